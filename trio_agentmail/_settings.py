@@ -1,0 +1,194 @@
+"""What the caller says: whom to talk to, and what to listen to."""
+
+import ipaddress
+import math
+import ssl
+from collections.abc import Iterable
+from typing import ClassVar
+from urllib.parse import urlsplit
+
+import attrs
+
+__all__ = ["AgentMailEnvironment", "ReconnectPolicy", "Settings", "Subscribe"]
+
+
+def _strings(value: Iterable[str] | None, field: str) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    if isinstance(value, str | bytes):
+        raise TypeError(f"{field} takes a list of strings, not one string: write {field}=[{value!r}]")
+    strings = tuple(value)
+    for item in strings:
+        if not isinstance(item, str) or not item:
+            raise TypeError(f"{field} takes a list of non-empty strings; one item is {item!r}")
+    if not strings:
+        raise ValueError(f"{field} is empty, which would match nothing; leave it out to match everything")
+    return strings
+
+
+# A converter of its own for each, since attrs' plug-in for mypy reads the argument's type from its signature.
+def _inbox_ids(value: Iterable[str] | None) -> tuple[str, ...] | None:
+    return _strings(value, "inbox_ids")
+
+
+def _pod_ids(value: Iterable[str] | None) -> tuple[str, ...] | None:
+    return _strings(value, "pod_ids")
+
+
+def _event_types(value: Iterable[str] | None) -> tuple[str, ...] | None:
+    return _strings(value, "event_types")
+
+
+@attrs.frozen
+class Subscribe:
+    """What to listen to: the frame that is sent on every connection, and confirmed by AgentMail.
+
+    Each filter is optional; none at all means all that the API key may see. Without `event_types`, AgentMail
+    leaves out spam, blocked and unauthenticated mail, and asking for those needs the permissions
+    `label_spam_read`, `label_blocked_read` and `label_unauthenticated_read` (source: AgentMail's public
+    documentation of its WebSocket).
+
+    Args:
+        inbox_ids: Inboxes, for example `["agent@agentmail.to"]`.
+        pod_ids: Pods.
+        event_types: For example `["message.received", "message.bounced"]`. Types that this package does not
+            know are sent as they are, and their events come as `UnknownEvent`.
+
+    Raises:
+        TypeError: a bare string where a list belongs, or an item that is not a string.
+        ValueError: an empty list.
+    """
+
+    inbox_ids: tuple[str, ...] | None = attrs.field(default=None, converter=_inbox_ids)
+    pod_ids: tuple[str, ...] | None = attrs.field(default=None, converter=_pod_ids)
+    event_types: tuple[str, ...] | None = attrs.field(default=None, converter=_event_types)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _without_slash(url: str) -> str:
+    return url.rstrip("/")
+
+
+@attrs.frozen
+class AgentMailEnvironment:
+    """Where AgentMail is: the base of its REST API and of its WebSocket, both without the `/v0`.
+
+    `AgentMailEnvironment.PROD` and `AgentMailEnvironment.EU_PROD` are AgentMail's own (source: its official
+    Python SDK, `environment.py`).
+
+    Args:
+        http: Base URL of the REST API, `https://…`.
+        websockets: Base URL of the WebSocket, `wss://…`.
+        insecure: Accept `http://` and `ws://` for a host that is not this machine. The API key then crosses
+            the network unencrypted.
+
+    Raises:
+        ValueError: a URL of another scheme, without a host, with a user name, a query or a fragment; or a
+            plain one for another machine without `insecure=True`.
+    """
+
+    http: str = attrs.field(converter=_without_slash)
+    websockets: str = attrs.field(converter=_without_slash)
+    insecure: bool = False
+
+    PROD: ClassVar["AgentMailEnvironment"]
+    EU_PROD: ClassVar["AgentMailEnvironment"]
+
+    def __attrs_post_init__(self) -> None:
+        for field, url, plain in (("http", self.http, "http"), ("websockets", self.websockets, "ws")):
+            self._check(field, url, plain)
+
+    def _check(self, field: str, url: str, plain: str) -> None:
+        # The URL itself is not shown: somebody may have put a key into it.
+        parts = urlsplit(url)
+        if parts.scheme not in (plain, plain + "s") or not parts.hostname:
+            raise ValueError(f"{field} must be a URL like {plain}s://host or {plain}://localhost:8000")
+        if parts.username is not None or parts.query or parts.fragment:
+            raise ValueError(f"{field} must hold neither a user name, a query nor a fragment")
+        parts.port  # noqa: B018  raises ValueError when it is no number from 0 to 65535
+        if parts.scheme == plain and not self.insecure and not _is_loopback(parts.hostname):
+            raise ValueError(
+                f"{field} is a plain {plain}:// URL of another machine, and would send the API key in the "
+                f"clear: use {plain}s://, or pass insecure=True if you mean it"
+            )
+
+
+AgentMailEnvironment.PROD = AgentMailEnvironment(http="https://api.agentmail.to", websockets="wss://ws.agentmail.to")
+AgentMailEnvironment.EU_PROD = AgentMailEnvironment(http="https://api.agentmail.eu", websockets="wss://ws.agentmail.eu")
+
+
+def _seconds(minimum: float) -> "attrs._ValidatorType[float]":
+    def check(instance: object, attribute: "attrs.Attribute[float]", value: float) -> None:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError(f"{attribute.name} takes a number of seconds, not {value!r}")
+        if not minimum <= value < math.inf:
+            raise ValueError(f"{attribute.name} must be a finite number from {minimum}, not {value!r}")
+
+    return check
+
+
+@attrs.frozen
+class ReconnectPolicy:
+    """How a lost connection is made again.
+
+    The wait before an attempt is drawn evenly from zero to a ceiling ("full jitter": many clients that lost one
+    server do not come back at once), and the ceiling grows from attempt to attempt.
+
+    Args:
+        initial_delay: The first ceiling, in seconds.
+        max_delay: The highest ceiling, in seconds.
+        multiplier: By what the ceiling grows, from attempt to attempt.
+        stable_after: Seconds that a subscription must have been in force for the ceiling to start over: a server
+            that accepts and then drops is not hammered.
+        auth_grace: Seconds that a 401 or 403 may persist once the key has been accepted, since services
+            refuse good keys while they are being deployed or a key is being replaced.
+        give_up_after: Seconds of outage after which the block ends with `ConnectionFailed`. None: never.
+
+    Raises:
+        TypeError: not a number.
+        ValueError: negative or not finite, or `max_delay` below `initial_delay`.
+    """
+
+    initial_delay: float = attrs.field(default=0.5, validator=_seconds(0))
+    max_delay: float = attrs.field(default=30.0, validator=_seconds(0))
+    multiplier: float = attrs.field(default=2.0, validator=_seconds(1))
+    stable_after: float = attrs.field(default=30.0, validator=_seconds(0))
+    auth_grace: float = attrs.field(default=60.0, validator=_seconds(0))
+    give_up_after: float | None = attrs.field(default=None, validator=attrs.validators.optional(_seconds(0)))
+
+    def __attrs_post_init__(self) -> None:
+        if self.max_delay < self.initial_delay:
+            raise ValueError(f"max_delay ({self.max_delay}) must not be below initial_delay ({self.initial_delay})")
+
+
+def _at_least_one(instance: object, attribute: "attrs.Attribute[int]", value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{attribute.name} takes a whole number, not {value!r}")
+    if value < 1:
+        raise ValueError(f"{attribute.name} must be at least 1, not {value!r}")
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """The arguments of `open_agentmail_stream` that hold for every connection; described there."""
+
+    environment: AgentMailEnvironment = attrs.field(validator=attrs.validators.instance_of(AgentMailEnvironment))
+    reconnect: ReconnectPolicy = attrs.field(validator=attrs.validators.instance_of(ReconnectPolicy))
+    ping_interval: float | None = attrs.field(validator=attrs.validators.optional(_seconds(0.001)))
+    ping_timeout: float = attrs.field(validator=_seconds(0.001))
+    open_timeout: float = attrs.field(validator=_seconds(0.001))
+    enter_timeout: float = attrs.field(validator=_seconds(0.001))
+    close_timeout: float = attrs.field(validator=_seconds(0))
+    buffer_size: int = attrs.field(validator=_at_least_one)
+    max_message_size: int = attrs.field(validator=_at_least_one)
+    ssl_context: ssl.SSLContext | None = attrs.field(
+        validator=attrs.validators.optional(attrs.validators.instance_of(ssl.SSLContext))
+    )

@@ -1,0 +1,99 @@
+"""What this package raises. Everything derives from `AgentMailError`.
+
+Bad arguments are Python's own `TypeError` and `ValueError`; a server certificate that cannot be verified is
+`ssl.SSLCertVerificationError`, as the standard library raises it.
+"""
+
+from collections.abc import Mapping
+
+__all__ = [
+    "AgentMailError",
+    "ApiError",
+    "AuthenticationError",
+    "ConnectionFailed",
+    "ConnectionLost",
+    "PermissionDeniedError",
+    "SubscriptionRejected",
+]
+
+
+class AgentMailError(Exception):
+    """The base of all errors of this package."""
+
+
+class ApiError(AgentMailError):
+    """AgentMail answered a request (the WebSocket handshake included) with an HTTP error.
+
+    Attributes:
+        status_code: The HTTP status.
+        headers: The answer's headers; the names in lower case, of repeated ones the last.
+        body: The answer's body as text, cut at 64 KiB; `""` when there was none.
+    """
+
+    def __init__(self, status_code: int, headers: Mapping[str, str], body: str) -> None:
+        super().__init__(status_code, headers, body)
+        self.status_code = status_code
+        self.headers = dict(headers)
+        self.body = body
+
+    def __str__(self) -> str:
+        body = printable(self.body, 500)
+        return f"HTTP status {self.status_code}" + (f": {body}" if body else "")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(status_code={self.status_code})"
+
+
+class AuthenticationError(ApiError):
+    """401: AgentMail does not know the API key. Check `$AGENTMAIL_API_KEY`, or what `api_key` is given."""
+
+
+class PermissionDeniedError(ApiError):
+    """403: AgentMail knows the API key, and does not let it do this."""
+
+
+class SubscriptionRejected(AgentMailError):
+    """AgentMail refused the subscription: by an `error` frame, or by closing before it was confirmed.
+
+    Attributes:
+        name: The `name` of the `error` frame, or `"close 4401"` for a close code.
+        message: The `message` of the frame, or the reason given with the close code.
+    """
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(name, message)
+        self.name = name
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"the subscription was refused: {printable(self.name, 100)}: {printable(self.message, 500)}"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(name={printable(self.name, 100)!r})"
+
+
+class ConnectionLost(AgentMailError):
+    """One connection ended. The stream makes another: it is seen only as the cause of a `ConnectionFailed`.
+
+    Attributes:
+        reason: What happened, in words.
+        code: The WebSocket close code, 1006 where the connection ended without a close frame.
+    """
+
+    def __init__(self, reason: str, code: int = 1006) -> None:
+        super().__init__(reason, code)
+        self.reason = reason
+        self.code = code
+
+    def __str__(self) -> str:
+        return f"{printable(self.reason, 500)} (close code {self.code})"
+
+
+class ConnectionFailed(AgentMailError):
+    """Transient trouble outlasted `enter_timeout` or `give_up_after`. `__cause__` is the last failure."""
+
+
+def printable(text: str, limit: int) -> str:
+    """Text that somebody else chose, safe to show on a terminal: no control characters, one line, cut."""
+    shown = "".join(c if c.isprintable() else " " for c in text[: limit + 1])
+    return " ".join(shown.split()) if len(text) <= limit else " ".join(shown[:limit].split()) + "…"
