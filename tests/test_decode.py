@@ -1,0 +1,695 @@
+import json
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import attrs
+import pytest
+
+from trio_agentmail import events
+from trio_agentmail._codec import decode_event, encode_subscribe, identity
+from trio_agentmail._settings import Subscribe
+from trio_agentmail.events import (
+    AgentArmorManualOverride,
+    AgentArmorReleaseActor,
+    AgentArmorResult,
+    Attachment,
+    Attendee,
+    CalendarEvent,
+    CalendarEventPrevious,
+    CalendarEventUpdatedEvent,
+    Disconnected,
+    DomainVerifiedEvent,
+    ErrorEvent,
+    Message,
+    MessageBouncedEvent,
+    MessageReceivedEvent,
+    MessageSecurityReviewEvent,
+    MessageSentEvent,
+    Recipient,
+    Recurrence,
+    RecurrencePeriod,
+    Send,
+    Subscribed,
+    ThreadItem,
+    UnknownEvent,
+    VerificationRecord,
+)
+from trio_agentmail.testing._encode import encode_event
+
+IDS: dict[str, Any] = {"inbox_id": "agent@agentmail.to", "message_id": "<1@example.com>"}
+
+PAYLOADS = {
+    "message.received": "message",
+    "message.received.spam": "message",
+    "message.received.blocked": "message",
+    "message.received.unauthenticated": "message",
+    "message.sent": "send",
+    "message.delivered": "delivery",
+    "message.bounced": "bounce",
+    "message.complained": "complaint",
+    "message.rejected": "reject",
+    "message.opened": "open",
+    "message.security.completed": "message",
+    "message.security.review": "message",
+    "message.security.override": "message",
+    "domain.verified": "domain",
+    "calendar.event.created": "calendar_event",
+    "calendar.event.updated": "calendar_event",
+    "calendar.event.deleted": "calendar_event",
+    "calendar.event.responded": "calendar_event",
+    "calendar.event.starting": "calendar_event",
+    "calendar.event.ending": "calendar_event",
+}
+
+
+def decode(frame: Any) -> Any:
+    return decode_event(json.dumps(frame))
+
+
+def decode_mail(**fields: Any) -> Message:
+    event = decode({"type": "event", "event_type": "message.received", "message": IDS | fields})
+    assert isinstance(event, MessageReceivedEvent)
+    return event.message
+
+
+# The whole of a frame
+
+
+def test_a_mail_comes_with_everything_that_was_sent() -> None:
+    text = json.dumps(
+        {
+            "type": "event",
+            "event_type": "message.received",
+            "event_id": "evt_1",
+            "message": IDS
+            | {
+                "thread_id": "thd_1",
+                "labels": ["received", "unread"],
+                "timestamp": "2026-01-02T03:04:05.678Z",
+                "from": "Jane <jane@example.com>",
+                "reply_to": ["jane@example.com"],
+                "to": ["agent@agentmail.to"],
+                "cc": ["Bob <bob@example.com>"],
+                "bcc": [],
+                "subject": "Héllo 👋",
+                "preview": "Hi",
+                "text": "Hi there",
+                "html": "<p>Hi there</p>",
+                "extracted_text": "Hi",
+                "extracted_html": "<p>Hi</p>",
+                "attachments": [{"attachment_id": "att_1", "filename": "a.pdf", "size": 12}],
+                "in_reply_to": "<0@example.com>",
+                "calendar_event_id": "cal_1",
+                "references": ["<0@example.com>"],
+                "headers": {"X-Spam": "no"},
+                "agent_armor": {"status": "complete", "verdict": "clear"},
+                "size": 1234,
+                "updated_at": "2026-01-02T03:04:06Z",
+                "created_at": "2026-01-02T03:04:06Z",
+            },
+            "thread": {"thread_id": "thd_1", "senders": ["jane@example.com"], "message_count": 2},
+        },
+        ensure_ascii=False,
+    )
+    seconds = datetime(2026, 1, 2, 3, 4, 6, tzinfo=UTC)
+    event = decode_event(text)
+    assert event == MessageReceivedEvent(
+        event_id="evt_1",
+        message=Message(
+            inbox_id="agent@agentmail.to",
+            message_id="<1@example.com>",
+            thread_id="thd_1",
+            labels=("received", "unread"),
+            timestamp=datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=UTC),
+            from_="Jane <jane@example.com>",
+            reply_to=("jane@example.com",),
+            to=("agent@agentmail.to",),
+            cc=("Bob <bob@example.com>",),
+            subject="Héllo 👋",
+            preview="Hi",
+            text="Hi there",
+            html="<p>Hi there</p>",
+            extracted_text="Hi",
+            extracted_html="<p>Hi</p>",
+            attachments=(Attachment(attachment_id="att_1", filename="a.pdf", size=12),),
+            in_reply_to="<0@example.com>",
+            calendar_event_id="cal_1",
+            references=("<0@example.com>",),
+            headers={"X-Spam": "no"},
+            agent_armor=AgentArmorResult(status="complete", verdict="clear"),
+            size=1234,
+            updated_at=seconds,
+            created_at=seconds,
+        ),
+        thread=ThreadItem(thread_id="thd_1", senders=("jane@example.com",), message_count=2),
+    )
+    assert isinstance(event, MessageReceivedEvent)
+    assert event.raw == text
+    assert event.origin == "live"
+
+
+@pytest.mark.parametrize("event_type", PAYLOADS)
+def test_a_frame_of_a_known_type_becomes_its_class_even_with_an_empty_payload(event_type: str) -> None:
+    payload = IDS if event_type.startswith("message.received") else {}
+    event = decode({"type": "event", "event_type": event_type, PAYLOADS[event_type]: payload})
+    assert not isinstance(event, UnknownEvent)
+    assert event.event_type == event_type
+    assert event.event_id is None
+    assert attrs.has(type(getattr(event, PAYLOADS[event_type])))
+
+
+@pytest.mark.parametrize("event_type", PAYLOADS)
+def test_the_older_spellings_of_a_frame_become_the_same_event(event_type: str) -> None:
+    body = {PAYLOADS[event_type]: IDS, "event_id": "evt_1"}
+    today = decode({"type": "event", "event_type": event_type, **body})
+    outer_underscores = decode({"type": event_type.replace(".", "_"), **body})
+    outer_dots = decode({"type": event_type, **body})
+    no_outer = decode({"event_type": event_type, **body})
+    assert today == outer_underscores == outer_dots == no_outer
+    assert not isinstance(today, UnknownEvent)
+
+
+def test_a_confirmation_says_which_filters_are_in_force() -> None:
+    assert decode({"type": "subscribed"}) == Subscribed()
+    event = decode({"type": "subscribed", "inbox_ids": ["a@b.c"], "pod_ids": [], "event_types": 7})
+    assert event == Subscribed(inbox_ids=("a@b.c",), pod_ids=(), event_types=None)
+    assert json.loads(event.raw)["type"] == "subscribed"
+
+
+def test_an_error_frame_is_an_error_event_whatever_else_it_names() -> None:
+    event = decode({"type": "error", "name": "forbidden", "message": "x is forbidden", "event_type": "message.sent"})
+    assert event == ErrorEvent(name="forbidden", message="x is forbidden")
+    assert event.raw
+    assert decode({"type": "error", "name": ["x"]}) == ErrorEvent(name="", message="")
+
+
+def test_bytes_mean_what_the_text_means() -> None:
+    text = '{"type":"event","event_type":"message.opened","open":{"thread_id":"é👋"}}'
+    event = decode_event(text.encode())
+    assert event == decode_event(text)
+    assert isinstance(event, events.MessageOpenedEvent)
+    assert event.raw == text
+
+
+def test_a_frame_has_no_say_in_where_it_came_from_nor_in_its_text() -> None:
+    event = decode({"type": "event", "event_type": "message.sent", "send": {}, "origin": "x", "raw": "y"})
+    assert event == MessageSentEvent(send=Send())
+    assert event.origin == "live"
+    assert json.loads(event.raw)["raw"] == "y"
+
+
+# Shapes for one and the same thing
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"from": "Jane <jane@example.com>"},
+        {"from_": "Jane <jane@example.com>"},
+        {"from": ["Jane <jane@example.com>"]},
+        {"from_": ["Jane <jane@example.com>"]},
+        {"from": [{"name": "Jane", "email": "jane@example.com"}]},
+        {"from": {"name": "Jane", "email": "jane@example.com"}},
+        {"from": None, "from_": {"name": "Jane", "email": "jane@example.com"}},
+        {"from": [7, {"name": "Jane", "email": "jane@example.com"}, "bob@example.com"]},
+    ],
+)
+def test_the_sender_is_one_string_whatever_the_wire_has(fields: dict[str, Any]) -> None:
+    assert decode_mail(**fields).from_ == "Jane <jane@example.com>"
+
+
+@pytest.mark.parametrize("sender", [None, [], {}, 7, [[]], {"name": "Jane"}, {"email": 7}, [None]])
+def test_a_sender_that_cannot_be_read_is_empty(sender: Any) -> None:
+    assert decode_mail(**{"from": sender}).from_ == ""
+    assert decode_mail().from_ == ""
+
+
+@pytest.mark.parametrize(
+    ("recipients", "expected"),
+    [
+        (["a@x.com", "Bob <b@x.com>"], ("a@x.com", "Bob <b@x.com>")),
+        ([{"email": "a@x.com"}, {"name": "Bob", "email": "b@x.com"}], ("a@x.com", "Bob <b@x.com>")),
+        ([{"name": None, "email": "a@x.com"}, {"name": "", "email": "b@x.com"}], ("a@x.com", "b@x.com")),
+        ("a@x.com", ("a@x.com",)),
+        ({"name": "Bob", "email": "b@x.com"}, ("Bob <b@x.com>",)),
+        (["a@x.com", 7, None, [], {"name": "Bob"}], ("a@x.com",)),
+        ("", ()),
+        (None, ()),
+        (7, ()),
+        ([], ()),
+    ],
+)
+def test_recipients_are_strings_whatever_the_wire_has(recipients: Any, expected: tuple[str, ...]) -> None:
+    message = decode_mail(to=recipients, cc=recipients, bcc=recipients, reply_to=recipients)
+    assert message.to == message.cc == message.bcc == message.reply_to == expected
+    sent = decode({"event_type": "message.sent", "send": {"recipients": recipients}})
+    assert sent.send.recipients == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("Jane Q. Doe", "Jane Q. Doe"),
+        ("Doe, Jane", '"Doe, Jane"'),
+        ("Boss <boss@corp.example>", '"Boss <boss@corp.example>"'),
+        ('the "real" \\ Jane', '"the \\"real\\" \\\\ Jane"'),
+    ],
+)
+def test_a_name_cannot_pass_for_an_address(name: str, shown: str) -> None:
+    assert decode_mail(**{"from": {"name": name, "email": "j@x.com"}}).from_ == f"{shown} <j@x.com>"
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("2026-01-02T03:04:05Z", datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)),
+        ("2026-01-02T03:04:05.6Z", datetime(2026, 1, 2, 3, 4, 5, 600000, tzinfo=UTC)),
+        ("2026-01-02T03:04:05.123456789Z", datetime(2026, 1, 2, 3, 4, 5, 123456, tzinfo=UTC)),
+        ("2026-01-02T03:04:05", datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)),
+        ("2026-01-02 03:04:05.5", datetime(2026, 1, 2, 3, 4, 5, 500000, tzinfo=UTC)),
+        ("2026-01-02T05:04:05+02:00", datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)),
+        ("2026-01-01T22:34:05.000-04:30", datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)),
+    ],
+)
+def test_times_are_aware_however_they_are_written(written: str, expected: datetime) -> None:
+    message = decode_mail(timestamp=written)
+    assert message.timestamp == expected
+    assert message.timestamp is not None
+    assert message.timestamp.tzinfo is not None
+
+
+@pytest.mark.parametrize("written", ["", "soon", "2026-13-01T00:00:00Z", "0000-01-01T00:00:00Z", 1767323045, None, {}])
+def test_a_time_that_is_none_is_none(written: Any) -> None:
+    assert decode_mail(timestamp=written).timestamp is None
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (12, 12),
+        (12.0, 12),
+        (-1, -1),
+        (2**63, 2**63),
+        (12.5, None),
+        (True, None),
+        ("12", None),
+        (None, None),
+        ([], None),
+    ],
+)
+def test_a_number_is_an_int_or_nothing(written: Any, expected: int | None) -> None:
+    size = decode_mail(size=written).size
+    assert size == expected
+    assert type(size) is type(expected)
+
+
+@pytest.mark.parametrize(("written", "expected"), [(True, True), (False, False), (1, None), ("true", None)])
+def test_a_bool_is_a_bool_or_nothing(written: Any, expected: bool | None) -> None:
+    event = decode({"event_type": "domain.verified", "domain": {"inbound_enabled": written}})
+    assert event.domain.inbound_enabled is expected
+
+
+@pytest.mark.parametrize("status", ["verified", "VERIFIED", "Verified"])
+def test_a_domain_is_verified_in_any_case(status: str) -> None:
+    event = decode(
+        {
+            "event_type": "domain.verified",
+            "domain": {"status": status, "records": [{"type": "MX", "status": "valid", "priority": 10}, 7]},
+        }
+    )
+    assert isinstance(event, DomainVerifiedEvent)
+    assert event.domain.status == "VERIFIED"
+    assert event.domain.records == (VerificationRecord(type="MX", status="VALID", priority=10),)
+
+
+def test_headers_that_are_no_strings_are_left_out() -> None:
+    assert decode_mail(headers={"A": "1", "B": ["2"], "C": None}).headers == {"A": "1"}
+    assert decode_mail(headers=["A"]).headers == {}
+    assert decode_mail(headers=None).headers == {}
+
+
+def test_metadata_is_any_json() -> None:
+    for metadata in ({"a": [1, {"b": None}]}, [1], "x", 7):
+        event = decode({"event_type": "calendar.event.created", "calendar_event": {"metadata": metadata}})
+        assert event.calendar_event == CalendarEvent(metadata=metadata)
+
+
+def test_bounced_recipients_are_objects() -> None:
+    bounce = {"type": "Permanent", "recipients": [{"address": "a@x.com", "status": "5.1.1"}, "b@x.com"]}
+    event = decode({"event_type": "message.bounced", "bounce": bounce})
+    assert isinstance(event, MessageBouncedEvent)
+    assert event.bounce.recipients == (Recipient(address="a@x.com", status="5.1.1"),)
+
+
+def test_a_held_mail_comes_with_its_verdict_and_its_release() -> None:
+    override = {
+        "override_id": "ovr_1",
+        "actor": {"kind": "api_key", "api_key_id": "key_1"},
+        "released_at": "2026-01-02T03:04:05Z",
+    }
+    armor = {"status": "complete", "verdict": "review", "manual_override": override}
+    event = decode({"event_type": "message.security.review", "message": IDS | {"agent_armor": armor}})
+    assert isinstance(event, MessageSecurityReviewEvent)
+    assert event.message.agent_armor == AgentArmorResult(
+        status="complete",
+        verdict="review",
+        manual_override=AgentArmorManualOverride(
+            override_id="ovr_1",
+            actor=AgentArmorReleaseActor(kind="api_key", api_key_id="key_1"),
+            released_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+        ),
+    )
+
+
+def test_a_changed_calendar_event_tells_what_changed() -> None:
+    recurrence = {
+        "rule": "FREQ=DAILY",
+        "rdates": ["2026-01-02T03:00:00", {"start": "2026-01-03T03:00:00", "duration": "PT1H"}, 7],
+    }
+    event = decode(
+        {
+            "event_type": "calendar.event.updated",
+            "inbox_id": "agent@agentmail.to",
+            "calendar_event": {"event_id": "cal_1", "recurrence": recurrence, "duration_value": 3600000},
+            "previous": {"title": "Old", "attendees": [{"email": "a@x.com"}]},
+        }
+    )
+    assert event == CalendarEventUpdatedEvent(
+        inbox_id="agent@agentmail.to",
+        calendar_event=CalendarEvent(
+            event_id="cal_1",
+            duration_value=3600000,
+            recurrence=Recurrence(
+                rule="FREQ=DAILY",
+                rdates=(
+                    "2026-01-02T03:00:00",
+                    RecurrencePeriod(start="2026-01-03T03:00:00", duration="PT1H"),
+                ),
+            ),
+        ),
+        previous=CalendarEventPrevious(title="Old", attendees=(Attendee(email="a@x.com"),)),
+    )
+
+
+def test_nobody_invited_before_differs_from_not_changed() -> None:
+    def previous_attendees(previous: Any) -> Any:
+        frame = {"event_type": "calendar.event.updated", "calendar_event": {}, "previous": previous}
+        return decode(frame).previous.attendees
+
+    assert previous_attendees({"attendees": []}) == ()
+    assert previous_attendees({}) is None
+    assert previous_attendees({"attendees": 7}) is None
+
+
+def test_parts_of_the_wrong_type_are_missing_and_take_nothing_else_with_them() -> None:
+    event = decode(
+        {
+            "event_type": "message.received",
+            "event_id": 7,
+            "message": IDS | {"attachments": {"a": 1}, "agent_armor": "on", "labels": {}, "text": 7, "subject": "Hi"},
+            "thread": [],
+        }
+    )
+    assert event == MessageReceivedEvent(message=Message(**IDS, subject="Hi"))
+
+
+# What is none of that
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "not JSON: "),
+        ("hello", "not JSON: "),
+        ('{"type": "event"', "not JSON: "),
+        ("{'type': 'event'}", "not JSON: "),
+        ('{"size": NaN}', "not JSON: "),
+        ("[" * 100_000, "not JSON: "),
+        ('{"a":' * 100_000 + "1" + "}" * 100_000, "not JSON: "),
+        ("1" * 100_000, "not JSON: "),
+        ("\ufeff{}", "not JSON: "),
+    ],
+)
+def test_what_is_not_json_is_unknown_and_says_so(text: str, reason: str) -> None:
+    event = decode_event(text)
+    assert isinstance(event, UnknownEvent)
+    assert event.raw == text
+    assert event.payload is None
+    assert event.reason.startswith(reason)
+
+
+@pytest.mark.parametrize("value", [None, True, 1, 1.5, "event", ["event"], []])
+def test_json_that_is_no_object_is_unknown(value: Any) -> None:
+    event = decode(value)
+    assert event == UnknownEvent(payload=value, reason="JSON, but not an object")
+    assert event.raw == json.dumps(value)
+
+
+@pytest.mark.parametrize(
+    ("frame", "event_type", "reason"),
+    [
+        ({}, None, "it names no type"),
+        ({"type": "event"}, None, "it names no type"),
+        ({"type": 7}, None, "it names no type"),
+        ({"type": [], "event_type": {}}, None, "it names no type"),
+        ({"type": "event", "event_type": "message.new"}, "message.new", "its type is not known: message.new"),
+        ({"type": "pong"}, "pong", "its type is not known: pong"),
+        ({"type": "x\x1b[2J\n"}, "x\x1b[2J\n", "its type is not known: x [2J"),
+        ({"type": "disconnected", "reason": "x"}, "disconnected", "its type is not known: disconnected"),
+        ({"event_type": "Disconnected"}, "Disconnected", "its type is not known: Disconnected"),
+        ({"event_type": "subscribed"}, "subscribed", "its type is not known: subscribed"),
+        ({"event_type": "message.sent"}, "message.sent", "message.sent without its object send"),
+        ({"event_type": "message.sent", "send": []}, "message.sent", "message.sent without its object send"),
+        ({"type": "domain_verified"}, "domain.verified", "domain.verified without its object domain"),
+        (
+            {"event_type": "message.received", "message": {"message_id": "<1@x>"}},
+            "message.received",
+            "message.received without message.inbox_id",
+        ),
+        (
+            {"event_type": "message.received.spam", "message": {"inbox_id": "a@b.c", "message_id": 7}},
+            "message.received.spam",
+            "message.received.spam without message.message_id",
+        ),
+        (
+            {"event_type": "message.received", "message": {"inbox_id": "a@b.c", "message_id": ""}},
+            "message.received",
+            "message.received without message.message_id",
+        ),
+    ],
+)
+def test_an_object_that_is_no_event_we_know_is_unknown_and_says_why(
+    frame: dict[str, Any], event_type: str | None, reason: str
+) -> None:
+    event = decode(frame | {"event_id": "evt_1"})
+    assert event == UnknownEvent(
+        event_type=event_type, event_id="evt_1", payload=frame | {"event_id": "evt_1"}, reason=reason
+    )
+    assert json.loads(event.raw) == event.payload
+
+
+@pytest.mark.parametrize("data", [None, 7, ["x"], bytearray(b"{}")])
+def test_what_is_no_text_at_all_is_a_type_error(data: Any) -> None:
+    with pytest.raises(TypeError, match=r"str or bytes, not (NoneType|int|list|bytearray)"):
+        decode_event(data)
+
+
+# Text that Unicode or JSON allows and others do not
+
+
+@pytest.mark.parametrize(
+    ("escaped", "expected"),
+    [
+        (r"half an emoji \ud83d", "half an emoji \ufffd"),
+        (r"\ude00\ud83d", "\ufffd\ufffd"),
+        (r"\ud83d\ud83d\ude00", "\ufffd😀"),
+        (r"\uD83D\uDE00 \uDBFF", "😀 \ufffd"),
+        (r"\\ud83d \ud83d", "\\ud83d \ufffd"),
+        (r"\"\ud83d\"\u0000", '"\ufffd"\0'),
+    ],
+)
+def test_half_an_emoji_does_not_cost_the_mail(escaped: str, expected: str) -> None:
+    start = '{"event_type":"message.received","message":{"inbox_id":"a","message_id":"b","text":"'
+    text = start + escaped + '"}}'
+    event = decode_event(text)
+    assert isinstance(event, MessageReceivedEvent)
+    assert event.message.text == expected
+    assert event.raw == text
+
+
+def test_a_string_with_lone_surrogates_is_read_as_if_they_were_escapes() -> None:
+    text = '{"event_type":"message.opened","open":{"thread_id":"é\ud83d","inbox_id":"\ud83d\ude00"}}'
+    event = decode_event(text)
+    assert isinstance(event, events.MessageOpenedEvent)
+    assert (event.open.thread_id, event.open.inbox_id) == ("é\ufffd", "😀")
+    assert event.raw.encode().decode() == text.replace("\ud83d", r"\ud83d").replace("\ude00", r"\ude00")
+
+
+def test_bytes_that_are_not_utf8_are_unknown_and_kept_readable() -> None:
+    event = decode_event(b'{"type":"event\xff\xc3\xa9"}')
+    assert isinstance(event, UnknownEvent)
+    assert event.raw == '{"type":"event\\xffé"}'
+    assert event.reason.startswith("not JSON: ")
+
+
+def test_of_repeated_keys_the_last_counts() -> None:
+    assert decode_event('{"type":"error","type":"subscribed"}') == Subscribed()
+
+
+# Identity
+
+
+def received(event_type: str = "message.received", **changes: Any) -> MessageReceivedEvent:
+    return MessageReceivedEvent(event_type=event_type, message=Message(**(IDS | changes)))
+
+
+def test_a_mail_is_the_same_by_its_inbox_and_message_id_under_whatever_event_id() -> None:
+    first = received()
+    assert identity(first) == ("message.received", "agent@agentmail.to", "<1@example.com>")
+    assert identity(attrs.evolve(first, event_id="evt_2", raw="x", origin="recovered")) == identity(first)
+    others = [
+        received("message.received.spam"),
+        received(inbox_id="b@agentmail.to"),
+        received(message_id="<2@x>"),
+    ]
+    assert len({identity(event) for event in [first, *others]}) == 4
+
+
+def test_other_events_are_the_same_by_their_event_id() -> None:
+    sent = MessageSentEvent(event_id="evt_1", send=Send(), raw="x")
+    assert identity(sent) == "evt_1"
+    assert identity(decode({"type": "event", "event_type": "message.new", "event_id": "evt_2"})) == "evt_2"
+
+
+def test_without_an_event_id_the_text_tells_at_a_fixed_cost() -> None:
+    frame = {"event_type": "message.sent", "send": {"message_id": "x" * 100_000}}
+    first = identity(decode(frame))
+    assert isinstance(first, bytes)
+    assert len(first) == 16
+    assert identity(decode(frame)) == first
+    assert identity(decode(frame | {"event_id": ""})) not in (first, "", None)
+    assert identity(decode_event("no JSON")) == identity(decode_event(b"no JSON"))
+    assert identity(UnknownEvent(raw="\ud83d")) != identity(UnknownEvent(raw="\ud83e"))
+
+
+def test_what_tells_something_new_every_time_is_never_the_same() -> None:
+    for event in (
+        decode({"type": "subscribed"}),
+        decode({"type": "error", "name": "rate_limit"}),
+        Disconnected(reason="x"),
+        MessageSentEvent(send=Send()),
+    ):
+        assert identity(event) is None
+
+
+# The way out
+
+
+def test_a_subscription_without_filters_is_sent_without_filters() -> None:
+    assert encode_subscribe(Subscribe()) == '{"type":"subscribe"}'
+
+
+def test_a_subscription_is_sent_with_the_filters_that_were_given() -> None:
+    subscribe = Subscribe(inbox_ids=["é@agentmail.to"], event_types=["message.received", "message.new"])
+    assert json.loads(encode_subscribe(subscribe)) == {
+        "type": "subscribe",
+        "inbox_ids": ["é@agentmail.to"],
+        "event_types": ["message.received", "message.new"],
+    }
+    assert json.loads(encode_subscribe(Subscribe(pod_ids=["pod_1"]))) == {
+        "type": "subscribe",
+        "pod_ids": ["pod_1"],
+    }
+
+
+def test_an_event_is_written_as_agentmail_writes_it() -> None:
+    event = MessageReceivedEvent(
+        event_id="evt_1",
+        message=Message(
+            **IDS,
+            from_="Jane <jane@example.com>",
+            to=("a@x.com",),
+            timestamp=datetime(2026, 1, 2, tzinfo=UTC),
+        ),
+        raw="stale",
+        origin="recovered",
+    )
+    frame = json.loads(encode_event(event))
+    assert {name: value for name, value in frame.items() if name != "message"} == {
+        "type": "event",
+        "event_type": "message.received",
+        "event_id": "evt_1",
+    }
+    assert frame["message"]["from"] == "Jane <jane@example.com>"
+    assert "from_" not in frame["message"]
+    assert "subject" not in frame["message"]
+    assert frame["message"]["to"] == ["a@x.com"]
+    assert frame["message"]["timestamp"] == "2026-01-02T00:00:00Z"
+
+
+def test_control_frames_are_written_with_their_own_type() -> None:
+    assert json.loads(encode_event(Subscribed(pod_ids=("pod_1",)))) == {
+        "type": "subscribed",
+        "pod_ids": ["pod_1"],
+    }
+    error = {"type": "error", "name": "forbidden", "message": "no"}
+    assert json.loads(encode_event(ErrorEvent(name="forbidden", message="no"))) == error
+
+
+def test_what_is_written_can_be_sent_as_utf8_whatever_the_strings_hold() -> None:
+    event = MessageReceivedEvent(message=Message(**IDS, text="é \ud83d"))
+    written = encode_event(event)
+    assert "é" in written
+    written.encode()
+    assert decode_event(written) == MessageReceivedEvent(message=Message(**IDS, text="é \ufffd"))
+
+
+def test_an_unknown_event_is_written_as_its_payload() -> None:
+    event = decode({"type": "event", "event_type": "message.new", "new": {"text": None}})
+    assert json.loads(encode_event(event)) == event.payload
+    assert decode_event(encode_event(event)) == event
+
+
+@pytest.mark.parametrize(
+    ("event", "message"),
+    [
+        (Disconnected(reason="x"), "Disconnected has no wire form"),
+        (UnknownEvent(raw="{", reason="not JSON"), "without payload has no wire form"),
+        (UnknownEvent(payload={"a": float("nan")}), "no wire form: "),
+        (UnknownEvent(payload={"a": object()}), "not JSON serializable"),
+        (received(timestamp=datetime(2026, 1, 2)), "the time timestamp has no offset"),
+        (UnknownEvent(payload=datetime(2026, 1, 2)), "not JSON serializable"),
+        ({"type": "subscribed"}, "encode_event takes an event, not dict"),
+        (MessageReceivedEvent, "encode_event takes an event, not type"),
+        (Message(**IDS), "encode_event takes an event, not Message"),
+    ],
+)
+def test_what_has_no_wire_form_is_a_type_error_that_says_why(event: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        encode_event(event)
+
+
+def test_an_offset_survives_the_way_out() -> None:
+    time = datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=timezone(timedelta(hours=5, minutes=30)))
+    assert '"2026-01-02T03:04:05.000006+05:30"' in encode_event(received(timestamp=time))
+
+
+@pytest.mark.parametrize("field", ["inbox_id", "message_id"])
+def test_remembering_a_very_long_id_costs_no_more_than_a_short_one(field: str) -> None:
+    def received(value: str) -> events.Event:
+        ids = {"inbox_id": "agent@agentmail.to", "message_id": "<a@b>", field: value}
+        return decode_event(json.dumps({"type": "event", "event_type": "message.received", "message": ids}))
+
+    assert identity(received("x" * 300)) == identity(received("x" * 300))
+    assert identity(received("x" * 300)) != identity(received("x" * 301))
+    assert len(str(identity(received("x" * 300)))) < 100
+
+
+def test_a_very_long_event_id_is_remembered_by_its_hash() -> None:
+    def bounced(event_id: str) -> events.Event:
+        frame = {"type": "event", "event_type": "message.bounced", "event_id": event_id, "bounce": {}}
+        return decode_event(json.dumps(frame))
+
+    assert identity(bounced("x" * 300)) == identity(bounced("x" * 300))
+    assert identity(bounced("x" * 300)) != identity(bounced("x" * 301))
+    assert len(str(identity(bounced("x" * 300)))) < 100

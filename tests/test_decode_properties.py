@@ -1,0 +1,218 @@
+"""Whatever the text, decoding answers with an event; and an event that was encoded comes back as it was."""
+
+import json
+from collections.abc import Hashable, Mapping
+from datetime import UTC, datetime, timedelta, timezone
+from types import UnionType
+from typing import Any, get_args, get_origin
+
+import attrs
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from trio_agentmail._codec import decode_event, identity
+from trio_agentmail.events import (
+    Disconnected,
+    ErrorEvent,
+    Event,
+    MessageReceivedEvent,
+    Subscribed,
+    UnknownEvent,
+)
+from trio_agentmail.testing._encode import encode_event
+
+# The same examples in every run: a failure here is never news about the machine.
+repeatable = settings(deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
+often = settings(repeatable, max_examples=200)
+
+# Strategies, made of the classes themselves
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=8,
+)
+
+offsets = st.just(UTC) | st.integers(-1439, 1439).map(lambda minutes: timezone(timedelta(minutes=minutes)))
+
+LEAVES: dict[Any, st.SearchStrategy[Any]] = {
+    str: st.text(min_size=1, max_size=20),
+    int: st.integers(-(2**63), 2**64 - 1),
+    bool: st.booleans(),
+    datetime: st.datetimes(timezones=offsets),
+    type(None): st.none(),
+    Any: json_values,
+}
+
+
+def values(type_: Any) -> st.SearchStrategy[Any]:
+    if type_ in LEAVES:
+        return LEAVES[type_]
+    if attrs.has(type_):
+        return instances(type_)
+    if isinstance(type_, UnionType):
+        return st.one_of([values(arg) for arg in get_args(type_)])
+    if get_origin(type_) is tuple:
+        return st.lists(values(get_args(type_)[0]), max_size=3).map(tuple)
+    assert get_origin(type_) is Mapping
+    return st.dictionaries(st.text(), st.text(), max_size=3)
+
+
+def instances(cls: Any) -> st.SearchStrategy[Any]:
+    fields = {field.name: values(field.type) for field in attrs.fields(cls)}
+    if cls is MessageReceivedEvent:
+        variants = ("", ".spam", ".blocked", ".unauthenticated")
+        fields["event_type"] = st.sampled_from(["message.received" + variant for variant in variants])
+    elif "event_type" in fields and cls is not Subscribed:
+        fields["event_type"] = st.just(attrs.fields_dict(cls)["event_type"].default)
+    return st.builds(cls, **fields)
+
+
+SERVER_CLASSES = [cls for cls in get_args(Event) if cls not in (Disconnected, UnknownEvent)]
+server_events = st.one_of([instances(cls) for cls in SERVER_CLASSES])
+
+
+@st.composite
+def distorted_frames(draw: st.DrawFn) -> Any:
+    """A frame of some class; fields removed, given another value, or added, at any depth."""
+    frame = json.loads(encode_event(draw(server_events)))
+    for _ in range(draw(st.integers(1, 4))):
+        place = frame
+        while True:
+            inner = [key for key in place if isinstance(place[key], dict) and place[key]]
+            if not inner or draw(st.booleans()):
+                break
+            place = place[draw(st.sampled_from(inner))]
+        key = draw(st.sampled_from(sorted(place)) | st.text() if place else st.text())
+        if draw(st.booleans()):
+            place.pop(key, None)
+        else:
+            place[key] = draw(json_values)
+    return frame
+
+
+# What must hold of every answer
+
+
+def conforms(value: Any, type_: Any) -> bool:
+    if type_ is Any:
+        return True
+    if isinstance(type_, UnionType):
+        return any(conforms(value, arg) for arg in get_args(type_))
+    if get_origin(type_) is tuple:
+        return type(value) is tuple and all(conforms(item, get_args(type_)[0]) for item in value)
+    if get_origin(type_) is Mapping:
+        return isinstance(value, dict) and all(type(text) is str for item in value.items() for text in item)
+    if type_ is datetime and isinstance(value, datetime):
+        return value.tzinfo is not None
+    if attrs.has(type_) and type(value) is type_:
+        return all(conforms(getattr(value, field.name), field.type) for field in attrs.fields(type_))
+    return type(value) is type_
+
+
+def check(text: str) -> Event:
+    event = decode_event(text)
+    assert type(event) in get_args(Event)
+    assert not isinstance(event, Disconnected)
+    assert conforms(event, type(event))
+    assert event.raw == text
+    assert event.origin == "live"
+    assert isinstance(event, UnknownEvent) is bool(getattr(event, "reason", ""))
+    assert isinstance(identity(event), Hashable)
+    repr(event).encode()
+    return event
+
+
+@often
+@given(st.text(alphabet=st.characters(exclude_categories=[])))
+def test_any_text_has_an_answer(text: str) -> None:
+    event = decode_event(text)
+    assert isinstance(event, UnknownEvent)
+    event.raw.encode()
+
+
+@often
+@given(st.binary() | st.text().map(str.encode))
+def test_any_bytes_have_an_answer(data: bytes) -> None:
+    event = decode_event(data)
+    assert isinstance(event, UnknownEvent)
+    assert event.raw == data.decode(errors="backslashreplace")
+
+
+@often
+@given(json_values)
+def test_any_json_has_an_answer(value: Any) -> None:
+    event = check(json.dumps(value))
+    assert isinstance(event, UnknownEvent)
+    assert event.payload == value
+
+
+@repeatable
+@given(
+    st.sampled_from(["[", '{"message":', '[{"a":']),
+    st.integers(0, 3000) | st.sampled_from([100_000, 300_000]),
+    st.sampled_from(["", "1"]),
+)
+def test_any_depth_has_an_answer(opening: str, depth: int, core: str) -> None:
+    nested = opening * depth + core
+    closing = "".join({"[": "]", "{": "}"}.get(bracket, "") for bracket in opening[::-1])
+    for value in (nested, nested + closing * depth):
+        event = decode_event('{"event_type":"calendar.event.created","calendar_event":{"metadata":' + value + "}}")
+        repr(event)
+        identity(event)
+        check(value)
+
+
+@often
+@given(distorted_frames())
+def test_a_frame_with_fields_removed_retyped_and_added_is_its_class_or_says_why_not(frame: Any) -> None:
+    event = check(json.dumps(frame))
+    assert type(event) is expected_class(frame)
+
+
+def expected_class(frame: dict[str, Any]) -> Any:
+    control: dict[Any, type] = {"subscribed": Subscribed, "error": ErrorEvent}
+    if isinstance(frame.get("type"), str) and frame["type"] in control:
+        return control[frame["type"]]
+    name = frame.get("event_type")
+    if not isinstance(name, str):
+        return UnknownEvent
+    for cls in SERVER_CLASSES:
+        event_type = attrs.fields_dict(cls).get("event_type")
+        if cls is Subscribed or event_type is None:
+            continue
+        if name == event_type.default or (cls is MessageReceivedEvent and name.startswith("message.received.")):
+            [needed] = [field.name for field in attrs.fields(cls) if field.default is attrs.NOTHING]
+            payload = frame.get(needed)
+            if not isinstance(payload, dict):
+                return UnknownEvent
+            if cls is MessageReceivedEvent:
+                ids = [payload.get("inbox_id"), payload.get("message_id")]
+                return cls if all(isinstance(id_, str) and id_ for id_ in ids) else UnknownEvent
+            return cls
+    return UnknownEvent
+
+
+@often
+@given(server_events)
+def test_an_event_that_was_encoded_comes_back_as_it_was(event: Event) -> None:
+    text = encode_event(event)
+    assert check(text) == event
+    assert decode_event(text.encode()) == event
+
+
+@often
+@given(distorted_frames())
+def test_whatever_was_decoded_can_be_encoded_and_comes_back_as_it_was(frame: Any) -> None:
+    event = decode_event(json.dumps(frame))
+    assert decode_event(encode_event(event)) == event
+
+
+@repeatable
+@given(server_events, st.text())
+def test_the_encoded_text_comes_from_the_fields_and_not_from_the_text_received(event: Any, raw: str) -> None:
+    assert encode_event(attrs.evolve(event, raw=raw, origin=raw)) == encode_event(event)
