@@ -1,0 +1,62 @@
+"""A nursery whose block raises as if there were no nursery."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import NoReturn
+
+import trio
+
+__all__ = ["background_nursery", "raise_as_it_is", "sole_exception"]
+
+
+@asynccontextmanager
+async def background_nursery() -> AsyncIterator[trio.Nursery]:
+    """A nursery for tasks that serve the block: when the block ends, however it ends, they are cancelled.
+
+    What the block raises comes out as itself. A plain nursery would wrap it in a group, and an `except OSError`
+    around it would never match; so it is caught inside and raised again outside. What a task raises ends the block,
+    and comes out as itself as well, as long as it is one exception.
+    """
+    raised: BaseException | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            try:
+                yield nursery
+            except trio.Cancelled:
+                raise  # only Trio knows whether it belongs to this nursery or to a scope outside
+            except BaseException as exc:  # noqa: BLE001  raised again below
+                raised = exc
+            nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        raised = sole_exception(group, raised)
+    if raised is not None:
+        raise_as_it_is(raised)
+
+
+def sole_exception(group: BaseExceptionGroup[BaseException], caught: BaseException | None) -> BaseException:
+    """What to raise instead of a group from one of our nurseries.
+
+    Args:
+        group: What the nursery raised.
+        caught: What had been caught in the nursery's block, to be raised again.
+
+    Returns:
+        The one exception in the group that is no Cancelled, or what is left of the group if there are several;
+        if there is none, what was caught; and if that is nothing either, one Cancelled.
+    """
+    _, others = group.split(trio.Cancelled)
+    if others is None and caught is not None:
+        return caught
+    found: BaseException = others or group
+    while isinstance(found, BaseExceptionGroup) and (others is None or len(found.exceptions) == 1):
+        found = found.exceptions[0]
+    return found
+
+
+def raise_as_it_is(exc: BaseException) -> NoReturn:
+    """Raise an exception that was caught before, with the context that it had, not the one in which it is raised."""
+    context = exc.__context__
+    try:
+        raise exc
+    finally:
+        exc.__context__ = context
