@@ -1,0 +1,222 @@
+"""One connection's life: opened, subscribed, confirmed, kept alive, read in order, closed."""
+
+import math
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+
+import trio
+
+from ._api_key import ApiKey
+from ._backend import Backend
+from ._codec import decode_event, encode_subscribe
+from ._nursery import background_nursery
+from ._settings import Settings, Subscribe
+from ._websocket import WebSocket
+from .errors import ConnectionLost, SubscriptionRejected
+from .events import ErrorEvent, Event, Subscribed, UnknownEvent
+
+__all__ = ["Connection"]
+
+MAX_HELD_EVENTS = 1_000
+MAX_HELD_SIZE = 16 * 2**20
+"""How much may come before the confirmation: events, and characters of text. More fails the attempt."""
+
+
+class Connection:
+    """One connection to AgentMail.
+
+    `run` is its task: it opens the WebSocket, and holds it open until `close` or `cut`. Whoever started it takes the
+    events with `receive`, from a task of its own, so that leaving in peace can cancel that task while this one still
+    says goodbye.
+
+    Args:
+        wanted: Asked before each ping, whether anybody still wants the events; if not, the connection is closed.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        settings: Settings,
+        api_key: ApiKey,
+        subscribe: Subscribe,
+        wanted: Callable[[], bool],
+    ) -> None:
+        self._backend = backend
+        self._settings = settings
+        self._api_key = api_key
+        self._subscribe = subscribe
+        self._wanted = wanted
+        self._websocket: WebSocket
+        self._held: deque[Event] = deque()
+        self._scope = trio.CancelScope()
+        self._retired = trio.Event()
+        self._closing = trio.Event()
+        self._started = False
+        self._drained = False
+        self._given_up: ConnectionLost | None = None
+        self.subscribed: Subscribed
+        self.accepted = False
+        """Whether the handshake has succeeded, and so the key has been accepted."""
+        self.ended = trio.Event()
+        self.bug: BaseException | None = None
+        """What ended `run` after it had started, which nothing in a network can do."""
+
+    @property
+    def last_received(self) -> float:
+        """When the last sign of life came, in seconds since the epoch."""
+        return self._websocket.last_received
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Open, subscribe, report the confirmation as `started`, and stay open until told otherwise.
+
+        Raises, until it has started:
+            ApiError, SubscriptionRejected, OSError, trio.BrokenResourceError: as they happen.
+            ConnectionLost: the connection ended before the confirmation, or the confirmation did not come in time.
+            trio.ClosedResourceError: `close` or `cut` was called.
+        """
+        settings = self._settings
+        try:
+            with self._scope, trio.move_on_after(settings.open_timeout) as opening:
+                async with self._backend.open_websocket(
+                    settings.environment.websockets + "/v0",
+                    headers=[("Authorization", f"Bearer {self._api_key.ask()}")],
+                    max_message_size=settings.max_message_size,
+                    ssl_context=settings.ssl_context,
+                ) as self._websocket:
+                    self.accepted = True
+                    await self._websocket.send(encode_subscribe(self._subscribe))
+                    await self._receive_confirmation()
+                    opening.deadline = math.inf
+                    self._started = True
+                    task_status.started()
+                    await self._stay_open()
+                    with trio.move_on_after(settings.close_timeout):
+                        await self._websocket.close()
+            if opening.cancelled_caught:
+                missing = "the confirmation did not come" if self.accepted else "the WebSocket did not open"
+                raise ConnectionLost(f"{missing} within open_timeout ({settings.open_timeout} s)")
+            if not self._started:
+                raise trio.ClosedResourceError("the stream was left")
+        except trio.Cancelled:
+            raise
+        except BaseException as exc:
+            self._api_key.redact(exc)
+            if not self._started:
+                raise
+            self.bug = exc
+        finally:
+            self.ended.set()
+
+    async def receive(self) -> Event | None:
+        """The next event; None when the connection has been retired, and all that it had has been received.
+
+        Raises:
+            ConnectionLost: the connection has ended, and all that came before that has been received.
+        """
+        if self._held:
+            return self._held.popleft()
+        try:
+            data = await self._websocket.receive()
+        except ConnectionLost as exc:
+            if self._drained:
+                return None
+            self._api_key.redact(exc)
+            raise self._given_up or exc from None
+        event = decode_event(data)
+        if isinstance(event, Subscribed):
+            reason = "a confirmation, though the subscription had been confirmed"
+            return UnknownEvent(event_type="subscribed", reason=reason, raw=event.raw)
+        return event
+
+    def retire(self) -> None:
+        """Another connection has taken over: close this one when what the server has sent on it is received."""
+        self._retired.set()
+
+    def close(self) -> None:
+        """Close politely, whatever the server may still send."""
+        self._closing.set()
+        if not self._started:
+            self.cut()
+
+    def cut(self) -> None:
+        """Close at once, by force."""
+        self._scope.cancel()
+
+    async def _receive_confirmation(self) -> None:
+        # The consumer is not waited for here: it may be the one who waits for this confirmation.
+        size = 0
+        while True:
+            data = await self._websocket.receive()
+            event = decode_event(data)
+            if isinstance(event, Subscribed):
+                self.subscribed = event
+                return
+            if isinstance(event, ErrorEvent):
+                raise SubscriptionRejected(event.name or "", event.message or "")
+            self._held.append(event)
+            size += len(data)
+            if len(self._held) > MAX_HELD_EVENTS or size > MAX_HELD_SIZE:
+                raise ConnectionLost(f"{len(self._held)} events came, and no confirmation")
+
+    async def _stay_open(self) -> None:
+        async with background_nursery() as nursery:
+            if self._settings.ping_interval is not None:
+                nursery.start_soon(self._heartbeat, self._settings.ping_interval, nursery)
+            nursery.start_soon(self._close_when_drained)
+            await self._closing.wait()
+
+    async def _heartbeat(self, interval: float, nursery: trio.Nursery) -> None:
+        timeout = self._settings.ping_timeout
+        while True:
+            since = await self._silence(interval)
+            if not self._wanted():
+                self.close()
+                return
+            nursery.start_soon(self._ping)
+            with trio.move_on_after(timeout) as scope:
+                # Any byte is a sign of life: the pong may have to queue behind a large message.
+                while self._websocket.quiet_since == since:
+                    await self._websocket.changed()
+            if scope.cancelled_caught:
+                self._give_up(f"silent for {interval} s (ping_interval), then no answer to a ping for {timeout} s")
+
+    async def _silence(self, seconds: float) -> float:
+        """Wait until nothing has come for so long, and return since when.
+
+        Time in which nobody reads, since the consumer has no room, is not the server's silence.
+        """
+        while True:
+            since = self._websocket.quiet_since
+            if since is None:
+                await self._websocket.changed()
+                continue
+            await trio.sleep_until(since + seconds)
+            if self._websocket.quiet_since == since:
+                return since
+
+    async def _ping(self) -> None:
+        with trio.move_on_after(self._settings.ping_timeout), suppress(ConnectionLost):  # receive() tells
+            await self._websocket.ping()
+
+    def _give_up(self, reason: str) -> None:
+        self._given_up = ConnectionLost(reason)
+        self.cut()
+
+    async def _close_when_drained(self) -> None:
+        # Frames come in order: when the pong is there, everything is there that the server sent before it saw the
+        # ping, and by then the other connection had been confirmed.
+        await self._retired.wait()
+        async with background_nursery() as nursery:
+            nursery.start_soon(self._give_up_when_silent)
+            try:
+                await self._websocket.ping()
+            except ConnectionLost:
+                return  # receive() tells
+        self._drained = True
+        self._closing.set()
+
+    async def _give_up_when_silent(self) -> None:
+        timeout = self._settings.ping_timeout
+        await self._silence(timeout)
+        self._give_up(f"no answer to a ping for {timeout} s")

@@ -1,0 +1,223 @@
+"""`open_agentmail_stream` and `open_agentmail_session`: where the tasks live, and how the block is left."""
+
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import trio
+
+from ._api_key import ApiKey
+from ._backend import Backend, NetworkBackend
+from ._nursery import raise_as_it_is, sole_exception
+from ._settings import AgentMailEnvironment, ReconnectPolicy, Settings, Subscribe
+from ._supervisor import State, Statistics, Supervisor
+from .events import Event
+
+__all__ = ["AgentMailSession", "open_agentmail_session", "open_agentmail_stream"]
+
+
+class AgentMailSession:
+    """A stream together with what can be done with it. Made by `open_agentmail_session`."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+
+    @property
+    def events(self) -> trio.MemoryReceiveChannel[Event]:
+        """The receive end of the channel. Give each worker task a clone of it."""
+        return self._supervisor.outbox.events
+
+    @property
+    def state(self) -> State:
+        """`"connecting"`, `"subscribed"`, `"waiting"` (for the next attempt) or `"closed"`."""
+        return self._supervisor.state
+
+    def statistics(self) -> Statistics:
+        """What has happened on the stream so far."""
+        return self._supervisor.statistics()
+
+    async def subscribe(self, subscribe: Subscribe) -> None:
+        """Listen to something else from now on; on every later connection, too.
+
+        Returns when AgentMail has confirmed the new subscription, on a second connection. What the first had
+        received comes before its `Subscribed`, in the background: the only consumer may call this. There is no gap,
+        no `Disconnected`, and nothing is delivered twice. During an outage it waits; use Trio's time-outs to bound
+        that.
+
+        Raises:
+            SubscriptionRejected, ApiError: it was refused. What was in force before stays in force, as it does when
+                this is cancelled.
+            TypeError: not a `Subscribe`.
+            trio.ClosedResourceError: the stream has ended.
+        """
+        if not isinstance(subscribe, Subscribe):
+            raise TypeError(f"subscribe() takes a Subscribe, not {type(subscribe).__name__}")
+        await self._supervisor.replace(subscribe)
+
+
+@asynccontextmanager
+async def open_agentmail_session(
+    subscribe: Subscribe = Subscribe(),  # noqa: B008  frozen
+    *,
+    api_key: str | Callable[[], str] | None = None,
+    environment: AgentMailEnvironment = AgentMailEnvironment.PROD,
+    reconnect: ReconnectPolicy = ReconnectPolicy(),  # noqa: B008  frozen
+    ping_interval: float | None = 20.0,
+    ping_timeout: float = 20.0,
+    open_timeout: float = 10.0,
+    enter_timeout: float = 30.0,
+    close_timeout: float = 5.0,
+    buffer_size: int = 64,
+    max_message_size: int = 16 * 2**20,
+    ssl_context: ssl.SSLContext | None = None,
+    backend: Backend | None = None,
+) -> AsyncIterator[AgentMailSession]:
+    """Open a stream as `open_agentmail_stream` does, and yield an `AgentMailSession`.
+
+    Beside the events, it can change the subscription, and tells state and statistics. Arguments and exceptions are
+    those of `open_agentmail_stream`.
+    """
+    if not isinstance(subscribe, Subscribe):
+        raise TypeError(f"the first argument is a Subscribe(…), not {type(subscribe).__name__}")
+    settings = Settings(
+        environment=environment,
+        reconnect=reconnect,
+        ping_interval=ping_interval,
+        ping_timeout=ping_timeout,
+        open_timeout=open_timeout,
+        enter_timeout=enter_timeout,
+        close_timeout=close_timeout,
+        buffer_size=buffer_size,
+        max_message_size=max_message_size,
+        ssl_context=ssl_context,
+    )
+    if backend is None:
+        backend = NetworkBackend()
+    key = ApiKey(api_key, default=backend.api_key)
+    del api_key
+
+    # The one nursery of the stream. A nursery wraps what its block raises in a group, and adds what its tasks raise.
+    # The caller must see neither: whose exception comes out is decided here.
+    #
+    # The supervisor keeps its own error and cancels the body, and the connections' tasks keep theirs. So what the
+    # nursery itself raises is Cancelled from outside, or a KeyboardInterrupt that struck while it waited; and what
+    # the body raised is caught inside the nursery and raised again outside, as the same object.
+    raised: BaseException | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            body = trio.CancelScope()
+            supervisor = Supervisor(backend, settings, key, subscribe, nursery, body)
+            try:
+                await nursery.start(supervisor.run)
+                with body:
+                    yield AgentMailSession(supervisor)
+            except trio.Cancelled:
+                raise
+            except BaseException as exc:  # noqa: BLE001  raised again below
+                raised = exc
+            finally:
+                # Left in peace, the nursery then waits for the goodbyes. Cancelled, it has cancelled those as well.
+                supervisor.leave()
+    except BaseExceptionGroup as group:
+        raised = sole_exception(group, raised)
+    finally:
+        supervisor.outbox.events.close()
+    error = supervisor.error
+    if error is not None:
+        if raised is None or isinstance(raised, trio.Cancelled):
+            raise_as_it_is(error)
+        _add_context(raised, error)
+    if raised is not None:
+        raise_as_it_is(raised)
+
+
+def _add_context(raised: BaseException, error: BaseException) -> None:
+    """Make `error` the context of what the body raised when it was cancelled because of it."""
+    while raised.__context__ is not None and not isinstance(raised.__context__, trio.Cancelled):
+        if raised.__context__ is error:
+            return
+        raised = raised.__context__
+    raised.__context__ = error
+
+
+@asynccontextmanager
+async def open_agentmail_stream(
+    subscribe: Subscribe = Subscribe(),  # noqa: B008  frozen
+    *,
+    api_key: str | Callable[[], str] | None = None,
+    environment: AgentMailEnvironment = AgentMailEnvironment.PROD,
+    reconnect: ReconnectPolicy = ReconnectPolicy(),  # noqa: B008  frozen
+    ping_interval: float | None = 20.0,
+    ping_timeout: float = 20.0,
+    open_timeout: float = 10.0,
+    enter_timeout: float = 30.0,
+    close_timeout: float = 5.0,
+    buffer_size: int = 64,
+    max_message_size: int = 16 * 2**20,
+    ssl_context: ssl.SSLContext | None = None,
+    backend: Backend | None = None,
+) -> AsyncIterator[trio.MemoryReceiveChannel[Event]]:
+    """Listen to AgentMail's events, for as long as the block lasts.
+
+    ```python
+    async with open_agentmail_stream(Subscribe(inbox_ids=["agent@agentmail.to"])) as events:
+        async for event in events:
+            ...
+    ```
+
+    The block is entered when AgentMail has confirmed the subscription. From then on the connection is supervised: when
+    it is lost, it is made again and the subscription is sent and confirmed again. The consumer sees that as a
+    `Disconnected` in the place where the stream broke, and a `Subscribed` where it goes on. Within one run no event is
+    delivered twice. What AgentMail pushes while there is no connection is lost: it is not pushed again.
+
+    Left by its end, by `break` or by an exception, the block closes the WebSocket with code 1000, and what the body
+    raised comes out as it is. Cancelled, it closes at once, by force. Trouble that no attempt can mend cancels the
+    body, and comes out of the block alone, not in a group.
+
+    Args:
+        subscribe: What to listen to. Nothing given: all that the key may see.
+        api_key: The API key, or a callable that returns it, and is asked for every connection. By default the
+            variable `$AGENTMAIL_API_KEY`.
+        environment: Where AgentMail is.
+        reconnect: How a lost connection is made again.
+        ping_interval: Seconds of silence after which a ping is sent. Any byte that comes ends a silence; time in which
+            reading waits for the consumer is none. None: no heartbeat.
+        ping_timeout: Seconds that may pass after a ping without a byte, before the connection is given up.
+        open_timeout: Seconds for one attempt: TCP, TLS, handshake and confirmation.
+        enter_timeout: Seconds for all attempts until the block is entered.
+        close_timeout: Seconds for a polite close.
+        buffer_size: Events that may wait for the consumer; then reading stops.
+        max_message_size: Characters of one message (bytes, of a binary one). A larger one costs the connection: a
+            `Disconnected` with code 1009.
+        ssl_context: For `wss://` URLs. By default the standard library's, with the system's certificates.
+        backend: Who opens WebSockets: by default the network; `trio_agentmail.testing.FakeAgentMail()` in tests.
+
+    Yields:
+        The receive end of a memory channel. To share it among worker tasks, give each of them a clone.
+
+    Raises:
+        AuthenticationError, PermissionDeniedError: The key was refused, on entering, or for `reconnect.auth_grace`
+            seconds after it had been accepted.
+        SubscriptionRejected: The subscription was refused.
+        ApiError: The handshake was refused in a way that is not transient.
+        ssl.SSLCertVerificationError: The server's certificate cannot be verified.
+        ConnectionFailed: Transient trouble outlasted `enter_timeout` or `reconnect.give_up_after`; its cause is the
+            last failure.
+        TypeError, ValueError: A bad argument, or no API key.
+    """
+    async with open_agentmail_session(
+        subscribe,
+        api_key=api_key,
+        environment=environment,
+        reconnect=reconnect,
+        ping_interval=ping_interval,
+        ping_timeout=ping_timeout,
+        open_timeout=open_timeout,
+        enter_timeout=enter_timeout,
+        close_timeout=close_timeout,
+        buffer_size=buffer_size,
+        max_message_size=max_message_size,
+        ssl_context=ssl_context,
+        backend=backend,
+    ) as session:
+        yield session.events

@@ -1,0 +1,312 @@
+"""The task behind the stream: keeps one subscription in force, whatever becomes of its connections."""
+
+import logging
+import math
+from collections import deque
+from datetime import UTC, datetime
+from typing import Literal
+
+import attrs
+import trio
+
+from ._api_key import ApiKey
+from ._backend import Backend
+from ._connection import Connection
+from ._nursery import background_nursery
+from ._outbox import Abandoned, Outbox
+from ._reconnect import Attempts, retry_after
+from ._settings import Settings, Subscribe
+from .errors import ConnectionFailed, ConnectionLost, printable
+from .events import Disconnected, UnknownEvent
+
+__all__ = ["State", "Statistics", "Supervisor"]
+
+logger = logging.getLogger("trio_agentmail")
+
+WARN_AFTER = 60.0
+"""Seconds of outage after which it is worth a warning."""
+
+State = Literal["connecting", "subscribed", "waiting", "closed"]
+
+
+@attrs.frozen(kw_only=True)
+class Statistics:
+    """What has happened on a stream so far.
+
+    Attributes:
+        connections: Connections whose subscription was confirmed.
+        received: Events that came from AgentMail, without the confirmations.
+        delivered: Of these, the events that were handed to the channel.
+        duplicates: Of these, the events that were not, since they had been before.
+        unknown: Of these, the events of which an `UnknownEvent` was made.
+        buffered: Events and notices that wait for the consumer now.
+        last_received: When the last sign of life came. None before the first connection.
+        last_error: What ended the last connection or attempt that failed, in words.
+        next_attempt_in: While the state is "waiting": seconds to the next attempt.
+    """
+
+    connections: int
+    received: int
+    delivered: int
+    duplicates: int
+    unknown: int
+    buffered: int
+    last_received: datetime | None
+    last_error: str | None
+    next_attempt_in: float | None
+
+
+class Supervisor:
+    """Keeps `subscribe` in force.
+
+    `run` is its task. The connections' tasks run beside it in `nursery`, so that leaving in peace can stop this one and
+    let those say goodbye.
+
+    Args:
+        nursery: Where the connections' tasks run.
+        body: Cancelled when `run` has failed.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        settings: Settings,
+        api_key: ApiKey,
+        subscribe: Subscribe,
+        nursery: trio.Nursery,
+        body: trio.CancelScope,
+    ) -> None:
+        self._backend = backend
+        self._settings = settings
+        self._api_key = api_key
+        self._subscribe = subscribe
+        self._nursery = nursery
+        self._body = body
+        self._scope = trio.CancelScope()
+        self._attempts = Attempts(settings.reconnect)
+        self._live: set[Connection] = set()
+        self._current: Connection | None = None
+        self._successors: deque[Connection] = deque()
+        self._reestablishing = trio.CancelScope()
+        self._replacing = trio.Lock()
+        self._state_changed = trio.Event()
+        self._next_attempt_at: float | None = None
+        self._last_error: str | None = None
+        self._connections = 0
+        self._received = 0
+        self._unknown = 0
+        self.state: State = "closed"
+        self.outbox = Outbox(settings.buffer_size)
+        self.error: BaseException | None = None
+
+    def statistics(self) -> Statistics:
+        now = trio.current_time()
+        return Statistics(
+            connections=self._connections,
+            received=self._received,
+            delivered=self.outbox.delivered,
+            duplicates=self.outbox.duplicates,
+            unknown=self._unknown,
+            buffered=self.outbox.waiting,
+            last_received=None if self._current is None else _utc(self._current.last_received),
+            last_error=self._last_error,
+            next_attempt_in=None if self._next_attempt_at is None else max(0.0, self._next_attempt_at - now),
+        )
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Enter, report that as `started`, and go on until `leave`, or until nobody wants the events.
+
+        Raises, until it has started: what entering failed with. Later that is kept in `error`.
+        """
+        started = False
+        try:
+            with self._scope:
+                async with background_nursery() as nursery:
+                    nursery.start_soon(self.outbox.run)
+                    connection = await self._establish(self._settings.enter_timeout, "enter_timeout")
+                    self._adopt(connection)
+                    task_status.started()
+                    started = True
+                    while True:
+                        connection = await self._next(connection)
+                        self._adopt(connection)
+        except Abandoned:
+            logger.info("every receiver is closed: the stream ends")
+        except trio.Cancelled:
+            raise
+        except BaseException as exc:
+            if not started:
+                raise
+            self.error = exc
+            self._body.cancel()
+        finally:
+            self.leave()
+
+    def leave(self) -> None:
+        """Stop, and say goodbye; the tasks in the nursery end when that is done."""
+        self._scope.cancel()
+        self.outbox.close()
+        self._set_state("closed")
+        for connection in self._live:
+            connection.close()
+
+    async def replace(self, subscribe: Subscribe) -> None:
+        """Put another subscription in the place of this one; if that raises or is cancelled, nothing has changed."""
+        async with self._replacing:
+            attempts = Attempts(self._settings.reconnect, key_accepted=True)
+            while True:
+                await self._until_subscribed()
+                connection = self._new_connection(subscribe)
+                try:
+                    await self._nursery.start(connection.run)
+                    break
+                except Exception as exc:  # noqa: BLE001  delay_after() raises what is not transient
+                    self._last_error = _describe(exc)
+                    await trio.sleep(attempts.delay_after(exc))
+            # From here on to the end there is no checkpoint.
+            predecessor = self._successors[-1] if self._successors else self._current
+            assert predecessor is not None  # the block has been entered
+            predecessor.retire()
+            self._successors.append(connection)
+            self._connections += 1
+            self._subscribe = subscribe
+            self._reestablishing.cancel()
+
+    async def _until_subscribed(self) -> None:
+        while self.state != "subscribed":
+            if self.state == "closed":
+                raise trio.ClosedResourceError("the stream has ended")
+            await self._state_changed.wait()
+
+    def _adopt(self, connection: Connection) -> None:
+        """Events come from this connection now."""
+        self._current = connection
+        self._confirmed_at = trio.current_time()
+        self._set_state("subscribed")
+        self.outbox.notify(connection.subscribed)
+
+    async def _next(self, connection: Connection) -> Connection:
+        """Forward a connection's events until it ends or is drained; return the one that comes after it."""
+        lost = await self._forward(connection)
+        if lost is not None:
+            await self._note_loss(connection, lost)
+            if not self._successors:
+                return await self._reestablish()
+        return self._successors.popleft()
+
+    async def _forward(self, connection: Connection) -> ConnectionLost | None:
+        """Forward a connection's events; return how it was lost, or None when it is drained."""
+        try:
+            while (event := await connection.receive()) is not None:
+                self._received += 1
+                if isinstance(event, UnknownEvent):
+                    self._unknown += 1
+                await self.outbox.put(event)
+        except ConnectionLost as lost:
+            return lost
+        return None
+
+    async def _note_loss(self, connection: Connection, lost: ConnectionLost) -> None:
+        connection.cut()
+        await connection.ended.wait()
+        if connection.bug is not None:
+            raise connection.bug
+        if self.outbox.abandoned:
+            raise Abandoned
+        self._last_error = _describe(lost)
+        self.outbox.notify(
+            Disconnected(reason=lost.reason, code=lost.code, last_received=_utc(connection.last_received))
+        )
+
+    async def _reestablish(self) -> Connection:
+        if trio.current_time() - self._confirmed_at >= self._settings.reconnect.stable_after:
+            self._attempts.start_over()
+        connection = None
+        with trio.CancelScope() as self._reestablishing:
+            connection = await self._establish(
+                self._settings.reconnect.give_up_after, "give_up_after", self._attempts.delay()
+            )
+        if not self._successors:
+            assert connection is not None  # only replace() cancels, which leaves a successor
+            return connection
+        if connection is not None:
+            connection.close()
+        return self._successors.popleft()
+
+    async def _establish(self, limit: float | None, limit_name: str, delay: float | None = None) -> Connection:
+        """Try until a connection is confirmed.
+
+        Args:
+            limit: Seconds for all attempts; None: no limit.
+            limit_name: What the caller calls it.
+            delay: Seconds before the first attempt; None: we are entering, and a server that asks for more patience
+                than is left need not be waited for.
+        """
+        entering = delay is None
+        began = trio.current_time()
+        deadline = began + (math.inf if limit is None else limit)
+        failure: Exception = ConnectionLost("the first attempt was still under way")
+        warned = False
+        with trio.move_on_at(deadline):
+            while True:
+                if delay is not None:
+                    await self._wait(delay)
+                self._set_state("connecting")
+                connection = self._new_connection(self._subscribe)
+                try:
+                    await self._nursery.start(connection.run)
+                except Exception as exc:  # noqa: BLE001  delay_after() raises what is not transient
+                    failure = exc
+                else:
+                    self._attempts.key_was_accepted()
+                    self._attempts.was_subscribed()
+                    self._connections += 1
+                    return connection
+                if connection.accepted:
+                    self._attempts.key_was_accepted()
+                self._last_error = _describe(failure)
+                now = trio.current_time()
+                if now - began >= WARN_AFTER and not warned:
+                    warned = True
+                    logger.warning("not subscribed for %.0f s: %s", now - began, self._last_error)
+                delay = self._attempts.delay_after(failure)
+                if entering and now + retry_after(failure) > deadline:
+                    break
+        raise ConnectionFailed(f"not subscribed within {limit_name} ({limit} s): {failure}") from failure
+
+    async def _wait(self, delay: float) -> None:
+        self._next_attempt_at = trio.current_time() + delay
+        self._set_state("waiting")
+        await trio.sleep(delay)
+        if self.outbox.abandoned:
+            raise Abandoned
+
+    def _new_connection(self, subscribe: Subscribe) -> Connection:
+        self._live = {connection for connection in self._live if not connection.ended.is_set()}
+        connection = Connection(
+            self._backend, self._settings, self._api_key, subscribe, wanted=lambda: not self.outbox.abandoned
+        )
+        self._live.add(connection)
+        return connection
+
+    def _set_state(self, state: State) -> None:
+        if state == self.state:
+            return
+        self.state = state
+        self._state_changed.set()
+        self._state_changed = trio.Event()
+        if state != "waiting":
+            self._next_attempt_at = None
+            logger.info("%s", state)
+        else:
+            assert self._next_attempt_at is not None
+            seconds = self._next_attempt_at - trio.current_time()
+            logger.info("waiting %.1f s for the next attempt: %s", seconds, self._last_error)
+
+
+def _utc(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _describe(failure: Exception) -> str:
+    return printable(f"{type(failure).__name__}: {failure}", 500)
