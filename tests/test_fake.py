@@ -1,0 +1,733 @@
+"""The fake keeps its promises: in memory on the mock clock, and on a port to a client that is not ours."""
+
+import json
+import ssl
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import trio
+import trustme
+import websockets
+from trio.testing import MockClock
+from websockets.trio.client import ClientConnection
+from websockets.trio.client import connect as websockets_connect
+
+from trio_agentmail import (
+    AgentMailEnvironment,
+    ApiError,
+    AuthenticationError,
+    CalendarEvent,
+    CalendarEventStartingEvent,
+    Disconnected,
+    Domain,
+    DomainVerifiedEvent,
+    ErrorEvent,
+    MessageReceivedEvent,
+    MessageSentEvent,
+    Send,
+    Subscribe,
+    UnknownEvent,
+    decode_event,
+)
+from trio_agentmail._websocket import WebSocket, client_websocket
+from trio_agentmail.errors import ConnectionLost
+from trio_agentmail.testing import FakeAgentMail
+
+INBOX = "agent@agentmail.to"
+BEARER = [("Authorization", "Bearer am_key")]
+
+
+@asynccontextmanager
+async def connect(
+    fake: FakeAgentMail, path: str = "/v0", headers: Sequence[tuple[str, str]] = BEARER
+) -> AsyncIterator[WebSocket]:
+    async with fake.open_websocket(
+        "wss://ws.example" + path, headers=headers, max_message_size=2**20, ssl_context=None
+    ) as websocket:
+        yield websocket
+
+
+async def subscribe(websocket: WebSocket | ClientConnection, **filters: Any) -> Any:
+    await websocket.send(json.dumps({"type": "subscribe"} | filters))
+    return await receive(websocket)
+
+
+async def receive(websocket: WebSocket | ClientConnection) -> Any:
+    data = await (websocket.receive() if isinstance(websocket, WebSocket) else websocket.recv())
+    return json.loads(data)
+
+
+# The handshake
+
+
+async def test_a_connection_without_a_key_is_refused(autojump_clock: MockClock) -> None:
+    with pytest.raises(AuthenticationError) as caught:
+        async with connect(FakeAgentMail(), headers=[]):
+            pass
+    assert json.loads(caught.value.body)["name"] == "missing_authorization"
+    assert caught.value.headers["content-type"] == "application/json"
+
+
+async def test_an_unknown_key_is_refused_where_keys_are_listed(
+    autojump_clock: MockClock,
+) -> None:
+    fake = FakeAgentMail(api_keys={"am_other"})
+    with pytest.raises(AuthenticationError) as caught:
+        async with connect(fake):
+            pass
+    assert json.loads(caught.value.body)["name"] == "unknown_api_key"
+    fake.api_keys = {"am_key"}
+    async with connect(fake):
+        pass
+
+
+async def test_the_key_may_also_stand_in_the_query(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail(api_keys={"am_key"})
+    async with connect(fake, "/v0?api_key=am_key", headers=[]):
+        assert fake.connected == 1
+    assert fake.handshakes[0].query == "api_key=am_key"
+
+
+async def test_another_path_is_not_found(autojump_clock: MockClock) -> None:
+    with pytest.raises(ApiError) as caught:
+        async with connect(FakeAgentMail(), "/v1"):
+            pass
+    assert caught.value.status_code == 404
+
+
+async def test_handshakes_are_recorded_and_do_not_show_the_key(
+    autojump_clock: MockClock,
+) -> None:
+    fake = FakeAgentMail()
+    await trio.sleep(3)
+    started = trio.current_time()
+    async with connect(fake, "/v0?api_key=am_secret"):
+        pass
+    [handshake] = fake.handshakes
+    assert (handshake.path, handshake.at) == ("/v0", started)
+    assert handshake.headers["authorization"] == "Bearer am_key"
+    assert "am_" not in repr(handshake)
+
+
+async def test_the_fake_has_a_key_for_callers_without_one() -> None:
+    assert FakeAgentMail().api_key.startswith("am_fake")
+
+
+# Subscriptions and who is told of what
+
+
+async def test_a_subscription_is_confirmed_with_the_filters_that_were_given(
+    autojump_clock: MockClock,
+) -> None:
+    fake = FakeAgentMail()
+    async with connect(fake) as websocket:
+        # The official SDK writes null for what is not set.
+        confirmed = await subscribe(websocket, inbox_ids=[INBOX], pod_ids=None, event_types=["message.sent"])
+    assert confirmed == {"type": "subscribed", "inbox_ids": [INBOX], "event_types": ["message.sent"]}
+    assert fake.subscriptions == [Subscribe(inbox_ids=[INBOX], event_types=["message.sent"])]
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        "{",
+        "[]",
+        '{"type":"unsubscribe"}',
+        '{"type":"subscribe","inbox_ids":"a"}',
+        '{"type":"subscribe","pod_ids":[]}',
+    ],
+)
+async def test_a_malformed_frame_is_answered_with_an_error(frame: str, autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    async with connect(fake) as websocket:
+        await websocket.send(frame)
+        answer = await receive(websocket)
+        assert (answer["type"], answer["name"]) == ("error", "ValidationError")
+        assert answer["message"]
+        assert await subscribe(websocket) == {"type": "subscribed"}
+    assert len(fake.subscriptions) == 1
+
+
+async def test_asking_for_spam_takes_a_permission(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail(permissions={"label_blocked_read"})
+    async with connect(fake) as websocket:
+        refused = await subscribe(websocket, event_types=["message.received.spam"])
+        assert refused == {"type": "error", "name": "forbidden", "message": "label_spam_read is forbidden"}
+        confirmed = await subscribe(websocket, event_types=["message.received.blocked"])
+        assert confirmed["type"] == "subscribed"
+
+
+async def test_a_delivered_mail_comes_as_the_event_that_deliver_returns(
+    autojump_clock: MockClock,
+) -> None:
+    fake = FakeAgentMail()
+    async with connect(fake) as websocket:
+        await subscribe(websocket)
+        first = await fake.deliver(inbox_id=INBOX)
+        written = datetime(2024, 2, 29, tzinfo=UTC)
+        second = await fake.deliver(
+            inbox_id=INBOX,
+            from_="bob@example.com",
+            to=["a@example.com", "b@example.com"],
+            subject=None,
+            text=None,
+            html="<p>ü</p>",
+            message_id="<1@example.com>",
+            thread_id="thread",
+            event_id="event",
+            timestamp=written,
+        )
+        third = await fake.deliver(inbox_id=INBOX, to="c@example.com")
+        assert [decode_event(await websocket.receive()) for _ in range(3)] == [first, second, third]
+    assert first.message.to == (INBOX,)
+    assert first.message.labels == ("received", "unread")
+    assert first.message.message_id != third.message.message_id
+    assert (second.event_id, second.message.message_id, second.message.thread_id) == (
+        "event",
+        "<1@example.com>",
+        "thread",
+    )
+    assert (second.message.timestamp, second.message.size, second.message.preview) == (written, 9, None)
+    assert second.thread is not None
+    assert second.thread.recipients == ("a@example.com", "b@example.com")
+    assert third.message.to == ("c@example.com",)
+
+
+async def test_without_event_types_spam_is_left_out(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    async with connect(fake) as all_mail, connect(fake) as spam:
+        await subscribe(all_mail)
+        await subscribe(spam, event_types=["message.received.spam"])
+        event = await fake.deliver(inbox_id=INBOX, event_type="message.received.spam")
+        await fake.deliver(inbox_id=INBOX, subject="ham")
+        assert event.message.labels == ("received", "spam")
+        assert (await receive(all_mail))["message"]["subject"] == "ham"
+        assert (await receive(spam))["event_type"] == "message.received.spam"
+
+
+async def test_filters_by_inbox_and_by_pod_let_through_what_either_matches(
+    autojump_clock: MockClock,
+) -> None:
+    fake = FakeAgentMail()
+    fake.add_inbox("in-pod@agentmail.to", pod_id="pod")
+    calendar_event = CalendarEventStartingEvent(inbox_id=INBOX, calendar_event=CalendarEvent(title="in inbox"))
+    async with connect(fake) as websocket:
+        await subscribe(websocket, inbox_ids=[INBOX], pod_ids=["pod"])
+        await fake.deliver(inbox_id="other@agentmail.to")
+        await fake.emit(DomainVerifiedEvent(domain=Domain(pod_id="other")))
+        await fake.emit(MessageSentEvent(send=Send(inbox_id=INBOX)))
+        await fake.emit(calendar_event)
+        await fake.deliver(inbox_id="in-pod@agentmail.to")
+        await fake.emit(DomainVerifiedEvent(domain=Domain(pod_id="pod")))
+        assert [(await receive(websocket))["event_type"] for _ in range(4)] == [
+            "message.sent",
+            "calendar.event.starting",
+            "message.received",
+            "domain.verified",
+        ]
+
+
+async def test_a_second_subscription_replaces_the_first(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    async with connect(fake) as websocket:
+        await subscribe(websocket, inbox_ids=["a"])
+        await subscribe(websocket, inbox_ids=["b"])
+        await fake.deliver(inbox_id="a")
+        event = await fake.deliver(inbox_id="b")
+        assert decode_event(await websocket.receive()) == event
+
+
+async def test_what_is_pushed_goes_to_subscribed_connections_only(
+    autojump_clock: MockClock,
+) -> None:
+    fake = FakeAgentMail()
+    await fake.deliver(inbox_id=INBOX, subject="nobody is there")
+    async with connect(fake) as idle, connect(fake) as filtered:
+        await subscribe(filtered, inbox_ids=["nobody's"])
+        await fake.deliver(inbox_id=INBOX)
+        await fake.emit(ErrorEvent(name="rate_limit", message="slow down"))
+        await fake.send_raw("not even JSON")
+        await fake.send_raw(b"\x00")
+        assert (await receive(filtered))["name"] == "rate_limit"
+        assert await filtered.receive() == "not even JSON"
+        assert await filtered.receive() == b"\x00"
+        assert await subscribe(idle) == {"type": "subscribed"}
+
+
+async def test_any_frame_can_be_emitted_as_an_unknown_event(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    new_type = {"type": "event", "event_type": "message.read", "read": {"inbox_id": ["?"], "by": "\ud83d"}}
+    async with connect(fake) as websocket, connect(fake) as filtered:
+        await subscribe(websocket)
+        await subscribe(filtered, inbox_ids=[INBOX])
+        for payload in (new_type, ["no", "object"]):
+            await fake.emit(UnknownEvent(payload=payload))
+            assert await receive(websocket) == payload
+        assert await receive(filtered) == ["no", "object"]
+
+
+async def test_an_event_without_a_wire_form_is_refused() -> None:
+    with pytest.raises(TypeError):
+        await FakeAgentMail().emit(Disconnected(reason="made by the client"))
+
+
+# The ends of connections
+
+
+async def test_a_client_that_closes_or_just_goes_is_remembered_by_its_close_code(
+    autojump_clock: MockClock,
+) -> None:
+    fake = FakeAgentMail()
+    async with connect(fake) as websocket:
+        await websocket.close()
+        assert fake.connected == 0
+    async with connect(fake):
+        assert fake.connected == 1
+    assert fake.close_codes == [1000, None]
+
+
+async def test_a_client_that_is_cancelled_leaves_nothing_behind(
+    autojump_clock: MockClock,
+) -> None:
+    fake = FakeAgentMail()
+    with trio.move_on_after(10) as scope:
+        async with connect(fake) as websocket:
+            await subscribe(websocket)
+            await trio.sleep_forever()
+    assert scope.cancelled_caught
+    assert trio.current_time() == pytest.approx(scope.deadline)
+    assert (fake.connected, fake.subscribed) == (0, 0)
+    await fake.deliver(inbox_id=INBOX)
+
+
+async def test_what_the_block_raises_comes_out_as_itself(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    with pytest.raises(KeyError):
+        async with connect(fake):
+            raise KeyError
+    with pytest.raises(KeyError):
+        async with fake.serve():
+            raise KeyError
+
+
+async def test_cut_connections_end_after_what_was_pushed_and_without_a_close_frame(
+    autojump_clock: MockClock,
+) -> None:
+    fake = FakeAgentMail()
+    async with connect(fake) as websocket:
+        await subscribe(websocket)
+        event = await fake.deliver(inbox_id=INBOX)
+        await fake.drop_connections()
+        assert (fake.connected, fake.subscribed) == (0, 0)
+        await fake.deliver(inbox_id=INBOX, subject="too late")
+        assert decode_event(await websocket.receive()) == event
+        with pytest.raises(ConnectionLost) as caught:
+            await websocket.receive()
+        assert caught.value.code == 1006
+    assert fake.close_codes == []
+
+
+async def test_connections_closed_with_a_code_end_after_what_was_pushed(
+    autojump_clock: MockClock,
+) -> None:
+    fake = FakeAgentMail()
+    async with connect(fake) as websocket:
+        await subscribe(websocket)
+        event = await fake.deliver(inbox_id=INBOX)
+        await fake.drop_connections(1001, "going away")
+        assert fake.connected == 0
+        await fake.send_raw("too late")
+        assert decode_event(await websocket.receive()) == event
+        with pytest.raises(ConnectionLost, match="going away") as caught:
+            await websocket.receive()
+        assert caught.value.code == 1001
+    assert fake.close_codes == []
+
+
+async def test_a_client_that_does_not_answer_the_close_frame_is_cut_in_the_end(
+    autojump_clock: MockClock,
+) -> None:
+    fake = FakeAgentMail()
+    async with connect(fake) as websocket:
+        await subscribe(websocket)
+        await fake.send_raw("the client does not read on before it has taken this")
+        await fake.drop_connections(1001)
+        before = trio.current_time()
+        await fake.wait_connected(0)
+        assert trio.current_time() - before == pytest.approx(5)
+
+
+async def test_a_ping_that_crosses_the_close_frame_does_no_harm(
+    autojump_clock: MockClock,
+) -> None:
+    fake = FakeAgentMail()
+    async with connect(fake) as websocket:
+        await subscribe(websocket)
+        async with trio.open_nursery() as nursery:
+            await fake.drop_connections(1001)
+            nursery.start_soon(ping_in_vain, websocket)
+        with pytest.raises(ConnectionLost) as caught:
+            await websocket.receive()
+        assert caught.value.code == 1001
+
+
+async def ping_in_vain(websocket: WebSocket) -> None:
+    with trio.move_on_after(1), pytest.raises(ConnectionLost):
+        await websocket.ping()
+
+
+async def test_silent_connections_stay_open_and_say_nothing(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    async with connect(fake) as websocket:
+        await subscribe(websocket)
+        event = await fake.deliver(inbox_id=INBOX)
+        fake.go_silent()
+        await fake.deliver(inbox_id=INBOX)
+        assert decode_event(await websocket.receive()) == event
+        with trio.move_on_after(3600) as scope:
+            await websocket.ping()
+        assert scope.cancelled_caught
+        with trio.move_on_after(3600) as scope:
+            await websocket.receive()
+        assert scope.cancelled_caught
+        assert fake.connected == 1
+    async with connect(fake) as websocket:
+        await websocket.ping()
+        assert fake.connected == 1
+
+
+@pytest.mark.parametrize("code", [None, 1001])
+async def test_silent_connections_can_be_dropped(code: int | None, autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    async with connect(fake) as websocket:
+        await subscribe(websocket)
+        fake.go_silent()
+        await fake.drop_connections(code)
+        with pytest.raises(ConnectionLost) as caught:
+            await websocket.receive()
+        assert caught.value.code == 1006
+    assert trio.current_time() == autojump_clock.current_time()
+
+
+async def test_who_waits_for_connections_sees_them_come_and_go(
+    autojump_clock: MockClock,
+) -> None:
+    fake = FakeAgentMail()
+    seen = []
+
+    async def watch() -> None:
+        await fake.wait_connected()
+        seen.append(("connected", fake.connected, fake.subscribed))
+        await fake.wait_subscribed()
+        seen.append(("subscribed", fake.connected, fake.subscribed))
+        await fake.wait_connected(2)
+        seen.append(("two connected", fake.connected, fake.subscribed))
+        await fake.wait_connected(0)
+        seen.append(("none connected", fake.connected, fake.subscribed))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch)
+        await trio.sleep(1)
+        async with connect(fake) as websocket:
+            await trio.sleep(1)
+            await subscribe(websocket)
+            await trio.sleep(1)
+            async with connect(fake):
+                await trio.sleep(1)
+    assert seen == [
+        ("connected", 1, 0),
+        ("subscribed", 1, 1),
+        ("two connected", 2, 1),
+        ("none connected", 0, 0),
+    ]
+
+
+# Bugs
+
+
+class BrokenKeys(set[str]):
+    def __contains__(self, key: object) -> bool:
+        raise RuntimeError("a bug in the test's own set of keys")
+
+
+async def test_a_bug_in_the_fake_comes_out_as_itself(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail(api_keys=BrokenKeys())
+    with pytest.raises(RuntimeError, match="a bug"):
+        async with connect(fake):
+            pass
+    assert fake.connected == 0
+
+
+async def test_a_bug_in_the_fake_ends_a_block_that_is_waiting_for_something_else(
+    autojump_clock: MockClock,
+) -> None:
+    fake = FakeAgentMail(permissions=BrokenKeys())
+    with pytest.raises(RuntimeError, match="a bug"):
+        async with connect(fake) as websocket:
+            await websocket.send('{"type":"subscribe","event_types":["message.received.spam"]}')
+            await trio.sleep_forever()
+
+
+async def test_a_bug_in_the_fake_comes_before_what_the_block_raises(
+    autojump_clock: MockClock,
+) -> None:
+    fake = FakeAgentMail(permissions=BrokenKeys())
+    with pytest.raises(RuntimeError, match="a bug"):
+        async with connect(fake) as websocket:
+            await websocket.send('{"type":"subscribe","event_types":["message.received.spam"]}')
+            with pytest.raises(trio.Cancelled):
+                await trio.sleep_forever()
+            raise KeyError("the block's own")
+
+
+# Faults
+
+
+async def test_faults_come_in_the_order_in_which_they_were_asked_for(
+    autojump_clock: MockClock,
+) -> None:
+    fake = FakeAgentMail()
+    fake.refuse_connections()
+    fake.reject_handshakes(503, headers=[("Retry-After", "7")], body=b"later", times=2)
+    fake.reject_handshakes(429, times=None)
+    with pytest.raises(ConnectionRefusedError):
+        async with connect(fake):
+            pass
+    for status, body in [(503, "later"), (503, "later"), (429, ""), (429, "")]:
+        with pytest.raises(ApiError) as caught:
+            async with connect(fake):
+                pass
+        assert (caught.value.status_code, caught.value.body) == (status, body)
+        assert caught.value.headers.get("retry-after") == ("7" if status == 503 else None)
+    fake.clear_faults()
+    async with connect(fake) as websocket:
+        assert await subscribe(websocket) == {"type": "subscribed"}
+    assert len(fake.handshakes) == 5
+
+
+async def test_a_fault_for_no_connection_is_a_mistake() -> None:
+    with pytest.raises(ValueError, match="1 or more"):
+        FakeAgentMail().hang_handshakes(times=0)
+
+
+async def test_a_hanging_handshake_is_never_answered(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    fake.hang_handshakes()
+    with trio.move_on_after(3600) as scope:
+        async with connect(fake):
+            pass
+    assert scope.cancelled_caught
+    assert (len(fake.handshakes), fake.connected, fake.close_codes) == (1, 0, [])
+
+
+@pytest.mark.parametrize("code", [None, 1001])
+async def test_hanging_handshakes_are_dropped_with_the_rest(code: int | None, autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    fake.hang_handshakes()
+    async with trio.open_nursery() as nursery:
+
+        async def drop() -> None:
+            await trio.sleep(1)
+            fake.go_silent()
+            await fake.send_raw("for nobody")
+            await fake.drop_connections(code)
+
+        nursery.start_soon(drop)
+        with pytest.raises(ConnectionLost):
+            async with connect(fake):
+                pass
+
+
+async def test_a_confirmation_can_be_withheld(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    fake.withhold_confirmations()
+    async with connect(fake) as websocket:
+        with trio.move_on_after(3600) as scope:
+            await subscribe(websocket)
+        assert scope.cancelled_caught
+        assert (len(fake.subscriptions), fake.subscribed) == (1, 0)
+        await websocket.ping()
+
+
+async def test_a_subscription_can_be_refused(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    fake.refuse_subscriptions("internal", "try again")
+    async with connect(fake) as websocket:
+        assert await subscribe(websocket) == {"type": "error", "name": "internal", "message": "try again"}
+        assert (len(fake.subscriptions), fake.subscribed) == (1, 0)
+
+
+async def test_a_subscription_can_be_answered_with_a_close_frame(
+    autojump_clock: MockClock,
+) -> None:
+    fake = FakeAgentMail()
+    fake.close_instead_of_confirming(4401, "who are you?")
+    async with connect(fake) as websocket:
+        with pytest.raises(ConnectionLost, match="who are you") as caught:
+            await subscribe(websocket)
+        assert caught.value.code == 4401
+
+
+async def test_events_can_come_before_the_confirmation(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    early = MessageSentEvent(send=Send(inbox_id=INBOX))
+    fake.push_before_confirming(early, "early text", b"early bytes")
+    async with connect(fake) as websocket:
+        await websocket.send('{"type":"subscribe"}')
+        assert decode_event(await websocket.receive()) == early
+        assert await websocket.receive() == "early text"
+        assert await websocket.receive() == b"early bytes"
+        assert await receive(websocket) == {"type": "subscribed"}
+
+
+async def test_a_connection_can_be_dropped_as_soon_as_it_is_confirmed(
+    autojump_clock: MockClock,
+) -> None:
+    fake = FakeAgentMail()
+    fake.drop_after_confirming()
+    async with connect(fake) as websocket:
+        assert await subscribe(websocket) == {"type": "subscribed"}
+        with pytest.raises(ConnectionLost):
+            await websocket.receive()
+
+
+# On a port of this machine, with real time: every test has its own time-out
+
+
+def port_of(environment: AgentMailEnvironment) -> int:
+    return int(environment.websockets.rpartition(":")[2])
+
+
+async def test_the_served_fake_speaks_with_a_client_that_is_not_ours() -> None:
+    fake = FakeAgentMail(api_keys={"am_key"})
+    with trio.fail_after(10):
+        async with fake.serve() as environment:
+            assert environment.http.startswith("http://127.0.0.1:")
+            url = environment.websockets + "/v0"
+            async with websockets_connect(url, additional_headers=BEARER) as websocket:
+                assert await subscribe(websocket, inbox_ids=[INBOX]) == {
+                    "type": "subscribed",
+                    "inbox_ids": [INBOX],
+                }
+                event = await fake.deliver(inbox_id=INBOX, text="x" * 2**18)
+                assert decode_event(await websocket.recv()) == event
+                await (await websocket.ping()).wait()
+            await fake.wait_connected(0)
+            assert fake.close_codes == [1000]
+            with pytest.raises(websockets.InvalidStatus) as caught:
+                async with websockets_connect(url):
+                    pass
+            assert caught.value.response.status_code == 401
+            assert json.loads(caught.value.response.body)["name"] == "missing_authorization"
+
+
+async def test_the_served_fake_speaks_tls() -> None:
+    authority = trustme.CA()
+    server_context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(server_context)
+    client_context = ssl.create_default_context()
+    fake = FakeAgentMail()
+    with trio.fail_after(10):
+        async with fake.serve(ssl_context=server_context) as environment:
+            assert environment.http.startswith("https://localhost:")
+            url = environment.websockets + "/v0"
+            with pytest.raises(trio.BrokenResourceError) as distrust:
+                async with websockets_connect(url, ssl=client_context, additional_headers=BEARER):
+                    pass
+            assert isinstance(distrust.value.__cause__, ssl.SSLCertVerificationError)
+            authority.configure_trust(client_context)
+            async with websockets_connect(url, ssl=client_context, additional_headers=BEARER) as websocket:
+                assert await subscribe(websocket) == {"type": "subscribed"}
+                await fake.drop_connections(1012, "restart")
+                with pytest.raises(websockets.ConnectionClosedError) as caught:
+                    await websocket.recv()
+                assert caught.value.rcvd is not None
+                assert (caught.value.rcvd.code, caught.value.rcvd.reason) == (1012, "restart")
+
+
+async def test_a_served_connection_comes_to_its_end_in_the_order_of_what_was_pushed() -> None:
+    fake = FakeAgentMail()
+    with trio.fail_after(10):
+        async with fake.serve() as environment:
+            for code in (None, 1001):
+                async with websockets_connect(environment.websockets + "/v0", additional_headers=BEARER) as websocket:
+                    await subscribe(websocket)
+                    sent = [await fake.deliver(inbox_id=INBOX, subject=str(n)) for n in range(100)]
+                    await fake.drop_connections(code)
+                    if code is not None:
+                        # A ping that crosses the close frame must not cost what was pushed before it.
+                        await websocket.ping()
+                    assert [decode_event(await websocket.recv()) for _ in sent] == sent
+                    with pytest.raises(websockets.ConnectionClosed) as caught:
+                        await websocket.recv()
+                    assert (caught.value.rcvd and caught.value.rcvd.code) == code
+
+
+async def test_a_refused_connection_is_reset() -> None:
+    fake = FakeAgentMail()
+    fake.refuse_connections()
+    with trio.fail_after(10):
+        async with fake.serve() as environment:
+            # The reset may come while the client is still connecting.
+            with pytest.raises((OSError, trio.BrokenResourceError)):
+                async with await trio.open_tcp_stream("127.0.0.1", port_of(environment)) as stream:
+                    await stream.receive_some()
+            stream = await trio.open_tcp_stream("127.0.0.1", port_of(environment))
+            async with stream:
+                await stream.send_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert (await stream.receive_some()).startswith(b"HTTP/1.1 400")
+
+
+async def test_leaving_serve_cuts_what_is_left_at_once() -> None:
+    fake = FakeAgentMail()
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            async with fake.serve() as environment:
+
+                async def stay() -> None:
+                    async with websockets_connect(
+                        environment.websockets + "/v0", additional_headers=BEARER
+                    ) as websocket:
+                        with pytest.raises(websockets.ConnectionClosedError):
+                            await websocket.recv()
+
+                nursery.start_soon(stay)
+                await fake.wait_connected()
+                fake.go_silent()
+            assert fake.connected == 0
+
+
+async def test_a_client_that_takes_nothing_does_not_keep_the_fake_from_cutting_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("trio_agentmail.testing._fake_connection.CLOSE_TIMEOUT", 0.1)
+    fake = FakeAgentMail()
+    with trio.fail_after(10):
+        async with fake.serve() as environment:
+            async with client_websocket(
+                await trio.open_tcp_stream("127.0.0.1", port_of(environment)),
+                host="localhost",
+                target="/v0",
+                headers=BEARER,
+                max_message_size=2**20,
+            ) as websocket:
+                await subscribe(websocket)
+                for _ in range(100):
+                    await fake.send_raw("x" * 2**20)
+                await fake.drop_connections()
+                assert fake.connected == 0
+
+
+async def test_a_bug_in_the_served_fake_comes_out_of_serve() -> None:
+    fake = FakeAgentMail(api_keys=BrokenKeys())
+    with trio.fail_after(10), pytest.raises(RuntimeError, match="a bug"):
+        async with fake.serve() as environment:
+            async with websockets_connect(environment.websockets + "/v0", additional_headers=BEARER):
+                pass
+
+
+async def test_a_deliverer_need_not_know_who_listens() -> None:
+    assert isinstance(await FakeAgentMail().deliver(inbox_id=INBOX), MessageReceivedEvent)

@@ -1,0 +1,238 @@
+"""The fake speaks to AgentMail's official SDK, and so our field names are the SDK's, on the wire and in Python.
+
+This tests `FakeAgentMail` and `encode_event` against a client that knows nothing of them. The SDK's clients run in
+threads: one is synchronous, and the other needs asyncio.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import attrs
+import pytest
+import trio
+import websockets
+from agentmail import AgentMail, AsyncAgentMail
+from agentmail.core.api_error import ApiError
+from agentmail.environment import AgentMailEnvironment as SdkEnvironment
+from agentmail.events.types.event_type import EventType
+from agentmail.websockets.types import Subscribe as SdkSubscribe
+
+from trio_agentmail import AgentMailEnvironment, ErrorEvent, Event, MessageReceivedEvent, Subscribe, UnknownEvent
+from trio_agentmail.testing import FakeAgentMail
+
+# The SDK prefers what websockets has deprecated.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:websockets.legacy is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:websockets.exceptions.InvalidStatusCode is deprecated:DeprecationWarning"),
+    pytest.mark.parametrize("kind", ["async", "sync"]),
+]
+
+Kind = Literal["async", "sync"]
+INBOX = "agent@agentmail.to"
+KEY = "am_key"
+
+
+def listen(
+    kind: Kind,
+    environment: AgentMailEnvironment,
+    count: int,
+    *,
+    key: str = KEY,
+    key_in_query: bool = False,
+    **filters: Any,
+) -> list[Any]:
+    """Subscribe by the official SDK, and return the first `count` things that come."""
+    where = SdkEnvironment(http=environment.http, websockets=environment.websockets)
+    query = {"api_key": key} if key_in_query else {}
+
+    async def listen_async() -> list[Any]:
+        client = AsyncAgentMail(api_key=key, environment=where)
+        async with client.websockets.connect(**query) as socket:
+            await socket.send_subscribe(SdkSubscribe(**filters))
+            return [await socket.recv() for _ in range(count)]
+
+    if kind == "async":
+        return asyncio.run(listen_async())
+    client = AgentMail(api_key=key, environment=where)
+    with client.websockets.connect(**query) as socket:
+        socket.send_subscribe(SdkSubscribe(**filters))
+        return [socket.recv() for _ in range(count)]
+
+
+async def in_thread(sync_fn: Callable[..., list[Any]], *args: Any, **kwargs: Any) -> list[Any]:
+    # Abandoned by a test that fails, the thread ends when `serve` cuts its connection.
+    return await trio.to_thread.run_sync(lambda: sync_fn(*args, **kwargs), abandon_on_cancel=True)
+
+
+# One of each event, with a value in every field
+
+
+TIME = datetime(2026, 2, 3, 4, 5, 6, 789000, tzinfo=UTC)
+
+VALUES = {
+    "AgentArmorManualOverride.original_verdict": "review",
+    "AgentArmorReleaseActor.kind": "api_key",
+    "AgentArmorResult.status": "complete",
+    "AgentArmorResult.verdict": "review",
+    "AgentArmorResult.started_at": None,
+    "AgentArmorResult.deadline_at": None,
+    "AgentArmorResult.unavailable_reason": None,
+    "Attachment.content_disposition": "inline",
+    "Attendee.role": "required",
+    "Attendee.status": "accepted",
+    "CalendarEvent.duration_mode": "exact",
+    "CalendarEvent.kind": "instance",
+    "CalendarEvent.response_status": "tentative",
+    "CalendarEvent.source": "email",
+    "CalendarEvent.status": "confirmed",
+    "CalendarEventPrevious.duration_mode": "nominal",
+    "CalendarEventPrevious.status": "cancelled",
+    "Domain.status": "VERIFIED",
+    "VerificationRecord.status": "VALID",
+    "VerificationRecord.type": "MX",
+}
+"""Fields for which the SDK has a list of values, or which do not go together with others."""
+
+
+def filled(cls: type, **given: Any) -> Any:
+    """An instance of an attrs class of ours with a value in every field."""
+    types = get_type_hints(cls)
+    values = {}
+    for number, field in enumerate(attrs.fields(cls)):
+        key = f"{cls.__name__}.{field.name}"
+        if field.name not in ("event_type", "raw", "origin"):
+            values[field.name] = VALUES[key] if key in VALUES else value_for(types[field.name], key, number)
+    return cls(**values | given)
+
+
+def value_for(hint: Any, key: str, number: int) -> Any:
+    if get_origin(hint) is UnionType:
+        return value_for(next(arg for arg in get_args(hint) if arg is not NoneType), key, number)
+    if get_origin(hint) is tuple:
+        kinds = get_args(get_args(hint)[0]) or get_args(hint)[:1]
+        return tuple(value_for(kind, f"{key}.{n}", number) for n, kind in enumerate(kinds))
+    if attrs.has(hint):
+        return filled(hint)
+    simple = {
+        str: key,
+        bool: True,
+        int: number + 1,
+        datetime: TIME + timedelta(hours=number),
+        Mapping[str, str]: {"X-Header": key},
+        Any: {"anything": [key]},
+    }
+    return simple[hint]
+
+
+EVENTS: list[Any] = [
+    *(filled(cls) for cls in get_args(Event) if cls is not UnknownEvent and hasattr(cls, "event_type")),
+    *(
+        filled(MessageReceivedEvent, event_type=f"message.received.{kind}")
+        for kind in ("spam", "blocked", "unauthenticated")
+    ),
+]
+
+
+def differences(ours: Any, theirs: Any, path: str = "event") -> list[str]:
+    """Where an object of the SDK's lacks a value of ours, or has another one."""
+    if attrs.has(type(ours)):
+        return [
+            difference
+            for name in attrs.fields_dict(type(ours))
+            if name not in ("raw", "origin") and getattr(ours, name) is not None
+            for difference in differences(getattr(ours, name), getattr(theirs, name, None), f"{path}.{name}")
+        ]
+    if isinstance(ours, tuple) and isinstance(theirs, list) and len(ours) == len(theirs):
+        return [
+            difference
+            for number, (our, their) in enumerate(zip(ours, theirs, strict=True))
+            for difference in differences(our, their, f"{path}[{number}]")
+        ]
+    return [] if ours == theirs else [f"{path}: {ours!r} is {theirs!r}"]
+
+
+async def test_every_event_comes_as_the_sdks_own(kind: Kind) -> None:
+    types = [event.event_type for event in EVENTS]
+    assert set(types) == {value for arg in get_args(EventType) for value in get_args(arg)}
+    sent = [*EVENTS, ErrorEvent(name="rate_limit_exceeded", message="slow down")]
+    received: list[Any] = []
+    fake = FakeAgentMail(api_keys={KEY})
+
+    async def receive() -> None:
+        received.extend(await in_thread(listen, kind, environment, len(sent) + 1, event_types=types))
+
+    with trio.fail_after(20):
+        async with fake.serve() as environment, trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            await fake.wait_subscribed()
+            for event in sent:
+                await fake.emit(event)
+    confirmed = received.pop(0)
+    assert (type(confirmed).__name__, confirmed.event_types) == ("Subscribed", types)
+    assert fake.subscriptions == [Subscribe(event_types=types)]
+    for ours, theirs in zip(sent, received, strict=True):
+        assert type(theirs).__module__.startswith("agentmail.")
+        assert type(theirs).__name__ == type(ours).__name__.replace("ErrorEvent", "Error")
+        assert differences(ours, theirs) == []
+
+
+async def test_filters_are_honoured(kind: Kind) -> None:
+    fake = FakeAgentMail()
+    fake.add_inbox("in-pod@agentmail.to", pod_id="pod")
+    received: list[Any] = []
+
+    async def receive() -> None:
+        filters = {"inbox_ids": [INBOX], "pod_ids": ["pod"], "event_types": ["message.received"]}
+        received.extend(await in_thread(listen, kind, environment, 3, **filters))
+
+    with trio.fail_after(20):
+        async with fake.serve() as environment:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(receive)
+                await fake.wait_subscribed()
+                await fake.deliver(inbox_id="other@agentmail.to")
+                await fake.deliver(inbox_id=INBOX, event_type="message.received.spam")
+                first = await fake.deliver(inbox_id=INBOX, subject="for the inbox")
+                second = await fake.deliver(inbox_id="in-pod@agentmail.to", subject="for the pod")
+            await fake.wait_connected(0)
+    confirmed, *mails = received
+    assert (confirmed.inbox_ids, confirmed.pod_ids) == ([INBOX], ["pod"])
+    assert confirmed.event_types == ["message.received"]
+    assert [differences(ours, theirs) for ours, theirs in zip((first, second), mails, strict=True)] == [[], []]
+    assert fake.close_codes == [1000]
+
+
+async def test_the_key_comes_in_the_header_and_where_asked_for_in_the_query_too(kind: Kind) -> None:
+    fake = FakeAgentMail(api_keys={KEY})
+    with trio.fail_after(20):
+        async with fake.serve() as environment:
+            await in_thread(listen, kind, environment, 1)
+            await in_thread(listen, kind, environment, 1, key_in_query=True)
+    assert [handshake.query for handshake in fake.handshakes] == ["", f"api_key={KEY}"]
+    assert [handshake.headers["authorization"] for handshake in fake.handshakes] == [f"Bearer {KEY}"] * 2
+
+
+async def test_an_unknown_key_is_a_401_to_the_sdk(kind: Kind) -> None:
+    fake = FakeAgentMail(api_keys={KEY})
+    with trio.fail_after(20), pytest.raises((ApiError, websockets.InvalidStatus)) as caught:
+        async with fake.serve() as environment:
+            await in_thread(listen, kind, environment, 1, key="am_unknown")
+    match caught.value:
+        case ApiError(status_code=status):
+            assert status == 401
+        case websockets.InvalidStatus(response=response):
+            # The synchronous client of version 2.0.18 lets it out as it is.
+            assert kind == "sync"
+            assert response.status_code == 401
+
+
+async def test_a_missing_permission_is_an_error_to_the_sdk(kind: Kind) -> None:
+    fake = FakeAgentMail(permissions=())
+    with trio.fail_after(20):
+        async with fake.serve() as environment:
+            [refused] = await in_thread(listen, kind, environment, 1, event_types=["message.received.spam"])
+    assert type(refused).__name__ == "Error"
+    assert (refused.name, refused.message) == ("forbidden", "label_spam_read is forbidden")

@@ -1,0 +1,30 @@
+"""An AgentMail in memory, to test what you build on this package.
+
+Real WebSocket frames, no network, and on Trio's mock clock no waiting either:
+
+    from trio_agentmail.testing import FakeAgentMail
+
+    async def test_my_agent_answers(autojump_clock):
+        fake = FakeAgentMail()
+        async with open_agentmail_stream(backend=fake) as events:
+            assert isinstance(await anext(events), Subscribed)
+            await fake.deliver(inbox_id="agent@agentmail.to", from_="jane@example.com", text="Hello?")
+            event = await anext(events)
+            ...
+
+What goes wrong in real life goes wrong on request:
+
+    fake.reject_handshakes(503, times=2)
+    await fake.drop_connections()
+
+And for clients that are not this package, the same fake listens on a port of this machine:
+
+    async with fake.serve() as environment:
+        ...  # environment.websockets is ws://127.0.0.1:<port>
+"""
+
+from ._encode import encode_event
+from ._fake import FakeAgentMail
+from ._fake_handshake import Handshake
+
+__all__ = ["FakeAgentMail", "Handshake", "encode_event"]

@@ -1,0 +1,187 @@
+"""One connection of the fake: the server's end of a WebSocket over any Trio stream.
+
+Whoever waits for a client by trio-websocket can wait for ever: for the handshake or the close frame of a
+client that has gone or that never answers. So the end of its reader task, however it comes, is the end of the
+connection, and it is this module that closes the stream. And all that the server says goes through one queue,
+which a task of the connection works off: pushing neither waits for the client nor fails because it is just
+leaving, and a close comes after what was pushed before it.
+"""
+
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, cast
+
+import trio
+import trio_websocket
+from wsproto.utilities import ProtocolError
+
+from trio_agentmail._nursery import background_nursery
+from trio_agentmail._settings import Subscribe
+
+__all__ = ["FakeConnection", "Spawn", "fake_tasks"]
+
+CLOSE_TIMEOUT = 5.0
+"""Seconds that a client may take to answer our close frame, or to take what was pushed before a cut."""
+
+Spawn = Callable[..., None]
+"""`nursery.start_soon`."""
+
+
+@asynccontextmanager
+async def fake_tasks() -> AsyncIterator[Spawn]:
+    """A nursery for tasks of the fake, which are cancelled when the block ends.
+
+    What one of them raises is a bug in the fake, or in what a test has put into it. It comes out of the block
+    as itself, whatever the block makes of a server that is suddenly gone.
+    """
+    bugs: list[Exception] = []
+
+    async def run(async_fn: Callable[..., Awaitable[object]], *args: Any) -> None:
+        try:
+            await async_fn(*args)
+        except Exception as exc:  # noqa: BLE001  raised again below
+            bugs.append(exc)
+            nursery.cancel_scope.cancel()
+
+    try:
+        async with background_nursery() as nursery:
+            yield lambda async_fn, *args: nursery.start_soon(partial(run, async_fn, *args), name=async_fn)
+    finally:
+        if bugs:
+            raise bugs[0]
+
+
+class FakeConnection:
+    """A stream on which the fake is the server. `run` is its life; the other methods are called meanwhile.
+
+    Attributes:
+        subscription: What the client listens to, once that is confirmed.
+    """
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self.subscription: Subscribe | None = None
+        self._stream = stream
+        self._websocket: trio_websocket.WebSocketConnection | None = None
+        self._dropped = False
+        self._silent = False
+        self._alive = trio.CancelScope()
+        self._reading = trio.CancelScope()
+        self._ended = trio.Event()
+        self._put_step, self._steps = trio.open_memory_channel[Callable[[], Awaitable[None]]](math.inf)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is a WebSocket that nobody has ended yet, as far as we know."""
+        return (
+            self._websocket is not None
+            and self._websocket.closed is None
+            and not self._dropped
+            and not self._ended.is_set()
+        )
+
+    @property
+    def is_subscribed(self) -> bool:
+        return self.is_open and self.subscription is not None
+
+    @property
+    def ended_by_client(self) -> bool:
+        """Whether it was a WebSocket, and the fake has not dropped it."""
+        return self._websocket is not None and not self._dropped
+
+    @property
+    def close_code(self) -> int | None:
+        """The code of the client's close frame; `None`: there was none."""
+        reason = self._websocket.closed if self._websocket is not None else None
+        return int(reason.code) if reason is not None and reason.code != 1006 else None
+
+    async def run(self, talk: Callable[[trio_websocket.WebSocketRequest], Awaitable[None]]) -> None:
+        """Have the handshake answered by `talk`, and end with it, or when the client has gone."""
+        try:
+            with self._alive:
+                async with fake_tasks() as spawn:
+                    spawn(self._work_off_steps)
+                    # No message waits in a queue of trio-websocket, to be lost when the reader ends.
+                    request = await trio_websocket.wrap_server_stream(
+                        cast(trio.Nursery, SimpleNamespace(start_soon=partial(spawn, self._read))),
+                        self._stream,
+                        message_queue_size=0,
+                    )
+                    with suppress(trio_websocket.ConnectionClosed):
+                        await talk(request)
+        finally:
+            self._ended.set()
+            # Shielded, so that a Cancelled does not take the place of the exception that brought us here. It
+            # keeps nobody waiting: closing by force does not block.
+            with trio.CancelScope(shield=True):
+                await trio.aclose_forcefully(self._stream)
+
+    async def accept(self, request: trio_websocket.WebSocketRequest) -> None:
+        """Make it a WebSocket."""
+        self._websocket = await request.accept()
+
+    async def receive(self) -> str | bytes:
+        """The client's next message."""
+        assert self._websocket is not None
+        try:
+            return await self._websocket.get_message()
+        except trio_websocket.ConnectionClosed:
+            await trio.sleep_forever()  # until the end of the reader, or of the closing handshake
+
+    def push(self, frame: str | bytes) -> None:
+        self._put_step.send_nowait(partial(self._send, frame))
+
+    def fall_silent(self) -> None:
+        """Stop reading and writing, once what was pushed has been written, and leave the stream open."""
+        self._put_step.send_nowait(self._fall_silent)
+
+    def close(self, code: int, reason: str) -> None:
+        """Send a close frame after what was pushed; end when it is answered or `CLOSE_TIMEOUT` is over."""
+        self._dropped = True
+        self._put_step.send_nowait(partial(self._close, code, reason))
+
+    async def cut(self) -> None:
+        """End without a close frame, after what was pushed: for that the client has `CLOSE_TIMEOUT`."""
+        self._dropped = True
+        self._put_step.send_nowait(self._cut)
+        with trio.move_on_after(CLOSE_TIMEOUT):
+            await self._ended.wait()
+        self._alive.cancel()
+
+    async def _read(self, reader: Callable[[], Awaitable[None]]) -> None:
+        with self._reading:
+            try:
+                await reader()
+            except (trio_websocket.ConnectionClosed, ProtocolError):
+                # A ping that crosses our close frame does this to trio-websocket. Were the stream closed now,
+                # with bytes unread, TCP would reset the connection, and what is still on its way to the
+                # client could be lost. So we wait for the client to hang up.
+                with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                    while await self._stream.receive_some():
+                        pass
+        if not self._silent:
+            self._alive.cancel()
+
+    async def _work_off_steps(self) -> None:
+        async for step in self._steps:
+            await step()
+
+    async def _send(self, frame: str | bytes) -> None:
+        if self._websocket is not None and not self._silent:
+            with suppress(trio_websocket.ConnectionClosed):
+                await self._websocket.send_message(frame)
+
+    async def _fall_silent(self) -> None:
+        self._silent = True
+        self._reading.cancel()
+
+    async def _close(self, code: int, reason: str) -> None:
+        if self._websocket is not None and not self._silent:
+            with trio.move_on_after(CLOSE_TIMEOUT):
+                await self._websocket.aclose(code, reason)
+        self._alive.cancel()
+
+    async def _cut(self) -> None:
+        self._alive.cancel()
