@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import trio
 import trio.abc
 
-from ._websocket import WebSocket, client_websocket
+from ._websocket import WebSocket, client_websocket, close_at_once
 
 __all__ = ["Backend", "NetworkBackend"]
 
@@ -58,28 +58,26 @@ class NetworkBackend:
         assert parts.hostname is not None  # AgentMailEnvironment has checked it
         secure = parts.scheme == "wss"
         stream: trio.abc.Stream = await trio.open_tcp_stream(parts.hostname, parts.port or (443 if secure else 80))
-        try:
-            if secure:
-                context = ssl_context or default_ssl_context()
-                # https_compatible: peers that hang up without TLS's goodbye are common, and WebSocket has its own.
-                tls = trio.SSLStream(stream, context, server_hostname=parts.hostname, https_compatible=True)
-                try:
-                    await tls.do_handshake()
-                except trio.BrokenResourceError as exc:
-                    if isinstance(exc.__cause__, ssl.SSLCertVerificationError):
-                        raise exc.__cause__ from None
-                    raise
-                stream = tls
-            async with client_websocket(
-                stream,
-                host=parts.netloc,
-                target=parts.path,
-                headers=headers,
-                max_message_size=max_message_size,
-            ) as websocket:
-                yield websocket
-        finally:
-            await trio.aclose_forcefully(stream)
+        if secure:
+            stream = await start_tls(stream, ssl_context or default_ssl_context(), parts.hostname)
+        async with client_websocket(
+            stream, host=parts.netloc, target=parts.path, headers=headers, max_message_size=max_message_size
+        ) as websocket:
+            yield websocket
+
+
+async def start_tls(transport: trio.abc.Stream, context: ssl.SSLContext, host: str) -> trio.abc.Stream:
+    # https_compatible: peers that hang up without TLS's goodbye are common, and WebSocket has its own.
+    stream = trio.SSLStream(transport, context, server_hostname=host, https_compatible=True)
+    try:
+        # Now, and not with the first frame: there trio-websocket would keep the reason for itself.
+        await stream.do_handshake()
+    except BaseException as exc:
+        await close_at_once(transport)
+        if isinstance(exc.__cause__, ssl.SSLCertVerificationError):
+            raise exc.__cause__ from None
+        raise
+    return stream
 
 
 @functools.cache

@@ -25,7 +25,7 @@ import trio_websocket
 from ._nursery import background_nursery
 from .errors import AgentMailError, ApiError, AuthenticationError, ConnectionLost, PermissionDeniedError
 
-__all__ = ["WebSocket", "client_websocket"]
+__all__ = ["WebSocket", "client_websocket", "close_at_once"]
 
 RECEIVE_BYTES = 2**16
 """The largest read, in bytes."""
@@ -163,6 +163,12 @@ async def client_websocket(
                 raise reader.failure("the handshake failed")
             yield WebSocket(connection, watched, reader)
     finally:
+        await close_at_once(stream)
+
+
+async def close_at_once(stream: trio.abc.Stream) -> None:
+    """Close a stream by force. Shielded, since a Cancelled from here would replace the exception that led here."""
+    with trio.CancelScope(shield=True):
         await trio.aclose_forcefully(stream)
 
 
