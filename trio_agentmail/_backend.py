@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import trio
 import trio.abc
 
+from ._watched_stream import WatchedStream
 from ._websocket import WebSocket, client_websocket, close_at_once
 
 __all__ = ["Backend", "NetworkBackend"]
@@ -57,11 +58,18 @@ class NetworkBackend:
         parts = urlsplit(url)
         assert parts.hostname is not None  # AgentMailEnvironment has checked it
         secure = parts.scheme == "wss"
-        stream: trio.abc.Stream = await trio.open_tcp_stream(parts.hostname, parts.port or (443 if secure else 80))
+        tcp = await trio.open_tcp_stream(parts.hostname, parts.port or (443 if secure else 80))
+        watched = WatchedStream(tcp)
+        stream: trio.abc.Stream = watched
         if secure:
-            stream = await start_tls(stream, ssl_context or default_ssl_context(), parts.hostname)
+            stream = await start_tls(watched, ssl_context or default_ssl_context(), parts.hostname)
         async with client_websocket(
-            stream, host=parts.netloc, target=parts.path, headers=headers, max_message_size=max_message_size
+            stream,
+            host=parts.netloc,
+            target=parts.path,
+            headers=headers,
+            max_message_size=max_message_size,
+            watched=watched,
         ) as websocket:
             yield websocket
 

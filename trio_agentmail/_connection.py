@@ -65,7 +65,12 @@ class Connection:
     @property
     def last_received(self) -> float:
         """When the last sign of life came, in seconds since the epoch."""
-        return self._websocket.last_received
+        return self._websocket.watched.last_received
+
+    @property
+    def held(self) -> int:
+        """Events that came before the confirmation and have not been received yet."""
+        return len(self._held)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Open, subscribe, report the confirmation as `started`, and stay open until told otherwise.
@@ -176,8 +181,8 @@ class Connection:
             nursery.start_soon(self._ping)
             with trio.move_on_after(timeout) as scope:
                 # Any byte is a sign of life: the pong may have to queue behind a large message.
-                while self._websocket.quiet_since == since:
-                    await self._websocket.changed()
+                while self._websocket.watched.quiet_since == since:
+                    await self._websocket.watched.changed()
             if scope.cancelled_caught:
                 self._give_up(f"silent for {interval} s (ping_interval), then no answer to a ping for {timeout} s")
 
@@ -187,12 +192,12 @@ class Connection:
         Time in which nobody reads, since the consumer has no room, is not the server's silence.
         """
         while True:
-            since = self._websocket.quiet_since
+            since = self._websocket.watched.quiet_since
             if since is None:
-                await self._websocket.changed()
+                await self._websocket.watched.changed()
                 continue
             await trio.sleep_until(since + seconds)
-            if self._websocket.quiet_since == since:
+            if self._websocket.watched.quiet_since == since:
                 return since
 
     async def _ping(self) -> None:

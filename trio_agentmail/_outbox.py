@@ -2,6 +2,7 @@
 
 from collections import OrderedDict, deque
 from collections.abc import Hashable
+from contextlib import suppress
 
 import trio
 
@@ -52,9 +53,10 @@ class Outbox:
 
     @property
     def waiting(self) -> int:
-        """Events and notices that nobody has taken."""
+        """Events and notices that nobody has taken, those that have no room yet included."""
         channel = self._channel.statistics()
-        return channel.current_buffer_used + channel.tasks_waiting_send + len(self._backlog)
+        behind = len(self._backlog) + self._backlog_empty.statistics().tasks_waiting
+        return channel.current_buffer_used + channel.tasks_waiting_send + behind
 
     async def put(self, event: Event) -> None:
         """Hand an event over, unless it has been handed over before; wait until there is room for it.
@@ -102,16 +104,15 @@ class Outbox:
 
     async def run(self) -> None:
         """Empty the backlog as the consumer makes room."""
-        while True:
-            while self._backlog:
-                # Out of the backlog first: once send() has been called, the channel holds it.
-                try:
+        with suppress(trio.BrokenResourceError):  # whoever puts the next event or notice is told the same
+            while True:
+                while self._backlog:
+                    # Out of the backlog first: once send() has been called, the channel holds it.
                     await self._channel.send(self._backlog.popleft())
-                except trio.BrokenResourceError:
-                    return  # whoever puts the next event or notice is told the same
-            self._backlog_empty.set()
-            self._backlog_filled = trio.Event()
-            await self._backlog_filled.wait()
+                self._backlog_empty.set()
+                self._backlog_filled = trio.Event()
+                await self._backlog_filled.wait()
+        self._backlog_empty.set()
 
     def close(self) -> None:
         """Nothing more comes: receivers get what waits in the channel, and then its end."""

@@ -44,7 +44,7 @@ TRANSIENT_ERROR = re.compile(
     re.IGNORECASE,
 )
 FATAL_ERROR = re.compile(
-    r"permission|forbidden|denied|auth|valid|not.?found|bad.?request|malformed|unknown", re.IGNORECASE
+    r"permission|forbidden|denied|auth|api.?key|valid|not.?found|bad.?request|malformed", re.IGNORECASE
 )
 
 
@@ -132,10 +132,10 @@ def retry_after(failure: Exception) -> float:
     """What the server's `Retry-After` asks for, in seconds from now: 0.0 without one, an hour at most."""
     value = failure.headers.get("retry-after", "").strip() if isinstance(failure, ApiError) else ""
     if value.isascii() and value.isdigit():
-        return min(float(value[:10]), MAX_RETRY_AFTER)
+        return min(float(value), MAX_RETRY_AFTER)
     try:
         when = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0
     # A date without an offset is GMT (RFC 9110, section 5.6.7).
     seconds = (when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds()

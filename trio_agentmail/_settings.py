@@ -74,7 +74,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _without_slash(url: str) -> str:
-    return url.rstrip("/")
+    return url.rstrip("/") if isinstance(url, str) else url
 
 
 @attrs.frozen
@@ -91,6 +91,7 @@ class AgentMailEnvironment:
             the network unencrypted.
 
     Raises:
+        TypeError: not a string.
         ValueError: a URL of another scheme, without a host, with a user name, a query or a fragment; or a
             plain one for another machine without `insecure=True`.
     """
@@ -107,14 +108,19 @@ class AgentMailEnvironment:
             self._check(field, url, plain)
 
     def _check(self, field: str, url: str, plain: str) -> None:
-        # The URL itself is not shown: somebody may have put a key into it.
-        parts = urlsplit(url)
-        if parts.scheme not in (plain, plain + "s") or not parts.hostname:
+        # Neither the URL nor the parser's words on it are shown: somebody may have put a key into it.
+        if not isinstance(url, str):
+            raise TypeError(f"{field} must be a URL as a string, not {type(url).__name__}")
+        try:
+            parts = urlsplit(url)
+            is_url = parts.scheme in (plain, plain + "s") and parts.hostname and parts.port != 0
+        except ValueError:
+            is_url = False
+        if not is_url:
             raise ValueError(f"{field} must be a URL like {plain}s://host or {plain}://localhost:8000")
         if parts.username is not None or parts.query or parts.fragment:
             raise ValueError(f"{field} must hold neither a user name, a query nor a fragment")
-        parts.port  # noqa: B018  raises ValueError when it is no number from 0 to 65535
-        if parts.scheme == plain and not self.insecure and not _is_loopback(parts.hostname):
+        if parts.scheme == plain and not self.insecure and not _is_loopback(parts.hostname or ""):
             raise ValueError(
                 f"{field} is a plain {plain}:// URL of another machine, and would send the API key in the "
                 f"clear: use {plain}s://, or pass insecure=True if you mean it"

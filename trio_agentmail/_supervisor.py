@@ -101,14 +101,15 @@ class Supervisor:
 
     def statistics(self) -> Statistics:
         now = trio.current_time()
+        current = self._current
         return Statistics(
             connections=self._connections,
             received=self._received,
             delivered=self.outbox.delivered,
             duplicates=self.outbox.duplicates,
             unknown=self._unknown,
-            buffered=self.outbox.waiting,
-            last_received=None if self._current is None else _utc(self._current.last_received),
+            buffered=self.outbox.waiting + (current.held if current is not None else 0),
+            last_received=_utc(current.last_received) if current is not None else None,
             last_error=self._last_error,
             next_attempt_in=None if self._next_attempt_at is None else max(0.0, self._next_attempt_at - now),
         )

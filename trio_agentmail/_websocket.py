@@ -5,39 +5,31 @@ whoever waits for it, waiting for ever: a handshake that is not answered, or ref
 end; a close frame with the TCP connection left open; a ping that crosses our close frame. So three things
 stand around it here, and nothing of it is patched:
 
-- `_WatchedStream` stands between it and the network. It tells when bytes come and whether anybody is reading,
-  and it reads the server's answer to the handshake itself, so that a refusal is an `ApiError` with its status
-  whatever its body does.
+- `HandshakeStream` stands between it and the network. It reads the server's answer to the handshake itself, so that
+  a refusal is an `ApiError` with its status whatever its body does. Below that, `WatchedStream` tells what
+  trio-websocket does not: when bytes come, and whether anybody is reading.
 - `_Reader` stands in for the nursery that the reader task is started in: it keeps what the reader raises, and
   tells that it has ended, however it ended.
 - the stream is closed here, by force, and never by trio-websocket: the end of the block is the end of it.
 """
 
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
-import h11
 import trio
+import trio.abc
 import trio_websocket
 
+from ._handshake import HandshakeStream
 from ._nursery import background_nursery
-from .errors import AgentMailError, ApiError, AuthenticationError, ConnectionLost, PermissionDeniedError
+from ._watched_stream import WatchedStream
+from .errors import AgentMailError, ConnectionLost
 
 __all__ = ["WebSocket", "client_websocket", "close_at_once"]
 
 RECEIVE_BYTES = 2**16
 """The largest read, in bytes."""
-
-MAX_HANDSHAKE_BYTES = 2**16
-"""How much of the head, and how much of the body, of an answer to the handshake is read."""
-
-BODY_TIMEOUT = 0.2
-"""Seconds that the body of a refusal may take once its head is there: the body only helps to explain."""
-
-SEND_TIMEOUT = 20.0
-"""Seconds that a frame of ours may take to leave: they are a few bytes, so the server has stopped reading."""
 
 
 class WebSocket:
@@ -46,26 +38,15 @@ class WebSocket:
     def __init__(
         self,
         connection: trio_websocket.WebSocketConnection,
-        stream: "_WatchedStream",
+        stream: trio.abc.Stream,
+        watched: WatchedStream,
         reader: "_Reader",
     ) -> None:
         self._connection = connection
         self._stream = stream
         self._reader = reader
-
-    @property
-    def last_received(self) -> float:
-        """When the last byte came, in seconds since the epoch."""
-        return self._stream.last_received
-
-    @property
-    def quiet_since(self) -> float | None:
-        """Since when a read has been waiting for bytes, on Trio's clock; None while nobody reads."""
-        return self._stream.quiet_since
-
-    async def changed(self) -> None:
-        """Wait until `quiet_since` changes."""
-        await self._stream.changed()
+        self.watched = watched
+        """Tells when bytes come, and whether anybody is reading."""
 
     async def send(self, text: str) -> None:
         """Send a text message.
@@ -96,9 +77,12 @@ class WebSocket:
             ConnectionLost: the connection has ended.
         """
         try:
-            await self._connection.ping()
-        except trio_websocket.ConnectionClosed as exc:
-            raise self._lost(exc.reason) from None
+            async with self._reader.while_running():
+                await self._connection.ping()
+                return
+        except trio_websocket.ConnectionClosed:
+            pass
+        raise self._lost(self._connection.closed)
 
     async def close(self) -> None:
         """Close with code 1000, and wait until the server agrees: the caller says for how long."""
@@ -126,6 +110,7 @@ async def client_websocket(
     target: str,
     headers: Sequence[tuple[str, str]],
     max_message_size: int,
+    watched: WatchedStream | None = None,
 ) -> AsyncIterator[WebSocket]:
     """Make a WebSocket of a stream that has just been connected; the end of the block closes the stream.
 
@@ -136,12 +121,14 @@ async def client_websocket(
         headers: More headers for the handshake.
         max_message_size: Characters of a text message, bytes of a binary one. A larger one ends the
             connection with code 1009.
+        watched: The stream below `stream` that stands on the network; None: put one below it.
 
     Raises:
         ApiError: The server refused the handshake.
         ConnectionLost: The server hung up, or is not a WebSocket server.
     """
-    watched = _WatchedStream(stream)
+    if watched is None:
+        stream = watched = WatchedStream(stream)
     try:
         async with background_nursery() as nursery:
             reader = _Reader(nursery)
@@ -149,7 +136,7 @@ async def client_websocket(
             async with reader.while_running():
                 connection = await trio_websocket.wrap_client_stream(
                     cast(trio.Nursery, reader),
-                    cast(trio.SocketStream, watched),
+                    cast(trio.SocketStream, HandshakeStream(stream)),
                     host,
                     target,
                     extra_headers=[(name.encode(), value.encode()) for name, value in headers],
@@ -161,7 +148,7 @@ async def client_websocket(
                 )
             if connection is None:
                 raise reader.failure("the handshake failed")
-            yield WebSocket(connection, watched, reader)
+            yield WebSocket(connection, stream, watched, reader)
     finally:
         await close_at_once(stream)
 
@@ -209,99 +196,3 @@ class _Reader:
         lost = ConnectionLost(f"{explanation}: {self.error}" if self.error else explanation)
         lost.__cause__ = self.error
         return lost
-
-
-class _WatchedStream(trio.abc.Stream):
-    """The stream under trio-websocket, and what it does not tell of it."""
-
-    def __init__(self, stream: trio.abc.Stream) -> None:
-        self._stream = stream
-        self._in_handshake = True
-        self._changed: trio.Event | None = None
-        self.quiet_since: float | None = None
-        self.last_received = time.time()
-
-    async def changed(self) -> None:
-        if self._changed is None:
-            self._changed = trio.Event()
-        await self._changed.wait()
-
-    def _set_quiet_since(self, when: float | None) -> None:
-        self.quiet_since = when
-        if self._changed is not None:
-            self._changed.set()
-            self._changed = None
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        with trio.move_on_after(SEND_TIMEOUT) as scope:
-            await self._stream.send_all(data)
-        if scope.cancelled_caught:
-            raise trio.BrokenResourceError(f"the server has read nothing for {SEND_TIMEOUT} s")
-
-    async def wait_send_all_might_not_block(
-        self,
-    ) -> None:  # pragma: no cover  part of the interface, not called
-        await self._stream.wait_send_all_might_not_block()
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        if self._in_handshake:
-            self._in_handshake = False
-            return await self._receive_answer()
-        self._set_quiet_since(trio.current_time())
-        data = await self._stream.receive_some(max_bytes)
-        self._set_quiet_since(None)
-        self.last_received = time.time()
-        return data
-
-    async def aclose(self) -> None:
-        """Nothing: whoever made the stream closes it."""
-
-    async def _receive_answer(self) -> bytes:
-        """The bytes with which the server accepts the handshake, and what came with them.
-
-        Raises:
-            ApiError: it refuses.
-            ConnectionLost: it does neither.
-        """
-        http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HANDSHAKE_BYTES)
-        # What is really sent is trio-websocket's request: h11 must only know that an upgrade was asked for.
-        upgrade = [("host", ""), ("connection", "upgrade"), ("upgrade", "websocket")]
-        http.send(h11.Request(method="GET", target="/", headers=upgrade))
-        received = bytearray()
-        refusal: h11.Response | None = None
-        body = bytearray()
-        deadline = trio.CancelScope()
-        with deadline:
-            while len(body) < MAX_HANDSHAKE_BYTES:
-                try:
-                    event = http.next_event()
-                except h11.RemoteProtocolError as exc:
-                    raise ConnectionLost(f"not a WebSocket server: {exc}") from None
-                if event is h11.NEED_DATA:
-                    data = await self._stream.receive_some(RECEIVE_BYTES)
-                    if not data and refusal is None:
-                        raise ConnectionLost("the server hung up during the handshake")
-                    self.last_received = time.time()
-                    http.receive_data(bytes(data))
-                    received += data
-                elif isinstance(event, h11.InformationalResponse):
-                    if event.status_code == 101:
-                        return bytes(received)
-                elif isinstance(event, h11.Response):
-                    refusal = event
-                    deadline.deadline = trio.current_time() + BODY_TIMEOUT
-                elif isinstance(event, h11.Data):
-                    body += event.data
-                else:
-                    break
-        assert refusal is not None  # h11 gives the rest of an answer after its head only
-        raise _refused(refusal, bytes(body[:MAX_HANDSHAKE_BYTES]))
-
-
-def _refused(response: h11.Response, body: bytes) -> AgentMailError:
-    status = response.status_code
-    if status < 300:
-        return ConnectionLost(f"not a WebSocket server: it answered with HTTP status {status}")
-    error = {401: AuthenticationError, 403: PermissionDeniedError}.get(status, ApiError)
-    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in response.headers}
-    return error(status, headers, body.decode(errors="replace"))

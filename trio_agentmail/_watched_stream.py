@@ -1,0 +1,57 @@
+"""A stream that tells when bytes come, and whether anybody is reading."""
+
+import time
+
+import trio
+import trio.abc
+
+__all__ = ["WatchedStream"]
+
+SEND_TIMEOUT = 20.0
+"""Seconds that a frame of ours may take to leave: they are a few bytes, so the server has stopped reading."""
+
+
+class WatchedStream(trio.abc.Stream):
+    """Stands right on the network, below TLS: any byte is a sign of life, also one of a record that is not complete.
+
+    Attributes:
+        quiet_since: Since when a read has been waiting for bytes, on Trio's clock; None while nobody reads.
+        last_received: When the last byte came, in seconds since the epoch.
+    """
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        self._changed: trio.Event | None = None
+        self.quiet_since: float | None = None
+        self.last_received = time.time()
+
+    async def changed(self) -> None:
+        """Wait until `quiet_since` changes."""
+        if self._changed is None:
+            self._changed = trio.Event()
+        await self._changed.wait()
+
+    def _set_quiet_since(self, when: float | None) -> None:
+        self.quiet_since = when
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        self._set_quiet_since(trio.current_time())
+        data = await self._stream.receive_some(max_bytes)
+        self._set_quiet_since(None)
+        self.last_received = time.time()
+        return data
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        with trio.move_on_after(SEND_TIMEOUT) as scope:
+            await self._stream.send_all(data)
+        if scope.cancelled_caught:
+            raise trio.BrokenResourceError(f"the server has read nothing for {SEND_TIMEOUT} s")
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
