@@ -1,12 +1,16 @@
 """The API key: asked for when it is needed, and shown to nobody."""
 
 import os
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from .errors import AgentMailError
 
 __all__ = ["ApiKey"]
+
+REMEMBERED = 16
+"""How many keys are taken out of what a server says, when they change."""
 
 
 class ApiKey:
@@ -30,12 +34,14 @@ class ApiKey:
         if not callable(source):
             _check(source)
         self._source = source
-        self._current = ""
+        self._asked: deque[str] = deque(maxlen=REMEMBERED)
 
     def ask(self) -> str:
         """The key for the next connection."""
-        self._current = _check(self._source() if callable(self._source) else self._source)
-        return self._current
+        key = _check(self._source() if callable(self._source) else self._source)
+        if key not in self._asked:
+            self._asked.append(key)
+        return key
 
     def redact(self, failure: BaseException) -> None:
         """Take the key out of what a server said: one that repeats it to us must not get it into a log."""
@@ -45,8 +51,9 @@ class ApiKey:
                 setattr(failure, name, self._without_key(value))
 
     def _without_key(self, value: Any) -> Any:
-        if isinstance(value, str) and self._current:
-            return value.replace(self._current, "***")
+        if isinstance(value, str):
+            for key in self._asked:
+                value = value.replace(key, "***")
         if isinstance(value, dict):
             return {self._without_key(name): self._without_key(item) for name, item in value.items()}
         return value

@@ -41,7 +41,8 @@ class WatchedStream(trio.abc.Stream):
         self._set_quiet_since(trio.current_time())
         data = await self._stream.receive_some(max_bytes)
         self._set_quiet_since(None)
-        self.last_received = time.time()
+        if data:
+            self.last_received = time.time()
         return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:

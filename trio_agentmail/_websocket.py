@@ -13,8 +13,10 @@ stand around it here, and nothing of it is patched:
 - the stream is closed here, by force, and never by trio-websocket: the end of the block is the end of it.
 """
 
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
 from typing import Any, cast
 
 import trio
@@ -30,6 +32,22 @@ __all__ = ["WebSocket", "client_websocket", "close_at_once"]
 
 RECEIVE_BYTES = 2**16
 """The largest read, in bytes."""
+
+
+_in_our_reader = ContextVar("_in_our_reader", default=False)
+
+
+def _says_nothing_of_the_server(record: logging.LogRecord) -> bool:
+    """A logging filter: trio-websocket logs what a server says with a close frame or a ping, as it is, at DEBUG.
+
+    That may be terminal escapes, or the API key, sent back to us. Records of connections that are not ours pass.
+    """
+    args = record.args if isinstance(record.args, tuple) else ()
+    says = any(isinstance(arg, bytes | bytearray | trio_websocket.ConnectionClosed) for arg in args)
+    return not (says and _in_our_reader.get())
+
+
+logging.getLogger("trio-websocket").addFilter(_says_nothing_of_the_server)
 
 
 class WebSocket:
@@ -54,10 +72,9 @@ class WebSocket:
         Raises:
             ConnectionLost: the connection has ended.
         """
-        try:
-            await self._connection.send_message(text)
-        except trio_websocket.ConnectionClosed as exc:
-            raise self._lost(exc.reason) from None
+        with suppress(trio_websocket.ConnectionClosed):
+            return await self._connection.send_message(text)
+        raise self._lost()
 
     async def receive(self) -> str | bytes:
         """The next message. Nothing below holds more than one message back, so reading waits for the caller.
@@ -65,10 +82,9 @@ class WebSocket:
         Raises:
             ConnectionLost: the connection has ended, and every message before its end has been received.
         """
-        try:
+        with suppress(trio_websocket.ConnectionClosed):
             return await self._connection.get_message()
-        except trio_websocket.ConnectionClosed as exc:
-            raise self._lost(exc.reason) from None
+        raise self._lost()
 
     async def ping(self) -> None:
         """Send a ping, and wait for its pong.
@@ -76,13 +92,11 @@ class WebSocket:
         Raises:
             ConnectionLost: the connection has ended.
         """
-        try:
+        with suppress(trio_websocket.ConnectionClosed):
             async with self._reader.while_running():
                 await self._connection.ping()
                 return
-        except trio_websocket.ConnectionClosed:
-            pass
-        raise self._lost(self._connection.closed)
+        raise self._lost()
 
     async def close(self) -> None:
         """Close with code 1000, and wait until the server agrees: the caller says for how long."""
@@ -94,11 +108,14 @@ class WebSocket:
             while await self._stream.receive_some(RECEIVE_BYTES):
                 pass
 
-    def _lost(self, reason: trio_websocket.CloseReason | None) -> ConnectionLost:
+    def _lost(self) -> ConnectionLost:
+        # Raised where trio-websocket's exception is no longer its context: it holds what the server said, which may
+        # be the API key.
+        reason = self._connection.closed
         if reason is None:
             return ConnectionLost(f"the connection ended: {self._reader.error or 'nothing says why'}")
         if reason.code == 1006:
-            return ConnectionLost("the connection was cut without a close frame", 1006)
+            return ConnectionLost("the connection was cut without a close frame")
         return ConnectionLost(f"the WebSocket was closed: {reason.reason or reason.name}", int(reason.code))
 
 
@@ -171,6 +188,7 @@ class _Reader:
         self._nursery.start_soon(self._run, async_fn, *args, name=name)
 
     async def _run(self, async_fn: Callable[..., Awaitable[Any]], *args: Any) -> None:
+        _in_our_reader.set(True)
         try:
             await async_fn(*args)
         except Exception as exc:  # noqa: BLE001  whatever it is, it ends this one connection: see failure()
