@@ -183,7 +183,7 @@ class Connection:
                 # Any byte is a sign of life: the pong may have to queue behind a large message.
                 while self._websocket.watched.quiet_since == since:
                     await self._websocket.watched.changed()
-            if scope.cancelled_caught:
+            if scope.cancelled_caught and await self._still_silent(since):
                 self._give_up(f"silent for {interval} s (ping_interval), then no answer to a ping for {timeout} s")
 
     async def _silence(self, seconds: float) -> float:
@@ -197,8 +197,14 @@ class Connection:
                 await self._websocket.watched.changed()
                 continue
             await trio.sleep_until(since + seconds)
-            if self._websocket.watched.quiet_since == since:
+            if await self._still_silent(since):
                 return since
+
+    async def _still_silent(self, since: float) -> bool:
+        # When somebody has blocked the event loop, bytes that came meanwhile and the deadline wake their tasks in the
+        # same moment. The bytes must be seen first.
+        await trio.lowlevel.checkpoint()
+        return self._websocket.watched.quiet_since == since
 
     async def _ping(self) -> None:
         with trio.move_on_after(self._settings.ping_timeout), suppress(ConnectionLost):  # receive() tells

@@ -1,0 +1,16 @@
+"""The command `trio-agentmail`: `demo` and `listen`."""
+
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line: the entry point of `trio-agentmail`."""
+    try:
+        from ._commands import commands
+    except ModuleNotFoundError as exc:
+        if (exc.name or "").partition(".")[0] not in ("click", "rich"):
+            raise
+        sys.exit("trio-agentmail: the command line needs click and rich: pip install 'trio-agentmail[cli]'")
+    commands(prog_name="trio-agentmail")

@@ -1,0 +1,141 @@
+"""What can be said on the command line, and how it ends."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeVar
+
+import click
+import trio
+
+from trio_agentmail._api_key import ApiKey
+from trio_agentmail._settings import AgentMailEnvironment, Subscribe
+from trio_agentmail.errors import AgentMailError
+
+from ._demo import demo
+from ._listen import explain, listen
+from ._output import Output, OutputClosed
+
+__all__ = ["commands"]
+
+T = TypeVar("T")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="trio-agentmail")
+def commands() -> None:
+    """AgentMail's real-time events, on Trio."""
+
+
+ENVIRONMENTS = {"prod": AgentMailEnvironment.PROD, "eu": AgentMailEnvironment.EU_PROD}
+
+
+def _websocket_url(_context: click.Context, _option: click.Parameter, url: str | None) -> AgentMailEnvironment | None:
+    if url is None:
+        return None
+    try:
+        # The REST API is not used here.
+        return AgentMailEnvironment(http=AgentMailEnvironment.PROD.http, websockets=url.rstrip("/").removesuffix("/v0"))
+    except ValueError:
+        # The URL is not shown: somebody may have put a key into it.
+        raise click.BadParameter(
+            "write wss://host or wss://host:port, or ws:// for this machine (the API key would cross a network "
+            "unencrypted); without user name, query and fragment"
+        ) from None
+
+
+@commands.command("listen")
+@click.option("--inbox", "inbox_ids", metavar="INBOX", multiple=True, help="Only this inbox. May be repeated.")
+@click.option("--pod", "pod_ids", metavar="POD", multiple=True, help="Only this pod. May be repeated.")
+@click.option(
+    "--event-type",
+    "event_types",
+    metavar="TYPE",
+    multiple=True,
+    help="Only this type, for example message.received. May be repeated.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Write a JSON object a line, in ASCII.")
+@click.option("--environment", type=click.Choice(list(ENVIRONMENTS)), help="AgentMail's. [default: prod]")
+@click.option(
+    "--websocket-url",
+    "elsewhere",
+    metavar="URL",
+    callback=_websocket_url,
+    help="Another server, for example ws://127.0.0.1:8000.",
+)
+@click.option("-v", "--verbose", is_flag=True, help="Tell on standard error how the connection fares.")
+def listen_command(
+    inbox_ids: tuple[str, ...],
+    pod_ids: tuple[str, ...],
+    event_types: tuple[str, ...],
+    as_json: bool,
+    environment: str | None,
+    elsewhere: AgentMailEnvironment | None,
+    verbose: bool,
+) -> None:
+    """Print a line for every event that AgentMail pushes.
+
+    The API key is taken from $AGENTMAIL_API_KEY. Without --event-type, AgentMail leaves out spam, blocked and
+    unauthenticated mail.
+
+    With --json, the field `type` is "event", "subscribed" or "error" in AgentMail's own objects, "disconnected" where
+    the connection was lost, and "unknown" around what this program does not know.
+
+    Ctrl-C or SIGTERM closes the connection and ends with status 0, as does the end of whoever reads the output. The
+    status is 1 when AgentMail cannot be reached or refuses, and 2 when the options make no sense.
+    """
+    if elsewhere is not None and environment is not None:
+        raise click.UsageError("--environment and --websocket-url exclude each other")
+    if not os.environ.get("AGENTMAIL_API_KEY"):
+        raise click.ClickException("no API key: set the environment variable AGENTMAIL_API_KEY")
+    try:
+        ApiKey(None, default=None)
+    except ValueError as exc:
+        raise click.ClickException(str(exc)) from None
+    try:
+        subscribe = Subscribe(inbox_ids=inbox_ids or None, pod_ids=pod_ids or None, event_types=event_types or None)
+    except TypeError as exc:
+        raise click.UsageError(str(exc)) from None
+    where = elsewhere or ENVIRONMENTS[environment or "prod"]
+    with _log_on_stderr(logging.INFO if verbose else logging.WARNING):
+        _run(partial(listen, Output(), subscribe, where, as_json=as_json))
+
+
+@commands.command("demo")
+def demo_command() -> None:
+    """Break the connection to an AgentMail on this machine, and watch.
+
+    It needs no API key and no network: it serves an AgentMail of its own on 127.0.0.1, opens a real stream to it, and
+    has mail delivered while it breaks the connection in different ways. It takes about 15 seconds, and ends with status
+    0 if everything that this package promises held, else 1.
+    """
+    if not _run(partial(demo, Output())):
+        sys.exit(1)
+
+
+def _run(main: Callable[[], Coroutine[Any, Any, T]]) -> T | None:
+    """Run something on Trio; None: nobody read what it wrote."""
+    try:
+        return trio.run(main)
+    except OutputClosed:
+        return None
+    except (AgentMailError, OSError) as exc:
+        raise click.ClickException(explain(exc)) from None
+
+
+@contextmanager
+def _log_on_stderr(level: int) -> Iterator[None]:
+    logger = logging.getLogger("trio_agentmail")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"))
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+        logger.removeHandler(handler)

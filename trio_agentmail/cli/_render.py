@@ -1,0 +1,165 @@
+"""An event to one line that is safe to show: whoever writes a mail must not be able to draw on the terminal.
+
+As text for people, each piece that somebody else chose goes through `printable`, which leaves neither control
+characters nor what is invisible or turns the direction of writing around; and rich is given `Text`, in which nothing is
+markup. As JSON for programs, whatever is not printable ASCII is an escape.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from rich.text import Text
+
+from trio_agentmail.errors import printable
+from trio_agentmail.events import (
+    Disconnected,
+    DomainVerifiedEvent,
+    ErrorEvent,
+    Event,
+    MessageBouncedEvent,
+    MessageComplainedEvent,
+    MessageDeliveredEvent,
+    MessageOpenedEvent,
+    MessageReceivedEvent,
+    MessageRejectedEvent,
+    MessageSecurityCompletedEvent,
+    MessageSecurityOverrideEvent,
+    MessageSecurityReviewEvent,
+    MessageSentEvent,
+    Recipient,
+    Subscribed,
+    UnknownEvent,
+)
+
+__all__ = ["event_json", "event_line"]
+
+LIMIT = 100
+"""How many characters are shown of one piece of text."""
+
+
+def event_line(event: Event, at: datetime) -> Text:
+    """A line for people, without a line end.
+
+    Args:
+        at: When it came. A mail's own time is its sender's choice.
+    """
+    kind, style, pieces = _describe(event)
+    line = Text.assemble((f"{at:%H:%M:%S}", "dim"), "  ", (printable(kind, LIMIT), style))
+    for piece in pieces:
+        if piece and (shown := printable(piece, LIMIT)):
+            line.append("  ").append(shown)
+    return line
+
+
+def _describe(event: Event) -> tuple[str, str, Sequence[str | None]]:
+    """What an event is called, how that is coloured, and what there is to say."""
+    match event:
+        case Subscribed():
+            filters = (event.inbox_ids, event.pod_ids, event.event_types)
+            return "subscribed", "green", [", ".join(names) for names in filters if names]
+        case Disconnected():
+            return "disconnected", "bold red", [event.reason, None if event.code is None else f"(code {event.code})"]
+        case ErrorEvent():
+            return "error", "bold red", [event.name, event.message]
+        case UnknownEvent():
+            return "unknown", "yellow", [event.reason]
+        case MessageReceivedEvent(message=mail):
+            return event.event_type, "bold cyan", [mail.inbox_id, mail.from_, mail.subject or mail.preview or mail.text]
+        case MessageSentEvent(send=send):
+            return event.event_type, "cyan", [send.inbox_id, _to(send.recipients), send.message_id]
+        case MessageDeliveredEvent(delivery=delivery):
+            return event.event_type, "cyan", [delivery.inbox_id, _to(delivery.recipients), delivery.message_id]
+        case MessageBouncedEvent(bounce=bounce):
+            kind = ", ".join(filter(None, (bounce.type, bounce.sub_type)))
+            return event.event_type, "red", [bounce.inbox_id, _to(bounce.recipients), kind, bounce.message_id]
+        case MessageComplainedEvent(complaint=complaint):
+            kind = ", ".join(filter(None, (complaint.type, complaint.sub_type)))
+            return event.event_type, "red", [complaint.inbox_id, _to(complaint.recipients), kind, complaint.message_id]
+        case MessageRejectedEvent(reject=reject):
+            return event.event_type, "red", [reject.inbox_id, reject.reason, reject.message_id]
+        case MessageOpenedEvent(open=opened):
+            return event.event_type, "cyan", [opened.inbox_id, opened.message_id]
+        case MessageSecurityCompletedEvent(message=checked) | MessageSecurityReviewEvent(message=checked):
+            armor = checked.agent_armor
+            findings = [None, None] if armor is None else [armor.verdict, armor.reason]
+            return event.event_type, "magenta", [checked.inbox_id, *findings, checked.message_id]
+        case MessageSecurityOverrideEvent(message=released):
+            why = None if released.manual_override is None else released.manual_override.reason
+            return event.event_type, "magenta", [released.inbox_id, why, released.message_id]
+        case DomainVerifiedEvent(domain=domain):
+            return event.event_type, "green", [domain.domain, domain.status]
+        case _:
+            appointment = event.calendar_event
+            return event.event_type, "blue", [event.inbox_id, appointment.title, appointment.start]
+
+
+def _to(recipients: Sequence[str | Recipient]) -> str | None:
+    addresses = [item.address or "" if isinstance(item, Recipient) else item for item in recipients]
+    return f"to {', '.join(addresses)}" if addresses else None
+
+
+def event_json(event: Event) -> str:
+    """A JSON object on one line, without a line end; printable ASCII only.
+
+    `type` says how to read it: `"event"`, `"subscribed"` and `"error"` are AgentMail's own objects, complete, with
+    `type` and `event_type` in today's spelling; `"disconnected"` is made here; `"unknown"` says why it is none of
+    these, and holds AgentMail's object in `payload`, or its text in `raw`.
+    """
+    try:
+        return _dumps(_json_object(event))
+    except (ValueError, RecursionError) as exc:
+        # A thousand lists in each other, for example: JSON, and too much for Python's json.
+        return _dumps(_unknown(event, type(exc).__name__) | {"raw": getattr(event, "raw", "")})
+
+
+def _json_object(event: Event) -> dict[str, Any]:
+    match event:
+        case Disconnected():
+            last = event.last_received
+            return {
+                "type": "disconnected",
+                "reason": event.reason,
+                "code": event.code,
+                "last_received": None if last is None else last.isoformat(),
+            }
+        case UnknownEvent(payload=None):
+            return _unknown(event, event.reason) | {"raw": event.raw}
+        case UnknownEvent():
+            return _unknown(event, event.reason) | {"payload": event.payload}
+        case Subscribed():
+            names = {"type": "subscribed"}
+        case ErrorEvent():
+            names = {"type": "error"}
+        case _:
+            names = {"type": "event", "event_type": event.event_type}
+    frame: dict[str, Any] = json.loads(event.raw)
+    return names | frame | names
+
+
+def _unknown(event: Event, reason: str) -> dict[str, Any]:
+    return {
+        "type": "unknown",
+        "event_type": getattr(event, "event_type", None),
+        "event_id": getattr(event, "event_id", None),
+        "reason": reason,
+    }
+
+
+_NOT_PRINTABLE_ASCII = re.compile(r"[^ -~]")
+
+
+def _dumps(value: dict[str, Any]) -> str:
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return _NOT_PRINTABLE_ASCII.sub(_escape, text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    # json's own ensure_ascii leaves DEL as it is, and half a surrogate pair, which strict parsers refuse to read.
+    character = match[0]
+    if "\ud800" <= character <= "\udfff":
+        return r"\ufffd"
+    utf_16 = character.encode("utf-16-be").hex()
+    return "".join(rf"\u{utf_16[i : i + 4]}" for i in range(0, len(utf_16), 4))
