@@ -1,0 +1,786 @@
+"""The command line keeps its promises: what it prints, how it ends, and that no mail can draw on the terminal."""
+
+import json
+import logging
+import math
+import os
+import pty
+import re
+import runpy
+import signal
+import ssl
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import trio
+from click.testing import CliRunner, Result
+from rich.text import Text
+from trio.testing import MockClock
+
+from trio_agentmail import cli
+from trio_agentmail._codec import decode_event
+from trio_agentmail._settings import AgentMailEnvironment, Subscribe
+from trio_agentmail.cli import _commands, _demo
+from trio_agentmail.cli._commands import commands
+from trio_agentmail.cli._listen import explain, listen
+from trio_agentmail.cli._output import Output, OutputClosed
+from trio_agentmail.cli._render import event_json, event_line
+from trio_agentmail.cli._verdict import Record, judge, summary
+from trio_agentmail.errors import (
+    ApiError,
+    AuthenticationError,
+    ConnectionFailed,
+    PermissionDeniedError,
+    SubscriptionRejected,
+)
+from trio_agentmail.events import (
+    AgentArmorManualOverride,
+    AgentArmorResult,
+    Bounce,
+    CalendarEvent,
+    CalendarEventStartingEvent,
+    Complaint,
+    Delivery,
+    Disconnected,
+    Domain,
+    DomainVerifiedEvent,
+    ErrorEvent,
+    Event,
+    Message,
+    MessageBouncedEvent,
+    MessageComplainedEvent,
+    MessageDeliveredEvent,
+    MessageOpenedEvent,
+    MessageReceivedEvent,
+    MessageRejectedEvent,
+    MessageSecurity,
+    MessageSecurityCompletedEvent,
+    MessageSecurityOverride,
+    MessageSecurityOverrideEvent,
+    MessageSecurityReviewEvent,
+    MessageSentEvent,
+    Open,
+    Recipient,
+    Reject,
+    Send,
+    Subscribed,
+    UnknownEvent,
+)
+from trio_agentmail.testing import FakeAgentMail, encode_event
+
+INBOX = "agent@agentmail.to"
+KEY = "am_a_key_that_nobody_may_see"
+NOON = datetime(2026, 1, 2, 12, 0, 0, tzinfo=UTC)
+
+# Clears the screen; markup of rich; turns the direction of writing around; C1's CSI; a line of its own; DEL; a
+# zero-width space; half a surrogate pair cannot be sent.
+HOSTILE = "\x1b[2J[red]r[/red]\u202etxt.exe\x9b31m\r\n12:00:00 forged\x7f\u200b\u2028:smile:"
+
+
+def environment_for(**variables: str) -> dict[str, str]:
+    """The variables for a command: none that colours, none with a key, but what is given."""
+    inherited = ("PATH", "HOME", "LANG", "SYSTEMROOT", "VIRTUAL_ENV", "PYTHONPATH")
+    return {name: os.environ[name] for name in inherited if name in os.environ} | variables
+
+
+@asynccontextmanager
+async def running(*arguments: str, key: str = KEY) -> AsyncIterator[trio.Process]:
+    """The command as a process of its own, with pipes to its output."""
+    async with trio.open_nursery() as nursery:
+        process: trio.Process = await nursery.start(
+            partial(
+                trio.run_process,
+                [sys.executable, "-m", "trio_agentmail.cli", *arguments],
+                env=environment_for(AGENTMAIL_API_KEY=key),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                check=False,
+            )
+        )
+        assert process.stdout is not None
+        assert process.stderr is not None
+        async with process.stdout, process.stderr:
+            with trio.fail_after(30):
+                yield process
+                await process.wait()
+        nursery.cancel_scope.cancel()
+
+
+async def read_until(process: trio.Process, marker: bytes) -> bytes:
+    """What the process writes, up to a marker in it."""
+    assert process.stdout is not None
+    data = b""
+    while marker not in data:
+        received = await process.stdout.receive_some()
+        assert received, data
+        data += received
+    return data
+
+
+async def read_rest(stream: Any) -> bytes:
+    return b"".join([bytes(data) async for data in stream])
+
+
+# As a process: `listen`
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+async def test_listen_prints_a_line_an_event_and_leaves_politely_when_told_to_stop(signum: signal.Signals) -> None:
+    fake = FakeAgentMail(api_keys=[KEY])
+    async with fake.serve() as environment:
+        async with running(
+            "listen", "--websocket-url", environment.websockets, "--inbox", INBOX, "--event-type", "message.received"
+        ) as process:
+            await fake.wait_subscribed()
+            await fake.deliver(inbox_id=INBOX, from_="Jane <jane@example.com>", subject="Zażółć gęślą jaźń")
+            await fake.deliver(inbox_id="somebody@else.example", subject="not ours")
+            await fake.deliver(inbox_id=INBOX, subject="the last")
+            output = await read_until(process, b"the last\n")
+            process.send_signal(signum)
+            assert await process.wait() == 0
+            assert await read_rest(process.stderr) == b""
+        await fake.wait_connected(0)
+    assert fake.close_codes == [1000]
+    assert fake.subscriptions == [Subscribe(inbox_ids=[INBOX], event_types=["message.received"])]
+    first, second, third = (line[8:] for line in output.decode().splitlines())
+    assert first == f"  subscribed  {INBOX}  message.received"
+    assert second == f"  message.received  {INBOX}  Jane <jane@example.com>  Zażółć gęślą jaźń"
+    assert third.endswith("the last")
+    assert b"\x1b" not in output
+
+
+async def test_listen_writes_json_that_a_program_can_read_line_by_line() -> None:
+    fake = FakeAgentMail()
+    async with fake.serve() as environment:
+        async with running("listen", "--json", "--websocket-url", environment.websockets + "/v0/") as process:
+            await fake.wait_subscribed()
+            event = await fake.deliver(inbox_id=INBOX, subject=HOSTILE, text="Smile 😀\nand again")
+            await fake.send_raw("\x1b[2Jno JSON")
+            await fake.drop_connections()
+            await fake.wait_subscribed()
+            output = await read_until(process, b'"disconnected"')
+            output += await read_until(process, b"subscribed")
+            process.send_signal(signal.SIGTERM)
+            assert await process.wait() == 0
+    assert re.fullmatch(rb"[ -~\n]*", output)
+    confirmation, mail, unknown, disconnected, again = map(json.loads, output.decode().splitlines())
+    assert confirmation == again == {"type": "subscribed"}
+    assert mail == json.loads(encode_event(event))
+    assert mail["message"]["subject"] == HOSTILE
+    assert (unknown["type"], unknown["raw"]) == ("unknown", "\x1b[2Jno JSON")
+    assert (disconnected["type"], disconnected["code"]) == ("disconnected", 1006)
+    assert datetime.fromisoformat(disconnected["last_received"]).tzinfo is not None
+
+
+async def test_hostile_mail_cannot_draw_on_the_terminal() -> None:
+    fake = FakeAgentMail()
+    async with fake.serve() as environment:
+        async with running("listen", "--websocket-url", environment.websockets) as process:
+            await fake.wait_subscribed()
+            await fake.deliver(inbox_id=HOSTILE, from_=HOSTILE, subject=HOSTILE)
+            await fake.emit(ErrorEvent(name=HOSTILE, message=HOSTILE))
+            await fake.send_raw(json.dumps({"type": "event", "event_type": HOSTILE}))
+            await fake.drop_connections(1001, "\x1b[2J[red]\u202e")
+            output = (await read_until(process, b"code 1001)\n")).decode()
+            process.send_signal(signal.SIGTERM)
+            assert await process.wait() == 0
+    _, *lines = output.splitlines()
+    assert len(lines) == 4
+    assert all(line.isprintable() for line in lines)
+    # Markup is text, and so shown.
+    assert lines[0].count("[red]r[/red]") == 3
+    assert lines[0].count(":smile:") == 3
+
+
+async def test_a_key_that_agentmail_does_not_know_is_one_line_without_the_key() -> None:
+    fake = FakeAgentMail(api_keys=["am_another"])
+    async with fake.serve() as environment:
+        async with running("listen", "-v", "--websocket-url", environment.websockets) as process:
+            errors = (await read_rest(process.stderr)).decode()
+            assert await process.wait() == 1
+            assert await read_rest(process.stdout) == b""
+    *log, error = errors.splitlines()
+    assert error.startswith("Error: AgentMail does not know this API key; check $AGENTMAIL_API_KEY")
+    assert "Traceback" not in errors
+    assert KEY not in errors
+    assert all(re.match(r"\d\d:\d\d:\d\d INFO ", line) for line in log)
+
+
+async def test_listen_ends_in_silence_when_nobody_reads_any_more() -> None:
+    fake = FakeAgentMail()
+    async with fake.serve() as environment:
+        async with running("listen", "--websocket-url", environment.websockets) as process:
+            await read_until(process, b"subscribed\n")
+            assert process.stdout is not None
+            await process.stdout.aclose()
+            await fake.deliver(inbox_id=INBOX)
+            assert await process.wait() == 0
+            assert await read_rest(process.stderr) == b""
+        await fake.wait_connected(0)
+    assert fake.close_codes == [1000]
+
+
+async def test_listen_can_be_stopped_while_its_reader_pauses() -> None:
+    fake = FakeAgentMail()
+    async with fake.serve() as environment:
+        async with running("listen", "--json", "--websocket-url", environment.websockets) as process:
+            await read_until(process, b"subscribed")
+            for _ in range(20):
+                await fake.deliver(inbox_id=INBOX, text="x" * 100_000)
+            await trio.sleep(0.5)
+            process.send_signal(signal.SIGTERM)
+            assert await process.wait() == 0
+            assert await read_rest(process.stderr) == b""
+
+
+async def test_listen_can_be_stopped_before_it_is_connected() -> None:
+    fake = FakeAgentMail()
+    fake.hang_handshakes(None)
+    async with fake.serve() as environment:
+        async with running("listen", "--websocket-url", environment.websockets) as process:
+            while not fake.handshakes:  # noqa: ASYNC110  the fake tells of open WebSockets only
+                await trio.sleep(0.01)
+            process.send_signal(signal.SIGINT)
+            assert await process.wait() == 0
+            assert await read_rest(process.stderr) == b""
+
+
+# As a process: `demo`
+
+
+async def test_the_demo_keeps_its_promises_in_under_30_seconds_without_a_key_and_without_colours_in_a_pipe() -> None:
+    async with running("demo", key="") as process:
+        began = trio.current_time()
+        output = await read_rest(process.stdout)
+        assert await process.wait() == 0
+        assert trio.current_time() - began < 30
+        assert await read_rest(process.stderr) == b""
+    assert b"\x1b" not in output
+    assert re.fullmatch(
+        r"sent \d+, delivered \d+, lost \d+ \(sent while the connection was broken\), duplicated 0, "
+        r"reconnected 5: the promises held",
+        output.decode().splitlines()[-1],
+    )
+
+
+async def test_the_demo_can_be_interrupted_and_has_then_shown_nothing() -> None:
+    async with running("demo") as process:
+        await read_until(process, b"subscribed")
+        process.send_signal(signal.SIGINT)
+        assert await process.wait() == 1
+        assert await read_rest(process.stderr) == b""
+
+
+# In this process: `listen`
+
+
+async def listen_until(
+    condition: Callable[[str], bool],
+    capsys: pytest.CaptureFixture[str],
+    fake: FakeAgentMail,
+    *,
+    signals: int = 1,
+    as_json: bool = False,
+) -> str:
+    """Listen in memory until the output is as it should be, and stop by signals; return the output."""
+    output = ""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(
+            partial(listen, Output(), Subscribe(), AgentMailEnvironment.PROD, as_json=as_json, backend=fake)
+        )
+        with trio.fail_after(10):
+            while not condition(output):
+                await trio.sleep(0.01)
+                output += capsys.readouterr().out
+        for _ in range(signals):
+            signal.raise_signal(signal.SIGTERM)
+            await trio.sleep(0.01)
+    return output
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+async def test_listen_prints_until_it_is_told_to_stop(capsys: pytest.CaptureFixture[str], as_json: bool) -> None:
+    fake = FakeAgentMail()
+    output = await listen_until(lambda output: "subscribed" in output, capsys, fake, as_json=as_json)
+    assert output.startswith("{") == as_json
+    assert fake.close_codes == [1000]
+
+
+async def test_a_second_signal_does_not_wait_for_the_goodbye(capsys: pytest.CaptureFixture[str]) -> None:
+    fake = FakeAgentMail()
+
+    def is_subscribed(output: str) -> bool:
+        if "subscribed" in output:
+            fake.go_silent()
+        return "subscribed" in output
+
+    began = trio.current_time()
+    await listen_until(is_subscribed, capsys, fake, signals=2)
+    assert trio.current_time() - began < 4
+
+
+@pytest.mark.parametrize(
+    ("failure", "words"),
+    [
+        (AuthenticationError(401, {}, '{"name": "unknown_api_key"}'), ["AGENTMAIL_API_KEY", "401", "unknown_api_key"]),
+        (PermissionDeniedError(403, {}, ""), ["permissions", "403"]),
+        (ApiError(404, {}, ""), ["404"]),
+        (SubscriptionRejected("forbidden", "label_spam_read is forbidden"), ["--event-type", "label_spam_read"]),
+        (ConnectionFailed("not subscribed within enter_timeout"), ["not subscribed"]),
+        (ssl.SSLCertVerificationError("self-signed"), ["certificate", "self-signed"]),
+        (ConnectionFailed(HOSTILE), ["forged"]),
+    ],
+)
+def test_a_failure_is_one_clear_line_and_status_1(
+    monkeypatch: pytest.MonkeyPatch, failure: Exception, words: list[str]
+) -> None:
+    async def fail(*_: Any, **__: Any) -> None:
+        raise failure
+
+    monkeypatch.setattr(_commands, "listen", fail)
+    result = run("listen")
+    assert result.exit_code == 1
+    [line] = result.stderr.splitlines()
+    assert line.startswith("Error: ")
+    assert line.isprintable()
+    assert all(word in line for word in words)
+    assert explain(failure) in line
+
+
+def run(*arguments: str, key: str | None = KEY) -> Result:
+    return CliRunner().invoke(commands, arguments, env={"AGENTMAIL_API_KEY": key})
+
+
+@pytest.mark.parametrize("key", [None, ""])
+def test_a_missing_key_is_one_clear_line_and_status_1(key: str | None) -> None:
+    result = run("listen", key=key)
+    assert result.exit_code == 1
+    assert result.stderr == "Error: no API key: set the environment variable AGENTMAIL_API_KEY\n"
+
+
+def test_a_key_that_no_header_can_carry_is_one_clear_line_without_the_key() -> None:
+    result = run("listen", key=KEY + "\n")
+    assert result.exit_code == 1
+    [line] = result.stderr.splitlines()
+    assert "white space" in line
+    assert KEY not in line
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ws://agentmail.example",  # would send the key in the clear
+        "https://ws.agentmail.to",
+        "nonsense",
+        f"wss://ws.agentmail.to?api_key={KEY}",
+        "ws://localhost:99999",
+        "ws://[::1",
+    ],
+)
+def test_a_url_that_is_not_safe_is_refused_with_status_2_and_not_repeated(url: str) -> None:
+    result = run("listen", "--websocket-url", url)
+    assert result.exit_code == 2
+    assert "write wss://host" in result.stderr
+    assert KEY not in result.stderr
+
+
+def test_two_servers_are_one_too_many() -> None:
+    result = run("listen", "--environment", "eu", "--websocket-url", "ws://localhost:1")
+    assert result.exit_code == 2
+    assert "exclude each other" in result.stderr
+
+
+def test_an_empty_filter_is_refused() -> None:
+    result = run("listen", "--inbox", "")
+    assert result.exit_code == 2
+    assert "inbox_ids" in result.stderr
+
+
+def test_the_options_say_what_is_listened_to_and_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[Any, ...]] = []
+
+    async def note(_: Output, *arguments: Any, **__: Any) -> None:
+        calls.append(arguments)
+
+    monkeypatch.setattr(_commands, "listen", note)
+    filters = ("--inbox", "a@x", "--inbox", "b@x", "--pod", "p", "--event-type", "message.sent")
+    assert run("listen", "--environment", "eu", *filters).exit_code == 0
+    assert run("listen").exit_code == 0
+    assert calls == [
+        (
+            Subscribe(inbox_ids=["a@x", "b@x"], pod_ids=["p"], event_types=["message.sent"]),
+            AgentMailEnvironment.EU_PROD,
+        ),
+        (Subscribe(), AgentMailEnvironment.PROD),
+    ]
+
+
+@pytest.mark.parametrize(("options", "shown"), [([], ["trouble"]), (["-v"], ["subscribed", "trouble"])])
+def test_trouble_is_always_logged_and_the_rest_on_request(
+    monkeypatch: pytest.MonkeyPatch, options: list[str], shown: list[str]
+) -> None:
+    logger = logging.getLogger("trio_agentmail")
+
+    async def log(*_: Any, **__: Any) -> None:
+        logger.info("subscribed")
+        logger.warning("trouble")
+
+    monkeypatch.setattr(_commands, "listen", log)
+    result = run("listen", *options)
+    assert [line.split()[-1] for line in result.stderr.splitlines()] == shown
+    assert not logger.handlers
+
+
+# In this process: `demo`
+
+
+async def test_the_demo_breaks_the_connection_in_many_ways_and_nothing_else_breaks(
+    capsys: pytest.CaptureFixture[str], autojump_clock: MockClock
+) -> None:
+    fake = FakeAgentMail()
+    assert await _demo.perform(Output(), fake, AgentMailEnvironment.PROD, backend=fake)
+    output = capsys.readouterr().out
+    for code in (1001, 1006, 1009, 1012):
+        assert f"(code {code})" in output
+    assert "duplicates suppressed: 3" in output
+    assert "overlapped, duplicates suppressed: 1" in output
+    assert output.count("UnknownEvent: ") == 2
+    assert "BROKEN" not in output
+    assert "duplicated 0, reconnected 5: the promises held" in output.splitlines()[-1]
+
+
+async def test_the_demo_notices_a_promise_that_does_not_hold(
+    capsys: pytest.CaptureFixture[str], autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trio_agentmail._outbox.identity", lambda _: None)  # no de-duplication
+    fake = FakeAgentMail()
+    assert not await _demo.perform(Output(), fake, AgentMailEnvironment.PROD, backend=fake)
+    output = capsys.readouterr().out
+    assert re.search(r"BROKEN +nothing was delivered twice", output)
+    assert output.endswith("the promises did NOT hold\n")
+
+
+async def test_the_demo_does_not_wait_for_ever(
+    capsys: pytest.CaptureFixture[str], autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_demo, "TIME_LIMIT", 3.0)
+    fake = FakeAgentMail()
+    fake.hang_handshakes(None)
+    assert not await _demo.perform(Output(), fake, AgentMailEnvironment.PROD, backend=fake)
+    assert trio.current_time() < 4
+    assert re.search(r"BROKEN +all of this within the time allowed", capsys.readouterr().out)
+
+
+async def test_the_demo_is_served_on_a_loopback_port(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_demo, "TIME_LIMIT", 0.2)
+    assert not await _demo.demo(Output())
+    assert "ws://127.0.0.1:" in capsys.readouterr().out
+
+
+async def test_a_demo_that_is_interrupted_has_shown_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def interrupt() -> None:
+            await trio.sleep(0.2)
+            signal.raise_signal(signal.SIGINT)
+
+        assert not await _demo.demo(Output())
+    assert "promises" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("held", "status"), [(True, 0), (False, 1)])
+def test_the_status_of_the_demo_says_whether_the_promises_held(
+    monkeypatch: pytest.MonkeyPatch, held: bool, status: int
+) -> None:
+    async def demo(_: Output) -> bool:
+        return held
+
+    monkeypatch.setattr(_commands, "demo", demo)
+    assert run("demo").exit_code == status
+
+
+def test_a_demo_that_nobody_watches_ends_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def demo(_: Output) -> bool:
+        raise OutputClosed
+
+    monkeypatch.setattr(_commands, "demo", demo)
+    result = run("demo")
+    assert (result.exit_code, result.output) == (1, "")
+
+
+def mail(number: int) -> MessageReceivedEvent:
+    return MessageReceivedEvent(message=Message(inbox_id=INBOX, message_id=f"<{number}@demo.example>"))
+
+
+GAP = (Disconnected(reason="cut", code=1006), Subscribed())
+GOOD = Record(
+    sent={1: True, 2: False, 3: True},
+    seen=[Subscribed(), mail(1), UnknownEvent(), *GAP, mail(3), Subscribed()],
+    broken_with=[1006],
+    replacements=1,
+    oddities=1,
+    patient=True,
+    goodbye=1000,
+    finished=True,
+)
+
+
+def test_the_verdict_on_a_run_that_went_well_is_that_it_did() -> None:
+    assert all(kept for _, kept in judge(GOOD))
+    assert summary(GOOD, held=True) == (
+        "sent 3, delivered 2, lost 1 (sent while the connection was broken), duplicated 0, reconnected 1: "
+        "the promises held"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "broken"),
+    [
+        ({"sent": {1: True, 2: False}}, "what was delivered had been sent"),
+        ({"seen": [*GOOD.seen, mail(3)]}, "nothing was delivered twice"),
+        ({"seen": [*GOOD.seen, mail(2)]}, "mail came in the order in which it was sent"),
+        ({"sent": {1: True, 2: True, 3: True}}, "all mail was delivered that was pushed"),
+        ({"broken_with": [1001]}, "each loss was reported once, with its code"),
+        ({"seen": [*GOOD.seen, *GAP]}, "each loss was reported once, with its code"),
+        ({"seen": [Subscribed(), mail(1), UnknownEvent(), GAP[0], mail(3), *GAP[1:], Subscribed()]}, "after each loss"),
+        ({"replacements": 0}, "a new subscription took over"),
+        ({"oddities": 2}, "what the server pushed and nobody knows"),
+        ({"patient": False}, "a Retry-After was respected"),
+        ({"goodbye": None}, "left in peace"),
+        ({"finished": False}, "all of this within the time allowed"),
+    ],
+)
+def test_the_verdict_names_the_promise_that_did_not_hold(changes: dict[str, Any], broken: str) -> None:
+    [promise] = [promise for promise, kept in judge(attrs.evolve(GOOD, **changes)) if not kept]
+    assert promise.startswith(broken)
+
+
+def test_the_last_line_does_not_hide_mail_that_should_have_come() -> None:
+    record = attrs.evolve(GOOD, sent={1: True, 2: True, 3: True})
+    assert "lost 1 (1 of them over a working connection)" in summary(record, held=False)
+    assert summary(Record(), held=False) == (
+        "sent 0, delivered 0, lost 0, duplicated 0, reconnected 0: the promises did NOT hold"
+    )
+
+
+# Events to lines
+
+
+@pytest.mark.parametrize(
+    ("event", "line"),
+    [
+        (Subscribed(), "subscribed"),
+        (Subscribed(inbox_ids=("a", "b"), pod_ids=("p",)), "subscribed  a, b  p"),
+        (Disconnected(reason="cut", code=1006), "disconnected  cut  (code 1006)"),
+        (Disconnected(reason="cut"), "disconnected  cut"),
+        (ErrorEvent(name="rate_limit", message="slow down"), "error  rate_limit  slow down"),
+        (UnknownEvent(reason="its type is not known: x"), "unknown  its type is not known: x"),
+        (
+            MessageReceivedEvent(message=Message(inbox_id="a", message_id="m", from_="b", preview="Hi")),
+            "message.received  a  b  Hi",
+        ),
+        (MessageSentEvent(send=Send(inbox_id="a", recipients=("b", "c"))), "message.sent  a  to b, c"),
+        (MessageDeliveredEvent(delivery=Delivery(inbox_id="a", message_id="m")), "message.delivered  a  m"),
+        (
+            MessageBouncedEvent(
+                bounce=Bounce(type="Permanent", recipients=(Recipient(address="b"), Recipient(address="c")))
+            ),
+            "message.bounced  to b, c  Permanent",
+        ),
+        (
+            MessageComplainedEvent(complaint=Complaint(type="abuse", sub_type="x", recipients=("b",))),
+            "message.complained  to b  abuse, x",
+        ),
+        (MessageRejectedEvent(reject=Reject(inbox_id="a", reason="virus")), "message.rejected  a  virus"),
+        (MessageOpenedEvent(open=Open(inbox_id="a", message_id="m")), "message.opened  a  m"),
+        (
+            MessageSecurityCompletedEvent(
+                message=MessageSecurity(inbox_id="a", agent_armor=AgentArmorResult(verdict="clear", reason="fine"))
+            ),
+            "message.security.completed  a  clear  fine",
+        ),
+        (MessageSecurityReviewEvent(message=MessageSecurity(message_id="m")), "message.security.review  m"),
+        (
+            MessageSecurityOverrideEvent(
+                message=MessageSecurityOverride(inbox_id="a", manual_override=AgentArmorManualOverride(reason="known"))
+            ),
+            "message.security.override  a  known",
+        ),
+        (MessageSecurityOverrideEvent(message=MessageSecurityOverride(inbox_id="a")), "message.security.override  a"),
+        (
+            DomainVerifiedEvent(domain=Domain(domain="x.example", status="verified")),
+            "domain.verified  x.example  VERIFIED",
+        ),
+        (
+            CalendarEventStartingEvent(inbox_id="a", calendar_event=CalendarEvent(title="Lunch", start="12:00")),
+            "calendar.event.starting  a  Lunch  12:00",
+        ),
+    ],
+)
+def test_a_line_says_what_an_event_is_about(event: Event, line: str) -> None:
+    assert event_line(event, NOON).plain == f"12:00:00  {line}"
+
+
+def test_a_long_piece_of_text_is_cut() -> None:
+    line = event_line(ErrorEvent(name="x" * 5000), NOON).plain
+    assert len(line) < 200
+    assert line.endswith("…")
+
+
+@pytest.mark.parametrize(
+    ("frame", "expected"),
+    [
+        # Today's spelling, whatever the server's; and what this package does not know stays.
+        (
+            '{"type": "message_sent", "send": {"inbox_id": "a"}, "new": 1}',
+            {"type": "event", "event_type": "message.sent", "send": {"inbox_id": "a"}, "new": 1},
+        ),
+        ('{"type": "error", "name": "x", "code": 7}', {"type": "error", "name": "x", "code": 7}),
+        # Nobody else can say "disconnected".
+        (
+            '{"type": "disconnected"}',
+            {
+                "type": "unknown",
+                "event_type": "disconnected",
+                "event_id": None,
+                "reason": "its type is not known: disconnected",
+                "payload": {"type": "disconnected"},
+            },
+        ),
+        (
+            "null",
+            {
+                "type": "unknown",
+                "event_type": None,
+                "event_id": None,
+                "reason": "JSON, but not an object",
+                "raw": "null",
+            },
+        ),
+        # Half a surrogate pair, as JavaScript cuts an emoji: strict parsers would refuse the line.
+        (
+            r'{"type": "error", "name": "\ud83d", "message": "\ud83d\ude00"}',
+            {"type": "error", "name": "\ufffd", "message": "😀"},
+        ),
+    ],
+)
+def test_json_is_the_servers_own_object_under_a_type_that_can_be_trusted(frame: str, expected: object) -> None:
+    line = event_json(decode_event(frame))
+    assert json.loads(line) == expected
+    assert line.isascii()
+    assert line.isprintable()
+
+
+def test_a_loss_is_an_object_of_our_own_in_json() -> None:
+    assert json.loads(event_json(Disconnected(reason="cut"))) == {
+        "type": "disconnected",
+        "reason": "cut",
+        "code": None,
+        "last_received": None,
+    }
+    line = event_json(Disconnected(reason="\x7f", code=1006, last_received=NOON))
+    assert line == (
+        r'{"type":"disconnected","reason":"\u007f","code":1006,"last_received":"2026-01-02T12:00:00+00:00"}'
+    )
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        # Whether a thousand lists in each other are too many depends on Python's version.
+        decode_event('{"type": "event", "event_type": "new", "event_id": "e", "x": ' + "[" * 1000 + "]" * 1000 + "}"),
+        UnknownEvent(event_type="new", event_id="e", payload={"x": math.inf}, raw='{"x": Infinity}'),
+    ],
+)
+def test_what_python_cannot_write_as_json_is_passed_on_as_text(event: UnknownEvent) -> None:
+    written = event_json(event)
+    assert written.startswith('{"type":"unknown","event_type":"new","event_id":"e","reason":"')
+    assert '"raw":' in written or '"payload":' in written
+
+
+# Standard output
+
+
+async def test_on_a_terminal_lines_are_coloured_and_a_long_one_cannot_pass_for_two(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "40")
+    ours, theirs = pty.openpty()
+    with open(ours, "rb", buffering=0) as terminal, open(theirs, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        await Output().print(event_line(ErrorEvent(name="x" * 20, message="12:00:00 forged " * 3), NOON))
+        shown = terminal.read(10_000).decode()
+    assert "\x1b[1;31merror\x1b[0m" in shown
+    first, *rest = re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()
+    assert first.startswith("12:00:00  error")
+    assert rest
+    assert all(row.startswith("    ") for row in rest)
+
+
+async def test_output_can_go_to_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with open(tmp_path / "out", "w", encoding="ascii") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        output = Output()
+        await output.print(Text("ü " + "x" * 1000))
+    assert (tmp_path / "out").read_text() == "\\xfc " + "x" * 1000 + "\n"
+
+
+async def test_output_into_a_pipe_that_nobody_reads_is_an_error_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    with open(writer, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        os.close(reader)
+        with pytest.raises(OutputClosed):
+            await Output().write("Hello")
+
+
+async def test_output_waits_for_room_and_lets_other_tasks_run_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    with open(reader, "rb", buffering=0) as pipe, open(writer, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        with trio.move_on_after(0.1) as scope:
+            await Output().write("x" * 1_000_000)
+        assert scope.cancelled_caught
+        assert pipe.read(10) == b"x" * 10
+
+
+# The entry point
+
+
+@pytest.mark.parametrize("module", ["click", "rich"])
+def test_without_its_libraries_the_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+    for name in [name for name in sys.modules if name.startswith(("trio_agentmail.cli._", module))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(SystemExit, match=r"pip install 'trio-agentmail\[cli\]'"):
+        cli.main()
+
+
+def test_a_module_of_our_own_that_is_missing_is_not_explained_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trio_agentmail.cli._commands", None)
+    with pytest.raises(ModuleNotFoundError):
+        cli.main()
+
+
+def test_the_package_can_be_run_as_a_module(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["trio-agentmail", "--version"])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_module("trio_agentmail.cli", run_name="__main__")
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.startswith("trio-agentmail, version ")
