@@ -372,6 +372,27 @@ async def test_a_stalled_consumer_gets_what_came_before_the_server_cut_it_off() 
             assert await story(events, 53) == ["subscribed", *names, "disconnected 1006", "subscribed"]
 
 
+async def test_pongs_that_can_no_longer_be_sent_cost_nothing_that_came_before_the_cut() -> None:
+    cut = trio.Event()
+    names = [f"m{n}" for n in range(300)]
+
+    async def handle(peer: Peer) -> None:
+        await peer.confirm()
+        if peer.number == 1:
+            await peer.send(b"".join(frame(TEXT, mail(name)) + frame(PING, b"still there?") for name in names))
+            with trio.move_on_after(0.1):
+                await peer.wait_for_hang_up()  # takes the pongs for what was read at once
+            cut.set()
+            return  # hangs up, so that every other pong is answered by a reset
+        await peer.stay()
+
+    async with serve(handle) as server:
+        async with open_stream(server, buffer_size=3) as events:
+            await cut.wait()
+            await trio.sleep(0.1)
+            assert await story(events, 303) == ["subscribed", *names, "disconnected 1006", "subscribed"]
+
+
 # Leaving
 
 

@@ -34,14 +34,24 @@ class ApiKey:
         if not callable(source):
             _check(source)
         self._source = source
+        self._key = ""
         self._asked: deque[str] = deque(maxlen=REMEMBERED)
 
-    def ask(self) -> str:
-        """The key for the next connection."""
-        key = _check(self._source() if callable(self._source) else self._source)
-        if key not in self._asked:
-            self._asked.append(key)
-        return key
+    def ask(self) -> None:
+        """Find out the key for the next connection.
+
+        Raises:
+            Exception: what the callable raised.
+            TypeError, ValueError: what it returned is no key.
+        """
+        self._key = _check(self._source() if callable(self._source) else self._source)
+        if self._key not in self._asked:
+            self._asked.append(self._key)
+
+    @property
+    def authorization(self) -> str:
+        """The `Authorization` header of the next connection."""
+        return f"Bearer {self._key}"
 
     def redact(self, failure: BaseException) -> None:
         """Take the key out of what a server said: one that repeats it to us must not get it into a log."""
@@ -52,7 +62,7 @@ class ApiKey:
 
     def _without_key(self, value: Any) -> Any:
         if isinstance(value, str):
-            for key in self._asked:
+            for key in sorted(self._asked, key=len, reverse=True):  # one may begin with another
                 value = value.replace(key, "***")
         if isinstance(value, dict):
             return {self._without_key(name): self._without_key(item) for name, item in value.items()}

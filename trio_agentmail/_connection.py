@@ -85,7 +85,7 @@ class Connection:
             with self._scope, trio.move_on_after(settings.open_timeout) as opening:
                 async with self._backend.open_websocket(
                     settings.environment.websockets + "/v0",
-                    headers=[("Authorization", f"Bearer {self._api_key.ask()}")],
+                    headers=[("Authorization", self._api_key.authorization)],
                     max_message_size=settings.max_message_size,
                     ssl_context=settings.ssl_context,
                 ) as self._websocket:
@@ -121,6 +121,8 @@ class Connection:
         """
         if self._held:
             return self._held.popleft()
+        if self._drained:
+            return None
         try:
             data = await self._websocket.receive()
         except ConnectionLost as exc:

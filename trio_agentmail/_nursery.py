@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import trio
 
-__all__ = ["background_nursery", "raise_as_it_is", "sole_exception"]
+__all__ = ["add_context", "background_nursery", "raise_as_it_is", "sole_exception"]
 
 
 @asynccontextmanager
@@ -50,7 +50,18 @@ def sole_exception(group: BaseExceptionGroup[BaseException], caught: BaseExcepti
     found: BaseException = others or group
     while isinstance(found, BaseExceptionGroup) and (others is None or len(found.exceptions) == 1):
         found = found.exceptions[0]
+    if caught is not None:
+        add_context(found, caught)
     return found
+
+
+def add_context(raised: BaseException, context: BaseException) -> None:
+    """Make `context` the beginning of the story that `raised` tells; a Cancelled there is left out."""
+    while raised.__context__ is not None and not isinstance(raised.__context__, trio.Cancelled):
+        if raised.__context__ is context:
+            return
+        raised = raised.__context__
+    raised.__context__ = context
 
 
 def raise_as_it_is(exc: BaseException) -> NoReturn:

@@ -3,8 +3,8 @@
 import ipaddress
 import math
 import ssl
-from collections.abc import Iterable
-from typing import ClassVar
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import attrs
@@ -182,12 +182,20 @@ def _at_least_one(instance: object, attribute: "attrs.Attribute[int]", value: in
         raise ValueError(f"{attribute.name} must be at least 1, not {value!r}")
 
 
+def _an(type_: type) -> Callable[[object, "attrs.Attribute[Any]", object], None]:
+    def check(instance: object, attribute: "attrs.Attribute[Any]", value: object) -> None:
+        if not isinstance(value, type_):
+            raise TypeError(f"{attribute.name} takes a {type_.__name__}, not {type(value).__name__}")
+
+    return check
+
+
 @attrs.frozen(kw_only=True)
 class Settings:
     """The arguments of `open_agentmail_stream` that hold for every connection; described there."""
 
-    environment: AgentMailEnvironment = attrs.field(validator=attrs.validators.instance_of(AgentMailEnvironment))
-    reconnect: ReconnectPolicy = attrs.field(validator=attrs.validators.instance_of(ReconnectPolicy))
+    environment: AgentMailEnvironment = attrs.field(validator=_an(AgentMailEnvironment))
+    reconnect: ReconnectPolicy = attrs.field(validator=_an(ReconnectPolicy))
     ping_interval: float | None = attrs.field(validator=attrs.validators.optional(_seconds(0.001)))
     ping_timeout: float = attrs.field(validator=_seconds(0.001))
     open_timeout: float = attrs.field(validator=_seconds(0.001))
@@ -195,6 +203,4 @@ class Settings:
     close_timeout: float = attrs.field(validator=_seconds(0))
     buffer_size: int = attrs.field(validator=_at_least_one)
     max_message_size: int = attrs.field(validator=_at_least_one)
-    ssl_context: ssl.SSLContext | None = attrs.field(
-        validator=attrs.validators.optional(attrs.validators.instance_of(ssl.SSLContext))
-    )
+    ssl_context: ssl.SSLContext | None = attrs.field(validator=attrs.validators.optional(_an(ssl.SSLContext)))

@@ -8,7 +8,7 @@ import trio
 
 from ._api_key import ApiKey
 from ._backend import Backend, NetworkBackend
-from ._nursery import raise_as_it_is, sole_exception
+from ._nursery import add_context, raise_as_it_is, sole_exception
 from ._settings import AgentMailEnvironment, ReconnectPolicy, Settings, Subscribe
 from ._supervisor import State, Statistics, Supervisor
 from .events import Event
@@ -126,18 +126,9 @@ async def open_agentmail_session(
     if error is not None:
         if raised is None or isinstance(raised, trio.Cancelled):
             raise_as_it_is(error)
-        _add_context(raised, error)
+        add_context(raised, error)
     if raised is not None:
         raise_as_it_is(raised)
-
-
-def _add_context(raised: BaseException, error: BaseException) -> None:
-    """Make `error` the context of what the body raised when it was cancelled because of it."""
-    while raised.__context__ is not None and not isinstance(raised.__context__, trio.Cancelled):
-        if raised.__context__ is error:
-            return
-        raised = raised.__context__
-    raised.__context__ = error
 
 
 @asynccontextmanager

@@ -92,6 +92,8 @@ class Supervisor:
         self._state_changed = trio.Event()
         self._next_attempt_at: float | None = None
         self._last_error: str | None = None
+        self._trouble_since: float | None = None
+        self._has_warned = False
         self._connections = 0
         self._received = 0
         self._unknown = 0
@@ -212,16 +214,15 @@ class Supervisor:
         await connection.ended.wait()
         if connection.bug is not None:
             raise connection.bug
-        if self.outbox.abandoned:
-            raise Abandoned
-        self._last_error = _describe(lost)
+        stable = trio.current_time() - self._confirmed_at >= self._settings.reconnect.stable_after
+        if stable:
+            self._attempts.start_over()
+        self._note_trouble(lost, is_new=stable)
         self.outbox.notify(
             Disconnected(reason=lost.reason, code=lost.code, last_received=_utc(connection.last_received))
         )
 
     async def _reestablish(self) -> Connection:
-        if trio.current_time() - self._confirmed_at >= self._settings.reconnect.stable_after:
-            self._attempts.start_over()
         connection = None
         with trio.CancelScope() as self._reestablishing:
             connection = await self._establish(
@@ -244,10 +245,8 @@ class Supervisor:
                 than is left need not be waited for.
         """
         entering = delay is None
-        began = trio.current_time()
-        deadline = began + (math.inf if limit is None else limit)
+        deadline = trio.current_time() + (math.inf if limit is None else limit)
         failure: Exception = ConnectionLost("the first attempt was still under way")
-        warned = False
         with trio.move_on_at(deadline):
             while True:
                 if delay is not None:
@@ -265,13 +264,9 @@ class Supervisor:
                     return connection
                 if connection.accepted:
                     self._attempts.key_was_accepted()
-                self._last_error = _describe(failure)
-                now = trio.current_time()
-                if now - began >= WARN_AFTER and not warned:
-                    warned = True
-                    logger.warning("not subscribed for %.0f s: %s", now - began, self._last_error)
+                self._note_trouble(failure)
                 delay = self._attempts.delay_after(failure)
-                if entering and now + retry_after(failure) > deadline:
+                if entering and trio.current_time() + retry_after(failure) > deadline:
                     break
         raise ConnectionFailed(f"not subscribed within {limit_name} ({limit} s): {failure}") from failure
 
@@ -282,7 +277,19 @@ class Supervisor:
         if self.outbox.abandoned:
             raise Abandoned
 
+    def _note_trouble(self, failure: Exception, *, is_new: bool = False) -> None:
+        """Remember a failure, and warn, once, when there has been no stable subscription for long."""
+        now = trio.current_time()
+        self._last_error = _describe(failure)
+        if self._trouble_since is None or is_new:
+            self._trouble_since = now
+            self._has_warned = False
+        if now - self._trouble_since >= WARN_AFTER and not self._has_warned:
+            self._has_warned = True
+            logger.warning("trouble for %.0f s now: %s", now - self._trouble_since, self._last_error)
+
     def _new_connection(self, subscribe: Subscribe) -> Connection:
+        self._api_key.ask()  # here, since what it raises is nothing that a network does
         self._live = {connection for connection in self._live if not connection.ended.is_set()}
         connection = Connection(
             self._backend, self._settings, self._api_key, subscribe, wanted=lambda: not self.outbox.abandoned

@@ -1,6 +1,7 @@
 """A stream that tells when bytes come, and whether anybody is reading."""
 
 import time
+from contextlib import suppress
 
 import trio
 import trio.abc
@@ -22,6 +23,7 @@ class WatchedStream(trio.abc.Stream):
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
         self._changed: trio.Event | None = None
+        self._deaf = False
         self.quiet_since: float | None = None
         self.last_received = time.time()
 
@@ -46,10 +48,18 @@ class WatchedStream(trio.abc.Stream):
         return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        with trio.move_on_after(SEND_TIMEOUT) as scope:
+        """Send, as long as the server takes it; what it no longer takes is dropped.
+
+        That the connection has ended is told by reading, after all that came before the end. A pong that can no
+        longer be sent must not come before that: whoever sends it would give up with events still to be read.
+        """
+        if self._deaf:
+            await trio.lowlevel.checkpoint()
+            return
+        self._deaf = True
+        with suppress(trio.BrokenResourceError), trio.move_on_after(SEND_TIMEOUT):
             await self._stream.send_all(data)
-        if scope.cancelled_caught:
-            raise trio.BrokenResourceError(f"the server has read nothing for {SEND_TIMEOUT} s")
+            self._deaf = False
 
     async def wait_send_all_might_not_block(self) -> None:
         await self._stream.wait_send_all_might_not_block()

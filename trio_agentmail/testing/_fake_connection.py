@@ -18,7 +18,7 @@ import trio
 import trio_websocket
 from wsproto.utilities import ProtocolError
 
-from trio_agentmail._nursery import background_nursery
+from trio_agentmail._nursery import background_nursery, raise_as_it_is
 from trio_agentmail._settings import Subscribe
 
 __all__ = ["FakeConnection", "Spawn", "fake_tasks"]
@@ -51,7 +51,7 @@ async def fake_tasks() -> AsyncIterator[Spawn]:
             yield lambda async_fn, *args: nursery.start_soon(partial(run, async_fn, *args), name=async_fn)
     finally:
         if bugs:
-            raise bugs[0]
+            raise_as_it_is(bugs[0])
 
 
 class FakeConnection:

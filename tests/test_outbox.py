@@ -1,0 +1,430 @@
+"""What the consumer sees: in order, each event once, and notices that do not pile up."""
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Literal, TypeAlias
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from trio.testing import wait_all_tasks_blocked
+
+from trio_agentmail import Disconnected, ErrorEvent, Event, Message, MessageReceivedEvent, Subscribed, UnknownEvent
+from trio_agentmail import _outbox as outbox_module
+from trio_agentmail._outbox import Abandoned, Outbox
+
+S = Subscribed()
+
+
+def D(number: int = 0) -> Disconnected:
+    return Disconnected(reason=f"loss {number}", code=1006, last_received=datetime(2025, 1, 1, tzinfo=UTC))
+
+
+def E(number: int) -> UnknownEvent:
+    return UnknownEvent(event_type="new", event_id=f"event {number}", reason="", raw=str(number))
+
+
+@asynccontextmanager
+async def running(outbox: Outbox) -> AsyncIterator[trio.Nursery]:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(outbox.run)
+        yield nursery
+        nursery.cancel_scope.cancel()
+    outbox.close()
+    outbox.events.close()
+
+
+async def give(outbox: Outbox, items: Iterable[Event]) -> None:
+    for item in items:
+        if isinstance(item, Subscribed | Disconnected):
+            outbox.notify(item)
+        else:
+            await outbox.put(item)
+
+
+async def take_all(outbox: Outbox) -> list[Event]:
+    """As a consumer does who comes back: what waits, and what then gets room."""
+    taken: list[Event] = []
+    while True:
+        await wait_all_tasks_blocked()
+        try:
+            taken.append(outbox.events.receive_nowait())
+        except trio.WouldBlock:
+            return taken
+
+
+@pytest.mark.parametrize(
+    ("given_", "seen"),
+    [
+        ([S], [S]),
+        ([S, D(1)], [S, D(1)]),
+        ([S, D(1), S], [S, D(1), S]),
+        ([S, D(1), S, D(2)], [S, D(1)]),
+        ([S, D(1), S, D(2), S], [S, D(1), S]),
+        ([S, D(1), S, D(2), S, D(3), S, D(4), S], [S, D(1), S]),
+        ([D(1), S], [D(1), S]),
+        ([D(1), D(2)], [D(1)]),
+        ([S, S], [S, S]),
+        ([S, S, D(1), S], [S, S, D(1), S]),
+        ([S, D(1), S, S, D(2), S], [S, D(1), S]),
+        ([S, E(1), D(1), S], [S, E(1), D(1), S]),
+        ([S, E(1), D(1), S, D(2), S], [S, E(1), D(1), S]),
+        ([S, D(1), S, E(1), D(2), S], [S, D(1), S, E(1), D(2), S]),
+        ([S, D(1), S, E(1), D(2), S, D(3)], [S, D(1), S, E(1), D(2)]),
+        ([S, D(1), E(1), D(2), S], [S, D(1), E(1), D(2), S]),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("room", [1, 2, 3, 64])
+async def test_notices_that_nobody_took_are_merged_unless_an_event_is_between_them(
+    given_: list[Event], seen: list[Event], room: int
+) -> None:
+    outbox = Outbox(room)
+    async with running(outbox) as nursery:
+        nursery.start_soon(give, outbox, given_)
+        # With little room a put waits, and then the notices after it find what was before it taken: so nothing is
+        # taken before all is given, unless an event needs the room.
+        await wait_all_tasks_blocked()
+        assert await take_all(outbox) == seen
+
+
+async def test_a_notice_that_was_taken_is_not_merged_with() -> None:
+    outbox = Outbox(64)
+    async with running(outbox):
+        outbox.notify(S)
+        outbox.notify(D(1))
+        assert [outbox.events.receive_nowait(), outbox.events.receive_nowait()] == [S, D(1)]
+        outbox.notify(S)
+        outbox.notify(D(2))
+        outbox.notify(S)
+        outbox.notify(D(3))
+        outbox.notify(S)
+        assert await take_all(outbox) == [S, D(2), S]
+
+
+async def test_notices_never_wait_and_never_pile_up() -> None:
+    outbox = Outbox(2)
+    async with running(outbox):
+        outbox.notify(S)
+        await outbox.put(E(1))
+        for number in range(1000):
+            outbox.notify(D(number))
+            outbox.notify(S)
+            if number % 100 == 0:
+                await wait_all_tasks_blocked()
+        assert outbox.waiting == 4
+        assert await take_all(outbox) == [S, E(1), D(0), S]
+        assert outbox.waiting == 0
+
+
+async def test_an_event_waits_for_room_behind_the_notices_that_wait_for_it() -> None:
+    async def put() -> None:
+        await outbox.put(E(2))
+        put_at.append(len(received))
+
+    received: list[Event] = []
+    put_at: list[int] = []
+    outbox = Outbox(1)
+    async with running(outbox) as nursery:
+        await outbox.put(E(1))
+        outbox.notify(D(1))
+        outbox.notify(S)
+        nursery.start_soon(put)
+        await wait_all_tasks_blocked()
+        assert (outbox.delivered, put_at) == (1, [])
+        for _ in range(4):
+            received.append(outbox.events.receive_nowait())
+            await wait_all_tasks_blocked()
+    assert received == [E(1), D(1), S, E(2)]
+    assert put_at == [3]
+    assert outbox.delivered == 2
+
+
+async def test_waiting_counts_what_waits_in_the_channel_before_it_and_behind_it() -> None:
+    outbox = Outbox(2)
+    async with running(outbox) as nursery:
+        assert outbox.waiting == 0
+        await outbox.put(E(1))
+        assert outbox.waiting == 1
+        await outbox.put(E(2))
+        nursery.start_soon(outbox.put, E(3))
+        await wait_all_tasks_blocked()
+        assert outbox.waiting == 3
+        outbox.events.receive_nowait()
+        await wait_all_tasks_blocked()
+        assert outbox.waiting == 2
+        outbox.notify(D(1))
+        outbox.notify(S)
+        assert outbox.waiting == 4
+
+
+async def test_merging_takes_nothing_from_a_consumer_who_waits() -> None:
+    async def consume() -> None:
+        async for event in outbox.events.clone():
+            received.append(event)
+
+    received: list[Event] = []
+    outbox = Outbox(1)
+    async with running(outbox) as nursery:
+        nursery.start_soon(consume)
+        await wait_all_tasks_blocked()
+        for number in range(3):
+            outbox.notify(D(number))
+            outbox.notify(S)
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    # The first loss had found its taker at once, and was not there to be merged with.
+    assert received == [D(0), S, D(1), S]
+
+
+async def test_with_clones_only_notices_pile_up_no_further_than_the_channel_is_large() -> None:
+    outbox = Outbox(5)
+    clone = outbox.events.clone()
+    outbox.events.close()
+    async with running(outbox):
+        for number in range(100):
+            outbox.notify(D(number))
+            outbox.notify(S)
+        assert outbox.waiting <= 5 + 3  # and one Subscribed, Disconnected, Subscribed behind what is full
+        received = []
+        with pytest.raises(trio.WouldBlock):
+            while True:
+                received.append(clone.receive_nowait())
+                await wait_all_tasks_blocked()
+        assert received[:5] == [D(0), S, D(1), S, D(2)]
+        assert received[-1] == S
+        await outbox.put(E(1))
+        assert clone.receive_nowait() == E(1)
+        clone.close()
+
+
+# Each event once
+
+
+async def test_an_event_is_delivered_once() -> None:
+    outbox = Outbox(64)
+    async with running(outbox):
+        for number in (1, 2, 1, 3, 3, 2, 4):
+            await outbox.put(E(number))
+        assert await take_all(outbox) == [E(1), E(2), E(3), E(4)]
+        assert (outbox.delivered, outbox.duplicates) == (4, 3)
+
+
+async def test_an_event_that_was_delivered_is_not_delivered_again_after_it_was_taken() -> None:
+    outbox = Outbox(64)
+    async with running(outbox):
+        await outbox.put(E(1))
+        outbox.events.receive_nowait()
+        await outbox.put(E(1))
+        assert await take_all(outbox) == []
+
+
+async def test_a_put_that_is_cancelled_while_it_waits_has_delivered_nothing() -> None:
+    outbox = Outbox(1)
+    async with running(outbox) as nursery:
+        await outbox.put(E(1))
+        with trio.CancelScope() as scope:
+            nursery.start_soon(cancel_when_blocked, scope)
+            await outbox.put(E(2))
+        assert scope.cancelled_caught
+        assert outbox.delivered == 1
+        assert await take_all(outbox) == [E(1)]
+        await outbox.put(E(2))
+        assert await take_all(outbox) == [E(2)]
+        assert (outbox.delivered, outbox.duplicates) == (2, 0)
+
+
+async def cancel_when_blocked(scope: trio.CancelScope) -> None:
+    await wait_all_tasks_blocked()
+    scope.cancel()
+
+
+async def test_the_same_mail_under_another_event_id_is_not_delivered_again() -> None:
+    def received(event_id: str, message_id: str = "<1@example.com>", inbox_id: str = "a@agentmail.to") -> Event:
+        message = Message(inbox_id=inbox_id, message_id=message_id)
+        return MessageReceivedEvent(event_type="message.received", event_id=event_id, message=message)
+
+    outbox = Outbox(64)
+    async with running(outbox):
+        first = received("one")
+        others = [received("one", message_id="<2@example.com>"), received("one", inbox_id="b@agentmail.to")]
+        for event in (first, received("two"), *others):
+            await outbox.put(event)
+        assert await take_all(outbox) == [first, *others]
+        assert outbox.duplicates == 1
+
+
+async def test_the_same_complaint_of_the_server_again_is_another_one() -> None:
+    outbox = Outbox(64)
+    async with running(outbox):
+        complaint = ErrorEvent(name="internal", message="oh", raw="the same")
+        await outbox.put(complaint)
+        await outbox.put(complaint)
+        assert await take_all(outbox) == [complaint, complaint]
+        assert outbox.duplicates == 0
+
+
+async def test_the_memory_of_what_was_delivered_is_bounded_and_forgets_the_oldest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(outbox_module, "REMEMBERED", 3)
+    outbox = Outbox(64)
+    async with running(outbox):
+        for number in (1, 2, 3, 4):
+            await outbox.put(E(number))
+        for number in (2, 3, 4, 1, 2):
+            await outbox.put(E(number))
+        assert await take_all(outbox) == [E(n) for n in (1, 2, 3, 4, 1, 2)]
+        assert outbox.duplicates == 3
+
+
+# Nobody wants them
+
+
+async def test_when_every_receiver_is_closed_whoever_puts_or_notifies_is_told() -> None:
+    outbox = Outbox(2)
+    clone = outbox.events.clone()
+    async with running(outbox):
+        outbox.events.close()
+        assert not outbox.abandoned
+        await outbox.put(E(1))
+        outbox.notify(D(1))
+        clone.close()
+        assert outbox.abandoned
+        with pytest.raises(Abandoned):
+            await outbox.put(E(2))
+        with pytest.raises(Abandoned):
+            outbox.notify(D(2))
+        with pytest.raises(Abandoned):
+            outbox.notify(S)
+        assert outbox.delivered == 1
+
+
+async def test_when_every_receiver_is_closed_a_put_that_waits_for_room_is_told() -> None:
+    async def put() -> None:
+        with pytest.raises(Abandoned):
+            await outbox.put(E(2))
+        told.append(True)
+
+    told: list[bool] = []
+    outbox = Outbox(1)
+    async with running(outbox) as nursery:
+        await outbox.put(E(1))
+        nursery.start_soon(put)
+        await wait_all_tasks_blocked()
+        outbox.events.close()
+        await wait_all_tasks_blocked()
+        assert told == [True]
+
+
+async def test_when_every_receiver_is_closed_a_put_behind_waiting_notices_is_told() -> None:
+    async def put() -> None:
+        with pytest.raises(Abandoned):
+            await outbox.put(E(2))
+        told.append(True)
+
+    told: list[bool] = []
+    outbox = Outbox(1)
+    async with running(outbox) as nursery:
+        await outbox.put(E(1))
+        outbox.notify(D(1))
+        nursery.start_soon(put)
+        await wait_all_tasks_blocked()
+        outbox.events.close()
+        await wait_all_tasks_blocked()
+        assert told == [True]
+
+
+async def test_after_the_close_receivers_get_what_waits_in_the_channel_and_then_its_end() -> None:
+    outbox = Outbox(64)
+    async with running(outbox):
+        await give(outbox, [S, E(1), E(2)])
+        outbox.close()
+        async with outbox.events as events:
+            assert [event async for event in events] == [S, E(1), E(2)]
+
+
+# Any interleaving
+
+Step: TypeAlias = Literal["put", "put again", "cancel the put", "subscribed", "disconnected", "take", "settle"]
+STEPS: tuple[Step, ...] = ("put", "put again", "cancel the put", "subscribed", "disconnected", "take", "settle")
+
+
+class Model:
+    """The same as a plain list of what nobody has taken."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Event] = []
+
+    def notify(self, notice: Subscribed | Disconnected) -> None:
+        if isinstance(notice, Disconnected):
+            for index in reversed(range(len(self.waiting))):
+                if isinstance(self.waiting[index], Disconnected):
+                    del self.waiting[index + 1 :]
+                    return
+                if not isinstance(self.waiting[index], Subscribed):
+                    break
+        self.waiting.append(notice)
+
+
+@given(st.integers(1, 3), st.lists(st.sampled_from(STEPS), max_size=40))
+async def test_whatever_the_interleaving_the_consumer_sees_what_the_model_says(room: int, steps: list[Step]) -> None:
+    putting: trio.CancelScope | None = None
+
+    async def put(event: Event) -> None:
+        nonlocal putting
+        with trio.CancelScope() as putting:
+            await outbox.put(event)
+        if not putting.cancelled_caught:
+            delivered.add(event)
+        putting = None
+
+    outbox = Outbox(room)
+    model = Model()
+    delivered: set[Event] = set()
+    number = 0
+    async with running(outbox) as nursery:
+
+        async def begin_put(event: Event) -> None:
+            if event not in delivered:
+                model.waiting.append(event)
+            nursery.start_soon(put, event)
+            await wait_all_tasks_blocked()
+
+        for step in steps:
+            if step == "settle":
+                await wait_all_tasks_blocked()
+            elif step == "take":
+                try:
+                    event = outbox.events.receive_nowait()
+                except trio.WouldBlock:
+                    # What waits may need a moment to get into the room that was made.
+                    await wait_all_tasks_blocked()
+                    if not model.waiting:
+                        continue
+                    event = outbox.events.receive_nowait()
+                assert event == model.waiting.pop(0)
+            elif step == "cancel the put":
+                if putting is not None:
+                    putting.cancel()
+                    await wait_all_tasks_blocked()
+                    if E(number) not in delivered:
+                        model.waiting.remove(E(number))
+            elif putting is not None:
+                # One task puts and notifies: until its put is done, it does nothing else.
+                await wait_all_tasks_blocked()
+                continue
+            elif step == "put":
+                number += 1
+                await begin_put(E(number))
+            elif step == "put again":
+                await begin_put(E(number))
+            else:
+                notice = S if step == "subscribed" else D()
+                outbox.notify(notice)
+                model.notify(notice)
+        assert outbox.waiting == len(model.waiting)
+        assert await take_all(outbox) == model.waiting
+        assert outbox.delivered == len(delivered)

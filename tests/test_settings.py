@@ -1,0 +1,192 @@
+"""What the caller says is checked where it is said, and a message says what to write instead."""
+
+import math
+from typing import Any
+
+import attrs
+import pytest
+
+from trio_agentmail import AgentMailEnvironment, ReconnectPolicy, Subscribe
+
+FILTERS = ["inbox_ids", "pod_ids", "event_types"]
+HTTPS = "https://api.example"
+WSS = "wss://ws.example"
+
+
+# Subscribe
+
+
+def test_nothing_given_subscribes_to_everything() -> None:
+    assert attrs.asdict(Subscribe()) == {"inbox_ids": None, "pod_ids": None, "event_types": None}
+
+
+@pytest.mark.parametrize("field", FILTERS)
+def test_a_bare_string_where_a_list_belongs_is_refused_and_the_message_shows_the_list(field: str) -> None:
+    arguments: dict[str, Any] = {field: "agent"}
+    with pytest.raises(TypeError) as caught:
+        Subscribe(**arguments)
+    assert f"{field}=['agent']" in str(caught.value)
+
+
+@pytest.mark.parametrize("field", FILTERS)
+def test_bytes_are_no_list_either(field: str) -> None:
+    arguments: dict[str, Any] = {field: b"agent"}
+    with pytest.raises(TypeError, match=field):
+        Subscribe(**arguments)
+
+
+@pytest.mark.parametrize("item", [7, None, "", b"agent"])
+@pytest.mark.parametrize("field", FILTERS)
+def test_an_item_that_is_no_string_is_refused_by_name(field: str, item: object) -> None:
+    arguments: dict[str, Any] = {field: ["agent", item]}
+    with pytest.raises(TypeError) as caught:
+        Subscribe(**arguments)
+    assert field in str(caught.value)
+    assert repr(item) in str(caught.value)
+
+
+@pytest.mark.parametrize("field", FILTERS)
+def test_an_empty_list_would_match_nothing_and_is_refused(field: str) -> None:
+    arguments: dict[str, Any] = {field: []}
+    with pytest.raises(ValueError, match=rf"{field}.*leave it out"):
+        Subscribe(**arguments)
+
+
+def test_any_iterable_of_strings_makes_the_same_hashable_value() -> None:
+    first = Subscribe(inbox_ids=["a", "b"])
+    second = Subscribe(inbox_ids=(inbox for inbox in ("a", "b")))
+    assert first == second
+    assert hash(first) == hash(second)
+    assert first.inbox_ids == ("a", "b")
+
+
+def test_a_subscription_cannot_be_changed_afterwards() -> None:
+    inboxes = ["a"]
+    subscribe = Subscribe(inbox_ids=inboxes)
+    inboxes.append("b")
+    assert subscribe.inbox_ids == ("a",)
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        subscribe.inbox_ids = ("b",)  # type: ignore[misc]
+
+
+# AgentMailEnvironment
+
+
+def test_agentmails_own_environments_are_encrypted() -> None:
+    prod, eu_prod = AgentMailEnvironment.PROD, AgentMailEnvironment.EU_PROD
+    assert (prod.http, prod.websockets) == ("https://api.agentmail.to", "wss://ws.agentmail.to")
+    assert (eu_prod.http, eu_prod.websockets) == ("https://api.agentmail.eu", "wss://ws.agentmail.eu")
+    assert (prod.insecure, eu_prod.insecure) == (False, False)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["localhost", "localhost:8000", "app.localhost", "127.0.0.1", "127.9.9.9:80", "[::1]", "[::1]:8000"],
+)
+def test_plain_urls_are_accepted_for_this_machine(host: str) -> None:
+    environment = AgentMailEnvironment(http=f"http://{host}", websockets=f"ws://{host}")
+    assert environment.websockets == f"ws://{host}"
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["ws.example", "localhost.example", "notlocalhost", "10.0.0.1", "0.0.0.0", "[2001:db8::1]", "127.0.0.1.example"],
+)
+@pytest.mark.parametrize("field", ["http", "websockets"])
+def test_a_plain_url_of_another_machine_is_refused_without_insecure(field: str, host: str) -> None:
+    plain = {"http": "http", "websockets": "ws"}[field]
+    urls: dict[str, Any] = {"http": HTTPS, "websockets": WSS, field: f"{plain}://{host}"}
+    with pytest.raises(ValueError, match=rf"^{field} .*{plain}s://.*insecure=True"):
+        AgentMailEnvironment(**urls)
+    assert AgentMailEnvironment(**urls, insecure=True).insecure
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("ftp://ws.example", "must be a URL like"),
+        ("https://ws.example", "must be a URL like"),  # not a WebSocket's
+        ("ws.example", "must be a URL like"),
+        ("", "must be a URL like"),
+        ("wss://", "must be a URL like"),
+        ("wss:///v0", "must be a URL like"),
+        ("wss://am_secret@ws.example", "neither a user name"),
+        ("wss://user:am_secret@ws.example", "neither a user name"),
+        ("wss://ws.example?api_key=am_secret", "neither a user name, a query"),
+        ("wss://ws.example#am_secret", "neither a user name, a query nor a fragment"),
+        ("am_secret://ws.example", "must be a URL like"),
+    ],
+)
+def test_a_url_that_cannot_be_right_is_refused_without_being_shown(url: str, why: str) -> None:
+    with pytest.raises(ValueError, match=f"websockets.*{why}") as caught:
+        AgentMailEnvironment(http=HTTPS, websockets=url)
+    assert "am_secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("port", ["99999", "-1", "am_secret"])
+def test_a_port_that_is_none_is_refused_when_the_environment_is_made(port: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        AgentMailEnvironment(http=HTTPS, websockets=f"wss://ws.example:{port}")
+    assert "am_secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("field", ["http", "websockets"])
+@pytest.mark.parametrize("url", [None, b"wss://ws.example", 7])
+def test_a_url_that_is_no_string_is_a_type_error(field: str, url: object) -> None:
+    urls: dict[str, Any] = {"http": HTTPS, "websockets": WSS, field: url}
+    with pytest.raises(TypeError, match=field):
+        AgentMailEnvironment(**urls)
+
+
+def test_a_slash_at_the_end_makes_no_difference() -> None:
+    with_slash = AgentMailEnvironment(http=HTTPS + "/", websockets=WSS + "/")
+    assert with_slash == AgentMailEnvironment(http=HTTPS, websockets=WSS)
+
+
+# ReconnectPolicy
+
+DELAYS = [field.name for field in attrs.fields(ReconnectPolicy)]
+
+
+def test_the_defaults_are_those_that_the_documentation_names() -> None:
+    assert attrs.astuple(ReconnectPolicy()) == (0.5, 30.0, 2.0, 30.0, 60.0, None)
+
+
+@pytest.mark.parametrize("value", [-1, -0.001, math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("field", DELAYS)
+def test_a_delay_that_is_negative_or_not_finite_is_refused_by_name(field: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"^{field} must be a finite number"):
+        ReconnectPolicy(**{field: value})
+
+
+@pytest.mark.parametrize("value", ["1", True, [1], 1j])
+@pytest.mark.parametrize("field", DELAYS)
+def test_a_delay_that_is_no_number_is_a_type_error(field: str, value: object) -> None:
+    arguments: dict[str, Any] = {field: value}
+    with pytest.raises(TypeError, match=f"^{field} takes a number of seconds"):
+        ReconnectPolicy(**arguments)
+
+
+def test_only_give_up_after_may_be_none() -> None:
+    assert ReconnectPolicy(give_up_after=None).give_up_after is None
+    for field in set(DELAYS) - {"give_up_after"}:
+        arguments: dict[str, Any] = {field: None}
+        with pytest.raises(TypeError, match=field):
+            ReconnectPolicy(**arguments)
+
+
+def test_the_ceiling_may_not_shrink_from_attempt_to_attempt() -> None:
+    with pytest.raises(ValueError, match="multiplier must be a finite number from 1"):
+        ReconnectPolicy(multiplier=0.5)
+    assert ReconnectPolicy(multiplier=1).multiplier == 1
+
+
+def test_the_highest_ceiling_may_not_be_below_the_first() -> None:
+    with pytest.raises(ValueError, match=r"max_delay \(0.25\).*initial_delay \(0.5\)"):
+        ReconnectPolicy(max_delay=0.25)
+    assert ReconnectPolicy(initial_delay=3, max_delay=3).max_delay == 3
+
+
+def test_a_policy_cannot_be_changed_afterwards() -> None:
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        ReconnectPolicy().max_delay = 1.0  # type: ignore[misc]

@@ -1,0 +1,162 @@
+"""The public API is complete and typed, and importing it costs no more than it needs."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mypy import api as mypy
+
+import trio_agentmail
+from trio_agentmail import events
+
+ROOT = Path(__file__).parent.parent
+PYTHON_BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+PUBLIC_NAMES = [
+    "open_agentmail_stream",
+    "open_agentmail_session",
+    "AgentMailSession",
+    "Subscribe",
+    "AgentMailEnvironment",
+    "ReconnectPolicy",
+    "State",
+    "Statistics",
+    "Event",
+    "decode_event",
+    "Backend",
+    "Subscribed",
+    "MessageReceivedEvent",
+    "MessageSentEvent",
+    "MessageDeliveredEvent",
+    "MessageBouncedEvent",
+    "MessageComplainedEvent",
+    "MessageRejectedEvent",
+    "MessageOpenedEvent",
+    "MessageSecurityCompletedEvent",
+    "MessageSecurityReviewEvent",
+    "MessageSecurityOverrideEvent",
+    "DomainVerifiedEvent",
+    "CalendarEventCreatedEvent",
+    "CalendarEventUpdatedEvent",
+    "CalendarEventDeletedEvent",
+    "CalendarEventRespondedEvent",
+    "CalendarEventStartingEvent",
+    "CalendarEventEndingEvent",
+    "ErrorEvent",
+    "UnknownEvent",
+    "Disconnected",
+    "Message",
+    "ThreadItem",
+    "Attachment",
+    "Send",
+    "Delivery",
+    "Bounce",
+    "Complaint",
+    "Reject",
+    "Open",
+    "Domain",
+    "CalendarEvent",
+    "AgentMailError",
+    "ApiError",
+    "AuthenticationError",
+    "PermissionDeniedError",
+    "SubscriptionRejected",
+    "ConnectionFailed",
+]
+
+
+@pytest.mark.parametrize("name", PUBLIC_NAMES)
+def test_every_public_name_can_be_imported_from_the_package(name: str) -> None:
+    assert name in trio_agentmail.__all__
+    assert hasattr(trio_agentmail, name)
+
+
+def test_all_names_what_there_is_and_nothing_else() -> None:
+    assert [name for name in trio_agentmail.__all__ if not hasattr(trio_agentmail, name)] == []
+    assert len(trio_agentmail.__all__) == len(set(trio_agentmail.__all__))
+    public = {name for name in vars(trio_agentmail) if not name.startswith("_")}
+    modules = {name.rpartition(".")[2] for name in sys.modules if name.startswith("trio_agentmail.")}
+    assert public - modules == set(trio_agentmail.__all__) - {"__version__"}
+
+
+def test_every_event_and_every_part_of_one_is_exported() -> None:
+    assert set(events.__all__) <= set(trio_agentmail.__all__)
+
+
+def test_importing_the_package_imports_nothing_that_it_does_not_need() -> None:
+    unwanted = {
+        "agentmail",
+        "asyncio",
+        "click",
+        "httpx",
+        "hypothesis",
+        "pytest",
+        "rich",
+        "trio.testing",
+        "trio_agentmail.testing",
+        "websockets",
+    }
+    code = f"import sys, trio_agentmail; print(*({unwanted} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_the_examples_and_the_readme_pass_mypy_strict(tmp_path: Path) -> None:
+    files = [Path(__file__).with_name("typing_examples.py")]
+    blocks = PYTHON_BLOCK.findall((ROOT / "README.md").read_text())
+    assert blocks, "README.md has no example"
+    for number, block in enumerate(blocks):
+        file = tmp_path / f"readme_{number}.py"
+        file.write_text(block)
+        files.append(file)
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text(WRONG)
+    # What is wrong is checked in the same run, since it is the start of mypy that takes the time.
+    out, err, _ = mypy.run(["--strict", "--no-error-summary", "--no-pretty", *map(str, [*files, wrong])])
+    assert err == ""
+    reported = {int(match[1]) for match in re.finditer(r"wrong\.py:(\d+): error", out)}
+    assert reported == {number for number, line in enumerate(WRONG.splitlines(), 1) if "# wrong" in line}, out
+    assert [line for line in out.splitlines() if "wrong.py" not in line] == []
+
+
+WRONG = """
+from typing import assert_never
+
+import trio
+from trio_agentmail import (
+    Disconnected, Event, MessageReceivedEvent, Subscribe, open_agentmail_session, open_agentmail_stream
+)
+
+
+def handle(event: Event) -> None:
+    event.message  # wrong: not every event has one
+    match event:
+        case MessageReceivedEvent():
+            event.message.nothing  # wrong: no such field
+            event.event_id = "x"  # wrong: frozen
+            event.reason  # wrong: of another class
+        case Disconnected():
+            event.code + ""  # wrong: a number or None
+        case _:
+            assert_never(event)  # wrong: there are others
+
+
+async def main() -> None:
+    async with open_agentmail_stream(Subscribe(inbox_ids=5)) as events:  # wrong: no list
+        events.send_nowait  # wrong: only a receiver
+        text: str = await events.receive()  # wrong: an Event
+    async with open_agentmail_stream("agent@agentmail.to"):  # wrong: no Subscribe
+        pass
+    async with open_agentmail_stream(api_key=5):  # wrong: neither a string nor a callable
+        pass
+    async with open_agentmail_stream(pings=5):  # wrong: no such argument
+        pass
+    async with open_agentmail_session() as session:
+        await session.subscribe("agent@agentmail.to")  # wrong: no Subscribe
+        session.state = "closed"  # wrong: read only
+        if session.state == "open":  # wrong: no such state
+            pass
+        session.statistics().nothing  # wrong: no such field
+"""

@@ -1,0 +1,175 @@
+"""Code as users write it. It is not run: `test_typing.py` has mypy check it, with `--strict`."""
+
+from datetime import datetime
+from typing import Literal, assert_never, assert_type
+
+import trio
+
+from trio_agentmail import (
+    AgentMailEnvironment,
+    AgentMailError,
+    AgentMailSession,
+    ApiError,
+    AuthenticationError,
+    Backend,
+    Bounce,
+    CalendarEvent,
+    CalendarEventCreatedEvent,
+    CalendarEventDeletedEvent,
+    CalendarEventEndingEvent,
+    CalendarEventRespondedEvent,
+    CalendarEventStartingEvent,
+    CalendarEventUpdatedEvent,
+    Complaint,
+    ConnectionFailed,
+    Delivery,
+    Disconnected,
+    Domain,
+    DomainVerifiedEvent,
+    ErrorEvent,
+    Event,
+    Message,
+    MessageBouncedEvent,
+    MessageComplainedEvent,
+    MessageDeliveredEvent,
+    MessageOpenedEvent,
+    MessageReceivedEvent,
+    MessageRejectedEvent,
+    MessageSecurityCompletedEvent,
+    MessageSecurityOverrideEvent,
+    MessageSecurityReviewEvent,
+    MessageSentEvent,
+    Open,
+    PermissionDeniedError,
+    ReconnectPolicy,
+    Reject,
+    Send,
+    State,
+    Statistics,
+    Subscribe,
+    Subscribed,
+    SubscriptionRejected,
+    UnknownEvent,
+    decode_event,
+    open_agentmail_session,
+    open_agentmail_stream,
+)
+from trio_agentmail.testing import FakeAgentMail, encode_event
+
+
+def a_match_over_the_event_narrows_and_may_be_exhaustive(event: Event) -> None:
+    match event:
+        case Subscribed():
+            assert_type(event, Subscribed)
+            assert_type(event.inbox_ids, tuple[str, ...] | None)
+        case Disconnected():
+            assert_type(event, Disconnected)
+            assert_type(event.reason, str)
+        case ErrorEvent():
+            assert_type(event.name, str)
+            assert_type(event.message, str)
+        case UnknownEvent():
+            assert_type(event.event_type, str | None)
+            assert_type(event.raw, str)
+        case MessageReceivedEvent():
+            assert_type(event, MessageReceivedEvent)
+            assert_type(event.message, Message)
+            assert_type(event.message.from_, str)
+            assert_type(event.message.to, tuple[str, ...])
+            assert_type(event.message.timestamp, datetime | None)
+            assert_type(event.event_id, str | None)
+        case MessageSentEvent():
+            assert_type(event.send, Send)
+        case MessageDeliveredEvent():
+            assert_type(event.delivery, Delivery)
+        case MessageBouncedEvent():
+            assert_type(event.bounce, Bounce)
+        case MessageComplainedEvent():
+            assert_type(event.complaint, Complaint)
+        case MessageRejectedEvent():
+            assert_type(event.reject, Reject)
+        case MessageOpenedEvent():
+            assert_type(event.open, Open)
+        case MessageSecurityCompletedEvent():
+            assert_type(event, MessageSecurityCompletedEvent)
+        case MessageSecurityReviewEvent():
+            assert_type(event, MessageSecurityReviewEvent)
+        case MessageSecurityOverrideEvent():
+            assert_type(event, MessageSecurityOverrideEvent)
+        case DomainVerifiedEvent():
+            assert_type(event.domain, Domain)
+        case CalendarEventCreatedEvent() | CalendarEventUpdatedEvent() | CalendarEventDeletedEvent():
+            assert_type(event.calendar_event, CalendarEvent)
+        case CalendarEventRespondedEvent():
+            assert_type(event.calendar_event, CalendarEvent)
+        case CalendarEventStartingEvent() | CalendarEventEndingEvent():
+            assert_type(event.calendar_event, CalendarEvent)
+        case _:
+            assert_never(event)
+
+
+def a_match_by_attributes_binds_typed_names(event: Event) -> None:
+    match event:
+        case MessageReceivedEvent(message=Message(from_=sender, subject=subject)):
+            assert_type(sender, str)
+            assert_type(subject, str | None)
+        case Disconnected(last_received=since):
+            assert_type(since, datetime | None)
+
+
+async def the_stream_is_a_receive_channel_of_events() -> None:
+    async with open_agentmail_stream(
+        Subscribe(inbox_ids=["agent@agentmail.to"], pod_ids=("pod",), event_types={"message.received"}),
+        api_key=lambda: "am_key",
+        environment=AgentMailEnvironment.EU_PROD,
+        reconnect=ReconnectPolicy(max_delay=60, give_up_after=3600),
+        ping_interval=None,
+        ping_timeout=5,
+        buffer_size=1,
+    ) as events:
+        assert_type(events, trio.MemoryReceiveChannel[Event])
+        assert_type(await events.receive(), Event)
+        assert_type(events.clone(), trio.MemoryReceiveChannel[Event])
+        async for event in events:
+            assert_type(event, Event)
+
+
+async def a_session_has_typed_state_and_statistics() -> None:
+    backend: Backend = FakeAgentMail()
+    async with open_agentmail_session(api_key="am_key", backend=backend) as session:
+        assert_type(session, AgentMailSession)
+        assert_type(session.events, trio.MemoryReceiveChannel[Event])
+        assert_type(session.state, State)
+        state: Literal["connecting", "subscribed", "waiting", "closed"] = session.state
+        print(state)
+        statistics = session.statistics()
+        assert_type(statistics, Statistics)
+        assert_type(statistics.delivered, int)
+        assert_type(statistics.last_received, datetime | None)
+        assert_type(statistics.last_error, str | None)
+        assert_type(statistics.next_attempt_in, float | None)
+        await session.subscribe(Subscribe(inbox_ids=["other@agentmail.to"]))
+
+
+async def errors_have_typed_attributes() -> None:
+    try:
+        async with open_agentmail_stream():
+            await trio.sleep_forever()
+    except (AuthenticationError, PermissionDeniedError) as exc:
+        assert_type(exc.status_code, int)
+    except ApiError as exc:
+        assert_type(exc.headers, dict[str, str])
+        assert_type(exc.body, str)
+    except SubscriptionRejected as exc:
+        assert_type(exc.name, str)
+        assert_type(exc.message, str)
+    except ConnectionFailed as exc:
+        assert_type(exc.__cause__, BaseException | None)
+    except AgentMailError:
+        pass
+
+
+def text_becomes_an_event_and_back() -> None:
+    assert_type(decode_event("{}"), Event)
+    assert_type(decode_event(b"{}"), Event)
+    assert_type(encode_event(decode_event("{}")), str)
