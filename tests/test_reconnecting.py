@@ -989,6 +989,37 @@ async def test_the_old_connection_may_be_lost_and_made_again_while_the_new_subsc
         assert fake.connected == 1
 
 
+async def test_the_old_subscription_may_be_made_again_in_the_same_moment_as_the_new_one_is_confirmed(
+    no_jitter: None, autojump_clock: MockClock
+) -> None:
+    stories = set()
+    for _ in range(40):  # Trio draws which of the two tasks runs first
+        fake = FakeAgentMail()
+        backend = Scripted(fake, {2: 5.0, 3: 4.5})
+        async with open_agentmail_session(A, backend=backend) as session, trio.open_nursery() as nursery:
+            nursery.start_soon(session.subscribe, B)
+            await wait_all_tasks_blocked()
+            await fake.drop_connections()
+            await trio.sleep(5.5)
+            await mail(fake, "1", inbox_id="b")
+            stories.add(await take_all(session.events))
+            assert fake.connected == 1
+            assert session.state == "subscribed"
+    assert stories == {"Sa D Sb 1", "Sa D Sa Sb 1"}
+
+
+async def test_the_old_connection_may_end_before_its_last_event_has_found_room(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    async with open_agentmail_session(A, backend=fake, buffer_size=1) as session:
+        await mail(fake, "1", "2")
+        await session.subscribe(B)
+        await mail(fake, "3", inbox_id="b")
+        await fake.drop_connections()
+        assert await take(session.events, 1) == "Sa"
+        await wait_all_tasks_blocked()  # the end has been read, and the second mail still waits for room
+        assert await take_all(session.events) == "1 2 D Sb 3 D Sb"
+
+
 async def test_the_old_connection_may_be_half_open(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     async with open_agentmail_session(A, backend=fake, ping_interval=None, ping_timeout=20) as session:
