@@ -435,3 +435,10 @@ async def test_what_a_callable_for_the_key_raises_later_ends_the_block(autojump_
             await fake.drop_connections()
             await trio.sleep_forever()
     assert len(fake.handshakes) == 1
+
+
+@pytest.mark.parametrize("backend", [FakeAgentMail, "fake", object()])
+async def test_a_backend_that_is_none_is_refused_at_once(backend: Any, autojump_clock: MockClock) -> None:
+    with pytest.raises(TypeError, match=r"backend takes an object that opens WebSockets, like FakeAgentMail\(\)"):
+        async with open_agentmail_stream(backend=backend):
+            pytest.fail("entered")

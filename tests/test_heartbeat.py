@@ -8,6 +8,7 @@ import pytest
 import trio
 import wsproto
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
+from wsproto.connection import ConnectionState
 from wsproto.events import (
     AcceptConnection,
     BytesMessage,
@@ -79,7 +80,7 @@ class Peer:
                     await self.send(event.response())
             case Pong():
                 self.pongs += 1
-            case CloseConnection():
+            case CloseConnection() if self.protocol.state is ConnectionState.REMOTE_CLOSING:
                 await self.send(event.response())
 
     @property
@@ -346,3 +347,15 @@ async def test_answering_a_ping_of_a_server_that_has_gone_costs_nothing_that_was
             received = [await anext(events) for _ in range(12)]
         assert [event.raw for event in received if isinstance(event, UnknownEvent)] == [str(n) for n in range(10)]
         assert [type(event) for event in received[10:]] == [Disconnected, Subscribed]
+
+
+async def test_a_close_that_nobody_has_read_yet_is_not_turned_into_a_silence(autojump_clock: MockClock) -> None:
+    peer = Peer()
+    async with open_agentmail_stream(backend=peer, buffer_size=2) as events:
+        for n in range(2):
+            await peer.push(str(n))
+        await peer.send(CloseConnection(code=1001, reason="going away"))
+        await trio.sleep(3600)  # one event has no room; the close frame is behind it, and the stream stays open
+        assert [type(await anext(events)) for _ in range(3)] == [Subscribed, UnknownEvent, UnknownEvent]
+        loss = await next_loss(events)
+        assert (loss.code, loss.reason) == (1001, "the WebSocket was closed: going away")

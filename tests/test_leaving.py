@@ -991,6 +991,40 @@ async def test_a_bug_in_the_fake_while_the_body_sleeps_comes_out_as_itself(
                 await trio.sleep_forever()
 
 
+class BuggyGoodbye:
+    """Has a bug that shows when a connection is given back, in a task of the stream."""
+
+    api_key = "am_key"
+
+    def __init__(self, fake: FakeAgentMail) -> None:
+        self._fake = fake
+
+    @asynccontextmanager
+    async def open_websocket(self, url: str, **kwargs: Any) -> Any:
+        async with self._fake.open_websocket(url, **kwargs) as websocket:
+            yield websocket
+            raise ZeroDivisionError("a bug")
+
+
+@with_both
+async def test_a_bug_in_the_backend_on_leaving_comes_out_as_itself(opener: Opener, autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    async with leaving_nothing(fake):
+        with pytest.raises(ZeroDivisionError):
+            async with opener(backend=BuggyGoodbye(fake)):
+                pass
+
+
+async def test_a_bug_that_showed_on_an_earlier_connection_is_not_forgotten(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    async with leaving_nothing(fake):
+        with pytest.raises(ZeroDivisionError):
+            async with open_agentmail_session(backend=BuggyGoodbye(fake)) as session:
+                for inbox_id in ("one", "two"):
+                    await session.subscribe(Subscribe(inbox_ids=[inbox_id]))
+                    await trio.sleep(1)
+
+
 # Streams among others
 
 

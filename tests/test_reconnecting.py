@@ -1020,6 +1020,16 @@ async def test_the_old_connection_may_end_before_its_last_event_has_found_room(a
         assert await take_all(session.events) == "1 2 D Sb 3 D Sb"
 
 
+async def test_the_old_connection_may_have_been_idle_for_longer_than_a_pong_may_take(
+    autojump_clock: MockClock,
+) -> None:
+    fake = FakeAgentMail()
+    async with open_agentmail_session(A, backend=fake, ping_interval=None, ping_timeout=5) as session:
+        await trio.sleep(100)
+        await session.subscribe(B)
+        assert await take_all(session.events) == "Sa Sb"
+
+
 async def test_the_old_connection_may_be_half_open(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     async with open_agentmail_session(A, backend=fake, ping_interval=None, ping_timeout=20) as session:

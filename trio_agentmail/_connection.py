@@ -129,7 +129,9 @@ class Connection:
             if self._drained:
                 return None
             self._api_key.redact(exc)
-            raise self._given_up or exc from None
+            if self._given_up is not None and exc.code == 1006:
+                raise self._given_up from None  # it was cut by us, and this is why
+            raise
         event = decode_event(data)
         if isinstance(event, Subscribed):
             reason = "a confirmation, though the subscription had been confirmed"
@@ -188,8 +190,8 @@ class Connection:
             if scope.cancelled_caught and await self._still_silent(since):
                 self._give_up(f"silent for {interval} s (ping_interval), then no answer to a ping for {timeout} s")
 
-    async def _silence(self, seconds: float) -> float:
-        """Wait until nothing has come for so long, and return since when.
+    async def _silence(self, seconds: float, begin: float = -math.inf) -> float:
+        """Wait until nothing has come for so long, counted from `begin` at the earliest; return since when.
 
         Time in which nobody reads, since the consumer has no room, is not the server's silence.
         """
@@ -198,7 +200,7 @@ class Connection:
             if since is None:
                 await self._websocket.watched.changed()
                 continue
-            await trio.sleep_until(since + seconds)
+            await trio.sleep_until(max(since, begin) + seconds)
             if await self._still_silent(since):
                 return since
 
@@ -231,5 +233,5 @@ class Connection:
 
     async def _give_up_when_silent(self) -> None:
         timeout = self._settings.ping_timeout
-        await self._silence(timeout)
+        await self._silence(timeout, begin=trio.current_time())
         self._give_up(f"no answer to a ping for {timeout} s")

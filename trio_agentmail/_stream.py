@@ -93,6 +93,8 @@ async def open_agentmail_session(
     )
     if backend is None:
         backend = NetworkBackend()
+    elif isinstance(backend, type) or not hasattr(backend, "open_websocket"):
+        raise TypeError("backend takes an object that opens WebSockets, like FakeAgentMail()")
     key = ApiKey(api_key, default=backend.api_key)
     del api_key
 

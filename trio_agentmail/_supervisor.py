@@ -99,7 +99,13 @@ class Supervisor:
         self._unknown = 0
         self.state: State = "closed"
         self.outbox = Outbox(settings.buffer_size)
-        self.error: BaseException | None = None
+        self._error: BaseException | None = None
+
+    @property
+    def error(self) -> BaseException | None:
+        """What ended the stream, if anything did but leaving it; complete when its tasks have ended."""
+        bugs = (connection.bug for connection in self._live)
+        return self._error or next(filter(None, bugs), None)
 
     def statistics(self) -> Statistics:
         now = trio.current_time()
@@ -140,7 +146,7 @@ class Supervisor:
         except BaseException as exc:
             if not started:
                 raise
-            self.error = exc
+            self._error = exc
             self._body.cancel()
         finally:
             self.leave()
@@ -290,7 +296,7 @@ class Supervisor:
 
     def _new_connection(self, subscribe: Subscribe) -> Connection:
         self._api_key.ask()  # here, since what it raises is nothing that a network does
-        self._live = {connection for connection in self._live if not connection.ended.is_set()}
+        self._live = {old for old in self._live if old.bug is not None or not old.ended.is_set()}
         connection = Connection(
             self._backend, self._settings, self._api_key, subscribe, wanted=lambda: not self.outbox.abandoned
         )
