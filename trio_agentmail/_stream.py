@@ -110,9 +110,11 @@ async def open_agentmail_session(
             body = trio.CancelScope()
             supervisor = Supervisor(backend, settings, key, subscribe, nursery, body)
             try:
-                await nursery.start(supervisor.run)
-                with body:
-                    yield AgentMailSession(supervisor)
+                nursery.start_soon(supervisor.run)
+                await supervisor.entered.wait()
+                if supervisor.error is None:
+                    with body:
+                        yield AgentMailSession(supervisor)
             except trio.Cancelled:
                 raise
             except BaseException as exc:  # noqa: BLE001  raised again below

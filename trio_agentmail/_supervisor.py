@@ -98,6 +98,8 @@ class Supervisor:
         self._received = 0
         self._unknown = 0
         self.state: State = "closed"
+        self.entered = trio.Event()
+        """Set when the subscription is in force, or cannot be: see `error`."""
         self.outbox = Outbox(settings.buffer_size)
         self._error: BaseException | None = None
 
@@ -122,20 +124,15 @@ class Supervisor:
             next_attempt_in=None if self._next_attempt_at is None else max(0.0, self._next_attempt_at - now),
         )
 
-    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
-        """Enter, report that as `started`, and go on until `leave`, or until nobody wants the events.
-
-        Raises, until it has started: what entering failed with. Later that is kept in `error`.
-        """
-        started = False
+    async def run(self) -> None:
+        """Enter, and go on until `leave`, or until nobody wants the events; keep what goes wrong in `error`."""
         try:
             with self._scope:
                 async with background_nursery() as nursery:
                     nursery.start_soon(self.outbox.run)
                     connection = await self._establish(self._settings.enter_timeout, "enter_timeout")
                     self._adopt(connection)
-                    task_status.started()
-                    started = True
+                    self.entered.set()
                     while True:
                         connection = await self._next(connection)
                         self._adopt(connection)
@@ -143,18 +140,17 @@ class Supervisor:
             logger.info("every receiver is closed: the stream ends")
         except trio.Cancelled:
             raise
-        except BaseException as exc:
-            if not started:
-                raise
+        except BaseException as exc:  # noqa: BLE001  the session raises it again
             self._error = exc
             self._body.cancel()
         finally:
             self.leave()
+            self.outbox.close()
+            self.entered.set()
 
     def leave(self) -> None:
         """Stop, and say goodbye; the tasks in the nursery end when that is done."""
         self._scope.cancel()
-        self.outbox.close()
         self._set_state("closed")
         for connection in self._live:
             connection.close()
@@ -268,6 +264,9 @@ class Supervisor:
                     self._attempts.was_subscribed()
                     self._connections += 1
                     return connection
+                await (
+                    trio.lowlevel.checkpoint()
+                )  # leave() cuts an attempt: then it failed of nothing, and this is the end
                 if connection.accepted:
                     self._attempts.key_was_accepted()
                 self._note_trouble(failure)

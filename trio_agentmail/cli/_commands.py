@@ -110,7 +110,7 @@ def demo_command() -> None:
 
     It needs no API key and no network: it serves an AgentMail of its own on 127.0.0.1, opens a real stream to it, and
     has mail delivered while it breaks the connection in different ways. It takes about ten seconds, and ends with
-    0 if everything that this package promises held, else 1.
+    status 0 if everything that this package promises held, else 1.
     """
     if not _run(partial(demo, Output())):
         sys.exit(1)
