@@ -3,8 +3,8 @@
 from ._backend import Backend
 from ._codec import decode_event
 from ._settings import AgentMailEnvironment, ReconnectPolicy, Subscribe
+from ._statistics import State, Statistics
 from ._stream import AgentMailSession, open_agentmail_session, open_agentmail_stream
-from ._supervisor import State, Statistics
 from .errors import (
     AgentMailError,
     ApiError,

@@ -10,7 +10,8 @@ from ._api_key import ApiKey
 from ._backend import Backend, NetworkBackend
 from ._nursery import add_context, raise_as_it_is, sole_exception
 from ._settings import AgentMailEnvironment, ReconnectPolicy, Settings, Subscribe
-from ._supervisor import State, Statistics, Supervisor
+from ._statistics import State, Statistics
+from ._supervisor import Supervisor
 from .events import Event
 
 __all__ = ["AgentMailSession", "open_agentmail_session", "open_agentmail_stream"]

@@ -4,9 +4,7 @@ import logging
 import math
 from collections import deque
 from datetime import UTC, datetime
-from typing import Literal
 
-import attrs
 import trio
 
 from ._api_key import ApiKey
@@ -16,44 +14,16 @@ from ._nursery import background_nursery
 from ._outbox import Abandoned, Outbox
 from ._reconnect import Attempts, retry_after
 from ._settings import Settings, Subscribe
+from ._statistics import State, Statistics
 from .errors import ConnectionFailed, ConnectionLost, printable
 from .events import Disconnected, UnknownEvent
 
-__all__ = ["State", "Statistics", "Supervisor"]
+__all__ = ["Supervisor"]
 
 logger = logging.getLogger("trio_agentmail")
 
 WARN_AFTER = 60.0
 """Seconds of outage after which it is worth a warning."""
-
-State = Literal["connecting", "subscribed", "waiting", "closed"]
-
-
-@attrs.frozen(kw_only=True)
-class Statistics:
-    """What has happened on a stream so far.
-
-    Attributes:
-        connections: Connections whose subscription was confirmed.
-        received: Events that came from AgentMail, without the confirmations.
-        delivered: Of these, the events that were handed to the channel.
-        duplicates: Of these, the events that were not, since they had been before.
-        unknown: Of these, the events of which an `UnknownEvent` was made.
-        buffered: Events and notices that wait for the consumer now.
-        last_received: When the last sign of life came. None before the first connection.
-        last_error: What ended the last connection or attempt that failed, in words.
-        next_attempt_in: While the state is "waiting": seconds to the next attempt.
-    """
-
-    connections: int
-    received: int
-    delivered: int
-    duplicates: int
-    unknown: int
-    buffered: int
-    last_received: datetime | None
-    last_error: str | None
-    next_attempt_in: float | None
 
 
 class Supervisor:

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 
 import attrs
 
-from trio_agentmail._parts import (
+from ._parts import (
     AgentArmorManualOverride,
     AgentArmorReleaseActor,
     AgentArmorResult,

@@ -1,0 +1,37 @@
+"""What a session tells of its stream."""
+
+from datetime import datetime
+from typing import Literal
+
+import attrs
+
+__all__ = ["State", "Statistics"]
+
+State = Literal["connecting", "subscribed", "waiting", "closed"]
+
+
+@attrs.frozen(kw_only=True)
+class Statistics:
+    """What has happened on a stream so far.
+
+    Attributes:
+        connections: Connections whose subscription was confirmed.
+        received: Events that came from AgentMail, without the confirmations.
+        delivered: Of these, the events that were handed to the channel.
+        duplicates: Of these, the events that were not, since they had been before.
+        unknown: Of these, the events of which an `UnknownEvent` was made.
+        buffered: Events and notices that wait for the consumer now.
+        last_received: When the last sign of life came. None before the first connection.
+        last_error: What ended the last connection or attempt that failed, in words.
+        next_attempt_in: While the state is "waiting": seconds to the next attempt.
+    """
+
+    connections: int
+    received: int
+    delivered: int
+    duplicates: int
+    unknown: int
+    buffered: int
+    last_received: datetime | None
+    last_error: str | None
+    next_attempt_in: float | None
