@@ -14,7 +14,7 @@ __all__ = ["Abandoned", "Outbox"]
 REMEMBERED = 2**15
 """How many identities are remembered, so that no event is delivered twice: at a hundred events a second those of
 five minutes, which is longer than any two connections overlap. It costs 10 MiB at the most, where every event is a
-mail (see docs/reconnecting.md)."""
+mail (see docs/stream.md)."""
 
 
 class Abandoned(Exception):
