@@ -23,7 +23,7 @@ import pytest
 import trio
 from click.testing import CliRunner, Result
 from rich.text import Text
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trio_agentmail import cli
 from trio_agentmail._codec import decode_event
@@ -33,6 +33,7 @@ from trio_agentmail.cli._commands import commands
 from trio_agentmail.cli._listen import explain, listen
 from trio_agentmail.cli._output import Output, OutputClosed
 from trio_agentmail.cli._render import event_json, event_line
+from trio_agentmail.cli._signals import stop_signals
 from trio_agentmail.cli._verdict import Record, judge, summary
 from trio_agentmail.errors import (
     ApiError,
@@ -584,7 +585,7 @@ def test_the_last_line_does_not_hide_mail_that_should_have_come() -> None:
         (Subscribed(), "subscribed"),
         (Subscribed(inbox_ids=("a", "b"), pod_ids=("p",)), "subscribed  a, b  p"),
         (Disconnected(reason="cut", code=1006), "disconnected  cut  (code 1006)"),
-        (Disconnected(reason="cut"), "disconnected  cut"),
+        (Disconnected(reason="cut"), "disconnected  cut  (code 1006)"),
         (ErrorEvent(name="rate_limit", message="slow down"), "error  rate_limit  slow down"),
         (UnknownEvent(reason="its type is not known: x"), "unknown  its type is not known: x"),
         (
@@ -687,7 +688,7 @@ def test_a_loss_is_an_object_of_our_own_in_json() -> None:
     assert json.loads(event_json(Disconnected(reason="cut"))) == {
         "type": "disconnected",
         "reason": "cut",
-        "code": None,
+        "code": 1006,
         "last_received": None,
     }
     line = event_json(Disconnected(reason="\x7f", code=1006, last_received=NOON))
@@ -785,3 +786,15 @@ def test_the_package_can_be_run_as_a_module(
         runpy.run_module("trio_agentmail.cli", run_name="__main__")
     assert caught.value.code == 0
     assert capsys.readouterr().out.startswith("trio-agentmail, version ")
+
+
+async def test_each_signal_stops_a_little_more(autojump_clock: MockClock) -> None:
+    cancelled = []
+    async with stop_signals() as scopes:
+        with trio.CancelScope() as reading, trio.CancelScope(shield=True):
+            scopes.append(reading)
+            for _ in range(2):
+                signal.raise_signal(signal.SIGINT)
+                await wait_all_tasks_blocked()
+                cancelled.append((reading.cancel_called, len(scopes)))
+    assert cancelled == [(True, 1), (True, 0)]

@@ -442,3 +442,10 @@ async def test_a_backend_that_is_none_is_refused_at_once(backend: Any, autojump_
     with pytest.raises(TypeError, match=r"backend takes an object that opens WebSockets, like FakeAgentMail\(\)"):
         async with open_agentmail_stream(backend=backend):
             pytest.fail("entered")
+
+
+async def test_a_context_for_servers_is_refused_at_once(autojump_clock: MockClock) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    with pytest.raises(ValueError, match="ssl_context is for servers"):
+        async with open_agentmail_stream(backend=FakeAgentMail(), ssl_context=context):
+            pytest.fail("entered")

@@ -904,6 +904,23 @@ async def test_as_long_as_a_clone_is_open_nothing_is_closed(autojump_clock: Mock
             assert (session.state, fake.connected) == ("closed", 0)
 
 
+async def test_changing_the_subscription_does_not_outlive_the_stream(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    async with leaving_nothing(fake), open_agentmail_session(backend=fake) as session:
+        fake.reject_handshakes(503, headers=[("Retry-After", "3000")])
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+
+            async def change() -> None:
+                with pytest.raises(trio.ClosedResourceError):
+                    await session.subscribe(Subscribe(inbox_ids=[INBOX]))
+
+            nursery.start_soon(change)
+            await wait_all_tasks_blocked()
+            session.events.close()
+        assert trio.current_time() - began <= 20  # the next ping
+
+
 async def test_a_body_that_raises_after_the_stream_has_closed_itself_is_left_as_ever(
     autojump_clock: MockClock,
 ) -> None:
@@ -996,14 +1013,15 @@ class BuggyGoodbye:
 
     api_key = "am_key"
 
-    def __init__(self, fake: FakeAgentMail) -> None:
+    def __init__(self, fake: FakeAgentMail, error: Exception | None = None) -> None:
         self._fake = fake
+        self._error = error or ZeroDivisionError("a bug")
 
     @asynccontextmanager
     async def open_websocket(self, url: str, **kwargs: Any) -> Any:
         async with self._fake.open_websocket(url, **kwargs) as websocket:
             yield websocket
-            raise ZeroDivisionError("a bug")
+            raise self._error
 
 
 @with_both
@@ -1013,6 +1031,39 @@ async def test_a_bug_in_the_backend_on_leaving_comes_out_as_itself(opener: Opene
         with pytest.raises(ZeroDivisionError):
             async with opener(backend=BuggyGoodbye(fake)):
                 pass
+
+
+@with_both
+async def test_trouble_of_the_network_on_leaving_is_no_bug(opener: Opener, autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    async with leaving_nothing(fake):
+        async with opener(backend=BuggyGoodbye(fake, ConnectionResetError("reset"))):
+            pass
+        assert fake.close_codes == [1000]
+
+
+@with_both
+async def test_what_the_stream_failed_with_may_be_raised_by_the_body_as_well(
+    opener: Opener, autojump_clock: MockClock
+) -> None:
+    fake = FakeAgentMail()
+    error = Mishap()
+
+    def ask_for_the_key() -> str:
+        if fake.handshakes:
+            raise error
+        return "am_key"
+
+    async with leaving_nothing(fake):
+        with pytest.raises(Mishap) as caught:
+            async with opener(backend=fake, api_key=ask_for_the_key):
+                await fake.drop_connections()
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    raise error
+    assert caught.value is error
+    assert error.__context__ is not error
 
 
 async def test_a_bug_that_showed_on_an_earlier_connection_is_not_forgotten(autojump_clock: MockClock) -> None:

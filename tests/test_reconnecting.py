@@ -558,7 +558,7 @@ async def test_trouble_that_lasts_is_a_warning_for_each_outage(
     warnings = []
     async with open_agentmail_stream(backend=fake, reconnect=ReconnectPolicy(stable_after=0)) as events:
         assert await take(events, 1) == "S"
-        for failures in (6, 9, 20):  # with the last of them 31.5, 121.5 and 451.5 s after the loss
+        for failures in (5, 9, 20):  # subscribed again 31.5, 151.5 and 481.5 s after the loss
             caplog.clear()
             fake.reject_handshakes(503, times=failures)
             await fake.drop_connections()
@@ -1028,6 +1028,25 @@ async def test_the_old_connection_may_have_been_idle_for_longer_than_a_pong_may_
         await trio.sleep(100)
         await session.subscribe(B)
         assert await take_all(session.events) == "Sa Sb"
+
+
+async def test_a_new_subscription_that_ends_an_outage_shows_that_the_key_is_good(
+    no_jitter: None, autojump_clock: MockClock
+) -> None:
+    fake = FakeAgentMail()
+    refused = AuthenticationError(401, {}, "")
+    backend = Scripted(fake, {2: 5.0, 3: refused, 4: OSError("down"), 5: OSError("down"), 6: refused})
+    async with open_agentmail_session(A, backend=backend) as session, trio.open_nursery() as nursery:
+        nursery.start_soon(session.subscribe, B)
+        await wait_all_tasks_blocked()
+        await fake.drop_connections()
+        await trio.sleep(500)
+        assert session.state == "subscribed"
+        backend.attempts = 5
+        await fake.drop_connections()  # and a single 401 follows, long after the first
+        await trio.sleep(10)
+        assert session.state == "subscribed"
+        assert backend.attempts == 7
 
 
 async def test_the_old_connection_may_be_half_open(autojump_clock: MockClock) -> None:

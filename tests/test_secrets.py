@@ -1,5 +1,7 @@
 """The API key is in the Authorization header and nowhere else, whatever goes wrong."""
 
+import base64
+import hashlib
 import logging
 import traceback
 from collections.abc import Callable, Iterator
@@ -8,7 +10,7 @@ from typing import Any
 import orjson
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, memory_stream_pair
 
 from trio_agentmail import (
     AgentMailEnvironment,
@@ -27,6 +29,8 @@ from trio_agentmail import (
     open_agentmail_session,
     open_agentmail_stream,
 )
+from trio_agentmail._websocket import client_websocket
+from trio_agentmail.errors import ConnectionLost
 from trio_agentmail.testing import FakeAgentMail
 
 MARK = "SECRETMARK"
@@ -387,3 +391,28 @@ async def test_a_key_that_begins_with_another_is_redacted_whole(autojump_clock: 
         await fake.drop_connections(1011, f"not {KEY}_and_more!")
         losses = [event for event in [await events.receive() for _ in range(4)] if isinstance(event, Disconnected)]
     assert [loss.reason for loss in losses][-1].endswith("not ***!")
+
+
+@pytest.mark.parametrize("header", ["Sec-WebSocket-Protocol", "Sec-WebSocket-Extensions", "Upgrade"])
+async def test_an_acceptance_that_holds_the_key_does_not_give_it_away(
+    header: str, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    ours, theirs = memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+
+        async def answer() -> None:
+            request = bytes(await theirs.receive_some())
+            key = request.lower().split(b"sec-websocket-key: ")[1]
+            key = request[len(request) - len(key) :].split(b"\r\n")[0]
+            accept = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
+            head = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: " + accept
+            upgrade = b"" if header == "Upgrade" else b"\r\nUpgrade: websocket"
+            await theirs.send_all(head + upgrade + f"\r\n{header}: {MARK}\r\n\r\n".encode())
+
+        nursery.start_soon(answer)
+        with pytest.raises(ConnectionLost, match="not a WebSocket server") as caught:
+            async with client_websocket(ours, host="x", target="/v0", headers=[], max_message_size=100):
+                pytest.fail("opened")
+    assert_no_secret(caught.value)
+    assert MARK not in caplog.text

@@ -209,6 +209,7 @@ async def test_frames_that_are_no_events_are_seen_and_cost_nothing() -> None:
             assert await story(events, 1) == ["subscribed"]
             second = await events.receive()
             assert isinstance(second, UnknownEvent)  # a second confirmation tells nothing new
+            assert second.payload == {"type": "subscribed"}
             assert second.event_type == "subscribed"
             error = await events.receive()
             assert isinstance(error, ErrorEvent)
@@ -564,6 +565,44 @@ async def test_another_subscription_is_in_force_without_a_gap_and_the_old_connec
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
+async def test_a_server_that_talks_and_answers_no_pings_cannot_keep_the_old_subscription_in_force() -> None:
+    async def handle(peer: Peer) -> None:
+        await peer.confirm()
+        for number in count():
+            if peer.number == 2:
+                await peer.push("new")
+                await peer.stay()
+                return
+            await peer.push(f"old {number}")
+            await trio.sleep(0.02)
+
+    async with serve(handle) as server:
+        async with open_agentmail_session(
+            api_key=KEY, environment=environment(server.port), ping_timeout=0.3, close_timeout=0.1
+        ) as session:
+            await session.subscribe(Subscribe(inbox_ids=["a"]))
+            words: list[str] = []
+            while words[-1:] != ["new"]:
+                words += await story(session.events, 1)
+        kinds = [word.split()[0] for word in words]
+        assert (kinds[0], kinds[-2:]) == ("subscribed", ["subscribed", "new"])
+        assert set(kinds[1:-2]) == {"old"}
+
+
+async def test_a_reset_on_leaving_is_left_alone() -> None:
+    async def handle(peer: Peer) -> None:
+        await peer.confirm()
+        while (await peer.receive()).opcode is not CLOSE:
+            pass
+        await peer.send(frame(PING, b"crosses the close frame"))
+        await trio.sleep(0.1)
+        peer.reset()
+
+    async with serve(handle) as server:
+        async with open_stream(server) as events:
+            assert await story(events, 1) == ["subscribed"]
+
+
 async def test_no_socket_is_left() -> None:
     async def handle(peer: Peer) -> None:
         if peer.number % 2:

@@ -561,3 +561,17 @@ async def test_an_answer_may_be_preceded_by_hints() -> None:
         async with open_stream(server, enter_timeout=0.5) as events:
             assert await story(events, 1) == ["subscribed"]
     assert server.connections == 1
+
+
+async def test_a_refusal_is_one_though_its_body_is_cut_off_by_a_reset() -> None:
+    async def handle(peer: Peer) -> None:
+        await peer.read_request()
+        await peer.send(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 100\r\n\r\nunkn")
+        await trio.sleep(0.05)
+        peer.reset()
+
+    async with serve(handle) as server:
+        with pytest.raises(AuthenticationError, match="unkn"):
+            async with open_stream(server):
+                pytest.fail("entered")
+    assert server.connections == 1

@@ -75,9 +75,9 @@ class NetworkBackend:
 
 
 async def start_tls(transport: trio.abc.Stream, context: ssl.SSLContext, host: str) -> trio.abc.Stream:
-    # https_compatible: peers that hang up without TLS's goodbye are common, and WebSocket has its own.
-    stream = trio.SSLStream(transport, context, server_hostname=host, https_compatible=True)
     try:
+        # https_compatible: peers that hang up without TLS's goodbye are common, and WebSocket has its own.
+        stream = trio.SSLStream(transport, context, server_hostname=host, https_compatible=True)
         # Now, and not with the first frame: there trio-websocket would keep the reason for itself.
         await stream.do_handshake()
     except BaseException as exc:

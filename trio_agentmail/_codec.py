@@ -19,7 +19,7 @@ from .events import (
     UnknownEvent,
 )
 
-__all__ = ["decode_event", "encode_subscribe", "identity"]
+__all__ = ["as_unknown", "decode_event", "encode_subscribe", "identity"]
 
 
 MAX_IDENTITY_LENGTH = 256
@@ -140,6 +140,12 @@ def _with_raw(structure: Hook, frame: dict[str, Any], text: str) -> Event:
 def _unknown(event_type: str | None, reason: str, frame: dict[str, Any], text: str) -> UnknownEvent:
     event_id = optional_text(frame.get("event_id"), None)
     return UnknownEvent(event_type=event_type, event_id=event_id, payload=frame, reason=reason, raw=text)
+
+
+def as_unknown(event: Subscribed, reason: str) -> UnknownEvent:
+    """A confirmation that confirms nothing, as what it then is."""
+    payload = _parse(event.raw, event.raw.encode())
+    return UnknownEvent(event_type="subscribed", payload=payload, reason=reason, raw=event.raw)
 
 
 def encode_subscribe(subscribe: Subscribe) -> str:

@@ -9,12 +9,13 @@ import trio
 
 from ._api_key import ApiKey
 from ._backend import Backend
-from ._codec import decode_event, encode_subscribe
+from ._codec import as_unknown, decode_event, encode_subscribe
 from ._nursery import background_nursery
+from ._reconnect import Verdict, verdict
 from ._settings import Settings, Subscribe
 from ._websocket import WebSocket
 from .errors import ConnectionLost, SubscriptionRejected
-from .events import ErrorEvent, Event, Subscribed, UnknownEvent
+from .events import ErrorEvent, Event, Subscribed
 
 __all__ = ["Connection"]
 
@@ -53,6 +54,8 @@ class Connection:
         self._retired = trio.Event()
         self._closing = trio.Event()
         self._started = False
+        self._draining = 0.0
+        """Seconds that were spent waiting for frames since the connection was retired."""
         self._drained = False
         self._given_up: ConnectionLost | None = None
         self.subscribed: Subscribed
@@ -93,6 +96,7 @@ class Connection:
                     await self._websocket.send(encode_subscribe(self._subscribe))
                     await self._receive_confirmation()
                     opening.deadline = math.inf
+                    await trio.lowlevel.checkpoint_if_cancelled()  # the deadline may have come in the same moment
                     self._started = True
                     task_status.started()
                     await self._stay_open()
@@ -109,7 +113,8 @@ class Connection:
             self._api_key.redact(exc)
             if not self._started:
                 raise
-            self.bug = exc
+            if not isinstance(exc, Exception) or verdict(exc) is Verdict.FATAL:
+                self.bug = exc
         finally:
             self.ended.set()
 
@@ -123,6 +128,7 @@ class Connection:
             return self._held.popleft()
         if self._drained:
             return None
+        began = trio.current_time()
         try:
             data = await self._websocket.receive()
         except ConnectionLost as exc:
@@ -132,10 +138,13 @@ class Connection:
             if self._given_up is not None and exc.code == 1006:
                 raise self._given_up from None  # it was cut by us, and this is why
             raise
+        if self._retired.is_set():
+            self._draining += trio.current_time() - began
+            if self._draining > self._settings.ping_timeout:
+                self._finish()  # it talks, and does not answer pings: what has come until now must do
         event = decode_event(data)
         if isinstance(event, Subscribed):
-            reason = "a confirmation, though the subscription had been confirmed"
-            return UnknownEvent(event_type="subscribed", reason=reason, raw=event.raw)
+            return as_unknown(event, "a confirmation, though the subscription had been confirmed")
         return event
 
     def retire(self) -> None:
@@ -162,7 +171,7 @@ class Connection:
                 self.subscribed = event
                 return
             if isinstance(event, ErrorEvent):
-                raise SubscriptionRejected(event.name or "", event.message or "")
+                raise SubscriptionRejected(event.name, event.message)
             self._held.append(event)
             size += len(data)
             if len(self._held) > MAX_HELD_EVENTS or size > MAX_HELD_SIZE:
@@ -228,6 +237,10 @@ class Connection:
                 await self._websocket.ping()
             except ConnectionLost:
                 return  # receive() tells
+        self._finish()
+
+    def _finish(self) -> None:
+        """All that this connection is to bring has been received."""
         self._drained = True
         self._closing.set()
 

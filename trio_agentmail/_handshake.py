@@ -24,6 +24,8 @@ class HandshakeStream(trio.abc.Stream):
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
         self._answered = False
+        self.accepted = False
+        """Whether the server has answered with 101."""
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         if self._answered:
@@ -68,13 +70,19 @@ class HandshakeStream(trio.abc.Stream):
                 if problem is not None:
                     break
                 if event is h11.NEED_DATA:
-                    data = await self._stream.receive_some(MAX_BYTES)
+                    try:
+                        data = await self._stream.receive_some(MAX_BYTES)
+                    except trio.BrokenResourceError:
+                        if refusal is None:
+                            raise
+                        break
                     if not data and refusal is None:
                         raise ConnectionLost("the server hung up during the handshake")
                     http.receive_data(bytes(data))
                     received += data
                 elif isinstance(event, h11.InformationalResponse):
                     if event.status_code == 101:
+                        self.accepted = True
                         return bytes(received)
                     received[:] = http.trailing_data[0]  # trio-websocket knows no interim answers
                 elif isinstance(event, h11.Response):

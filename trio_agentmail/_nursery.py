@@ -27,23 +27,24 @@ async def background_nursery() -> AsyncIterator[trio.Nursery]:
             except BaseException as exc:  # noqa: BLE001  raised again below
                 raised = exc
             nursery.cancel_scope.cancel()
-    except BaseExceptionGroup as group:
-        raised = sole_exception(group, raised)
+    except BaseException as exc:  # noqa: BLE001  raised again below
+        raised = sole_exception(exc, raised)
     if raised is not None:
         raise_as_it_is(raised)
 
 
-def sole_exception(group: BaseExceptionGroup[BaseException], caught: BaseException | None) -> BaseException:
-    """What to raise instead of a group from one of our nurseries.
+def sole_exception(exc: BaseException, caught: BaseException | None) -> BaseException:
+    """What to raise instead of what one of our nurseries raised.
 
     Args:
-        group: What the nursery raised.
+        exc: What the nursery raised: a group, unless `trio.run` was told not to be strict about groups.
         caught: What had been caught in the nursery's block, to be raised again.
 
     Returns:
         The one exception in the group that is no Cancelled, or what is left of the group if there are several;
         if there is none, what was caught; and if that is nothing either, one Cancelled.
     """
+    group = exc if isinstance(exc, BaseExceptionGroup) else BaseExceptionGroup("", [exc])
     _, others = group.split(trio.Cancelled)
     if others is None and caught is not None:
         return caught
@@ -57,11 +58,15 @@ def sole_exception(group: BaseExceptionGroup[BaseException], caught: BaseExcepti
 
 def add_context(raised: BaseException, context: BaseException) -> None:
     """Make `context` the beginning of the story that `raised` tells; a Cancelled there is left out."""
-    while raised.__context__ is not None and not isinstance(raised.__context__, trio.Cancelled):
-        if raised.__context__ is context:
-            return
-        raised = raised.__context__
-    raised.__context__ = context
+    link = raised
+    while link is not context and link.__context__ is not None and not isinstance(link.__context__, trio.Cancelled):
+        link = link.__context__
+    story: BaseException | None = context
+    while story is not None:
+        if story is link:
+            return  # it is told already, by one or the other
+        story = story.__context__
+    link.__context__ = context
 
 
 def raise_as_it_is(exc: BaseException) -> NoReturn:

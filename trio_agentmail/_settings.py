@@ -114,6 +114,8 @@ class AgentMailEnvironment:
         try:
             parts = urlsplit(url)
             is_url = parts.scheme in (plain, plain + "s") and parts.hostname and parts.port != 0
+            is_url = is_url and url.isascii() and url.isprintable() and " " not in url
+            (parts.hostname or "").encode("idna")  # no label is empty or longer than 63 characters
         except ValueError:
             is_url = False
         if not is_url:
@@ -131,7 +133,7 @@ AgentMailEnvironment.PROD = AgentMailEnvironment(http="https://api.agentmail.to"
 AgentMailEnvironment.EU_PROD = AgentMailEnvironment(http="https://api.agentmail.eu", websockets="wss://ws.agentmail.eu")
 
 
-def _seconds(minimum: float) -> "attrs._ValidatorType[float]":
+def _seconds(minimum: float) -> Callable[[object, "attrs.Attribute[float]", float], None]:
     def check(instance: object, attribute: "attrs.Attribute[float]", value: float) -> None:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise TypeError(f"{attribute.name} takes a number of seconds, not {value!r}")
@@ -190,6 +192,11 @@ def _an(type_: type) -> Callable[[object, "attrs.Attribute[Any]", object], None]
     return check
 
 
+def _for_clients(instance: object, attribute: "attrs.Attribute[Any]", context: ssl.SSLContext) -> None:
+    if context.protocol is ssl.PROTOCOL_TLS_SERVER:
+        raise ValueError(f"{attribute.name} is for servers; ssl.create_default_context() makes one for clients")
+
+
 @attrs.frozen(kw_only=True)
 class Settings:
     """The arguments of `open_agentmail_stream` that hold for every connection; described there."""
@@ -203,4 +210,6 @@ class Settings:
     close_timeout: float = attrs.field(validator=_seconds(0))
     buffer_size: int = attrs.field(validator=_at_least_one)
     max_message_size: int = attrs.field(validator=_at_least_one)
-    ssl_context: ssl.SSLContext | None = attrs.field(validator=attrs.validators.optional(_an(ssl.SSLContext)))
+    ssl_context: ssl.SSLContext | None = attrs.field(
+        validator=attrs.validators.optional([_an(ssl.SSLContext), _for_clients])
+    )

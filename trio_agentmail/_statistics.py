@@ -17,9 +17,9 @@ class Statistics:
     Attributes:
         connections: Connections whose subscription was confirmed.
         received: Events that came from AgentMail, without the confirmations.
-        delivered: Of these, the events that were handed to the channel.
-        duplicates: Of these, the events that were not, since they had been before.
-        unknown: Of these, the events of which an `UnknownEvent` was made.
+        delivered: Of the received, those that were handed to the channel.
+        duplicates: Of the received, those that were not handed over, since they had been before.
+        unknown: Of the received, those of which an `UnknownEvent` was made.
         buffered: Events and notices that wait for the consumer now.
         last_received: When the last sign of life came. None before the first connection.
         last_error: What ended the last connection or attempt that failed, in words.

@@ -46,8 +46,9 @@ class AgentMailSession:
         that.
 
         Raises:
-            SubscriptionRejected, ApiError: it was refused. What was in force before stays in force, as it does when
-                this is cancelled.
+            SubscriptionRejected, ApiError, ssl.SSLCertVerificationError: it was refused. What was in force before
+                stays in force, as it does when this is cancelled.
+            Exception: what the `api_key` callable raised.
             TypeError: not a `Subscribe`.
             trio.ClosedResourceError: the stream has ended.
         """
@@ -94,12 +95,12 @@ async def open_agentmail_session(
     )
     if backend is None:
         backend = NetworkBackend()
-    elif isinstance(backend, type) or not hasattr(backend, "open_websocket"):
+    elif isinstance(backend, type) or not (hasattr(backend, "open_websocket") and hasattr(backend, "api_key")):
         raise TypeError("backend takes an object that opens WebSockets, like FakeAgentMail()")
     key = ApiKey(api_key, default=backend.api_key)
     del api_key
 
-    # The one nursery of the stream. A nursery wraps what its block raises in a group, and adds what its tasks raise.
+    # The nursery of the stream. A nursery wraps what its block raises in a group, and adds what its tasks raise.
     # The caller must see neither: whose exception comes out is decided here.
     #
     # The supervisor keeps its own error and cancels the body, and the connections' tasks keep theirs. So what the
@@ -123,8 +124,8 @@ async def open_agentmail_session(
             finally:
                 # Left in peace, the nursery then waits for the goodbyes. Cancelled, it has cancelled those as well.
                 supervisor.leave()
-    except BaseExceptionGroup as group:
-        raised = sole_exception(group, raised)
+    except BaseException as exc:  # noqa: BLE001  raised again below
+        raised = sole_exception(exc, raised)
     finally:
         supervisor.outbox.events.close()
     error = supervisor.error
@@ -200,6 +201,7 @@ async def open_agentmail_stream(
         ConnectionFailed: Transient trouble outlasted `enter_timeout` or `reconnect.give_up_after`; its cause is the
             last failure.
         TypeError, ValueError: A bad argument, or no API key.
+        Exception: What the `api_key` callable raised.
     """
     async with open_agentmail_session(
         subscribe,

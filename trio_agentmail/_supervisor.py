@@ -15,15 +15,13 @@ from ._outbox import Abandoned, Outbox
 from ._reconnect import Attempts, retry_after
 from ._settings import Settings, Subscribe
 from ._statistics import State, Statistics
-from .errors import ConnectionFailed, ConnectionLost, printable
+from ._trouble import Trouble
+from .errors import ConnectionFailed, ConnectionLost
 from .events import Disconnected, UnknownEvent
 
 __all__ = ["Supervisor"]
 
 logger = logging.getLogger("trio_agentmail")
-
-WARN_AFTER = 60.0
-"""Seconds of outage after which it is worth a warning."""
 
 
 class Supervisor:
@@ -61,9 +59,7 @@ class Supervisor:
         self._replacing = trio.Lock()
         self._state_changed = trio.Event()
         self._next_attempt_at: float | None = None
-        self._last_error: str | None = None
-        self._trouble_since: float | None = None
-        self._has_warned = False
+        self._trouble = Trouble()
         self._connections = 0
         self._received = 0
         self._unknown = 0
@@ -90,7 +86,7 @@ class Supervisor:
             unknown=self._unknown,
             buffered=self.outbox.waiting + (current.held if current is not None else 0),
             last_received=_utc(current.last_received) if current is not None else None,
-            last_error=self._last_error,
+            last_error=self._trouble.last_error,
             next_attempt_in=None if self._next_attempt_at is None else max(0.0, self._next_attempt_at - now),
         )
 
@@ -101,6 +97,7 @@ class Supervisor:
                 async with background_nursery() as nursery:
                     nursery.start_soon(self.outbox.run)
                     connection = await self._establish(self._settings.enter_timeout, "enter_timeout")
+                    self._subscribed_since = trio.current_time()
                     self._adopt(connection)
                     self.entered.set()
                     while True:
@@ -131,20 +128,21 @@ class Supervisor:
             attempts = Attempts(self._settings.reconnect, key_accepted=True)
             while True:
                 await self._until_subscribed()
-                connection = self._new_connection(subscribe)
-                try:
-                    await self._nursery.start(connection.run)
+                connection = await self._attempt(subscribe, attempts)
+                if isinstance(connection, Connection):
                     break
-                except Exception as exc:  # noqa: BLE001  delay_after() raises what is not transient
-                    self._last_error = _describe(exc)
-                    await trio.sleep(attempts.delay_after(exc))
+                self._trouble.mention(connection)
+                with trio.move_on_after(attempts.delay_after(connection)):
+                    while self.state != "closed":
+                        await self._state_changed.wait()
             # From here on to the end there is no checkpoint.
             predecessor = self._successors[-1] if self._successors else self._current
             assert predecessor is not None  # the block has been entered
             predecessor.retire()
             self._successors.append(connection)
-            self._connections += 1
             self._subscribe = subscribe
+            self._attempts.key_was_accepted()
+            self._attempts.was_subscribed()
             self._reestablishing.cancel()
 
     async def _until_subscribed(self) -> None:
@@ -156,7 +154,6 @@ class Supervisor:
     def _adopt(self, connection: Connection) -> None:
         """Events come from this connection now."""
         self._current = connection
-        self._confirmed_at = trio.current_time()
         self._set_state("subscribed")
         self.outbox.notify(connection.subscribed)
 
@@ -165,8 +162,9 @@ class Supervisor:
         lost = await self._forward(connection)
         if lost is not None:
             await self._note_loss(connection, lost)
-            if not self._successors:
-                return await self._reestablish()
+            successor = self._successors.popleft() if self._successors else await self._reestablish()
+            self._subscribed_since = trio.current_time()
+            return successor
         return self._successors.popleft()
 
     async def _forward(self, connection: Connection) -> ConnectionLost | None:
@@ -186,10 +184,10 @@ class Supervisor:
         await connection.ended.wait()
         if connection.bug is not None:
             raise connection.bug
-        stable = trio.current_time() - self._confirmed_at >= self._settings.reconnect.stable_after
-        if stable:
+        if trio.current_time() - self._subscribed_since >= self._settings.reconnect.stable_after:
             self._attempts.start_over()
-        self._note_trouble(lost, is_new=stable)
+            self._trouble.is_over()
+        self._trouble.note(lost)
         self.outbox.notify(
             Disconnected(reason=lost.reason, code=lost.code, last_received=_utc(connection.last_received))
         )
@@ -224,47 +222,46 @@ class Supervisor:
                 if delay is not None:
                     await self._wait(delay)
                 self._set_state("connecting")
-                connection = self._new_connection(self._subscribe)
-                try:
-                    await self._nursery.start(connection.run)
-                except Exception as exc:  # noqa: BLE001  delay_after() raises what is not transient
-                    failure = exc
-                else:
-                    self._attempts.key_was_accepted()
-                    self._attempts.was_subscribed()
-                    self._connections += 1
+                connection = await self._attempt(self._subscribe, self._attempts)
+                if isinstance(connection, Connection):
                     return connection
-                await (
-                    trio.lowlevel.checkpoint()
-                )  # leave() cuts an attempt: then it failed of nothing, and this is the end
-                if connection.accepted:
-                    self._attempts.key_was_accepted()
-                self._note_trouble(failure)
+                failure = connection
+                # leave() cuts an attempt: then it failed of nothing, and here it ends.
+                await trio.lowlevel.checkpoint()
+                self._trouble.note(failure)
                 delay = self._attempts.delay_after(failure)
                 if entering and trio.current_time() + retry_after(failure) > deadline:
                     break
         raise ConnectionFailed(f"not subscribed within {limit_name} ({limit} s): {failure}") from failure
 
+    async def _attempt(self, subscribe: Subscribe, attempts: Attempts) -> Connection | Exception:
+        """One attempt to be subscribed: the connection, or what it failed of."""
+        self._api_key.ask()  # here, since what it raises is nothing that a network does
+        connection = self._new_connection(subscribe)
+        failure = None
+        try:
+            await self._nursery.start(connection.run)
+        except Exception as exc:  # noqa: BLE001  Attempts.delay_after() raises what is not transient
+            failure = exc
+        if connection.accepted:
+            attempts.key_was_accepted()
+        if failure is not None:
+            return failure
+        attempts.was_subscribed()
+        self._connections += 1
+        return connection
+
     async def _wait(self, delay: float) -> None:
         self._next_attempt_at = trio.current_time() + delay
         self._set_state("waiting")
-        await trio.sleep(delay)
+        if self._trouble.warning_is_due_at <= self._next_attempt_at:
+            await trio.sleep_until(self._trouble.warning_is_due_at)
+            self._trouble.warn_if_it_lasts()
+        await trio.sleep_until(self._next_attempt_at)
         if self.outbox.abandoned:
             raise Abandoned
 
-    def _note_trouble(self, failure: Exception, *, is_new: bool = False) -> None:
-        """Remember a failure, and warn, once, when there has been no stable subscription for long."""
-        now = trio.current_time()
-        self._last_error = _describe(failure)
-        if self._trouble_since is None or is_new:
-            self._trouble_since = now
-            self._has_warned = False
-        if now - self._trouble_since >= WARN_AFTER and not self._has_warned:
-            self._has_warned = True
-            logger.warning("trouble for %.0f s now: %s", now - self._trouble_since, self._last_error)
-
     def _new_connection(self, subscribe: Subscribe) -> Connection:
-        self._api_key.ask()  # here, since what it raises is nothing that a network does
         self._live = {old for old in self._live if old.bug is not None or not old.ended.is_set()}
         connection = Connection(
             self._backend, self._settings, self._api_key, subscribe, wanted=lambda: not self.outbox.abandoned
@@ -284,12 +281,8 @@ class Supervisor:
         else:
             assert self._next_attempt_at is not None
             seconds = self._next_attempt_at - trio.current_time()
-            logger.info("waiting %.1f s for the next attempt: %s", seconds, self._last_error)
+            logger.info("waiting %.1f s for the next attempt: %s", seconds, self._trouble.last_error)
 
 
 def _utc(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
-
-
-def _describe(failure: Exception) -> str:
-    return printable(f"{type(failure).__name__}: {failure}", 500)

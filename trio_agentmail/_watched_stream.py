@@ -23,7 +23,7 @@ class WatchedStream(trio.abc.Stream):
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
         self._changed: trio.Event | None = None
-        self._deaf = False
+        self._mute = False
         self.quiet_since: float | None = None
         self.last_received = time.time()
 
@@ -53,13 +53,13 @@ class WatchedStream(trio.abc.Stream):
         That the connection has ended is told by reading, after all that came before the end. A pong that can no
         longer be sent must not come before that: whoever sends it would give up with events still to be read.
         """
-        if self._deaf:
+        if self._mute:
             await trio.lowlevel.checkpoint()
             return
-        self._deaf = True
+        self._mute = True
         with suppress(trio.BrokenResourceError), trio.move_on_after(SEND_TIMEOUT):
             await self._stream.send_all(data)
-            self._deaf = False
+            self._mute = False
 
     async def wait_send_all_might_not_block(self) -> None:  # pragma: no cover  a Stream has it, nobody calls it
         await self._stream.wait_send_all_might_not_block()

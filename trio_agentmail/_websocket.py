@@ -38,13 +38,14 @@ _in_our_reader = ContextVar("_in_our_reader", default=False)
 
 
 def _says_nothing_of_the_server(record: logging.LogRecord) -> bool:
-    """A logging filter: trio-websocket logs what a server says with a close frame or a ping, as it is, at DEBUG.
+    """A logging filter: trio-websocket logs at DEBUG, as it is, what a server says, for example with a close frame.
 
-    That may be terminal escapes, or the API key, sent back to us. Records of connections that are not ours pass.
+    That may be terminal escapes, or the API key, sent back to us. Numbers, types and the connection's own name pass,
+    and so do records of connections that are not ours.
     """
-    args = record.args if isinstance(record.args, tuple) else ()
-    says = any(isinstance(arg, bytes | bytearray | trio_websocket.ConnectionClosed) for arg in args)
-    return not (says and _in_our_reader.get())
+    args = record.args if isinstance(record.args, tuple) else (record.args,)
+    harmless = all(isinstance(arg, int | type | trio_websocket.WebSocketConnection) for arg in args)
+    return harmless or not _in_our_reader.get()
 
 
 logging.getLogger("trio-websocket").addFilter(_says_nothing_of_the_server)
@@ -105,8 +106,9 @@ class WebSocket:
         if self._reader.error is not None:
             # A ping that crossed our close frame ended the reader. Were the stream closed now, with bytes unread,
             # the network could throw away the close frame as well: so we wait for the server to hang up.
-            while await self._stream.receive_some(RECEIVE_BYTES):
-                pass
+            with suppress(trio.BrokenResourceError):
+                while await self._stream.receive_some(RECEIVE_BYTES):
+                    pass
 
     def _lost(self) -> ConnectionLost:
         # Raised where trio-websocket's exception is no longer its context: it holds what the server said, which may
@@ -149,11 +151,12 @@ async def client_websocket(
     try:
         async with background_nursery() as nursery:
             reader = _Reader(nursery)
+            handshake = HandshakeStream(stream)
             connection = None
             async with reader.while_running():
                 connection = await trio_websocket.wrap_client_stream(
                     cast(trio.Nursery, reader),
-                    cast(trio.SocketStream, HandshakeStream(stream)),
+                    cast(trio.SocketStream, handshake),
                     host,
                     target,
                     extra_headers=[(name.encode(), value.encode()) for name, value in headers],
@@ -164,6 +167,8 @@ async def client_websocket(
                     receive_buffer_size=RECEIVE_BYTES,
                 )
             if connection is None:
+                if handshake.accepted:
+                    raise ConnectionLost("not a WebSocket server: it accepts the handshake in a way that is not valid")
                 raise reader.failure("the handshake failed")
             yield WebSocket(connection, stream, watched, reader)
     finally:
@@ -211,6 +216,5 @@ class _Reader:
     def failure(self, explanation: str) -> AgentMailError:
         if isinstance(self.error, AgentMailError):
             return self.error
-        lost = ConnectionLost(f"{explanation}: {self.error}" if self.error else explanation)
-        lost.__cause__ = self.error
-        return lost
+        # In words, and not as the cause: what the server said may be in it, and so the API key.
+        return ConnectionLost(f"{explanation}: {self.error}" if self.error else explanation)

@@ -1,7 +1,7 @@
-"""What this package raises. Everything derives from `AgentMailError`.
+"""What goes wrong between us and AgentMail; all of it derives from `AgentMailError`.
 
-Bad arguments are Python's own `TypeError` and `ValueError`; a server certificate that cannot be verified is
-`ssl.SSLCertVerificationError`, as the standard library raises it.
+The rest has its own names already: bad arguments are `TypeError` and `ValueError`, a server certificate that cannot be
+verified is `ssl.SSLCertVerificationError`, and a session that has ended is `trio.ClosedResourceError`.
 """
 
 from collections.abc import Mapping

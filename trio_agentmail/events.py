@@ -302,8 +302,8 @@ class UnknownEvent(_FromServer):
     Attributes:
         event_type: What it calls itself, if it does.
         event_id: Its id, if it has one.
-        payload: The whole frame as Python's `json` would give it, `None` if it is not JSON. Not in the repr:
-            it may hold a mail.
+        payload: The whole frame, parsed (integers beyond 64 bits as floats); `None` if it is not JSON, which
+            `NaN` is not. Not in the repr: it may hold a mail.
         reason: Why it is not one of the other classes.
     """
 
@@ -326,7 +326,7 @@ class Disconnected:
     """
 
     reason: str
-    code: int | None = None
+    code: int = 1006
     last_received: datetime | None = None
 
 

@@ -61,7 +61,7 @@ def _describe(event: Event) -> tuple[str, str, Sequence[str | None]]:
             filters = (event.inbox_ids, event.pod_ids, event.event_types)
             return "subscribed", "green", [", ".join(names) for names in filters if names]
         case Disconnected():
-            return "disconnected", "bold red", [event.reason, None if event.code is None else f"(code {event.code})"]
+            return "disconnected", "bold red", [event.reason, f"(code {event.code})"]
         case ErrorEvent():
             return "error", "bold red", [event.name, event.message]
         case UnknownEvent():
