@@ -582,6 +582,36 @@ async def test_a_server_that_keeps_dropping_is_a_warning_too(
     assert "cut" in warning
 
 
+async def test_an_outage_is_a_warning_after_a_minute_also_when_nobody_tries(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake = FakeAgentMail()
+    async with open_agentmail_stream(backend=fake):
+        fake.reject_handshakes(503, headers=[("Retry-After", "3000")])
+        await fake.drop_connections()
+        await trio.sleep(59)
+        assert [record for record in caplog.records if record.levelname == "WARNING"] == []
+        await trio.sleep(2)
+        [warning] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert "503" in warning
+
+
+async def test_a_new_subscription_inherits_how_long_the_old_one_has_been_in_force(
+    no_jitter: None, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake = FakeAgentMail()
+    fake.reject_handshakes(503, times=4)
+    async with open_agentmail_session(A, backend=fake) as session:
+        await trio.sleep(3600)
+        await session.subscribe(B)
+        await trio.sleep(5)
+        await fake.drop_connections()
+        await trio.sleep(5)
+        assert session.state == "subscribed"
+    assert waits(fake)[-1] == 5.5  # the first wait is as short as after an hour
+    assert [record for record in caplog.records if record.levelname == "WARNING"] == []
+
+
 # Each event once
 
 
