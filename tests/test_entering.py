@@ -449,3 +449,35 @@ async def test_a_context_for_servers_is_refused_at_once(autojump_clock: MockCloc
     with pytest.raises(ValueError, match="ssl_context is for servers"):
         async with open_agentmail_stream(backend=FakeAgentMail(), ssl_context=context):
             pytest.fail("entered")
+
+
+async def test_a_confirmation_in_the_very_moment_in_which_time_runs_out_is_too_late(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+
+    class LateOnce:
+        api_key = fake.api_key
+        late = True
+
+        @asynccontextmanager
+        async def open_websocket(self, url: str, **kwargs: Any) -> AsyncIterator[WebSocket]:
+            async with fake.open_websocket(url, **kwargs) as websocket:
+                receive = websocket.receive
+
+                async def receive_late() -> str | bytes:
+                    data = await receive()
+                    with trio.CancelScope(shield=True):
+                        await trio.sleep(5)
+                    return data
+
+                if self.late:
+                    self.late = False
+                    websocket.receive = receive_late  # type: ignore[method-assign]
+                yield websocket
+
+    async with open_agentmail_session(backend=LateOnce(), open_timeout=5) as session:
+        await trio.sleep(100)
+        assert session.statistics().connections == 1
+        assert len(fake.handshakes) == 2
+        assert isinstance(session.events.receive_nowait(), Subscribed)
+        with pytest.raises(trio.WouldBlock):
+            session.events.receive_nowait()

@@ -115,6 +115,11 @@ def test_a_plain_url_of_another_machine_is_refused_without_insecure(field: str, 
         ("wss://ws.example?api_key=am_secret", "neither a user name, a query"),
         ("wss://ws.example#am_secret", "neither a user name, a query nor a fragment"),
         ("am_secret://ws.example", "must be a URL like"),
+        ("wss://ws. example", "must be a URL like"),
+        ("wss://ws.example/a path", "must be a URL like"),
+        ("wss://ws.example/\u00e9", "must be a URL like"),
+        ("wss://ws..example", "must be a URL like"),
+        (f"wss://{'x' * 64}.example", "must be a URL like"),
     ],
 )
 def test_a_url_that_cannot_be_right_is_refused_without_being_shown(url: str, why: str) -> None:
