@@ -589,6 +589,30 @@ async def test_a_server_that_talks_and_answers_no_pings_cannot_keep_the_old_subs
         assert set(kinds[1:-2]) == {"old"}
 
 
+async def test_an_idle_connection_that_is_replaced_still_brings_all_that_comes_before_its_pong() -> None:
+    async def handle(peer: Peer) -> None:
+        await peer.confirm()
+        if peer.number == 1:
+            ping = await peer.receive()
+            assert ping.opcode is PING
+            for name in ("old 1", "old 2", "old 3"):
+                await peer.push(name)
+                await trio.sleep(0.05)
+            await peer.send(frame(PONG, ping.data))
+        else:
+            await peer.push("new")
+        await peer.stay()
+
+    async with serve(handle) as server:
+        async with open_agentmail_session(
+            api_key=KEY, environment=environment(server.port), ping_timeout=0.4
+        ) as session:
+            await trio.sleep(0.6)  # idle for longer than a pong may take
+            await session.subscribe(Subscribe(inbox_ids=["a"]))
+            expected = ["subscribed", "old 1", "old 2", "old 3", "subscribed", "new"]
+            assert await story(session.events, 6) == expected
+
+
 async def test_a_reset_on_leaving_is_left_alone() -> None:
     async def handle(peer: Peer) -> None:
         await peer.confirm()

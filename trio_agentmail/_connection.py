@@ -128,7 +128,8 @@ class Connection:
             return self._held.popleft()
         if self._drained:
             return None
-        began = trio.current_time()
+        draining = self._retired.is_set()
+        began = trio.current_time() if draining else 0.0
         try:
             data = await self._websocket.receive()
         except ConnectionLost as exc:
@@ -138,7 +139,7 @@ class Connection:
             if self._given_up is not None and exc.code == 1006:
                 raise self._given_up from None  # it was cut by us, and this is why
             raise
-        if self._retired.is_set():
+        if draining:
             self._draining += trio.current_time() - began
             if self._draining > self._settings.ping_timeout:
                 self._finish()  # it talks, and does not answer pings: what has come until now must do
