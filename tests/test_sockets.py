@@ -598,7 +598,7 @@ async def test_an_idle_connection_that_is_replaced_still_brings_all_that_comes_b
             for name in ("old 1", "old 2", "old 3"):
                 await peer.push(name)
                 await trio.sleep(0.05)
-            await peer.send(frame(PONG, ping.data))
+            await peer.send(frame(PONG, bytes(ping.data)))
         else:
             await peer.push("new")
         await peer.stay()
