@@ -1,5 +1,7 @@
 """The server's answer to the WebSocket handshake, read with h11 before trio-websocket sees it."""
 
+from contextlib import suppress
+
 import h11
 import trio
 import trio.abc
@@ -54,46 +56,50 @@ class HandshakeStream(trio.abc.Stream):
         upgrade = [("host", ""), ("connection", "upgrade"), ("upgrade", "websocket")]
         http.send(h11.Request(method="GET", target="/", headers=upgrade))
         received = bytearray()
-        refusal: h11.Response | None = None
+        while True:
+            event = _next_event(http)
+            if isinstance(event, str):
+                raise ConnectionLost(f"not a WebSocket server: {event}")
+            if event is h11.NEED_DATA:
+                data = await self._stream.receive_some(MAX_BYTES)
+                if not data:
+                    raise ConnectionLost("the server hung up during the handshake")
+                http.receive_data(bytes(data))
+                received += data
+            elif isinstance(event, h11.Response):
+                raise _refused(event, await self._receive_body(http))
+            else:
+                assert isinstance(event, h11.InformationalResponse)
+                if event.status_code == 101:
+                    self.accepted = True
+                    return bytes(received)
+                received[:] = http.trailing_data[0]  # trio-websocket knows no interim answers
+
+    async def _receive_body(self, http: h11.Connection) -> bytes:
+        """What there is of a refusal's body, however it ends."""
         body = bytearray()
-        deadline = trio.CancelScope()
-        with deadline:
+        with trio.move_on_after(BODY_TIMEOUT), suppress(trio.BrokenResourceError):
             while len(body) < MAX_BYTES:
-                problem = None
-                try:
-                    event = http.next_event()
-                except h11.RemoteProtocolError as exc:
-                    problem = str(exc)
-                if problem is not None and refusal is None:
-                    # Raised here, where it has no context: h11's words hold the server's, which may hold the API key.
-                    raise ConnectionLost(f"not a WebSocket server: {problem}")
-                if problem is not None:
-                    break
+                event = _next_event(http)
                 if event is h11.NEED_DATA:
-                    try:
-                        data = await self._stream.receive_some(MAX_BYTES)
-                    except trio.BrokenResourceError:
-                        if refusal is None:
-                            raise
-                        break
-                    if not data and refusal is None:
-                        raise ConnectionLost("the server hung up during the handshake")
-                    http.receive_data(bytes(data))
-                    received += data
-                elif isinstance(event, h11.InformationalResponse):
-                    if event.status_code == 101:
-                        self.accepted = True
-                        return bytes(received)
-                    received[:] = http.trailing_data[0]  # trio-websocket knows no interim answers
-                elif isinstance(event, h11.Response):
-                    refusal = event
-                    deadline.deadline = trio.current_time() + BODY_TIMEOUT
+                    http.receive_data(bytes(await self._stream.receive_some(MAX_BYTES)))
                 elif isinstance(event, h11.Data):
                     body += event.data
                 else:
                     break
-        assert refusal is not None  # h11 gives the rest of an answer after its head only
-        raise _refused(refusal, bytes(body[:MAX_BYTES]))
+        return bytes(body[:MAX_BYTES])
+
+
+def _next_event(http: h11.Connection) -> object:
+    """h11's next event, or, where the server does not speak HTTP, h11's words on that.
+
+    They are not raised, since they hold the server's words, and those maybe the API key: they would stay behind as the
+    context of what is raised instead.
+    """
+    try:
+        return http.next_event()
+    except h11.RemoteProtocolError as exc:
+        return str(exc)
 
 
 def _refused(response: h11.Response, body: bytes) -> AgentMailError:
