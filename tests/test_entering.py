@@ -34,12 +34,6 @@ both_openers = pytest.mark.parametrize("opener", [open_agentmail_stream, open_ag
 
 
 @pytest.fixture
-def no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every wait is as long as it may be."""
-    monkeypatch.setattr("trio_agentmail._reconnect.random.uniform", lambda low, high: high)
-
-
-@pytest.fixture
 def no_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AGENTMAIL_API_KEY", raising=False)
 

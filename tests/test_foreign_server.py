@@ -188,12 +188,6 @@ async def take(channel: trio.MemoryReceiveChannel[events.Event], number: int) ->
     return " ".join([word(await anext(channel)) for _ in range(number)])
 
 
-@pytest.fixture
-def no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every wait is as long as it may be."""
-    monkeypatch.setattr("trio_agentmail._reconnect.random.uniform", lambda low, high: high)
-
-
 # In good weather
 
 

@@ -41,12 +41,6 @@ BOTH = Subscribe(inbox_ids=["a", "b"])
 
 
 @pytest.fixture
-def no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every wait is as long as it may be."""
-    monkeypatch.setattr("trio_agentmail._reconnect.random.uniform", lambda low, high: high)
-
-
-@pytest.fixture
 def calendar_is_mocked(monkeypatch: pytest.MonkeyPatch) -> None:
     """The time of day follows Trio's clock: it is 1970, and the test began at midnight."""
     real_time = time.time

@@ -177,12 +177,6 @@ class Failing:
             yield websocket
 
 
-@pytest.fixture
-def no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every wait is as long as it may be."""
-    monkeypatch.setattr("trio_agentmail._reconnect.random.uniform", lambda low, high: high)
-
-
 @asynccontextmanager
 async def stream(fake: FakeAgentMail, **arguments: Any) -> AsyncIterator[trio.MemoryReceiveChannel[Event]]:
     """A stream of which the first `Subscribed` has been taken."""
