@@ -32,6 +32,7 @@ from trio_agentmail import (
     UnknownEvent,
     decode_event,
 )
+from trio_agentmail._nursery import background_nursery
 from trio_agentmail._websocket import WebSocket, client_websocket
 from trio_agentmail.errors import ConnectionLost
 from trio_agentmail.testing import FakeAgentMail
@@ -58,6 +59,13 @@ async def subscribe(websocket: WebSocket | ClientConnection, **filters: Any) -> 
 async def receive(websocket: WebSocket | ClientConnection) -> Any:
     data = await (websocket.receive() if isinstance(websocket, WebSocket) else websocket.recv())
     return json.loads(data)
+
+
+async def ping(websocket: WebSocket) -> None:
+    """A ping, and somebody who receives its pong, and no message."""
+    async with background_nursery() as nursery:
+        nursery.start_soon(websocket.receive)
+        await websocket.ping()
 
 
 # The handshake
@@ -252,7 +260,7 @@ async def test_what_is_pushed_goes_to_subscribed_connections_only(
         await fake.send_raw("not even JSON")
         await fake.send_raw(b"\x00")
         assert (await receive(filtered))["name"] == "rate_limit"
-        assert await filtered.receive() == "not even JSON"
+        assert await filtered.receive() == b"not even JSON"
         assert await filtered.receive() == b"\x00"
         assert await subscribe(idle) == {"type": "subscribed"}
 
@@ -388,14 +396,14 @@ async def test_silent_connections_stay_open_and_say_nothing(autojump_clock: Mock
         await fake.deliver(inbox_id=INBOX)
         assert decode_event(await websocket.receive()) == event
         with trio.move_on_after(3600) as scope:
-            await websocket.ping()
+            await ping(websocket)
         assert scope.cancelled_caught
         with trio.move_on_after(3600) as scope:
             await websocket.receive()
         assert scope.cancelled_caught
         assert fake.connected == 1
     async with connect(fake) as websocket:
-        await websocket.ping()
+        await ping(websocket)
         assert fake.connected == 1
 
 
@@ -549,7 +557,7 @@ async def test_a_confirmation_can_be_withheld(autojump_clock: MockClock) -> None
             await subscribe(websocket)
         assert scope.cancelled_caught
         assert (len(fake.subscriptions), fake.subscribed) == (1, 0)
-        await websocket.ping()
+        await ping(websocket)
 
 
 async def test_a_subscription_can_be_refused(autojump_clock: MockClock) -> None:
@@ -578,7 +586,7 @@ async def test_events_can_come_before_the_confirmation(autojump_clock: MockClock
     async with connect(fake) as websocket:
         await websocket.send('{"type":"subscribe"}')
         assert decode_event(await websocket.receive()) == early
-        assert await websocket.receive() == "early text"
+        assert await websocket.receive() == b"early text"
         assert await websocket.receive() == b"early bytes"
         assert await receive(websocket) == {"type": "subscribed"}
 

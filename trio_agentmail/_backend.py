@@ -78,7 +78,7 @@ async def start_tls(transport: trio.abc.Stream, context: ssl.SSLContext, host: s
     try:
         # https_compatible: peers that hang up without TLS's goodbye are common, and WebSocket has its own.
         stream = trio.SSLStream(transport, context, server_hostname=host, https_compatible=True)
-        # Now, and not with the first frame: there trio-websocket would keep the reason for itself.
+        # Now, and not with the first bytes that are sent: what goes wrong here is told as what it is.
         await stream.do_handshake()
     except BaseException as exc:
         await close_at_once(transport)

@@ -1,14 +1,18 @@
-"""The server's answer to the WebSocket handshake, read with h11 before trio-websocket sees it."""
+"""The handshake that makes a WebSocket of a stream: HTTP, which h11 speaks."""
 
+import base64
+import os
+from collections.abc import Sequence
 from contextlib import suppress
 
 import h11
 import trio
 import trio.abc
+from wsproto.utilities import generate_accept_token
 
 from .errors import AgentMailError, ApiError, AuthenticationError, ConnectionLost, PermissionDeniedError
 
-__all__ = ["HandshakeStream"]
+__all__ = ["shake_hands"]
 
 MAX_BYTES = 2**16
 """How much of the head, and how much of the body, of an answer is read."""
@@ -17,77 +21,79 @@ BODY_TIMEOUT = 0.2
 """Seconds that the body of a refusal may take once its head is there: the body only helps to explain."""
 
 
-class HandshakeStream(trio.abc.Stream):
-    """The stream that trio-websocket reads: only an answer that accepts the handshake comes through it.
+async def shake_hands(stream: trio.abc.Stream, host: str, target: str, headers: Sequence[tuple[str, str]]) -> bytes:
+    """Ask for a WebSocket, and return what the server sent behind its consent.
 
-    Closing it does nothing: whoever made the stream below closes that.
+    Args:
+        host: What the `Host` header says.
+        target: Path of the URL, with its query.
+        headers: More headers.
+
+    Raises:
+        ApiError: The server refuses.
+        ConnectionLost: It hung up, or is not a WebSocket server.
     """
+    key = base64.b64encode(os.urandom(16))
+    http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_BYTES)
+    asked_for = [
+        ("Host", host),
+        ("Upgrade", "websocket"),
+        ("Connection", "Upgrade"),
+        ("Sec-WebSocket-Key", key.decode()),
+        ("Sec-WebSocket-Version", "13"),
+        *headers,
+    ]
+    request = http.send(h11.Request(method="GET", target=target, headers=asked_for))
+    assert request is not None
+    http.send(h11.EndOfMessage())
+    await stream.send_all(request)
+    while True:
+        event = _next_event(http)
+        if isinstance(event, str):
+            raise ConnectionLost(f"not a WebSocket server: {event}")
+        if event is h11.NEED_DATA:
+            data = await stream.receive_some(MAX_BYTES)
+            if not data:
+                raise ConnectionLost("the server hung up during the handshake")
+            http.receive_data(bytes(data))
+        elif isinstance(event, h11.Response):
+            raise _refused(event, await _receive_body(http, stream))
+        else:
+            assert isinstance(event, h11.InformationalResponse)
+            if event.status_code == 101:
+                _check_consent(event, generate_accept_token(key))
+                return http.trailing_data[0]
 
-    def __init__(self, stream: trio.abc.Stream) -> None:
-        self._stream = stream
-        self._answered = False
-        self.accepted = False
-        """Whether the server has answered with 101."""
 
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        if self._answered:
-            return await self._stream.receive_some(max_bytes)
-        self._answered = True
-        return await self._receive_answer()
+def _check_consent(response: h11.InformationalResponse, token: bytes) -> None:
+    """RFC 6455, 4.1: a consent must be one to this request, and bring nothing that was not asked for."""
+    headers: dict[bytes, bytes] = {}
+    for name, value in response.headers:
+        headers[name] = headers[name] + b"," + value if name in headers else value
+    upgrades = [word.strip().lower() for word in headers.get(b"connection", b"").split(b",")]
+    if (
+        headers.get(b"upgrade", b"").lower() != b"websocket"
+        or b"upgrade" not in upgrades
+        or headers.get(b"sec-websocket-accept") != token
+        or b"sec-websocket-extensions" in headers
+        or b"sec-websocket-protocol" in headers
+    ):
+        raise ConnectionLost("not a WebSocket server: it accepts the handshake in a way that is not valid")
 
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await self._stream.send_all(data)
 
-    async def wait_send_all_might_not_block(self) -> None:  # pragma: no cover  a Stream has it, nobody calls it
-        await self._stream.wait_send_all_might_not_block()
-
-    async def aclose(self) -> None:
-        await trio.lowlevel.checkpoint()
-
-    async def _receive_answer(self) -> bytes:
-        """The bytes with which the server accepts the handshake, and what came with them.
-
-        Raises:
-            ApiError: it refuses.
-            ConnectionLost: it does neither.
-        """
-        http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_BYTES)
-        # What is really sent is trio-websocket's request: h11 must only know that an upgrade was asked for.
-        upgrade = [("host", ""), ("connection", "upgrade"), ("upgrade", "websocket")]
-        http.send(h11.Request(method="GET", target="/", headers=upgrade))
-        received = bytearray()
-        while True:
+async def _receive_body(http: h11.Connection, stream: trio.abc.Stream) -> bytes:
+    """What there is of a refusal's body, however it ends."""
+    body = bytearray()
+    with trio.move_on_after(BODY_TIMEOUT), suppress(trio.BrokenResourceError):
+        while len(body) < MAX_BYTES:
             event = _next_event(http)
-            if isinstance(event, str):
-                raise ConnectionLost(f"not a WebSocket server: {event}")
             if event is h11.NEED_DATA:
-                data = await self._stream.receive_some(MAX_BYTES)
-                if not data:
-                    raise ConnectionLost("the server hung up during the handshake")
-                http.receive_data(bytes(data))
-                received += data
-            elif isinstance(event, h11.Response):
-                raise _refused(event, await self._receive_body(http))
+                http.receive_data(bytes(await stream.receive_some(MAX_BYTES)))
+            elif isinstance(event, h11.Data):
+                body += event.data
             else:
-                assert isinstance(event, h11.InformationalResponse)
-                if event.status_code == 101:
-                    self.accepted = True
-                    return bytes(received)
-                received[:] = http.trailing_data[0]  # trio-websocket knows no interim answers
-
-    async def _receive_body(self, http: h11.Connection) -> bytes:
-        """What there is of a refusal's body, however it ends."""
-        body = bytearray()
-        with trio.move_on_after(BODY_TIMEOUT), suppress(trio.BrokenResourceError):
-            while len(body) < MAX_BYTES:
-                event = _next_event(http)
-                if event is h11.NEED_DATA:
-                    http.receive_data(bytes(await self._stream.receive_some(MAX_BYTES)))
-                elif isinstance(event, h11.Data):
-                    body += event.data
-                else:
-                    break
-        return bytes(body[:MAX_BYTES])
+                break
+    return bytes(body[:MAX_BYTES])
 
 
 def _next_event(http: h11.Connection) -> object:

@@ -71,7 +71,10 @@ class Outbox:
         if not self._backlog_empty.is_set():
             await self._backlog_empty.wait()
         try:
-            await self._channel.send(event)
+            # Without a checkpoint where there is room: reading the network has its own, for all that one read brings.
+            self._channel.send_nowait(event)
+        except trio.WouldBlock:
+            await self._send(event)
         except trio.BrokenResourceError:
             raise Abandoned from None
         self.delivered += 1
@@ -79,6 +82,12 @@ class Outbox:
             self._delivered[key] = None
             if len(self._delivered) > REMEMBERED:
                 self._delivered.popitem(last=False)
+
+    async def _send(self, event: Event) -> None:
+        try:
+            await self._channel.send(event)
+        except trio.BrokenResourceError:
+            raise Abandoned from None
 
     def notify(self, notice: Subscribed | Disconnected) -> None:
         """Hand a notice over, behind what waits; never wait. Not while another task is in `put`.

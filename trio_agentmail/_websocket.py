@@ -1,32 +1,22 @@
-"""The one place that knows trio-websocket: a client WebSocket over any Trio stream, without its traps.
+"""The one place that knows WebSocket: a client over any Trio stream.
 
-trio-websocket runs a reader task in a nursery, and several ways in which a server can misbehave leave it, or
-whoever waits for it, waiting for ever: a handshake that is not answered, or refused with a body that does not
-end; a close frame with the TCP connection left open; a ping that crosses our close frame. So three things
-stand around it here, and nothing of it is patched:
-
-- `HandshakeStream` stands between it and the network. It reads the server's answer to the handshake itself, so that
-  a refusal is an `ApiError` with its status whatever its body does. Below that, `WatchedStream` tells what
-  trio-websocket does not: when bytes come, and whether anybody is reading.
-- `_Reader` stands in for the nursery that the reader task is started in: it keeps what the reader raises, and
-  tells that it has ended, however it ended.
-- the stream is closed here, by force, and never by trio-websocket: the end of the block is the end of it.
+It has no task of its own. Whoever receives a message reads the stream, and on the way there answers the server's pings
+and its close frame; so while nobody receives, nothing is read. `_frames` takes apart what comes, wsproto makes the
+frames that go.
 """
 
-import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from contextvars import ContextVar
-from typing import Any, cast
 
 import trio
 import trio.abc
-import trio_websocket
+from wsproto.frame_protocol import CloseReason, FrameProtocol
 
-from ._handshake import HandshakeStream
-from ._nursery import background_nursery
+from ._frames import Close, Failure, Ping, Pong, Received, Receiver
+from ._handshake import shake_hands
 from ._watched_stream import WatchedStream
-from .errors import AgentMailError, ConnectionLost
+from .errors import ConnectionLost
 
 __all__ = ["WebSocket", "client_websocket", "close_at_once"]
 
@@ -34,36 +24,23 @@ RECEIVE_BYTES = 2**16
 """The largest read, in bytes."""
 
 
-_in_our_reader = ContextVar("_in_our_reader", default=False)
-
-
-def _says_nothing_of_the_server(record: logging.LogRecord) -> bool:
-    """A logging filter: trio-websocket logs at DEBUG, as it is, what a server says, for example with a close frame.
-
-    That may be terminal escapes, or the API key, sent back to us. Numbers, types and the connection's own name pass,
-    and so do records of connections that are not ours.
-    """
-    args = record.args if isinstance(record.args, tuple) else (record.args,)
-    harmless = all(isinstance(arg, int | type | trio_websocket.WebSocketConnection) for arg in args)
-    return harmless or not _in_our_reader.get()
-
-
-logging.getLogger("trio-websocket").addFilter(_says_nothing_of_the_server)
-
-
 class WebSocket:
     """An open WebSocket. Made by `client_websocket`."""
 
     def __init__(
-        self,
-        connection: trio_websocket.WebSocketConnection,
-        stream: trio.abc.Stream,
-        watched: WatchedStream,
-        reader: "_Reader",
+        self, stream: trio.abc.Stream, watched: WatchedStream, max_message_size: int, already_received: bytes
     ) -> None:
-        self._connection = connection
         self._stream = stream
-        self._reader = reader
+        self._out = FrameProtocol(client=True, extensions=[])
+        self._receiver = Receiver(max_message_size)
+        self._received: deque[Received] = deque(self._receiver.receive(already_received))
+        self._being_read: trio.Event | None = None
+        self._sending = trio.Lock()
+        self._pings_sent = 0
+        self._pongs: dict[bytes, trio.Event] = {}
+        self._closing = False
+        self._end: tuple[str, int] | None = None
+        """Why there is nothing more to receive, and the close code."""
         self.watched = watched
         """Tells when bytes come, and whether anybody is reading."""
 
@@ -73,52 +50,113 @@ class WebSocket:
         Raises:
             ConnectionLost: the connection has ended.
         """
-        with suppress(trio_websocket.ConnectionClosed):
-            return await self._connection.send_message(text)
-        raise self._lost()
+        self._check_end()
+        await self._send(self._out.send_data(text))
 
-    async def receive(self) -> str | bytes:
-        """The next message. Nothing below holds more than one message back, so reading waits for the caller.
+    async def receive(self) -> bytes:
+        """The next message: of a text its UTF-8, which has been checked.
 
         Raises:
             ConnectionLost: the connection has ended, and every message before its end has been received.
         """
-        with suppress(trio_websocket.ConnectionClosed):
-            return await self._connection.get_message()
-        raise self._lost()
+        while True:
+            if self._received:
+                item = self._received.popleft()
+                if isinstance(item, bytes):
+                    return item
+                await self._handle(item)
+            else:
+                self._check_end()
+                await self._read()
 
     async def ping(self) -> None:
-        """Send a ping, and wait for its pong.
+        """Send a ping, and wait until somebody who receives comes upon its pong.
 
         Raises:
             ConnectionLost: the connection has ended.
         """
-        with suppress(trio_websocket.ConnectionClosed):
-            async with self._reader.while_running():
-                await self._connection.ping()
-                return
-        raise self._lost()
+        self._check_end()
+        self._pings_sent += 1
+        payload = self._pings_sent.to_bytes(4)
+        pong = self._pongs[payload] = trio.Event()
+        try:
+            await self._send(self._out.ping(payload))
+            await pong.wait()
+        finally:
+            self._pongs.pop(payload, None)
+        self._check_end()
 
     async def close(self) -> None:
-        """Close with code 1000, and wait until the server agrees: the caller says for how long."""
-        async with self._reader.while_running():
-            await self._connection.aclose()
-        if self._reader.error is not None:
-            # A ping that crossed our close frame ended the reader. Were the stream closed now, with bytes unread,
-            # the network could throw away the close frame as well: so we wait for the server to hang up.
-            with suppress(trio.BrokenResourceError):
-                while await self._stream.receive_some(RECEIVE_BYTES):
-                    pass
+        """Close with code 1000, and wait until the server agrees: the caller says for how long.
 
-    def _lost(self) -> ConnectionLost:
-        # Raised where trio-websocket's exception is no longer its context: it holds what the server said, which may
-        # be the API key.
-        reason = self._connection.closed
-        if reason is None:
-            return ConnectionLost(f"the connection ended: {self._reader.error or 'nothing says why'}")
-        if reason.code == 1006:
-            return ConnectionLost("the connection was cut without a close frame")
-        return ConnectionLost(f"the WebSocket was closed: {reason.reason or reason.name}", int(reason.code))
+        What still comes is thrown away, so nobody should receive any more.
+        """
+        if self._end is None:
+            self._closing = True
+            await self._send(self._out.close(1000))
+        with suppress(ConnectionLost):
+            while True:
+                await self.receive()
+
+    async def _read(self) -> None:
+        """Read once, or, if somebody else is just reading, wait for that."""
+        if self._being_read is not None:
+            await self._being_read.wait()
+            return
+        self._being_read = trio.Event()
+        try:
+            data = await self._stream.receive_some(RECEIVE_BYTES)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            data = b""
+        finally:
+            self._being_read.set()
+            self._being_read = None
+        if data:
+            self._received.extend(self._receiver.receive(bytes(data)))
+        else:
+            self._ended("the connection was cut without a close frame", 1006)
+
+    async def _handle(self, item: Ping | Pong | Close | Failure) -> None:
+        match item:
+            case Ping(payload):
+                if not self._closing:
+                    await self._send(self._out.pong(payload))
+            case Pong(payload):
+                self._take_pong(payload)
+            case Close(code, reason):
+                await self._say_goodbye(code)
+                self._ended(f"the WebSocket was closed: {reason or _name(code)}", code)
+            case Failure(code, reason):
+                await self._say_goodbye(code)
+                self._ended(f"the WebSocket was closed: {reason}", code)
+
+    def _take_pong(self, payload: bytes) -> None:
+        """It answers the ping with its payload, and all that were sent before that (RFC 6455, 5.5.3)."""
+        if payload in self._pongs:
+            for sent, pong in self._pongs.items():
+                pong.set()
+                if sent == payload:
+                    break
+
+    async def _say_goodbye(self, code: int) -> None:
+        if not self._closing:
+            self._closing = True
+            await self._send(self._out.close(code))
+
+    async def _send(self, data: bytes | bytearray) -> None:
+        # That the connection has ended is told by receiving, after all that came before its end.
+        async with self._sending:
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await self._stream.send_all(data)
+
+    def _ended(self, reason: str, code: int) -> None:
+        self._end = reason, code
+        for pong in self._pongs.values():
+            pong.set()
+
+    def _check_end(self) -> None:
+        if self._end is not None:
+            raise ConnectionLost(*self._end)
 
 
 @asynccontextmanager
@@ -149,28 +187,8 @@ async def client_websocket(
     if watched is None:
         stream = watched = WatchedStream(stream)
     try:
-        async with background_nursery() as nursery:
-            reader = _Reader(nursery)
-            handshake = HandshakeStream(stream)
-            connection = None
-            async with reader.while_running():
-                connection = await trio_websocket.wrap_client_stream(
-                    cast(trio.Nursery, reader),
-                    cast(trio.SocketStream, handshake),
-                    host,
-                    target,
-                    extra_headers=[(name.encode(), value.encode()) for name, value in headers],
-                    # With room for no message in the queue, none can be in it when an oversized one throws the
-                    # queue away, and reading waits for whoever receives.
-                    message_queue_size=0,
-                    max_message_size=max_message_size,
-                    receive_buffer_size=RECEIVE_BYTES,
-                )
-            if connection is None:
-                if handshake.accepted:
-                    raise ConnectionLost("not a WebSocket server: it accepts the handshake in a way that is not valid")
-                raise reader.failure("the handshake failed")
-            yield WebSocket(connection, stream, watched, reader)
+        already_received = await shake_hands(stream, host, target, headers)
+        yield WebSocket(stream, watched, max_message_size, already_received)
     finally:
         await close_at_once(stream)
 
@@ -181,40 +199,8 @@ async def close_at_once(stream: trio.abc.Stream) -> None:
         await trio.aclose_forcefully(stream)
 
 
-class _Reader:
-    """Stands in for the nursery in which trio-websocket starts its reader task."""
-
-    def __init__(self, nursery: trio.Nursery) -> None:
-        self._nursery = nursery
-        self._ended = trio.Event()
-        self.error: Exception | None = None
-
-    def start_soon(self, async_fn: Callable[..., Awaitable[Any]], *args: Any, name: object = None) -> None:
-        self._nursery.start_soon(self._run, async_fn, *args, name=name)
-
-    async def _run(self, async_fn: Callable[..., Awaitable[Any]], *args: Any) -> None:
-        _in_our_reader.set(True)
-        try:
-            await async_fn(*args)
-        except Exception as exc:  # noqa: BLE001  whatever it is, it ends this one connection: see failure()
-            self.error = exc
-        finally:
-            self._ended.set()
-
-    @asynccontextmanager
-    async def while_running(self) -> AsyncIterator[None]:
-        """Give up what the block waits for when the reader ends: nothing else would ever wake it."""
-
-        async def give_up() -> None:
-            await self._ended.wait()
-            nursery.cancel_scope.cancel()
-
-        async with background_nursery() as nursery:
-            nursery.start_soon(give_up)
-            yield
-
-    def failure(self, explanation: str) -> AgentMailError:
-        if isinstance(self.error, AgentMailError):
-            return self.error
-        # In words, and not as the cause: what the server said may be in it, and so the API key.
-        return ConnectionLost(f"{explanation}: {self.error}" if self.error else explanation)
+def _name(code: int) -> str:
+    try:
+        return CloseReason(code).name
+    except ValueError:
+        return "no reason given"

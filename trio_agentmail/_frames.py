@@ -1,0 +1,222 @@
+"""Bytes to WebSocket messages: the receiving half of RFC 6455, for a client, without any I/O.
+
+A general parser takes a frame apart as it trickles in, and decodes text as it comes. Here nothing is done with a
+message before it is complete, so a frame that lies whole in one read, as nearly all do, costs one slice of it. Larger
+ones are gathered in one buffer, whatever the size of the pieces. No extension is ever negotiated, so a reserved bit is
+an error.
+"""
+
+from typing import NamedTuple, NoReturn
+
+__all__ = ["Close", "Failure", "Ping", "Pong", "Received", "Receiver"]
+
+CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
+FIN = 0x80
+MAX_CONTROL_SIZE = 125
+
+NO_CODE = 1005
+"""What RFC 6455 (7.1.5) calls the code of a close frame that has none."""
+
+_INSIDE_A_CHARACTER = bytes(range(0x80, 0xC0))
+"""The bytes that begin no character, in UTF-8."""
+
+
+class Ping(NamedTuple):
+    payload: bytes
+
+
+class Pong(NamedTuple):
+    payload: bytes
+
+
+class Close(NamedTuple):
+    code: int
+    reason: str
+
+
+class Failure(NamedTuple):
+    """What the server sent is not allowed: nothing comes after it, and it should be told so with this close code."""
+
+    code: int
+    reason: str
+
+
+Received = bytes | Ping | Pong | Close | Failure
+"""A message, text or binary, is its bytes; those of a text are valid UTF-8."""
+
+
+class _Invalid(Exception):
+    def __init__(self, reason: str, code: int = 1002) -> None:
+        super().__init__(reason)
+        self.failure = Failure(code, reason)
+
+
+class Receiver:
+    """Takes what a server sends, piece by piece, and gives what has become complete.
+
+    Args:
+        max_message_size: Characters of a text message, bytes of a binary one.
+    """
+
+    def __init__(self, max_message_size: int) -> None:
+        self._max_message_size = max_message_size
+        self._failed = False
+        # What is not complete: bytes with the beginning of a header; or a frame's header, and its payload so far.
+        self._rest = b""
+        self._first = 0
+        self._missing = 0
+        self._payload: bytearray | None = None
+        # The message of which a frame, but not the last one, has come.
+        self._opcode: int | None = None
+        self._message = bytearray()
+        self._characters: int | None = None
+        """Of the message and of the payload so far; counted only where there are more bytes than may be characters."""
+
+    def receive(self, data: bytes) -> list[Received]:
+        """What is complete with these bytes, in order. After a `Failure` or a `Close`, nothing is."""
+        received: list[Received] = []
+        if not self._failed:
+            try:
+                self._receive(data, received)
+            except _Invalid as exc:
+                self._failed = True
+                received.append(exc.failure)
+        return received
+
+    def _receive(self, data: bytes, received: list[Received]) -> None:
+        position = 0
+        if self._payload is not None:
+            position = min(self._missing, len(data))
+            self._gather(data[:position])
+            if self._missing:
+                return
+            payload, self._payload = bytes(self._payload), None
+            self._take_frame(self._first, payload, received)
+        elif self._rest:
+            data = self._rest + data
+        end = len(data)
+        # Here a frame that is whole passes; names are local and steps are few, since every event pays for them.
+        while end - position >= 2 and not self._failed:
+            first = data[position]
+            size = data[position + 1]
+            start = position + 2
+            if size >= 126:
+                if size > 127:
+                    raise _Invalid("a masked frame from a server")
+                start += 2 if size == 126 else 8
+                if start > end:
+                    break
+                size = _extended_size(int.from_bytes(data[position + 2 : start]), size)
+            stop = start + size
+            if first != FIN | TEXT or size > self._max_message_size or self._opcode is not None:
+                self._check_header(first, size)
+            if stop > end:
+                self._first, self._missing, self._payload = first, size, bytearray()
+                self._gather(data[start:])
+                position = end
+                break
+            payload = data[start:stop]
+            if self._characters is not None:
+                self._count(first, payload)
+            self._take_frame(first, payload, received)
+            position = stop
+        self._rest = data[position:]
+
+    def _gather(self, piece: bytes) -> None:
+        """A piece of the payload of the frame that is not complete."""
+        assert self._payload is not None
+        self._payload += piece
+        self._missing -= len(piece)
+        if self._characters is not None:
+            self._count(self._first, piece)
+
+    def _take_frame(self, first: int, payload: bytes, received: list[Received]) -> None:
+        """A frame whose header has been checked, and whose payload is complete."""
+        if first == FIN | TEXT:
+            received.append(self._text(payload))
+            return
+        opcode = first & 0x0F
+        if opcode >= CLOSE:
+            received.append(self._control(opcode, payload))
+            return
+        if opcode != CONTINUATION:
+            self._opcode = opcode
+        if not first & FIN:
+            self._message += payload
+            return
+        message = bytes(self._message) + payload
+        received.append(self._text(message) if self._opcode == TEXT else message)
+        self._opcode = self._characters = None
+        self._message = bytearray()
+
+    def _text(self, message: bytes) -> bytes:
+        if not message.isascii():
+            try:
+                message.decode()
+            except UnicodeDecodeError:
+                raise _Invalid("a text message that is not UTF-8", 1007) from None
+        self._characters = None
+        return message
+
+    def _control(self, opcode: int, payload: bytes) -> Received:
+        if opcode == PING:
+            return Ping(payload)
+        if opcode == PONG:
+            return Pong(payload)
+        self._failed = True
+        if not payload:
+            return Close(NO_CODE, "")
+        code = int.from_bytes(payload[:2])
+        if len(payload) < 2 or not _may_be_sent(code):
+            raise _Invalid("a close frame without a valid code")
+        try:
+            return Close(code, payload[2:].decode())
+        except UnicodeDecodeError:
+            raise _Invalid("a close frame whose reason is not UTF-8", 1007) from None
+
+    def _check_header(self, first: int, size: int) -> None:
+        opcode = first & 0x0F
+        if first & 0x70:
+            raise _Invalid("a reserved bit is set")
+        if BINARY < opcode < CLOSE or opcode > PONG:
+            raise _Invalid(f"an unknown opcode: {opcode:#x}")
+        if opcode >= CLOSE:
+            if size > MAX_CONTROL_SIZE or not first & FIN:
+                raise _Invalid("a control frame that is too large or in parts")
+            return
+        if (opcode == CONTINUATION) == (self._opcode is None):
+            raise _Invalid("a frame that continues nothing, or a message inside another one")
+        bytes_so_far = len(self._message) + size
+        if bytes_so_far <= self._max_message_size:
+            return
+        if TEXT not in (opcode, self._opcode) or bytes_so_far > 4 * self._max_message_size:
+            self._refuse_size()
+        if self._characters is None:
+            self._characters = _characters(self._message)
+
+    def _count(self, first: int, piece: bytes) -> None:
+        if first & 0x0F >= CLOSE:
+            return  # a control frame inside the message
+        assert self._characters is not None
+        self._characters += _characters(piece)
+        if self._characters > self._max_message_size:
+            self._refuse_size()
+
+    def _refuse_size(self) -> NoReturn:
+        raise _Invalid(f"a message of more than {self._max_message_size} characters (max_message_size)", 1009)
+
+
+def _characters(text: bytes | bytearray) -> int:
+    return len(text.translate(None, _INSIDE_A_CHARACTER))
+
+
+def _extended_size(size: int, marker: int) -> int:
+    """The size of a payload that did not fit into the second byte, which is `marker`."""
+    if size <= (MAX_CONTROL_SIZE if marker == 126 else 0xFFFF) or size >> 63:
+        raise _Invalid("a size that is not written in the shortest way")
+    return size
+
+
+def _may_be_sent(code: int) -> bool:
+    """Whether a close frame may hold this code: RFC 6455 (7.4), and IANA's registry, which ends at 1014."""
+    return 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999
