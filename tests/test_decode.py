@@ -1,13 +1,15 @@
 import json
+import sys
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import attrs
 import pytest
 
-from trio_agentmail import events
-from trio_agentmail._codec import decode_event, encode_subscribe, identity
+from trio_agentmail import _parts, events
+from trio_agentmail._codec import as_unknown, decode_event, encode_subscribe, identity
 from trio_agentmail._settings import Subscribe
+from trio_agentmail._structuring import converter
 from trio_agentmail.events import (
     AgentArmorManualOverride,
     AgentArmorReleaseActor,
@@ -413,6 +415,24 @@ def test_parts_of_the_wrong_type_are_missing_and_take_nothing_else_with_them() -
     assert event == MessageReceivedEvent(message=Message(**IDS, subject="Hi"))
 
 
+@pytest.mark.parametrize("part", _parts.__all__)
+def test_a_field_that_is_missing_or_null_has_its_default(part: str) -> None:
+    cls: Any = getattr(_parts, part)
+    needed = {field.name: "x" for field in attrs.fields(cls) if field.default is attrs.NOTHING}
+    nulls = dict.fromkeys(attrs.fields_dict(cls)) | needed
+    assert converter.structure(needed, cls) == converter.structure(nulls, cls) == cls(**needed)
+
+
+@pytest.mark.parametrize(
+    ("type_", "value"),
+    [(str, "x"), (str | None, "x"), (int | None, 7), (bool | None, True), (bool | None, False)],
+    ids=str,
+)
+def test_a_value_of_the_fields_own_type_stays_as_it_is(type_: Any, value: Any) -> None:
+    # Decoding takes it past the hook, which says the same.
+    assert converter.structure(value, type_) is value
+
+
 # What is none of that
 
 
@@ -525,11 +545,36 @@ def test_a_string_with_lone_surrogates_is_read_as_if_they_were_escapes() -> None
     assert event.raw.encode().decode() == text.replace("\ud83d", r"\ud83d").replace("\ude00", r"\ude00")
 
 
+def test_an_event_keeps_the_bytes_that_it_came_as_and_no_text_keeps_a_second_copy() -> None:
+    def size_when_new(text: str) -> int:
+        return sys.getsizeof(text[:1] + text[1:])
+
+    text = json.dumps({"event_type": "message.received", "message": IDS | {"text": "é👋" * 1000}}, ensure_ascii=False)
+    data = text.encode()
+    for event in (decode_event(data), decode_event(text)):
+        assert isinstance(event, MessageReceivedEvent)
+        assert event.message.text is not None
+        assert sys.getsizeof(event.message.text) == size_when_new(event.message.text)
+        assert sys.getsizeof(event.raw) == size_when_new(text)
+    assert sys.getsizeof(text) == size_when_new(text)
+    assert attrs.asdict(decode_event(data))["_raw"] is data
+
+
 def test_bytes_that_are_not_utf8_are_unknown_and_kept_readable() -> None:
     event = decode_event(b'{"type":"event\xff\xc3\xa9"}')
     assert isinstance(event, UnknownEvent)
     assert event.raw == '{"type":"event\\xffé"}'
     assert event.reason.startswith("not JSON: ")
+
+
+def test_a_confirmation_that_confirms_nothing_is_unknown_with_its_frame_and_its_text() -> None:
+    event = decode_event(b'{"type":"subscribed","new":1}')
+    assert isinstance(event, Subscribed)
+    unknown = as_unknown(event, "another one")
+    assert unknown == UnknownEvent(
+        event_type="subscribed", payload={"type": "subscribed", "new": 1}, reason="another one"
+    )
+    assert unknown.raw == event.raw
 
 
 def test_of_repeated_keys_the_last_counts() -> None:
@@ -569,6 +614,7 @@ def test_without_an_event_id_the_text_tells_at_a_fixed_cost() -> None:
     assert identity(decode(frame)) == first
     assert identity(decode(frame | {"event_id": ""})) not in (first, "", None)
     assert identity(decode_event("no JSON")) == identity(decode_event(b"no JSON"))
+    assert identity(decode_event("né JSON")) == identity(decode_event("né JSON".encode()))
     assert identity(UnknownEvent(raw="\ud83d")) != identity(UnknownEvent(raw="\ud83e"))
 
 

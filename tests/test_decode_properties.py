@@ -1,12 +1,15 @@
 """Whatever the text, decoding answers with an event; and an event that was encoded comes back as it was."""
 
+import copy
 import json
+import pickle
 from collections.abc import Hashable, Mapping
 from datetime import UTC, datetime, timedelta, timezone
 from types import UnionType
 from typing import Any, get_args, get_origin
 
 import attrs
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -41,6 +44,7 @@ offsets = st.just(UTC) | st.integers(-1439, 1439).map(lambda minutes: timezone(t
 
 LEAVES: dict[Any, st.SearchStrategy[Any]] = {
     str: st.text(min_size=1, max_size=20),
+    bytes: st.binary(),
     int: st.integers(-(2**63), 2**64 - 1),
     bool: st.booleans(),
     datetime: st.datetimes(timezones=offsets),
@@ -63,7 +67,7 @@ def values(type_: Any) -> st.SearchStrategy[Any]:
 
 
 def instances(cls: Any) -> st.SearchStrategy[Any]:
-    fields = {field.name: values(field.type) for field in attrs.fields(cls)}
+    fields = {field.alias: values(field.type) for field in attrs.fields(cls)}
     if cls is MessageReceivedEvent:
         variants = ("", ".spam", ".blocked", ".unauthenticated")
         fields["event_type"] = st.sampled_from(["message.received" + variant for variant in variants])
@@ -203,6 +207,32 @@ def test_an_event_that_was_encoded_comes_back_as_it_was(event: Event) -> None:
     text = encode_event(event)
     assert check(text) == event
     assert decode_event(text.encode()) == event
+
+
+@often
+@given(server_events)
+def test_an_event_that_was_decoded_is_as_one_that_was_made_by_hand(event: Event) -> None:
+    decoded: Any = decode_event(encode_event(event))
+    by_hand = attrs.evolve(decoded)
+    for same in (by_hand, copy.copy(decoded), copy.deepcopy(decoded), pickle.loads(pickle.dumps(decoded))):
+        assert type(same) is type(decoded)
+        assert same == decoded
+        assert same.raw == decoded.raw
+        assert repr(same) == repr(decoded)
+        assert hash(same) == hash(decoded)
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        decoded.origin = "elsewhere"
+
+
+@often
+@given(distorted_frames(), st.booleans())
+def test_bytes_mean_what_the_text_means(frame: Any, ascii_only: bool) -> None:
+    text = json.dumps(frame, ensure_ascii=ascii_only)
+    from_text = decode_event(text)
+    from_bytes = decode_event(text.encode(errors="backslashreplace"))
+    assert from_text == from_bytes
+    assert from_text.raw == from_bytes.raw  # type: ignore[union-attr]
+    assert identity(from_text) == identity(from_bytes)
 
 
 @often

@@ -1,3 +1,5 @@
+import copy
+import pickle
 from datetime import UTC, datetime
 from typing import Any, get_args
 
@@ -187,7 +189,7 @@ def field_names(cls: type) -> set[str]:
 
 @pytest.mark.parametrize("cls", WIRE_FIELDS, ids=lambda cls: cls.__name__)
 def test_a_class_has_the_fields_that_the_wire_has(cls: type) -> None:
-    made_here = {"raw", "origin"} if cls in get_args(Event) else set()
+    made_here = {"_raw", "origin"} if cls in get_args(Event) else set()
     assert field_names(cls) == set(WIRE_FIELDS[cls].split()) | made_here
 
 
@@ -227,10 +229,30 @@ def test_what_came_from_the_server_keeps_its_text_which_is_neither_compared_nor_
     assert "origin='recovered'" in repr(received)
 
 
+@pytest.mark.parametrize("cls", FROM_SERVER, ids=lambda cls: cls.__name__)
+def test_the_text_can_be_given_as_bytes_and_can_be_replaced(cls: type) -> None:
+    needed: dict[str, Any] = {f.name: "x" for f in attrs.fields(cls) if f.default is attrs.NOTHING}
+    received: Any = cls(**needed, raw='{"é": "👋"}'.encode())
+    assert received.raw == '{"é": "👋"}'
+    assert attrs.evolve(received, origin="recovered").raw == '{"é": "👋"}'
+    assert attrs.evolve(received, raw="new").raw == "new"
+    assert attrs.evolve(received, raw=b"not UTF-8: \xff").raw == r"not UTF-8: \xff"
+    for same in (copy.copy(received), copy.deepcopy(received), pickle.loads(pickle.dumps(received))):
+        assert same == received
+        assert same.raw == received.raw
+
+
 def test_disconnected_has_no_text_since_it_is_made_here() -> None:
     lost = Disconnected(reason="going away", code=1001, last_received=datetime(2026, 1, 2, tzinfo=UTC))
     assert field_names(Disconnected) == {"reason", "code", "last_received"}
     assert lost == attrs.evolve(lost)
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_no_class_checks_its_values_since_decoding_makes_instances_without_init(cls: type) -> None:
+    assert all(field.validator is None for field in attrs.fields(cls))
+    assert not hasattr(cls, "__attrs_pre_init__")
+    assert not hasattr(cls, "__attrs_post_init__")
 
 
 def mail(**fields: Any) -> Message:

@@ -2,22 +2,16 @@
 
 import hashlib
 import re
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 import attrs
 import orjson
 
+from ._class_hook import Hook
 from ._settings import Subscribe
-from ._structuring import Hook, converter, optional_text
+from ._structuring import converter, optional_text
 from .errors import printable
-from .events import (
-    Disconnected,
-    ErrorEvent,
-    Event,
-    MessageReceivedEvent,
-    Subscribed,
-    UnknownEvent,
-)
+from .events import ErrorEvent, Event, MessageReceivedEvent, Subscribed, UnknownEvent, _ServerEvent
 
 __all__ = ["as_unknown", "decode_event", "encode_subscribe", "identity"]
 
@@ -26,13 +20,20 @@ MAX_IDENTITY_LENGTH = 256
 """Characters; see `identity`."""
 
 
-class _Kind(NamedTuple):
-    """How the events of one `event_type` are decoded."""
+class _Kind:
+    """How the frames of one `event_type` are decoded, or those of a `type` that is no event's."""
 
-    event_type: str
-    payload: str  # the field that the class needs
-    needed: tuple[str, ...]  # the strings that the payload needs
-    structure: Hook
+    def __init__(self, cls: Any, event_type: str = "", payload: str = "") -> None:
+        self.cls = cls
+        self.event_type = event_type
+        self.payload = payload  # the field that the class needs
+        self.structure: Hook = self._structure_first
+
+    def _structure_first(self, *args: Any) -> Any:
+        # Written when the first one comes: for a mail that takes 2 ms, and for all classes 9, which is no part of the
+        # import.
+        self.structure = converter.get_structure_hook(self.cls)
+        return self.structure(*args)
 
 
 def _kinds() -> dict[str | None, _Kind]:
@@ -42,39 +43,41 @@ def _kinds() -> dict[str | None, _Kind]:
         fields: dict[str, Any] = attrs.fields_dict(cls)
         if cls is UnknownEvent or "event_type" not in fields:
             continue
-        [payload] = [field for field in fields.values() if field.default is attrs.NOTHING]
-        needed = tuple(field.name for field in attrs.fields(payload.type) if field.default is attrs.NOTHING)
-        structure = converter.get_structure_hook(cls)
+        [payload] = [field.name for field in fields.values() if field.default is attrs.NOTHING]
         for variant in ("", ".spam", ".blocked", ".unauthenticated") if cls is MessageReceivedEvent else ("",):
             event_type = fields["event_type"].default + variant
-            kind = _Kind(event_type, payload.name, needed, structure)
+            kind = _Kind(cls, event_type, payload)
             # The second is the older documentation's spelling, message_received.
             kinds[event_type] = kinds[event_type.replace(".", "_")] = kind
     return kinds
 
 
 _KINDS = _kinds()
-_structure_subscribed = converter.get_structure_hook(Subscribed)
-_structure_error = converter.get_structure_hook(ErrorEvent)
+_SUBSCRIBED = _Kind(Subscribed)
+_ERROR = _Kind(ErrorEvent)
 
 # An escape in a JSON string: a surrogate pair; a surrogate without its other half (the group); any other.
 _ESCAPE = re.compile(
-    r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
     re.DOTALL,
 )
 
 
-def _parse(text: str, encoded: bytes) -> Any:
-    # The bytes, since orjson leaves a copy in UTF-8 in a `str` that is not ASCII, and `raw` keeps the `str`.
+def _encoded(text: str | bytes) -> bytes:
+    # A lone surrogate as an escape means the same to JSON, and can be printed and stored.
+    return text if isinstance(text, bytes) else text.encode(errors="backslashreplace")
+
+
+def _parse(data: bytes) -> Any:
     try:
-        return orjson.loads(encoded)
+        return orjson.loads(data)
     except orjson.JSONDecodeError:
         # JavaScript counts UTF-16, so a preview cut there may end in half an emoji. JSON can write that,
         # as an escape, and orjson refuses to read it: such mail must not become unknown.
-        repaired = _ESCAPE.sub(lambda escape: r"\ufffd" if escape[1] else escape[0], text)
-        if repaired == text:
+        repaired = _ESCAPE.sub(lambda escape: rb"\ufffd" if escape[1] else escape[0], data)
+        if repaired == data:
             raise
-        return orjson.loads(repaired.encode())
+        return orjson.loads(repaired)
 
 
 def decode_event(data: str | bytes) -> Event:
@@ -84,68 +87,59 @@ def decode_event(data: str | bytes) -> Event:
     `message.received` and its variants if the message has its `inbox_id` and `message_id`. Fields that are
     missing or of the wrong type are then `None` or empty. Everything else is an `UnknownEvent` that says why.
 
+    Bytes are read as they are, which is faster; those that are not UTF-8 are not JSON.
+
     Raises:
         TypeError: `data` is neither `str` nor `bytes`.
     """
-    if isinstance(data, str):
-        text = data
-    elif isinstance(data, bytes):
-        text = data.decode(errors="backslashreplace")
-    else:
-        raise TypeError(f"decode_event takes the text of a frame, as str or bytes, not {type(data).__name__}")
+    if not isinstance(data, bytes):
+        if not isinstance(data, str):
+            raise TypeError(f"decode_event takes the text of a frame, as str or bytes, not {type(data).__name__}")
+        data = _encoded(data)
     try:
-        encoded = text.encode()
-    except UnicodeEncodeError:
-        # Lone surrogates. As escapes they mean the same to JSON, and can be printed and stored.
-        encoded = text.encode(errors="backslashreplace")
-        text = encoded.decode()
-    try:
-        frame = _parse(text, encoded)
+        frame = _parse(data)
     except orjson.JSONDecodeError as error:
-        return UnknownEvent(reason=f"not JSON: {error}", raw=text)
+        return UnknownEvent(reason=f"not JSON: {error}", raw=data)
     if not isinstance(frame, dict):
-        return UnknownEvent(payload=frame, reason="JSON, but not an object", raw=text)
-    return _event(frame, text)
-
-
-def _event(frame: dict[str, Any], text: str) -> Event:
+        return UnknownEvent(payload=frame, reason="JSON, but not an object", raw=data)
+    event: Event | None
     outer, name = frame.get("type"), frame.get("event_type")
     if outer == "subscribed" or outer == "error":
-        structure = _structure_subscribed if outer == "subscribed" else _structure_error
-        return _with_raw(structure, frame, text)
+        control = _SUBSCRIBED if outer == "subscribed" else _ERROR
+        event = control.structure(frame, None, data)
+        return event
     if not isinstance(name, str):
         name = outer if isinstance(outer, str) and outer != "event" else None
     kind = _KINDS.get(name)
     if kind is None:
         reason = "it names no type" if name is None else f"its type is not known: {printable(name, 100)}"
-        return _unknown(name, reason, frame, text)
-    payload = frame.get(kind.payload)
-    if not isinstance(payload, dict):
-        return _unknown(kind.event_type, f"{kind.event_type} without its object {kind.payload}", frame, text)
-    for field in kind.needed:
-        value = payload.get(field)
-        if not isinstance(value, str) or not value:
-            return _unknown(kind.event_type, f"{kind.event_type} without {kind.payload}.{field}", frame, text)
-    frame["event_type"] = kind.event_type
-    return _with_raw(kind.structure, frame, text)
-
-
-def _with_raw(structure: Hook, frame: dict[str, Any], text: str) -> Event:
-    # The frame is ours and nobody reads it again, so what the wire does not have can travel in it.
-    frame["raw"] = text
-    event: Event = structure(frame, None)
+        return _unknown(name, reason, frame, data)
+    event = kind.structure(frame, None, data, kind.event_type)
+    if event is None:
+        return _unknown(kind.event_type, f"{kind.event_type} without {_missing(kind, frame)}", frame, data)
     return event
 
 
-def _unknown(event_type: str | None, reason: str, frame: dict[str, Any], text: str) -> UnknownEvent:
+def _missing(kind: _Kind, frame: dict[str, Any]) -> str:
+    """What the class of this kind needs and the frame does not have."""
+    payload = frame.get(kind.payload)
+    if not isinstance(payload, dict):
+        return f"its object {kind.payload}"
+    part: Any = attrs.fields_dict(kind.cls)[kind.payload].type
+    needed = [field.name for field in attrs.fields(part) if field.default is attrs.NOTHING]
+    missing = [name for name in needed if not optional_text(payload.get(name), None)]
+    return f"{kind.payload}.{missing[0]}"
+
+
+def _unknown(event_type: str | None, reason: str, frame: dict[str, Any], data: bytes) -> UnknownEvent:
     event_id = optional_text(frame.get("event_id"), None)
-    return UnknownEvent(event_type=event_type, event_id=event_id, payload=frame, reason=reason, raw=text)
+    return UnknownEvent(event_type=event_type, event_id=event_id, payload=frame, reason=reason, raw=data)
 
 
 def as_unknown(event: Subscribed, reason: str) -> UnknownEvent:
     """A confirmation that confirms nothing, as what it then is."""
-    payload = _parse(event.raw, event.raw.encode())
-    return UnknownEvent(event_type="subscribed", payload=payload, reason=reason, raw=event.raw)
+    raw = _encoded(event._raw)
+    return UnknownEvent(event_type="subscribed", payload=_parse(raw), reason=reason, raw=raw)
 
 
 def encode_subscribe(subscribe: Subscribe) -> str:
@@ -166,16 +160,18 @@ def identity(event: Event) -> tuple[str, str, str] | str | bytes | None:
     whoever sends the mail, so that remembering one must not cost more than remembering another.
     """
     if isinstance(event, MessageReceivedEvent):
-        message = event.message
-        if len(message.inbox_id) + len(message.message_id) > MAX_IDENTITY_LENGTH:
-            return _digest("\0".join((event.event_type, message.inbox_id, message.message_id)))
-        return event.event_type, message.inbox_id, message.message_id
-    if isinstance(event, (Subscribed, ErrorEvent, Disconnected)):
+        inbox_id, message_id = event.message.inbox_id, event.message.message_id
+        if len(inbox_id) + len(message_id) <= MAX_IDENTITY_LENGTH:
+            return event.event_type, inbox_id, message_id
+        return _digest("\0".join((event.event_type, inbox_id, message_id)))
+    if not isinstance(event, (_ServerEvent, UnknownEvent)):
         return None
-    if event.event_id:
-        return event.event_id if len(event.event_id) <= MAX_IDENTITY_LENGTH else _digest(event.event_id)
-    return _digest(event.raw) if event.raw else None
+    event_id = event.event_id
+    if event_id:
+        return event_id if len(event_id) <= MAX_IDENTITY_LENGTH else _digest(event_id)
+    return _digest(event._raw) if event._raw else None
 
 
-def _digest(text: str) -> bytes:
-    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
+def _digest(text: str | bytes) -> bytes:
+    data = text if isinstance(text, bytes) else text.encode(errors="surrogatepass")
+    return hashlib.blake2b(data, digest_size=16).digest()

@@ -1,26 +1,29 @@
 """JSON values to attrs objects: how each field is read, by its type.
 
-`events` holds the one definition of every class; at import a cattrs converter makes of that, and of the hooks here, one
-function for each class. AgentMail's wire differs from its own schema now and then, so a hook takes any JSON value at
-all and has an answer for it: that is why decoding cannot raise. What cannot be a field's value becomes `None` or empty.
+`events` holds the one definition of every class; of that, and of the hooks here, a cattrs converter makes one function
+for each class, when it is first asked for it. AgentMail's wire differs from its own schema now and then, so a hook
+takes any JSON value at all and has an answer for it: that is why decoding cannot raise. What cannot be a field's value
+becomes `None` or empty.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from types import NoneType, UnionType
-from typing import Any, TypeAlias, get_args, get_origin
+from typing import Any, get_args, get_origin
 
 import attrs
 from cattrs import Converter
-from cattrs.gen import make_dict_structure_fn, override
 
-from .events import Message, RecurrencePeriod
+from ._class_hook import Hook, class_hook
+from .events import RecurrencePeriod
 
-__all__ = ["Hook", "converter", "optional_text"]
+__all__ = ["converter", "optional_text"]
 
-Hook: TypeAlias = Callable[[Any, Any], Any]
-"""cattrs' signature: (value, type). Never raises."""
+NOT_FROM_THE_WIRE = ("_raw", "event_type", "origin")
+"""The fields of an event that its frame has no say in: the arguments of its hook, after cattrs' two."""
+
+_fromisoformat = datetime.fromisoformat  # looking it up for each of a mail's eight times took a third of reading them
 
 
 def _text(value: Any, _: Any) -> str:
@@ -44,11 +47,9 @@ def _optional_bool(value: Any, _: Any) -> bool | None:
 
 
 def _optional_datetime(value: Any, _: Any) -> datetime | None:
-    if not isinstance(value, str):
-        return None
     try:
-        time = datetime.fromisoformat(value)
-    except ValueError:
+        time: datetime = _fromisoformat(value)
+    except (TypeError, ValueError):
         return None
     return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
 
@@ -74,7 +75,7 @@ def _texts(value: Any, _: Any) -> tuple[str, ...]:
     if not isinstance(value, list):
         value = [value] if value else []
     for item in value:
-        if not isinstance(item, str):
+        if type(item) is not str:
             break
     else:
         return tuple(value)
@@ -87,8 +88,6 @@ def _optional_texts(value: Any, type_: Any) -> tuple[str, ...] | None:
 
 
 def _sender(value: Any, type_: Any) -> str:
-    if isinstance(value, str):
-        return value
     senders = _texts(value, type_)
     return senders[0] if senders else ""
 
@@ -105,7 +104,7 @@ def _headers(value: Any, _: Any) -> dict[str, str]:
 
 
 def _date_or_period(value: Any, _: Any) -> str | RecurrencePeriod | None:
-    return value if isinstance(value, str) else _optional_period(value, None)
+    return value if isinstance(value, str) else converter.structure(value, RecurrencePeriod)
 
 
 _HOOKS: dict[Any, Hook] = {
@@ -132,8 +131,9 @@ def _optional_hook(type_: Any) -> Hook:
     """`X | None` of a class or of a tuple: `None` for what is no object or no list."""
     [inner] = [arg for arg in get_args(type_) if arg is not NoneType]
     structure = converter.get_structure_hook(inner)
-    wire_type = list if _is_tuple(inner) else dict
-    return lambda value, _: structure(value, inner) if isinstance(value, wire_type) else None
+    if attrs.has(inner):
+        return structure
+    return lambda value, _: structure(value, inner) if isinstance(value, list) else None
 
 
 def _tuple_hook(type_: Any) -> Hook:
@@ -142,42 +142,25 @@ def _tuple_hook(type_: Any) -> Hook:
     structure = converter.get_structure_hook(item_type)
 
     def structure_items(value: Any, _: Any) -> tuple[Any, ...]:
-        if not isinstance(value, list):
-            return ()
-        items = [structure(item, item_type) for item in value]
-        return tuple([item for item in items if item is not None])
+        items = []
+        if isinstance(value, list):
+            for item in value:
+                structured = structure(item, item_type)
+                if structured is not None:
+                    items.append(structured)
+        return tuple(items)
 
     return structure_items
 
 
-def _class_hook(cls: Any) -> Hook:
-    """A class, from a JSON object."""
-    # `origin` says by which way a frame came, so a frame has no say in it.
-    overrides: dict[str, Any] = {}
-    if hasattr(cls, "origin"):
-        overrides["origin"] = override(omit=True)
-    if cls is Message:
-        overrides["from_"] = override(rename="from", struct_hook=_sender)
-    return make_dict_structure_fn(cls, converter, _cattrs_detailed_validation=False, **overrides)
-
-
-def _message_hook(_: Any) -> Hook:
-    structure = _class_hook(Message)
-
-    def structure_message(value: dict[str, Any], _: Any) -> Any:
-        if not value.get("from"):
-            value = {**value, "from": value.get("from_")}
-        return structure(value, Message)
-
-    return structure_message
+def _field_hook(field: "attrs.Attribute[Any]") -> Hook:
+    return _sender if field.name == "from_" else converter.get_structure_hook(field.type)
 
 
 converter = Converter(detailed_validation=False)
 converter.register_structure_hook(str, _text)
 # The one registered last is asked first.
-converter.register_structure_hook_factory(attrs.has, _class_hook)
-converter.register_structure_hook_factory(lambda type_: type_ is Message, _message_hook)
+converter.register_structure_hook_factory(attrs.has, lambda cls: class_hook(cls, _field_hook, NOT_FROM_THE_WIRE))
 converter.register_structure_hook_factory(_is_optional, _optional_hook)
 converter.register_structure_hook_factory(_is_tuple, _tuple_hook)
 converter.register_structure_hook_factory(lambda type_: type_ in _HOOKS, lambda type_: _HOOKS[type_])
-_optional_period = converter.get_structure_hook(RecurrencePeriod | None)

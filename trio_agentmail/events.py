@@ -7,7 +7,8 @@ plain strings, since new values appear. What the wire leaves out is `None` or em
 Everything that came from the server also has
 
 - `raw`: its text as received, unknown fields and all. Neither compared nor in the repr, and stale after
-  `attrs.evolve`. A lone surrogate or an undecodable byte stands in it as a backslash escape;
+  `attrs.evolve`. A lone surrogate or an undecodable byte stands in it as a backslash escape. The event keeps the
+  bytes, as its attrs field `_raw`, and decodes them whenever `raw` is asked for;
 - `origin`: how it came: `"live"` for what was pushed. Not compared.
 
 And whatever tells of something that happened has its `event_type`, and its `event_id`, which is stable: the
@@ -94,8 +95,15 @@ __all__ = [
 
 @attrs.frozen(kw_only=True)
 class _FromServer:
-    raw: str = attrs.field(default="", eq=False, repr=False)
+    # Of a decoded event the bytes that were parsed: a str that is not ASCII would keep a copy of itself, in UTF-8.
+    _raw: str | bytes = attrs.field(default="", eq=False, repr=False)
     origin: str = attrs.field(default="live", eq=False)
+
+    @property
+    def raw(self) -> str:
+        """Its text as received."""
+        raw = self._raw
+        return raw if isinstance(raw, str) else raw.decode(errors="backslashreplace")
 
 
 @attrs.frozen(kw_only=True)
