@@ -6,6 +6,7 @@ ones are gathered in one buffer, whatever the size of the pieces. No extension i
 an error.
 """
 
+from codecs import utf_8_decode
 from typing import NamedTuple, NoReturn
 
 __all__ = ["Close", "Failure", "Ping", "Pong", "Received", "Receiver"]
@@ -61,16 +62,17 @@ class Receiver:
     def __init__(self, max_message_size: int) -> None:
         self._max_message_size = max_message_size
         self._failed = False
-        # What is not complete: bytes with the beginning of a header; or a frame's header, and its payload so far.
         self._rest = b""
+        """Of a header that is not complete."""
+        # The frame whose payload is not complete: its first byte, how much is missing, and where what comes goes to.
         self._first = 0
         self._missing = 0
-        self._payload: bytearray | None = None
-        # The message of which a frame, but not the last one, has come.
+        self._payload = bytearray()
+        # The message that is not complete.
         self._opcode: int | None = None
         self._message = bytearray()
         self._characters: int | None = None
-        """Of the message and of the payload so far; counted only where there are more bytes than may be characters."""
+        """How many there are; counted only where there are more bytes than may be characters."""
 
     def receive(self, data: bytes) -> list[Received]:
         """What is complete with these bytes, in order. After a `Failure` or a `Close`, nothing is."""
@@ -85,17 +87,19 @@ class Receiver:
 
     def _receive(self, data: bytes, received: list[Received]) -> None:
         position = 0
-        if self._payload is not None:
+        if self._missing:
             position = min(self._missing, len(data))
             self._gather(data[:position])
             if self._missing:
                 return
-            payload, self._payload = bytes(self._payload), None
-            self._take_frame(self._first, payload, received)
+            if self._first & 0x0F >= CLOSE:
+                received.append(self._control(self._first, bytes(self._payload)))
+            else:
+                self._end_data_frame(self._first, received)
         elif self._rest:
             data = self._rest + data
         end = len(data)
-        # Here a frame that is whole passes; names are local and steps are few, since every event pays for them.
+        # Every event pays for the steps from here on, so they are few.
         while end - position >= 2 and not self._failed:
             first = data[position]
             size = data[position + 1]
@@ -107,61 +111,47 @@ class Receiver:
                 if start > end:
                     break
                 size = _extended_size(int.from_bytes(data[position + 2 : start]), size)
-            stop = start + size
-            if first != FIN | TEXT or size > self._max_message_size or self._opcode is not None:
+            if first != FIN | TEXT or self._opcode is not None or size > self._max_message_size:
                 self._check_header(first, size)
-            if stop > end:
-                self._first, self._missing, self._payload = first, size, bytearray()
-                self._gather(data[start:])
-                position = end
-                break
-            payload = data[start:stop]
-            if self._characters is not None:
-                self._count(first, payload)
-            self._take_frame(first, payload, received)
-            position = stop
+            position = start + size
+            if first == FIN | TEXT and position <= end and self._characters is None:
+                received.append(self._text(data[start:position]))
+            elif first & 0x0F >= CLOSE and position <= end:
+                received.append(self._control(first, data[start:position]))
+            else:
+                self._first, self._missing = first, size
+                self._payload = bytearray() if first & 0x0F >= CLOSE else self._message
+                self._gather(data[start:position])
+                if not self._missing:
+                    self._end_data_frame(first, received)
         self._rest = data[position:]
 
     def _gather(self, piece: bytes) -> None:
-        """A piece of the payload of the frame that is not complete."""
-        assert self._payload is not None
         self._payload += piece
         self._missing -= len(piece)
-        if self._characters is not None:
-            self._count(self._first, piece)
+        if self._characters is not None and self._payload is self._message:
+            self._count(piece)
 
-    def _take_frame(self, first: int, payload: bytes, received: list[Received]) -> None:
-        """A frame whose header has been checked, and whose payload is complete."""
-        if first == FIN | TEXT:
-            received.append(self._text(payload))
-            return
+    def _end_data_frame(self, first: int, received: list[Received]) -> None:
         opcode = first & 0x0F
-        if opcode >= CLOSE:
-            received.append(self._control(opcode, payload))
-            return
         if opcode != CONTINUATION:
             self._opcode = opcode
-        if not first & FIN:
-            self._message += payload
-            return
-        message = bytes(self._message) + payload
-        received.append(self._text(message) if self._opcode == TEXT else message)
-        self._opcode = self._characters = None
-        self._message = bytearray()
+        if first & FIN:
+            message = bytes(self._message)
+            self._message = self._payload = bytearray()
+            received.append(self._text(message) if self._opcode == TEXT else message)
+            self._opcode = None
 
     def _text(self, message: bytes) -> bytes:
-        if not message.isascii():
-            try:
-                message.decode()
-            except UnicodeDecodeError:
-                raise _Invalid("a text message that is not UTF-8", 1007) from None
         self._characters = None
+        if not message.isascii() and not _is_utf8(message):
+            raise _Invalid("a text message that is not UTF-8", 1007)
         return message
 
-    def _control(self, opcode: int, payload: bytes) -> Received:
-        if opcode == PING:
+    def _control(self, first: int, payload: bytes) -> Received:
+        if first == FIN | PING:
             return Ping(payload)
-        if opcode == PONG:
+        if first == FIN | PONG:
             return Pong(payload)
         self._failed = True
         if not payload:
@@ -192,13 +182,10 @@ class Receiver:
         if TEXT not in (opcode, self._opcode) or bytes_so_far > 4 * self._max_message_size:
             self._refuse_size()
         if self._characters is None:
-            self._characters = _characters(self._message)
+            self._count(self._message)
 
-    def _count(self, first: int, piece: bytes) -> None:
-        if first & 0x0F >= CLOSE:
-            return  # a control frame inside the message
-        assert self._characters is not None
-        self._characters += _characters(piece)
+    def _count(self, piece: bytes | bytearray) -> None:
+        self._characters = (self._characters or 0) + len(piece.translate(None, _INSIDE_A_CHARACTER))
         if self._characters > self._max_message_size:
             self._refuse_size()
 
@@ -206,8 +193,16 @@ class Receiver:
         raise _Invalid(f"a message of more than {self._max_message_size} characters (max_message_size)", 1009)
 
 
-def _characters(text: bytes | bytearray) -> int:
-    return len(text.translate(None, _INSIDE_A_CHARACTER))
+def _is_utf8(message: bytes) -> bool:
+    # In steps: the characters of all of it at once may be four times as large as their UTF-8.
+    position = 0
+    try:
+        while position < len(message):
+            step = message[position : position + 2**16]
+            position += utf_8_decode(step, "strict", position + len(step) == len(message))[1]
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _extended_size(size: int, marker: int) -> int:

@@ -41,8 +41,10 @@ class WatchedStream(trio.abc.Stream):
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         self._set_quiet_since(trio.current_time())
-        data = await self._stream.receive_some(max_bytes)
-        self._set_quiet_since(None)
+        try:
+            data = await self._stream.receive_some(max_bytes)
+        finally:
+            self._set_quiet_since(None)
         if data:
             self.last_received = time.time()
         return data

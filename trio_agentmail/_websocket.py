@@ -36,8 +36,9 @@ class WebSocket:
         self._received: deque[Received] = deque(self._receiver.receive(already_received))
         self._being_read: trio.Event | None = None
         self._sending = trio.Lock()
-        self._pings_sent = 0
-        self._pongs: dict[bytes, trio.Event] = {}
+        self._pings = 0
+        self._pings_answered = 0
+        self._waiting_for_pongs: dict[int, trio.Event] = {}
         self._closing = False
         self._end: tuple[str, int] | None = None
         """Why there is nothing more to receive, and the close code."""
@@ -50,7 +51,7 @@ class WebSocket:
         Raises:
             ConnectionLost: the connection has ended.
         """
-        self._check_end()
+        self._check_open()
         await self._send(self._out.send_data(text))
 
     async def receive(self) -> bytes:
@@ -75,25 +76,24 @@ class WebSocket:
         Raises:
             ConnectionLost: the connection has ended.
         """
-        self._check_end()
-        self._pings_sent += 1
-        payload = self._pings_sent.to_bytes(4)
-        pong = self._pongs[payload] = trio.Event()
+        self._check_open()
+        self._pings += 1
+        number = self._pings
+        changed = self._waiting_for_pongs[number] = trio.Event()
         try:
-            await self._send(self._out.ping(payload))
-            await pong.wait()
+            await self._send(self._out.ping(number.to_bytes(8)))
+            await changed.wait()
         finally:
-            self._pongs.pop(payload, None)
-        self._check_end()
+            del self._waiting_for_pongs[number]
+        if number > self._pings_answered:
+            self._check_end()
 
     async def close(self) -> None:
         """Close with code 1000, and wait until the server agrees: the caller says for how long.
 
         What still comes is thrown away, so nobody should receive any more.
         """
-        if self._end is None:
-            self._closing = True
-            await self._send(self._out.close(1000))
+        await self._say_goodbye(1000)
         with suppress(ConnectionLost):
             while True:
                 await self.receive()
@@ -120,23 +120,26 @@ class WebSocket:
         match item:
             case Ping(payload):
                 if not self._closing:
-                    await self._send(self._out.pong(payload))
+                    # Whoever receives is cancelled before we close politely, and nothing can follow half a frame. A
+                    # server that does not take it holds up nobody who has the stream closed.
+                    with trio.CancelScope(shield=True):
+                        await self._send(self._out.pong(payload))
             case Pong(payload):
-                self._take_pong(payload)
+                self._take_pong(int.from_bytes(payload))
             case Close(code, reason):
-                await self._say_goodbye(code)
                 self._ended(f"the WebSocket was closed: {reason or _name(code)}", code)
-            case Failure(code, reason):
                 await self._say_goodbye(code)
+            case Failure(code, reason):
                 self._ended(f"the WebSocket was closed: {reason}", code)
+                await self._say_goodbye(code)
 
-    def _take_pong(self, payload: bytes) -> None:
-        """It answers the ping with its payload, and all that were sent before that (RFC 6455, 5.5.3)."""
-        if payload in self._pongs:
-            for sent, pong in self._pongs.items():
-                pong.set()
-                if sent == payload:
-                    break
+    def _take_pong(self, number: int) -> None:
+        """It answers the ping of this number, if there is one, and all before it (RFC 6455, 5.5.3)."""
+        if number <= self._pings:
+            self._pings_answered = max(number, self._pings_answered)
+            for sent, changed in self._waiting_for_pongs.items():
+                if sent <= number:
+                    changed.set()
 
     async def _say_goodbye(self, code: int) -> None:
         if not self._closing:
@@ -151,8 +154,13 @@ class WebSocket:
 
     def _ended(self, reason: str, code: int) -> None:
         self._end = reason, code
-        for pong in self._pongs.values():
-            pong.set()
+        for changed in self._waiting_for_pongs.values():
+            changed.set()
+
+    def _check_open(self) -> None:
+        self._check_end()
+        if self._closing:
+            raise ConnectionLost("the WebSocket is being closed")
 
     def _check_end(self) -> None:
         if self._end is not None:
