@@ -478,8 +478,9 @@ async def test_leaving_during_an_outage_takes_no_time() -> None:
         if peer.number == 1:
             await peer.confirm()
         else:
+            await peer.read_request()  # and never answer it
             refusing.set()
-            await peer.stay()  # never answers
+            await peer.stay()
 
     async with serve(handle) as server:
         async with open_stream(server, open_timeout=NEVER, close_timeout=NEVER) as events:
