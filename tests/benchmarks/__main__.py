@@ -1,0 +1,119 @@
+"""`python -m tests.benchmarks`: see `--help`."""
+
+import argparse
+import json
+import os
+import platform
+import signal
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from types import FrameType
+from typing import Any
+
+import attrs
+
+from . import decode, latency, memory, profiling, start, storm, throughput
+from .report import Results, table
+
+ABOUT = """\
+Measures trio-agentmail beside others, on this machine alone: each client in a fresh process, its server in another,
+over loopback; contenders take turns in each round. Shown are median, spread over the rounds, and the multiple of the
+group's reference, by rounds. All groups take 7 to 8 minutes, and want two idle cores. Linux only.
+"""
+
+GROUP_HELP = """\
+groups, all by default:
+  throughput  events/s, beside the hand-written loop (the reference), bare trio-websocket with nothing decoded,
+              websockets' Trio client with the loop's decoding, and the official SDK       5 rounds of about 50 s
+  latency     from the server's send to the consumer's hands; reference: the SDK           3 rounds of about 30 s
+  decode      decode_event and others, without a network; reference: bare orjson           3 rounds of about 6 s
+  memory      a stalled consumer, 1,000 idle streams                                       1 round  of about 60 s
+  storm       1,000 streams lose their server                                              1 round  of about 35 s
+  start       imports; reference: trio and trio_websocket                                  11 rounds of about 1 s
+alone:
+  profile     the top ten functions by own time, of the stream and of the loop; see --size
+"""
+
+
+@attrs.frozen
+class Group:
+    measure: Callable[[Results, int], None]
+    rounds: int
+    reference: str | None = None  # the contender that others are multiples of
+
+
+GROUPS = {
+    "throughput": Group(throughput.measure, 5, "loop"),
+    "latency": Group(latency.measure, 3, "SDK async"),
+    "decode": Group(decode.measure, 3, decode.WAYS[0]),
+    "memory": Group(memory.measure, 1),
+    "storm": Group(storm.measure, 1),
+    "start": Group(start.measure, 11, start.REFERENCE),
+}
+PACKAGES = ("trio", "trio-websocket", "wsproto", "orjson", "attrs", "cattrs", "agentmail", "websockets")
+
+
+def setting() -> dict[str, Any]:
+    """Where and with what this was measured."""
+    return {
+        "python": platform.python_version(),
+        "cpus": os.cpu_count(),
+        "load": os.getloadavg()[0],
+        **{package: version(package) for package in PACKAGES},
+    }
+
+
+def measure(names: list[str], rounds: int | None) -> tuple[list[Results], float]:
+    measured = []
+    began = time.monotonic()
+    for name in names:
+        group = GROUPS[name]
+        results = Results(name, group.reference)
+        group.measure(results, rounds or group.rounds)
+        measured.append(results)
+        print(f"\r{f'{name}: after {time.monotonic() - began:.0f} s':<70}", file=sys.stderr)
+    return measured, time.monotonic() - began
+
+
+def end(signum: int, frame: FrameType | None) -> None:
+    sys.exit(128 + signum)  # as an exception, so that no process is left behind
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        "python -m tests.benchmarks",
+        description=ABOUT,
+        epilog=GROUP_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("groups", nargs="*", metavar="GROUP", help=" ".join(GROUPS) + ", or profile alone")
+    parser.add_argument("--rounds", type=int, help="rounds of each group")
+    parser.add_argument("--json", action="store_true", help="one JSON document, with every single figure")
+    parser.add_argument("--size", choices=profiling.SIZES, default="2.6", help="of the events, in KB, for profile")
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, end)
+    if options.groups == ["profile"]:
+        found = profiling.profile(options.size)
+        print(json.dumps(found, indent=1) if options.json else profiling.as_text(options.size, found))
+        return
+    if unknown := set(options.groups) - set(GROUPS):
+        parser.error(f"no such group: {', '.join(unknown)}")
+    where = setting()
+    groups, seconds = measure(options.groups or list(GROUPS), options.rounds)
+    if options.json:
+        measured = {results.group: results.as_json() for results in groups}
+        print(json.dumps({"setting": where, "seconds": seconds, "groups": measured}, indent=1))
+    else:
+        print(table(groups))
+        print("\n" + ", ".join(f"{name} {value}" for name, value in where.items()) + f"; {seconds:.0f} s")
+    if any(results.errors for results in groups):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
