@@ -8,7 +8,7 @@ import trio.abc
 
 __all__ = ["WatchedStream"]
 
-SEND_TIMEOUT = 20.0
+SEND_TIMEOUT = 5.0
 """Seconds that a frame of ours may take to leave: they are a few bytes, so the server has stopped reading."""
 
 

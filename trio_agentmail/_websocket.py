@@ -20,8 +20,11 @@ from .errors import ConnectionLost
 
 __all__ = ["WebSocket", "client_websocket", "close_at_once"]
 
-RECEIVE_BYTES = 2**16
+RECEIVE_BYTES = 2**18
 """The largest read, in bytes."""
+
+PING_SIZE = 8
+"""Bytes of a ping's payload, which is its number."""
 
 
 class WebSocket:
@@ -81,7 +84,7 @@ class WebSocket:
         number = self._pings
         changed = self._waiting_for_pongs[number] = trio.Event()
         try:
-            await self._send(self._out.ping(number.to_bytes(8)))
+            await self._send(self._out.ping(number.to_bytes(PING_SIZE)))
             await changed.wait()
         finally:
             del self._waiting_for_pongs[number]
@@ -93,7 +96,8 @@ class WebSocket:
 
         What still comes is thrown away, so nobody should receive any more.
         """
-        await self._say_goodbye(1000)
+        if self._end is None:
+            await self._say_goodbye(1000)
         with suppress(ConnectionLost):
             while True:
                 await self.receive()
@@ -120,12 +124,10 @@ class WebSocket:
         match item:
             case Ping(payload):
                 if not self._closing:
-                    # Whoever receives is cancelled before we close politely, and nothing can follow half a frame. A
-                    # server that does not take it holds up nobody who has the stream closed.
-                    with trio.CancelScope(shield=True):
-                        await self._send(self._out.pong(payload))
+                    await self._send(self._out.pong(payload))
             case Pong(payload):
-                self._take_pong(int.from_bytes(payload))
+                if len(payload) == PING_SIZE:
+                    self._take_pong(int.from_bytes(payload))
             case Close(code, reason):
                 self._ended(f"the WebSocket was closed: {reason or _name(code)}", code)
                 await self._say_goodbye(code)
@@ -147,9 +149,10 @@ class WebSocket:
             await self._send(self._out.close(code))
 
     async def _send(self, data: bytes | bytearray) -> None:
-        # That the connection has ended is told by receiving, after all that came before its end.
+        # That the connection has ended is told by receiving, after all that came before its end. And nothing could
+        # follow half a frame: who pings and who receives may be cancelled, and a polite close still has to come.
         async with self._sending:
-            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            with trio.CancelScope(shield=True), suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 await self._stream.send_all(data)
 
     def _ended(self, reason: str, code: int) -> None:
