@@ -457,7 +457,7 @@ async def test_a_confirmation_in_the_very_moment_in_which_time_runs_out_is_too_l
             async with fake.open_websocket(url, **kwargs) as websocket:
                 receive = websocket.receive
 
-                async def receive_late() -> str | bytes:
+                async def receive_late() -> bytes:
                     data = await receive()
                     with trio.CancelScope(shield=True):
                         await trio.sleep(5)

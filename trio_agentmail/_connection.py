@@ -86,22 +86,24 @@ class Connection:
         settings = self._settings
         try:
             with self._scope, trio.move_on_after(settings.open_timeout) as opening:
-                async with self._backend.open_websocket(
-                    settings.environment.websockets + "/v0",
-                    headers=[("Authorization", self._api_key.authorization)],
-                    max_message_size=settings.max_message_size,
-                    ssl_context=settings.ssl_context,
-                ) as self._websocket:
-                    self.accepted = True
-                    await self._websocket.send(encode_subscribe(self._subscribe))
-                    await self._receive_confirmation()
-                    opening.deadline = math.inf
-                    await trio.lowlevel.checkpoint_if_cancelled()  # the deadline may have come in the same moment
-                    self._started = True
-                    task_status.started()
-                    await self._stay_open()
-                    with trio.move_on_after(settings.close_timeout):
-                        await self._websocket.close()
+                # It ends after the WebSocket, whose end cuts off a ping that the server does not take.
+                async with background_nursery() as pings:
+                    async with self._backend.open_websocket(
+                        settings.environment.websockets + "/v0",
+                        headers=[("Authorization", self._api_key.authorization)],
+                        max_message_size=settings.max_message_size,
+                        ssl_context=settings.ssl_context,
+                    ) as self._websocket:
+                        self.accepted = True
+                        await self._websocket.send(encode_subscribe(self._subscribe))
+                        await self._receive_confirmation()
+                        opening.deadline = math.inf
+                        await trio.lowlevel.checkpoint_if_cancelled()  # the deadline may have come in the same moment
+                        self._started = True
+                        task_status.started()
+                        await self._stay_open(pings)
+                        with trio.move_on_after(settings.close_timeout):
+                            await self._websocket.close()
             if opening.cancelled_caught:
                 missing = "the confirmation did not come" if self.accepted else "the WebSocket did not open"
                 raise ConnectionLost(f"{missing} within open_timeout ({settings.open_timeout} s)")
@@ -178,11 +180,11 @@ class Connection:
             if len(self._held) > MAX_HELD_EVENTS or size > MAX_HELD_SIZE:
                 raise ConnectionLost(f"{len(self._held)} events came, and no confirmation")
 
-    async def _stay_open(self) -> None:
+    async def _stay_open(self, pings: trio.Nursery) -> None:
         async with background_nursery() as nursery:
             if self._settings.ping_interval is not None:
-                nursery.start_soon(self._heartbeat, self._settings.ping_interval, nursery)
-            nursery.start_soon(self._close_when_drained)
+                nursery.start_soon(self._heartbeat, self._settings.ping_interval, pings)
+            pings.start_soon(self._close_when_drained)
             await self._closing.wait()
 
     async def _heartbeat(self, interval: float, nursery: trio.Nursery) -> None:

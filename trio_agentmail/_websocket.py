@@ -60,6 +60,8 @@ class WebSocket:
     async def receive(self) -> bytes:
         """The next message: of a text its UTF-8, which has been checked.
 
+        There is no checkpoint, unless the stream has to be read.
+
         Raises:
             ConnectionLost: the connection has ended, and every message before its end has been received.
         """
@@ -84,7 +86,7 @@ class WebSocket:
         number = self._pings
         changed = self._waiting_for_pongs[number] = trio.Event()
         try:
-            await self._send(self._out.ping(number.to_bytes(PING_SIZE)))
+            await self._send_whole(self._out.ping(number.to_bytes(PING_SIZE)))
             await changed.wait()
         finally:
             del self._waiting_for_pongs[number]
@@ -124,16 +126,13 @@ class WebSocket:
         match item:
             case Ping(payload):
                 if not self._closing:
-                    await self._send(self._out.pong(payload))
+                    await self._send_whole(self._out.pong(payload))
             case Pong(payload):
                 if len(payload) == PING_SIZE:
                     self._take_pong(int.from_bytes(payload))
-            case Close(code, reason):
-                self._ended(f"the WebSocket was closed: {reason or _name(code)}", code)
-                await self._say_goodbye(code)
-            case Failure(code, reason):
-                self._ended(f"the WebSocket was closed: {reason}", code)
-                await self._say_goodbye(code)
+            case _:
+                self._ended(f"the WebSocket was closed: {item.reason or _name(item.code)}", item.code)
+                await self._say_goodbye(item.code)
 
     def _take_pong(self, number: int) -> None:
         """It answers the ping of this number, if there is one, and all before it (RFC 6455, 5.5.3)."""
@@ -148,11 +147,16 @@ class WebSocket:
             self._closing = True
             await self._send(self._out.close(code))
 
+    async def _send_whole(self, data: bytes | bytearray) -> None:
+        # Nothing could follow half a frame: who pings and who receives may be cancelled, and a polite close still has
+        # to come. A server that does not take it holds up nobody who has the stream closed.
+        with trio.CancelScope(shield=True):
+            await self._send(data)
+
     async def _send(self, data: bytes | bytearray) -> None:
-        # That the connection has ended is told by receiving, after all that came before its end. And nothing could
-        # follow half a frame: who pings and who receives may be cancelled, and a polite close still has to come.
+        # That the connection has ended is told by receiving, after all that came before its end.
         async with self._sending:
-            with trio.CancelScope(shield=True), suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 await self._stream.send_all(data)
 
     def _ended(self, reason: str, code: int) -> None:
