@@ -2,7 +2,7 @@
 
 from ._backend import Backend
 from ._codec import decode_event
-from ._settings import AgentMailEnvironment, ReconnectPolicy, Subscribe
+from ._settings import AgentMailEnvironment, ReconnectPolicy, Recovery, Subscribe
 from ._statistics import State, Statistics
 from ._stream import AgentMailSession, open_agentmail_session, open_agentmail_stream
 from .errors import (
@@ -10,6 +10,9 @@ from .errors import (
     ApiError,
     AuthenticationError,
     ConnectionFailed,
+    JournalError,
+    JournalInUse,
+    JournalMismatch,
     PermissionDeniedError,
     SubscriptionRejected,
 )
@@ -28,6 +31,7 @@ from .events import (
     CalendarEventRespondedEvent,
     CalendarEventStartingEvent,
     CalendarEventUpdatedEvent,
+    CaughtUp,
     Complaint,
     Delivery,
     Disconnected,
@@ -50,6 +54,7 @@ from .events import (
     MessageSentEvent,
     Open,
     Recipient,
+    RecoveryFailed,
     Recurrence,
     RecurrencePeriod,
     Reject,
@@ -83,6 +88,7 @@ __all__ = [
     "CalendarEventRespondedEvent",
     "CalendarEventStartingEvent",
     "CalendarEventUpdatedEvent",
+    "CaughtUp",
     "Complaint",
     "ConnectionFailed",
     "Delivery",
@@ -91,6 +97,9 @@ __all__ = [
     "DomainVerifiedEvent",
     "ErrorEvent",
     "Event",
+    "JournalError",
+    "JournalInUse",
+    "JournalMismatch",
     "Message",
     "MessageBouncedEvent",
     "MessageComplainedEvent",
@@ -108,6 +117,8 @@ __all__ = [
     "PermissionDeniedError",
     "Recipient",
     "ReconnectPolicy",
+    "Recovery",
+    "RecoveryFailed",
     "Recurrence",
     "RecurrencePeriod",
     "Reject",

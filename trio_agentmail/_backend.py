@@ -1,10 +1,14 @@
-"""The one seam to the outside: whoever opens WebSockets is a `Backend`."""
+"""The one seam to the outside: whoever opens WebSockets, sends requests, tells the time and waits for disks.
+
+That is a `Backend`: the real world, or a fake one.
+"""
 
 import functools
 import ssl
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import trio
@@ -13,11 +17,16 @@ import trio.abc
 from ._watched_stream import WatchedStream
 from ._websocket import WebSocket, client_websocket, close_at_once
 
+if TYPE_CHECKING:
+    import httpx  # imported when it is needed, which takes as long as all the rest of this package
+
+T = TypeVar("T")
+
 __all__ = ["Backend", "NetworkBackend"]
 
 
 class Backend(Protocol):
-    """Opens WebSockets: on the real network, or to a fake. Provisional: it grows with what the stream needs."""
+    """The outside: the real one, or a fake. Provisional: it grows with what the stream needs."""
 
     @property
     def api_key(self) -> str | None:
@@ -33,9 +42,18 @@ class Backend(Protocol):
     ) -> AbstractAsyncContextManager[WebSocket]:
         """Open a WebSocket; leaving the context manager cuts it, a polite close comes before that."""
 
+    def http_transport(self, ssl_context: ssl.SSLContext | None) -> "httpx.AsyncBaseTransport":
+        """What carries the requests to the REST API. Whoever asks for it closes it."""
+
+    def now(self) -> float:
+        """The time of day, in seconds since the epoch."""
+
+    async def run_sync(self, function: Callable[[], T]) -> T:
+        """Call a function that waits for a disk, without holding up the event loop."""
+
 
 class NetworkBackend:
-    """The real network: TCP, TLS where the URL says so, and a WebSocket over it."""
+    """The real outside: TCP, TLS where the URL says so, a WebSocket or HTTP over it; threads for what waits."""
 
     api_key: str | None = None
 
@@ -59,7 +77,7 @@ class NetworkBackend:
         assert parts.hostname is not None  # AgentMailEnvironment has checked it
         secure = parts.scheme == "wss"
         tcp = await trio.open_tcp_stream(parts.hostname, parts.port or (443 if secure else 80))
-        watched = WatchedStream(tcp)
+        watched = WatchedStream(tcp, self.now)
         stream: trio.abc.Stream = watched
         if secure:
             stream = await start_tls(watched, ssl_context or default_ssl_context(), parts.hostname)
@@ -72,6 +90,21 @@ class NetworkBackend:
             watched=watched,
         ) as websocket:
             yield websocket
+
+    def http_transport(self, ssl_context: ssl.SSLContext | None) -> "httpx.AsyncBaseTransport":
+        """See `Backend`."""
+        import httpx
+
+        # Like the WebSocket, it goes straight to AgentMail, whatever the environment says of proxies.
+        return httpx.AsyncHTTPTransport(verify=ssl_context or default_ssl_context(), trust_env=False)
+
+    def now(self) -> float:
+        """See `Backend`."""
+        return time.time()
+
+    async def run_sync(self, function: Callable[[], T]) -> T:
+        """See `Backend`. Cancelling does not leave the thread behind: it is waited for."""
+        return await trio.to_thread.run_sync(function)
 
 
 async def start_tls(transport: trio.abc.Stream, context: ssl.SSLContext, host: str) -> trio.abc.Stream:

@@ -4,12 +4,13 @@ import ipaddress
 import math
 import ssl
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import attrs
 
-__all__ = ["AgentMailEnvironment", "ReconnectPolicy", "Settings", "Subscribe"]
+__all__ = ["AgentMailEnvironment", "ReconnectPolicy", "Recovery", "Settings", "Subscribe"]
 
 
 def _strings(value: Iterable[str] | None, field: str) -> tuple[str, ...] | None:
@@ -175,6 +176,44 @@ class ReconnectPolicy:
     def __attrs_post_init__(self) -> None:
         if self.max_delay < self.initial_delay:
             raise ValueError(f"max_delay ({self.max_delay}) must not be below initial_delay ({self.initial_delay})")
+
+
+def _aware(instance: object, attribute: "attrs.Attribute[Any]", value: object) -> None:
+    if not isinstance(value, datetime):
+        raise TypeError(f"{attribute.name} takes a datetime, not {type(value).__name__}")
+    if value.tzinfo is None:
+        raise ValueError(f"{attribute.name} has no offset: give it one, for example tzinfo=UTC")
+
+
+@attrs.frozen
+class Recovery:
+    """How mail that was missed is found through the REST API, which is asked after every reconnect and now and then.
+
+    Only mail can be listed. The listing is by the mail's own time, which its sender chose, so it reaches back further
+    than the gap. What it costs in requests is in `docs/reliability.md`.
+
+    Args:
+        overlap: Seconds before the gap from which on mail is listed at once.
+        sweep_interval: Seconds between two sweeps, which look for mail that was missed though there was a connection.
+        sweep_depth: Seconds that a sweep reaches back. A mail that is dated further back is found by its push only.
+        since: Where a first start begins, aware; `None`: now. A journal that has seen the stream before knows better.
+        fetch_bodies: Whether to fetch the text and HTML of a pushed mail that came without either, since it was too
+            large. The events behind it wait for that.
+
+    Raises:
+        TypeError: not a number, or not a datetime.
+        ValueError: negative or not finite, `sweep_depth` below `overlap`, or `since` without an offset.
+    """
+
+    overlap: float = attrs.field(default=300.0, validator=_seconds(0))
+    sweep_interval: float = attrs.field(default=300.0, validator=_seconds(1))
+    sweep_depth: float = attrs.field(default=86_400.0, validator=_seconds(0))
+    since: datetime | None = attrs.field(default=None, validator=attrs.validators.optional(_aware))
+    fetch_bodies: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
+
+    def __attrs_post_init__(self) -> None:
+        if self.sweep_depth < self.overlap:
+            raise ValueError(f"sweep_depth ({self.sweep_depth}) must not be below overlap ({self.overlap})")
 
 
 def _at_least_one(instance: object, attribute: "attrs.Attribute[int]", value: int) -> None:

@@ -8,8 +8,9 @@ import trio
 
 from ._api_key import ApiKey
 from ._backend import Backend, NetworkBackend
+from ._journal import Journal
 from ._nursery import add_context, raise_as_it_is, sole_exception
-from ._settings import AgentMailEnvironment, ReconnectPolicy, Settings, Subscribe
+from ._settings import AgentMailEnvironment, ReconnectPolicy, Recovery, Settings, Subscribe
 from ._statistics import State, Statistics
 from ._supervisor import Supervisor
 from .events import Event
@@ -73,6 +74,8 @@ async def open_agentmail_session(
     max_message_size: int = 16 * 2**20,
     ssl_context: ssl.SSLContext | None = None,
     backend: Backend | None = None,
+    recovery: Recovery | None = Recovery(),  # noqa: B008  frozen
+    journal: Journal | None = None,
 ) -> AsyncIterator[AgentMailSession]:
     """Open a stream as `open_agentmail_stream` does, and yield an `AgentMailSession`.
 
@@ -153,6 +156,8 @@ async def open_agentmail_stream(
     max_message_size: int = 16 * 2**20,
     ssl_context: ssl.SSLContext | None = None,
     backend: Backend | None = None,
+    recovery: Recovery | None = Recovery(),  # noqa: B008  frozen
+    journal: Journal | None = None,
 ) -> AsyncIterator[trio.MemoryReceiveChannel[Event]]:
     """Listen to AgentMail's events, for as long as the block lasts.
 
@@ -217,5 +222,7 @@ async def open_agentmail_stream(
         max_message_size=max_message_size,
         ssl_context=ssl_context,
         backend=backend,
+        recovery=recovery,
+        journal=journal,
     ) as session:
         yield session.events

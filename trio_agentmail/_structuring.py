@@ -20,7 +20,7 @@ from .events import RecurrencePeriod
 
 __all__ = ["converter", "optional_text"]
 
-NOT_FROM_THE_WIRE = ("_raw", "event_type", "origin")
+NOT_FROM_THE_WIRE = ("_raw", "event_type", "origin", "attempt")
 """The fields of an event that its frame has no say in: the arguments of its hook, after cattrs' two."""
 
 _fromisoformat = datetime.fromisoformat  # looking it up for each of a mail's eight times took a third of reading them

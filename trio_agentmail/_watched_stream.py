@@ -1,6 +1,7 @@
 """A stream that tells when bytes come, and whether anybody is reading."""
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 import trio
@@ -15,17 +16,21 @@ SEND_TIMEOUT = 5.0
 class WatchedStream(trio.abc.Stream):
     """Stands right on the network, below TLS: any byte is a sign of life, also one of a record that is not complete.
 
+    Args:
+        now: Tells the time of day; see `Backend.now`.
+
     Attributes:
         quiet_since: Since when a read has been waiting for bytes, on Trio's clock; None while nobody reads.
         last_received: When the last byte came, in seconds since the epoch.
     """
 
-    def __init__(self, stream: trio.abc.Stream) -> None:
+    def __init__(self, stream: trio.abc.Stream, now: Callable[[], float] = time.time) -> None:
         self._stream = stream
+        self._now = now
         self._changed: trio.Event | None = None
         self._mute = False
         self.quiet_since: float | None = None
-        self.last_received = time.time()
+        self.last_received = now()
 
     async def changed(self) -> None:
         """Wait until `quiet_since` changes."""
@@ -46,7 +51,7 @@ class WatchedStream(trio.abc.Stream):
         finally:
             self._set_quiet_since(None)
         if data:
-            self.last_received = time.time()
+            self.last_received = self._now()
         return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:

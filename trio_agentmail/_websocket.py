@@ -5,8 +5,9 @@ and its close frame; so while nobody receives, nothing is read. `_frames` takes 
 frames that go.
 """
 
+import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 
 import trio
@@ -183,6 +184,7 @@ async def client_websocket(
     headers: Sequence[tuple[str, str]],
     max_message_size: int,
     watched: WatchedStream | None = None,
+    now: Callable[[], float] = time.time,
 ) -> AsyncIterator[WebSocket]:
     """Make a WebSocket of a stream that has just been connected; the end of the block closes the stream.
 
@@ -194,13 +196,14 @@ async def client_websocket(
         max_message_size: Characters of a text message, bytes of a binary one. A larger one ends the
             connection with code 1009.
         watched: The stream below `stream` that stands on the network; None: put one below it.
+        now: Tells that one the time of day.
 
     Raises:
         ApiError: The server refused the handshake.
         ConnectionLost: The server hung up, or is not a WebSocket server.
     """
     if watched is None:
-        stream = watched = WatchedStream(stream)
+        stream = watched = WatchedStream(stream, now)
     try:
         already_received = await shake_hands(stream, host, target, headers)
         yield WebSocket(stream, watched, max_message_size, already_received)

@@ -12,6 +12,9 @@ __all__ = [
     "AuthenticationError",
     "ConnectionFailed",
     "ConnectionLost",
+    "JournalError",
+    "JournalInUse",
+    "JournalMismatch",
     "PermissionDeniedError",
     "SubscriptionRejected",
 ]
@@ -91,6 +94,21 @@ class ConnectionLost(AgentMailError):
 
 class ConnectionFailed(AgentMailError):
     """Transient trouble outlasted `enter_timeout` or `give_up_after`. `__cause__` is the last failure."""
+
+
+class JournalError(AgentMailError):
+    """The journal cannot be read or written: a full disk, a damaged file, a newer schema. The text says which.
+
+    On entering it raises; later it ends the stream, since what is not on disk must not be handed out.
+    """
+
+
+class JournalInUse(JournalError):
+    """Another process, or another stream of this one, has the journal open. One consumer at a time."""
+
+
+class JournalMismatch(JournalError):
+    """The journal belongs to another environment or subscription."""
 
 
 def printable(text: str, limit: int) -> str:

@@ -9,7 +9,9 @@ Everything that came from the server also has
 - `raw`: its text as received, unknown fields and all. Neither compared nor in the repr, and stale after
   `attrs.evolve`. A lone surrogate or an undecodable byte stands in it as a backslash escape. The event keeps the
   bytes, as its attrs field `_raw`, and decodes them whenever `raw` is asked for;
-- `origin`: how it came: `"live"` for what was pushed. Not compared.
+- `origin`: how it came: `"live"` for what was pushed, `"recovered"` for a mail that was found through the REST API,
+  `"redelivered"` for what a journal had kept. Not compared.
+- `attempt`: the how manieth attempt to handle it this is: 1, unless a journal knows of earlier ones. Not compared.
 
 And whatever tells of something that happened has its `event_type`, and its `event_id`, which is stable: the
 same event may come again, under the same id. It has been missing on the wire; then it is `None`.
@@ -60,6 +62,7 @@ __all__ = [
     "CalendarEventRespondedEvent",
     "CalendarEventStartingEvent",
     "CalendarEventUpdatedEvent",
+    "CaughtUp",
     "Complaint",
     "Delivery",
     "Disconnected",
@@ -82,6 +85,7 @@ __all__ = [
     "MessageSentEvent",
     "Open",
     "Recipient",
+    "RecoveryFailed",
     "Recurrence",
     "RecurrencePeriod",
     "Reject",
@@ -98,6 +102,7 @@ class _FromServer:
     # Of a decoded event the bytes that were parsed: a str that is not ASCII would keep a copy of itself, in UTF-8.
     _raw: str | bytes = attrs.field(default="", eq=False, repr=False)
     origin: str = attrs.field(default="live", eq=False)
+    attempt: int = attrs.field(default=1, eq=False, repr=False)
 
     @property
     def raw(self) -> str:
@@ -338,9 +343,54 @@ class Disconnected:
     last_received: datetime | None = None
 
 
+@attrs.frozen(kw_only=True)
+class CaughtUp:
+    """The gap is closed: what mail could be found of it through the REST API is in the stream, before this.
+
+    Made by the client, never by AgentMail.
+
+    Attributes:
+        since: When the gap may have begun, by AgentMail's clock; from a generous while before it on mail was listed.
+        recovered: Mails that had been missed, and were delivered.
+        known: Mails that were listed and had been delivered before.
+        held: Mails that Agent Armor holds; they come when they are released.
+        failed: Inboxes, pods or keys of which a `RecoveryFailed` tells, and which are not in the other counts.
+        requests: What it cost: requests to the REST API.
+    """
+
+    since: datetime
+    recovered: int = 0
+    known: int = 0
+    held: int = 0
+    failed: int = 0
+    requests: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class RecoveryFailed:
+    """Mail could not be listed or fetched: what came there since then may be missing from the stream.
+
+    Made by the client, never by AgentMail. It comes once; recovery tries again at every sweep, and a `CaughtUp`
+    follows when that succeeds.
+
+    Attributes:
+        inbox_id: The inbox; `None`: it was not one inbox alone.
+        pod_id: The pod, or `None`. Neither of the two: it was all that the key may see.
+        since: Since when mail may be missing.
+        reason: Why, in words.
+    """
+
+    inbox_id: str | None = None
+    pod_id: str | None = None
+    since: datetime
+    reason: str
+
+
 Event: TypeAlias = (
     Subscribed
     | Disconnected
+    | CaughtUp
+    | RecoveryFailed
     | ErrorEvent
     | UnknownEvent
     | MessageReceivedEvent

@@ -11,7 +11,7 @@ from trio_agentmail.events import Disconnected, ErrorEvent, Event, Subscribed, U
 __all__ = ["encode_event"]
 
 # How an event came here is no part of what AgentMail sends.
-_NOT_ON_THE_WIRE = {"_raw", "origin"}
+_NOT_ON_THE_WIRE = {"_raw", "origin", "attempt"}
 
 
 def encode_event(event: Event) -> str:

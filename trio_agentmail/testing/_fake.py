@@ -5,15 +5,18 @@ import json
 import socket
 import ssl
 import struct
+import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import partial
+from typing import TypeVar
 from urllib.parse import urlsplit
 
+import httpx
 import trio
 import trio_websocket
-from trio.testing import memory_stream_pair
+from trio.testing import MockClock, memory_stream_pair
 
 from trio_agentmail._settings import AgentMailEnvironment, Subscribe
 from trio_agentmail._websocket import WebSocket, client_websocket
@@ -44,6 +47,8 @@ from ._fake_faults import (
 from ._fake_handshake import Handshake, read_handshake, rejection
 
 __all__ = ["FakeAgentMail"]
+
+T = TypeVar("T")
 
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 """As SO_LINGER: closing the socket resets the connection."""
@@ -82,6 +87,7 @@ class FakeAgentMail(Faults):
         self._connections: list[FakeConnection] = []
         self._pods: dict[str, str] = {}
         self._changed = trio.Event()
+        self._epoch = int(time.time())
 
     # How clients come here
 
@@ -114,8 +120,28 @@ class FakeAgentMail(Faults):
                 target=parts._replace(scheme="", netloc="").geturl(),
                 headers=headers,
                 max_message_size=max_message_size,
+                now=self.now,
             ) as websocket:
                 yield websocket
+
+    def http_transport(self, ssl_context: ssl.SSLContext | None = None) -> httpx.AsyncBaseTransport:
+        """An in-memory transport to the REST API of this fake, for httpx."""
+        return httpx.MockTransport(self._answer_request)
+
+    async def _answer_request(self, request: httpx.Request) -> httpx.Response:
+        return httpx.Response(404, json={"name": "not_found", "message": "there is nothing here"})
+
+    def now(self) -> float:
+        """The time of day here, in seconds since the epoch: on a mock clock it passes as that does."""
+        clock_is_real = not isinstance(trio.lowlevel.current_clock(), MockClock)
+        return time.time() if clock_is_real else self._epoch + trio.current_time()
+
+    async def run_sync(self, function: Callable[[], T]) -> T:
+        """What makes this a `Backend`: on a mock clock no thread is used, since that would not wait for one."""
+        if isinstance(trio.lowlevel.current_clock(), MockClock):
+            await trio.lowlevel.checkpoint()
+            return function()
+        return await trio.to_thread.run_sync(function)
 
     @asynccontextmanager
     async def serve(
