@@ -13,11 +13,11 @@ from ._structuring import converter, optional_text
 from .errors import printable
 from .events import ErrorEvent, Event, MessageReceivedEvent, Subscribed, UnknownEvent, _ServerEvent
 
-__all__ = ["as_unknown", "decode_event", "encode_subscribe", "identity"]
+__all__ = ["as_unknown", "decode_event", "encode_subscribe", "identity", "mail_key"]
 
 
 MAX_IDENTITY_LENGTH = 256
-"""Characters; see `identity`."""
+"""Characters; see `mail_key`."""
 
 
 class _Kind:
@@ -148,28 +148,32 @@ def encode_subscribe(subscribe: Subscribe) -> str:
     return orjson.dumps({"type": "subscribe"} | filters).decode()
 
 
-def identity(event: Event) -> tuple[str, str, str] | str | bytes | None:
+def identity(event: Event) -> tuple[str, str | bytes] | None:
     """What tells whether two events are the same one, delivered twice. `None`: it is never the same one.
 
-    For a received mail (event_type, inbox_id, message_id), which a listing through the REST API has as well,
-    whereas it has no `event_id`. For any other event its `event_id`; and where that is missing, its text.
-    `Subscribed`, `ErrorEvent` and `Disconnected` tell something new every time, and an event that was made by
-    hand, without `event_id` and `raw`, resembles no other.
-
-    Whatever is long is replaced by 16 bytes of its hash: texts have any length, and a Message-ID is chosen by
-    whoever sends the mail, so that remembering one must not cost more than remembering another.
+    For a received mail its event_type and `mail_key`: its inbox_id and message_id, which a listing through the REST
+    API has as well, whereas it has no `event_id`. For any other event `""` and its `event_id`; and where that is
+    missing, its text. `Subscribed`, `ErrorEvent` and what is made here tell something new every time, and an event
+    that was made by hand, without `event_id` and `raw`, resembles no other.
     """
     if isinstance(event, MessageReceivedEvent):
-        inbox_id, message_id = event.message.inbox_id, event.message.message_id
-        if len(inbox_id) + len(message_id) <= MAX_IDENTITY_LENGTH:
-            return event.event_type, inbox_id, message_id
-        return _digest("\0".join((event.event_type, inbox_id, message_id)))
+        return event.event_type, mail_key(event.message.inbox_id, event.message.message_id)
     if not isinstance(event, (_ServerEvent, UnknownEvent)):
         return None
     event_id = event.event_id
     if event_id:
-        return event_id if len(event_id) <= MAX_IDENTITY_LENGTH else _digest(event_id)
-    return _digest(event._raw) if event._raw else None
+        return "", event_id if len(event_id) <= MAX_IDENTITY_LENGTH else _digest(event_id)
+    return ("", _digest(event._raw)) if event._raw else None
+
+
+def mail_key(inbox_id: str, message_id: str) -> str | bytes:
+    """The second part of a received mail's identity.
+
+    Whatever is long is replaced by 16 bytes of its hash: texts have any length, and a Message-ID is chosen by
+    whoever sends the mail, so that remembering one must not cost more than remembering another.
+    """
+    key = f"{inbox_id}\0{message_id}"
+    return key if len(key) <= MAX_IDENTITY_LENGTH else _digest(key)
 
 
 def _digest(text: str | bytes) -> bytes:
