@@ -13,8 +13,8 @@ __all__ = ["Abandoned", "Outbox"]
 
 REMEMBERED = 2**15
 """How many identities are remembered, so that no event is delivered twice: at a hundred events a second those of
-five minutes, which is longer than any two connections overlap. It costs 10 MiB where every event is a mail with a
-Message-ID of usual length, and 40 at the most (see docs/performance.md)."""
+five minutes, which is longer than any two connections overlap. It costs 10 MiB at the most, where every event is a
+mail (see docs/stream.md)."""
 
 
 class Abandoned(Exception):
