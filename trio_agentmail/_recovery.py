@@ -27,7 +27,7 @@ from ._delivered import Delivered
 from ._journal import Journal
 from ._listing import Counts, MailListing, Source, Target, recovered_types, targets_of
 from ._outbox import Abandoned, JournaledOutbox, Outbox
-from ._rest import Rest, open_rest, segment
+from ._rest import Rest, segment
 from ._settings import Recovery, Settings, Subscribe
 from .errors import AgentMailError, ApiError, ConnectionLost, printable
 from .events import CaughtUp, Event, MessageReceivedEvent, RecoveryFailed
@@ -80,16 +80,13 @@ class Recoverer:
         kept: bytes,
     ) -> None:
         self._recovery = recovery
-        self._backend = backend
-        self._settings = settings
-        self._api_key = api_key
         self._delivered = delivered
         self._outbox = outbox
         self._renew = renew
         self._journal = journal
         self._kept = kept
-        self._rest: Rest | None = None
-        self._source: Source | None = None
+        self._rest = Rest(backend, settings, api_key)
+        self._source: Source = MailListing(self._rest, delivered, self._put)
         self._ahead = 0.0
         """Seconds by which AgentMail's clock is ahead of ours."""
         self._resumed = trio.Event()
@@ -115,7 +112,7 @@ class Recoverer:
     @property
     def requests(self) -> int:
         """How many requests were made."""
-        return self._rest.requests if self._rest is not None else 0
+        return self._rest.requests
 
     # What the supervisor says
 
@@ -151,9 +148,8 @@ class Recoverer:
 
     async def passing(self, event: Event) -> Event:
         """What to deliver of an event that was pushed: itself, or with its body if that is asked for."""
-        if self._source is not None:
-            self._source.note(event)
-        if not isinstance(event, MessageReceivedEvent) or not self._recovery.fetch_bodies or self._rest is None:
+        self._source.note(event)
+        if not isinstance(event, MessageReceivedEvent) or not self._recovery.fetch_bodies:
             return event
         message = event.message
         if message.text is not None or message.html is not None:
@@ -162,7 +158,8 @@ class Recoverer:
         why = f"not within {BODY_TIMEOUT:.0f} s"
         with trio.move_on_after(BODY_TIMEOUT):
             try:
-                return with_message(event, await self._rest.get(path))
+                async with self._rest.connected():
+                    return with_message(event, await self._rest.get(path))
             except (ApiError, ConnectionLost) as exc:
                 why = str(exc)
         logger.warning("a mail comes without its body, which could not be fetched: %s", printable(why, 500))
@@ -172,17 +169,16 @@ class Recoverer:
 
     async def run(self) -> None:
         """Look whenever it is time, as long as the subscription is in force."""
-        async with open_rest(self._backend, self._settings, self._api_key) as self._rest:
-            self._source = MailListing(self._rest, self._delivered, self._put)
-            await self._resumed.wait()
-            if self._floors:
+        await self._resumed.wait()
+        if self._floors:
+            async with self._rest.connected():
                 await self._rest.learn_the_time()
-            self._set_clock(self._rest.ahead)
-            self._restore()
-            while True:
-                await self._resumed.wait()
-                with trio.CancelScope() as self._looking:
-                    await self._look_while_subscribed()
+        self._set_clock(self._rest.ahead)
+        self._restore()
+        while True:
+            await self._resumed.wait()
+            with trio.CancelScope() as self._looking:
+                await self._look_while_subscribed()
 
     def _set_clock(self, ahead: float) -> None:
         """Now AgentMail's clock is known: the times so far were by ours."""
@@ -208,7 +204,6 @@ class Recoverer:
         await trio.sleep_forever()
 
     async def _sweep(self) -> None:
-        assert self._rest is not None
         after = min(self._reach, self._rest.now) - self._recovery.sweep_depth
         self._unpushed = 0
         await self._look_at(dict.fromkeys(self._floors, after))
@@ -218,15 +213,12 @@ class Recoverer:
             await self._replace_the_connection()
 
     async def _look_at(self, afters: dict[Target, float]) -> None:
-        assert self._rest is not None
-        assert self._source is not None
         began = self._rest.now
         gaps = dict(self._gaps)
         self._found.known = self._found.held = 0
         waiting = iter(afters.items())
 
         async def work() -> None:
-            assert self._source is not None
             for target, after in waiting:
                 floors = self._floors_of(target)
                 try:
@@ -238,15 +230,15 @@ class Recoverer:
                     self._told.discard(target)
                     self._complete_until[target] = began
 
-        async with trio.open_nursery() as nursery:
-            for _ in range(TARGETS_AT_ONCE):
-                nursery.start_soon(work)
-        await self._look_at_held()
+        async with self._rest.connected():
+            async with trio.open_nursery() as nursery:
+                for _ in range(TARGETS_AT_ONCE):
+                    nursery.start_soon(work)
+            await self._look_at_held()
         self._tell([since for target, since in gaps.items() if target not in self._gaps])
         await self._keep()
 
     async def _look_at_held(self) -> None:
-        assert self._source is not None
         floors = {event_type: -math.inf for types in self._floors.values() for event_type in types}
         try:
             await self._source.look_at_held(floors, self._found)
@@ -308,7 +300,7 @@ class Recoverer:
         if is_new:
             self.recovered += 1
             self._found.recovered += 1
-            if not was_held and created is not None and self._rest is not None:
+            if not was_held and created is not None:
                 overdue = self._rest.now - PUSHED_BY_THEN
                 self._unpushed += self._confirmed_at < created.timestamp() < overdue
 
@@ -321,7 +313,7 @@ class Recoverer:
     # From one run to the next
 
     async def _keep(self) -> None:
-        if self._journal is None or self._source is None:
+        if self._journal is None:
             return
         targets = [
             [target.inbox_id, target.pod_id, types, self._gaps.get(target, self._complete_until[target])]
@@ -330,7 +322,6 @@ class Recoverer:
         await self._journal.keep(encode_object({"targets": targets, "source": self._source.state()}))
 
     def _restore(self) -> None:
-        assert self._source is not None
         kept = parse_object(self._kept)
         if kept is None:
             return

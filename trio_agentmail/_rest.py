@@ -18,7 +18,7 @@ from .errors import ApiError, AuthenticationError, ConnectionLost, refusal
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["Rest", "open_rest", "segment"]
+__all__ = ["Rest", "segment"]
 
 PAGE_SIZE = 100
 """Items of a page: as many as AgentMail is sure to give."""
@@ -39,12 +39,14 @@ CLOCKS_AGREE = 1.5
 
 
 class Rest:
-    """Asks AgentMail. Made by `open_rest`."""
+    """Asks AgentMail, in a block of `connected`."""
 
-    def __init__(self, client: "httpx.AsyncClient", backend: Backend, api_key: ApiKey) -> None:
-        self._client = client
+    def __init__(self, backend: Backend, settings: Settings, api_key: ApiKey) -> None:
         self._backend = backend
+        self._settings = settings
         self._api_key = api_key
+        self._client: httpx.AsyncClient
+        self._users = 0
         self._under_way = trio.CapacityLimiter(CONCURRENCY)
         self._not_before = 0.0
         """By Trio's clock: AgentMail has said that we ask too much."""
@@ -52,6 +54,27 @@ class Rest:
         """Seconds by which AgentMail's clock is ahead of ours."""
         self.requests = 0
         """How many have been made."""
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[None]:
+        """Requests can be made in this block. When nobody is in one, no connection is held: streams are idle mostly."""
+        import httpx
+
+        if not self._users:
+            # Neither proxies nor passwords are taken from the environment, and no redirect is followed, with the key.
+            self._client = httpx.AsyncClient(
+                base_url=self._settings.environment.http,
+                transport=self._backend.http_transport(self._settings.ssl_context),
+                timeout=None,
+                trust_env=False,
+            )
+        self._users += 1
+        try:
+            yield
+        finally:
+            self._users -= 1
+            if not self._users:
+                await self._client.aclose()
 
     @property
     def now(self) -> float:
@@ -170,21 +193,6 @@ class Rest:
         except (ValueError, OverflowError):
             return
         self.ahead = 0.0 if abs(ahead) < CLOCKS_AGREE else ahead
-
-
-@asynccontextmanager
-async def open_rest(backend: Backend, settings: Settings, api_key: ApiKey) -> AsyncIterator[Rest]:
-    """One client for a stream's life."""
-    import httpx
-
-    # Neither proxies nor passwords are taken from the environment, and no redirect is followed, with the key.
-    async with httpx.AsyncClient(
-        base_url=settings.environment.http,
-        transport=backend.http_transport(settings.ssl_context),
-        timeout=None,
-        trust_env=False,
-    ) as client:
-        yield Rest(client, backend, api_key)
 
 
 def segment(text: str) -> str:
