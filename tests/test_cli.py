@@ -464,7 +464,7 @@ async def test_the_demo_breaks_the_connection_in_many_ways_and_nothing_else_brea
 async def test_the_demo_notices_a_promise_that_does_not_hold(
     capsys: pytest.CaptureFixture[str], autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trio_agentmail._outbox.identity", lambda _: None)  # no de-duplication
+    monkeypatch.setattr("trio_agentmail._delivered.identity", lambda _: None)  # no de-duplication
     fake = FakeAgentMail()
     assert not await _demo.perform(Output(), fake, AgentMailEnvironment.PROD, backend=fake)
     output = capsys.readouterr().out
