@@ -1,5 +1,6 @@
 """What a stream needs of a journal: a small protocol, so that one on a shared engine can follow `SQLiteJournal`."""
 
+import math
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeAlias
@@ -8,7 +9,7 @@ import attrs
 
 from .events import CaughtUp, Disconnected, ErrorEvent, Event, RecoveryFailed, Subscribed
 
-__all__ = ["Journal", "Kept", "KeptIdentity", "Notice", "RunSync"]
+__all__ = ["NOTHING_KEPT", "Journal", "Kept", "KeptIdentity", "Notice", "RunSync"]
 
 Notice: TypeAlias = Subscribed | Disconnected | ErrorEvent | CaughtUp | RecoveryFailed
 """What is not written down: it tells of the stream, and not of something that happened at AgentMail."""
@@ -46,6 +47,10 @@ class Kept:
     identities: Iterable[KeptIdentity]
     forgotten_until: float
     state: bytes
+
+
+NOTHING_KEPT = Kept(identities=(), forgotten_until=-math.inf, state=b"")
+"""What a stream without a journal knows."""
 
 
 class Journal(Protocol):
@@ -91,8 +96,11 @@ class Journal(Protocol):
     def waiting(self) -> int:
         """Events and notices that `next` has not given."""
 
-    async def keep(self, state: bytes, scope: str | None = None) -> None:
-        """Write down what recovery has to know, after all that was recorded before; and a new subscription."""
+    async def keep(self, state: bytes | None, scope: str | None = None) -> None:
+        """Write down what recovery has to know, or the subscription that it belongs to from now on, or both.
+
+        On disk it comes after all that was recorded before.
+        """
 
     async def ack(self, event: Event) -> None:
         """Mark an event as handled, on disk; nothing happens if it is already, or is a notice.
