@@ -42,6 +42,9 @@ class Rest:
     """Asks AgentMail, in a block of `connected`."""
 
     def __init__(self, backend: Backend, settings: Settings, api_key: ApiKey) -> None:
+        import httpx  # here, before there is a connection: it takes 0.1 s, in which no event could be read
+
+        self._httpx = httpx
         self._backend = backend
         self._settings = settings
         self._api_key = api_key
@@ -58,11 +61,9 @@ class Rest:
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
         """Requests can be made in this block. When nobody is in one, no connection is held: streams are idle mostly."""
-        import httpx
-
         if not self._users:
             # Neither proxies nor passwords are taken from the environment, and no redirect is followed, with the key.
-            self._client = httpx.AsyncClient(
+            self._client = self._httpx.AsyncClient(
                 base_url=self._settings.environment.http,
                 transport=self._backend.http_transport(self._settings.ssl_context),
                 timeout=None,
@@ -150,8 +151,6 @@ class Rest:
     async def _once(
         self, method: str, path: str, parameters: Mapping[str, str] | None, body: bytes | None
     ) -> dict[str, Any] | ApiError | ConnectionLost:
-        import httpx
-
         async with self._under_way:
             await trio.sleep_until(self._not_before)
             self.requests += 1
@@ -164,7 +163,7 @@ class Rest:
                     response = await self._client.request(
                         method, f"/v0{path}", params=parameters, content=body, headers=headers
                     )
-            except httpx.RequestError as exc:
+            except self._httpx.RequestError as exc:
                 # Raised outside, and so without this as its context: it holds the request, with the key.
                 failure = ConnectionLost(f"{type(exc).__name__}: {exc}")
             else:
