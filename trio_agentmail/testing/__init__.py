@@ -17,6 +17,11 @@ What goes wrong in real life goes wrong on request:
     fake.reject_handshakes(503, times=2)
     await fake.drop_connections()
 
+Mail is kept, and the REST API lists it:
+
+    async with httpx.AsyncClient(transport=fake.http_transport(), base_url="https://api.agentmail.to/v0") as client:
+        ...
+
 And for clients that are not this package, the same fake listens on a port of this machine:
 
     async with fake.serve() as environment:
@@ -26,5 +31,6 @@ And for clients that are not this package, the same fake listens on a port of th
 from ._encode import encode_event
 from ._fake import FakeAgentMail
 from ._fake_handshake import Handshake
+from ._fake_http import Request
 
-__all__ = ["FakeAgentMail", "Handshake", "encode_event"]
+__all__ = ["FakeAgentMail", "Handshake", "Request", "encode_event"]
