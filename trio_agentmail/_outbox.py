@@ -7,6 +7,7 @@ from contextlib import suppress
 import trio
 
 from ._codec import identity
+from ._notices import merge_notice
 from .events import Disconnected, Event, Subscribed
 
 __all__ = ["Abandoned", "Outbox"]
@@ -95,12 +96,9 @@ class Outbox:
         Raises:
             Abandoned: every receiver has been closed.
         """
-        if isinstance(notice, Subscribed):
-            self._backlog.append(notice)
-        else:
+        if isinstance(notice, Disconnected):
             self._take_back()
-            if not self._ends_in_a_gap():
-                self._backlog.append(notice)
+        merge_notice(self._backlog, notice)
         try:
             while self._backlog:
                 self._channel.send_nowait(self._backlog[0])
@@ -137,14 +135,3 @@ class Outbox:
             # Closed: the consumer works with clones only, out of which nothing can be taken. Then notices
             # pile up as far as the channel is large.
             self._backlog.extendleft(reversed(taken))
-
-    def _ends_in_a_gap(self) -> bool:
-        """Whether the backlog ends in a `Disconnected`, maybe with a `Subscribed` after it, which is dropped."""
-        for index, waiting in enumerate(reversed(self._backlog)):
-            if isinstance(waiting, Disconnected):
-                for _ in range(index):
-                    self._backlog.pop()
-                return True
-            if not isinstance(waiting, Subscribed):
-                return False
-        return False
