@@ -1,14 +1,11 @@
 """What a journal does with events, from when they are recorded until they are handled: the asynchronous half."""
 
 import logging
-import math
-from collections import deque
 from collections.abc import Callable, Hashable
 from contextlib import suppress
 from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeVar
 
 import trio
 
@@ -16,7 +13,7 @@ from ._codec import identity
 from ._group_commit import GroupCommit
 from ._journal import Notice, RunSync
 from ._journal_entry import Entry, PendingRow, new_row, restored
-from ._notices import merge_notice
+from ._journal_line import HELD_BYTES, Line
 from ._sqlite_store import SQLiteStore
 from .errors import JournalError
 from .events import Event
@@ -28,25 +25,11 @@ T = TypeVar("T")
 UNWRITTEN_EVENTS, UNWRITTEN_BYTES = 1000, 8 * 2**20
 """What may wait for the disk, before `record` waits as well."""
 
-HELD_EVENTS, HELD_BYTES = 64, 4 * 2**20
-"""What is kept in memory of the events that wait on disk, and what is read from there at once."""
-
-ALONE_FOR = 60.0
-"""Seconds in which an event that may have killed the process has to be taken up; see `JournalQueue`."""
-
 logger = logging.getLogger("trio_agentmail")
-
-_Waiting: TypeAlias = deque[Entry | Notice]
 
 
 class JournalQueue:
-    """The events of a journal that is open: in order, each on disk before anybody gets it, and few of them in memory.
-
-    An event that was being handled when the process died may be what killed it: a mail that drives a parser into a
-    crash does so at every attempt. Those that were handled at the same time are innocent, and which is which cannot
-    be known. So at the next start each of these suspects is given alone: nothing else is given until its attempt has
-    ended, so that it can take nothing with it. Those with the fewest attempts come first, since innocents succeed.
-    """
+    """The events of an open journal: in order, each on disk before anybody gets it, and few of them in memory."""
 
     def __init__(
         self,
@@ -67,16 +50,11 @@ class JournalQueue:
         self._max_pending = max_pending
         self._last_id = store.last_id()
         self._entries: dict[Hashable, Entry] = {}
-        # Whence `next` takes: from the first of these that has something to give.
-        self._suspects: deque[Entry] = deque()
-        self._retries: deque[tuple[float, Entry]] = deque()
-        self._waiting: _Waiting = deque()
+        self._line = Line()
+        # Suspects with few attempts come first: the innocent among them succeed.
         for row in sorted(pending, key=lambda row: row.attempts if row.under_way else 0):
-            (self._suspects if row.under_way else self._waiting).append(self._entry(row))
-        self._alone: Entry | None = None  # the suspect that was given last, until its attempt has ended
-        self._alone_until = -math.inf
+            (self._line.add_suspect if row.under_way else self._line.add)(self._entry(row))
         self._unwritten = self._unwritten_bytes = 0
-        self._held = self._held_bytes = 0
         self._room = trio.lowlevel.ParkingLot()  # where `record` waits
         self._ready = trio.lowlevel.ParkingLot()  # where `next` waits
         self._warned = False
@@ -152,7 +130,7 @@ class JournalQueue:
         self._last_id += 1
         entry = Entry(self._last_id, key, row.event_type, row.origin, on_disk=False, content=event, size=len(row.text))
         self._entries[key] = entry
-        self._waiting.append(entry)
+        self._line.add(entry)
         self._unwritten += 1
         self._unwritten_bytes += entry.size
         self._commits.add(partial(self.store.add, entry.id, row), partial(self._recorded, entry))
@@ -165,14 +143,14 @@ class JournalQueue:
         if not added:
             self.duplicates += 1
             self._end(entry)
-        elif event is not None and self._held < HELD_EVENTS and self._held_bytes + entry.size <= HELD_BYTES:
-            self._hold(entry, event, entry.size)
+        elif event is not None and not entry.done:
+            self._line.hold_if_there_is_room(entry, event)
         self._wake()
 
     def notice(self, notice: Notice) -> None:
         """See `Journal`."""
         self._check_open()
-        merge_notice(self._waiting, notice)
+        self._line.add_notice(notice)
         self._ready.unpark_all()
 
     async def keep(self, state: bytes, scope: str | None) -> None:
@@ -185,115 +163,50 @@ class JournalQueue:
     @property
     def waiting(self) -> int:
         """See `Journal`."""
-        retries = sum(self._is_due_sometime(at, entry) for at, entry in self._retries)
-        others = sum(not (isinstance(item, Entry) and item.done) for queue in self._queues() for item in queue)
-        return retries + others
-
-    def _queues(self) -> tuple[deque[Entry], _Waiting]:
-        return self._suspects, self._waiting
+        return len(self._line)
 
     async def next(self) -> Event:
         """See `Journal`. Without a checkpoint where something waits: handing it to the consumer has its own."""
         while True:
             self._check_open()
-            found = self._first()
-            if found is None:
-                with trio.move_on_at(self._look_again_at()):
+            first = self._line.first()
+            if first is None:
+                with trio.move_on_at(self._line.look_again_at()):
                     await self._ready.park()
-                continue
-            queue, first = found
-            if isinstance(first, Entry) and first.content is None:
-                await self._read_ahead(first)
+            elif isinstance(first, Entry) and first.content is None:
+                await self._read(first)
             else:
-                queue.popleft()
-                if not isinstance(first, Entry):
-                    return first
-                if queue is self._suspects:
-                    self._alone, self._alone_until = first, trio.current_time() + ALONE_FOR
-                return self._given(first)
+                taken = self._line.take()
+                return self._given(taken) if isinstance(taken, Entry) else taken
 
-    def _first(self) -> tuple[deque[Any], Entry | Notice] | None:
-        """Where the next one waits, and which it is; it stays there."""
-        now = trio.current_time()
-        if self._alone is not None:
-            if self._alone.attempting or now < self._alone_until:
-                return None
-            self._alone = None
-        while self._suspects:
-            if not self._suspects[0].done:
-                return self._suspects, self._suspects[0]
-            self._suspects.popleft()
-        while self._retries:
-            at, entry = self._retries[0]
-            if self._is_due_sometime(at, entry):
-                if at <= now:
-                    return self._retries, entry
-                break
-            self._retries.popleft()
-        while self._waiting:
-            first = self._waiting[0]
-            if not isinstance(first, Entry):
-                return self._waiting, first
-            if not first.done:
-                return (self._waiting, first) if first.on_disk else None
-            self._waiting.popleft()
-        return None
-
-    @staticmethod
-    def _is_due_sometime(at: float, entry: Entry) -> bool:
-        return entry.retry_at == at and not entry.done
-
-    def _look_again_at(self) -> float:
-        if self._alone is not None:
-            return math.inf if self._alone.attempting else self._alone_until
-        return self._retries[0][0] if self._retries else math.inf
-
-    async def _read_ahead(self, entry: Entry) -> None:
-        """Read the text of this, and if it waits in line those of the next ones."""
-        entries = [entry]
-        if self._waiting and entry is self._waiting[0]:
-            entries = [
-                waiting
-                for waiting in islice(self._waiting, HELD_EVENTS)
-                if isinstance(waiting, Entry) and waiting.on_disk and waiting.content is None
-            ]
+    async def _read(self, first: Entry) -> None:
+        entries = self._line.to_read(first)
         texts = await self._commits.read(partial(self.store.texts, [entry.id for entry in entries], HELD_BYTES))
         for read in entries:
             text = texts.get(read.id)
             if text is not None and not read.done:
-                self._hold(read, text, len(text))
-        if entry.content is None and not entry.done:
-            raise JournalError(f"the journal is damaged: the text of {entry} is missing")
+                read.size = len(text)
+                self._line.hold(read, text)
+        if first.content is None and not first.done:
+            raise JournalError(f"the journal is damaged: the text of {first} is missing")
 
     def _given(self, entry: Entry) -> Event:
         """The event, as it is given now."""
         content = entry.content
         assert content is not None
-        self._release(entry)
+        self._line.release(entry)
         if isinstance(content, bytes):
             origin = "redelivered" if entry.given else entry.origin
             event = restored(content, origin=origin, attempt=entry.attempts + 1)
         else:
             event = content  # as it came: what is given again is read again
         entry.given = True
-        entry.retry_at = None
         key = identity(event)
         if key != entry.key:
             # What another version of this package wrote down as unknown, this one may know, and identify otherwise.
             self._entries[key] = self._entries.pop(entry.key)
             entry.key = key
         return event
-
-    def _hold(self, entry: Entry, content: Event | bytes, size: int) -> None:
-        entry.content, entry.size = content, size
-        self._held += 1
-        self._held_bytes += size
-
-    def _release(self, entry: Entry) -> None:
-        if entry.content is not None:
-            entry.content = None
-            self._held -= 1
-            self._held_bytes -= entry.size
 
     # What becomes of it
 
@@ -356,20 +269,12 @@ class JournalQueue:
         return False
 
     def _retry_later(self, entry: Entry) -> None:
-        entry.retry_at = trio.current_time() + self._retry_delay
-        self._retries.append((entry.retry_at, entry))
-        self._attempt_ended(entry)
+        self._line.retry(entry, trio.current_time() + self._retry_delay)
+        self._wake()
 
     def _end(self, entry: Entry) -> None:
-        entry.done = True
-        self._release(entry)
         self._entries.pop(entry.key, None)
-        self._attempt_ended(entry)
-
-    def _attempt_ended(self, entry: Entry) -> None:
-        entry.attempting = False
-        if entry is self._alone:
-            self._alone = None
+        self._line.end(entry)
         self._wake()
 
     # Dead letters
@@ -386,7 +291,7 @@ class JournalQueue:
 
     def _requeued(self, row: PendingRow | None) -> None:
         if row is not None:
-            self._waiting.append(self._entry(row))
+            self._line.add(self._entry(row))
             self._ready.unpark_all()
 
     async def drop(self, id: int) -> None:
