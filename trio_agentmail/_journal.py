@@ -72,21 +72,22 @@ class Journal(Protocol):
             JournalError: see there, and its subclasses.
         """
 
-    async def record(self, event: Event) -> bool:
+    async def record(self, event: Event) -> None:
         """Take an event, which `next` gives when it is on disk; wait while too many are not handled yet.
 
-        Returns:
-            False if it has been written down before, so that it is not new.
+        One that has been written down before, and whose identity is still kept, is not given: that turns out when it
+        is written, and `record` does not wait for that.
 
         Raises:
-            JournalError: it cannot be written down.
+            JournalError: it, or one before it, cannot be written down.
+            TypeError: it is a notice, or was made by hand without its text.
         """
 
     def notice(self, notice: Notice) -> None:
         """Take what is not written down, to be given behind what was taken before; see `merge_notice`."""
 
     async def next(self) -> Event:
-        """The next event or notice for the consumer.
+        """The next event or notice for the consumer. One task calls this.
 
         Raises:
             JournalError: something cannot be written down or read.
@@ -95,6 +96,10 @@ class Journal(Protocol):
     @property
     def waiting(self) -> int:
         """Events and notices that `next` has not given."""
+
+    @property
+    def duplicates(self) -> int:
+        """Events that were recorded, and had been written down before."""
 
     async def keep(self, state: bytes | None, scope: str | None = None) -> None:
         """Write down what recovery has to know, or the subscription that it belongs to from now on, or both.

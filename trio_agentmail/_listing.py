@@ -14,7 +14,7 @@ from ._codec import decode_thread, recovered_event
 from ._delivered import RECOVERED, Delivered
 from ._rest import CONCURRENCY, Rest, segment
 from ._settings import Subscribe
-from .errors import ApiError, ConnectionLost
+from .errors import ApiError, RequestFailed
 from .events import Event, Message, MessageReceivedEvent, MessageSecurityReviewEvent, ThreadItem
 
 __all__ = ["Counts", "Floors", "MailListing", "Source", "Target", "recovered_types", "targets_of"]
@@ -86,7 +86,7 @@ class Source(Protocol):
             after: Since when, by the mail's own time, in seconds since the epoch.
 
         Raises:
-            ApiError, ConnectionLost: something could not be listed or fetched.
+            ApiError, RequestFailed: something could not be listed or fetched.
         """
 
     async def look_at_held(self, floors: Floors, counts: Counts) -> None:
@@ -155,7 +155,7 @@ class MailListing:
             for ids in _batches([message_id for _, message_id in held], BATCH):
                 try:
                     await self._look_at_held_in(inbox_id, ids, floors, counts)
-                except (ApiError, ConnectionLost) as exc:
+                except (ApiError, RequestFailed) as exc:
                     failures.append(exc)
         _raise_first(failures)
 
@@ -185,7 +185,7 @@ class MailListing:
             raise
         whole = self._read(item, inbox_id)
         if whole is None or whole.message.message_id != message_id:
-            raise ConnectionLost("the REST API answered with another message than it was asked for")
+            raise RequestFailed("the REST API answered with another message than it was asked for")
         return [whole] if self._is_wanted(whole, floors) else []
 
     # A pod or a key: a page of its threads at a time
@@ -312,7 +312,7 @@ class MailListing:
         async def fetch_one(index: int, item: T) -> None:
             try:
                 results[index] = await fetch(item)
-            except (ApiError, ConnectionLost) as exc:
+            except (ApiError, RequestFailed) as exc:
                 results[index] = exc
 
         async with trio.open_nursery() as nursery:

@@ -173,12 +173,11 @@ class JournaledOutbox(_Channel):
             self.duplicates += 1
             return False
         try:
-            is_new = await self._journal.record(event)
+            await self._journal.record(event)
         except BaseException:
             self._delivered.give_back(event)
             raise
-        self.duplicates += not is_new
-        return is_new
+        return True
 
     def notify(self, notice: Notice) -> None:
         """As `Outbox.notify`.

@@ -29,7 +29,7 @@ from ._listing import Counts, MailListing, Source, Target, recovered_types, targ
 from ._outbox import Abandoned, JournaledOutbox, Outbox
 from ._rest import Rest, segment
 from ._settings import Recovery, Settings, Subscribe
-from .errors import AgentMailError, ApiError, ConnectionLost, printable
+from .errors import AgentMailError, ApiError, RequestFailed, printable
 from .events import CaughtUp, Event, MessageReceivedEvent, RecoveryFailed
 
 __all__ = ["Recoverer"]
@@ -160,7 +160,7 @@ class Recoverer:
             try:
                 async with self._rest.connected():
                     return with_message(event, await self._rest.get(path))
-            except (ApiError, ConnectionLost) as exc:
+            except (ApiError, RequestFailed) as exc:
                 why = str(exc)
         logger.warning("a mail comes without its body, which could not be fetched: %s", printable(why, 500))
         return event
@@ -223,7 +223,7 @@ class Recoverer:
                 floors = self._floors_of(target)
                 try:
                     await self._source.look(target, after, floors, self._found)
-                except (ApiError, ConnectionLost) as exc:
+                except (ApiError, RequestFailed) as exc:
                     self._note_failure(target, exc)
                 else:
                     self._gaps.pop(target, None)
@@ -242,7 +242,7 @@ class Recoverer:
         floors = {event_type: -math.inf for types in self._floors.values() for event_type in types}
         try:
             await self._source.look_at_held(floors, self._found)
-        except (ApiError, ConnectionLost) as exc:
+        except (ApiError, RequestFailed) as exc:
             # They stay remembered, and the next look has another try.
             logger.warning("held mail could not be looked at: %s", printable(str(exc), 500))
 
@@ -250,7 +250,7 @@ class Recoverer:
         forgotten = self._delivered.forgotten_until
         return {event_type: max(floor, forgotten) for event_type, floor in self._floors[target].items()}
 
-    def _note_failure(self, target: Target, failure: ApiError | ConnectionLost) -> None:
+    def _note_failure(self, target: Target, failure: ApiError | RequestFailed) -> None:
         since = self._gaps.setdefault(target, self._complete_until[target])
         if target not in self._told:
             self._told.add(target)

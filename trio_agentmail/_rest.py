@@ -13,7 +13,7 @@ from ._backend import Backend
 from ._codec import encode_object, parse_object
 from ._reconnect import Verdict, ceilings, full_jitter, retry_after, verdict
 from ._settings import ReconnectPolicy, Settings
-from .errors import ApiError, AuthenticationError, ConnectionLost, refusal
+from .errors import ApiError, AuthenticationError, RequestFailed, refusal
 
 if TYPE_CHECKING:
     import httpx
@@ -86,7 +86,7 @@ class Rest:
         """Ask for something small; any answer at all tells the time. Without one, our clock is taken for theirs."""
         try:
             await self.get("/inboxes", {"limit": "1"})
-        except (ApiError, ConnectionLost):
+        except (ApiError, RequestFailed):
             return
 
     async def get(self, path: str, parameters: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -97,7 +97,7 @@ class Rest:
 
         Raises:
             ApiError: AgentMail refuses, or its trouble has outlasted `ATTEMPTS`.
-            ConnectionLost: it cannot be reached, or answers with no JSON object, and that has.
+            RequestFailed: it cannot be reached, or answers with no JSON object, and that has.
         """
         return await self._ask("GET", path, parameters, None)
 
@@ -140,7 +140,7 @@ class Rest:
                 await self._be_patient(answer, full_jitter(next(delays)))
         raise AssertionError("the last attempt returns or raises")  # pragma: no cover  for the type checker
 
-    async def _be_patient(self, failure: ApiError | ConnectionLost, seconds: float) -> None:
+    async def _be_patient(self, failure: ApiError | RequestFailed, seconds: float) -> None:
         seconds = max(seconds, retry_after(failure))
         if isinstance(failure, ApiError) and failure.status_code == 429:
             # It is the key that asks too much: nobody asks any more for so long.
@@ -150,14 +150,14 @@ class Rest:
 
     async def _once(
         self, method: str, path: str, parameters: Mapping[str, str] | None, body: bytes | None
-    ) -> dict[str, Any] | ApiError | ConnectionLost:
+    ) -> dict[str, Any] | ApiError | RequestFailed:
         async with self._under_way:
             await trio.sleep_until(self._not_before)
             self.requests += 1
             headers = {"Authorization": self._api_key.authorization}
             if body is not None:
                 headers["Content-Type"] = "application/json"
-            failure: ApiError | ConnectionLost
+            failure: ApiError | RequestFailed
             try:
                 with trio.move_on_after(REQUEST_TIMEOUT) as patience:
                     response = await self._client.request(
@@ -165,22 +165,22 @@ class Rest:
                     )
             except self._httpx.RequestError as exc:
                 # Raised outside, and so without this as its context: it holds the request, with the key.
-                failure = ConnectionLost(f"{type(exc).__name__}: {exc}")
+                failure = RequestFailed(_explained(exc))
             else:
                 if not patience.cancelled_caught:
                     return self._read(response)
-                failure = ConnectionLost(f"no answer within {REQUEST_TIMEOUT:.0f} s")
+                failure = RequestFailed(f"no answer within {REQUEST_TIMEOUT:.0f} s")
         self._api_key.redact(failure)
         return failure
 
-    def _read(self, response: "httpx.Response") -> dict[str, Any] | ApiError | ConnectionLost:
+    def _read(self, response: "httpx.Response") -> dict[str, Any] | ApiError | RequestFailed:
         self._read_clock(response.headers.get("date", ""))
-        failure: ApiError | ConnectionLost
+        failure: ApiError | RequestFailed
         if response.status_code == 200:
             answer = parse_object(response.content)
             if answer is not None:
                 return answer
-            failure = ConnectionLost("the REST API answered with something that is no JSON object")
+            failure = RequestFailed("the REST API answered with something that is no JSON object")
         else:
             failure = refusal(response.status_code, dict(response.headers), response.text)
         self._api_key.redact(failure)
@@ -192,6 +192,13 @@ class Rest:
         except (ValueError, OverflowError):
             return
         self.ahead = 0.0 if abs(ahead) < CLOCKS_AGREE else ahead
+
+
+def _explained(failure: BaseException) -> str:
+    """httpx says nothing of what went wrong in TLS; the beginning of the story does."""
+    while (cause := failure.__cause__ or failure.__context__) is not None:
+        failure = cause
+    return f"{type(failure).__name__}: {failure}"
 
 
 def segment(text: str) -> str:
