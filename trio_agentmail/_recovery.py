@@ -146,11 +146,16 @@ class Recoverer:
         self._resumed = trio.Event()
         self._looking.cancel()
 
-    async def passing(self, event: Event) -> Event:
-        """What to deliver of an event that was pushed: itself, or with its body if that is asked for."""
+    def note(self, event: Event) -> None:
+        """An event was pushed."""
         self._source.note(event)
-        if not isinstance(event, MessageReceivedEvent) or not self._recovery.fetch_bodies:
-            return event
+
+    @property
+    def fetches_bodies(self) -> bool:
+        return self._recovery.fetch_bodies
+
+    async def with_body(self, event: MessageReceivedEvent) -> MessageReceivedEvent:
+        """The mail with its body, if it was left out and can be fetched."""
         message = event.message
         if message.text is not None or message.html is not None:
             return event
