@@ -60,7 +60,6 @@ class JournalQueue:
         self._warned = False
         self._closed = False
         self._ended = trio.Event()
-        self.duplicates = 0
 
     def _entry(self, row: PendingRow) -> Entry:
         entry = Entry(row.id, (row.kind, row.key), row.event_type, row.origin, row.attempts, given=True)
@@ -109,7 +108,7 @@ class JournalQueue:
 
     # In
 
-    async def record(self, event: Event) -> None:
+    async def record(self, event: Event) -> bool:
         """See `Journal`. Without a checkpoint where there is room, like reading the network, of which this is part."""
         self._check_open()
         row = new_row(event, self._now())
@@ -125,8 +124,7 @@ class JournalQueue:
             await self._room.park()
             self._check_open()
         if key in self._entries:
-            self.duplicates += 1
-            return
+            return False
         self._last_id += 1
         entry = Entry(self._last_id, key, row.event_type, row.origin, on_disk=False, content=event, size=len(row.text))
         self._entries[key] = entry
@@ -134,6 +132,7 @@ class JournalQueue:
         self._unwritten += 1
         self._unwritten_bytes += entry.size
         self._commits.add(partial(self.store.add, entry.id, row), partial(self._recorded, entry))
+        return True
 
     def _recorded(self, entry: Entry, added: bool) -> None:
         self._unwritten -= 1
@@ -141,7 +140,6 @@ class JournalQueue:
         entry.on_disk = True
         event, entry.content = entry.content, None
         if not added:
-            self.duplicates += 1
             self._end(entry)
         elif event is not None and not entry.done:
             self._line.hold_if_there_is_room(entry, event)
@@ -149,11 +147,10 @@ class JournalQueue:
 
     def notice(self, notice: Notice) -> None:
         """See `Journal`."""
-        self._check_open()
         self._line.add_notice(notice)
         self._ready.unpark_all()
 
-    async def keep(self, state: bytes, scope: str | None) -> None:
+    async def keep(self, state: bytes | None, scope: str | None) -> None:
         """See `Journal`."""
         self._check_open()
         await self._commits.write(partial(self.store.keep, state, scope))

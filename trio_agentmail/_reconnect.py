@@ -13,7 +13,7 @@ import trio
 from ._settings import ReconnectPolicy
 from .errors import ApiError, AuthenticationError, ConnectionLost, PermissionDeniedError, SubscriptionRejected
 
-__all__ = ["Attempts", "Verdict", "verdict"]
+__all__ = ["Attempts", "Verdict", "ceilings", "full_jitter", "retry_after", "verdict"]
 
 MAX_RETRY_AFTER = 3600.0
 """Seconds: what a server asks for beyond this is cut, since a typing error there must not end a stream."""
@@ -25,6 +25,11 @@ def ceilings(policy: ReconnectPolicy) -> Iterator[float]:
     while True:
         yield ceiling
         ceiling = min(ceiling * policy.multiplier, policy.max_delay)
+
+
+def full_jitter(ceiling: float) -> float:
+    """A delay of any length up to the ceiling, in seconds: many clients that lost one server come back spread out."""
+    return random.uniform(0, ceiling)
 
 
 class Verdict(enum.Enum):
@@ -103,7 +108,7 @@ class Attempts:
 
     def delay(self) -> float:
         """Seconds to wait before the next attempt."""
-        return random.uniform(0, next(self._ceilings))
+        return full_jitter(next(self._ceilings))
 
     def delay_after(self, failure: Exception) -> float:
         """Seconds to wait before the next attempt, after one that failed.

@@ -133,9 +133,9 @@ class SQLiteJournal:
 
     # What the stream does
 
-    async def record(self, event: Event) -> None:
+    async def record(self, event: Event) -> bool:
         """See `Journal`."""
-        await self._open_queue().record(event)
+        return await self._open_queue().record(event)
 
     def notice(self, notice: Notice) -> None:
         """See `Journal`."""
@@ -148,14 +148,9 @@ class SQLiteJournal:
     @property
     def waiting(self) -> int:
         """See `Journal`."""
-        return self._open_queue().waiting
+        return 0 if self._queue is None else self._queue.waiting
 
-    @property
-    def duplicates(self) -> int:
-        """See `Journal`."""
-        return self._open_queue().duplicates
-
-    async def keep(self, state: bytes, scope: str | None = None) -> None:
+    async def keep(self, state: bytes | None, scope: str | None = None) -> None:
         """See `Journal`."""
         await self._open_queue().keep(state, scope)
 

@@ -173,9 +173,11 @@ class SQLiteStore:
         [row] = self._pending("id = ?", id)
         return row
 
-    def keep(self, state: bytes, scope: str | None) -> None:
-        """What recovery has to know; and what the journal belongs to from now on."""
-        self._connection.execute("UPDATE journal SET state = ?, scope = coalesce(?, scope)", (state, scope))
+    def keep(self, state: bytes | None, scope: str | None) -> None:
+        """What recovery has to know, what the journal belongs to from now on, or both."""
+        self._connection.execute(
+            "UPDATE journal SET state = coalesce(?, state), scope = coalesce(?, scope)", (state, scope)
+        )
 
     # Reading
 

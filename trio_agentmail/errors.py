@@ -17,6 +17,8 @@ __all__ = [
     "JournalMismatch",
     "PermissionDeniedError",
     "SubscriptionRejected",
+    "printable",
+    "refusal",
 ]
 
 
@@ -53,6 +55,16 @@ class AuthenticationError(ApiError):
 
 class PermissionDeniedError(ApiError):
     """403: AgentMail knows the API key, and does not let it do this."""
+
+
+MAX_BODY = 2**16
+"""Characters of a refusal's body that are kept."""
+
+
+def refusal(status_code: int, headers: Mapping[str, str], body: str) -> ApiError:
+    """The error that an HTTP status means."""
+    error = {401: AuthenticationError, 403: PermissionDeniedError}.get(status_code, ApiError)
+    return error(status_code, headers, body[:MAX_BODY])
 
 
 class SubscriptionRejected(AgentMailError):

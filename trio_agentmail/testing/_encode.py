@@ -6,7 +6,15 @@ from typing import Any
 
 import attrs
 
-from trio_agentmail.events import Disconnected, ErrorEvent, Event, Subscribed, UnknownEvent
+from trio_agentmail.events import (
+    CaughtUp,
+    Disconnected,
+    ErrorEvent,
+    Event,
+    RecoveryFailed,
+    Subscribed,
+    UnknownEvent,
+)
 
 __all__ = ["encode_event"]
 
@@ -21,8 +29,8 @@ def encode_event(event: Event) -> str:
     are left out. Of an `UnknownEvent`, `payload` is the whole frame.
 
     Raises:
-        TypeError: what has no wire form: `Disconnected`, an `UnknownEvent` without payload, a time without an
-            offset, a value inside `metadata` or `payload` that is not JSON.
+        TypeError: what has no wire form: `Disconnected`, `CaughtUp` and `RecoveryFailed`, an `UnknownEvent` without
+            payload, a time without an offset, a value inside `metadata` or `payload` that is not JSON.
     """
     if isinstance(event, UnknownEvent):
         if event.payload is None:
@@ -30,6 +38,9 @@ def encode_event(event: Event) -> str:
         return _dumps(event.payload)
     if isinstance(event, Disconnected):
         raise TypeError("Disconnected has no wire form: the client makes it; cut the connection instead")
+    if isinstance(event, CaughtUp | RecoveryFailed):
+        name = type(event).__name__
+        raise TypeError(f"{name} has no wire form: the client makes it, of what the REST API answers")
     if not isinstance(event, Event):
         raise TypeError(f"encode_event takes an event, not {type(event).__name__}")
     wire_type = {Subscribed: "subscribed", ErrorEvent: "error"}.get(type(event), "event")
