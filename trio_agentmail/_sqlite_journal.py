@@ -9,19 +9,16 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 import attrs
 import trio
 
 from ._journal import Kept, Notice, RunSync
 from ._journal_entry import Entry, restored
+from ._journal_queue import JournalQueue, open_store
 from ._nursery import background_nursery
 from .errors import JournalError, printable
 from .events import Event
-
-if TYPE_CHECKING:
-    from ._journal_queue import JournalQueue  # imports sqlite3
 
 __all__ = ["DeadLetter", "SQLiteJournal"]
 
@@ -99,8 +96,6 @@ class SQLiteJournal:
     @asynccontextmanager
     async def opened(self, scope: str, run_sync: RunSync, now: Callable[[], float]) -> AsyncIterator[Kept]:
         """See `Journal`: the stream opens it on entering, and closes it on leaving."""
-        from ._journal_queue import JournalQueue, open_store
-
         store, pending = await run_sync(partial(open_store, self._path, scope, now(), self._max_attempts))
         try:
             kept: Kept = await run_sync(store.kept)
@@ -126,7 +121,7 @@ class SQLiteJournal:
             with trio.CancelScope(shield=True):
                 await run_sync(store.close)
 
-    def _open_queue(self) -> "JournalQueue":
+    def _open_queue(self) -> JournalQueue:
         if self._queue is None:
             raise trio.ClosedResourceError("the journal is not open: it is while a stream has it")
         return self._queue
@@ -239,7 +234,7 @@ class SQLiteJournal:
 class _Attempt(AbstractAsyncContextManager[None, bool]):
     """See `SQLiteJournal.processing`."""
 
-    def __init__(self, queue: "JournalQueue", event: Event) -> None:
+    def __init__(self, queue: JournalQueue, event: Event) -> None:
         self._queue = queue
         self._event = event
         self._entry: Entry | None = None
@@ -268,7 +263,7 @@ class _Attempt(AbstractAsyncContextManager[None, bool]):
                     await self._queue.take_attempt_back(self._entry)
         return False
 
-    async def _failed(self, entry: "Entry", exc: Exception) -> None:
+    async def _failed(self, entry: Entry, exc: Exception) -> None:
         attempts = entry.attempts
         again = await self._queue.fail(entry, f"{type(exc).__name__}: {printable(str(exc), 500)}")
         logger.error(
