@@ -2,8 +2,7 @@
 
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,13 +24,27 @@ from trio_agentmail import (
     Subscribed,
     UnknownEvent,
     decode_event,
+    open_agentmail_stream,
 )
 from trio_agentmail import _journal_line as line_module
 from trio_agentmail import _journal_queue as queue_module
 from trio_agentmail._codec import as_unknown
 from trio_agentmail._sqlite_store import SQLiteStore, read_journal
+from trio_agentmail.testing import FakeAgentMail
 
-from .journals import SCOPE, delivered, ids, in_a_thread, inline, mail, nothing_for, opened, take
+from .journals import (
+    SCOPE,
+    Disk,
+    delivered,
+    handle_all,
+    ids,
+    in_a_thread,
+    inline,
+    mail,
+    nothing_for,
+    opened,
+    take,
+)
 
 GAP = Disconnected(reason="cut")
 
@@ -39,33 +52,6 @@ GAP = Disconnected(reason="cut")
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "agent.db"
-
-
-class Crash(BaseException):
-    """Stands for the death of the process: nothing more is written."""
-
-
-@asynccontextmanager
-async def crashing(path: Path, **settings: Any) -> AsyncIterator[SQLiteJournal]:
-    """A journal whose process dies at the end of the block; what is on disk then is what was confirmed."""
-    dead = False
-
-    async def run_sync(function: Callable[[], Any]) -> Any:
-        await trio.lowlevel.checkpoint()
-        if dead and getattr(getattr(function, "func", function), "__name__", "") == "apply":
-            return [None] * len(function.args[0])  # type: ignore[attr-defined]
-        return function()
-
-    async with opened(path, run_sync=run_sync, **settings) as journal:
-        try:
-            yield journal
-        finally:
-            dead = True
-
-
-async def handle_all(journal: SQLiteJournal, events: list[Event]) -> None:
-    for event in events:
-        await journal.ack(event)
 
 
 # With threads, and without
@@ -86,7 +72,7 @@ async def test_events_come_in_order_with_the_notices_in_their_places(path: Path,
         events = await take(journal, 4)
     assert ids(events) == ["Subscribed", "event 1", "Disconnected", "delivery 2"]
     assert events[1] == mail(1)
-    assert [events[1].origin, events[1].attempt] == ["live", 1]  # type: ignore[union-attr]
+    assert [events[1].origin, events[1].attempt] == ["live", 1]
 
 
 async def test_what_was_not_handled_comes_first_at_the_next_start_and_what_was_never_again(
@@ -115,7 +101,7 @@ async def test_what_was_not_handled_comes_first_at_the_next_start_and_what_was_n
         assert await nothing_for(journal, 0.01)
 
 
-async def test_many_workers_get_through_ten_thousand_events(path: Path, run_sync: Any) -> None:
+async def test_many_workers_get_through_thousands_of_events(path: Path, run_sync: Any) -> None:
     count = 2000
     handled: list[str | None] = []
 
@@ -171,11 +157,7 @@ async def test_waiting_for_the_disk_does_not_hold_up_the_event_loop(
 async def test_an_event_is_on_disk_before_anybody_gets_it_and_record_does_not_wait_for_that(
     path: Path, autojump_clock: MockClock
 ) -> None:
-    async def slow(function: Callable[[], Any]) -> Any:
-        await trio.sleep(1)
-        return function()
-
-    async with opened(path, run_sync=slow) as journal:
+    async with opened(path, run_sync=Disk(seconds=1)) as journal:
         began = trio.current_time()
         await journal.record(mail(1))
         assert trio.current_time() == began
@@ -188,15 +170,8 @@ async def test_an_event_is_on_disk_before_anybody_gets_it_and_record_does_not_wa
 async def test_what_comes_while_the_disk_is_busy_is_written_in_one_transaction(
     path: Path, autojump_clock: MockClock
 ) -> None:
-    transactions = 0
-
-    async def counting(function: Callable[[], Any]) -> Any:
-        nonlocal transactions
-        transactions += getattr(getattr(function, "func", None), "__name__", "") == "apply"
-        await trio.sleep(1)
-        return function()
-
-    async with opened(path, run_sync=counting) as journal:
+    disk = Disk(seconds=1)
+    async with opened(path, run_sync=disk) as journal:
         await journal.record(mail(0))
         await wait_all_tasks_blocked()
         for number in range(1, 101):
@@ -206,18 +181,14 @@ async def test_what_comes_while_the_disk_is_busy_is_written_in_one_transaction(
             nursery.start_soon(journal.ack, events[0])
             nursery.start_soon(journal.keep, b"state")
         events = await take(journal, 100)
-        assert transactions == 3  # the first; the others; ack and state together
+        assert disk.transactions == 3  # the first; the others; ack and state together
         assert ids(events) == [f"event {number}" for number in range(1, 101)]
 
 
 async def test_record_waits_while_too_much_waits_for_the_disk(
     path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def slow(function: Callable[[], Any]) -> Any:
-        await trio.sleep(1)
-        return function()
-
-    async with opened(path, run_sync=slow) as journal:
+    async with opened(path, run_sync=Disk(seconds=1)) as journal:
         began = trio.current_time()
         monkeypatch.setattr(queue_module, "UNWRITTEN_EVENTS", 3)
         for number in range(3):
@@ -235,7 +206,7 @@ async def test_record_waits_while_too_much_waits_for_the_disk(
 async def test_record_waits_while_too_many_events_are_not_handled_and_says_so_once(
     path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    recorded = []
+    recorded: list[int] = []
 
     async def record() -> None:
         for number in range(6):
@@ -326,14 +297,10 @@ async def test_what_is_handled_before_its_turn_is_not_given(path: Path) -> None:
 
 
 async def test_what_is_handled_while_its_text_is_read_is_not_given(path: Path, autojump_clock: MockClock) -> None:
-    async def slow(function: Callable[[], Any]) -> Any:
-        await trio.sleep(1)
-        return function()
-
     async with opened(path) as journal:
         await journal.record(mail(1))
         await journal.record(mail(2))
-    async with opened(path, run_sync=slow) as journal, trio.open_nursery() as nursery:
+    async with opened(path, run_sync=Disk(seconds=1)) as journal, trio.open_nursery() as nursery:
         nursery.start_soon(journal.ack, mail(1))
         assert ids(await take(journal, 1)) == ["event 2"]
 
@@ -345,12 +312,12 @@ async def test_what_is_handled_while_its_text_is_read_is_not_given(path: Path, a
     "event",
     [
         mail(1),
-        attrs.evolve(mail(1), origin="recovered"),  # type: ignore[type-var]
+        attrs.evolve(mail(1), origin="recovered"),
         mail(1, text="\\ud83d half an emoji \\u0000 \\u202e"),
         decode_event(b'{"type": "event", "event_type": "brand.new", "event_id": "1"}'),
         decode_event(b"\xff not JSON at all"),
         decode_event('{"not": "an event \ud83d"}'),
-        UnknownEvent(reason="by hand", raw="text \ud83d"),
+        UnknownEvent(reason="by hand", raw="no bytes, but text: ü"),
         delivered(1),
         as_unknown(Subscribed(raw=b'{"type": "subscribed"}'), "nobody asked"),
     ],
@@ -431,3 +398,64 @@ async def test_a_second_consumer_is_refused(path: Path) -> None:
                 raise AssertionError
         await journal.record(mail(1))  # and the first goes on
         assert ids(await take(journal, 1)) == ["event 1"]
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"max_attempts": 0}, ValueError, "max_attempts is at least 1, not 0"),
+        ({"max_attempts": 1.5}, TypeError, "max_attempts is a whole number, not float"),
+        ({"max_attempts": True}, TypeError, "max_attempts is a whole number, not bool"),
+        ({"max_pending": -1}, ValueError, "max_pending is at least 1, not -1"),
+        ({"retry_delay": -1.0}, ValueError, "retry_delay is a number of seconds, not -1.0"),
+        ({"retry_delay": float("inf")}, ValueError, "retry_delay is a number of seconds, not inf"),
+        ({"retry_delay": float("nan")}, ValueError, "retry_delay is a number of seconds, not nan"),
+        ({"retry_delay": "1"}, TypeError, "retry_delay is a number of seconds, not str"),
+        ({"retry_delay": True}, TypeError, "retry_delay is a number of seconds, not bool"),
+        ({"path": ":memory:"}, ValueError, "would keep nothing"),
+        ({"path": ""}, ValueError, "would keep nothing"),
+        ({"path": b"agent.db"}, TypeError, "the path of a journal is text, not bytes"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(
+    settings: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        SQLiteJournal(**{"path": "agent.db"} | settings)
+
+
+async def test_a_journal_that_is_reached_by_a_link_is_the_same_journal(path: Path) -> None:
+    link = path.with_name("link.db")
+    link.symlink_to(path)
+    async with opened(path):
+        with pytest.raises(JournalInUse):
+            async with opened(link):
+                raise AssertionError
+    assert repr(SQLiteJournal(path)) == f"SQLiteJournal({str(path)!r})"
+
+
+# In a stream
+
+
+async def test_a_stream_with_a_journal_gives_what_was_not_handled_before_at_its_next_start(
+    path: Path, autojump_clock: MockClock
+) -> None:
+    fake = FakeAgentMail()
+    subjects: list[tuple[str | None, str, int]] = []
+    for _ in range(2):
+        journal = SQLiteJournal(path)
+        async with open_agentmail_stream(backend=fake, journal=journal, recovery=None) as events:
+            if not subjects:
+                for number in range(3):
+                    await fake.deliver(inbox_id="agent@agentmail.to", from_="jane@x.com", subject=str(number), text="")
+            with trio.move_on_after(1):
+                async for event in events:
+                    async with journal.processing(event):
+                        if isinstance(event, MessageReceivedEvent):
+                            subjects.append((event.message.subject, event.origin, event.attempt))
+                            if len(subjects) == 2:
+                                raise ValueError
+    assert subjects == [("0", "live", 1), ("1", "live", 1), ("2", "live", 1), ("1", "redelivered", 2)]

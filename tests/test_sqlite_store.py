@@ -144,6 +144,12 @@ def test_a_directory_in_the_place_of_the_file_is_a_clear_error(tmp_path: Path) -
         SQLiteStore(tmp_path / "agent.db", SCOPE, NOW)
 
 
+def test_something_else_in_the_place_of_the_lock_is_a_clear_error(path: Path) -> None:
+    path.with_name("agent.db-lock").write_bytes(b"a letter to my aunt " * 1000)
+    with pytest.raises(JournalError, match="not an SQLite database"):
+        SQLiteStore(path, SCOPE, NOW)
+
+
 def test_a_file_that_is_something_else_is_refused_and_left_alone(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE mine (x)")
@@ -265,7 +271,7 @@ def test_the_same_event_is_written_once_whether_it_is_handled_or_not(path: Path)
 
 def test_keys_keep_their_type(path: Path) -> None:
     with open_store(path) as store:
-        numbers = {"text": 1, b"text": 2}
+        numbers: dict[str | bytes, int] = {"text": 1, b"text": 2}
         for key, number in numbers.items():
             new = NewRow(
                 kind="", key=key, created=None, recorded_at=NOW, origin="live", event_type="message.sent", text=b"{}"

@@ -45,8 +45,8 @@ class JournalQueue:
         self.store = store
         self._commits = GroupCommit(store, run_sync)
         self._now = now
-        self._max_attempts = max_attempts
-        self._retry_delay = retry_delay
+        self.max_attempts = max_attempts
+        self.retry_delay = retry_delay
         self._max_pending = max_pending
         self._last_id = store.last_id()
         self._entries: dict[Hashable, Entry] = {}
@@ -257,7 +257,7 @@ class JournalQueue:
             Whether the event is given again after `retry_delay`; if not, it is a dead letter.
         """
         self._check_open()
-        if entry.attempts < self._max_attempts:
+        if entry.attempts < self.max_attempts:
             await self._commits.write(partial(self.store.fail, entry.id, error))
             self._retry_later(entry)
             return True
@@ -266,7 +266,7 @@ class JournalQueue:
         return False
 
     def _retry_later(self, entry: Entry) -> None:
-        self._line.retry(entry, trio.current_time() + self._retry_delay)
+        self._line.retry(entry, trio.current_time() + self.retry_delay)
         self._wake()
 
     def _end(self, entry: Entry) -> None:
@@ -311,5 +311,5 @@ def open_store(path: Path, scope: str, now: float, max_attempts: int) -> tuple[S
         store.close()
         raise
     for row in fatal:
-        logger.error("number %d in the journal (%s) is a dead letter: %s", row.id, row.event_type, CRASHED)
+        logger.error("%s (number %d in the journal) is a dead letter now: %s", row.event_type, row.id, CRASHED)
     return store, [row for row in pending if row not in fatal]

@@ -78,7 +78,7 @@ class SQLiteJournal:
         self._path = _checked_path(path)
         for name, number in (("max_attempts", max_attempts), ("max_pending", max_pending)):
             if isinstance(number, bool) or not isinstance(number, int):
-                raise TypeError(f"{name} is a number, not {type(number).__name__}")
+                raise TypeError(f"{name} is a whole number, not {type(number).__name__}")
             if number < 1:
                 raise ValueError(f"{name} is at least 1, not {number}")
         if isinstance(retry_delay, bool) or not isinstance(retry_delay, int | float):
@@ -264,14 +264,13 @@ class _Attempt(AbstractAsyncContextManager[None, bool]):
         return False
 
     async def _failed(self, entry: Entry, exc: Exception) -> None:
-        attempts = entry.attempts
-        again = await self._queue.fail(entry, f"{type(exc).__name__}: {printable(str(exc), 500)}")
+        queue = self._queue
+        number = entry.attempts
+        again = await queue.fail(entry, f"{type(exc).__name__}: {printable(str(exc), 500)}")
+        outcome = f"it comes again in {queue.retry_delay:g} s" if again else "it is a dead letter now"
+        # The traceback is that of the consumer's own code; nothing of the event is in the line.
         logger.error(
-            "attempt %d to handle %s failed; %s",
-            attempts,
-            entry,
-            "it comes again" if again else "it is a dead letter",
-            exc_info=exc,
+            "attempt %d of %d to handle %s failed: %s", number, queue.max_attempts, entry, outcome, exc_info=exc
         )
 
 
