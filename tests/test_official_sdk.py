@@ -103,7 +103,7 @@ def filled(cls: type, **given: Any) -> Any:
     values = {}
     for number, field in enumerate(attrs.fields(cls)):
         key = f"{cls.__name__}.{field.name}"
-        if field.name not in ("event_type", "_raw", "origin"):
+        if field.name not in ("event_type", "_raw", "origin", "attempt"):
             values[field.name] = VALUES[key] if key in VALUES else value_for(types[field.name], key, number)
     return cls(**values | given)
 
@@ -142,7 +142,7 @@ def differences(ours: Any, theirs: Any, path: str = "event") -> list[str]:
         return [
             difference
             for name in attrs.fields_dict(type(ours))
-            if name not in ("_raw", "origin") and getattr(ours, name) is not None
+            if name not in ("_raw", "origin", "attempt") and getattr(ours, name) is not None
             for difference in differences(getattr(ours, name), getattr(theirs, name, None), f"{path}.{name}")
         ]
     if isinstance(ours, tuple) and isinstance(theirs, list) and len(ours) == len(theirs):
