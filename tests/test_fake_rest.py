@@ -15,6 +15,7 @@ import httpx
 import pytest
 import trio
 import trustme
+from agentmail import AsyncAgentMail
 from trio.testing import MockClock
 
 from trio_agentmail import MessageReceivedEvent, decode_event
@@ -814,3 +815,16 @@ async def test_a_port_that_is_taken_is_an_error_and_leaves_the_other_one_free() 
                     pass
         async with fake.serve(websocket_port, http_port=http_port) as again:
             assert again == environment
+
+
+# To a client that is not httpx alone
+
+
+async def test_the_official_sdk_reaches_the_fake_in_memory(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    await fake.deliver(inbox_id=INBOX, subject="Hello")
+    async with httpx.AsyncClient(transport=fake.http_transport()) as http:
+        client = AsyncAgentMail(api_key="am_key", httpx_client=http)
+        # The SDK's own retries need asyncio.
+        page = await client.inboxes.messages.list(INBOX, request_options={"max_retries": 0})
+    assert [message.subject for message in page.messages] == ["Hello"]
