@@ -24,6 +24,7 @@ from websockets.trio.server import Server as WebsocketsServer
 from websockets.trio.server import ServerConnection
 from websockets.trio.server import serve as websockets_serve
 
+from tests.streams import open_agentmail_stream
 from trio_agentmail import (
     AgentMailEnvironment,
     Disconnected,
@@ -31,7 +32,6 @@ from trio_agentmail import (
     MessageReceivedEvent,
     ReconnectPolicy,
     Subscribed,
-    open_agentmail_stream,
 )
 from trio_agentmail._nursery import background_nursery
 

@@ -1,5 +1,6 @@
 """A slow consumer slows the reading, and not the memory; and no consumer can dead-lock itself."""
 
+import ssl
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -10,6 +11,8 @@ import trio
 import trio_websocket
 from trio.testing import MockClock, lockstep_stream_pair, wait_all_tasks_blocked
 
+from tests.backends import FakeBackend
+from tests.streams import open_agentmail_session, open_agentmail_stream
 from trio_agentmail import (
     AgentMailEnvironment,
     Disconnected,
@@ -17,8 +20,6 @@ from trio_agentmail import (
     MessageReceivedEvent,
     Subscribe,
     Subscribed,
-    open_agentmail_session,
-    open_agentmail_stream,
 )
 from trio_agentmail._websocket import WebSocket, client_websocket
 from trio_agentmail.testing import FakeAgentMail, encode_event
@@ -310,12 +311,11 @@ async def test_several_consumers_share_the_events(autojump_clock: MockClock) -> 
 Talk: TypeAlias = Callable[[trio_websocket.WebSocketConnection], Awaitable[None]]
 
 
-class LockstepBackend:
+class LockstepBackend(FakeBackend):
     """A server that cannot say more than is being read: nothing is buffered between it and the client."""
 
-    api_key = "am_key"
-
     def __init__(self, talk: Talk) -> None:
+        super().__init__()
         self._talk = talk
 
     async def _serve(self, stream: trio.abc.Stream, nursery: trio.Nursery) -> None:
@@ -328,7 +328,7 @@ class LockstepBackend:
 
     @asynccontextmanager
     async def open_websocket(
-        self, url: str, *, headers: Sequence[tuple[str, str]], max_message_size: int, ssl_context: object
+        self, url: str, *, headers: Sequence[tuple[str, str]], max_message_size: int, ssl_context: ssl.SSLContext | None
     ) -> AsyncIterator[WebSocket]:
         client_end, server_end = lockstep_stream_pair()
         async with trio.open_nursery() as nursery:

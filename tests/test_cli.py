@@ -48,6 +48,7 @@ from trio_agentmail.events import (
     Bounce,
     CalendarEvent,
     CalendarEventStartingEvent,
+    CaughtUp,
     Complaint,
     Delivery,
     Disconnected,
@@ -70,6 +71,7 @@ from trio_agentmail.events import (
     MessageSentEvent,
     Open,
     Recipient,
+    RecoveryFailed,
     Reject,
     Send,
     Subscribed,
@@ -462,7 +464,7 @@ async def test_the_demo_breaks_the_connection_in_many_ways_and_nothing_else_brea
 async def test_the_demo_notices_a_promise_that_does_not_hold(
     capsys: pytest.CaptureFixture[str], autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trio_agentmail._outbox.identity", lambda _: None)  # no de-duplication
+    monkeypatch.setattr("trio_agentmail._delivered.identity", lambda _: None)  # no de-duplication
     fake = FakeAgentMail()
     assert not await _demo.perform(Output(), fake, AgentMailEnvironment.PROD, backend=fake)
     output = capsys.readouterr().out
@@ -586,6 +588,19 @@ def test_the_last_line_does_not_hide_mail_that_should_have_come() -> None:
         (Subscribed(inbox_ids=("a", "b"), pod_ids=("p",)), "subscribed  a, b  p"),
         (Disconnected(reason="cut", code=1006), "disconnected  cut  (code 1006)"),
         (Disconnected(reason="cut"), "disconnected  cut  (code 1006)"),
+        (CaughtUp(since=NOON, requests=1), "caught up  0 recovered  (since 2026-01-02 12:00:00+00:00)"),
+        (
+            CaughtUp(since=NOON.replace(microsecond=5), recovered=1, known=2, held=3, failed=4, requests=5),
+            "caught up  1 recovered, 2 known, 3 held, 4 failed  (since 2026-01-02 12:00:00+00:00)",
+        ),
+        (
+            RecoveryFailed(inbox_id="a", since=NOON, reason="status 500"),
+            "recovery failed  a  status 500  (since 2026-01-02 12:00:00+00:00)",
+        ),
+        (
+            RecoveryFailed(pod_id="p", since=NOON, reason="cut"),
+            "recovery failed  p  cut  (since 2026-01-02 12:00:00+00:00)",
+        ),
         (ErrorEvent(name="rate_limit", message="slow down"), "error  rate_limit  slow down"),
         (UnknownEvent(reason="its type is not known: x"), "unknown  its type is not known: x"),
         (
@@ -661,6 +676,16 @@ def test_a_long_piece_of_text_is_cut() -> None:
             },
         ),
         (
+            '{"type": "caught_up", "event_type": "recovery_failed"}',
+            {
+                "type": "unknown",
+                "event_type": "recovery_failed",
+                "event_id": None,
+                "reason": "its type is not known: recovery_failed",
+                "payload": {"type": "caught_up", "event_type": "recovery_failed"},
+            },
+        ),
+        (
             "null",
             {
                 "type": "unknown",
@@ -695,6 +720,47 @@ def test_a_loss_is_an_object_of_our_own_in_json() -> None:
     assert line == (
         r'{"type":"disconnected","reason":"\u007f","code":1006,"last_received":"2026-01-02T12:00:00+00:00"}'
     )
+
+
+def test_what_recovery_tells_is_an_object_of_our_own_in_json() -> None:
+    assert event_json(CaughtUp(since=NOON, recovered=1, known=2, held=3, failed=4, requests=5)) == (
+        '{"type":"caught_up","since":"2026-01-02T12:00:00+00:00",'
+        '"recovered":1,"known":2,"held":3,"failed":4,"requests":5}'
+    )
+    assert json.loads(event_json(RecoveryFailed(since=NOON, reason="cut"))) == {
+        "type": "recovery_failed",
+        "inbox_id": None,
+        "pod_id": None,
+        "since": "2026-01-02T12:00:00+00:00",
+        "reason": "cut",
+    }
+    line = event_json(RecoveryFailed(inbox_id=HOSTILE, pod_id=HOSTILE, since=NOON, reason=HOSTILE))
+    assert re.fullmatch(r"[ -~]*", line)
+    assert json.loads(line)["inbox_id"] == HOSTILE
+
+
+def test_what_recovery_tells_cannot_draw_on_the_terminal() -> None:
+    line = event_line(RecoveryFailed(inbox_id=HOSTILE, pod_id=HOSTILE, since=NOON, reason=HOSTILE), NOON).plain
+    assert line.isprintable()
+    assert line.count("[red]r[/red]") == 3
+
+
+def test_what_may_be_missing_is_shown_in_another_colour_than_what_is_complete() -> None:
+    styles = [
+        event_line(event, NOON).spans[-1].style
+        for event in (
+            CaughtUp(since=NOON, recovered=1),
+            CaughtUp(since=NOON, recovered=1, failed=1),
+            RecoveryFailed(since=NOON, reason="cut"),
+        )
+    ]
+    assert styles == ["green", "yellow", "bold red"]
+
+
+def test_the_help_names_every_type_of_object() -> None:
+    shown = run("listen", "--help").output
+    for name in ("event", "subscribed", "error", "disconnected", "caught_up", "recovery_failed", "unknown"):
+        assert f'"{name}"' in shown
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import attrs
 import pytest
 
 from trio_agentmail import _parts, events
-from trio_agentmail._codec import as_unknown, decode_event, encode_subscribe, identity
+from trio_agentmail._codec import as_unknown, decode_event, encode_subscribe, identity, mail_key
 from trio_agentmail._settings import Subscribe
 from trio_agentmail._structuring import converter
 from trio_agentmail.events import (
@@ -19,6 +19,7 @@ from trio_agentmail.events import (
     CalendarEvent,
     CalendarEventPrevious,
     CalendarEventUpdatedEvent,
+    CaughtUp,
     Disconnected,
     DomainVerifiedEvent,
     ErrorEvent,
@@ -28,6 +29,7 @@ from trio_agentmail.events import (
     MessageSecurityReviewEvent,
     MessageSentEvent,
     Recipient,
+    RecoveryFailed,
     Recurrence,
     RecurrencePeriod,
     Send,
@@ -37,6 +39,8 @@ from trio_agentmail.events import (
     VerificationRecord,
 )
 from trio_agentmail.testing._encode import encode_event
+
+NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 
 IDS: dict[str, Any] = {"inbox_id": "agent@agentmail.to", "message_id": "<1@example.com>"}
 
@@ -590,8 +594,9 @@ def received(event_type: str = "message.received", **changes: Any) -> MessageRec
 
 def test_a_mail_is_the_same_by_its_inbox_and_message_id_under_whatever_event_id() -> None:
     first = received()
-    assert identity(first) == ("message.received", "agent@agentmail.to", "<1@example.com>")
-    assert identity(attrs.evolve(first, event_id="evt_2", raw="x", origin="recovered")) == identity(first)
+    assert identity(first) == ("message.received", "agent@agentmail.to\0<1@example.com>")
+    assert identity(first) == ("message.received", mail_key("agent@agentmail.to", "<1@example.com>"))
+    assert identity(attrs.evolve(first, event_id="evt_2", raw="x", origin="recovered", attempt=2)) == identity(first)
     others = [
         received("message.received.spam"),
         received(inbox_id="b@agentmail.to"),
@@ -602,20 +607,34 @@ def test_a_mail_is_the_same_by_its_inbox_and_message_id_under_whatever_event_id(
 
 def test_other_events_are_the_same_by_their_event_id() -> None:
     sent = MessageSentEvent(event_id="evt_1", send=Send(), raw="x")
-    assert identity(sent) == "evt_1"
-    assert identity(decode({"type": "event", "event_type": "message.new", "event_id": "evt_2"})) == "evt_2"
+    assert identity(sent) == ("", "evt_1")
+    assert identity(decode({"type": "event", "event_type": "message.new", "event_id": "evt_2"})) == ("", "evt_2")
 
 
 def test_without_an_event_id_the_text_tells_at_a_fixed_cost() -> None:
     frame = {"event_type": "message.sent", "send": {"message_id": "x" * 100_000}}
     first = identity(decode(frame))
-    assert isinstance(first, bytes)
-    assert len(first) == 16
+    assert first is not None
+    kind, key = first
+    assert kind == ""
+    assert isinstance(key, bytes)
+    assert len(key) == 16
     assert identity(decode(frame)) == first
-    assert identity(decode(frame | {"event_id": ""})) not in (first, "", None)
+    assert identity(decode(frame | {"event_id": ""})) not in (first, ("", ""), None)
     assert identity(decode_event("no JSON")) == identity(decode_event(b"no JSON"))
     assert identity(decode_event("né JSON")) == identity(decode_event("né JSON".encode()))
     assert identity(UnknownEvent(raw="\ud83d")) != identity(UnknownEvent(raw="\ud83e"))
+
+
+def test_a_long_message_id_or_event_id_tells_at_a_fixed_cost() -> None:
+    long = [f"{'x' * 100_000}{end}" for end in ("1", "2", "\ud83d")]
+    mails = [identity(received(message_id=text)) for text in long]
+    others = [identity(MessageSentEvent(event_id=text, send=Send())) for text in long]
+    known = {known for known in [*mails, *others] if known is not None}
+    assert len(known) == 6
+    assert {kind for kind, _ in known} == {"message.received", ""}
+    assert all(isinstance(key, bytes) and len(key) == 16 for _, key in known)
+    assert identity(received(message_id=long[0], text="other")) == mails[0]
 
 
 def test_what_tells_something_new_every_time_is_never_the_same() -> None:
@@ -623,6 +642,8 @@ def test_what_tells_something_new_every_time_is_never_the_same() -> None:
         decode({"type": "subscribed"}),
         decode({"type": "error", "name": "rate_limit"}),
         Disconnected(reason="x"),
+        CaughtUp(since=NOON),
+        RecoveryFailed(since=NOON, reason="x"),
         MessageSentEvent(send=Send()),
     ):
         assert identity(event) is None
@@ -699,7 +720,9 @@ def test_an_unknown_event_is_written_as_its_payload() -> None:
 @pytest.mark.parametrize(
     ("event", "message"),
     [
-        (Disconnected(reason="x"), "Disconnected has no wire form"),
+        (Disconnected(reason="x"), "Disconnected has no wire form: .* cut the connection instead"),
+        (CaughtUp(since=NOON), "CaughtUp has no wire form: the client makes it"),
+        (RecoveryFailed(since=NOON, reason="x"), "RecoveryFailed has no wire form: the client makes it"),
         (UnknownEvent(raw="{", reason="not JSON"), "without payload has no wire form"),
         (UnknownEvent(payload={"a": float("nan")}), "no wire form: "),
         (UnknownEvent(payload={"a": object()}), "not JSON serializable"),

@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 
 from trio_agentmail._codec import decode_event, identity
 from trio_agentmail.events import (
+    CaughtUp,
     Disconnected,
     ErrorEvent,
     Event,
     MessageReceivedEvent,
+    RecoveryFailed,
     Subscribed,
     UnknownEvent,
 )
@@ -76,7 +78,7 @@ def instances(cls: Any) -> st.SearchStrategy[Any]:
     return st.builds(cls, **fields)
 
 
-SERVER_CLASSES = [cls for cls in get_args(Event) if cls not in (Disconnected, UnknownEvent)]
+SERVER_CLASSES = [cls for cls in get_args(Event) if cls not in (Disconnected, CaughtUp, RecoveryFailed, UnknownEvent)]
 server_events = st.one_of([instances(cls) for cls in SERVER_CLASSES])
 
 
@@ -121,10 +123,10 @@ def conforms(value: Any, type_: Any) -> bool:
 def check(text: str) -> Event:
     event = decode_event(text)
     assert type(event) in get_args(Event)
-    assert not isinstance(event, Disconnected)
+    assert not isinstance(event, Disconnected | CaughtUp | RecoveryFailed)
     assert conforms(event, type(event))
     assert event.raw == text
-    assert event.origin == "live"
+    assert (event.origin, event.attempt) == ("live", 1)
     assert isinstance(event, UnknownEvent) is bool(getattr(event, "reason", ""))
     assert isinstance(identity(event), Hashable)
     repr(event).encode()
@@ -243,6 +245,8 @@ def test_whatever_was_decoded_can_be_encoded_and_comes_back_as_it_was(frame: Any
 
 
 @repeatable
-@given(server_events, st.text())
-def test_the_encoded_text_comes_from_the_fields_and_not_from_the_text_received(event: Any, raw: str) -> None:
-    assert encode_event(attrs.evolve(event, raw=raw, origin=raw)) == encode_event(event)
+@given(server_events, st.text(), st.integers())
+def test_the_encoded_text_comes_from_the_fields_and_not_from_the_text_received(
+    event: Any, raw: str, attempt: int
+) -> None:
+    assert encode_event(attrs.evolve(event, raw=raw, origin=raw, attempt=attempt)) == encode_event(event)

@@ -10,6 +10,8 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from tests.backends import FakeBackend
+from tests.streams import open_agentmail_session, open_agentmail_stream
 from trio_agentmail import (
     AgentMailEnvironment,
     ApiError,
@@ -20,8 +22,6 @@ from trio_agentmail import (
     Subscribe,
     Subscribed,
     UnknownEvent,
-    open_agentmail_session,
-    open_agentmail_stream,
 )
 from trio_agentmail._websocket import WebSocket
 from trio_agentmail.errors import ConnectionLost
@@ -30,7 +30,9 @@ from trio_agentmail.testing import FakeAgentMail
 MIB = 2**20
 
 Opener = Callable[..., AbstractAsyncContextManager[Any]]
-both_openers = pytest.mark.parametrize("opener", [open_agentmail_stream, open_agentmail_session])
+both_openers = pytest.mark.parametrize(
+    "opener", [open_agentmail_stream, open_agentmail_session], ids=["stream", "session"]
+)
 
 
 @pytest.fixture
@@ -52,13 +54,12 @@ def numbered(n: int) -> str:
     return f'{{"event_type":"new.kind","event_id":"{n}"}}'
 
 
-class Network:
+class Network(FakeBackend):
     """The fake, behind a network in which the first connections hang; it has no key of its own."""
 
-    api_key = None
-
     def __init__(self, fake: FakeAgentMail, *, hanging: float = 0) -> None:
-        self.fake = fake
+        super().__init__(fake)
+        self.api_key = None
         self.hanging = hanging
         self.attempts = 0
 
@@ -74,7 +75,7 @@ class Network:
         self.attempts += 1
         if self.attempts <= self.hanging:
             await trio.sleep_forever()
-        async with self.fake.open_websocket(
+        async with super().open_websocket(
             url, headers=headers, max_message_size=max_message_size, ssl_context=ssl_context
         ) as websocket:
             yield websocket
@@ -448,13 +449,12 @@ async def test_a_context_for_servers_is_refused_at_once(autojump_clock: MockCloc
 async def test_a_confirmation_in_the_very_moment_in_which_time_runs_out_is_too_late(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
 
-    class LateOnce:
-        api_key = fake.api_key
+    class LateOnce(FakeBackend):
         late = True
 
         @asynccontextmanager
         async def open_websocket(self, url: str, **kwargs: Any) -> AsyncIterator[WebSocket]:
-            async with fake.open_websocket(url, **kwargs) as websocket:
+            async with super().open_websocket(url, **kwargs) as websocket:
                 receive = websocket.receive
 
                 async def receive_late() -> bytes:
@@ -468,7 +468,7 @@ async def test_a_confirmation_in_the_very_moment_in_which_time_runs_out_is_too_l
                     websocket.receive = receive_late  # type: ignore[method-assign]
                 yield websocket
 
-    async with open_agentmail_session(backend=LateOnce(), open_timeout=5) as session:
+    async with open_agentmail_session(backend=LateOnce(fake), open_timeout=5) as session:
         await trio.sleep(100)
         assert session.statistics().connections == 1
         assert len(fake.handshakes) == 2

@@ -9,12 +9,14 @@ import pytest
 from trio_agentmail import events
 from trio_agentmail.events import (
     CalendarEvent,
+    CaughtUp,
     Disconnected,
     Domain,
     ErrorEvent,
     Event,
     Message,
     MessageReceivedEvent,
+    RecoveryFailed,
     Subscribed,
     UnknownEvent,
     VerificationRecord,
@@ -180,7 +182,11 @@ EVENT_TYPES = {
 
 CLASSES = [value for name in events.__all__ if isinstance(value := getattr(events, name), type)]
 
-FROM_SERVER = [cls for cls in get_args(Event) if cls is not Disconnected]
+MADE_HERE = {Disconnected, CaughtUp, RecoveryFailed}
+
+FROM_SERVER = [cls for cls in get_args(Event) if cls not in MADE_HERE]
+
+NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 
 
 def field_names(cls: type) -> set[str]:
@@ -189,16 +195,16 @@ def field_names(cls: type) -> set[str]:
 
 @pytest.mark.parametrize("cls", WIRE_FIELDS, ids=lambda cls: cls.__name__)
 def test_a_class_has_the_fields_that_the_wire_has(cls: type) -> None:
-    made_here = {"_raw", "origin"} if cls in get_args(Event) else set()
+    made_here = {"_raw", "origin", "attempt"} if cls in get_args(Event) else set()
     assert field_names(cls) == set(WIRE_FIELDS[cls].split()) | made_here
 
 
 def test_every_class_is_on_the_wire_or_made_here() -> None:
-    assert set(CLASSES) == set(WIRE_FIELDS) | {UnknownEvent, Disconnected}
+    assert set(CLASSES) == set(WIRE_FIELDS) | {UnknownEvent} | MADE_HERE
 
 
 def test_event_is_the_union_of_all_that_a_stream_yields() -> None:
-    assert set(get_args(Event)) == {*EVENT_TYPES.values(), Subscribed, ErrorEvent, UnknownEvent, Disconnected}
+    assert set(get_args(Event)) == {*EVENT_TYPES.values(), Subscribed, ErrorEvent, UnknownEvent, *MADE_HERE}
 
 
 @pytest.mark.parametrize("event_type", EVENT_TYPES)
@@ -230,6 +236,17 @@ def test_what_came_from_the_server_keeps_its_text_which_is_neither_compared_nor_
 
 
 @pytest.mark.parametrize("cls", FROM_SERVER, ids=lambda cls: cls.__name__)
+def test_the_how_manieth_attempt_it_is_is_neither_compared_nor_shown(cls: type) -> None:
+    needed: dict[str, Any] = {f.name: "x" for f in attrs.fields(cls) if f.default is attrs.NOTHING}
+    first: Any = cls(**needed)
+    third: Any = cls(**needed, attempt=3)
+    assert (first.attempt, third.attempt) == (1, 3)
+    assert third == first
+    assert hash(third) == hash(first)
+    assert repr(third) == repr(first)
+
+
+@pytest.mark.parametrize("cls", FROM_SERVER, ids=lambda cls: cls.__name__)
 def test_the_text_can_be_given_as_bytes_and_can_be_replaced(cls: type) -> None:
     needed: dict[str, Any] = {f.name: "x" for f in attrs.fields(cls) if f.default is attrs.NOTHING}
     received: Any = cls(**needed, raw='{"é": "👋"}'.encode())
@@ -242,10 +259,27 @@ def test_the_text_can_be_given_as_bytes_and_can_be_replaced(cls: type) -> None:
         assert same.raw == received.raw
 
 
-def test_disconnected_has_no_text_since_it_is_made_here() -> None:
-    lost = Disconnected(reason="going away", code=1001, last_received=datetime(2026, 1, 2, tzinfo=UTC))
-    assert field_names(Disconnected) == {"reason", "code", "last_received"}
-    assert lost == attrs.evolve(lost)
+@pytest.mark.parametrize(
+    ("event", "fields"),
+    [
+        (Disconnected(reason="going away", code=1001, last_received=NOON), "reason code last_received"),
+        (
+            CaughtUp(since=NOON, recovered=1, known=2, held=3, failed=4, requests=5),
+            "since recovered known held failed requests",
+        ),
+        (RecoveryFailed(inbox_id="a", pod_id="p", since=NOON, reason="status 500"), "inbox_id pod_id since reason"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_is_made_here_has_no_text(event: Event, fields: str) -> None:
+    assert field_names(type(event)) == set(fields.split())
+    assert event == attrs.evolve(event)
+
+
+def test_what_is_made_here_needs_no_more_than_it_must_tell() -> None:
+    assert attrs.astuple(Disconnected(reason="cut")) == ("cut", 1006, None)
+    assert attrs.astuple(CaughtUp(since=NOON)) == (NOON, 0, 0, 0, 0, 0)
+    assert attrs.astuple(RecoveryFailed(since=NOON, reason="status 500")) == (None, None, NOON, "status 500")
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)

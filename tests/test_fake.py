@@ -131,14 +131,66 @@ async def test_the_fake_has_a_key_for_callers_without_one() -> None:
     assert FakeAgentMail().api_key.startswith("am_fake")
 
 
-async def test_on_the_mock_clock_nothing_runs_in_a_thread(autojump_clock: MockClock) -> None:
-    assert await FakeAgentMail().run_sync(threading.get_ident) == threading.get_ident()
+# The rest of a backend
 
 
-async def test_on_the_real_clock_what_waits_for_a_disk_runs_in_a_thread() -> None:
+async def test_on_a_mock_clock_the_time_of_day_passes_as_that_does(autojump_clock: MockClock) -> None:
+    before = int(time.time())
     fake = FakeAgentMail()
-    assert await fake.run_sync(threading.get_ident) != threading.get_ident()
-    assert fake.now() == pytest.approx(time.time(), abs=5)
+    began = fake.now()
+    assert before <= began <= time.time() + trio.current_time()
+    await trio.sleep(3 * 86_400)
+    assert fake.now() == began + 3 * 86_400
+
+
+async def test_on_a_real_clock_it_tells_the_time_of_this_machine() -> None:
+    fake = FakeAgentMail()
+    before = time.time()
+    assert before <= fake.now() <= time.time()
+
+
+async def test_the_last_sign_of_life_of_a_connection_is_told_by_the_fakes_clock(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    async with connect(fake) as websocket:
+        await subscribe(websocket)
+        await trio.sleep(86_400)
+        await fake.send_raw("{}")
+        await receive(websocket)
+        assert websocket.watched.last_received == fake.now()
+
+
+def which_thread() -> threading.Thread:
+    return threading.current_thread()
+
+
+async def test_on_a_mock_clock_what_waits_for_a_disk_uses_no_thread_since_the_clock_would_not_wait_for_it(
+    autojump_clock: MockClock,
+) -> None:
+    began = trio.current_time()
+    with trio.fail_after(1):
+        assert await FakeAgentMail().run_sync(which_thread) is threading.current_thread()
+    assert trio.current_time() == began
+
+
+async def test_on_a_real_clock_what_waits_for_a_disk_is_called_in_a_thread() -> None:
+    assert await FakeAgentMail().run_sync(which_thread) is not threading.current_thread()
+
+
+async def test_on_a_mock_clock_too_such_a_function_is_not_called_for_who_is_cancelled_and_its_error_comes_out(
+    autojump_clock: MockClock,
+) -> None:
+    error = OSError("disk full")
+
+    def fail() -> None:
+        raise error
+
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await FakeAgentMail().run_sync(fail)
+    assert scope.cancelled_caught
+    with pytest.raises(OSError) as caught:
+        await FakeAgentMail().run_sync(fail)
+    assert caught.value is error
 
 
 # Subscriptions and who is told of what

@@ -19,6 +19,8 @@ from websockets.protocol import OPEN, Event
 from websockets.server import ServerProtocol
 from websockets.trio.server import Server, ServerConnection
 
+from tests.backends import FakeBackend
+from tests.streams import open_agentmail_session, open_agentmail_stream
 from trio_agentmail import (
     AuthenticationError,
     ConnectionFailed,
@@ -29,8 +31,6 @@ from trio_agentmail import (
     Subscribed,
     UnknownEvent,
     events,
-    open_agentmail_session,
-    open_agentmail_stream,
 )
 from trio_agentmail._nursery import background_nursery
 from trio_agentmail._websocket import WebSocket, client_websocket
@@ -91,7 +91,7 @@ async def stay(connection: Connection) -> None:
     await connection.wait_closed()
 
 
-class Foreign:
+class Foreign(FakeBackend):
     """A backend that connects to the `websockets` package's server.
 
     Args:
@@ -99,14 +99,13 @@ class Foreign:
         process_request: As in `websockets.trio.server.serve`, and so are the options.
     """
 
-    api_key = "am_key"
-
     def __init__(
         self,
         handle: Handle = stay,
         process_request: Callable[[ServerConnection, Request], Response | None] | None = None,
         **options: Any,
     ) -> None:
+        super().__init__()
         self.handle = handle
         self.process_request = process_request
         self.options = {"ping_interval": None} | options

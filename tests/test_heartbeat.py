@@ -20,18 +20,19 @@ from wsproto.events import (
     TextMessage,
 )
 
-from trio_agentmail import Disconnected, Event, Subscribed, UnknownEvent, open_agentmail_session, open_agentmail_stream
+from tests.backends import FakeBackend
+from tests.streams import open_agentmail_session, open_agentmail_stream
+from trio_agentmail import Disconnected, Event, Subscribed, UnknownEvent
 from trio_agentmail._nursery import background_nursery
 from trio_agentmail._websocket import WebSocket, client_websocket
 from trio_agentmail.testing import FakeAgentMail
 
 
-class Peer:
+class Peer(FakeBackend):
     """A server made by hand, which writes down when pings come, counted from the last subscription."""
 
-    api_key = "am_key"
-
     def __init__(self, *, answers: bool = True, delay: float = 0) -> None:
+        super().__init__()
         self.answers = answers
         self.delay = delay
         self.pings: list[float] = []
@@ -74,7 +75,7 @@ class Peer:
                 await self.push('{"type":"subscribed"}')
                 self.subscribed_at = trio.current_time()
             case Ping():
-                self.pings.append(round(self.now, 3))
+                self.pings.append(round(self.subscribed_for, 3))
                 if self.answers:
                     await trio.sleep(self.delay)
                     await self.send(event.response())
@@ -84,7 +85,7 @@ class Peer:
                 await self.send(event.response())
 
     @property
-    def now(self) -> float:
+    def subscribed_for(self) -> float:
         return trio.current_time() - self.subscribed_at
 
     async def send(self, event: wsproto.events.Event) -> None:
@@ -215,13 +216,13 @@ async def test_a_server_that_answers_no_ping_is_given_up_after_interval_and_time
     peer = Peer(answers=False)
     async with open_agentmail_stream(backend=peer) as events:
         lost = await next_loss(events)
-        assert peer.now == pytest.approx(40)
+        assert peer.subscribed_for == pytest.approx(40)
         assert lost.code == 1006
         assert "20" in lost.reason
         assert "ping" in lost.reason
         assert isinstance(await anext(events), Subscribed)
         await next_loss(events)
-        assert peer.now == pytest.approx(40)
+        assert peer.subscribed_for == pytest.approx(40)
     assert peer.pings == [20, 20]
 
 
@@ -232,7 +233,7 @@ async def test_interval_and_timeout_can_be_chosen(autojump_clock: MockClock) -> 
         await trio.sleep(2)
         await peer.push("[]")
         await next_loss(events)
-        assert peer.now == pytest.approx(2 + 5 + 3)
+        assert peer.subscribed_for == pytest.approx(2 + 5 + 3)
 
 
 async def test_a_half_open_connection_is_noticed_and_made_again(autojump_clock: MockClock) -> None:

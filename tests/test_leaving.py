@@ -13,6 +13,8 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from tests.backends import FakeBackend
+from tests.streams import open_agentmail_session, open_agentmail_stream
 from trio_agentmail import (
     AgentMailEnvironment,
     AgentMailSession,
@@ -22,15 +24,15 @@ from trio_agentmail import (
     Subscribe,
     Subscribed,
     SubscriptionRejected,
-    open_agentmail_session,
-    open_agentmail_stream,
 )
 from trio_agentmail.testing import FakeAgentMail
 
 INBOX = "agent@agentmail.to"
 
 Opener: TypeAlias = Callable[..., AbstractAsyncContextManager[Any]]
-with_both = pytest.mark.parametrize("opener", [open_agentmail_stream, open_agentmail_session])
+with_both = pytest.mark.parametrize(
+    "opener", [open_agentmail_stream, open_agentmail_session], ids=["stream", "session"]
+)
 
 
 class Mishap(Exception):
@@ -939,13 +941,11 @@ async def test_a_body_that_raises_after_the_stream_has_closed_itself_is_left_as_
 # A bug in the backend
 
 
-class BuggyBackend:
+class BuggyBackend(FakeBackend):
     """Has a bug that the connection of that number, counted from 1, comes upon."""
 
-    api_key = "am_key"
-
     def __init__(self, fake: FakeAgentMail, at: int) -> None:
-        self._fake = fake
+        super().__init__(fake)
         self._at = at
         self._connections = 0
 
@@ -953,7 +953,7 @@ class BuggyBackend:
         self._connections += 1
         if self._connections == self._at:
             raise ZeroDivisionError("a bug")
-        return self._fake.open_websocket(url, **kwargs)
+        return super().open_websocket(url, **kwargs)
 
 
 @with_both
@@ -1008,18 +1008,16 @@ async def test_a_bug_in_the_fake_while_the_body_sleeps_comes_out_as_itself(
                 await trio.sleep_forever()
 
 
-class BuggyGoodbye:
+class BuggyGoodbye(FakeBackend):
     """Has a bug that shows when a connection is given back, in a task of the stream."""
 
-    api_key = "am_key"
-
     def __init__(self, fake: FakeAgentMail, error: Exception | None = None) -> None:
-        self._fake = fake
+        super().__init__(fake)
         self._error = error or ZeroDivisionError("a bug")
 
     @asynccontextmanager
     async def open_websocket(self, url: str, **kwargs: Any) -> Any:
-        async with self._fake.open_websocket(url, **kwargs) as websocket:
+        async with super().open_websocket(url, **kwargs) as websocket:
             yield websocket
             raise self._error
 

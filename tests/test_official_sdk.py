@@ -103,13 +103,17 @@ VALUES = {
 """Fields for which the SDK has a list of values, or which do not go together with others."""
 
 
+MADE_HERE = ("_raw", "origin", "attempt")
+"""The fields of an event that are not on the wire."""
+
+
 def filled(cls: type, **given: Any) -> Any:
     """An instance of an attrs class of ours with a value in every field."""
     types = get_type_hints(cls)
     values = {}
     for number, field in enumerate(attrs.fields(cls)):
         key = f"{cls.__name__}.{field.name}"
-        if field.name not in ("event_type", "_raw", "origin", "attempt"):
+        if field.name not in ("event_type", *MADE_HERE):
             values[field.name] = VALUES[key] if key in VALUES else value_for(types[field.name], key, number)
     return cls(**values | given)
 
@@ -148,7 +152,7 @@ def differences(ours: Any, theirs: Any, path: str = "event") -> list[str]:
         return [
             difference
             for name in attrs.fields_dict(type(ours))
-            if name not in ("_raw", "origin", "attempt") and getattr(ours, name) is not None
+            if name not in MADE_HERE and getattr(ours, name) is not None
             for difference in differences(getattr(ours, name), getattr(theirs, name, None), f"{path}.{name}")
         ]
     if isinstance(ours, tuple) and isinstance(theirs, list) and len(ours) == len(theirs):

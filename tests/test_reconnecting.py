@@ -2,10 +2,9 @@
 
 import logging
 import ssl
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import count, pairwise
 
 import attrs
@@ -13,22 +12,24 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from tests.backends import FakeBackend
+from tests.streams import open_agentmail_session, open_agentmail_stream
 from trio_agentmail import (
     AgentMailSession,
     ApiError,
     AuthenticationError,
+    CaughtUp,
     ConnectionFailed,
     Disconnected,
     ErrorEvent,
     Event,
     MessageReceivedEvent,
     ReconnectPolicy,
+    RecoveryFailed,
     Subscribe,
     Subscribed,
     SubscriptionRejected,
     UnknownEvent,
-    open_agentmail_session,
-    open_agentmail_stream,
 )
 from trio_agentmail._websocket import WebSocket
 from trio_agentmail.errors import ConnectionLost
@@ -38,17 +39,6 @@ A = Subscribe(inbox_ids=["a"])
 B = Subscribe(inbox_ids=["b"])
 C = Subscribe(inbox_ids=["c"])
 BOTH = Subscribe(inbox_ids=["a", "b"])
-
-
-@pytest.fixture
-def calendar_is_mocked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The time of day follows Trio's clock: it is 1970, and the test began at midnight."""
-    real_time = time.time
-
-    def mock_time() -> float:
-        return round(trio.current_time(), 3) if trio.lowlevel.in_trio_run() else real_time()
-
-    monkeypatch.setattr("time.time", mock_time)
 
 
 def word(event: Event) -> str:
@@ -64,6 +54,8 @@ def word(event: Event) -> str:
             return f"error {name}"
         case UnknownEvent(event_type=event_type):
             return f"unknown {event_type}"
+        case CaughtUp() | RecoveryFailed():  # pragma: no cover
+            raise AssertionError(event)
     return event.event_type
 
 
@@ -86,17 +78,21 @@ async def mail(fake: FakeAgentMail, *subjects: str, inbox_id: str = "a") -> None
         await fake.deliver(inbox_id=inbox_id, subject=subject)
 
 
+def time_of_day(fake: FakeAgentMail) -> datetime:
+    """It passes as Trio's clock does, so here in exact steps."""
+    return datetime.fromtimestamp(fake.now(), UTC)
+
+
 def waits(fake: FakeAgentMail) -> list[float]:
     """Seconds from each handshake to the next."""
     return [round(later.at - earlier.at, 3) for earlier, later in pairwise(fake.handshakes)]
 
 
-class Scripted:
+class Scripted(FakeBackend):
     """The fake, behind a network that does with the connection of a number what the script says."""
 
     def __init__(self, fake: FakeAgentMail, script: dict[int, float | Exception]) -> None:
-        self.fake = fake
-        self.api_key = fake.api_key
+        super().__init__(fake)
         self.script = script
         self.attempts = 0
 
@@ -115,7 +111,7 @@ class Scripted:
             await trio.lowlevel.checkpoint()
             raise step
         await trio.sleep(step)
-        async with self.fake.open_websocket(
+        async with super().open_websocket(
             url, headers=headers, max_message_size=max_message_size, ssl_context=ssl_context
         ) as websocket:
             yield websocket
@@ -300,10 +296,9 @@ async def test_what_was_received_before_the_loss_comes_before_it_to_a_slow_consu
         assert await take_all(events) == "S 1 2 3 4 5 D S"
 
 
-async def test_a_disconnected_says_what_happened_and_since_when(
-    calendar_is_mocked: None, autojump_clock: MockClock
-) -> None:
+async def test_a_disconnected_says_what_happened_and_since_when(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
+    began = time_of_day(fake)
     async with open_agentmail_stream(backend=fake, ping_interval=None) as events:
         assert await take(events, 1) == "S"
         await trio.sleep(100)
@@ -316,11 +311,12 @@ async def test_a_disconnected_says_what_happened_and_since_when(
         assert lost.code == 1012
         assert "service restart" in lost.reason
         # The close frame was a sign of life as well.
-        assert lost.last_received == datetime(1970, 1, 1, 0, 2, 30, tzinfo=UTC)
+        assert lost.last_received == began + timedelta(seconds=150)
 
 
-async def test_a_cut_is_told_from_a_close(calendar_is_mocked: None, autojump_clock: MockClock) -> None:
+async def test_a_cut_is_told_from_a_close(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
+    began = time_of_day(fake)
     async with open_agentmail_stream(backend=fake, ping_interval=None) as events:
         await trio.sleep(100)
         await mail(fake, "a sign of life")
@@ -330,7 +326,7 @@ async def test_a_cut_is_told_from_a_close(calendar_is_mocked: None, autojump_clo
         lost = await anext(events)
         assert isinstance(lost, Disconnected)
         assert lost.code == 1006
-        assert lost.last_received == datetime(1970, 1, 1, 0, 1, 40, tzinfo=UTC)
+        assert lost.last_received == began + timedelta(seconds=100)
 
 
 async def test_an_oversized_message_costs_the_connection_and_nothing_before_it(autojump_clock: MockClock) -> None:
@@ -502,21 +498,20 @@ async def test_statistics_count_what_came_and_what_was_made_of_it(autojump_clock
             full.received = 0  # type: ignore[misc]
 
 
-async def test_statistics_tell_the_last_sign_of_life_and_the_last_error(
-    calendar_is_mocked: None, autojump_clock: MockClock
-) -> None:
+async def test_statistics_tell_the_last_sign_of_life_and_the_last_error(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
+    began = time_of_day(fake)
     async with open_agentmail_session(backend=fake, ping_interval=None) as session:
-        assert session.statistics().last_received == datetime(1970, 1, 1, tzinfo=UTC)
+        assert session.statistics().last_received == began
         await trio.sleep(100)
         await mail(fake, "1")
         await trio.sleep(20)
-        assert session.statistics().last_received == datetime(1970, 1, 1, 0, 1, 40, tzinfo=UTC)
+        assert session.statistics().last_received == began + timedelta(seconds=100)
         fake.reject_handshakes(503, body=b"come\x1b[31m back\r\nlater", times=None)
         await fake.drop_connections()
         await trio.sleep(20)
         outage = session.statistics()
-        assert outage.last_received == datetime(1970, 1, 1, 0, 1, 40, tzinfo=UTC)
+        assert outage.last_received == began + timedelta(seconds=100)
         assert outage.last_error == "ApiError: HTTP status 503: come [31m back later"
 
 
@@ -673,7 +668,7 @@ async def test_complaints_of_the_server_are_never_the_same(autojump_clock: MockC
 async def test_the_memory_of_what_was_delivered_is_bounded(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
-    monkeypatch.setattr("trio_agentmail._outbox.REMEMBERED", 3)
+    monkeypatch.setattr("trio_agentmail._delivered.REMEMBERED", 3)
     fake = FakeAgentMail()
     async with open_agentmail_stream(backend=fake) as events:
         mails = [await fake.deliver(inbox_id="a", subject=str(n)) for n in range(4)]
@@ -685,8 +680,9 @@ async def test_the_memory_of_what_was_delivered_is_bounded(
 # In front of a consumer who sleeps
 
 
-async def test_losses_that_nobody_noticed_are_one(calendar_is_mocked: None, autojump_clock: MockClock) -> None:
+async def test_losses_that_nobody_noticed_are_one(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
+    began = time_of_day(fake)
     async with open_agentmail_stream(backend=fake, ping_interval=None) as events:
         for code in (1001, 1002, 1011, 1012, 1013):
             await trio.sleep(100)
@@ -699,7 +695,7 @@ async def test_losses_that_nobody_noticed_are_one(calendar_is_mocked: None, auto
         assert isinstance(lost, Disconnected)
         # The gap may have begun when the first connection was lost.
         assert lost.code == 1001
-        assert lost.last_received == datetime(1970, 1, 1, 0, 1, 40, tzinfo=UTC)
+        assert lost.last_received == began + timedelta(seconds=100)
         await mail(fake, "after")
         assert await take_all(events) == "S after"
 

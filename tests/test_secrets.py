@@ -12,6 +12,7 @@ import pytest
 import trio
 from trio.testing import MockClock, memory_stream_pair
 
+from tests.streams import open_agentmail_session, open_agentmail_stream
 from trio_agentmail import (
     AgentMailEnvironment,
     AgentMailError,
@@ -26,8 +27,6 @@ from trio_agentmail import (
     Subscribe,
     Subscribed,
     SubscriptionRejected,
-    open_agentmail_session,
-    open_agentmail_stream,
 )
 from trio_agentmail._websocket import client_websocket
 from trio_agentmail.errors import ConnectionLost

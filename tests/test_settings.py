@@ -1,12 +1,13 @@
 """What the caller says is checked where it is said, and a message says what to write instead."""
 
 import math
+from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Any
 
 import attrs
 import pytest
 
-from trio_agentmail import AgentMailEnvironment, ReconnectPolicy, Subscribe
+from trio_agentmail import AgentMailEnvironment, ReconnectPolicy, Recovery, Subscribe
 
 FILTERS = ["inbox_ids", "pod_ids", "event_types"]
 HTTPS = "https://api.example"
@@ -195,3 +196,74 @@ def test_the_highest_ceiling_may_not_be_below_the_first() -> None:
 def test_a_policy_cannot_be_changed_afterwards() -> None:
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         ReconnectPolicy().max_delay = 1.0  # type: ignore[misc]
+
+
+# Recovery
+
+SPANS = ["overlap", "sweep_interval", "sweep_depth"]
+
+
+def test_the_defaults_of_recovery_are_those_that_the_documentation_names() -> None:
+    assert attrs.astuple(Recovery()) == (300.0, 300.0, 86_400.0, None, False)
+
+
+@pytest.mark.parametrize("value", [-1, -0.001, math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("field", SPANS)
+def test_a_span_that_is_negative_or_not_finite_is_refused_by_name(field: str, value: float) -> None:
+    arguments: dict[str, Any] = {field: value}
+    with pytest.raises(ValueError, match=f"^{field} must be a finite number from"):
+        Recovery(**arguments)
+
+
+@pytest.mark.parametrize("value", ["1", True, None, [1], 1j, timedelta(minutes=5)])
+@pytest.mark.parametrize("field", SPANS)
+def test_a_span_that_is_no_number_is_a_type_error(field: str, value: object) -> None:
+    arguments: dict[str, Any] = {field: value}
+    with pytest.raises(TypeError, match=f"^{field} takes a number of seconds"):
+        Recovery(**arguments)
+
+
+def test_sweeps_are_a_second_apart_or_more() -> None:
+    with pytest.raises(ValueError, match=r"^sweep_interval must be a finite number from 1, not 0.999"):
+        Recovery(sweep_interval=0.999)
+    assert Recovery(sweep_interval=1).sweep_interval == 1
+
+
+def test_a_sweep_reaches_back_at_least_as_far_as_a_gap_is_overlapped() -> None:
+    with pytest.raises(ValueError, match=r"sweep_depth \(299\).*overlap \(300.0\)"):
+        Recovery(sweep_depth=299)
+    with pytest.raises(ValueError, match=r"sweep_depth \(86400.0\).*overlap \(90000\)"):
+        Recovery(overlap=90_000)
+    assert Recovery(overlap=0, sweep_depth=0).sweep_depth == 0
+    assert Recovery(overlap=7, sweep_depth=7).overlap == 7
+
+
+@pytest.mark.parametrize("offset", [UTC, timezone(timedelta(hours=-8))])
+def test_since_is_any_time_that_has_an_offset(offset: timezone) -> None:
+    since = datetime(2026, 1, 2, tzinfo=offset)
+    assert Recovery(since=since).since == since
+
+
+def test_a_since_without_an_offset_is_refused_and_the_message_shows_one() -> None:
+    with pytest.raises(ValueError, match=r"^since has no offset.*tzinfo=UTC"):
+        Recovery(since=datetime(2026, 1, 2))
+
+
+@pytest.mark.parametrize("value", ["2026-01-02T00:00:00Z", 1_767_312_000, True, date(2026, 1, 2), timedelta(days=1)])
+def test_a_since_that_is_no_datetime_is_a_type_error(value: object) -> None:
+    arguments: dict[str, Any] = {"since": value}
+    with pytest.raises(TypeError, match=f"^since takes a datetime, not {type(value).__name__}"):
+        Recovery(**arguments)
+
+
+@pytest.mark.parametrize("value", [None, 0, 1, "yes"])
+def test_whether_to_fetch_bodies_is_a_bool_and_nothing_like_it(value: object) -> None:
+    arguments: dict[str, Any] = {"fetch_bodies": value}
+    with pytest.raises(TypeError, match="fetch_bodies"):
+        Recovery(**arguments)
+    assert Recovery(fetch_bodies=True).fetch_bodies is True
+
+
+def test_recovery_cannot_be_changed_afterwards() -> None:
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        Recovery().overlap = 1.0  # type: ignore[misc]

@@ -35,14 +35,13 @@ from tests.servers import (
     story,
     websockets_server,
 )
+from tests.streams import open_agentmail_session, open_agentmail_stream
 from trio_agentmail import (
     ErrorEvent,
     Event,
     MessageReceivedEvent,
     Subscribe,
     UnknownEvent,
-    open_agentmail_session,
-    open_agentmail_stream,
 )
 from trio_agentmail._watched_stream import WatchedStream
 

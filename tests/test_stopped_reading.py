@@ -8,19 +8,20 @@ import pytest
 import trio
 from trio.testing import MockClock, lockstep_stream_pair
 
+from tests.backends import FakeBackend
+from tests.streams import open_agentmail_stream
 from tests.test_websocket import PING, TEXT, Server, frame, taking
-from trio_agentmail import ConnectionFailed, open_agentmail_stream
+from trio_agentmail import ConnectionFailed
 from trio_agentmail._nursery import background_nursery
 from trio_agentmail._websocket import WebSocket, client_websocket
 from trio_agentmail.testing import FakeAgentMail
 
 
-class StopsReading:
+class StopsReading(FakeBackend):
     """A backend whose server reads the handshake, and the subscription too if it is to confirm it, and no more."""
 
-    api_key = "am_key"
-
     def __init__(self, *, confirms: bool = True, pings: bool = False) -> None:
+        super().__init__()
         self._confirms = confirms
         self._pings = pings
 

@@ -21,6 +21,7 @@ PUBLIC_NAMES = [
     "Subscribe",
     "AgentMailEnvironment",
     "ReconnectPolicy",
+    "Recovery",
     "State",
     "Statistics",
     "Event",
@@ -47,6 +48,8 @@ PUBLIC_NAMES = [
     "ErrorEvent",
     "UnknownEvent",
     "Disconnected",
+    "CaughtUp",
+    "RecoveryFailed",
     "Message",
     "ThreadItem",
     "Attachment",
@@ -64,6 +67,9 @@ PUBLIC_NAMES = [
     "PermissionDeniedError",
     "SubscriptionRejected",
     "ConnectionFailed",
+    "JournalError",
+    "JournalInUse",
+    "JournalMismatch",
 ]
 
 
@@ -152,6 +158,8 @@ async def main() -> None:
     async with open_agentmail_stream(api_key=5):  # wrong: neither a string nor a callable
         pass
     async with open_agentmail_stream(pings=5):  # wrong: no such argument
+        pass
+    async with open_agentmail_stream(recovery=True):  # wrong: a Recovery or None
         pass
     async with open_agentmail_session() as session:
         await session.subscribe("agent@agentmail.to")  # wrong: no Subscribe

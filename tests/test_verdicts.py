@@ -18,6 +18,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from trio.testing import MockClock, memory_stream_pair
 
+from tests.backends import FakeBackend
+from tests.streams import open_agentmail_stream
 from trio_agentmail import (
     ApiError,
     AuthenticationError,
@@ -29,7 +31,6 @@ from trio_agentmail import (
     ReconnectPolicy,
     Subscribed,
     SubscriptionRejected,
-    open_agentmail_stream,
 )
 from trio_agentmail._reconnect import Attempts, Verdict, ceilings, retry_after, verdict
 from trio_agentmail._websocket import WebSocket, client_websocket
@@ -149,12 +150,11 @@ def test_what_no_network_raises_is_fatal(failure: Exception) -> None:
 # The same, through a stream
 
 
-class Failing:
+class Failing(FakeBackend):
     """A backend that fails with `failures`, one for each connection, and then is the fake."""
 
     def __init__(self, fake: FakeAgentMail) -> None:
-        self.fake = fake
-        self.api_key = fake.api_key
+        super().__init__(fake)
         self.failures: deque[Exception] = deque()
         self.attempts = 0
 
@@ -171,7 +171,7 @@ class Failing:
         await trio.lowlevel.checkpoint()
         if self.failures:
             raise self.failures.popleft()
-        async with self.fake.open_websocket(
+        async with super().open_websocket(
             url, headers=headers, max_message_size=max_message_size, ssl_context=ssl_context
         ) as websocket:
             yield websocket

@@ -20,6 +20,7 @@ from trio_agentmail import (
     CalendarEventRespondedEvent,
     CalendarEventStartingEvent,
     CalendarEventUpdatedEvent,
+    CaughtUp,
     Complaint,
     ConnectionFailed,
     Delivery,
@@ -42,6 +43,8 @@ from trio_agentmail import (
     Open,
     PermissionDeniedError,
     ReconnectPolicy,
+    Recovery,
+    RecoveryFailed,
     Reject,
     Send,
     State,
@@ -65,6 +68,12 @@ def a_match_over_the_event_narrows_and_may_be_exhaustive(event: Event) -> None:
         case Disconnected():
             assert_type(event, Disconnected)
             assert_type(event.reason, str)
+        case CaughtUp():
+            assert_type(event.since, datetime)
+            assert_type(event.recovered, int)
+        case RecoveryFailed():
+            assert_type(event.inbox_id, str | None)
+            assert_type(event.since, datetime)
         case ErrorEvent():
             assert_type(event.name, str)
             assert_type(event.message, str)
@@ -78,6 +87,7 @@ def a_match_over_the_event_narrows_and_may_be_exhaustive(event: Event) -> None:
             assert_type(event.message.to, tuple[str, ...])
             assert_type(event.message.timestamp, datetime | None)
             assert_type(event.event_id, str | None)
+            assert_type(event.attempt, int)
         case MessageSentEvent():
             assert_type(event.send, Send)
         case MessageDeliveredEvent():
@@ -126,6 +136,7 @@ async def the_stream_is_a_receive_channel_of_events() -> None:
         ping_interval=None,
         ping_timeout=5,
         buffer_size=1,
+        recovery=Recovery(since=datetime.fromisoformat("2026-01-02T03:04:05Z"), sweep_interval=600),
     ) as events:
         assert_type(events, trio.MemoryReceiveChannel[Event])
         assert_type(await events.receive(), Event)
@@ -136,7 +147,7 @@ async def the_stream_is_a_receive_channel_of_events() -> None:
 
 async def a_session_has_typed_state_and_statistics() -> None:
     backend: Backend = FakeAgentMail()
-    async with open_agentmail_session(api_key="am_key", backend=backend) as session:
+    async with open_agentmail_session(api_key="am_key", backend=backend, recovery=None) as session:
         assert_type(session, AgentMailSession)
         assert_type(session.events, trio.MemoryReceiveChannel[Event])
         assert_type(session.state, State)

@@ -2,7 +2,9 @@
 
 from ._backend import Backend
 from ._codec import decode_event
+from ._journal import Journal
 from ._settings import AgentMailEnvironment, ReconnectPolicy, Recovery, Subscribe
+from ._sqlite_journal import DeadLetter, SQLiteJournal
 from ._statistics import State, Statistics
 from ._stream import AgentMailSession, open_agentmail_session, open_agentmail_stream
 from .errors import (
@@ -91,12 +93,14 @@ __all__ = [
     "CaughtUp",
     "Complaint",
     "ConnectionFailed",
+    "DeadLetter",
     "Delivery",
     "Disconnected",
     "Domain",
     "DomainVerifiedEvent",
     "ErrorEvent",
     "Event",
+    "Journal",
     "JournalError",
     "JournalInUse",
     "JournalMismatch",
@@ -122,6 +126,7 @@ __all__ = [
     "Recurrence",
     "RecurrencePeriod",
     "Reject",
+    "SQLiteJournal",
     "Send",
     "State",
     "Statistics",

@@ -48,6 +48,12 @@ class ApiKey:
         if self._key not in self._asked:
             self._asked.append(self._key)
 
+    def changes(self) -> bool:
+        """Find out the key again, and whether it is another one than before; as `ask`."""
+        before = self._key
+        self.ask()
+        return self._key != before
+
     @property
     def authorization(self) -> str:
         """The `Authorization` header of the next connection."""

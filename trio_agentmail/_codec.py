@@ -11,9 +11,20 @@ from ._class_hook import Hook
 from ._settings import Subscribe
 from ._structuring import converter, optional_text
 from .errors import printable
-from .events import ErrorEvent, Event, MessageReceivedEvent, Subscribed, UnknownEvent, _ServerEvent
+from .events import ErrorEvent, Event, MessageReceivedEvent, Subscribed, ThreadItem, UnknownEvent, _ServerEvent
 
-__all__ = ["as_unknown", "decode_event", "encode_subscribe", "identity", "mail_key"]
+__all__ = [
+    "as_unknown",
+    "decode_event",
+    "decode_thread",
+    "encode_object",
+    "encode_subscribe",
+    "identity",
+    "mail_key",
+    "parse_object",
+    "recovered_event",
+    "with_message",
+]
 
 
 MAX_IDENTITY_LENGTH = 256
@@ -140,6 +151,46 @@ def as_unknown(event: Subscribed, reason: str) -> UnknownEvent:
     """A confirmation that confirms nothing, as what it then is."""
     raw = _encoded(event._raw)
     return UnknownEvent(event_type="subscribed", payload=_parse(raw), reason=reason, raw=raw)
+
+
+def parse_object(data: bytes) -> dict[str, Any] | None:
+    """The JSON object that an answer of the REST API holds; None if it is none."""
+    try:
+        parsed = _parse(data)
+    except orjson.JSONDecodeError:
+        return None
+    return parsed if isinstance(parsed, dict) else None
+
+
+def encode_object(value: dict[str, Any]) -> bytes:
+    """JSON of what is made here: the body of a request, or what recovery has to remember."""
+    return orjson.dumps(value)
+
+
+def recovered_event(message: dict[str, Any], event_type: str, origin: str) -> MessageReceivedEvent | None:
+    """The event of a message that the REST API gave, with the frame that would have pushed it as its text.
+
+    None: the message has no inbox_id or no message_id.
+    """
+    raw = orjson.dumps({"type": "event", "event_type": event_type, "message": message})
+    event: MessageReceivedEvent | None = _KINDS[event_type].structure(
+        {"message": message}, None, raw, event_type, origin
+    )
+    return event
+
+
+def decode_thread(item: dict[str, Any]) -> ThreadItem | None:
+    """A thread as the REST API lists it."""
+    thread: ThreadItem | None = converter.structure(item, ThreadItem)
+    return thread
+
+
+def with_message(event: MessageReceivedEvent, message: dict[str, Any]) -> MessageReceivedEvent:
+    """A pushed event whose body was left out, with the message as the REST API gave it."""
+    frame = parse_object(_encoded(event._raw)) or {}
+    frame["message"] = message
+    whole = decode_event(orjson.dumps(frame))
+    return whole if isinstance(whole, MessageReceivedEvent) else event
 
 
 def encode_subscribe(subscribe: Subscribe) -> str:

@@ -46,7 +46,7 @@ class Connection:
         self._backend = backend
         self._settings = settings
         self._api_key = api_key
-        self._subscribe = subscribe
+        self.subscribe = subscribe
         self._wanted = wanted
         self._websocket: WebSocket
         self._held: deque[Event] = deque()
@@ -59,6 +59,8 @@ class Connection:
         self._drained = False
         self._given_up: ConnectionLost | None = None
         self.subscribed: Subscribed
+        self.confirmed_at: float
+        """When `subscribed` came, in seconds since the epoch."""
         self.accepted = False
         """Whether the handshake has succeeded, and so the key has been accepted."""
         self.ended = trio.Event()
@@ -95,10 +97,11 @@ class Connection:
                         ssl_context=settings.ssl_context,
                     ) as self._websocket:
                         self.accepted = True
-                        await self._websocket.send(encode_subscribe(self._subscribe))
+                        await self._websocket.send(encode_subscribe(self.subscribe))
                         await self._receive_confirmation()
                         opening.deadline = math.inf
                         await trio.lowlevel.checkpoint_if_cancelled()  # the deadline may have come in the same moment
+                        self.confirmed_at = self._backend.now()
                         self._started = True
                         task_status.started()
                         await self._stay_open(pings)

@@ -10,7 +10,7 @@ import trio
 import trio.abc
 from wsproto.utilities import generate_accept_token
 
-from .errors import AgentMailError, ApiError, AuthenticationError, ConnectionLost, PermissionDeniedError
+from .errors import AgentMailError, ConnectionLost, refusal
 
 __all__ = ["shake_hands"]
 
@@ -112,6 +112,5 @@ def _refused(response: h11.Response, body: bytes) -> AgentMailError:
     status = response.status_code
     if status < 300:
         return ConnectionLost(f"not a WebSocket server: it answered with HTTP status {status}")
-    error = {401: AuthenticationError, 403: PermissionDeniedError}.get(status, ApiError)
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in response.headers}
-    return error(status, headers, body.decode(errors="replace"))
+    return refusal(status, headers, body.decode(errors="replace"))

@@ -1,5 +1,6 @@
 """What a stream needs of a journal: a small protocol, so that one on a shared engine can follow `SQLiteJournal`."""
 
+import math
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeAlias
@@ -8,7 +9,7 @@ import attrs
 
 from .events import CaughtUp, Disconnected, ErrorEvent, Event, RecoveryFailed, Subscribed
 
-__all__ = ["Journal", "Kept", "KeptIdentity", "Notice", "RunSync"]
+__all__ = ["NOTHING_KEPT", "Journal", "Kept", "KeptIdentity", "Notice", "RunSync"]
 
 Notice: TypeAlias = Subscribed | Disconnected | ErrorEvent | CaughtUp | RecoveryFailed
 """What is not written down: it tells of the stream, and not of something that happened at AgentMail."""
@@ -48,6 +49,10 @@ class Kept:
     state: bytes
 
 
+NOTHING_KEPT = Kept(identities=(), forgotten_until=-math.inf, state=b"")
+"""What a stream without a journal knows."""
+
+
 class Journal(Protocol):
     """Keeps events from when they come until they are handled. Provisional.
 
@@ -67,21 +72,22 @@ class Journal(Protocol):
             JournalError: see there, and its subclasses.
         """
 
-    async def record(self, event: Event) -> bool:
+    async def record(self, event: Event) -> None:
         """Take an event, which `next` gives when it is on disk; wait while too many are not handled yet.
 
-        Returns:
-            False if it has been written down before, so that it is not new.
+        One that has been written down before, and whose identity is still kept, is not given: that turns out when it
+        is written, and `record` does not wait for that.
 
         Raises:
-            JournalError: it cannot be written down.
+            JournalError: it, or one before it, cannot be written down.
+            TypeError: it is a notice, or was made by hand without its text.
         """
 
     def notice(self, notice: Notice) -> None:
         """Take what is not written down, to be given behind what was taken before; see `merge_notice`."""
 
     async def next(self) -> Event:
-        """The next event or notice for the consumer.
+        """The next event or notice for the consumer. One task calls this.
 
         Raises:
             JournalError: something cannot be written down or read.
@@ -91,8 +97,15 @@ class Journal(Protocol):
     def waiting(self) -> int:
         """Events and notices that `next` has not given."""
 
-    async def keep(self, state: bytes, scope: str | None = None) -> None:
-        """Write down what recovery has to know, after all that was recorded before; and a new subscription."""
+    @property
+    def duplicates(self) -> int:
+        """Events that were recorded, and had been written down before."""
+
+    async def keep(self, state: bytes | None, scope: str | None = None) -> None:
+        """Write down what recovery has to know, or the subscription that it belongs to from now on, or both.
+
+        On disk it comes after all that was recorded before.
+        """
 
     async def ack(self, event: Event) -> None:
         """Mark an event as handled, on disk; nothing happens if it is already, or is a notice.

@@ -46,6 +46,8 @@ def sole_exception(exc: BaseException, caught: BaseException | None) -> BaseExce
     """
     group = exc if isinstance(exc, BaseExceptionGroup) else BaseExceptionGroup("", [exc])
     _, others = group.split(trio.Cancelled)
+    if others is not None and len(told := set(_leaves(others))) == 1:
+        others = BaseExceptionGroup("", list(told))  # several tasks were told of one thing
     if others is None and caught is not None:
         return caught
     found: BaseException = others or group
@@ -54,6 +56,12 @@ def sole_exception(exc: BaseException, caught: BaseException | None) -> BaseExce
     if caught is not None:
         add_context(found, caught)
     return found
+
+
+def _leaves(exc: BaseException) -> list[BaseException]:
+    if not isinstance(exc, BaseExceptionGroup):
+        return [exc]
+    return [leaf for inner in exc.exceptions for leaf in _leaves(inner)]
 
 
 def add_context(raised: BaseException, context: BaseException) -> None:

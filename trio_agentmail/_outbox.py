@@ -1,31 +1,50 @@
 """What goes to the consumer: in order, each event once, and reading waits for room."""
 
-from collections import OrderedDict, deque
-from collections.abc import Hashable
+from collections import deque
 from contextlib import suppress
 
 import trio
 
-from ._codec import identity
-from .events import Disconnected, Event, Subscribed
+from ._delivered import Delivered
+from ._journal import Journal, Notice
+from ._notices import merge_notice
+from .events import Disconnected, Event
 
-__all__ = ["Abandoned", "Outbox"]
-
-REMEMBERED = 2**15
-"""How many identities are remembered, so that no event is delivered twice: at a hundred events a second those of
-five minutes, which is longer than any two connections overlap. It costs 10 MiB at the most, where every event is a
-mail (see docs/stream.md)."""
+__all__ = ["Abandoned", "JournaledOutbox", "Outbox"]
 
 
 class Abandoned(Exception):
     """Every receiver has been closed: nobody wants the events any more."""
 
 
-class Outbox:
+class _Channel:
+    """The channel that the consumer reads, and who has been given what."""
+
+    def __init__(self, buffer_size: int, delivered: Delivered) -> None:
+        self._channel, self.events = trio.open_memory_channel[Event](buffer_size)
+        self._delivered = delivered
+        self.delivered = 0
+        self.duplicates = 0
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether every receiver has been closed."""
+        return self._channel.statistics().open_receive_channels == 0
+
+    def close(self) -> None:
+        """Nothing more comes: receivers get what waits in the channel, and then its end."""
+        self._channel.close()
+
+    def _waiting_in_channel(self) -> int:
+        channel = self._channel.statistics()
+        return channel.current_buffer_used + channel.tasks_waiting_send
+
+
+class Outbox(_Channel):
     """The sending side of the channel that the consumer reads.
 
     Events wait for room in it: whoever reads the network waits as long, and that is the back-pressure. Notices
-    (`Subscribed`, `Disconnected`) must not wait, since reconnecting does not wait for the consumer, and must not
+    (`Subscribed`, `Disconnected`, …) must not wait, since reconnecting does not wait for the consumer, and must not
     pile up in front of one who sleeps while the network comes and goes. So:
 
     A notice that finds the channel full goes to a backlog, which a task of its own (`run`) empties. And a
@@ -36,71 +55,59 @@ class Outbox:
     tell. All of this happens when a connection is lost, and not for each event.
     """
 
-    def __init__(self, buffer_size: int) -> None:
-        self._channel, self.events = trio.open_memory_channel[Event](buffer_size)
+    def __init__(self, buffer_size: int, delivered: Delivered) -> None:
+        super().__init__(buffer_size, delivered)
         self._backlog: deque[Event] = deque()
         self._backlog_filled = trio.Event()
         self._backlog_empty = trio.Event()
         self._backlog_empty.set()
-        self._delivered: OrderedDict[Hashable, None] = OrderedDict()
-        self.delivered = 0
-        self.duplicates = 0
-
-    @property
-    def abandoned(self) -> bool:
-        """Whether every receiver has been closed."""
-        return self._channel.statistics().open_receive_channels == 0
 
     @property
     def waiting(self) -> int:
         """Events and notices that nobody has taken, those that have no room yet included."""
-        channel = self._channel.statistics()
         behind = len(self._backlog) + self._backlog_empty.statistics().tasks_waiting
-        return channel.current_buffer_used + channel.tasks_waiting_send + behind
+        return self._waiting_in_channel() + behind
 
-    async def put(self, event: Event) -> None:
+    async def put(self, event: Event) -> bool:
         """Hand an event over, unless it has been handed over before; wait until there is room for it.
 
+        Returns:
+            Whether it was new.
+
         Raises:
             Abandoned: every receiver has been closed.
         """
-        key = identity(event)
-        if key is not None and key in self._delivered:
+        # What waits for room is claimed already: the other of the two tasks that put events, the one that reads the
+        # connection and the one that recovers, may come with the same mail.
+        if not self._delivered.claim(event):
             self.duplicates += 1
-            return
-        if not self._backlog_empty.is_set():
-            await self._backlog_empty.wait()
+            return False
         try:
-            # Without a checkpoint where there is room: reading the network has its own, for all that one read brings.
-            self._channel.send_nowait(event)
-        except trio.WouldBlock:
-            await self._send(event)
-        except trio.BrokenResourceError:
-            raise Abandoned from None
+            if not self._backlog_empty.is_set():
+                await self._backlog_empty.wait()
+            try:
+                # Without a checkpoint where there is room: reading the network has its own, for all that one read
+                # brings.
+                self._channel.send_nowait(event)
+            except trio.WouldBlock:
+                await self._channel.send(event)
+        except BaseException as exc:
+            self._delivered.give_back(event)
+            if isinstance(exc, trio.BrokenResourceError):
+                raise Abandoned from None
+            raise
         self.delivered += 1
-        if key is not None:
-            self._delivered[key] = None
-            if len(self._delivered) > REMEMBERED:
-                self._delivered.popitem(last=False)
+        return True
 
-    async def _send(self, event: Event) -> None:
-        try:
-            await self._channel.send(event)
-        except trio.BrokenResourceError:
-            raise Abandoned from None
-
-    def notify(self, notice: Subscribed | Disconnected) -> None:
-        """Hand a notice over, behind what waits; never wait. Not while another task is in `put`.
+    def notify(self, notice: Notice) -> None:
+        """Hand a notice over, behind what waits; never wait.
 
         Raises:
             Abandoned: every receiver has been closed.
         """
-        if isinstance(notice, Subscribed):
-            self._backlog.append(notice)
-        else:
+        if isinstance(notice, Disconnected):
             self._take_back()
-            if not self._ends_in_a_gap():
-                self._backlog.append(notice)
+        merge_notice(self._backlog, notice)
         try:
             while self._backlog:
                 self._channel.send_nowait(self._backlog[0])
@@ -123,10 +130,6 @@ class Outbox:
                 await self._backlog_filled.wait()
         self._backlog_empty.set()
 
-    def close(self) -> None:
-        """Nothing more comes: receivers get what waits in the channel, and then its end."""
-        self._channel.close()
-
     def _take_back(self) -> None:
         """Move what waits in the channel, and what waits to get into it, to the front of the backlog."""
         taken: list[Event] = []
@@ -138,13 +141,62 @@ class Outbox:
             # pile up as far as the channel is large.
             self._backlog.extendleft(reversed(taken))
 
-    def _ends_in_a_gap(self) -> bool:
-        """Whether the backlog ends in a `Disconnected`, maybe with a `Subscribed` after it, which is dropped."""
-        for index, waiting in enumerate(reversed(self._backlog)):
-            if isinstance(waiting, Disconnected):
-                for _ in range(index):
-                    self._backlog.pop()
-                return True
-            if not isinstance(waiting, Subscribed):
-                return False
-        return False
+
+class JournaledOutbox(_Channel):
+    """An outbox with a journal in front of the channel: reading waits for the journal, and only that for the consumer.
+
+    What may be delivered twice in one run, and is no duplicate, is what the journal gives again by itself.
+    """
+
+    def __init__(self, buffer_size: int, delivered: Delivered, journal: Journal) -> None:
+        super().__init__(buffer_size, delivered)
+        self._journal = journal
+
+    @property
+    def waiting(self) -> int:
+        """Events and notices that nobody has taken."""
+        return self._waiting_in_channel() + self._journal.waiting
+
+    async def put(self, event: Event) -> bool:
+        """As `Outbox.put`, into the journal.
+
+        Raises:
+            Abandoned: every receiver has been closed.
+            JournalError: it cannot be written down.
+        """
+        if isinstance(event, Notice):
+            self.notify(event)
+            return True
+        if self.abandoned:
+            raise Abandoned
+        if not self._delivered.claim(event):
+            self.duplicates += 1
+            return False
+        try:
+            await self._journal.record(event)
+        except BaseException:
+            self._delivered.give_back(event)
+            raise
+        return True
+
+    def notify(self, notice: Notice) -> None:
+        """As `Outbox.notify`.
+
+        Raises:
+            Abandoned: every receiver has been closed.
+        """
+        if self.abandoned:
+            raise Abandoned
+        self._journal.notice(notice)
+
+    async def run(self) -> None:
+        """Hand over what the journal gives, as the consumer makes room.
+
+        Raises:
+            JournalError: something cannot be written down or read.
+        """
+        with suppress(trio.BrokenResourceError):  # whoever puts the next event or notice is told the same
+            while True:
+                event = await self._journal.next()
+                await self._channel.send(event)
+                self.delivered += not isinstance(event, Notice)

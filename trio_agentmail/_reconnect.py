@@ -11,9 +11,16 @@ from email.utils import parsedate_to_datetime
 import trio
 
 from ._settings import ReconnectPolicy
-from .errors import ApiError, AuthenticationError, ConnectionLost, PermissionDeniedError, SubscriptionRejected
+from .errors import (
+    ApiError,
+    AuthenticationError,
+    ConnectionLost,
+    PermissionDeniedError,
+    RequestFailed,
+    SubscriptionRejected,
+)
 
-__all__ = ["Attempts", "Verdict", "verdict"]
+__all__ = ["Attempts", "Verdict", "ceilings", "full_jitter", "retry_after", "verdict"]
 
 MAX_RETRY_AFTER = 3600.0
 """Seconds: what a server asks for beyond this is cut, since a typing error there must not end a stream."""
@@ -25,6 +32,11 @@ def ceilings(policy: ReconnectPolicy) -> Iterator[float]:
     while True:
         yield ceiling
         ceiling = min(ceiling * policy.multiplier, policy.max_delay)
+
+
+def full_jitter(ceiling: float) -> float:
+    """A delay of any length up to the ceiling, in seconds: many clients that lost one server come back spread out."""
+    return random.uniform(0, ceiling)
 
 
 class Verdict(enum.Enum):
@@ -69,7 +81,7 @@ def verdict(failure: Exception) -> Verdict:
             return Verdict.FATAL_THE_THIRD_TIME if refused else Verdict.TRANSIENT
         case ssl.SSLCertVerificationError():
             return Verdict.FATAL
-        case OSError() | trio.BrokenResourceError():
+        case OSError() | trio.BrokenResourceError() | RequestFailed():
             return Verdict.TRANSIENT
         case _:
             return Verdict.FATAL  # nothing that a network does: a bad argument, or a bug
@@ -103,7 +115,7 @@ class Attempts:
 
     def delay(self) -> float:
         """Seconds to wait before the next attempt."""
-        return random.uniform(0, next(self._ceilings))
+        return full_jitter(next(self._ceilings))
 
     def delay_after(self, failure: Exception) -> float:
         """Seconds to wait before the next attempt, after one that failed.

@@ -209,7 +209,7 @@ class Recovery:
     sweep_interval: float = attrs.field(default=300.0, validator=_seconds(1))
     sweep_depth: float = attrs.field(default=86_400.0, validator=_seconds(0))
     since: datetime | None = attrs.field(default=None, validator=attrs.validators.optional(_aware))
-    fetch_bodies: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
+    fetch_bodies: bool = attrs.field(default=False, validator=lambda *args: _an(bool)(*args))
 
     def __attrs_post_init__(self) -> None:
         if self.sweep_depth < self.overlap:

@@ -20,6 +20,8 @@ class Statistics:
         delivered: Of the received, those that were handed to the channel.
         duplicates: Of the received, those that were not handed over, since they had been before.
         unknown: Of the received, those of which an `UnknownEvent` was made.
+        recovered: Mails that were missed, found through the REST API, and handed to the channel or the journal.
+        requests: Requests that were made to the REST API.
         buffered: Events and notices that wait for the consumer now.
         last_received: When the last sign of life came. None before the first connection.
         last_error: What ended the last connection or attempt that failed, in words.
@@ -31,6 +33,8 @@ class Statistics:
     delivered: int
     duplicates: int
     unknown: int
+    recovered: int
+    requests: int
     buffered: int
     last_received: datetime | None
     last_error: str | None

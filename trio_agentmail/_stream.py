@@ -2,17 +2,17 @@
 
 import ssl
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
 import trio
 
 from ._api_key import ApiKey
 from ._backend import Backend, NetworkBackend
-from ._journal import Journal
+from ._journal import NOTHING_KEPT, Journal, Kept
 from ._nursery import add_context, raise_as_it_is, sole_exception
 from ._settings import AgentMailEnvironment, ReconnectPolicy, Recovery, Settings, Subscribe
 from ._statistics import State, Statistics
-from ._supervisor import Supervisor
+from ._supervisor import Supervisor, journal_scope
 from .events import Event
 
 __all__ = ["AgentMailSession", "open_agentmail_session", "open_agentmail_stream"]
@@ -100,44 +100,52 @@ async def open_agentmail_session(
         backend = NetworkBackend()
     elif isinstance(backend, type) or not (hasattr(backend, "open_websocket") and hasattr(backend, "api_key")):
         raise TypeError("backend takes an object that opens WebSockets, like FakeAgentMail()")
+    if recovery is not None and not isinstance(recovery, Recovery):
+        raise TypeError(f"recovery takes a Recovery(…) or None, not {type(recovery).__name__}")
+    if journal is not None and (isinstance(journal, type) or not hasattr(journal, "opened")):
+        raise TypeError("journal takes an object that keeps events, like SQLiteJournal('agent.db')")
     key = ApiKey(api_key, default=backend.api_key)
     del api_key
 
-    # The nursery of the stream. A nursery wraps what its block raises in a group, and adds what its tasks raise.
-    # The caller must see neither: whose exception comes out is decided here.
-    #
-    # The supervisor keeps its own error and cancels the body, and the connections' tasks keep theirs. So what the
-    # nursery itself raises is Cancelled from outside, or a KeyboardInterrupt that struck while it waited; and what
-    # the body raised is caught inside the nursery and raised again outside, as the same object.
-    raised: BaseException | None = None
-    try:
-        async with trio.open_nursery() as nursery:
-            body = trio.CancelScope()
-            supervisor = Supervisor(backend, settings, key, subscribe, nursery, body)
-            try:
-                nursery.start_soon(supervisor.run)
-                await supervisor.entered.wait()
-                if supervisor.error is None:
-                    with body:
-                        yield AgentMailSession(supervisor)
-            except trio.Cancelled:
-                raise
-            except BaseException as exc:  # noqa: BLE001  raised again below
-                raised = exc
-            finally:
-                # Left in peace, the nursery then waits for the goodbyes. Cancelled, it has cancelled those as well.
-                supervisor.leave()
-    except BaseException as exc:  # noqa: BLE001  raised again below
-        raised = sole_exception(exc, raised)
-    finally:
-        supervisor.outbox.events.close()
-    error = supervisor.error
-    if error is not None:
-        if raised is None or isinstance(raised, trio.Cancelled):
-            raise_as_it_is(error)
-        add_context(raised, error)
-    if raised is not None:
-        raise_as_it_is(raised)
+    keeping: AbstractAsyncContextManager[Kept] = nullcontext(NOTHING_KEPT)
+    if journal is not None:
+        keeping = journal.opened(journal_scope(environment, subscribe), backend.run_sync, backend.now)
+    async with keeping as kept:
+        # The nursery of the stream. A nursery wraps what its block raises in a group, and adds what its tasks raise.
+        # The caller must see neither: whose exception comes out is decided here.
+        #
+        # The supervisor keeps its own error and cancels the body, and the connections' tasks keep theirs. So what the
+        # nursery itself raises is Cancelled from outside, or a KeyboardInterrupt that struck while it waited; and what
+        # the body raised is caught inside the nursery and raised again outside, as the same object.
+        raised: BaseException | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                body = trio.CancelScope()
+                supervisor = Supervisor(backend, settings, key, subscribe, nursery, body, recovery, journal, kept)
+                try:
+                    nursery.start_soon(supervisor.run)
+                    await supervisor.entered.wait()
+                    if supervisor.error is None:
+                        with body:
+                            yield AgentMailSession(supervisor)
+                except trio.Cancelled:
+                    raise
+                except BaseException as exc:  # noqa: BLE001  raised again below
+                    raised = exc
+                finally:
+                    # Left in peace, the nursery then waits for the goodbyes. Cancelled, it has cancelled those as well.
+                    supervisor.leave()
+        except BaseException as exc:  # noqa: BLE001  raised again below
+            raised = sole_exception(exc, raised)
+        finally:
+            supervisor.outbox.events.close()
+        error = supervisor.error
+        if error is not None:
+            if raised is None or isinstance(raised, trio.Cancelled):
+                raise_as_it_is(error)
+            add_context(raised, error)
+        if raised is not None:
+            raise_as_it_is(raised)
 
 
 @asynccontextmanager
@@ -170,7 +178,9 @@ async def open_agentmail_stream(
     The block is entered when AgentMail has confirmed the subscription. From then on the connection is supervised: when
     it is lost, it is made again and the subscription is sent and confirmed again. The consumer sees that as a
     `Disconnected` in the place where the stream broke, and a `Subscribed` where it goes on. Within one run no event is
-    delivered twice. What AgentMail pushes while there is no connection is lost: it is not pushed again.
+    delivered twice. Mail that AgentMail pushes while there is no connection is not pushed again: it is found through
+    the REST API and comes as well, with the `origin` "recovered", and a `CaughtUp` says when the gap is closed. Other
+    events of that time are lost.
 
     Left by its end, by `break` or by an exception, the block closes the WebSocket with code 1000, and what the body
     raised comes out as it is. Cancelled, it closes at once, by force. Trouble that no attempt can mend cancels the
@@ -192,7 +202,10 @@ async def open_agentmail_stream(
         max_message_size: Characters of one message (bytes, of a binary one). A larger one costs the connection: a
             `Disconnected` with code 1009.
         ssl_context: For `wss://` URLs. By default the standard library's, with the system's certificates.
-        backend: Who opens WebSockets: by default the network; `trio_agentmail.testing.FakeAgentMail()` in tests.
+        backend: The outside: by default the network; `trio_agentmail.testing.FakeAgentMail()` in tests.
+        recovery: How mail that was pushed while there was no connection is found through the REST API. None: it is not.
+        journal: Keeps events on disk until they are handled, for example `SQLiteJournal("agent.db")`. It is opened
+            on entering, and closed on leaving.
 
     Yields:
         The receive end of a memory channel. To share it among worker tasks, give each of them a clone.
@@ -205,6 +218,7 @@ async def open_agentmail_stream(
         ssl.SSLCertVerificationError: The server's certificate cannot be verified.
         ConnectionFailed: Transient trouble outlasted `enter_timeout` or `reconnect.give_up_after`; its cause is the
             last failure.
+        JournalError: The journal cannot be opened, read or written; see its subclasses.
         TypeError, ValueError: A bad argument, or no API key.
         Exception: What the `api_key` callable raised.
     """

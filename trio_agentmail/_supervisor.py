@@ -9,17 +9,21 @@ import trio
 
 from ._api_key import ApiKey
 from ._backend import Backend
+from ._codec import encode_subscribe
 from ._connection import Connection
+from ._delivered import Delivered
+from ._journal import Journal, Kept
 from ._nursery import background_nursery
-from ._outbox import Abandoned, Outbox
+from ._outbox import Abandoned, JournaledOutbox, Outbox
 from ._reconnect import Attempts, retry_after
-from ._settings import Settings, Subscribe
+from ._recovery import Recoverer
+from ._settings import AgentMailEnvironment, Recovery, Settings, Subscribe
 from ._statistics import State, Statistics
 from ._trouble import Trouble
 from .errors import ConnectionFailed, ConnectionLost
-from .events import Disconnected, UnknownEvent
+from .events import Disconnected, MessageReceivedEvent, UnknownEvent
 
-__all__ = ["Supervisor"]
+__all__ = ["Supervisor", "journal_scope"]
 
 logger = logging.getLogger("trio_agentmail")
 
@@ -33,6 +37,9 @@ class Supervisor:
     Args:
         nursery: Where the connections' tasks run.
         body: Cancelled when `run` has failed.
+        recovery: How missed mail is found; None: not at all.
+        journal: Where events are kept until they are handled, if they are; opened already.
+        kept: What the journal knew.
     """
 
     def __init__(
@@ -43,6 +50,9 @@ class Supervisor:
         subscribe: Subscribe,
         nursery: trio.Nursery,
         body: trio.CancelScope,
+        recovery: Recovery | None,
+        journal: Journal | None,
+        kept: Kept,
     ) -> None:
         self._backend = backend
         self._settings = settings
@@ -66,7 +76,20 @@ class Supervisor:
         self.state: State = "closed"
         self.entered = trio.Event()
         """Set when the subscription is in force, or cannot be: see `error`."""
-        self.outbox = Outbox(settings.buffer_size)
+        delivered = Delivered()
+        delivered.load(kept.identities, kept.forgotten_until)
+        self.outbox: Outbox | JournaledOutbox
+        if journal is None:
+            self.outbox = Outbox(settings.buffer_size, delivered)
+        else:
+            self.outbox = JournaledOutbox(settings.buffer_size, delivered, journal)
+        self._journal = journal
+        self._scope_kept = journal_scope(settings.environment, subscribe)
+        self._recoverer: Recoverer | None = None
+        if recovery is not None:
+            self._recoverer = Recoverer(
+                recovery, backend, settings, api_key, delivered, self.outbox, self._renew, journal, kept.state
+            )
         self._error: BaseException | None = None
 
     @property
@@ -84,6 +107,8 @@ class Supervisor:
             delivered=self.outbox.delivered,
             duplicates=self.outbox.duplicates,
             unknown=self._unknown,
+            recovered=self._recoverer.recovered if self._recoverer is not None else 0,
+            requests=self._recoverer.requests if self._recoverer is not None else 0,
             buffered=self.outbox.waiting + (current.held if current is not None else 0),
             last_received=_utc(current.last_received) if current is not None else None,
             last_error=self._trouble.last_error,
@@ -96,11 +121,14 @@ class Supervisor:
             with self._scope:
                 async with background_nursery() as nursery:
                     nursery.start_soon(self.outbox.run)
+                    if self._recoverer is not None:
+                        nursery.start_soon(self._recoverer.run)
                     connection = await self._establish(self._settings.enter_timeout, "enter_timeout")
                     self._subscribed_since = trio.current_time()
                     self._adopt(connection)
                     self.entered.set()
                     while True:
+                        await self._keep_scope(connection.subscribe)
                         connection = await self._next(connection)
                         self._adopt(connection)
         except Abandoned:
@@ -122,9 +150,19 @@ class Supervisor:
         for connection in self._live:
             connection.close()
 
-    async def replace(self, subscribe: Subscribe) -> None:
-        """Put another subscription in the place of this one; if that raises or is cancelled, nothing has changed."""
+    async def _renew(self) -> None:
+        """Put a new connection in the place of this one, which no longer does what it should."""
+        await self.replace(None)
+
+    async def replace(self, subscribe: Subscribe | None) -> None:
+        """Put another subscription in the place of this one; if that raises or is cancelled, nothing has changed.
+
+        Args:
+            subscribe: None: the same, on another connection.
+        """
         async with self._replacing:
+            if subscribe is None:
+                subscribe = self._subscribe
             attempts = Attempts(self._settings.reconnect, key_accepted=True)
             while True:
                 await self._until_subscribed()
@@ -156,6 +194,15 @@ class Supervisor:
         self._current = connection
         self._set_state("subscribed")
         self.outbox.notify(connection.subscribed)
+        if self._recoverer is not None:
+            self._recoverer.resume(connection.subscribe, connection.confirmed_at)
+
+    async def _keep_scope(self, subscribe: Subscribe) -> None:
+        """A journal belongs to a subscription: to this one, if it has changed."""
+        scope = journal_scope(self._settings.environment, subscribe)
+        if self._journal is not None and scope != self._scope_kept:
+            await self._journal.keep(None, scope)
+            self._scope_kept = scope
 
     async def _next(self, connection: Connection) -> Connection:
         """Forward a connection's events until it ends or is drained; return the one that comes after it."""
@@ -169,12 +216,17 @@ class Supervisor:
 
     async def _forward(self, connection: Connection) -> ConnectionLost | None:
         """Forward a connection's events; return how it was lost, or None when it is drained."""
+        recoverer, outbox = self._recoverer, self.outbox
         try:
             while (event := await connection.receive()) is not None:
                 self._received += 1
                 if isinstance(event, UnknownEvent):
                     self._unknown += 1
-                await self.outbox.put(event)
+                elif recoverer is not None:
+                    recoverer.note(event)
+                    if recoverer.fetches_bodies and isinstance(event, MessageReceivedEvent):
+                        event = await recoverer.with_body(event)
+                await outbox.put(event)
         except ConnectionLost as lost:
             return lost
         return None
@@ -188,6 +240,8 @@ class Supervisor:
             self._attempts.start_over()
             self._trouble.is_over()
         self._trouble.note(lost)
+        if self._recoverer is not None:
+            self._recoverer.pause(connection.last_received)
         self.outbox.notify(
             Disconnected(reason=lost.reason, code=lost.code, last_received=_utc(connection.last_received))
         )
@@ -282,6 +336,11 @@ class Supervisor:
             assert self._next_attempt_at is not None
             seconds = self._next_attempt_at - trio.current_time()
             logger.info("waiting %.1f s for the next attempt: %s", seconds, self._trouble.last_error)
+
+
+def journal_scope(environment: AgentMailEnvironment, subscribe: Subscribe) -> str:
+    """What a journal belongs to, as text."""
+    return f"{environment.websockets} {encode_subscribe(subscribe)}"
 
 
 def _utc(seconds: float) -> datetime:

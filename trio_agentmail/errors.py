@@ -16,7 +16,10 @@ __all__ = [
     "JournalInUse",
     "JournalMismatch",
     "PermissionDeniedError",
+    "RequestFailed",
     "SubscriptionRejected",
+    "printable",
+    "refusal",
 ]
 
 
@@ -55,6 +58,16 @@ class PermissionDeniedError(ApiError):
     """403: AgentMail knows the API key, and does not let it do this."""
 
 
+MAX_BODY = 2**16
+"""Characters of a refusal's body that are kept."""
+
+
+def refusal(status_code: int, headers: Mapping[str, str], body: str) -> ApiError:
+    """The error that an HTTP status means."""
+    error = {401: AuthenticationError, 403: PermissionDeniedError}.get(status_code, ApiError)
+    return error(status_code, headers, body[:MAX_BODY])
+
+
 class SubscriptionRejected(AgentMailError):
     """AgentMail refused the subscription: by an `error` frame, or by closing before it was confirmed.
 
@@ -90,6 +103,10 @@ class ConnectionLost(AgentMailError):
 
     def __str__(self) -> str:
         return f"{printable(self.reason, 500)} (close code {self.code})"
+
+
+class RequestFailed(AgentMailError):
+    """A request to the REST API got no answer that makes sense. It is seen only in what `RecoveryFailed` says."""
 
 
 class ConnectionFailed(AgentMailError):

@@ -20,16 +20,16 @@ from .report import Results, table
 ABOUT = """\
 Measures trio-agentmail beside others, on this machine alone: each client in a fresh process, its server in another,
 over loopback; contenders take turns in each round. Shown are median, spread over the rounds, and the multiple of the
-group's reference, by rounds. All groups take 7 to 8 minutes, and want two idle cores. Linux only.
+group's reference, by rounds. All groups take 6 to 7 minutes, and want two idle cores. Linux only.
 """
 
 GROUP_HELP = """\
 groups, all by default:
   throughput  events/s, beside the hand-written loop (the reference), bare trio-websocket with nothing decoded,
-              websockets' Trio client with the loop's decoding, and the official SDK       5 rounds of about 50 s
-  latency     from the server's send to the consumer's hands; reference: the SDK           3 rounds of about 30 s
+              websockets' Trio client with the loop's decoding, and the official SDK       5 rounds of about 40 s
+  latency     from the server's send to the consumer's hands; reference: the SDK           3 rounds of about 25 s
   decode      decode_event and others, without a network; reference: bare orjson           3 rounds of about 6 s
-  memory      a stalled consumer, 1,000 idle streams                                       1 round  of about 60 s
+  memory      a stalled consumer, 1,000 idle streams                                       1 round  of about 40 s
   storm       1,000 streams lose their server                                              1 round  of about 35 s
   start       imports; reference: trio and trio_websocket                                  11 rounds of about 1 s
 alone:

@@ -26,7 +26,7 @@ def open_stream(url: str) -> "AbstractAsyncContextManager[trio.MemoryReceiveChan
     """The stream from this URL, with default settings."""
     from trio_agentmail import AgentMailEnvironment, open_agentmail_stream
 
-    environment = AgentMailEnvironment(http="http://127.0.0.1", websockets=url)
+    environment = AgentMailEnvironment(http=url.replace("ws", "http", 1), websockets=url)
     return open_agentmail_stream(api_key=KEY, environment=environment)
 
 

@@ -3,6 +3,7 @@
 All that it does stands in its arguments. When its standard input ends it reports what it has seen, and ends: so it
 cannot outlive whoever started it. A connection is accepted, its subscription is read and confirmed, the events are
 sent, then a close frame with code 1000; without events it stays open. Pings are answered, once the events are sent.
+Whoever asks for something else than a WebSocket is told that there is no mail: the stream looks for what it missed.
 It sends more than ten times faster than any client takes.
 """
 
@@ -23,6 +24,9 @@ from .processes import answer, die_with_parent
 
 CLOSE, PING, PONG = 8, 9, 10
 SLICE_BYTES = 2**18
+
+LISTING = b'{"count":0,"inboxes":[],"threads":[],"messages":[]}'
+NO_MAIL = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(LISTING), LISTING)
 
 
 class HungUp(Exception):
@@ -51,7 +55,6 @@ class Server:
     def run(self) -> None:
         while True:
             connection, _ = self._listener.accept()
-            self.accepted.append(time.perf_counter())
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
@@ -64,6 +67,7 @@ class Server:
                 connection = self._tls.wrap_socket(connection, server_side=True)
             with connection, connection.makefile("rb") as received:
                 shake_hands(connection, received)
+                self.accepted.append(time.perf_counter())
                 read_frame(received)  # the subscription
                 connection.sendall(frame(b'{"type":"subscribed"}'))
                 time.sleep(self._pause)
@@ -100,14 +104,23 @@ class Server:
 
 
 def shake_hands(connection: socket.socket, received: IO[bytes]) -> None:
+    while not (key := read_head(received)):
+        connection.sendall(NO_MAIL)
+    digest = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
+    upgrade = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    connection.sendall(upgrade + b"Sec-WebSocket-Accept: " + digest + b"\r\n\r\n")
+
+
+def read_head(received: IO[bytes]) -> bytes:
+    """The head of a request without a body: the key of a WebSocket, if it asks for one."""
     key = b""
+    if not (line := received.readline()):
+        raise HungUp
     while line := received.readline().strip():
         name, _, value = line.partition(b":")
         if name.lower() == b"sec-websocket-key":
             key = value.strip()
-    digest = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
-    upgrade = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    connection.sendall(upgrade + b"Sec-WebSocket-Accept: " + digest + b"\r\n\r\n")
+    return key
 
 
 def read_frame(received: IO[bytes]) -> tuple[int, bytes]:

@@ -76,13 +76,14 @@ def listen_command(
     elsewhere: AgentMailEnvironment | None,
     verbose: bool,
 ) -> None:
-    """Print a line for every event that AgentMail pushes.
+    """Print a line for every event that AgentMail pushes, and for mail that was missed and is found again.
 
     The API key is taken from $AGENTMAIL_API_KEY. Without --event-type, AgentMail leaves out spam, blocked and
     unauthenticated mail.
 
     With --json, the field `type` is "event", "subscribed" or "error" in AgentMail's own objects, "disconnected" where
-    the connection was lost, and "unknown" around what this program does not know.
+    the connection was lost, "caught_up" where mail that was missed has been looked for, "recovery_failed" where that
+    was not possible, and "unknown" around what this program does not know.
 
     Ctrl-C or SIGTERM closes the connection and ends with status 0, as does the end of whoever reads the output. The
     status is 1 when AgentMail cannot be reached or refuses, and 2 when the options make no sense.

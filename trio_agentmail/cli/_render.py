@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+import attrs
 from rich.text import Text
 
 from trio_agentmail.errors import printable
 from trio_agentmail.events import (
+    CaughtUp,
     Disconnected,
     DomainVerifiedEvent,
     ErrorEvent,
@@ -30,6 +32,7 @@ from trio_agentmail.events import (
     MessageSecurityReviewEvent,
     MessageSentEvent,
     Recipient,
+    RecoveryFailed,
     Subscribed,
     UnknownEvent,
 )
@@ -62,6 +65,12 @@ def _describe(event: Event) -> tuple[str, str, Sequence[str | None]]:
             return "subscribed", "green", [", ".join(names) for names in filters if names]
         case Disconnected():
             return "disconnected", "bold red", [event.reason, f"(code {event.code})"]
+        case CaughtUp():
+            counts = {"known": event.known, "held": event.held, "failed": event.failed}
+            found = [f"{event.recovered} recovered", *(f"{number} {what}" for what, number in counts.items() if number)]
+            return "caught up", "yellow" if event.failed else "green", [", ".join(found), _since(event.since)]
+        case RecoveryFailed():
+            return "recovery failed", "bold red", [event.inbox_id, event.pod_id, event.reason, _since(event.since)]
         case ErrorEvent():
             return "error", "bold red", [event.name, event.message]
         case UnknownEvent():
@@ -101,12 +110,18 @@ def _to(recipients: Sequence[str | Recipient]) -> str | None:
     return f"to {', '.join(addresses)}" if addresses else None
 
 
+def _since(time: datetime) -> str:
+    # A fraction of a second would pretend more than is known: it is where a gap may have begun.
+    return f"(since {time.isoformat(' ', 'seconds')})"
+
+
 def event_json(event: Event) -> str:
     """A JSON object on one line, without a line end; printable ASCII only.
 
     `type` says how to read it: `"event"`, `"subscribed"` and `"error"` are AgentMail's own objects, complete, with
-    `type` and `event_type` in today's spelling; `"disconnected"` is made here; `"unknown"` says why it is none of
-    these, and holds AgentMail's object in `payload`, or its text in `raw`.
+    `type` and `event_type` in today's spelling; `"disconnected"`, `"caught_up"` and `"recovery_failed"` are made
+    here, with the fields of their classes; `"unknown"` says why it is none of these, and holds AgentMail's object in
+    `payload`, or its text in `raw`.
     """
     try:
         return _dumps(_json_object(event))
@@ -118,13 +133,11 @@ def event_json(event: Event) -> str:
 def _json_object(event: Event) -> dict[str, Any]:
     match event:
         case Disconnected():
-            last = event.last_received
-            return {
-                "type": "disconnected",
-                "reason": event.reason,
-                "code": event.code,
-                "last_received": None if last is None else last.isoformat(),
-            }
+            return {"type": "disconnected"} | _fields(event)
+        case CaughtUp():
+            return {"type": "caught_up"} | _fields(event)
+        case RecoveryFailed():
+            return {"type": "recovery_failed"} | _fields(event)
         case UnknownEvent(payload=None):
             return _unknown(event, event.reason) | {"raw": event.raw}
         case UnknownEvent():
@@ -137,6 +150,10 @@ def _json_object(event: Event) -> dict[str, Any]:
             names = {"type": "event", "event_type": event.event_type}
     frame: dict[str, Any] = json.loads(event.raw)
     return names | frame | names
+
+
+def _fields(event: Disconnected | CaughtUp | RecoveryFailed) -> dict[str, Any]:
+    return attrs.asdict(event, value_serializer=lambda _, __, v: v.isoformat() if isinstance(v, datetime) else v)
 
 
 def _unknown(event: Event, reason: str) -> dict[str, Any]:

@@ -1,0 +1,108 @@
+"""An event in a journal: what is kept of it, and how the event is made of that again."""
+
+from collections.abc import Hashable
+
+import attrs
+
+from ._codec import as_unknown, decode_event, identity
+from .errors import printable
+from .events import Event, MessageReceivedEvent, Subscribed, UnknownEvent, _ServerEvent
+
+__all__ = ["DeadRow", "Entry", "NewRow", "PendingRow", "new_row", "restored"]
+
+
+@attrs.frozen
+class NewRow:
+    """An event to be written down."""
+
+    kind: str
+    key: str | bytes
+    created: float | None
+    recorded_at: float
+    origin: str
+    event_type: str
+    text: bytes
+
+
+@attrs.frozen
+class PendingRow:
+    """An event that is not handled; `under_way`: an attempt had begun, and the process ended before it did."""
+
+    id: int
+    kind: str
+    key: str | bytes
+    attempts: int
+    under_way: bool
+    origin: str
+    event_type: str
+
+
+@attrs.frozen
+class DeadRow:
+    """An event that is not tried again."""
+
+    id: int
+    attempts: int
+    error: str
+    ended_at: float
+    origin: str
+    text: bytes
+
+
+@attrs.define(eq=False)
+class Entry:
+    """An event that is not handled. It is on disk, or on its way there; in memory it is when its turn is near."""
+
+    id: int
+    key: Hashable  # what `identity` says of the event
+    event_type: str
+    origin: str
+    attempts: int = 0
+    given: bool = False  # in this run, or maybe in an earlier one
+    on_disk: bool = True
+    attempting: bool = False
+    retry_at: float | None = None
+    done: bool = False  # handled, a dead letter, or not new
+    content: Event | bytes | None = None
+    size: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.event_type} (number {self.id} in the journal)"
+
+
+def new_row(event: Event, now: float) -> NewRow:
+    """What is written down of an event.
+
+    Raises:
+        TypeError: it cannot be kept.
+    """
+    if not isinstance(event, _ServerEvent | UnknownEvent):
+        raise TypeError(f"a journal keeps events, and {type(event).__name__} is a notice")
+    raw = event._raw
+    if not raw:
+        raise TypeError(
+            f"a journal keeps the text of an event as it was received, and this {type(event).__name__} was made by "
+            "hand and has none: decode_event makes one that has"
+        )
+    key = identity(event)
+    assert key is not None  # what has a text has one
+    created = event.message.created_at if isinstance(event, MessageReceivedEvent) else None
+    return NewRow(
+        kind=key[0],
+        key=key[1],
+        created=None if created is None else created.timestamp(),
+        recorded_at=now,
+        origin=event.origin,
+        event_type=printable(event.event_type or "an unknown event", 100),
+        text=raw if isinstance(raw, bytes) else raw.encode(errors="backslashreplace"),
+    )
+
+
+def restored(text: bytes, *, origin: str, attempt: int) -> Event:
+    """The event that was written down."""
+    event = decode_event(text)
+    if isinstance(event, Subscribed):
+        # Of confirmations only those that confirm nothing are written down.
+        event = as_unknown(event, "a confirmation that nobody waited for")
+    assert isinstance(event, _ServerEvent | UnknownEvent)
+    return attrs.evolve(event, origin=origin, attempt=attempt)

@@ -1,0 +1,349 @@
+"""Where recovered mail comes from: listings of AgentMail's REST API, each of one inbox, one pod, or one whole key."""
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+import attrs
+import trio
+
+from ._codec import decode_thread, recovered_event
+from ._delivered import RECOVERED, Delivered
+from ._rest import CONCURRENCY, Rest, segment
+from ._settings import Subscribe
+from .errors import ApiError, RequestFailed
+from .events import Event, Message, MessageReceivedEvent, MessageSecurityReviewEvent, ThreadItem
+
+__all__ = ["Counts", "Floors", "MailListing", "Source", "Target", "recovered_types", "targets_of"]
+
+T = TypeVar("T")
+
+HELD = "agent-armor-held"
+KINDS = ("spam", "blocked", "unauthenticated")
+"""The labels of mail that comes only to those who ask for it, under an event_type of its own."""
+
+REMEMBERED_HELD = 10_000
+REMEMBERED_THREADS = 2**15
+"""How many are remembered: held mails, and threads as they were seen last."""
+
+BATCH = 500
+"""Mails that one batch-get may ask for (source: AgentMail's API definition)."""
+
+THREAD_PAGE = 20
+"""Messages of a thread that are fetched at once, with their bodies."""
+
+
+@attrs.frozen
+class Target:
+    """What is listed in one go: an inbox, a pod, or, if it is neither, all that the key may see."""
+
+    inbox_id: str | None = None
+    pod_id: str | None = None
+
+
+Floors: TypeAlias = Mapping[str, float]
+"""Which event_types of received mail are wanted; and since when AgentMail must have created such mail, in seconds since
+the epoch: what is older came before the stream began, or may have been delivered and forgotten."""
+
+
+def targets_of(subscribe: Subscribe) -> tuple[Target, ...]:
+    """What to list. An event that matches an inbox or a pod is wanted, so both are listed."""
+    if subscribe.inbox_ids is None and subscribe.pod_ids is None:
+        return (Target(),)
+    inboxes = [Target(inbox_id=inbox_id) for inbox_id in subscribe.inbox_ids or ()]
+    return (*inboxes, *[Target(pod_id=pod_id) for pod_id in subscribe.pod_ids or ()])
+
+
+def recovered_types(subscribe: Subscribe) -> tuple[str, ...]:
+    """The event_types that can be listed, of those that are pushed."""
+    if subscribe.event_types is None:
+        return ("message.received",)
+    listed = ("message.received", *(f"message.received.{kind}" for kind in KINDS))
+    return tuple(event_type for event_type in listed if event_type in subscribe.event_types)
+
+
+@attrs.define
+class Counts:
+    """What a look has found, so far."""
+
+    known: int = 0
+    held: int = 0
+
+
+class Source(Protocol):
+    """Where missed events come from. A listing today; a source with a cursor may come later."""
+
+    def note(self, event: Event) -> None:
+        """An event has come by itself."""
+
+    async def look(self, target: Target, after: float, floors: Floors, counts: Counts) -> None:
+        """Hand over what was missed, once the whole target has been gone through raise the first failure.
+
+        Args:
+            after: Since when, by the mail's own time, in seconds since the epoch.
+
+        Raises:
+            ApiError, RequestFailed: something could not be listed or fetched.
+        """
+
+    async def look_at_held(self, floors: Floors, counts: Counts) -> None:
+        """Hand over what was held and has been released; as `look`."""
+
+    def state(self) -> Any:
+        """What it has to remember from one run to the next, as JSON has it."""
+
+    def restore(self, state: Any) -> None:
+        """Remember what `state` gave in an earlier run."""
+
+
+class MailListing:
+    """The `Source` that lists mail.
+
+    An inbox is listed by its messages, without their bodies: what is missing is fetched. A pod and a whole key are
+    listed by threads, which costs no request for each inbox and finds new inboxes: threads that have changed are
+    fetched, with the bodies of their messages. Labels are looked at here, since how AgentMail wants to be asked for
+    them differs between its documentation and its SDK.
+
+    Args:
+        put: Takes what was missed, in order, and whether it is a mail that was held before.
+    """
+
+    def __init__(self, rest: Rest, delivered: Delivered, put: Callable[[Event, bool], Awaitable[None]]) -> None:
+        self._rest = rest
+        self._delivered = delivered
+        self._put = put
+        self._held: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._threads: OrderedDict[str, ThreadItem] = OrderedDict()
+
+    def note(self, event: Event) -> None:
+        """See `Source`."""
+        if isinstance(event, MessageReceivedEvent):
+            if self._held:
+                self._held.pop((event.message.inbox_id, event.message.message_id), None)
+        elif isinstance(event, MessageSecurityReviewEvent):
+            inbox_id, message_id = event.message.inbox_id, event.message.message_id
+            if inbox_id and message_id:
+                self._hold(inbox_id, message_id)
+
+    def state(self) -> Any:
+        """See `Source`."""
+        return list(self._held)
+
+    def restore(self, state: Any) -> None:
+        """See `Source`."""
+        for inbox_id, message_id in state:
+            self._hold(inbox_id, message_id)
+
+    async def look(self, target: Target, after: float, floors: Floors, counts: Counts) -> None:
+        """See `Source`."""
+        since = datetime.fromtimestamp(max(after, 0.0), UTC).isoformat(timespec="milliseconds")
+        asked = {"after": since.replace("+00:00", "Z"), "ascending": "true"}
+        asked |= {f"include_{kind}": "true" for kind in KINDS if f"message.received.{kind}" in floors}
+        if target.inbox_id is not None:
+            await self._look_at_inbox(target.inbox_id, asked, floors, counts)
+        else:
+            path = "/threads" if target.pod_id is None else f"/pods/{segment(target.pod_id)}/threads"
+            await self._look_at_threads(path, asked, after, floors, counts)
+
+    async def look_at_held(self, floors: Floors, counts: Counts) -> None:
+        """See `Source`."""
+        failures: list[Exception] = []
+        for inbox_id, held in groupby(sorted(self._held), key=lambda pair: pair[0]):
+            for ids in _batches([message_id for _, message_id in held], BATCH):
+                try:
+                    await self._look_at_held_in(inbox_id, ids, floors, counts)
+                except (ApiError, RequestFailed) as exc:
+                    failures.append(exc)
+        _raise_first(failures)
+
+    # An inbox: a page of its messages at a time
+
+    async def _look_at_inbox(self, inbox_id: str, asked: dict[str, str], floors: Floors, counts: Counts) -> None:
+        failures: list[Exception] = []
+
+        async def fetch(event: MessageReceivedEvent) -> list[MessageReceivedEvent]:
+            return await self._fetch(event, floors)
+
+        async for page in self._rest.pages(f"/inboxes/{segment(inbox_id)}/messages", "messages", asked):
+            listed = [self._read(item, inbox_id) for item in page]
+            missed = [event for event in listed if event is not None and self._is_missed(event, floors, counts)]
+            for chunk in _batches(missed, CONCURRENCY):
+                failures += [e for e in await self._fetch_and_put(fetch, chunk) if e is not None]
+        _raise_first(failures)
+
+    async def _fetch(self, event: MessageReceivedEvent, floors: Floors) -> list[MessageReceivedEvent]:
+        """The whole mail of one that was listed, in a list; an empty one if it has gone or is held by now."""
+        inbox_id, message_id = event.message.inbox_id, event.message.message_id
+        try:
+            item = await self._rest.get(f"/inboxes/{segment(inbox_id)}/messages/{segment(message_id)}")
+        except ApiError as exc:
+            if exc.status_code == 404:
+                return []
+            raise
+        whole = self._read(item, inbox_id)
+        if whole is None or whole.message.message_id != message_id:
+            raise RequestFailed("the REST API answered with another message than it was asked for")
+        return [whole] if self._is_wanted(whole, floors) else []
+
+    # A pod or a key: a page of its threads at a time
+
+    async def _look_at_threads(
+        self, path: str, asked: dict[str, str], after: float, floors: Floors, counts: Counts
+    ) -> None:
+        failures: list[Exception] = []
+
+        async def fetch(thread: ThreadItem) -> list[MessageReceivedEvent]:
+            return await self._fetch_thread(thread, after, floors, counts)
+
+        async for page in self._rest.pages(path, "threads", asked):
+            threads = [thread for thread in map(decode_thread, page) if thread is not None]
+            for chunk in _batches([thread for thread in threads if self._has_news(thread, floors)], CONCURRENCY):
+                results = await self._fetch_and_put(fetch, chunk)
+                for thread, failure in zip(chunk, results, strict=True):
+                    if failure is not None:
+                        failures.append(failure)
+                    elif thread.thread_id:
+                        self._threads[thread.thread_id] = _signature(thread)
+                        if len(self._threads) > REMEMBERED_THREADS:
+                            self._threads.popitem(last=False)
+        _raise_first(failures)
+
+    def _has_news(self, thread: ThreadItem, floors: Floors) -> bool:
+        """Whether there may be a mail in it that was missed."""
+        if not thread.thread_id or self._threads.get(thread.thread_id) == _signature(thread):
+            return False
+        if HELD in thread.labels:
+            return True
+        if thread.updated_at is not None and thread.updated_at.timestamp() < min(floors.values()):
+            return False
+        # Nearly every mail that was pushed begins a thread: that this one was is known without a request.
+        is_known = thread.message_count == 1 and self._delivered.has_mail(
+            thread.inbox_id or "", thread.last_message_id or ""
+        )
+        return not is_known
+
+    async def _fetch_thread(
+        self, thread: ThreadItem, after: float, floors: Floors, counts: Counts
+    ) -> list[MessageReceivedEvent]:
+        """The mails of a thread that were missed, the oldest first."""
+        inbox = f"/inboxes/{segment(thread.inbox_id)}" if thread.inbox_id else ""
+        pages = self._rest.pages(f"{inbox}/threads/{segment(thread.thread_id or '')}", "messages", {}, THREAD_PAGE)
+        missed: list[MessageReceivedEvent] = []
+        async with aclosing(pages):
+            async for page in pages:  # the first page is the newest, and each is ascending
+                listed = [self._read(item, thread.inbox_id or "") for item in page]
+                events = [event for event in listed if event is not None]
+                missed[:0] = [
+                    whole
+                    for event in events
+                    if self._is_missed(event, floors, counts)
+                    for whole in ([event] if _has_body(event.message) else await self._fetch(event, floors))
+                ]
+                if any(_time(event.message) < after for event in events):
+                    break
+        return missed
+
+    # Held mail
+
+    async def _look_at_held_in(self, inbox_id: str, ids: Sequence[str], floors: Floors, counts: Counts) -> None:
+        try:
+            answer = await self._rest.post(f"/inboxes/{segment(inbox_id)}/messages/batch-get", {"message_ids": ids})
+        except ApiError as exc:
+            if exc.status_code != 404:
+                raise
+            answer = {}  # the inbox is gone
+        items = answer.get("messages")
+        listed = [self._read(item, inbox_id) for item in items if isinstance(item, dict)] if items else []
+        found = {event.message.message_id: event for event in listed if event is not None}
+        for message_id in ids:
+            event = found.get(message_id)
+            if event is not None and HELD in event.message.labels:
+                counts.held += 1
+                continue
+            if event is not None and self._is_wanted(event, floors):
+                for whole in await self._fetch(event, floors):
+                    await self._put(whole, True)
+            self._held.pop((inbox_id, message_id), None)
+
+    def _hold(self, inbox_id: str, message_id: str) -> None:
+        self._held[inbox_id, message_id] = None
+        if len(self._held) > REMEMBERED_HELD:
+            self._held.popitem(last=False)
+
+    # What all of them need
+
+    def _read(self, item: dict[str, Any], inbox_id: str) -> MessageReceivedEvent | None:
+        """A received mail as the event that it would have been; None if it is none."""
+        item = {"inbox_id": inbox_id} | item
+        event = recovered_event(item, "message.received", RECOVERED)
+        if event is None or "received" not in event.message.labels:
+            return None
+        for kind in KINDS:
+            if kind in event.message.labels:
+                return recovered_event(item, f"message.received.{kind}", RECOVERED)
+        return event
+
+    def _is_wanted(self, event: MessageReceivedEvent, floors: Floors) -> bool:
+        message = event.message
+        if HELD in message.labels:
+            self._hold(message.inbox_id, message.message_id)
+            return False
+        return event.event_type in floors
+
+    def _is_missed(self, event: MessageReceivedEvent, floors: Floors, counts: Counts) -> bool:
+        message = event.message
+        if not self._is_wanted(event, floors):
+            return False
+        created = message.created_at or message.timestamp
+        if self._delivered.has_mail(message.inbox_id, message.message_id):
+            counts.known += 1
+            return False
+        return created is None or created.timestamp() >= floors[event.event_type]
+
+    async def _fetch_and_put(
+        self, fetch: Callable[[T], Awaitable[list[MessageReceivedEvent]]], chunk: Sequence[T]
+    ) -> list[Exception | None]:
+        """Fetch a few things at once, and hand over what comes of them in their order; say of each how it failed."""
+        results: list[list[MessageReceivedEvent] | Exception] = [[] for _ in chunk]
+
+        async def fetch_one(index: int, item: T) -> None:
+            try:
+                results[index] = await fetch(item)
+            except (ApiError, RequestFailed) as exc:
+                results[index] = exc
+
+        async with trio.open_nursery() as nursery:
+            for index, item in enumerate(chunk):
+                nursery.start_soon(fetch_one, index, item)
+        for result in results:
+            for event in result if isinstance(result, list) else ():
+                await self._put(event, False)
+        return [result if isinstance(result, Exception) else None for result in results]
+
+
+def _signature(thread: ThreadItem) -> ThreadItem:
+    """What of a thread changes when there is something new in it."""
+    return ThreadItem(
+        updated_at=thread.updated_at, message_count=thread.message_count, last_message_id=thread.last_message_id
+    )
+
+
+def _has_body(message: Message) -> bool:
+    return message.text is not None or message.html is not None
+
+
+def _time(message: Message) -> float:
+    return message.timestamp.timestamp() if message.timestamp is not None else float("inf")
+
+
+def _batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _raise_first(failures: Sequence[Exception]) -> None:
+    if failures:
+        raise failures[0]

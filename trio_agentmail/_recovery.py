@@ -1,0 +1,339 @@
+"""When to look for mail that was missed: after every gap, a little later again, and in sweeps.
+
+AgentMail pushes once, and what it pushes while nobody is connected can only be found in a listing. The listing is by
+the mail's own time, which its sender chose. So a gap is closed in three steps:
+
+1. The subscription is in force again before anything is listed: what comes from then on is pushed.
+2. Listed is at once what is dated since shortly before the gap (`Recovery.overlap`). That is nearly all, and quick.
+3. Half a minute later comes a sweep, which reaches `Recovery.sweep_depth` further back: for mail that is back-dated, or
+   was only just being indexed. And then one every `Recovery.sweep_interval`, gap or no gap: a connection may be alive
+   and deliver nothing.
+
+What was found is delivered unless it has been (`_delivered`), or was created before the stream began.
+"""
+
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+import attrs
+import trio
+
+from ._api_key import ApiKey
+from ._backend import Backend
+from ._codec import encode_object, parse_object, with_message
+from ._delivered import Delivered
+from ._journal import Journal
+from ._listing import Counts, MailListing, Source, Target, recovered_types, targets_of
+from ._outbox import Abandoned, JournaledOutbox, Outbox
+from ._rest import Rest, segment
+from ._settings import Recovery, Settings, Subscribe
+from .errors import AgentMailError, ApiError, RequestFailed, printable
+from .events import CaughtUp, Event, MessageReceivedEvent, RecoveryFailed
+
+__all__ = ["Recoverer"]
+
+logger = logging.getLogger("trio_agentmail")
+
+SECOND_LOOK_AFTER = 30.0
+"""Seconds after a gap was closed at which a sweep looks whether all of it was."""
+
+TARGETS_AT_ONCE = 4
+"""How many inboxes or pods are listed at the same time."""
+
+BODY_TIMEOUT = 10.0
+"""Seconds for which a pushed mail, and all behind it, may wait for its body."""
+
+PUSHED_BY_THEN = 60.0
+"""Seconds after which a mail that was not pushed will not be."""
+
+
+@attrs.define
+class _Found(Counts):
+    """What has been found since the last news of it."""
+
+    recovered: int = 0
+    requests_before: int = 0
+
+
+class Recoverer:
+    """Finds mail that was missed and hands it over. `run` is its task; a supervisor tells how the connection fares.
+
+    Times are in seconds since the epoch, by AgentMail's clock as far as it is known.
+
+    Args:
+        renew: Makes a connection that takes the place of the present one.
+        kept: What was remembered in an earlier run; `b""`: nothing.
+    """
+
+    def __init__(
+        self,
+        recovery: Recovery,
+        backend: Backend,
+        settings: Settings,
+        api_key: ApiKey,
+        delivered: Delivered,
+        outbox: Outbox | JournaledOutbox,
+        renew: Callable[[], Awaitable[None]],
+        journal: Journal | None,
+        kept: bytes,
+    ) -> None:
+        self._recovery = recovery
+        self._delivered = delivered
+        self._outbox = outbox
+        self._renew = renew
+        self._journal = journal
+        self._kept = kept
+        self._rest = Rest(backend, settings, api_key)
+        self._source: Source = MailListing(self._rest, delivered, self._put)
+        self._ahead = 0.0
+        """Seconds by which AgentMail's clock is ahead of ours."""
+        self._resumed = trio.Event()
+        self._looking = trio.CancelScope()
+        self._confirmed_at = math.inf
+        self._floors: dict[Target, dict[str, float]] = {}
+        """What is looked at; and which event_types, and since when AgentMail must have created such mail."""
+        self._complete_until: dict[Target, float] = {}
+        """Before that, nothing is missing."""
+        self._gaps: dict[Target, float] = {}
+        """Where something may be missing, since when."""
+        self._told: set[Target] = set()
+        """Of which a `RecoveryFailed` has told."""
+        self._next_sweep = -math.inf
+        """On Trio's clock."""
+        self._reach = math.inf
+        """From where the next sweep reaches back, if that is before now."""
+        self._found = _Found()
+        self._unpushed = 0
+        self.recovered = 0
+        """How many mails were recovered."""
+
+    @property
+    def requests(self) -> int:
+        """How many requests were made."""
+        return self._rest.requests
+
+    # What the supervisor says
+
+    def resume(self, subscribe: Subscribe, confirmed_at: float) -> None:
+        """A subscription is in force, since then by our clock."""
+        self._confirmed_at = confirmed_at + self._ahead
+        is_first = not self._complete_until
+        begin = self._confirmed_at
+        if is_first and self._recovery.since is not None:
+            begin = min(begin, self._recovery.since.timestamp())
+        types = recovered_types(subscribe)
+        floors = {
+            target: {event_type: self._floors.get(target, {}).get(event_type, begin) for event_type in types}
+            for target in targets_of(subscribe)
+            if types
+        }
+        self._complete_until = {target: self._complete_until.get(target, begin) for target in floors}
+        self._gaps = {target: since for target, since in self._gaps.items() if target in floors}
+        if begin < self._confirmed_at:
+            self._gaps = dict.fromkeys(floors, begin)
+        if floors != self._floors:
+            self._floors = floors
+            self._next_sweep = -math.inf
+            self._looking.cancel()
+        self._resumed.set()
+
+    def pause(self, last_received: float) -> None:
+        """The connection was lost; the last sign of life came then, by our clock."""
+        for target in self._floors:
+            self._gaps[target] = min(self._gaps.get(target, math.inf), last_received + self._ahead)
+        self._resumed = trio.Event()
+        self._looking.cancel()
+
+    def note(self, event: Event) -> None:
+        """An event was pushed."""
+        self._source.note(event)
+
+    @property
+    def fetches_bodies(self) -> bool:
+        return self._recovery.fetch_bodies
+
+    async def with_body(self, event: MessageReceivedEvent) -> MessageReceivedEvent:
+        """The mail with its body, if it was left out and can be fetched."""
+        message = event.message
+        if message.text is not None or message.html is not None:
+            return event
+        path = f"/inboxes/{segment(message.inbox_id)}/messages/{segment(message.message_id)}"
+        why = f"not within {BODY_TIMEOUT:.0f} s"
+        with trio.move_on_after(BODY_TIMEOUT):
+            try:
+                async with self._rest.connected():
+                    return with_message(event, await self._rest.get(path))
+            except (ApiError, RequestFailed) as exc:
+                why = str(exc)
+        logger.warning("a mail comes without its body, which could not be fetched: %s", printable(why, 500))
+        return event
+
+    # The task
+
+    async def run(self) -> None:
+        """Look whenever it is time, as long as the subscription is in force."""
+        await self._resumed.wait()
+        if self._floors:
+            async with self._rest.connected():
+                await self._rest.learn_the_time()
+        self._set_clock(self._rest.ahead)
+        self._restore()
+        while True:
+            await self._resumed.wait()
+            with trio.CancelScope() as self._looking:
+                await self._look_while_subscribed()
+
+    def _set_clock(self, ahead: float) -> None:
+        """Now AgentMail's clock is known: the times so far were by ours."""
+        self._ahead = ahead
+        self._confirmed_at += ahead
+        if self._recovery.since is None:
+            self._floors = {
+                target: {t: at + ahead for t, at in types.items()} for target, types in self._floors.items()
+            }
+            self._complete_until = {target: at + ahead for target, at in self._complete_until.items()}
+        self._gaps = {target: since + ahead for target, since in self._gaps.items()}
+
+    async def _look_while_subscribed(self) -> None:
+        await self._keep()
+        if self._gaps:
+            self._reach = min(self._reach, *self._gaps.values())
+            overlap = self._recovery.overlap
+            await self._look_at({target: since - overlap for target, since in self._gaps.items()})
+            self._next_sweep = min(self._next_sweep, trio.current_time() + SECOND_LOOK_AFTER)
+        while self._floors:
+            await trio.sleep_until(self._next_sweep)
+            await self._sweep()
+        await trio.sleep_forever()
+
+    async def _sweep(self) -> None:
+        after = min(self._reach, self._rest.now) - self._recovery.sweep_depth
+        self._unpushed = 0
+        await self._look_at(dict.fromkeys(self._floors, after))
+        self._reach = math.inf
+        self._next_sweep = trio.current_time() + self._recovery.sweep_interval
+        if self._unpushed:
+            await self._replace_the_connection()
+
+    async def _look_at(self, afters: dict[Target, float]) -> None:
+        began = self._rest.now
+        gaps = dict(self._gaps)
+        self._found.known = self._found.held = 0
+        waiting = iter(afters.items())
+
+        async def work() -> None:
+            for target, after in waiting:
+                floors = self._floors_of(target)
+                try:
+                    await self._source.look(target, after, floors, self._found)
+                except (ApiError, RequestFailed) as exc:
+                    self._note_failure(target, exc)
+                else:
+                    self._gaps.pop(target, None)
+                    self._told.discard(target)
+                    self._complete_until[target] = began
+
+        async with self._rest.connected():
+            async with trio.open_nursery() as nursery:
+                for _ in range(TARGETS_AT_ONCE):
+                    nursery.start_soon(work)
+            await self._look_at_held()
+        self._tell([since for target, since in gaps.items() if target not in self._gaps])
+        await self._keep()
+
+    async def _look_at_held(self) -> None:
+        floors = {event_type: -math.inf for types in self._floors.values() for event_type in types}
+        try:
+            await self._source.look_at_held(floors, self._found)
+        except (ApiError, RequestFailed) as exc:
+            # They stay remembered, and the next look has another try.
+            logger.warning("held mail could not be looked at: %s", printable(str(exc), 500))
+
+    def _floors_of(self, target: Target) -> dict[str, float]:
+        forgotten = self._delivered.forgotten_until
+        return {event_type: max(floor, forgotten) for event_type, floor in self._floors[target].items()}
+
+    def _note_failure(self, target: Target, failure: ApiError | RequestFailed) -> None:
+        since = self._gaps.setdefault(target, self._complete_until[target])
+        if target not in self._told:
+            self._told.add(target)
+            reason = printable(str(failure), 500)
+            logger.warning("mail could not be recovered: %s", reason)
+            self._notify(
+                RecoveryFailed(
+                    inbox_id=target.inbox_id,
+                    pod_id=target.pod_id,
+                    since=datetime.fromtimestamp(since, UTC),
+                    reason=reason,
+                )
+            )
+
+    def _tell(self, closed: list[float]) -> None:
+        """Of gaps that were closed, if any were."""
+        found = self._found
+        if closed:
+            self._notify(
+                CaughtUp(
+                    since=datetime.fromtimestamp(min(closed), UTC),
+                    recovered=found.recovered,
+                    known=found.known,
+                    held=found.held,
+                    failed=len(self._gaps),
+                    requests=self.requests - found.requests_before,
+                )
+            )
+        self._found = _Found(requests_before=self.requests)
+
+    async def _replace_the_connection(self) -> None:
+        logger.warning("the connection is alive, and %d mails were not pushed: another one is made", self._unpushed)
+        try:
+            await self._renew()
+        except (AgentMailError, OSError) as exc:
+            logger.warning("the connection could not be replaced: %s", printable(str(exc), 500))
+
+    # What is handed over
+
+    async def _put(self, event: Event, was_held: bool) -> None:
+        try:
+            is_new = await self._outbox.put(event)
+        except Abandoned:
+            await trio.sleep_forever()  # the supervisor ends the stream, when it is told the same
+        assert isinstance(event, MessageReceivedEvent)
+        created = event.message.created_at
+        if is_new:
+            self.recovered += 1
+            self._found.recovered += 1
+            if not was_held and created is not None:
+                overdue = self._rest.now - PUSHED_BY_THEN
+                self._unpushed += self._confirmed_at < created.timestamp() < overdue
+
+    def _notify(self, notice: CaughtUp | RecoveryFailed) -> None:
+        try:
+            self._outbox.notify(notice)
+        except Abandoned:
+            return
+
+    # From one run to the next
+
+    async def _keep(self) -> None:
+        if self._journal is None:
+            return
+        targets = [
+            [target.inbox_id, target.pod_id, types, self._gaps.get(target, self._complete_until[target])]
+            for target, types in self._floors.items()
+        ]
+        await self._journal.keep(encode_object({"targets": targets, "source": self._source.state()}))
+
+    def _restore(self) -> None:
+        kept = parse_object(self._kept)
+        if kept is None:
+            return
+        for inbox_id, pod_id, types, complete_until in kept["targets"]:
+            target = Target(inbox_id=inbox_id, pod_id=pod_id)
+            if target in self._floors:
+                self._floors[target] |= types
+                self._complete_until[target] = complete_until
+                self._gaps[target] = min(self._gaps.get(target, math.inf), complete_until)
+        self._source.restore(kept["source"])

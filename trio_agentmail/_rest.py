@@ -1,0 +1,206 @@
+"""AgentMail's REST API, as far as recovery asks it: the one place that knows HTTP."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import trio
+
+from ._api_key import ApiKey
+from ._backend import Backend
+from ._codec import encode_object, parse_object
+from ._reconnect import Verdict, ceilings, full_jitter, retry_after, verdict
+from ._settings import ReconnectPolicy, Settings
+from .errors import ApiError, AuthenticationError, RequestFailed, refusal
+
+if TYPE_CHECKING:
+    import httpx
+
+__all__ = ["Rest", "segment"]
+
+PAGE_SIZE = 100
+"""Items of a page: as many as AgentMail is sure to give."""
+
+CONCURRENCY = 8
+"""Requests under way at once."""
+
+REQUEST_TIMEOUT = 30.0
+"""Seconds for one request, until all of its answer is there."""
+
+ATTEMPTS = 5
+"""How often a request is made before it has failed. What asks for it tries again later."""
+
+DELAYS = ReconnectPolicy(initial_delay=1.0)
+
+CLOCKS_AGREE = 1.5
+"""Seconds by which clocks may differ without our seeing it: AgentMail tells the time in whole seconds."""
+
+
+class Rest:
+    """Asks AgentMail, in a block of `connected`."""
+
+    def __init__(self, backend: Backend, settings: Settings, api_key: ApiKey) -> None:
+        import httpx  # here, before there is a connection: it takes 0.1 s, in which no event could be read
+
+        self._httpx = httpx
+        self._backend = backend
+        self._settings = settings
+        self._api_key = api_key
+        self._client: httpx.AsyncClient
+        self._users = 0
+        self._under_way = trio.CapacityLimiter(CONCURRENCY)
+        self._not_before = 0.0
+        """By Trio's clock: AgentMail has said that we ask too much."""
+        self.ahead = 0.0
+        """Seconds by which AgentMail's clock is ahead of ours."""
+        self.requests = 0
+        """How many have been made."""
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[None]:
+        """Requests can be made in this block. When nobody is in one, no connection is held: streams are idle mostly."""
+        if not self._users:
+            # Neither proxies nor passwords are taken from the environment, and no redirect is followed, with the key.
+            self._client = self._httpx.AsyncClient(
+                base_url=self._settings.environment.http,
+                transport=self._backend.http_transport(self._settings.ssl_context),
+                timeout=None,
+                trust_env=False,
+            )
+        self._users += 1
+        try:
+            yield
+        finally:
+            self._users -= 1
+            if not self._users:
+                await self._client.aclose()
+
+    @property
+    def now(self) -> float:
+        """The time of day by AgentMail's clock, in seconds since the epoch."""
+        return self._backend.now() + self.ahead
+
+    async def learn_the_time(self) -> None:
+        """Ask for something small; any answer at all tells the time. Without one, our clock is taken for theirs."""
+        try:
+            await self.get("/inboxes", {"limit": "1"})
+        except (ApiError, RequestFailed):
+            return
+
+    async def get(self, path: str, parameters: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """Ask for an object.
+
+        Args:
+            path: The path behind `/v0`; what is variable in it has gone through `segment`.
+
+        Raises:
+            ApiError: AgentMail refuses, or its trouble has outlasted `ATTEMPTS`.
+            RequestFailed: it cannot be reached, or answers with no JSON object, and that has.
+        """
+        return await self._ask("GET", path, parameters, None)
+
+    async def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Ask for an object, by a request with a body; as `get`."""
+        return await self._ask("POST", path, None, encode_object(body))
+
+    async def pages(
+        self, path: str, field: str, parameters: Mapping[str, str], size: int = PAGE_SIZE
+    ) -> AsyncGenerator[list[dict[str, Any]], None]:
+        """Go through a listing to its end, a page at a time; as `get`.
+
+        Args:
+            field: Which field of a page holds its items.
+        """
+        asked = {"limit": str(size), **parameters}
+        while True:
+            page = await self.get(path, asked)
+            items = page.get(field)
+            yield [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+            token = page.get("next_page_token")
+            if not isinstance(token, str) or not token or token == asked.get("page_token"):
+                return
+            asked["page_token"] = token
+
+    async def _ask(
+        self, method: str, path: str, parameters: Mapping[str, str] | None, body: bytes | None
+    ) -> dict[str, Any]:
+        delays = ceilings(DELAYS)
+        key_was_refused = False
+        for left in reversed(range(ATTEMPTS)):
+            answer = await self._once(method, path, parameters, body)
+            if isinstance(answer, dict):
+                return answer
+            if isinstance(answer, AuthenticationError) and not key_was_refused and self._api_key.changes():
+                key_was_refused = True  # it may have been replaced since the last connection was made
+            elif not left or verdict(answer) is not Verdict.TRANSIENT:
+                raise answer
+            else:
+                await self._be_patient(answer, full_jitter(next(delays)))
+        raise AssertionError("the last attempt returns or raises")  # pragma: no cover  for the type checker
+
+    async def _be_patient(self, failure: ApiError | RequestFailed, seconds: float) -> None:
+        seconds = max(seconds, retry_after(failure))
+        if isinstance(failure, ApiError) and failure.status_code == 429:
+            # It is the key that asks too much: nobody asks any more for so long.
+            self._not_before = max(self._not_before, trio.current_time() + seconds)
+        else:
+            await trio.sleep(seconds)
+
+    async def _once(
+        self, method: str, path: str, parameters: Mapping[str, str] | None, body: bytes | None
+    ) -> dict[str, Any] | ApiError | RequestFailed:
+        async with self._under_way:
+            await trio.sleep_until(self._not_before)
+            self.requests += 1
+            headers = {"Authorization": self._api_key.authorization}
+            if body is not None:
+                headers["Content-Type"] = "application/json"
+            failure: ApiError | RequestFailed
+            try:
+                with trio.move_on_after(REQUEST_TIMEOUT) as patience:
+                    response = await self._client.request(
+                        method, f"/v0{path}", params=parameters, content=body, headers=headers
+                    )
+            except self._httpx.RequestError as exc:
+                # Raised outside, and so without this as its context: it holds the request, with the key.
+                failure = RequestFailed(_explained(exc))
+            else:
+                if not patience.cancelled_caught:
+                    return self._read(response)
+                failure = RequestFailed(f"no answer within {REQUEST_TIMEOUT:.0f} s")
+        self._api_key.redact(failure)
+        return failure
+
+    def _read(self, response: "httpx.Response") -> dict[str, Any] | ApiError | RequestFailed:
+        self._read_clock(response.headers.get("date", ""))
+        failure: ApiError | RequestFailed
+        if response.status_code == 200:
+            answer = parse_object(response.content)
+            if answer is not None:
+                return answer
+            failure = RequestFailed("the REST API answered with something that is no JSON object")
+        else:
+            failure = refusal(response.status_code, dict(response.headers), response.text)
+        self._api_key.redact(failure)
+        return failure
+
+    def _read_clock(self, date: str) -> None:
+        try:
+            ahead = parsedate_to_datetime(date).timestamp() - self._backend.now()
+        except (ValueError, OverflowError):
+            return
+        self.ahead = 0.0 if abs(ahead) < CLOCKS_AGREE else ahead
+
+
+def _explained(failure: BaseException) -> str:
+    """httpx says nothing of what went wrong in TLS; the beginning of the story does."""
+    while (cause := failure.__cause__ or failure.__context__) is not None:
+        failure = cause
+    return f"{type(failure).__name__}: {failure}"
+
+
+def segment(text: str) -> str:
+    """A part of a path: a Message-ID may hold any character, slashes included."""
+    return quote(text, safe="", errors="surrogatepass")

@@ -1,0 +1,198 @@
+"""An SQLite file that is a journal: how it is made, opened, locked and brought up to date, and what its errors mean."""
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+from .errors import JournalError, JournalInUse
+
+__all__ = ["check", "connect", "errors_explained", "lock", "transaction"]
+
+APPLICATION_ID = 0x41674D6A
+"""What SQLite files have in their header to say whose they are: "AgMj"."""
+
+BUSY_TIMEOUT = 5.0
+"""Seconds to wait for another program that writes to the file, which is none of ours."""
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        # One row: whose journal this is, and what recovery has to know.
+        "CREATE TABLE journal (scope TEXT NOT NULL, state BLOB NOT NULL, forgotten_until REAL)",
+        # One row for each event, small, so that marking one does not write its text anew. `ended_at` is when it was
+        # handled, or became a dead letter.
+        """
+        CREATE TABLE events (
+            id INTEGER PRIMARY KEY,
+            kind TEXT NOT NULL,
+            key NOT NULL,
+            created REAL,
+            recorded_at REAL NOT NULL,
+            origin TEXT NOT NULL,
+            event_type TEXT NOT NULL,
+            state TEXT NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'handled', 'dead')),
+            attempts INTEGER NOT NULL DEFAULT 0,
+            under_way INTEGER NOT NULL DEFAULT 0,
+            error TEXT,
+            ended_at REAL,
+            UNIQUE (kind, key)
+        )
+        """,
+        "CREATE INDEX unhandled ON events (state, id) WHERE state != 'handled'",
+        # The text of each that is not handled.
+        "CREATE TABLE texts (id INTEGER PRIMARY KEY, text BLOB NOT NULL)",
+    ),
+)
+"""What brings a file from each schema version to the next. Whoever changes the schema adds a step, and changes none."""
+
+
+@contextmanager
+def errors_explained(path: Path) -> Iterator[None]:
+    """Whatever SQLite complains of in the block is a `JournalError` that says what is the matter with which file."""
+    try:
+        yield
+    except sqlite3.Error as exc:
+        raise JournalError(f"the journal {path} {_explanation(exc)} ({exc})") from exc
+
+
+def _explanation(exc: sqlite3.Error) -> str:
+    # The extended codes (SQLITE_IOERR_WRITE, SQLITE_READONLY_DIRECTORY, …) begin with the plain ones.
+    name = getattr(exc, "sqlite_errorname", None) or ""
+    for beginning, explanation in _EXPLANATIONS.items():
+        if name.startswith(beginning):
+            return explanation
+    return "cannot be used"
+
+
+_EXPLANATIONS = {
+    "SQLITE_FULL": "cannot be written: the disk is full",
+    "SQLITE_READONLY": "cannot be written: it is read-only",
+    "SQLITE_IOERR": "cannot be read or written: the disk or its file system failed",
+    "SQLITE_CORRUPT": "is damaged",
+    "SQLITE_NOTADB": "is not an SQLite database, or its beginning is damaged",
+    "SQLITE_BUSY": "is locked by another program",
+    "SQLITE_CANTOPEN": "cannot be opened",
+}
+
+
+def lock(path: Path) -> sqlite3.Connection:
+    """Become the only owner of the journal, for as long as the connection is open.
+
+    A lock of the operating system that ends with the process, on every platform, is what SQLite has: an exclusive
+    transaction in an empty database beside the journal. In the journal itself it would keep readers out.
+
+    Raises:
+        JournalInUse: somebody else is.
+        JournalError: the file cannot be made or opened.
+    """
+    beside = path.with_name(path.name + "-lock")
+    with errors_explained(path):
+        _create(beside)
+        connection = _connection(f"{beside.as_uri()}?mode=rw", timeout=0.0)
+        try:
+            connection.execute("PRAGMA journal_mode = MEMORY")  # nothing is ever written: one file less beside it
+            connection.execute("BEGIN EXCLUSIVE")
+        except BaseException as exc:
+            connection.close()
+            if isinstance(exc, sqlite3.OperationalError) and exc.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+                raise JournalInUse(
+                    f"the journal {path} is in use by another process or another stream: a journal has one consumer "
+                    "at a time; give this one a file of its own, or end the other"
+                ) from None
+            raise
+    return connection
+
+
+def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    """A connection to the journal; unless it only reads, the file is made if it does not exist, and brought up to date.
+
+    Used by one thread at a time, not always the same.
+
+    Raises:
+        JournalError: it cannot be opened, is damaged, no journal, or of a newer schema.
+    """
+    with errors_explained(path):
+        if not read_only:
+            _create(path)
+        # A reader too opens it for writing: it has to share the index of the write-ahead log.
+        connection = _connection(f"{path.as_uri()}?mode=rw", timeout=BUSY_TIMEOUT)
+        try:
+            if read_only:
+                connection.execute("PRAGMA query_only = ON")
+            else:
+                # Has an effect on a file that is still empty only: room that is free can be given back.
+                connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            version = _checked_version(connection, path)
+            if not read_only:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = FULL")
+                # After a burst the log is cut back to this. (It is written to the file every 4 MB.)
+                connection.execute(f"PRAGMA journal_size_limit = {16 * 2**20}")
+                _migrate(connection, version)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def _create(path: Path) -> None:
+    # For its owner alone; SQLite gives the files that it makes beside it the same mode. One that exists must not even
+    # be opened: closing a file drops all locks that this process has on it, those of other connections too.
+    try:
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    except OSError as exc:
+        raise JournalError(f"the journal {path} cannot be made: {exc.strerror}") from exc
+
+
+def _connection(uri: str, timeout: float) -> sqlite3.Connection:
+    # isolation_level=None: transactions begin where we say BEGIN, and nowhere else.
+    return sqlite3.connect(uri, uri=True, timeout=timeout, isolation_level=None, check_same_thread=False)
+
+
+def _checked_version(connection: sqlite3.Connection, path: Path) -> int:
+    """The schema version; 0 for a file that is still empty."""
+    application_id: int = connection.execute("PRAGMA application_id").fetchone()[0]
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    if application_id != APPLICATION_ID:
+        if application_id or version or connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone():
+            raise JournalError(f"{path} is an SQLite database, but not a journal: give the journal a file of its own")
+        return 0
+    if version > len(MIGRATIONS):
+        raise JournalError(
+            f"the journal {path} was written by a newer version of trio-agentmail (schema {version}; this one knows "
+            f"{len(MIGRATIONS)}): update trio-agentmail"
+        )
+    return version
+
+
+def _migrate(connection: sqlite3.Connection, version: int) -> None:
+    for number, steps in enumerate(MIGRATIONS[version:], start=version + 1):
+        with transaction(connection):
+            for statement in steps:
+                connection.execute(statement)
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {number}")
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """The block is written as a whole, or if it raises not at all."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:  # after some errors SQLite has rolled back by itself
+            with suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+        raise
+
+
+def check(connection: sqlite3.Connection, path: Path) -> None:
+    """Look for damage."""
+    with errors_explained(path), closing(connection.execute("PRAGMA quick_check(1)")) as found:
+        [result] = found.fetchone()
+    if result != "ok":
+        raise JournalError(f"the journal {path} is damaged ({result})")
