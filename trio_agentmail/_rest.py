@@ -127,18 +127,21 @@ class Rest:
         self, method: str, path: str, parameters: Mapping[str, str] | None, body: bytes | None
     ) -> dict[str, Any]:
         delays = ceilings(DELAYS)
-        key_was_refused = False
-        for left in reversed(range(ATTEMPTS)):
-            answer = await self._once(method, path, parameters, body)
+        left = ATTEMPTS
+        key_was_replaced = False
+        while True:
+            authorization = self._api_key.authorization
+            answer = await self._once(method, path, parameters, body, authorization)
             if isinstance(answer, dict):
                 return answer
-            if isinstance(answer, AuthenticationError) and not key_was_refused and self._api_key.changes():
-                key_was_refused = True  # it may have been replaced since the last connection was made
-            elif not left or verdict(answer) is not Verdict.TRANSIENT:
+            refused = isinstance(answer, AuthenticationError) and not key_was_replaced
+            if refused and self._api_key.is_other_than(authorization):
+                key_was_replaced = True  # since the last connection was made
+                continue
+            left -= 1
+            if not left or verdict(answer) is not Verdict.TRANSIENT:
                 raise answer
-            else:
-                await self._be_patient(answer, full_jitter(next(delays)))
-        raise AssertionError("the last attempt returns or raises")  # pragma: no cover  for the type checker
+            await self._be_patient(answer, full_jitter(next(delays)))
 
     async def _be_patient(self, failure: ApiError | RequestFailed, seconds: float) -> None:
         seconds = max(seconds, retry_after(failure))
@@ -149,12 +152,12 @@ class Rest:
             await trio.sleep(seconds)
 
     async def _once(
-        self, method: str, path: str, parameters: Mapping[str, str] | None, body: bytes | None
+        self, method: str, path: str, parameters: Mapping[str, str] | None, body: bytes | None, authorization: str
     ) -> dict[str, Any] | ApiError | RequestFailed:
         async with self._under_way:
             await trio.sleep_until(self._not_before)
             self.requests += 1
-            headers = {"Authorization": self._api_key.authorization}
+            headers = {"Authorization": authorization}
             if body is not None:
                 headers["Content-Type"] = "application/json"
             failure: ApiError | RequestFailed
