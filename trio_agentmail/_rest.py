@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -36,6 +37,9 @@ DELAYS = ReconnectPolicy(initial_delay=1.0)
 
 CLOCKS_AGREE = 1.5
 """Seconds by which clocks may differ without our seeing it: AgentMail tells the time in whole seconds."""
+
+MOST_AHEAD = 366 * 86_400.0
+"""Seconds: no clock is that wrong, since TLS would not work. Such a date is nonsense."""
 
 
 class Rest:
@@ -192,10 +196,13 @@ class Rest:
 
     def _read_clock(self, date: str) -> None:
         try:
-            ahead = parsedate_to_datetime(date).timestamp() - self._backend.now()
+            when = parsedate_to_datetime(date)
         except (ValueError, OverflowError):
             return
-        self.ahead = 0.0 if abs(ahead) < CLOCKS_AGREE else ahead
+        # A date without an offset is GMT (RFC 9110, section 5.6.7).
+        ahead = when.replace(tzinfo=when.tzinfo or UTC).timestamp() - self._backend.now()
+        if abs(ahead) < MOST_AHEAD:
+            self.ahead = 0.0 if abs(ahead) < CLOCKS_AGREE else ahead
 
 
 def _explained(failure: BaseException) -> str:
