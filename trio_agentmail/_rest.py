@@ -118,13 +118,17 @@ class Rest:
             field: Which field of a page holds its items.
         """
         asked = {"limit": str(size), **parameters}
+        tokens: set[str] = set()
         while True:
             page = await self.get(path, asked)
             items = page.get(field)
             yield [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
             token = page.get("next_page_token")
-            if not isinstance(token, str) or not token or token == asked.get("page_token"):
+            if not isinstance(token, str) or not token:
                 return
+            if token in tokens:
+                raise RequestFailed("the REST API gave a page_token twice, so the listing has no end")
+            tokens.add(token)
             asked["page_token"] = token
 
     async def _ask(
