@@ -175,7 +175,7 @@ class Rest:
                     response = await self._client.request(
                         method, f"/v0{path}", params=parameters, content=body, headers=headers
                     )
-            except self._httpx.RequestError as exc:
+            except (self._httpx.RequestError, self._httpx.InvalidURL) as exc:  # the latter: a Message-ID of 64 KiB
                 # Raised outside, and so without this as its context: it holds the request, with the key.
                 failure = RequestFailed(_explained(exc))
             else:
@@ -218,4 +218,5 @@ def _explained(failure: BaseException) -> str:
 
 def segment(text: str) -> str:
     """A part of a path: a Message-ID may hold any character, slashes included."""
-    return quote(text, safe="", errors="surrogatepass")
+    quoted = quote(text, safe="", errors="surrogatepass")
+    return quoted if quoted.strip(".") else quoted.replace(".", "%2E")  # "..": else httpx takes it for a step up
