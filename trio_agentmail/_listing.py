@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from itertools import groupby
+from operator import itemgetter
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 import attrs
@@ -151,10 +152,11 @@ class MailListing:
     async def look_at_held(self, floors: Floors, counts: Counts) -> None:
         """See `Source`."""
         failures: list[Exception] = []
-        for inbox_id, held in groupby(sorted(self._held), key=lambda pair: pair[0]):
+        # Sorted by inbox alone: within one, in the order in which they were held.
+        for inbox_id, held in groupby(sorted(self._held, key=itemgetter(0)), key=itemgetter(0)):
             for ids in _batches([message_id for _, message_id in held], BATCH):
                 try:
-                    await self._look_at_held_in(inbox_id, ids, floors, counts)
+                    failures += await self._look_at_held_in(inbox_id, ids, floors, counts)
                 except (ApiError, RequestFailed) as exc:
                     failures.append(exc)
         _raise_first(failures)
@@ -248,25 +250,39 @@ class MailListing:
 
     # Held mail
 
-    async def _look_at_held_in(self, inbox_id: str, ids: Sequence[str], floors: Floors, counts: Counts) -> None:
+    async def _look_at_held_in(
+        self, inbox_id: str, ids: Sequence[str], floors: Floors, counts: Counts
+    ) -> list[Exception]:
+        """What one batch-get tells of; the failures of single mails, which stay remembered."""
+        failures: list[Exception] = []
         try:
             answer = await self._rest.post(f"/inboxes/{segment(inbox_id)}/messages/batch-get", {"message_ids": ids})
         except ApiError as exc:
             if exc.status_code != 404:
                 raise
-            answer = {}  # the inbox is gone
+            answer = {"messages": []}  # the inbox is gone
         items = answer.get("messages")
-        listed = [self._read(item, inbox_id) for item in items if isinstance(item, dict)] if items else []
+        if not isinstance(items, list):  # else all of them would seem to be gone
+            raise RequestFailed("the REST API answered without the messages that it was asked for")
+        listed = [self._read(item, inbox_id) for item in items if isinstance(item, dict)]
         found = {event.message.message_id: event for event in listed if event is not None}
         for message_id in ids:
             event = found.get(message_id)
             if event is not None and HELD in event.message.labels:
                 counts.held += 1
                 continue
-            if event is not None and self._is_wanted(event, floors):
-                for whole in await self._fetch(event, floors):
-                    await self._put(whole, True)
+            # Forgotten first: what is fetched may say that it is held after all.
             self._held.pop((inbox_id, message_id), None)
+            if event is not None and self._is_wanted(event, floors):
+                try:
+                    for whole in await self._fetch(event, floors):
+                        await self._put(whole, True)
+                except BaseException as exc:
+                    self._hold(inbox_id, message_id)
+                    if not isinstance(exc, (ApiError, RequestFailed)):
+                        raise
+                    failures.append(exc)
+        return failures
 
     def _hold(self, inbox_id: str, message_id: str) -> None:
         self._held[inbox_id, message_id] = None
