@@ -169,11 +169,12 @@ class MailListing:
         async def fetch(event: MessageReceivedEvent) -> list[MessageReceivedEvent]:
             return await self._fetch(event, floors)
 
-        async for page in self._rest.pages(f"/inboxes/{segment(inbox_id)}/messages", "messages", asked):
-            listed = [self._read(item, inbox_id) for item in page]
-            missed = [event for event in listed if event is not None and self._is_missed(event, floors, counts)]
-            for chunk in _batches(missed, CONCURRENCY):
-                failures += [e for e in await self._fetch_and_put(fetch, chunk) if e is not None]
+        async with aclosing(self._rest.pages(f"/inboxes/{segment(inbox_id)}/messages", "messages", asked)) as pages:
+            async for page in pages:
+                listed = [self._read(item, inbox_id) for item in page]
+                missed = [event for event in listed if event is not None and self._is_missed(event, floors, counts)]
+                for chunk in _batches(missed, CONCURRENCY):
+                    failures += [e for e in await self._fetch_and_put(fetch, chunk) if e is not None]
         _raise_first(failures)
 
     async def _fetch(self, event: MessageReceivedEvent, floors: Floors) -> list[MessageReceivedEvent]:
@@ -200,17 +201,18 @@ class MailListing:
         async def fetch(thread: ThreadItem) -> list[MessageReceivedEvent]:
             return await self._fetch_thread(thread, after, floors, counts)
 
-        async for page in self._rest.pages(path, "threads", asked):
-            threads = [thread for thread in map(decode_thread, page) if thread is not None]
-            for chunk in _batches([thread for thread in threads if self._has_news(thread, floors)], CONCURRENCY):
-                results = await self._fetch_and_put(fetch, chunk)
-                for thread, failure in zip(chunk, results, strict=True):
-                    if failure is not None:
-                        failures.append(failure)
-                    elif thread.thread_id:
-                        self._threads[thread.thread_id] = _signature(thread)
-                        if len(self._threads) > REMEMBERED_THREADS:
-                            self._threads.popitem(last=False)
+        async with aclosing(self._rest.pages(path, "threads", asked)) as pages:
+            async for page in pages:
+                threads = [thread for thread in map(decode_thread, page) if thread is not None]
+                for chunk in _batches([thread for thread in threads if self._has_news(thread, floors)], CONCURRENCY):
+                    results = await self._fetch_and_put(fetch, chunk)
+                    for thread, failure in zip(chunk, results, strict=True):
+                        if failure is not None:
+                            failures.append(failure)
+                        elif thread.thread_id:
+                            self._threads[thread.thread_id] = _signature(thread)
+                            if len(self._threads) > REMEMBERED_THREADS:
+                                self._threads.popitem(last=False)
         _raise_first(failures)
 
     def _has_news(self, thread: ThreadItem, floors: Floors) -> bool:
