@@ -1,5 +1,6 @@
 """Where recovered mail comes from: listings of AgentMail's REST API, each of one inbox, one pod, or one whole key."""
 
+import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
@@ -117,7 +118,8 @@ class MailListing:
         self._delivered = delivered
         self._put = put
         self._held: OrderedDict[tuple[str, str], None] = OrderedDict()
-        self._threads: OrderedDict[str, ThreadItem] = OrderedDict()
+        self._threads: OrderedDict[str | None, tuple[ThreadItem, float]] = OrderedDict()
+        """How a thread was seen last, and from when on it was gone through then."""
 
     def note(self, event: Event) -> None:
         """See `Source`."""
@@ -197,27 +199,33 @@ class MailListing:
         self, path: str, asked: dict[str, str], after: float, floors: Floors, counts: Counts
     ) -> None:
         failures: list[Exception] = []
+        reached: dict[str | None, float] = {}
 
         async def fetch(thread: ThreadItem) -> list[MessageReceivedEvent]:
-            return await self._fetch_thread(thread, after, floors, counts)
+            missed, reached[thread.thread_id] = await self._fetch_thread(thread, after, floors, counts)
+            return missed
 
         async with aclosing(self._rest.pages(path, "threads", asked)) as pages:
             async for page in pages:
                 threads = [thread for thread in map(decode_thread, page) if thread is not None]
-                for chunk in _batches([thread for thread in threads if self._has_news(thread, floors)], CONCURRENCY):
+                changed = [thread for thread in threads if self._has_news(thread, after, floors)]
+                for chunk in _batches(changed, CONCURRENCY):
                     results = await self._fetch_and_put(fetch, chunk)
                     for thread, failure in zip(chunk, results, strict=True):
                         if failure is not None:
                             failures.append(failure)
-                        elif thread.thread_id:
-                            self._threads[thread.thread_id] = _signature(thread)
+                        else:
+                            self._threads[thread.thread_id] = _signature(thread), reached.pop(thread.thread_id)
                             if len(self._threads) > REMEMBERED_THREADS:
                                 self._threads.popitem(last=False)
         _raise_first(failures)
 
-    def _has_news(self, thread: ThreadItem, floors: Floors) -> bool:
+    def _has_news(self, thread: ThreadItem, after: float, floors: Floors) -> bool:
         """Whether there may be a mail in it that was missed."""
-        if not thread.thread_id or self._threads.get(thread.thread_id) == _signature(thread):
+        if not thread.thread_id:
+            return False
+        seen, reached = self._threads.get(thread.thread_id, (None, math.inf))
+        if seen == _signature(thread) and reached <= after:
             return False
         if HELD in thread.labels:
             return True
@@ -231,8 +239,8 @@ class MailListing:
 
     async def _fetch_thread(
         self, thread: ThreadItem, after: float, floors: Floors, counts: Counts
-    ) -> list[MessageReceivedEvent]:
-        """The mails of a thread that were missed, the oldest first."""
+    ) -> tuple[list[MessageReceivedEvent], float]:
+        """The mails of a thread that were missed, the oldest first; and from when on it was gone through."""
         inbox = f"/inboxes/{segment(thread.inbox_id)}" if thread.inbox_id else ""
         pages = self._rest.pages(f"{inbox}/threads/{segment(thread.thread_id or '')}", "messages", {}, THREAD_PAGE)
         missed: list[MessageReceivedEvent] = []
@@ -247,8 +255,8 @@ class MailListing:
                     for whole in ([event] if _has_body(event.message) else await self._fetch(event, floors))
                 ]
                 if any(_time(event.message) < after for event in events):
-                    break
-        return missed
+                    return missed, after
+        return missed, -math.inf
 
     # Held mail
 
