@@ -303,7 +303,8 @@ class MailListing:
 
     def _read(self, item: dict[str, Any], inbox_id: str) -> MessageReceivedEvent | None:
         """A received mail as the event that it would have been; None if it is none."""
-        item = {"inbox_id": inbox_id} | item
+        if not item.get("inbox_id"):
+            item = item | {"inbox_id": inbox_id}
         event = recovered_event(item, "message.received", RECOVERED)
         if event is None or "received" not in event.message.labels:
             return None
