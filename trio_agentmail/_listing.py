@@ -94,6 +94,9 @@ class Source(Protocol):
     async def look_at_held(self, floors: Floors, counts: Counts) -> None:
         """Hand over what was held and has been released; as `look`."""
 
+    def forget(self, target: Target) -> None:
+        """It is not in the subscription any more."""
+
     def state(self) -> Any:
         """What it has to remember from one run to the next, as JSON has it."""
 
@@ -130,6 +133,11 @@ class MailListing:
             inbox_id, message_id = event.message.inbox_id, event.message.message_id
             if inbox_id and message_id:
                 self._hold(inbox_id, message_id)
+
+    def forget(self, target: Target) -> None:
+        """See `Source`."""
+        for held in [held for held in self._held if held[0] == target.inbox_id]:
+            del self._held[held]
 
     def state(self) -> Any:
         """See `Source`."""

@@ -131,6 +131,9 @@ class Recoverer:
         }
         self._complete_until = {target: self._complete_until.get(target, begin) for target in floors}
         self._gaps = {target: since for target, since in self._gaps.items() if target in floors}
+        self._told &= floors.keys()
+        for target in self._floors.keys() - floors.keys():
+            self._source.forget(target)
         if begin < self._confirmed_at:
             self._gaps = dict.fromkeys(floors, begin)
         if floors != self._floors:
