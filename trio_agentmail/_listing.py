@@ -223,9 +223,10 @@ class MailListing:
                         if failure is not None:
                             failures.append(failure)
                         else:
-                            self._threads[thread.thread_id] = _signature(thread), reached.pop(thread.thread_id)
+                            self._threads[thread.thread_id] = _signature(thread), reached[thread.thread_id]
                             if len(self._threads) > REMEMBERED_THREADS:
                                 self._threads.popitem(last=False)
+                    reached.clear()
         _raise_first(failures)
 
     def _has_news(self, thread: ThreadItem, after: float, floors: Floors) -> bool:
