@@ -210,7 +210,12 @@ class MailListing:
         reached: dict[str | None, float] = {}
 
         async def fetch(thread: ThreadItem) -> list[MessageReceivedEvent]:
-            missed, reached[thread.thread_id] = await self._fetch_thread(thread, after, floors, counts)
+            try:
+                missed, reached[thread.thread_id] = await self._fetch_thread(thread, after, floors, counts)
+            except ApiError as exc:
+                if exc.status_code != 404:
+                    raise
+                missed, reached[thread.thread_id] = [], after  # it has gone since it was listed
             return missed
 
         async with aclosing(self._rest.pages(path, "threads", asked)) as pages:
