@@ -55,6 +55,8 @@ class _Found(Counts):
 
     recovered: int = 0
     requests_before: int = 0
+    closed: float = math.inf
+    """Where the earliest gap began, of those that were closed."""
 
 
 class Recoverer:
@@ -181,7 +183,8 @@ class Recoverer:
         while True:
             await self._resumed.wait()
             with trio.CancelScope() as self._looking:
-                await self._look_while_subscribed()
+                if self._resumed.is_set():  # it may be another one, since there was another loss
+                    await self._look_while_subscribed()
 
     def _set_clock(self, ahead: float) -> None:
         """Now AgentMail's clock is known: the times so far were by ours."""
@@ -217,19 +220,22 @@ class Recoverer:
 
     async def _look_at(self, afters: dict[Target, float]) -> None:
         began = self._rest.now
-        gaps = dict(self._gaps)
         self._found.known = self._found.held = 0
         waiting = iter(afters.items())
 
         async def work() -> None:
             for target, after in waiting:
-                floors = self._floors_of(target)
+                failure = None
                 try:
-                    await self._source.look(target, after, floors, self._found)
+                    await self._source.look(target, after, self._floors_of(target), self._found)
                 except (ApiError, RequestFailed) as exc:
-                    self._note_failure(target, exc)
+                    failure = exc
+                # What the supervisor has said meanwhile holds: a new gap, or a target that is none any more.
+                await trio.lowlevel.checkpoint_if_cancelled()
+                if failure is not None:
+                    self._note_failure(target, failure)
                 else:
-                    self._gaps.pop(target, None)
+                    self._found.closed = min(self._found.closed, self._gaps.pop(target, math.inf))
                     self._told.discard(target)
                     self._complete_until[target] = began
 
@@ -238,7 +244,7 @@ class Recoverer:
                 for _ in range(TARGETS_AT_ONCE):
                     nursery.start_soon(work)
             await self._look_at_held()
-        self._tell([since for target, since in gaps.items() if target not in self._gaps])
+        self._tell()
         await self._keep()
 
     async def _look_at_held(self) -> None:
@@ -268,13 +274,13 @@ class Recoverer:
                 )
             )
 
-    def _tell(self, closed: list[float]) -> None:
+    def _tell(self) -> None:
         """Of gaps that were closed, if any were."""
         found = self._found
-        if closed:
+        if found.closed < math.inf:
             self._notify(
                 CaughtUp(
-                    since=datetime.fromtimestamp(min(closed), UTC),
+                    since=datetime.fromtimestamp(found.closed, UTC),
                     recovered=found.recovered,
                     known=found.known,
                     held=found.held,
