@@ -203,16 +203,17 @@ class Recoverer:
             self._reach = min(self._reach, *self._gaps.values())
             overlap = self._recovery.overlap
             await self._look_at({target: since - overlap for target, since in self._gaps.items()})
-            self._next_sweep = min(self._next_sweep, trio.current_time() + SECOND_LOOK_AFTER)
+            self._next_sweep = trio.current_time() + SECOND_LOOK_AFTER
         while self._floors:
             await trio.sleep_until(self._next_sweep)
             await self._sweep()
         await trio.sleep_forever()
 
     async def _sweep(self) -> None:
-        after = min(self._reach, self._rest.now) - self._recovery.sweep_depth
+        reach = min(self._reach, self._rest.now)
+        depth = self._recovery.sweep_depth
         self._unpushed = 0
-        await self._look_at(dict.fromkeys(self._floors, after))
+        await self._look_at({target: min(reach, self._gaps.get(target, reach)) - depth for target in self._floors})
         self._reach = math.inf
         self._next_sweep = trio.current_time() + self._recovery.sweep_interval
         if self._unpushed:
