@@ -187,15 +187,18 @@ class Recoverer:
                     await self._look_while_subscribed()
 
     def _set_clock(self, ahead: float) -> None:
-        """Now AgentMail's clock is known: the times so far were by ours."""
+        """Now AgentMail's clock is known: the times so far were by ours, but for the one that was given."""
+        since = self._recovery.since
+        given = None if since is None else since.timestamp()
+
+        def moved(at: float) -> float:
+            return at if at == given else at + ahead
+
         self._ahead = ahead
         self._confirmed_at += ahead
-        if self._recovery.since is None:
-            self._floors = {
-                target: {t: at + ahead for t, at in types.items()} for target, types in self._floors.items()
-            }
-            self._complete_until = {target: at + ahead for target, at in self._complete_until.items()}
-        self._gaps = {target: since + ahead for target, since in self._gaps.items()}
+        self._floors = {target: {t: moved(at) for t, at in types.items()} for target, types in self._floors.items()}
+        self._complete_until = {target: moved(at) for target, at in self._complete_until.items()}
+        self._gaps = {target: moved(at) for target, at in self._gaps.items()}
 
     async def _look_while_subscribed(self) -> None:
         await self._keep()
@@ -245,6 +248,7 @@ class Recoverer:
                 for _ in range(TARGETS_AT_ONCE):
                     nursery.start_soon(work)
             await self._look_at_held()
+        self._ahead = self._rest.ahead  # our clock may have been set right
         self._tell()
         await self._keep()
 
