@@ -344,5 +344,5 @@ class Recoverer:
             if target in self._floors:
                 self._floors[target] |= types
                 self._complete_until[target] = complete_until
-                self._gaps[target] = min(self._gaps.get(target, math.inf), complete_until)
+                self._gaps[target] = complete_until  # and not `Recovery.since`, which was a first start's
         self._source.restore(kept["source"])
