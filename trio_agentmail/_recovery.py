@@ -164,7 +164,10 @@ class Recoverer:
         with trio.move_on_after(BODY_TIMEOUT):
             try:
                 async with self._rest.connected():
-                    return with_message(event, await self._rest.get(path))
+                    whole = with_message(event, await self._rest.get(path))
+                if whole is not None:
+                    return whole
+                why = "the REST API answered with another message"
             except (ApiError, RequestFailed) as exc:
                 why = str(exc)
         logger.warning("a mail comes without its body, which could not be fetched: %s", printable(why, 500))
