@@ -163,7 +163,7 @@ class Rest:
         self, method: str, path: str, parameters: Mapping[str, str] | None, body: bytes | None, authorization: str
     ) -> dict[str, Any] | ApiError | RequestFailed:
         async with self._under_way:
-            while trio.current_time() < self._not_before:  # it may be put off while we wait
+            while trio.current_time() < self._not_before:  # noqa: ASYNC110  it may be put off while we wait
                 await trio.sleep_until(self._not_before)
             self.requests += 1
             headers = {"Authorization": authorization}
