@@ -120,8 +120,8 @@ class Recoverer:
 
     def resume(self, subscribe: Subscribe, confirmed_at: float) -> None:
         """A subscription is in force, since then by our clock."""
+        is_first = self._confirmed_at == math.inf
         self._confirmed_at = confirmed_at + self._ahead
-        is_first = not self._complete_until
         begin = self._confirmed_at
         if is_first and self._recovery.since is not None:
             begin = min(begin, self._recovery.since.timestamp())
