@@ -308,6 +308,7 @@ class Recoverer:
     # What is handed over
 
     async def _put(self, event: Event, was_held: bool) -> None:
+        is_behind = self._outbox.is_full  # then what was pushed may still wait to be read
         try:
             is_new = await self._outbox.put(event)
         except Abandoned:
@@ -317,7 +318,7 @@ class Recoverer:
         if is_new:
             self.recovered += 1
             self._found.recovered += 1
-            if not was_held and created is not None:
+            if not was_held and not is_behind and created is not None:
                 overdue = self._rest.now - PUSHED_BY_THEN
                 self._unpushed += self._confirmed_at < created.timestamp() < overdue
 
