@@ -88,7 +88,8 @@ class FakeAgentMail(FakeWebSockets, FakeHttp):
     # What happens at AgentMail
 
     def add_inbox(self, inbox_id: str, *, pod_id: str | None = None) -> None:
-        """Make an inbox, or put one into another pod. An inbox that mail comes to need not be added.
+        """Make an inbox, or put one into another pod. An inbox that mail comes to, or that somebody has
+        subscribed to, need not be added.
 
         Args:
             pod_id: `None`: a new inbox is in the pod `default`.

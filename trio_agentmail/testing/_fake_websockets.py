@@ -197,6 +197,7 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
             connection.push(error_frame(refused.name, refused.message))
             return
         self.subscriptions.append(subscribe)
+        self._store.know(subscribe, self._now())
         match fault:
             case WithholdConfirmation():
                 return
