@@ -5,9 +5,9 @@ the mail's own time, which its sender chose. So a gap is closed in three steps:
 
 1. The subscription is in force again before anything is listed: what comes from then on is pushed.
 2. Listed is at once what is dated since shortly before the gap (`Recovery.overlap`). That is nearly all, and quick.
-3. Half a minute later comes a sweep, which reaches `Recovery.sweep_depth` further back: for mail that is back-dated, or
-   was only just being indexed. And then one every `Recovery.sweep_interval`, gap or no gap: a connection may be alive
-   and deliver nothing.
+3. Half a minute later, at the latest, comes a sweep, which reaches `Recovery.sweep_depth` further back: for mail that
+   is back-dated, or was only just being indexed. And then one every `Recovery.sweep_interval`, gap or no gap: a
+   connection may be alive and deliver nothing.
 
 What was found is delivered unless it has been (`_delivered`), or was created before the stream began.
 """
@@ -214,7 +214,7 @@ class Recoverer:
             self._reach = min(self._reach, *self._gaps.values())
             overlap = self._recovery.overlap
             await self._look_at({target: since - overlap for target, since in self._gaps.items()})
-            self._next_sweep = trio.current_time() + SECOND_LOOK_AFTER
+            self._next_sweep = trio.current_time() + min(SECOND_LOOK_AFTER, self._recovery.sweep_interval)
         while self._floors:
             await trio.sleep_until(self._next_sweep)
             await self._sweep()
