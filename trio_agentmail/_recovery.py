@@ -118,6 +118,21 @@ class Recoverer:
 
     # What the supervisor says
 
+    async def begin(self, subscribe: Subscribe) -> None:
+        """The first connection is about to be made: from now on, a crash at any moment leaves a gap that is known.
+
+        What a journal keeps is otherwise written when a look begins, and a process that died between its first
+        subscription and that would not know, when it starts again, that there had been one. The clock is ours here,
+        since AgentMail's is not known yet.
+        """
+        if self._journal is None or self._kept:
+            return
+        since = self._recovery.since
+        begin = self._rest.now if since is None else since.timestamp()
+        types = dict.fromkeys(recovered_types(subscribe), begin)
+        targets = [[target.inbox_id, target.pod_id, types, begin] for target in targets_of(subscribe) if types]
+        await self._journal.keep(encode_object({"targets": targets, "source": self._source.state()}))
+
     def resume(self, subscribe: Subscribe, confirmed_at: float) -> None:
         """A subscription is in force, since then by our clock."""
         is_first = self._confirmed_at == math.inf
