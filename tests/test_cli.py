@@ -27,7 +27,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trio_agentmail import cli
 from trio_agentmail._codec import decode_event
-from trio_agentmail._settings import AgentMailEnvironment, Subscribe
+from trio_agentmail._settings import AgentMailEnvironment, Recovery, Subscribe
+from trio_agentmail._sqlite_journal import SQLiteJournal
+from trio_agentmail._sqlite_store import read_journal
 from trio_agentmail.cli import _commands, _demo
 from trio_agentmail.cli._commands import commands
 from trio_agentmail.cli._listen import explain, listen
@@ -177,11 +179,81 @@ async def test_listen_writes_json_that_a_program_can_read_line_by_line() -> None
     assert re.fullmatch(rb"[ -~\n]*", output)
     confirmation, mail, unknown, disconnected, again = map(json.loads, output.decode().splitlines())
     assert confirmation == again == {"type": "subscribed"}
-    assert mail == json.loads(encode_event(event))
+    assert mail == json.loads(encode_event(event)) | {"origin": "live"}
     assert mail["message"]["subject"] == HOSTILE
     assert (unknown["type"], unknown["raw"]) == ("unknown", "\x1b[2Jno JSON")
     assert (disconnected["type"], disconnected["code"]) == ("disconnected", 1006)
     assert datetime.fromisoformat(disconnected["last_received"]).tzinfo is not None
+
+
+async def test_without_http_url_another_server_is_all_that_the_key_goes_to() -> None:
+    fake = FakeAgentMail()
+    async with fake.serve() as environment:
+        async with running("listen", "-v", "--websocket-url", environment.websockets) as process:
+            await fake.wait_subscribed()
+            await fake.drop_connections()
+            await fake.deliver(inbox_id=INBOX, subject="into the gap")
+            await fake.wait_subscribed()
+            await fake.deliver(inbox_id=INBOX, subject="the last")
+            output = await read_until(process, b"the last\n")
+            process.send_signal(signal.SIGTERM)
+            assert await process.wait() == 0
+            # Recovery would have begun with a request, at once, and complained of whoever it had asked.
+            assert b"recover" not in await read_rest(process.stderr)
+    assert b"into the gap" not in output
+    assert b"caught up" not in output
+    assert not fake.requests
+
+
+async def test_with_http_url_mail_that_was_missed_is_recovered_and_marked() -> None:
+    fake = FakeAgentMail()
+    async with fake.serve() as environment:
+        urls = ("--websocket-url", environment.websockets, "--http-url", environment.http + "/v0")
+        async with running("listen", "--json", *urls) as process:
+            await fake.wait_subscribed()
+            await fake.deliver(inbox_id=INBOX, subject="live")
+            await fake.drop_connections()
+            await fake.deliver(inbox_id=INBOX, subject="into the gap")
+            output = await read_until(process, b'"caught_up"')
+            while not output.endswith(b"\n"):
+                output += await read_until(process, b"\n")
+            process.send_signal(signal.SIGTERM)
+            assert await process.wait() == 0
+    events = [json.loads(line) for line in output.splitlines()]
+    assert {event["message"]["subject"]: event["origin"] for event in events if event["type"] == "event"} == {
+        "live": "live",
+        "into the gap": "recovered",
+    }
+    assert (events[-1]["type"], events[-1]["recovered"]) == ("caught_up", 1)
+
+
+async def test_with_a_journal_a_listener_that_was_down_tells_everything_once(tmp_path: Path) -> None:
+    fake = FakeAgentMail()
+    numbers = list(range(9))
+    async with fake.serve() as environment:
+        urls = ("--websocket-url", environment.websockets, "--http-url", environment.http)
+        output = b""
+        for begin, down in ((0, signal.SIGTERM), (3, signal.SIGKILL), (6, signal.SIGTERM)):
+            async with running("listen", *urls, "--journal", str(tmp_path / "agent.db")) as process:
+                await fake.wait_subscribed()
+                if begin:
+                    output += await read_until(process, b"caught up")
+                await fake.deliver(inbox_id=INBOX, subject=f"number {begin}.")
+                await fake.deliver(inbox_id=INBOX, subject=f"number {begin + 1}.")
+                output += await read_until(process, f"number {begin + 1}.".encode())
+                await trio.sleep(0.2)  # its line has been read, and is being acknowledged
+                process.send_signal(down)
+                await process.wait()
+                output += await read_rest(process.stdout)
+                assert await read_rest(process.stderr) == b""
+            await fake.wait_connected(0)
+            await fake.deliver(inbox_id=INBOX, subject=f"number {begin + 2}.")
+        async with running("listen", *urls, "--journal", str(tmp_path / "agent.db")) as process:
+            output += await read_until(process, b"caught up")
+            process.send_signal(signal.SIGTERM)
+    assert sorted(map(int, re.findall(rb"number (\d+)", output))) == numbers
+    recovered = re.findall(r"message\.received \(recovered\) .* number (\d+)", output.decode())
+    assert sorted(map(int, recovered)) == [2, 5, 8]
 
 
 async def test_hostile_mail_cannot_draw_on_the_terminal() -> None:
@@ -293,12 +365,21 @@ async def listen_until(
     *,
     signals: int = 1,
     as_json: bool = False,
+    journal: SQLiteJournal | None = None,
 ) -> str:
     """Listen in memory until the output is as it should be, and stop by signals; return the output."""
     output = ""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(
-            partial(listen, Output(), Subscribe(), AgentMailEnvironment.PROD, as_json=as_json, backend=fake)
+            partial(
+                listen,
+                Output(),
+                Subscribe(),
+                AgentMailEnvironment.PROD,
+                as_json=as_json,
+                journal=journal,
+                backend=fake,
+            )
         )
         with trio.fail_after(10):
             while not condition(output):
@@ -316,6 +397,39 @@ async def test_listen_prints_until_it_is_told_to_stop(capsys: pytest.CaptureFixt
     output = await listen_until(lambda output: "subscribed" in output, capsys, fake, as_json=as_json)
     assert output.startswith("{") == as_json
     assert fake.close_codes == [1000]
+
+
+async def test_what_has_been_printed_is_acknowledged_and_what_has_not_comes_again(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fake = FakeAgentMail()
+    path = tmp_path / "agent.db"
+    print_line = Output.print
+
+    async def pause_at_the_second(output: Output, line: Text) -> None:
+        if "second" in line.plain:
+            await trio.sleep_forever()
+        await print_line(output, line)
+
+    def has_first(output: str) -> bool:
+        return "first" in output
+
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def deliver() -> None:
+            await fake.wait_subscribed()
+            await fake.deliver(inbox_id=INBOX, subject="first")
+            await fake.deliver(inbox_id=INBOX, subject="second")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Output, "print", pause_at_the_second)
+            await listen_until(has_first, capsys, fake, journal=SQLiteJournal(path))
+    assert read_journal(path) == (1, [])
+    output = await listen_until(lambda output: "second" in output, capsys, fake, journal=SQLiteJournal(path))
+    assert "message.received (redelivered)" in output
+    assert not has_first(output)
+    assert read_journal(path) == (0, [])
 
 
 async def test_a_second_signal_does_not_wait_for_the_goodbye(capsys: pytest.CaptureFixture[str]) -> None:
@@ -396,6 +510,34 @@ def test_a_url_that_is_not_safe_is_refused_with_status_2_and_not_repeated(url: s
     assert KEY not in result.stderr
 
 
+def test_a_rest_api_elsewhere_has_a_url_that_is_safe_as_well() -> None:
+    for url in ("http://agentmail.example", "wss://ws.agentmail.to", f"https://api.agentmail.to?api_key={KEY}"):
+        result = run("listen", "--websocket-url", "ws://localhost:1", "--http-url", url)
+        assert result.exit_code == 2
+        assert "write https://host" in result.stderr
+        assert KEY not in result.stderr
+
+
+def test_a_rest_api_elsewhere_without_its_websocket_makes_no_sense() -> None:
+    result = run("listen", "--http-url", "http://localhost:1")
+    assert result.exit_code == 2
+    assert "--http-url belongs to --websocket-url" in result.stderr
+
+
+def test_a_journal_that_is_no_file_makes_no_sense() -> None:
+    result = run("listen", "--journal", ":memory:")
+    assert result.exit_code == 2
+    assert "would keep nothing" in result.stderr
+
+
+def test_a_journal_that_cannot_be_opened_is_one_clear_line_and_status_1(tmp_path: Path) -> None:
+    (tmp_path / "aunt").write_bytes(b"a letter to my aunt " * 1000)
+    result = run("listen", "--websocket-url", "ws://localhost:1", "--journal", str(tmp_path / "aunt"))
+    assert result.exit_code == 1
+    [line] = result.stderr.splitlines()
+    assert line.startswith("Error: the journal ")
+
+
 def test_two_servers_are_one_too_many() -> None:
     result = run("listen", "--environment", "eu", "--websocket-url", "ws://localhost:1")
     assert result.exit_code == 2
@@ -411,19 +553,40 @@ def test_an_empty_filter_is_refused() -> None:
 def test_the_options_say_what_is_listened_to_and_where(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[Any, ...]] = []
 
-    async def note(_: Output, *arguments: Any, **__: Any) -> None:
-        calls.append(arguments)
+    async def note(
+        _: Output, *arguments: Any, recovery: Recovery | None, journal: SQLiteJournal | None, as_json: bool
+    ) -> None:
+        calls.append((*arguments, recovery, repr(journal), as_json))
 
     monkeypatch.setattr(_commands, "listen", note)
     filters = ("--inbox", "a@x", "--inbox", "b@x", "--pod", "p", "--event-type", "message.sent")
     assert run("listen", "--environment", "eu", *filters).exit_code == 0
-    assert run("listen").exit_code == 0
+    assert run("listen", "--journal", "/nowhere/agent.db", "--json").exit_code == 0
+    assert run("listen", "--websocket-url", "wss://a.example/v0/").exit_code == 0
+    assert run("listen", "--websocket-url", "ws://[::1]:1", "--http-url", "https://b.example:2/").exit_code == 0
     assert calls == [
         (
             Subscribe(inbox_ids=["a@x", "b@x"], pod_ids=["p"], event_types=["message.sent"]),
             AgentMailEnvironment.EU_PROD,
+            Recovery(),
+            "None",
+            False,
         ),
-        (Subscribe(), AgentMailEnvironment.PROD),
+        (Subscribe(), AgentMailEnvironment.PROD, Recovery(), "SQLiteJournal('/nowhere/agent.db')", True),
+        (
+            Subscribe(),
+            AgentMailEnvironment(websockets="wss://a.example", http="https://a.example"),
+            None,
+            "None",
+            False,
+        ),
+        (
+            Subscribe(),
+            AgentMailEnvironment(websockets="ws://[::1]:1", http="https://b.example:2"),
+            Recovery(),
+            "None",
+            False,
+        ),
     ]
 
 
@@ -649,6 +812,15 @@ def test_a_line_says_what_an_event_is_about(event: Event, line: str) -> None:
     assert event_line(event, NOON).plain == f"12:00:00  {line}"
 
 
+def test_what_was_not_pushed_is_marked() -> None:
+    event = MessageReceivedEvent(message=Message(inbox_id="a", message_id="m", from_="b", subject="Hi"))
+    for origin in ("recovered", "redelivered"):
+        line = event_line(attrs.evolve(event, origin=origin), NOON).plain
+        assert line == f"12:00:00  message.received ({origin})  a  b  Hi"
+    unknown = event_json(UnknownEvent(reason="new", raw="null", origin="redelivered"))
+    assert json.loads(unknown)["origin"] == "redelivered"
+
+
 def test_a_long_piece_of_text_is_cut() -> None:
     line = event_line(ErrorEvent(name="x" * 5000), NOON).plain
     assert len(line) < 200
@@ -661,7 +833,12 @@ def test_a_long_piece_of_text_is_cut() -> None:
         # Today's spelling, whatever the server's; and what this package does not know stays.
         (
             '{"type": "message_sent", "send": {"inbox_id": "a"}, "new": 1}',
-            {"type": "event", "event_type": "message.sent", "send": {"inbox_id": "a"}, "new": 1},
+            {"type": "event", "event_type": "message.sent", "origin": "live", "send": {"inbox_id": "a"}, "new": 1},
+        ),
+        # Nor can anybody else say how it came.
+        (
+            '{"type": "message_sent", "send": {}, "origin": "recovered"}',
+            {"type": "event", "event_type": "message.sent", "origin": "live", "send": {}},
         ),
         ('{"type": "error", "name": "x", "code": 7}', {"type": "error", "name": "x", "code": 7}),
         # Nobody else can say "disconnected".
@@ -671,6 +848,7 @@ def test_a_long_piece_of_text_is_cut() -> None:
                 "type": "unknown",
                 "event_type": "disconnected",
                 "event_id": None,
+                "origin": "live",
                 "reason": "its type is not known: disconnected",
                 "payload": {"type": "disconnected"},
             },
@@ -681,6 +859,7 @@ def test_a_long_piece_of_text_is_cut() -> None:
                 "type": "unknown",
                 "event_type": "recovery_failed",
                 "event_id": None,
+                "origin": "live",
                 "reason": "its type is not known: recovery_failed",
                 "payload": {"type": "caught_up", "event_type": "recovery_failed"},
             },
@@ -691,6 +870,7 @@ def test_a_long_piece_of_text_is_cut() -> None:
                 "type": "unknown",
                 "event_type": None,
                 "event_id": None,
+                "origin": "live",
                 "reason": "JSON, but not an object",
                 "raw": "null",
             },
@@ -773,7 +953,7 @@ def test_the_help_names_every_type_of_object() -> None:
 )
 def test_what_python_cannot_write_as_json_is_passed_on_as_text(event: UnknownEvent) -> None:
     written = event_json(event)
-    assert written.startswith('{"type":"unknown","event_type":"new","event_id":"e","reason":"')
+    assert written.startswith('{"type":"unknown","event_type":"new","event_id":"e","origin":"live","reason":"')
     assert '"raw":' in written or '"payload":' in written
 
 
