@@ -36,7 +36,7 @@ from trio_agentmail.cli._listen import explain, listen
 from trio_agentmail.cli._output import Output, OutputClosed
 from trio_agentmail.cli._render import event_json, event_line
 from trio_agentmail.cli._signals import stop_signals
-from trio_agentmail.cli._verdict import Record, judge, summary
+from trio_agentmail.cli._verdict import Record, judge, ranges, summary
 from trio_agentmail.errors import (
     ApiError,
     AuthenticationError,
@@ -341,8 +341,7 @@ async def test_the_demo_keeps_its_promises_in_under_30_seconds_without_a_key_and
         assert await read_rest(process.stderr) == b""
     assert b"\x1b" not in output
     assert re.fullmatch(
-        r"sent \d+, delivered \d+, lost \d+ \(sent while the connection was broken\), duplicated 0, "
-        r"reconnected 5: the promises held",
+        r"sent (\d+), delivered \1, recovered [1-9]\d*, lost 0, duplicated 0, reconnected 5: the promises held",
         output.decode().splitlines()[-1],
     )
 
@@ -620,8 +619,26 @@ async def test_the_demo_breaks_the_connection_in_many_ways_and_nothing_else_brea
     assert "duplicates suppressed: 3" in output
     assert "overlapped, duplicates suppressed: 1" in output
     assert output.count("UnknownEvent: ") == 2
+    assert output.count("CaughtUp: ") == 5
+    assert re.search(r"message\.security\.review: mail \d+\n", output)
+    assert re.search(r"asked again [12]\.\d+ s after the 429", output)
     assert "BROKEN" not in output
-    assert "duplicated 0, reconnected 5: the promises held" in output.splitlines()[-1]
+    assert "lost 0, duplicated 0, reconnected 5: the promises held" in output.splitlines()[-1]
+
+
+async def test_the_demo_loses_mail_without_recovery_and_says_so(
+    capsys: pytest.CaptureFixture[str], autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def look_at_nothing(*_: object) -> None:
+        return
+
+    monkeypatch.setattr("trio_agentmail._listing.MailListing.look", look_at_nothing)
+    monkeypatch.setattr(_demo, "SWALLOWED", 1)
+    fake = FakeAgentMail()
+    assert not await _demo.perform(Output(), fake, AgentMailEnvironment.PROD, backend=fake)
+    output = capsys.readouterr().out
+    assert re.search(r"BROKEN +all mail that was sent was delivered", output)
+    assert re.search(r"lost [1-9]\d*, .*: the promises did NOT hold", output.splitlines()[-1])
 
 
 async def test_the_demo_notices_a_promise_that_does_not_hold(
@@ -686,18 +703,22 @@ def test_a_demo_that_nobody_watches_ends_in_silence(monkeypatch: pytest.MonkeyPa
     assert (result.exit_code, result.output) == (1, "")
 
 
-def mail(number: int) -> MessageReceivedEvent:
-    return MessageReceivedEvent(message=Message(inbox_id=INBOX, message_id=f"<{number}@demo.example>"))
+def mail(number: int, origin: str = "live") -> MessageReceivedEvent:
+    return MessageReceivedEvent(message=Message(inbox_id=INBOX, message_id=f"<{number}@demo.example>"), origin=origin)
 
 
 GAP = (Disconnected(reason="cut", code=1006), Subscribed())
+CLOSED = CaughtUp(since=NOON)
+SEEN: list[Event] = [Subscribed(), mail(1), UnknownEvent(), *GAP, mail(3), mail(2, "recovered"), CLOSED]
 GOOD = Record(
-    sent={1: True, 2: False, 3: True},
-    seen=[Subscribed(), mail(1), UnknownEvent(), *GAP, mail(3), Subscribed()],
+    sent={1: True, 2: False, 3: True, 4: False},
+    # 4 was held; 3 was pushed, and a sweep was quicker.
+    seen=[*SEEN, Subscribed(), mail(4, "recovered")],
+    released={4: 6},
     broken_with=[1006],
     replacements=1,
     oddities=1,
-    patient=True,
+    patient=[True, True],
     goodbye=1000,
     finished=True,
 )
@@ -705,25 +726,31 @@ GOOD = Record(
 
 def test_the_verdict_on_a_run_that_went_well_is_that_it_did() -> None:
     assert all(kept for _, kept in judge(GOOD))
+    assert GOOD.mended
     assert summary(GOOD, held=True) == (
-        "sent 3, delivered 2, lost 1 (sent while the connection was broken), duplicated 0, reconnected 1: "
-        "the promises held"
+        "sent 4, delivered 4, recovered 2, lost 0, duplicated 0, reconnected 1: the promises held"
     )
 
 
 @pytest.mark.parametrize(
     ("changes", "broken"),
     [
-        ({"sent": {1: True, 2: False}}, "what was delivered had been sent"),
+        ({"sent": {1: True, 2: False, 3: True}}, "what was delivered had been sent"),
+        ({"sent": {**GOOD.sent, 5: True}}, "all mail that was sent was delivered"),
+        ({"sent": {**GOOD.sent, 5: False}}, "all mail that was sent was delivered"),
         ({"seen": [*GOOD.seen, mail(3)]}, "nothing was delivered twice"),
-        ({"seen": [*GOOD.seen, mail(2)]}, "mail came in the order in which it was sent"),
-        ({"sent": {1: True, 2: True, 3: True}}, "all mail was delivered that was pushed"),
+        ({"seen": [*GOOD.seen, mail(3, "recovered")]}, "nothing was delivered twice"),
+        ({"sent": {**GOOD.sent, 5: True, 6: True}, "seen": [*GOOD.seen, mail(6), mail(5)]}, "what a connection pushed"),
+        ({"sent": {**GOOD.sent, 5: False}, "seen": [*GOOD.seen, mail(5)]}, "mail that was not pushed"),
+        ({"released": {4: 10}}, "no mail came while it was held"),
         ({"broken_with": [1001]}, "each loss was reported once, with its code"),
-        ({"seen": [*GOOD.seen, *GAP]}, "each loss was reported once, with its code"),
-        ({"seen": [Subscribed(), mail(1), UnknownEvent(), GAP[0], mail(3), *GAP[1:], Subscribed()]}, "after each loss"),
+        ({"seen": [*GOOD.seen, *GAP, CLOSED]}, "each loss was reported once, with its code"),
+        ({"seen": [*GOOD.seen[:3], GAP[0], *GOOD.seen[5:7], GAP[1], *GOOD.seen[7:]]}, "after each loss"),
+        ({"seen": [event for event in GOOD.seen if event is not CLOSED]}, "each gap was closed"),
         ({"replacements": 0}, "a new subscription took over"),
         ({"oddities": 2}, "what the server pushed and nobody knows"),
-        ({"patient": False}, "a Retry-After was respected"),
+        ({"patient": [True, False]}, "each Retry-After was respected"),
+        ({"patient": []}, "each Retry-After was respected"),
         ({"goodbye": None}, "left in peace"),
         ({"finished": False}, "all of this within the time allowed"),
     ],
@@ -733,12 +760,24 @@ def test_the_verdict_names_the_promise_that_did_not_hold(changes: dict[str, Any]
     assert promise.startswith(broken)
 
 
+def test_a_loss_is_mended_when_it_is_over_and_the_gap_is_closed() -> None:
+    assert not Record(broken_with=[1006]).mended
+    assert not Record(broken_with=[1006], seen=[*GAP]).mended
+    assert Record(broken_with=[1006], seen=[*GAP, CLOSED]).mended
+
+
 def test_the_last_line_does_not_hide_mail_that_should_have_come() -> None:
-    record = attrs.evolve(GOOD, sent={1: True, 2: True, 3: True})
-    assert "lost 1 (1 of them over a working connection)" in summary(record, held=False)
+    record = attrs.evolve(GOOD, sent={**GOOD.sent, 5: False})
+    assert "lost 1, duplicated 0" in summary(record, held=False)
     assert summary(Record(), held=False) == (
-        "sent 0, delivered 0, lost 0, duplicated 0, reconnected 0: the promises did NOT hold"
+        "sent 0, delivered 0, recovered 0, lost 0, duplicated 0, reconnected 0: the promises did NOT hold"
     )
+
+
+def test_numbers_are_told_as_ranges() -> None:
+    assert ranges([]) == ""
+    assert ranges([7]) == "7"
+    assert ranges([3, 1, 2, 7, 9, 8]) == "1 to 3, 7 to 9"
 
 
 # Events to lines
