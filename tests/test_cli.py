@@ -97,14 +97,14 @@ def environment_for(**variables: str) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def running(*arguments: str, key: str = KEY) -> AsyncIterator[trio.Process]:
+async def running(*arguments: str, key: str = KEY, **variables: str) -> AsyncIterator[trio.Process]:
     """The command as a process of its own, with pipes to its output."""
     async with trio.open_nursery() as nursery:
         process: trio.Process = await nursery.start(
             partial(
                 trio.run_process,
                 [sys.executable, "-m", "trio_agentmail.cli", *arguments],
-                env=environment_for(AGENTMAIL_API_KEY=key),
+                env=environment_for(AGENTMAIL_API_KEY=key, **variables),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 check=False,

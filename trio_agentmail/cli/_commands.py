@@ -16,6 +16,7 @@ from trio_agentmail._settings import AgentMailEnvironment, Recovery, Subscribe
 from trio_agentmail._sqlite_journal import SQLiteJournal
 from trio_agentmail.errors import AgentMailError
 
+from ._crash_demo import crash_demo
 from ._demo import demo
 from ._journal import journal as journal_commands
 from ._listen import explain, listen
@@ -158,14 +159,18 @@ def listen_command(
 
 
 @commands.command("demo")
-def demo_command() -> None:
+@click.option("--crash", is_flag=True, help="Kill a process that has a journal, again and again.")
+def demo_command(crash: bool) -> None:
     """Break the connection to an AgentMail on this machine, and watch.
 
     It needs no API key and no network: it serves an AgentMail of its own on 127.0.0.1, opens a real stream to it, and
-    has mail delivered while it breaks the connection in different ways. It takes about ten seconds, and ends with
+    has mail delivered while it breaks the connection in different ways. It takes about fifteen seconds, and ends with
     status 0 if everything that this package promises held, else 1.
+
+    With --crash, the stream is in a process of its own, with a journal in a temporary file, and that process is killed
+    while mail goes on; one mail kills whoever handles it.
     """
-    if not _run(partial(demo, Output())):
+    if not _run(partial(crash_demo if crash else demo, Output())):
         sys.exit(1)
 
 

@@ -25,9 +25,14 @@ STYLES = {
 
 
 class Timeline:
-    """What is printed, a line at a time. Taking a note never waits; a task of its own prints."""
+    """What is printed, a line at a time. Taking a note never waits; a task of its own prints.
 
-    def __init__(self) -> None:
+    Args:
+        done: What is done with mail that is pushed.
+    """
+
+    def __init__(self, done: str = "delivered") -> None:
+        self._done = done
         self._began = trio.current_time()
         self._put, self._lines = trio.open_memory_channel[Text](math.inf)
         self._mails: dict[str, list[int]] = {}
@@ -36,7 +41,7 @@ class Timeline:
         """Somebody did something, or something came of it."""
         mails, self._mails = self._mails, {}
         for origin, numbers in mails.items():
-            how = "delivered" if origin == "live" else origin
+            how = self._done if origin == "live" else origin
             self._line("mail" if origin == "live" else "found", f"{ranges(numbers)} {how} ({len(numbers)})")
         self._line(who, what)
 
