@@ -16,10 +16,12 @@ import attrs
 import pytest
 import trio
 
+from trio_agentmail._settings import AgentMailEnvironment
 from trio_agentmail.cli import _commands, _crash_consumer, _crash_demo
 from trio_agentmail.cli._commands import commands
 from trio_agentmail.cli._crash_verdict import CrashRecord, judge, summary
 from trio_agentmail.cli._output import Output, OutputClosed
+from trio_agentmail.cli._timeline import Timeline
 from trio_agentmail.testing import FakeAgentMail
 
 from .test_cli import read_rest, read_until, run, running
@@ -138,6 +140,18 @@ def test_nobody_watches_and_it_ends_in_silence(monkeypatch: pytest.MonkeyPatch) 
     assert commands.commands["demo"].help
 
 
+async def test_it_tells_what_is_handled_once_more(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    timeline = Timeline("handled")
+    story = _crash_demo.Story(FakeAgentMail(), timeline, AgentMailEnvironment.PROD, tmp_path / "agent.db")
+    for line in ("handled 1 live", "handled 1 redelivered"):
+        story._hear(line, "life 2")
+    timeline.verdict([], "the end")
+    await timeline.print_to(Output(), trio.Event())
+    output = capsys.readouterr().out
+    assert re.search(r"life 2 +mail 1 was handled once more: its ack had not come to be written\n", output)
+    assert output.endswith("the end\n")
+
+
 # The verdict
 
 GOOD = CrashRecord(
@@ -211,30 +225,38 @@ async def test_the_agent_says_what_it_does_and_leaves_at_the_end_of_its_input(
 ) -> None:
     fake = FakeAgentMail()
     killed: list[tuple[int, int]] = []
-    monkeypatch.setattr(os, "kill", lambda *arguments: killed.append(arguments))
-    path = str(tmp_path / "agent.db")
-    with piped() as (stdin, ours):
-        async with trio.open_nursery() as nursery:
-            agent = partial(_crash_consumer.main, "ws://localhost", "http://localhost", path, stdin=stdin)
-            nursery.start_soon(partial(agent, backend=fake))
-            await fake.wait_subscribed()
-            for number, subject in ((1, "Hello"), (2, _crash_consumer.POISON)):
-                await fake.deliver(
-                    inbox_id=_crash_consumer.INBOX, subject=subject, message_id=f"<{number}@demo.example>"
-                )
-            said = ""
-            with trio.fail_after(10):
-                while "acked 2" not in said:
-                    await trio.sleep(0.01)
-                    said += capfd.readouterr().out
-            os.close(ours)
-    assert said.splitlines() == [
-        "subscribed",
-        *("trying 1", "handled 1 live", "acked 1"),
-        *("trying 2", "handled 2 live", "acked 2"),
-    ]
+
+    def survive(*arguments: int) -> None:
+        killed.append((arguments[0], arguments[1]))
+        raise RuntimeError("one that survives it")
+
+    monkeypatch.setattr(os, "kill", survive)
+    monkeypatch.setattr(_crash_consumer, "MAX_ATTEMPTS", 1)
+
+    async def live_until(marker: str, *subjects: str) -> list[str]:
+        said = ""
+        with piped() as (stdin, ours):
+            async with trio.open_nursery() as nursery:
+                main = _crash_consumer.main
+                path = str(tmp_path / "agent.db")
+                nursery.start_soon(partial(main, "ws://localhost", "http://localhost", path, stdin=stdin, backend=fake))
+                await fake.wait_subscribed()
+                for number, subject in enumerate(subjects, start=1):
+                    await fake.deliver(
+                        inbox_id=_crash_consumer.INBOX, subject=subject, message_id=f"<{number}@demo.example>"
+                    )
+                with trio.fail_after(10):
+                    while marker not in said or not killed:
+                        await trio.sleep(0.01)
+                        said += capfd.readouterr().out
+                os.close(ours)
+        return said.splitlines()
+
+    first = await live_until("trying 2\n", "Hello", _crash_consumer.POISON)
+    assert first == ["subscribed", "trying 1", "handled 1 live", "acked 1", "trying 2"]
     assert killed == [(os.getpid(), signal.SIGKILL)]
-    assert fake.close_codes == [1000]
+    assert await live_until("dead") == ["subscribed", "dead 2"]
+    assert fake.close_codes == [1000, 1000]
 
 
 def test_the_agent_is_a_module_that_can_be_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

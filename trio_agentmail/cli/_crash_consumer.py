@@ -72,11 +72,14 @@ async def _consume(
             async for event in events:
                 if isinstance(event, MessageReceivedEvent):
                     number = mail_number(event)
+                    is_handled = False
                     async with journal.processing(event):
                         say(f"trying {number}")
                         await _handle(event)
                         say(f"handled {number} {event.origin}")
-                    say(f"acked {number}")
+                        is_handled = True
+                    if is_handled:  # else it has raised something, and comes again
+                        say(f"acked {number}")
 
 
 async def _handle(event: MessageReceivedEvent) -> None:
