@@ -221,6 +221,11 @@ class Recoverer:
         await trio.sleep_forever()
 
     async def _sweep(self) -> None:
+        # While the consumer is behind, what was pushed may still wait to be read, and need not be fetched.
+        for _ in range(int(self._recovery.sweep_interval / SECOND_LOOK_AFTER)):
+            if not self._outbox.is_full:
+                break
+            await trio.sleep(SECOND_LOOK_AFTER)
         reach = min(self._reach, self._rest.now)
         depth = self._recovery.sweep_depth
         self._unpushed = 0
@@ -313,7 +318,7 @@ class Recoverer:
     # What is handed over
 
     async def _put(self, event: Event, was_held: bool) -> None:
-        is_behind = self._outbox.is_full  # then what was pushed may still wait to be read
+        is_behind = self._outbox.is_full
         try:
             is_new = await self._outbox.put(event)
         except Abandoned:
