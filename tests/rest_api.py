@@ -1,7 +1,7 @@
 """A REST API of few words, below the stream: what it answers is a table of paths."""
 
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -22,7 +22,7 @@ EPOCH = datetime(2025, 1, 1, tzinfo=UTC).timestamp()
 
 KEY = "am_key"
 
-Handler: TypeAlias = Callable[[httpx.Request], Awaitable[httpx.Response]]
+Handler: TypeAlias = Callable[[httpx.Request], Coroutine[None, None, httpx.Response]]
 Answer: TypeAlias = dict[str, Any] | int | httpx.Response
 """A JSON object, or a status, or any answer at all."""
 
