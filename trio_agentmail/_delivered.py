@@ -98,4 +98,5 @@ class Delivered:
         while len(self._mails) > REMEMBERED:
             _, (_, created) = self._mails.popitem(last=False)
             if created is not None:
-                self.forgotten_until = max(self.forgotten_until, created.timestamp())
+                # Just behind it: it is itself among what must not come again.
+                self.forgotten_until = max(self.forgotten_until, math.nextafter(created.timestamp(), math.inf))
