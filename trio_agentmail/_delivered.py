@@ -63,14 +63,14 @@ class Delivered:
                 return False
             self._others[key] = None
         else:
-            kinds, _ = self._mails.get(key, ((), None))
+            kinds, created = self._mails.get(key, ((), None))
             if event.origin == RECOVERED:
                 if kinds:
                     return False
                 kind = _ANY
             elif kind in kinds or _ANY in kinds:
                 return False
-            self._mails[key] = ((*kinds, kind), event.message.created_at)
+            self._mails[key] = ((*kinds, kind), event.message.created_at or created)
         self._forget()
         return True
 
