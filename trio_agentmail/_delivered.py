@@ -70,12 +70,14 @@ class Delivered:
         if event.origin == RECOVERED:
             kind = _ANY
         kinds: tuple[str, ...] = (kind,)
+        created = event.message.created_at
         known = self._mails.get(key)
         if known is not None:
             if kind in known[0] or kind == _ANY or _ANY in known[0]:
                 return False
             kinds = (*known[0], kind)
-        self._mails[key] = kinds, event.message.created_at
+            created = created or known[1]
+        self._mails[key] = kinds, created
         if len(self._mails) > REMEMBERED:
             self._forget_a_mail()
         return True
@@ -102,4 +104,5 @@ class Delivered:
     def _forget_a_mail(self) -> None:
         _, (_, created) = self._mails.popitem(last=False)
         if created is not None:
-            self.forgotten_until = max(self.forgotten_until, created.timestamp())
+            # Just behind it: it is itself among what must not come again.
+            self.forgotten_until = max(self.forgotten_until, math.nextafter(created.timestamp(), math.inf))
