@@ -264,7 +264,8 @@ class Recoverer:
             logger.warning("held mail could not be looked at: %s", printable(str(exc), 500))
 
     def _floors_of(self, target: Target) -> dict[str, float]:
-        forgotten = self._delivered.forgotten_until
+        # What arrived at that very moment is among what was forgotten.
+        forgotten = math.nextafter(self._delivered.forgotten_until, math.inf)
         return {event_type: max(floor, forgotten) for event_type, floor in self._floors[target].items()}
 
     def _note_failure(self, target: Target, failure: ApiError | RequestFailed) -> None:
