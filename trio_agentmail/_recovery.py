@@ -151,11 +151,16 @@ class Recoverer:
         self._resumed = trio.Event()
         self._looking.cancel()
 
-    async def passing(self, event: Event) -> Event:
-        """What to deliver of an event that was pushed: itself, or with its body if that is asked for."""
+    def note(self, event: Event) -> None:
+        """An event was pushed."""
         self._source.note(event)
-        if not isinstance(event, MessageReceivedEvent) or not self._recovery.fetch_bodies:
-            return event
+
+    @property
+    def fetches_bodies(self) -> bool:
+        return self._recovery.fetch_bodies
+
+    async def with_body(self, event: MessageReceivedEvent) -> MessageReceivedEvent:
+        """The mail with its body, if it was left out and can be fetched."""
         message = event.message
         if message.text is not None or message.html is not None:
             return event
@@ -216,6 +221,11 @@ class Recoverer:
         await trio.sleep_forever()
 
     async def _sweep(self) -> None:
+        # While the consumer is behind, what was pushed may still wait to be read, and need not be fetched.
+        for _ in range(int(self._recovery.sweep_interval / SECOND_LOOK_AFTER)):
+            if not self._outbox.is_full:
+                break
+            await trio.sleep(SECOND_LOOK_AFTER)
         reach = min(self._reach, self._rest.now)
         depth = self._recovery.sweep_depth
         self._unpushed = 0
@@ -309,7 +319,7 @@ class Recoverer:
     # What is handed over
 
     async def _put(self, event: Event, was_held: bool) -> None:
-        is_behind = self._outbox.is_full  # then what was pushed may still wait to be read
+        is_behind = self._outbox.is_full
         try:
             is_new = await self._outbox.put(event)
         except Abandoned:
