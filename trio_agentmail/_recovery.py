@@ -241,13 +241,14 @@ class Recoverer:
         waiting = iter(afters.items())
 
         async def work() -> None:
+            # What the supervisor says meanwhile holds: a new gap, or a target that is none any more.
+            await trio.lowlevel.checkpoint_if_cancelled()
             for target, after in waiting:
                 failure = None
                 try:
                     await self._source.look(target, after, self._floors_of(target), self._found)
                 except (ApiError, RequestFailed) as exc:
                     failure = exc
-                # What the supervisor has said meanwhile holds: a new gap, or a target that is none any more.
                 await trio.lowlevel.checkpoint_if_cancelled()
                 if failure is not None:
                     self._note_failure(target, failure)
