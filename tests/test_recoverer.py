@@ -639,6 +639,16 @@ async def test_pods_inboxes_and_keys_are_all_looked_at(autojump_clock: MockClock
         assert [path for _, path, _ in world.looks[3:]] == ["/threads"]
 
 
+async def test_mail_that_was_delivered_and_forgotten_is_not_recovered(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trio_agentmail._delivered.REMEMBERED", 2)
+    async with recovering(inbox(mail("m", 1), mail("n", 2), mail("o", 3), mail("p", 3))) as world:
+        world.subscribed()
+        await world.until(1000)
+        assert world.mails == ["m", "n", "o", "p"]
+
+
 # Recovery.since
 
 
