@@ -39,7 +39,7 @@ class Kept:
 
     Attributes:
         identities: Of the events written down, the oldest first, as far as they are kept.
-        forgotten_until: Mail that AgentMail created before this, in seconds since the epoch, may have been written
+        forgotten_until: Mail that AgentMail created up to then, in seconds since the epoch, may have been written
             down and forgotten. `-math.inf`: nothing has been forgotten.
         state: What `keep` was last given; `b""` in a new journal.
     """

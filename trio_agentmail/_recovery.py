@@ -245,13 +245,14 @@ class Recoverer:
         waiting = iter(afters.items())
 
         async def work() -> None:
+            # What the supervisor says meanwhile holds: a new gap, or a target that is none any more.
+            await trio.lowlevel.checkpoint_if_cancelled()
             for target, after in waiting:
                 failure = None
                 try:
                     await self._source.look(target, after, self._floors_of(target), self._found)
                 except (ApiError, RequestFailed) as exc:
                     failure = exc
-                # What the supervisor has said meanwhile holds: a new gap, or a target that is none any more.
                 await trio.lowlevel.checkpoint_if_cancelled()
                 if failure is not None:
                     self._note_failure(target, failure)
@@ -278,7 +279,8 @@ class Recoverer:
             logger.warning("held mail could not be looked at: %s", printable(str(exc), 500))
 
     def _floors_of(self, target: Target) -> dict[str, float]:
-        forgotten = self._delivered.forgotten_until
+        # What arrived at that very moment is among what was forgotten.
+        forgotten = math.nextafter(self._delivered.forgotten_until, math.inf)
         return {event_type: max(floor, forgotten) for event_type, floor in self._floors[target].items()}
 
     def _note_failure(self, target: Target, failure: ApiError | RequestFailed) -> None:
