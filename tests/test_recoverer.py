@@ -886,7 +886,7 @@ async def test_what_is_whole_is_not_fetched(event: MessageReceivedEvent, autojum
         ({"message_id": "<another>", "text": "text"}, "another message"),
         ({"message_id": "<m/1>", "inbox_id": "another", "text": "text"}, "another message"),
     ],
-    ids=repr,
+    ids=["gone", "forbidden", "late", "nothing", "another message", "another inbox"],
 )
 async def test_a_mail_whose_body_cannot_be_fetched_comes_without_it(
     answer: Any, why: str, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
