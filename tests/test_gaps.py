@@ -379,7 +379,10 @@ async def test_an_inbox_that_cannot_be_listed_is_told_of_once_and_does_not_stop_
     ids=["429", "503", "hangs", "breaks"],
 )
 async def test_trouble_of_the_rest_api_is_outlasted_and_does_not_stop_the_live_stream(
-    fake: FakeAgentMail, autojump_clock: MockClock, trouble: Callable[[FakeAgentMail], None]
+    fake: FakeAgentMail,
+    autojump_clock: MockClock,
+    trouble: Callable[[FakeAgentMail], None],
+    no_jitter: None,
 ) -> None:
     async with reading(fake) as reader:
         async with outage(fake):
