@@ -30,7 +30,7 @@ class Delivered:
     labels say, so it is one with any live event of the same mail, whichever comes first.
 
     Memory is bounded, and what was forgotten must not come again from a listing. So what bounds the memory bounds
-    recovery too: nothing is recovered that AgentMail created before `forgotten_until`.
+    recovery too: nothing is recovered that AgentMail created up to `forgotten_until`.
     """
 
     def __init__(self) -> None:
@@ -52,6 +52,8 @@ class Delivered:
         self.forgotten_until = max(self.forgotten_until, forgotten_until)
         while len(self._mails) > REMEMBERED:
             self._forget_a_mail()
+        while len(self._others) > REMEMBERED:
+            self._others.popitem(last=False)
 
     def claim(self, event: Event) -> bool:
         """Whether it is new, and may be delivered. From then on it counts as delivered, unless it is given back."""
@@ -70,12 +72,14 @@ class Delivered:
         if event.origin == RECOVERED:
             kind = _ANY
         kinds: tuple[str, ...] = (kind,)
+        created = event.message.created_at
         known = self._mails.get(key)
         if known is not None:
             if kind in known[0] or kind == _ANY or _ANY in known[0]:
                 return False
             kinds = (*known[0], kind)
-        self._mails[key] = kinds, event.message.created_at
+            created = created or known[1]
+        self._mails[key] = kinds, created
         if len(self._mails) > REMEMBERED:
             self._forget_a_mail()
         return True

@@ -227,9 +227,8 @@ class JournalQueue:
         self._check_open()
         if entry.attempting:
             raise RuntimeError(f"{entry} is being processed already")
-        entry.attempting = True
+        self._line.attempt_begins(entry)
         entry.attempts += 1
-        entry.retry_at = None
         try:
             await self._commits.write(partial(self.store.begin_attempt, entry.id))
         except BaseException:

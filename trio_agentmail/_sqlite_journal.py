@@ -240,11 +240,12 @@ class _Attempt(AbstractAsyncContextManager[None, bool]):
         self._entry: Entry | None = None
 
     async def __aenter__(self) -> None:
-        self._entry = self._queue.find(self._event)
-        if self._entry is None:
+        entry = self._queue.find(self._event)
+        if entry is None or entry.done:
             await trio.lowlevel.checkpoint()
         else:
-            await self._queue.begin_attempt(self._entry)
+            await self._queue.begin_attempt(entry)
+            self._entry = entry
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
