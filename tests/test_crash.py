@@ -78,7 +78,7 @@ def judge(log: Path, ledger: Path) -> Verdict:
                 number = int(text)
                 handled[number] += 1
                 origins[origin] += 1
-                if number in acked:
+                if number in acked and handled[number] > 1:
                     after_ack.add(number)
                 if number in in_this_life:
                     in_a_life.add(number)
