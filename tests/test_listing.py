@@ -12,7 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from trio_agentmail import ApiError, Message, MessageReceivedEvent, MessageSecurityReviewEvent, Subscribe
+from trio_agentmail import (
+    ApiError,
+    Message,
+    MessageReceivedEvent,
+    MessageSecurityReviewEvent,
+    PermissionDeniedError,
+    Subscribe,
+)
 from trio_agentmail import _listing as listing_module
 from trio_agentmail._delivered import Delivered
 from trio_agentmail._listing import Counts, MailListing, Target, recovered_types, targets_of
@@ -188,6 +195,7 @@ async def test_the_listing_begins_where_it_is_told_and_says_what_it_wants() -> N
         ([], None),
         (["received", HELD], None),
         (["received", "spam", HELD], None),
+        (["received", "trash"], None),
     ],
 )
 async def test_labels_say_what_a_mail_is(labels: list[str], event_type: str | None) -> None:
@@ -352,6 +360,7 @@ def thread(
 
 
 THREAD = "/inboxes/a%40b/threads/t"
+ALL_THREADS = {f"include_{label}": "true" for label in (*KINDS, "trash")}
 
 
 def threads(*items: dict[str, Any], **conversations: Iterable[dict[str, Any]]) -> dict[str, Any]:
@@ -368,8 +377,46 @@ async def test_a_key_is_listed_by_threads_which_come_with_their_bodies() -> None
         assert looker.api.asked == ["/threads", THREAD]
         assert [event.message.inbox_id for event in looker.put] == ["a@b", "a@b"]
     listed, fetched = looker.api.requests
-    assert dict(listed.url.params) == {"limit": "100", "ascending": "true", "after": "2025-01-01T00:00:01.000Z"}
+    asked = {"limit": "100", "ascending": "true", "after": "2025-01-01T00:00:01.000Z"}
+    assert dict(listed.url.params) == asked | ALL_THREADS
     assert dict(fetched.url.params) == {"limit": "20"}
+
+
+async def test_a_key_that_may_not_list_threads_with_spam_lists_the_others_from_then_on() -> None:
+    def answer(request: httpx.Request) -> httpx.Response | dict[str, Any]:
+        if ALL_THREADS.items() <= dict(request.url.params).items():
+            return httpx.Response(403, json={"name": "missing_permission", "message": "label_spam_read"})
+        return {"threads": [thread("t", "m")]}
+
+    async with looking(threads(t=[whole("m")]) | {"/threads": answer}) as looker:
+        assert await looker.look(KEY, floors=RECEIVED | {"message.received.blocked": EPOCH}) == ["m"]
+        assert await looker.look(KEY) == []
+        assert looker.api.asked == ["/threads", "/threads", THREAD, "/threads"]
+        assert "include_blocked=true" in str(looker.api.requests[1].url)
+
+
+async def test_a_key_that_may_not_list_threads_at_all_is_refused() -> None:
+    refusal = httpx.Response(403, json={"name": "missing_permission", "message": "message_read"})
+    async with looking({"/threads": refusal}) as looker:
+        for _ in range(2):
+            with pytest.raises(PermissionDeniedError):
+                await looker.look(KEY)
+        assert looker.api.asked == ["/threads"] * 3
+
+
+async def test_a_single_thread_that_is_refused_takes_no_other_thread_with_it() -> None:
+    answers = threads(thread("t", "m"), thread("u", "n"), u=[whole("n")]) | {THREAD: 403}
+    async with looking(answers) as looker:
+        for _ in range(2):
+            with pytest.raises(ApiError):
+                await looker.look(KEY)
+        assert looker.api.asked.count("/threads") == 2
+        assert all(request.url.params["include_spam"] for request in looker.api.requests[::3])
+
+
+async def test_mail_that_was_thrown_away_is_not_handed_over() -> None:
+    async with looking(inbox(whole("m", 0, "trash"))) as looker:
+        assert await looker.look() == []
 
 
 async def test_a_pod_is_listed_by_its_own_threads() -> None:

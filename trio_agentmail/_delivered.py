@@ -30,7 +30,7 @@ class Delivered:
     labels say, so it is one with any live event of the same mail, whichever comes first.
 
     Memory is bounded, and what was forgotten must not come again from a listing. So what bounds the memory bounds
-    recovery too: nothing is recovered that AgentMail created before `forgotten_until`.
+    recovery too: nothing is recovered that AgentMail created up to `forgotten_until`.
     """
 
     def __init__(self) -> None:
@@ -46,8 +46,7 @@ class Delivered:
         """Seconds since the epoch."""
         if self._youngest_forgotten is None:
             return self._forgotten_in_journal
-        # Just behind it: it is itself among what must not come again.
-        return max(self._forgotten_in_journal, math.nextafter(self._youngest_forgotten.timestamp(), math.inf))
+        return max(self._forgotten_in_journal, self._youngest_forgotten.timestamp())
 
     def load(self, identities: Iterable[KeptIdentity], forgotten_until: float) -> None:
         """Know what a journal knows."""
@@ -63,6 +62,8 @@ class Delivered:
         self._forgotten_in_journal = max(self._forgotten_in_journal, forgotten_until)
         while len(self._mails) > REMEMBERED:
             self._forget_a_mail()
+        while len(self._others) > REMEMBERED:
+            self._others.popitem(last=False)
 
     def claim(self, event: Event) -> bool:
         """Whether it is new, and may be delivered. From then on it counts as delivered, unless it is given back."""

@@ -2,7 +2,8 @@
 
 All that it does stands in its arguments. When its standard input ends it reports what it has seen, and ends: so it
 cannot outlive whoever started it. A connection is accepted, its subscription is read and confirmed, the events are
-sent, then a close frame with code 1000; without events, or if that is asked for, it stays open. Pings are answered, once the events are sent.
+sent, then a close frame with code 1000; without events, or if that is asked for, it stays open. Pings are answered,
+once the events are sent.
 Whoever asks for something else than a WebSocket is told that there is no mail: the stream looks for what it missed.
 It sends more than ten times faster than any client takes.
 """
