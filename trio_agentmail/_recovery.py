@@ -89,6 +89,8 @@ class Recoverer:
         self._kept = kept
         self._rest = Rest(backend, settings, api_key)
         self._source: Source = MailListing(self._rest, delivered, self._put)
+        self.note = self._source.note
+        """Told of each event that was pushed."""
         self._ahead = 0.0
         """Seconds by which AgentMail's clock is ahead of ours."""
         self._resumed = trio.Event()
@@ -168,10 +170,6 @@ class Recoverer:
             self._gaps[target] = min(self._gaps.get(target, math.inf), last_received + self._ahead)
         self._resumed = trio.Event()
         self._looking.cancel()
-
-    def note(self, event: Event) -> None:
-        """An event was pushed."""
-        self._source.note(event)
 
     @property
     def fetches_bodies(self) -> bool:
