@@ -5,9 +5,9 @@ the mail's own time, which its sender chose. So a gap is closed in three steps:
 
 1. The subscription is in force again before anything is listed: what comes from then on is pushed.
 2. Listed is at once what is dated since shortly before the gap (`Recovery.overlap`). That is nearly all, and quick.
-3. Half a minute later comes a sweep, which reaches `Recovery.sweep_depth` further back: for mail that is back-dated, or
-   was only just being indexed. And then one every `Recovery.sweep_interval`, gap or no gap: a connection may be alive
-   and deliver nothing.
+3. Half a minute later, at the latest, comes a sweep, which reaches `Recovery.sweep_depth` further back: for mail that
+   is back-dated, or was only just being indexed. And then one every `Recovery.sweep_interval`, gap or no gap: a
+   connection may be alive and deliver nothing.
 
 What was found is delivered unless it has been (`_delivered`), or was created before the stream began.
 """
@@ -118,6 +118,21 @@ class Recoverer:
 
     # What the supervisor says
 
+    async def begin(self, subscribe: Subscribe) -> None:
+        """The first connection is about to be made: from now on, a crash at any moment leaves a gap that is known.
+
+        What a journal keeps is otherwise written when a look begins, and a process that died between its first
+        subscription and that would not know, when it starts again, that there had been one. The clock is ours here,
+        since AgentMail's is not known yet.
+        """
+        if self._journal is None or self._kept:
+            return
+        since = self._recovery.since
+        begin = self._rest.now if since is None else since.timestamp()
+        types = dict.fromkeys(recovered_types(subscribe), begin)
+        targets = [[target.inbox_id, target.pod_id, types, begin] for target in targets_of(subscribe) if types]
+        await self._journal.keep(encode_object({"targets": targets, "source": self._source.state()}))
+
     def resume(self, subscribe: Subscribe, confirmed_at: float) -> None:
         """A subscription is in force, since then by our clock."""
         is_first = self._confirmed_at == math.inf
@@ -214,7 +229,7 @@ class Recoverer:
             self._reach = min(self._reach, *self._gaps.values())
             overlap = self._recovery.overlap
             await self._look_at({target: since - overlap for target, since in self._gaps.items()})
-            self._next_sweep = trio.current_time() + SECOND_LOOK_AFTER
+            self._next_sweep = trio.current_time() + min(SECOND_LOOK_AFTER, self._recovery.sweep_interval)
         while self._floors:
             await trio.sleep_until(self._next_sweep)
             await self._sweep()

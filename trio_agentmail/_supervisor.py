@@ -123,6 +123,8 @@ class Supervisor:
                     nursery.start_soon(self.outbox.run)
                     if self._recoverer is not None:
                         nursery.start_soon(self._recoverer.run)
+                    if self._recoverer is not None:
+                        await self._recoverer.begin(self._subscribe)
                     connection = await self._establish(self._settings.enter_timeout, "enter_timeout")
                     self._subscribed_since = trio.current_time()
                     self._adopt(connection)
