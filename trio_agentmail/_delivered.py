@@ -50,7 +50,8 @@ class Delivered:
             else:
                 self._others[kept.key] = None
         self.forgotten_until = max(self.forgotten_until, forgotten_until)
-        self._forget()
+        while len(self._mails) > REMEMBERED:
+            self._forget_a_mail()
 
     def claim(self, event: Event) -> bool:
         """Whether it is new, and may be delivered. From then on it counts as delivered, unless it is given back."""
@@ -58,20 +59,27 @@ class Delivered:
         if found is None:
             return True
         kind, key = found
-        if not isinstance(event, MessageReceivedEvent):
+        if not kind:
             if key in self._others:
                 return False
             self._others[key] = None
-        else:
-            kinds, _ = self._mails.get(key, ((), None))
-            if event.origin == RECOVERED:
-                if kinds:
-                    return False
-                kind = _ANY
-            elif kind in kinds or _ANY in kinds:
+            if len(self._others) > REMEMBERED:
+                self._others.popitem(last=False)
+            return True
+        assert isinstance(event, MessageReceivedEvent)
+        if event.origin == RECOVERED:
+            kind = _ANY
+        kinds: tuple[str, ...] = (kind,)
+        created = event.message.created_at
+        known = self._mails.get(key)
+        if known is not None:
+            if kind in known[0] or kind == _ANY or _ANY in known[0]:
                 return False
-            self._mails[key] = ((*kinds, kind), event.message.created_at)
-        self._forget()
+            kinds = (*known[0], kind)
+            created = created or known[1]
+        self._mails[key] = kinds, created
+        if len(self._mails) > REMEMBERED:
+            self._forget_a_mail()
         return True
 
     def give_back(self, event: Event) -> None:
@@ -80,11 +88,12 @@ class Delivered:
         if found is None:
             return
         kind, key = found
-        if not isinstance(event, MessageReceivedEvent):
+        if not kind:
             self._others.pop(key, None)
         elif key in self._mails:
             kinds, created = self._mails.pop(key)
-            left = tuple(k for k in kinds if k != (_ANY if event.origin == RECOVERED else kind))
+            claimed = _ANY if isinstance(event, MessageReceivedEvent) and event.origin == RECOVERED else kind
+            left = tuple(kind for kind in kinds if kind != claimed)
             if left:
                 self._mails[key] = left, created
 
@@ -92,10 +101,8 @@ class Delivered:
         """Whether a mail has been delivered, as whatever event."""
         return mail_key(inbox_id, message_id) in self._mails
 
-    def _forget(self) -> None:
-        while len(self._others) > REMEMBERED:
-            self._others.popitem(last=False)
-        while len(self._mails) > REMEMBERED:
-            _, (_, created) = self._mails.popitem(last=False)
-            if created is not None:
-                self.forgotten_until = max(self.forgotten_until, created.timestamp())
+    def _forget_a_mail(self) -> None:
+        _, (_, created) = self._mails.popitem(last=False)
+        if created is not None:
+            # Just behind it: it is itself among what must not come again.
+            self.forgotten_until = max(self.forgotten_until, math.nextafter(created.timestamp(), math.inf))

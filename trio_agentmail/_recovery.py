@@ -55,6 +55,8 @@ class _Found(Counts):
 
     recovered: int = 0
     requests_before: int = 0
+    closed: float = math.inf
+    """Where the earliest gap began, of those that were closed."""
 
 
 class Recoverer:
@@ -118,8 +120,8 @@ class Recoverer:
 
     def resume(self, subscribe: Subscribe, confirmed_at: float) -> None:
         """A subscription is in force, since then by our clock."""
+        is_first = self._confirmed_at == math.inf
         self._confirmed_at = confirmed_at + self._ahead
-        is_first = not self._complete_until
         begin = self._confirmed_at
         if is_first and self._recovery.since is not None:
             begin = min(begin, self._recovery.since.timestamp())
@@ -131,6 +133,9 @@ class Recoverer:
         }
         self._complete_until = {target: self._complete_until.get(target, begin) for target in floors}
         self._gaps = {target: since for target, since in self._gaps.items() if target in floors}
+        self._told &= floors.keys()
+        for target in self._floors.keys() - floors.keys():
+            self._source.forget(target)
         if begin < self._confirmed_at:
             self._gaps = dict.fromkeys(floors, begin)
         if floors != self._floors:
@@ -146,11 +151,16 @@ class Recoverer:
         self._resumed = trio.Event()
         self._looking.cancel()
 
-    async def passing(self, event: Event) -> Event:
-        """What to deliver of an event that was pushed: itself, or with its body if that is asked for."""
+    def note(self, event: Event) -> None:
+        """An event was pushed."""
         self._source.note(event)
-        if not isinstance(event, MessageReceivedEvent) or not self._recovery.fetch_bodies:
-            return event
+
+    @property
+    def fetches_bodies(self) -> bool:
+        return self._recovery.fetch_bodies
+
+    async def with_body(self, event: MessageReceivedEvent) -> MessageReceivedEvent:
+        """The mail with its body, if it was left out and can be fetched."""
         message = event.message
         if message.text is not None or message.html is not None:
             return event
@@ -159,7 +169,10 @@ class Recoverer:
         with trio.move_on_after(BODY_TIMEOUT):
             try:
                 async with self._rest.connected():
-                    return with_message(event, await self._rest.get(path))
+                    whole = with_message(event, await self._rest.get(path))
+                if whole is not None:
+                    return whole
+                why = "the REST API answered with another message"
             except (ApiError, RequestFailed) as exc:
                 why = str(exc)
         logger.warning("a mail comes without its body, which could not be fetched: %s", printable(why, 500))
@@ -178,18 +191,22 @@ class Recoverer:
         while True:
             await self._resumed.wait()
             with trio.CancelScope() as self._looking:
-                await self._look_while_subscribed()
+                if self._resumed.is_set():  # it may be another one, since there was another loss
+                    await self._look_while_subscribed()
 
     def _set_clock(self, ahead: float) -> None:
-        """Now AgentMail's clock is known: the times so far were by ours."""
+        """Now AgentMail's clock is known: the times so far were by ours, but for the one that was given."""
+        since = self._recovery.since
+        given = None if since is None else since.timestamp()
+
+        def moved(at: float) -> float:
+            return at if at == given else at + ahead
+
         self._ahead = ahead
         self._confirmed_at += ahead
-        if self._recovery.since is None:
-            self._floors = {
-                target: {t: at + ahead for t, at in types.items()} for target, types in self._floors.items()
-            }
-            self._complete_until = {target: at + ahead for target, at in self._complete_until.items()}
-        self._gaps = {target: since + ahead for target, since in self._gaps.items()}
+        self._floors = {target: {t: moved(at) for t, at in types.items()} for target, types in self._floors.items()}
+        self._complete_until = {target: moved(at) for target, at in self._complete_until.items()}
+        self._gaps = {target: moved(at) for target, at in self._gaps.items()}
 
     async def _look_while_subscribed(self) -> None:
         await self._keep()
@@ -197,16 +214,22 @@ class Recoverer:
             self._reach = min(self._reach, *self._gaps.values())
             overlap = self._recovery.overlap
             await self._look_at({target: since - overlap for target, since in self._gaps.items()})
-            self._next_sweep = min(self._next_sweep, trio.current_time() + SECOND_LOOK_AFTER)
+            self._next_sweep = trio.current_time() + SECOND_LOOK_AFTER
         while self._floors:
             await trio.sleep_until(self._next_sweep)
             await self._sweep()
         await trio.sleep_forever()
 
     async def _sweep(self) -> None:
-        after = min(self._reach, self._rest.now) - self._recovery.sweep_depth
+        # While the consumer is behind, what was pushed may still wait to be read, and need not be fetched.
+        for _ in range(int(self._recovery.sweep_interval / SECOND_LOOK_AFTER)):
+            if not self._outbox.is_full:
+                break
+            await trio.sleep(SECOND_LOOK_AFTER)
+        reach = min(self._reach, self._rest.now)
+        depth = self._recovery.sweep_depth
         self._unpushed = 0
-        await self._look_at(dict.fromkeys(self._floors, after))
+        await self._look_at({target: min(reach, self._gaps.get(target, reach)) - depth for target in self._floors})
         self._reach = math.inf
         self._next_sweep = trio.current_time() + self._recovery.sweep_interval
         if self._unpushed:
@@ -214,19 +237,22 @@ class Recoverer:
 
     async def _look_at(self, afters: dict[Target, float]) -> None:
         began = self._rest.now
-        gaps = dict(self._gaps)
         self._found.known = self._found.held = 0
         waiting = iter(afters.items())
 
         async def work() -> None:
             for target, after in waiting:
-                floors = self._floors_of(target)
+                failure = None
                 try:
-                    await self._source.look(target, after, floors, self._found)
+                    await self._source.look(target, after, self._floors_of(target), self._found)
                 except (ApiError, RequestFailed) as exc:
-                    self._note_failure(target, exc)
+                    failure = exc
+                # What the supervisor has said meanwhile holds: a new gap, or a target that is none any more.
+                await trio.lowlevel.checkpoint_if_cancelled()
+                if failure is not None:
+                    self._note_failure(target, failure)
                 else:
-                    self._gaps.pop(target, None)
+                    self._found.closed = min(self._found.closed, self._gaps.pop(target, math.inf))
                     self._told.discard(target)
                     self._complete_until[target] = began
 
@@ -235,7 +261,8 @@ class Recoverer:
                 for _ in range(TARGETS_AT_ONCE):
                     nursery.start_soon(work)
             await self._look_at_held()
-        self._tell([since for target, since in gaps.items() if target not in self._gaps])
+        self._ahead = self._rest.ahead  # our clock may have been set right
+        self._tell()
         await self._keep()
 
     async def _look_at_held(self) -> None:
@@ -265,13 +292,13 @@ class Recoverer:
                 )
             )
 
-    def _tell(self, closed: list[float]) -> None:
+    def _tell(self) -> None:
         """Of gaps that were closed, if any were."""
         found = self._found
-        if closed:
+        if found.closed < math.inf:
             self._notify(
                 CaughtUp(
-                    since=datetime.fromtimestamp(min(closed), UTC),
+                    since=datetime.fromtimestamp(found.closed, UTC),
                     recovered=found.recovered,
                     known=found.known,
                     held=found.held,
@@ -291,6 +318,7 @@ class Recoverer:
     # What is handed over
 
     async def _put(self, event: Event, was_held: bool) -> None:
+        is_behind = self._outbox.is_full
         try:
             is_new = await self._outbox.put(event)
         except Abandoned:
@@ -300,7 +328,7 @@ class Recoverer:
         if is_new:
             self.recovered += 1
             self._found.recovered += 1
-            if not was_held and created is not None:
+            if not was_held and not is_behind and created is not None:
                 overdue = self._rest.now - PUSHED_BY_THEN
                 self._unpushed += self._confirmed_at < created.timestamp() < overdue
 
@@ -330,5 +358,5 @@ class Recoverer:
             if target in self._floors:
                 self._floors[target] |= types
                 self._complete_until[target] = complete_until
-                self._gaps[target] = min(self._gaps.get(target, math.inf), complete_until)
+                self._gaps[target] = complete_until  # and not `Recovery.since`, which was a first start's
         self._source.restore(kept["source"])

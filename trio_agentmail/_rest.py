@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -36,6 +37,9 @@ DELAYS = ReconnectPolicy(initial_delay=1.0)
 
 CLOCKS_AGREE = 1.5
 """Seconds by which clocks may differ without our seeing it: AgentMail tells the time in whole seconds."""
+
+MOST_AHEAD = 366 * 86_400.0
+"""Seconds: no clock is that wrong, since TLS would not work. Such a date is nonsense."""
 
 
 class Rest:
@@ -114,31 +118,38 @@ class Rest:
             field: Which field of a page holds its items.
         """
         asked = {"limit": str(size), **parameters}
+        tokens: set[str] = set()
         while True:
             page = await self.get(path, asked)
             items = page.get(field)
             yield [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
             token = page.get("next_page_token")
-            if not isinstance(token, str) or not token or token == asked.get("page_token"):
+            if not isinstance(token, str) or not token:
                 return
+            if token in tokens:
+                raise RequestFailed("the REST API gave a page_token twice, so the listing has no end")
+            tokens.add(token)
             asked["page_token"] = token
 
     async def _ask(
         self, method: str, path: str, parameters: Mapping[str, str] | None, body: bytes | None
     ) -> dict[str, Any]:
         delays = ceilings(DELAYS)
-        key_was_refused = False
-        for left in reversed(range(ATTEMPTS)):
-            answer = await self._once(method, path, parameters, body)
+        left = ATTEMPTS
+        key_was_replaced = False
+        while True:
+            authorization = self._api_key.authorization
+            answer = await self._once(method, path, parameters, body, authorization)
             if isinstance(answer, dict):
                 return answer
-            if isinstance(answer, AuthenticationError) and not key_was_refused and self._api_key.changes():
-                key_was_refused = True  # it may have been replaced since the last connection was made
-            elif not left or verdict(answer) is not Verdict.TRANSIENT:
+            refused = isinstance(answer, AuthenticationError) and not key_was_replaced
+            if refused and self._api_key.is_other_than(authorization):
+                key_was_replaced = True  # since the last connection was made
+                continue
+            left -= 1
+            if not left or verdict(answer) is not Verdict.TRANSIENT:
                 raise answer
-            else:
-                await self._be_patient(answer, full_jitter(next(delays)))
-        raise AssertionError("the last attempt returns or raises")  # pragma: no cover  for the type checker
+            await self._be_patient(answer, full_jitter(next(delays)))
 
     async def _be_patient(self, failure: ApiError | RequestFailed, seconds: float) -> None:
         seconds = max(seconds, retry_after(failure))
@@ -149,12 +160,13 @@ class Rest:
             await trio.sleep(seconds)
 
     async def _once(
-        self, method: str, path: str, parameters: Mapping[str, str] | None, body: bytes | None
+        self, method: str, path: str, parameters: Mapping[str, str] | None, body: bytes | None, authorization: str
     ) -> dict[str, Any] | ApiError | RequestFailed:
         async with self._under_way:
-            await trio.sleep_until(self._not_before)
+            while trio.current_time() < self._not_before:  # noqa: ASYNC110  it may be put off while we wait
+                await trio.sleep_until(self._not_before)
             self.requests += 1
-            headers = {"Authorization": self._api_key.authorization}
+            headers = {"Authorization": authorization}
             if body is not None:
                 headers["Content-Type"] = "application/json"
             failure: ApiError | RequestFailed
@@ -163,7 +175,7 @@ class Rest:
                     response = await self._client.request(
                         method, f"/v0{path}", params=parameters, content=body, headers=headers
                     )
-            except self._httpx.RequestError as exc:
+            except (self._httpx.RequestError, self._httpx.InvalidURL) as exc:  # the latter: a Message-ID of 64 KiB
                 # Raised outside, and so without this as its context: it holds the request, with the key.
                 failure = RequestFailed(_explained(exc))
             else:
@@ -188,10 +200,13 @@ class Rest:
 
     def _read_clock(self, date: str) -> None:
         try:
-            ahead = parsedate_to_datetime(date).timestamp() - self._backend.now()
+            when = parsedate_to_datetime(date)
         except (ValueError, OverflowError):
             return
-        self.ahead = 0.0 if abs(ahead) < CLOCKS_AGREE else ahead
+        # A date without an offset is GMT (RFC 9110, section 5.6.7).
+        ahead = when.replace(tzinfo=when.tzinfo or UTC).timestamp() - self._backend.now()
+        if abs(ahead) < MOST_AHEAD:
+            self.ahead = 0.0 if abs(ahead) < CLOCKS_AGREE else ahead
 
 
 def _explained(failure: BaseException) -> str:
@@ -203,4 +218,5 @@ def _explained(failure: BaseException) -> str:
 
 def segment(text: str) -> str:
     """A part of a path: a Message-ID may hold any character, slashes included."""
-    return quote(text, safe="", errors="surrogatepass")
+    quoted = quote(text, safe="", errors="surrogatepass")
+    return quoted if quoted.strip(".") else quoted.replace(".", "%2E")  # "..": else httpx takes it for a step up

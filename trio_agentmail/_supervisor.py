@@ -21,7 +21,7 @@ from ._settings import AgentMailEnvironment, Recovery, Settings, Subscribe
 from ._statistics import State, Statistics
 from ._trouble import Trouble
 from .errors import ConnectionFailed, ConnectionLost
-from .events import Disconnected, UnknownEvent
+from .events import Disconnected, MessageReceivedEvent, UnknownEvent
 
 __all__ = ["Supervisor", "journal_scope"]
 
@@ -216,14 +216,17 @@ class Supervisor:
 
     async def _forward(self, connection: Connection) -> ConnectionLost | None:
         """Forward a connection's events; return how it was lost, or None when it is drained."""
+        recoverer, outbox = self._recoverer, self.outbox
         try:
             while (event := await connection.receive()) is not None:
                 self._received += 1
                 if isinstance(event, UnknownEvent):
                     self._unknown += 1
-                elif self._recoverer is not None:
-                    event = await self._recoverer.passing(event)
-                await self.outbox.put(event)
+                elif recoverer is not None:
+                    recoverer.note(event)
+                    if recoverer.fetches_bodies and isinstance(event, MessageReceivedEvent):
+                        event = await recoverer.with_body(event)
+                await outbox.put(event)
         except ConnectionLost as lost:
             return lost
         return None

@@ -22,10 +22,10 @@ Mail is kept, and the REST API lists it:
     async with httpx.AsyncClient(transport=fake.http_transport(), base_url="https://api.agentmail.to/v0") as client:
         ...
 
-And for clients that are not this package, the same fake listens on a port of this machine:
+And for clients that are not this package, the same fake listens on ports of this machine:
 
     async with fake.serve() as environment:
-        ...  # environment.websockets is ws://127.0.0.1:<port>
+        ...  # environment.websockets is ws://127.0.0.1:<port>, environment.http is http://127.0.0.1:<another>
 """
 
 from ._encode import encode_event

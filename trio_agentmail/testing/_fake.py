@@ -58,31 +58,38 @@ class FakeAgentMail(FakeWebSockets, FakeHttp):
 
     @asynccontextmanager
     async def serve(
-        self, port: int = 0, ssl_context: ssl.SSLContext | None = None
+        self, port: int = 0, ssl_context: ssl.SSLContext | None = None, *, http_port: int = 0
     ) -> AsyncIterator[AgentMailEnvironment]:
         """Listen on 127.0.0.1 for the block, at whose end the connections that are left are cut.
 
         Args:
-            port: `0`: any that is free.
+            port: That of the WebSocket. `0`: any that is free.
             ssl_context: Speak TLS, with this server's context; its certificate must be for `localhost`.
+            http_port: That of the REST API. `0`: any that is free.
 
         Yields:
-            Where a client finds it. Only the WebSocket is there, and no REST API.
+            Where a client finds it.
 
         Raises:
-            OSError: The port is not free.
+            OSError: A port is not free.
         """
-        [listener] = await trio.open_tcp_listeners(port, host="127.0.0.1")
-        async with listener, fake_tasks() as spawn:
-            spawn(self._accept_streams, listener, ssl_context, spawn)
-            host, s = ("127.0.0.1", "") if ssl_context is None else ("localhost", "s")
-            authority = f"{host}:{listener.socket.getsockname()[1]}"
-            yield AgentMailEnvironment(http=f"http{s}://{authority}", websockets=f"ws{s}://{authority}")
+        [websockets] = await trio.open_tcp_listeners(port, host="127.0.0.1")
+        async with websockets:
+            [http] = await trio.open_tcp_listeners(http_port, host="127.0.0.1")
+            async with http, fake_tasks() as spawn:
+                spawn(self._accept_websockets, websockets, ssl_context, spawn)
+                spawn(self._accept_http, http, ssl_context, spawn)
+                host, s = ("127.0.0.1", "") if ssl_context is None else ("localhost", "s")
+                yield AgentMailEnvironment(
+                    http=f"http{s}://{host}:{http.socket.getsockname()[1]}",
+                    websockets=f"ws{s}://{host}:{websockets.socket.getsockname()[1]}",
+                )
 
     # What happens at AgentMail
 
     def add_inbox(self, inbox_id: str, *, pod_id: str | None = None) -> None:
-        """Make an inbox, or put one into another pod. An inbox that mail comes to need not be added.
+        """Make an inbox, or put one into another pod. An inbox that mail comes to, or that somebody has
+        subscribed to, need not be added.
 
         Args:
             pod_id: `None`: a new inbox is in the pod `default`.

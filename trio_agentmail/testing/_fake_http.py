@@ -1,8 +1,7 @@
-"""The HTTP side of the fake: what becomes of a request to the REST API, and the transport that brings it in memory."""
+"""The HTTP side of the fake: what becomes of a request to the REST API, in memory or on a port."""
 
 import math
 import ssl
-from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from email.utils import formatdate
 
@@ -12,7 +11,9 @@ import orjson
 import trio
 
 from ._fake_base import FakeBase
+from ._fake_connection import Spawn
 from ._fake_handshake import refused_key
+from ._fake_http_server import HttpConnection, Respond
 from ._fake_listing import Refusal
 from ._fake_request_faults import BreakRequest, FailRequest, HangRequest, RequestFaults
 from ._fake_rest import RestApi
@@ -62,28 +63,26 @@ class FakeHttp(FakeBase, RequestFaults):
         now = self._now()
         self._store.index(now - timedelta(seconds=self._index_delay), now)
 
-    async def _respond(self, request: httpx.Request) -> httpx.Response:
-        """Answer a request that has been read.
-
-        Raises:
-            ConnectionResetError: a fault wants it so.
-        """
+    async def _respond(self, request: httpx.Request) -> httpx.Response | HangRequest | BreakRequest:
+        """What becomes of a request that has been read."""
         await trio.lowlevel.checkpoint()
-        fault = self._take_request_fault(request.url.path)
-        match fault:
-            case HangRequest():
+        match self._take_request_fault(request.url.path):
+            case HangRequest() | BreakRequest() as fault:
                 self._record(request, None)
-                await trio.sleep_forever()
-            case BreakRequest():
-                self._record(request, None)
-                raise ConnectionResetError("reset by FakeAgentMail")
+                return fault
             case FailRequest(_, status, headers, body):
                 response = httpx.Response(status, headers=headers, content=body)
-            case None:
+            case _:
                 response = self._answer_request(request)
         response.headers.setdefault("Date", formatdate(self.now(), usegmt=True))
         self._record(request, response.status_code)
         return response
+
+    async def _accept_http(
+        self, listener: trio.SocketListener, ssl_context: ssl.SSLContext | None, spawn: Spawn
+    ) -> None:
+        while True:
+            spawn(HttpConnection(await listener.accept(), ssl_context, self._respond).run)
 
     def _answer_request(self, request: httpx.Request) -> httpx.Response:
         self._index()
@@ -109,16 +108,17 @@ class FakeHttp(FakeBase, RequestFaults):
 
 
 class FakeTransport(httpx.AsyncBaseTransport):
-    def __init__(self, respond: Callable[[httpx.Request], Awaitable[httpx.Response]]) -> None:
+    def __init__(self, respond: Respond) -> None:
         self._respond = respond
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         await request.aread()
+        response = await self._respond(request)
+        if isinstance(response, httpx.Response):
+            return response
+        if isinstance(response, BreakRequest):
+            raise httpx.ReadError("connection reset by FakeAgentMail", request=request)
         # It is the transport that keeps httpx's time-outs.
         seconds = request.extensions.get("timeout", {}).get("read")
-        with trio.move_on_after(math.inf if seconds is None else seconds):
-            try:
-                return await self._respond(request)
-            except ConnectionResetError as exc:
-                raise httpx.ReadError(str(exc), request=request) from exc
-        raise httpx.ReadTimeout("FakeAgentMail does not answer", request=request)
+        await trio.sleep(math.inf if seconds is None else seconds)
+        raise httpx.ReadTimeout("no answer from FakeAgentMail", request=request)

@@ -26,7 +26,11 @@ PERMISSION_TO_READ = {
     "unauthenticated": "label_unauthenticated_read",
     "trash": None,
 }
-"""The labels of what a listing leaves out unless it is asked for, and the permission that this takes."""
+"""The labels of what a listing leaves out unless it is asked for, and the permission that this takes.
+
+A thread has the labels of all its messages, and is left out by the same rule. (Source for all of this: AgentMail's
+documentation of labels.)
+"""
 
 
 class Refusal(Exception):
@@ -55,8 +59,8 @@ class Query:
         beyond: Where the page before ended.
         start: The first that is wanted.
         end: The first that is not wanted any more.
-        labels: What is listed has all of these,
-        hidden: and none of these.
+        labels: What is listed has all of these.
+        hidden: What is listed has none of these.
     """
 
     limit: int = DEFAULT_LIMIT

@@ -68,7 +68,7 @@ class RestApi:
     # Inboxes
 
     def _pod(self, pod_id: str) -> str:
-        if pod_id not in self.store.pods.values():
+        if pod_id not in self.store.pods.values() and pod_id not in self.store.empty_pods:
             raise _not_found()
         return pod_id
 

@@ -2,9 +2,7 @@
 
 import errno
 import json
-import socket
 import ssl
-import struct
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -34,13 +32,11 @@ from ._fake_faults import (
     WithholdConfirmation,
 )
 from ._fake_handshake import Handshake, read_handshake, rejection
+from ._fake_http_server import reset, with_tls
 from ._fake_push_faults import PushFaults
 from ._fake_subscriptions import RefusedFrame, error_frame, matches, parse_subscribe, subscribed_frame
 
 __all__ = ["FakeWebSockets"]
-
-RESET_ON_CLOSE = struct.pack("ii", 1, 0)
-"""As SO_LINGER: closing the socket resets the connection."""
 
 
 class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
@@ -155,20 +151,16 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
             ) as websocket:
                 yield websocket
 
-    async def _accept_streams(
+    async def _accept_websockets(
         self, listener: trio.SocketListener, ssl_context: ssl.SSLContext | None, spawn: Spawn
     ) -> None:
         while True:
             stream = await listener.accept()
             fault = self._connection_faults.take()
             if isinstance(fault, RefuseConnection):
-                stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-                await trio.aclose_forcefully(stream)
-            elif ssl_context is None:
-                spawn(self._serve_stream, stream, fault)
+                await reset(stream)
             else:
-                tls = trio.SSLStream(stream, ssl_context, server_side=True, https_compatible=True)
-                spawn(self._serve_stream, tls, fault)
+                spawn(self._serve_stream, with_tls(stream, ssl_context), fault)
 
     async def _serve_stream(self, stream: trio.abc.Stream, fault: Fault | None) -> None:
         connection = FakeConnection(stream)
@@ -205,6 +197,7 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
             connection.push(error_frame(refused.name, refused.message))
             return
         self.subscriptions.append(subscribe)
+        self._store.know(subscribe, self._now())
         match fault:
             case WithholdConfirmation():
                 return

@@ -12,6 +12,7 @@ from itertools import count
 
 import attrs
 
+from trio_agentmail._settings import Subscribe
 from trio_agentmail.events import Message, ThreadItem
 
 from ._encode import encode_part
@@ -173,6 +174,7 @@ class MailStore:
     Attributes:
         inboxes: By their ids.
         pods: The pod of each inbox.
+        empty_pods: Pods that exist whether or not an inbox is in them.
         inboxes_in_order: By their creation.
         threads_in_order: Of all inboxes, by their newest mails.
     """
@@ -180,6 +182,7 @@ class MailStore:
     def __init__(self) -> None:
         self.inboxes: dict[str, Inbox] = {}
         self.pods: dict[str, str] = {}
+        self.empty_pods: set[str] = set()
         self.inboxes_in_order: Ordered[Inbox] = Ordered()
         self.threads_in_order: Ordered[Thread] = Ordered()
         self._mails: dict[tuple[str, str], Mail] = {}
@@ -193,6 +196,12 @@ class MailStore:
             inbox = self.inboxes[inbox_id] = Inbox(inbox_id=inbox_id, created_at=now)
             self.inboxes_in_order.add(sort_key(now, next(self._numbers)), inbox)
         self.pods[inbox_id] = pod_id or self.pods.get(inbox_id, DEFAULT_POD)
+
+    def know(self, subscribe: Subscribe, now: datetime) -> None:
+        """What somebody listens to exists, so that a test need not say so."""
+        for inbox_id in subscribe.inbox_ids or ():
+            self.add_inbox(inbox_id, now)
+        self.empty_pods.update(subscribe.pod_ids or ())
 
     def add(
         self, message: Message, now: datetime, *, event_type: str = "", event_id: str = "", body_in_push: bool = True
