@@ -49,6 +49,8 @@ class Api:
     def __init__(self, answers: dict[str, Answer | Callable[[httpx.Request], Any]]) -> None:
         self.answers = answers
         self.requests: list[httpx.Request] = []
+        self.times: list[float] = []
+        """When they came."""
         self.ahead: float | None = None
         """Seconds by which its clock is ahead of the true time; None: it does not tell the time."""
         self.took = 0.0
@@ -61,6 +63,7 @@ class Api:
 
     async def __call__(self, request: httpx.Request) -> httpx.Response:
         self.requests.append(request)
+        self.times.append(trio.current_time())
         await trio.sleep(self.took)
         answer = self.answers.get(path_of(request), 404)
         if callable(answer):

@@ -195,6 +195,7 @@ async def test_the_listing_begins_where_it_is_told_and_says_what_it_wants() -> N
         ([], None),
         (["received", HELD], None),
         (["received", "spam", HELD], None),
+        (["received", "trash"], None),
     ],
 )
 async def test_labels_say_what_a_mail_is(labels: list[str], event_type: str | None) -> None:
@@ -401,6 +402,16 @@ async def test_a_key_that_may_not_list_threads_at_all_is_refused() -> None:
             with pytest.raises(PermissionDeniedError):
                 await looker.look(KEY)
         assert looker.api.asked == ["/threads"] * 3
+
+
+async def test_a_single_thread_that_is_refused_takes_no_other_thread_with_it() -> None:
+    answers = threads(thread("t", "m"), thread("u", "n"), u=[whole("n")]) | {THREAD: 403}
+    async with looking(answers) as looker:
+        for _ in range(2):
+            with pytest.raises(ApiError):
+                await looker.look(KEY)
+        assert looker.api.asked.count("/threads") == 2
+        assert all(request.url.params["include_spam"] for request in looker.api.requests[::3])
 
 
 async def test_mail_that_was_thrown_away_is_not_handed_over() -> None:

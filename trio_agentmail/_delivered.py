@@ -30,7 +30,7 @@ class Delivered:
     labels say, so it is one with any live event of the same mail, whichever comes first.
 
     Memory is bounded, and what was forgotten must not come again from a listing. So what bounds the memory bounds
-    recovery too: nothing is recovered that AgentMail created before `forgotten_until`.
+    recovery too: nothing is recovered that AgentMail created up to `forgotten_until`.
     """
 
     def __init__(self) -> None:
@@ -52,6 +52,8 @@ class Delivered:
         self.forgotten_until = max(self.forgotten_until, forgotten_until)
         while len(self._mails) > REMEMBERED:
             self._forget_a_mail()
+        while len(self._others) > REMEMBERED:
+            self._others.popitem(last=False)
 
     def claim(self, event: Event) -> bool:
         """Whether it is new, and may be delivered. From then on it counts as delivered, unless it is given back."""
@@ -104,5 +106,4 @@ class Delivered:
     def _forget_a_mail(self) -> None:
         _, (_, created) = self._mails.popitem(last=False)
         if created is not None:
-            # Just behind it: it is itself among what must not come again.
-            self.forgotten_until = max(self.forgotten_until, math.nextafter(created.timestamp(), math.inf))
+            self.forgotten_until = max(self.forgotten_until, created.timestamp())

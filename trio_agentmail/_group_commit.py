@@ -86,10 +86,9 @@ class GroupCommit:
         with trio.CancelScope(shield=True):
             while self._error is None:
                 await self._wanted.wait()
-                if self._steps:
-                    await self._write_all()
-                elif self._closing:
-                    return
+                if not self._steps:
+                    return  # closing
+                await self._write_all()
 
     async def _write_all(self) -> None:
         steps, self._steps = self._steps, []

@@ -72,15 +72,16 @@ class Journal(Protocol):
             JournalError: see there, and its subclasses.
         """
 
-    async def record(self, event: Event) -> None:
+    async def record(self, event: Event) -> bool:
         """Take an event, which `next` gives when it is on disk; wait while too many are not handled yet.
 
-        One that has been written down before, and whose identity is still kept, is not given: that turns out when it
-        is written, and `record` does not wait for that.
+        Returns:
+            False if it is known already that it is not new. What was handled before, and is not in `Kept.identities`
+            any more, turns out when it is written, and `record` does not wait for that: then `next` does not give it.
 
         Raises:
-            JournalError: it, or one before it, cannot be written down.
-            TypeError: it is a notice, or was made by hand without its text.
+            JournalError: it, or something before it, cannot be written down.
+            TypeError: it is a notice, or was made by hand and has no text.
         """
 
     def notice(self, notice: Notice) -> None:
@@ -96,10 +97,6 @@ class Journal(Protocol):
     @property
     def waiting(self) -> int:
         """Events and notices that `next` has not given."""
-
-    @property
-    def duplicates(self) -> int:
-        """Events that were recorded, and had been written down before."""
 
     async def keep(self, state: bytes | None, scope: str | None = None) -> None:
         """Write down what recovery has to know, or the subscription that it belongs to from now on, or both.

@@ -44,7 +44,7 @@ class Line:
         self._held = self._held_bytes = 0
 
     def __len__(self) -> int:
-        retries = sum(_is_due(at, entry) for at, entry in self._retries)
+        retries = sum(not entry.done for _, entry in self._retries)
         return retries + sum(not _is_done(item) for queue in (self._suspects, self._others) for item in queue)
 
     def add_suspect(self, entry: Entry) -> None:
@@ -70,6 +70,12 @@ class Line:
         while self._others and _is_done(self._others[-1]):
             self._others.pop()
         self.attempt_ended(entry)
+
+    def attempt_begins(self, entry: Entry) -> None:
+        entry.attempting = True
+        if entry.retry_at is not None:  # it has been taken up by hand
+            self._retries.remove((entry.retry_at, entry))
+            entry.retry_at = None
 
     def attempt_ended(self, entry: Entry) -> None:
         entry.attempting = False
@@ -103,7 +109,7 @@ class Line:
             self._suspects.popleft()
         if self._suspects:
             return self._suspects, self._suspects[0]
-        while self._retries and not _is_due(*self._retries[0]):
+        while self._retries and self._retries[0][1].done:
             self._retries.popleft()
         if self._retries and self._retries[0][0] <= now:
             return self._retries, self._retries[0][1]
@@ -149,8 +155,3 @@ class Line:
 
 def _is_done(item: Entry | Notice) -> bool:
     return isinstance(item, Entry) and item.done
-
-
-def _is_due(at: float, entry: Entry) -> bool:
-    # Not if it has been taken up, or given, since.
-    return entry.retry_at == at and not entry.done

@@ -45,8 +45,8 @@ class JournalQueue:
         self.store = store
         self._commits = GroupCommit(store, run_sync)
         self._now = now
-        self._max_attempts = max_attempts
-        self._retry_delay = retry_delay
+        self.max_attempts = max_attempts
+        self.retry_delay = retry_delay
         self._max_pending = max_pending
         self._last_id = store.last_id()
         self._entries: dict[Hashable, Entry] = {}
@@ -60,7 +60,6 @@ class JournalQueue:
         self._warned = False
         self._closed = False
         self._ended = trio.Event()
-        self.duplicates = 0
 
     def _entry(self, row: PendingRow) -> Entry:
         entry = Entry(row.id, (row.kind, row.key), row.event_type, row.origin, row.attempts, given=True)
@@ -109,7 +108,7 @@ class JournalQueue:
 
     # In
 
-    async def record(self, event: Event) -> None:
+    async def record(self, event: Event) -> bool:
         """See `Journal`. Without a checkpoint where there is room, like reading the network, of which this is part."""
         self._check_open()
         row = new_row(event, self._now())
@@ -125,8 +124,7 @@ class JournalQueue:
             await self._room.park()
             self._check_open()
         if key in self._entries:
-            self.duplicates += 1
-            return
+            return False
         self._last_id += 1
         entry = Entry(self._last_id, key, row.event_type, row.origin, on_disk=False, content=event, size=len(row.text))
         self._entries[key] = entry
@@ -134,6 +132,7 @@ class JournalQueue:
         self._unwritten += 1
         self._unwritten_bytes += entry.size
         self._commits.add(partial(self.store.add, entry.id, row), partial(self._recorded, entry))
+        return True
 
     def _recorded(self, entry: Entry, added: bool) -> None:
         self._unwritten -= 1
@@ -141,7 +140,6 @@ class JournalQueue:
         entry.on_disk = True
         event, entry.content = entry.content, None
         if not added:
-            self.duplicates += 1
             self._end(entry)
         elif event is not None and not entry.done:
             self._line.hold_if_there_is_room(entry, event)
@@ -149,7 +147,6 @@ class JournalQueue:
 
     def notice(self, notice: Notice) -> None:
         """See `Journal`."""
-        self._check_open()
         self._line.add_notice(notice)
         self._ready.unpark_all()
 
@@ -230,9 +227,8 @@ class JournalQueue:
         self._check_open()
         if entry.attempting:
             raise RuntimeError(f"{entry} is being processed already")
-        entry.attempting = True
+        self._line.attempt_begins(entry)
         entry.attempts += 1
-        entry.retry_at = None
         try:
             await self._commits.write(partial(self.store.begin_attempt, entry.id))
         except BaseException:
@@ -260,7 +256,7 @@ class JournalQueue:
             Whether the event is given again after `retry_delay`; if not, it is a dead letter.
         """
         self._check_open()
-        if entry.attempts < self._max_attempts:
+        if entry.attempts < self.max_attempts:
             await self._commits.write(partial(self.store.fail, entry.id, error))
             self._retry_later(entry)
             return True
@@ -269,7 +265,7 @@ class JournalQueue:
         return False
 
     def _retry_later(self, entry: Entry) -> None:
-        self._line.retry(entry, trio.current_time() + self._retry_delay)
+        self._line.retry(entry, trio.current_time() + self.retry_delay)
         self._wake()
 
     def _end(self, entry: Entry) -> None:
@@ -314,5 +310,5 @@ def open_store(path: Path, scope: str, now: float, max_attempts: int) -> tuple[S
         store.close()
         raise
     for row in fatal:
-        logger.error("number %d in the journal (%s) is a dead letter: %s", row.id, row.event_type, CRASHED)
+        logger.error("%s (number %d in the journal) is a dead letter now: %s", row.event_type, row.id, CRASHED)
     return store, [row for row in pending if row not in fatal]

@@ -162,14 +162,15 @@ class MailListing:
         # AgentMail leaves out a whole thread for one mail in it that is spam, so all threads are asked for.
         everything = {f"include_{label}": "true" for label in (*KINDS, "trash")}
         try:
-            await self._look_at_threads(
+            failures = await self._look_at_threads(
                 path, asked | (everything if self._may_see_all else wanted), after, floors, counts
             )
         except PermissionDeniedError:
             if not self._may_see_all:
                 raise
             self._may_see_all = False
-            await self._look_at_threads(path, asked | wanted, after, floors, counts)
+            failures = await self._look_at_threads(path, asked | wanted, after, floors, counts)
+        _raise_first(failures)
 
     async def look_at_held(self, floors: Floors, counts: Counts) -> None:
         """See `Source`."""
@@ -217,7 +218,8 @@ class MailListing:
 
     async def _look_at_threads(
         self, path: str, asked: dict[str, str], after: float, floors: Floors, counts: Counts
-    ) -> None:
+    ) -> list[Exception]:
+        """What the listing tells of; the failures of single threads. It raises if it is the listing that fails."""
         failures: list[Exception] = []
         reached: dict[str | None, float] = {}
 
@@ -244,7 +246,7 @@ class MailListing:
                             if len(self._threads) > REMEMBERED_THREADS:
                                 self._threads.popitem(last=False)
                     reached.clear()
-        _raise_first(failures)
+        return failures
 
     def _has_news(self, thread: ThreadItem, after: float, floors: Floors) -> bool:
         """Whether there may be a mail in it that was missed."""

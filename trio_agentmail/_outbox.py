@@ -179,11 +179,12 @@ class JournaledOutbox(_Channel):
             self.duplicates += 1
             return False
         try:
-            await self._journal.record(event)
+            is_new = await self._journal.record(event)
         except BaseException:
             self._delivered.give_back(event)
             raise
-        return True
+        self.duplicates += not is_new
+        return is_new
 
     def notify(self, notice: Notice) -> None:
         """As `Outbox.notify`.

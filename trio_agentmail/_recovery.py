@@ -108,6 +108,9 @@ class Recoverer:
         """From where the next sweep reaches back, if that is before now."""
         self._found = _Found()
         self._unpushed = 0
+        """Mails that a sweep has found and that should have been pushed long ago."""
+        self._was_behind = False
+        """Whether the consumer was behind during a sweep: then what was pushed may wait to be read."""
         self.recovered = 0
         """How many mails were recovered."""
 
@@ -221,7 +224,7 @@ class Recoverer:
         await trio.sleep_forever()
 
     async def _sweep(self) -> None:
-        # While the consumer is behind, what was pushed may still wait to be read, and need not be fetched.
+        # While the consumer is behind, what was pushed may wait to be read, and need not be fetched.
         for _ in range(int(self._recovery.sweep_interval / SECOND_LOOK_AFTER)):
             if not self._outbox.is_full:
                 break
@@ -229,10 +232,11 @@ class Recoverer:
         reach = min(self._reach, self._rest.now)
         depth = self._recovery.sweep_depth
         self._unpushed = 0
+        self._was_behind = self._outbox.is_full
         await self._look_at({target: min(reach, self._gaps.get(target, reach)) - depth for target in self._floors})
         self._reach = math.inf
         self._next_sweep = trio.current_time() + self._recovery.sweep_interval
-        if self._unpushed:
+        if self._unpushed and not self._was_behind:
             await self._replace_the_connection()
 
     async def _look_at(self, afters: dict[Target, float]) -> None:
@@ -241,13 +245,14 @@ class Recoverer:
         waiting = iter(afters.items())
 
         async def work() -> None:
+            # What the supervisor says meanwhile holds: a new gap, or a target that is none any more.
+            await trio.lowlevel.checkpoint_if_cancelled()
             for target, after in waiting:
                 failure = None
                 try:
                     await self._source.look(target, after, self._floors_of(target), self._found)
                 except (ApiError, RequestFailed) as exc:
                     failure = exc
-                # What the supervisor has said meanwhile holds: a new gap, or a target that is none any more.
                 await trio.lowlevel.checkpoint_if_cancelled()
                 if failure is not None:
                     self._note_failure(target, failure)
@@ -274,7 +279,8 @@ class Recoverer:
             logger.warning("held mail could not be looked at: %s", printable(str(exc), 500))
 
     def _floors_of(self, target: Target) -> dict[str, float]:
-        forgotten = self._delivered.forgotten_until
+        # What arrived at that very moment is among what was forgotten.
+        forgotten = math.nextafter(self._delivered.forgotten_until, math.inf)
         return {event_type: max(floor, forgotten) for event_type, floor in self._floors[target].items()}
 
     def _note_failure(self, target: Target, failure: ApiError | RequestFailed) -> None:
@@ -318,7 +324,7 @@ class Recoverer:
     # What is handed over
 
     async def _put(self, event: Event, was_held: bool) -> None:
-        is_behind = self._outbox.is_full
+        self._was_behind |= self._outbox.is_full
         try:
             is_new = await self._outbox.put(event)
         except Abandoned:
@@ -328,7 +334,7 @@ class Recoverer:
         if is_new:
             self.recovered += 1
             self._found.recovered += 1
-            if not was_held and not is_behind and created is not None:
+            if not was_held and created is not None:
                 overdue = self._rest.now - PUSHED_BY_THEN
                 self._unpushed += self._confirmed_at < created.timestamp() < overdue
 

@@ -33,6 +33,9 @@ REQUEST_TIMEOUT = 30.0
 ATTEMPTS = 5
 """How often a request is made before it has failed. What asks for it tries again later."""
 
+MAX_PATIENCE = 60.0
+"""Seconds that are waited before a request is made again: rather is the next sweep's try."""
+
 DELAYS = ReconnectPolicy(initial_delay=1.0)
 
 CLOCKS_AGREE = 1.5
@@ -121,8 +124,10 @@ class Rest:
         tokens: set[str] = set()
         while True:
             page = await self.get(path, asked)
-            items = page.get(field)
-            yield [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+            items = page.get(field, [] if page.get("count") == 0 else None)
+            if not isinstance(items, list):
+                raise RequestFailed(f"the REST API answered without {field}, so nobody knows what there is")
+            yield [item for item in items if isinstance(item, dict)]
             token = page.get("next_page_token")
             if not isinstance(token, str) or not token:
                 return
@@ -149,15 +154,14 @@ class Rest:
             left -= 1
             if not left or verdict(answer) is not Verdict.TRANSIENT:
                 raise answer
-            await self._be_patient(answer, full_jitter(next(delays)))
-
-    async def _be_patient(self, failure: ApiError | RequestFailed, seconds: float) -> None:
-        seconds = max(seconds, retry_after(failure))
-        if isinstance(failure, ApiError) and failure.status_code == 429:
-            # It is the key that asks too much: nobody asks any more for so long.
-            self._not_before = max(self._not_before, trio.current_time() + seconds)
-        else:
-            await trio.sleep(seconds)
+            patience = max(full_jitter(next(delays)), retry_after(answer))
+            if isinstance(answer, ApiError) and answer.status_code == 429:
+                # It is the key that asks too much: nobody asks any more for so long.
+                self._not_before = max(self._not_before, trio.current_time() + patience)
+            elif patience > MAX_PATIENCE:
+                raise answer
+            else:
+                await trio.sleep(patience)
 
     async def _once(
         self, method: str, path: str, parameters: Mapping[str, str] | None, body: bytes | None, authorization: str

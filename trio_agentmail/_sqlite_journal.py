@@ -9,19 +9,16 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 import attrs
 import trio
 
 from ._journal import Kept, Notice, RunSync
 from ._journal_entry import Entry, restored
+from ._journal_queue import JournalQueue, open_store
 from ._nursery import background_nursery
 from .errors import JournalError, printable
 from .events import Event
-
-if TYPE_CHECKING:
-    from ._journal_queue import JournalQueue  # imports sqlite3
 
 __all__ = ["DeadLetter", "SQLiteJournal"]
 
@@ -81,7 +78,7 @@ class SQLiteJournal:
         self._path = _checked_path(path)
         for name, number in (("max_attempts", max_attempts), ("max_pending", max_pending)):
             if isinstance(number, bool) or not isinstance(number, int):
-                raise TypeError(f"{name} is a number, not {type(number).__name__}")
+                raise TypeError(f"{name} is a whole number, not {type(number).__name__}")
             if number < 1:
                 raise ValueError(f"{name} is at least 1, not {number}")
         if isinstance(retry_delay, bool) or not isinstance(retry_delay, int | float):
@@ -99,8 +96,6 @@ class SQLiteJournal:
     @asynccontextmanager
     async def opened(self, scope: str, run_sync: RunSync, now: Callable[[], float]) -> AsyncIterator[Kept]:
         """See `Journal`: the stream opens it on entering, and closes it on leaving."""
-        from ._journal_queue import JournalQueue, open_store
-
         store, pending = await run_sync(partial(open_store, self._path, scope, now(), self._max_attempts))
         try:
             kept: Kept = await run_sync(store.kept)
@@ -126,16 +121,16 @@ class SQLiteJournal:
             with trio.CancelScope(shield=True):
                 await run_sync(store.close)
 
-    def _open_queue(self) -> "JournalQueue":
+    def _open_queue(self) -> JournalQueue:
         if self._queue is None:
             raise trio.ClosedResourceError("the journal is not open: it is while a stream has it")
         return self._queue
 
     # What the stream does
 
-    async def record(self, event: Event) -> None:
+    async def record(self, event: Event) -> bool:
         """See `Journal`."""
-        await self._open_queue().record(event)
+        return await self._open_queue().record(event)
 
     def notice(self, notice: Notice) -> None:
         """See `Journal`."""
@@ -148,12 +143,7 @@ class SQLiteJournal:
     @property
     def waiting(self) -> int:
         """See `Journal`."""
-        return self._open_queue().waiting
-
-    @property
-    def duplicates(self) -> int:
-        """See `Journal`."""
-        return self._open_queue().duplicates
+        return 0 if self._queue is None else self._queue.waiting
 
     async def keep(self, state: bytes | None, scope: str | None = None) -> None:
         """See `Journal`."""
@@ -244,17 +234,18 @@ class SQLiteJournal:
 class _Attempt(AbstractAsyncContextManager[None, bool]):
     """See `SQLiteJournal.processing`."""
 
-    def __init__(self, queue: "JournalQueue", event: Event) -> None:
+    def __init__(self, queue: JournalQueue, event: Event) -> None:
         self._queue = queue
         self._event = event
         self._entry: Entry | None = None
 
     async def __aenter__(self) -> None:
-        self._entry = self._queue.find(self._event)
-        if self._entry is None:
+        entry = self._queue.find(self._event)
+        if entry is None or entry.done:
             await trio.lowlevel.checkpoint()
         else:
-            await self._queue.begin_attempt(self._entry)
+            await self._queue.begin_attempt(entry)
+            self._entry = entry
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
@@ -273,15 +264,14 @@ class _Attempt(AbstractAsyncContextManager[None, bool]):
                     await self._queue.take_attempt_back(self._entry)
         return False
 
-    async def _failed(self, entry: "Entry", exc: Exception) -> None:
-        attempts = entry.attempts
-        again = await self._queue.fail(entry, f"{type(exc).__name__}: {printable(str(exc), 500)}")
+    async def _failed(self, entry: Entry, exc: Exception) -> None:
+        queue = self._queue
+        number = entry.attempts
+        again = await queue.fail(entry, f"{type(exc).__name__}: {printable(str(exc), 500)}")
+        outcome = f"it comes again in {queue.retry_delay:g} s" if again else "it is a dead letter now"
+        # The traceback is that of the consumer's own code; nothing of the event is in the line.
         logger.error(
-            "attempt %d to handle %s failed; %s",
-            attempts,
-            entry,
-            "it comes again" if again else "it is a dead letter",
-            exc_info=exc,
+            "attempt %d of %d to handle %s failed: %s", number, queue.max_attempts, entry, outcome, exc_info=exc
         )
 
 

@@ -174,7 +174,7 @@ class SQLiteStore:
         return row
 
     def keep(self, state: bytes | None, scope: str | None) -> None:
-        """What recovery has to know; and what the journal belongs to from now on."""
+        """What recovery has to know, what the journal belongs to from now on, or both."""
         self._connection.execute(
             "UPDATE journal SET state = coalesce(?, state), scope = coalesce(?, scope)", (state, scope)
         )

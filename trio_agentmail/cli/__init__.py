@@ -1,4 +1,4 @@
-"""The command `trio-agentmail`: `demo` and `listen`."""
+"""The command `trio-agentmail`: `demo`, `listen` and `journal`."""
 
 import sys
 

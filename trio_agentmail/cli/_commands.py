@@ -16,6 +16,7 @@ from trio_agentmail._settings import AgentMailEnvironment, Subscribe
 from trio_agentmail.errors import AgentMailError
 
 from ._demo import demo
+from ._journal import journal
 from ._listen import explain, listen
 from ._output import Output, OutputClosed
 
@@ -28,6 +29,9 @@ T = TypeVar("T")
 @click.version_option(package_name="trio-agentmail")
 def commands() -> None:
     """AgentMail's real-time events, on Trio."""
+
+
+commands.add_command(journal)
 
 
 ENVIRONMENTS = {"prod": AgentMailEnvironment.PROD, "eu": AgentMailEnvironment.EU_PROD}
