@@ -6,8 +6,8 @@ the mail's own time, which its sender chose. So a gap is closed in three steps:
 1. The subscription is in force again before anything is listed: what comes from then on is pushed.
 2. Listed is at once what is dated since shortly before the gap (`Recovery.overlap`). That is nearly all, and quick.
 3. Half a minute later, at the latest, comes a sweep, which reaches `Recovery.sweep_depth` back from the last one: for
-   mail that is back-dated, or was only just being indexed. And then one every `Recovery.sweep_interval`, gap or no gap: a
-   connection may be alive and deliver nothing.
+   mail that is back-dated, or was only just being indexed. And then one every `Recovery.sweep_interval`, gap or no
+   gap: a connection may be alive and deliver nothing.
 
 What was found is delivered unless it has been (`_delivered`), or was created before the stream began.
 """
@@ -135,7 +135,7 @@ class Recoverer:
         since = self._recovery.since
         begin = self._rest.now if since is None else since.timestamp()
         types = dict.fromkeys(recovered_types(subscribe), begin)
-        targets = [[target.inbox_id, target.pod_id, types, begin] for target in targets_of(subscribe) if types]
+        targets = [[target.inbox_id, target.pod_id, types, begin, begin] for target in targets_of(subscribe) if types]
         await self._journal.keep(encode_object({"targets": targets, "source": self._source.state()}))
 
     def resume(self, subscribe: Subscribe, confirmed_at: float) -> None:
