@@ -644,7 +644,7 @@ async def test_the_demo_loses_mail_without_recovery_and_says_so(
 async def test_the_demo_notices_a_promise_that_does_not_hold(
     capsys: pytest.CaptureFixture[str], autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trio_agentmail._delivered.identity", lambda _: None)  # no de-duplication
+    monkeypatch.setattr("trio_agentmail._delivered.Delivered.claim", lambda *_: True)  # no de-duplication
     fake = FakeAgentMail()
     assert not await _demo.perform(Output(), fake, AgentMailEnvironment.PROD, backend=fake)
     output = capsys.readouterr().out

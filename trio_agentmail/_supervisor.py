@@ -218,7 +218,9 @@ class Supervisor:
 
     async def _forward(self, connection: Connection) -> ConnectionLost | None:
         """Forward a connection's events; return how it was lost, or None when it is drained."""
-        recoverer, outbox = self._recoverer, self.outbox
+        # Looked up once, and not for each event.
+        recoverer, put = self._recoverer, self.outbox.put
+        fetches_bodies = recoverer is not None and recoverer.fetches_bodies
         try:
             while (event := await connection.receive()) is not None:
                 self._received += 1
@@ -226,9 +228,9 @@ class Supervisor:
                     self._unknown += 1
                 elif recoverer is not None:
                     recoverer.note(event)
-                    if recoverer.fetches_bodies and isinstance(event, MessageReceivedEvent):
+                    if fetches_bodies and isinstance(event, MessageReceivedEvent):
                         event = await recoverer.with_body(event)
-                await outbox.put(event)
+                await put(event)
         except ConnectionLost as lost:
             return lost
         return None
