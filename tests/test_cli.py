@@ -210,11 +210,12 @@ async def test_with_http_url_mail_that_was_missed_is_recovered_and_marked() -> N
     async with fake.serve() as environment:
         urls = ("--websocket-url", environment.websockets, "--http-url", environment.http + "/v0")
         async with running("listen", "--json", *urls) as process:
-            await fake.wait_subscribed()
+            # Begun when the process has read that it is subscribed: what came before that is not recovered.
+            output = await read_until(process, b"\n")
             await fake.deliver(inbox_id=INBOX, subject="live")
             await fake.drop_connections()
             await fake.deliver(inbox_id=INBOX, subject="into the gap")
-            output = await read_until(process, b'"caught_up"')
+            output += await read_until(process, b'"caught_up"')
             while not output.endswith(b"\n"):
                 output += await read_until(process, b"\n")
             process.send_signal(signal.SIGTERM)
@@ -235,13 +236,12 @@ async def test_with_a_journal_a_listener_that_was_down_tells_everything_once(tmp
         output = b""
         for begin, down in ((0, signal.SIGTERM), (3, signal.SIGKILL), (6, signal.SIGTERM)):
             async with running("listen", *urls, "--journal", str(tmp_path / "agent.db")) as process:
-                await fake.wait_subscribed()
-                if begin:
-                    output += await read_until(process, b"caught up")
+                output += await read_until(process, b"caught up" if begin else b"subscribed")
                 await fake.deliver(inbox_id=INBOX, subject=f"number {begin}.")
                 await fake.deliver(inbox_id=INBOX, subject=f"number {begin + 1}.")
                 output += await read_until(process, f"number {begin + 1}.".encode())
-                await trio.sleep(0.2)  # its line has been read, and is being acknowledged
+                while read_journal(tmp_path / "agent.db")[0]:  # noqa: ASYNC110  its line is being acknowledged
+                    await trio.sleep(0.01)
                 process.send_signal(down)
                 await process.wait()
                 output += await read_rest(process.stdout)
