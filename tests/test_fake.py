@@ -23,12 +23,17 @@ from trio_agentmail import (
     AuthenticationError,
     CalendarEvent,
     CalendarEventStartingEvent,
+    CaughtUp,
     Disconnected,
     Domain,
     DomainVerifiedEvent,
     ErrorEvent,
+    Event,
     MessageReceivedEvent,
+    MessageSecurityOverrideEvent,
+    MessageSecurityReviewEvent,
     MessageSentEvent,
+    RecoveryFailed,
     Send,
     Subscribe,
     UnknownEvent,
@@ -341,9 +346,146 @@ async def test_any_frame_can_be_emitted_as_an_unknown_event(autojump_clock: Mock
         assert await receive(filtered) == ["no", "object"]
 
 
-async def test_an_event_without_a_wire_form_is_refused() -> None:
-    with pytest.raises(TypeError):
-        await FakeAgentMail().emit(Disconnected(reason="made by the client"))
+@pytest.mark.parametrize(
+    "event",
+    [
+        Disconnected(reason="cut"),
+        CaughtUp(since=datetime.now(UTC)),
+        RecoveryFailed(since=datetime.now(UTC), reason="gone"),
+    ],
+)
+async def test_an_event_without_a_wire_form_is_refused(event: Event) -> None:
+    with pytest.raises(TypeError, match="the client makes it"):
+        await FakeAgentMail().emit(event)
+
+
+async def test_a_mail_that_was_sent_is_told_of(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    async with connect(fake) as websocket:
+        await subscribe(websocket)
+        event = await fake.send(inbox_id=INBOX, to=["a@example.com", "b@example.com"])
+        assert decode_event(await websocket.receive()) == event
+    assert event.send.recipients == ("a@example.com", "b@example.com")
+    assert event.send.timestamp is not None
+    assert event.send.timestamp.timestamp() == pytest.approx(fake.now())
+
+
+async def test_a_held_mail_is_reviewed_and_received_when_it_is_released(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    async with connect(fake) as websocket:
+        await subscribe(websocket)
+        held = await fake.deliver(inbox_id=INBOX, message_id="<1>", held=True)
+        review = decode_event(await websocket.receive())
+        assert isinstance(review, MessageSecurityReviewEvent)
+        assert (review.message.inbox_id, review.message.message_id) == (INBOX, "<1>")
+        assert review.message.agent_armor is not None
+        assert review.message.agent_armor.verdict == "review"
+        await trio.sleep(3600)
+        released = await fake.release(INBOX, "<1>")
+        received, override = decode_event(await websocket.receive()), decode_event(await websocket.receive())
+        assert received == released
+        assert isinstance(override, MessageSecurityOverrideEvent)
+        assert override.message.manual_override is not None
+        assert override.message.manual_override.override_id == override.event_id
+    assert (released.event_id, released.message.timestamp) == (held.event_id, held.message.timestamp)
+    assert released.message.labels == ("received", "unread")
+
+
+async def test_the_body_can_be_left_out_of_the_push(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    async with connect(fake) as websocket:
+        await subscribe(websocket)
+        event = await fake.deliver(inbox_id=INBOX, text="large", html="<p>large", body_in_push=False)
+        assert decode_event(await websocket.receive()) == event
+    assert (event.message.text, event.message.html, event.message.preview) == (None, None, "large")
+    assert event.message.size == 13
+
+
+# Faults of pushes
+
+
+async def pushed(websocket: WebSocket) -> list[str]:
+    """The subjects of what has come within a second."""
+    subjects = []
+    with trio.move_on_after(1):
+        while True:
+            subjects.append((await receive(websocket))["message"]["subject"])
+    return subjects
+
+
+async def deliver(fake: FakeAgentMail, *subjects: str) -> None:
+    for subject in subjects:
+        await fake.deliver(inbox_id=INBOX, subject=subject)
+
+
+async def test_a_push_can_be_swallowed(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    async with connect(fake) as websocket:
+        await subscribe(websocket)
+        fake.swallow_pushes(times=2)
+        await deliver(fake, "1", "2", "3")
+        assert await pushed(websocket) == ["3"]
+
+
+async def test_a_push_can_come_more_than_once(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    async with connect(fake) as websocket:
+        await subscribe(websocket)
+        fake.duplicate_pushes()
+        fake.duplicate_pushes(copies=2)
+        await deliver(fake, "1", "2", "3")
+        assert await pushed(websocket) == ["1", "1", "2", "2", "2", "3"]
+
+
+async def test_a_push_can_come_late_to_the_connections_that_are_open_then(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    async with connect(fake) as websocket:
+        await subscribe(websocket)
+        fake.delay_pushes(60)
+        await deliver(fake, "1", "2")
+        assert await pushed(websocket) == ["2"]
+    async with connect(fake) as websocket:
+        await subscribe(websocket)
+        await trio.sleep(58.5)
+        assert await pushed(websocket) == ["1"]
+        fake.delay_pushes(3)
+        await deliver(fake, "nobody is there")
+    await trio.sleep(4)
+
+
+async def test_pushes_can_come_in_the_opposite_order(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    async with connect(fake) as websocket:
+        await subscribe(websocket)
+        fake.reorder_pushes(3)
+        fake.swallow_pushes()
+        fake.reorder_pushes(2)
+        await deliver(fake, "1", "2")
+        assert await pushed(websocket) == []
+        await deliver(fake, "3", "swallowed", "4", "5", "6")
+        assert await pushed(websocket) == ["3", "2", "1", "5", "4", "6"]
+
+
+async def test_clearing_the_faults_lets_go_of_the_pushes_that_were_held_back(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    async with connect(fake) as websocket:
+        await subscribe(websocket)
+        fake.reorder_pushes(3)
+        fake.swallow_pushes(times=None)
+        await deliver(fake, "1", "2")
+        fake.clear_faults()
+        await deliver(fake, "3")
+        assert await pushed(websocket) == ["2", "1", "3"]
+
+
+async def test_raw_frames_meet_no_faults_of_pushes(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    async with connect(fake) as websocket:
+        await subscribe(websocket)
+        fake.swallow_pushes()
+        await fake.send_raw('{"message":{"subject":"raw"}}')
+        await deliver(fake, "swallowed")
+        assert await pushed(websocket) == ["raw"]
 
 
 # The ends of connections

@@ -1,5 +1,7 @@
 """A nursery for tasks that serve a block lets the block raise as if there were no nursery."""
 
+import dataclasses
+
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -172,3 +174,38 @@ def test_a_context_goes_where_the_story_begins_and_replaces_a_cancellation() -> 
     add_context(raised, context)
     assert raised.__context__ is between
     assert between.__context__ is context
+
+
+async def test_what_several_tasks_were_told_of_one_thing_comes_out_once(autojump_clock: MockClock) -> None:
+    error = Mishap()
+    with pytest.raises(Mishap) as caught:
+        async with background_nursery() as nursery:
+            nursery.start_soon(fail, error)
+            nursery.start_soon(fail_in_a_nursery, error, error)
+            await trio.sleep_forever()
+    assert caught.value is error
+
+
+async def test_exceptions_are_told_apart_by_what_they_are() -> None:
+    @dataclasses.dataclass
+    class Unhashable(Exception):
+        code: int
+
+    errors = [Unhashable(1), Unhashable(1)]
+    with pytest.raises(ExceptionGroup) as caught:
+        async with background_nursery() as nursery:
+            for error in errors:
+                nursery.start_soon(fail, error)
+            await trio.sleep_forever()
+    assert {id(error) for error in caught.value.exceptions} == {id(error) for error in errors}
+    with pytest.raises(Unhashable) as caught_alone:
+        async with background_nursery() as nursery:
+            nursery.start_soon(fail_in_a_nursery, errors[0], errors[0])
+            await trio.sleep_forever()
+    assert caught_alone.value is errors[0]
+
+
+async def fail_in_a_nursery(*errors: BaseException) -> None:
+    async with trio.open_nursery() as nursery:
+        for error in errors:
+            nursery.start_soon(fail, error)

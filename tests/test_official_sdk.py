@@ -1,22 +1,28 @@
 """The fake speaks to AgentMail's official SDK, and so our field names are the SDK's, on the wire and in Python.
 
-This tests `FakeAgentMail` and `encode_event` against a client that knows nothing of them. The SDK's clients run in
-threads: one is synchronous, and the other needs asyncio.
+This tests `FakeAgentMail` and `encode_event` against a client that knows nothing of them. For the WebSocket the SDK's
+clients run in threads: one is synchronous, and the other needs asyncio. For the REST API the asynchronous one runs
+under Trio.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from operator import attrgetter
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import attrs
+import httpx
 import pytest
 import trio
 import websockets
 from agentmail import AgentMail, AsyncAgentMail
 from agentmail.core.api_error import ApiError
 from agentmail.environment import AgentMailEnvironment as SdkEnvironment
+from agentmail.errors import NotFoundError
 from agentmail.events.types.event_type import EventType
 from agentmail.websockets.types import Subscribe as SdkSubscribe
 
@@ -240,3 +246,99 @@ async def test_a_missing_permission_is_an_error_to_the_sdk(kind: Kind) -> None:
             [refused] = await in_thread(listen, kind, environment, 1, event_types=["message.received.spam"])
     assert type(refused).__name__ == "Error"
     assert (refused.name, refused.message) == ("forbidden", "label_spam_read is forbidden")
+
+
+# The REST API
+
+
+Call = Callable[..., Awaitable[Any]]
+
+
+@asynccontextmanager
+async def sdk(kind: Kind, fake: FakeAgentMail, key: str = KEY) -> AsyncIterator[Call]:
+    """Methods of the SDK's client by their names, on the port of the fake: under Trio, or in a thread."""
+    with trio.fail_after(20):
+        async with fake.serve() as environment:
+            where = SdkEnvironment(http=environment.http, websockets=environment.websockets)
+            if kind == "async":
+                async with httpx.AsyncClient() as http:
+                    yield partial(call_async, AsyncAgentMail(api_key=key, environment=where, httpx_client=http))
+            else:
+                with httpx.Client() as http:
+                    yield partial(call_in_thread, AgentMail(api_key=key, environment=where, httpx_client=http))
+
+
+async def call_async(client: AsyncAgentMail, name: str, *args: Any, **kwargs: Any) -> Any:
+    # The SDK's own retries need asyncio.
+    return await attrgetter(name)(client)(*args, request_options={"max_retries": 0}, **kwargs)
+
+
+async def call_in_thread(client: AgentMail, name: str, *args: Any, **kwargs: Any) -> Any:
+    return await trio.to_thread.run_sync(lambda: attrgetter(name)(client)(*args, **kwargs), abandon_on_cancel=True)
+
+
+async def test_the_sdk_lists_messages_page_by_page(kind: Kind) -> None:
+    fake = FakeAgentMail(api_keys={KEY})
+    mails = [await fake.deliver(inbox_id=INBOX, subject=str(number)) for number in range(5)]
+    await fake.deliver(inbox_id=INBOX, event_type="message.received.spam")
+    await fake.send(inbox_id=INBOX)
+    found: list[Any] = []
+    async with sdk(kind, fake) as call:
+        token = None
+        while token is not None or not found:
+            filters: dict[str, Any] = {"labels": ["received"], "after": TIME, "ascending": True, "include_spam": False}
+            page = await call("inboxes.messages.list", INBOX, limit=2, page_token=token, **filters)
+            assert (page.limit, page.count) == (2, len(page.messages))
+            found += page.messages
+            token = page.next_page_token
+    assert len(fake.requests) == 3
+    for ours, theirs in zip(mails, found, strict=True):
+        listed = attrs.evolve(ours.message, text=None, html=None)
+        assert differences(listed, theirs) == []
+
+
+async def test_the_sdk_gets_messages(kind: Kind) -> None:
+    fake = FakeAgentMail()
+    mail = await fake.deliver(inbox_id=INBOX, message_id="<1@example.com>", html="<p>", held=True)
+    async with sdk(kind, fake) as call:
+        whole = await call("inboxes.messages.get", INBOX, "<1@example.com>")
+        assert differences(mail.message, whole) == []
+        batch = await call("inboxes.messages.batch_get", INBOX, message_ids=["<1@example.com>", "<2@example.com>"])
+        assert [(message.message_id, message.text) for message in batch.messages] == [("<1@example.com>", None)]
+        with pytest.raises(NotFoundError):
+            await call("inboxes.messages.get", INBOX, "<2@example.com>")
+
+
+async def test_the_sdk_lists_and_gets_threads(kind: Kind) -> None:
+    fake = FakeAgentMail()
+    fake.add_inbox(INBOX, pod_id="pod")
+    mails = [await fake.deliver(inbox_id=INBOX, thread_id="t") for _ in range(3)]
+    async with sdk(kind, fake) as call:
+        listings: list[tuple[str, list[str]]] = [("threads", []), ("inboxes.threads", [INBOX])]
+        for name, args in [*listings, ("pods.threads", ["pod"])]:
+            [thread] = (await call(f"{name}.list", *args)).threads
+            assert differences(mails[-1].thread, thread) == []
+        for name, args in listings:
+            newest = await call(f"{name}.get", *args, "t", limit=2)
+            older = await call(f"{name}.get", *args, "t", limit=2, page_token=newest.next_page_token)
+            found = [*older.messages, *newest.messages]
+            assert [differences(ours.message, theirs) for ours, theirs in zip(mails, found, strict=True)] == [[]] * 3
+
+
+async def test_the_sdk_lists_inboxes(kind: Kind) -> None:
+    fake = FakeAgentMail()
+    fake.add_inbox(INBOX, pod_id="pod")
+    async with sdk(kind, fake) as call:
+        [inbox] = (await call("inboxes.list")).inboxes
+        assert (inbox.inbox_id, inbox.pod_id, inbox.email) == (INBOX, "pod", INBOX)
+        assert inbox.created_at == inbox.updated_at
+        assert (await call("pods.inboxes.list", "pod")).inboxes == [inbox]
+
+
+async def test_the_sdk_shows_the_errors_of_the_rest_api(kind: Kind) -> None:
+    fake = FakeAgentMail(api_keys={KEY}, permissions=())
+    for key, expected in (("am_unknown", (401, "unknown_api_key")), (KEY, (403, "missing_permission"))):
+        async with sdk(kind, fake, key) as call:
+            with pytest.raises(ApiError) as caught:
+                await call("threads.list")
+        assert (caught.value.status_code, caught.value.body["name"]) == expected

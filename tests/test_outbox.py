@@ -428,3 +428,16 @@ async def test_whatever_the_interleaving_the_consumer_sees_what_the_model_says(r
         assert outbox.waiting == len(model.waiting)
         assert await take_all(outbox) == model.waiting
         assert outbox.delivered == len(delivered)
+
+
+async def test_it_is_full_when_the_consumer_has_as_many_events_waiting_as_it_asked_for() -> None:
+    outbox = Outbox(2, Delivered())
+    async with running(outbox):
+        await outbox.put(E(1))
+        assert not outbox.is_full
+        await outbox.put(E(2))
+        assert outbox.is_full
+        outbox.notify(D())
+        assert outbox.is_full
+        assert await take_all(outbox) == [E(1), E(2), D()]
+        assert not outbox.is_full

@@ -48,11 +48,10 @@ class ApiKey:
         if self._key not in self._asked:
             self._asked.append(self._key)
 
-    def changes(self) -> bool:
-        """Find out the key again, and whether it is another one than before; as `ask`."""
-        before = self._key
+    def is_other_than(self, authorization: str) -> bool:
+        """Find out the key again, and whether it is another one than in that header; as `ask`."""
         self.ask()
-        return self._key != before
+        return self.authorization != authorization
 
     @property
     def authorization(self) -> str:

@@ -95,8 +95,8 @@ class NetworkBackend:
         """See `Backend`."""
         import httpx
 
-        # Like the WebSocket, it goes straight to AgentMail, whatever the environment says of proxies.
-        return httpx.AsyncHTTPTransport(verify=ssl_context or default_ssl_context(), trust_env=False)
+        # Like the WebSocket, it goes straight to AgentMail: a transport that is given knows of no proxies.
+        return httpx.AsyncHTTPTransport(verify=ssl_context or default_ssl_context())
 
     def now(self) -> float:
         """See `Backend`."""
@@ -124,4 +124,6 @@ async def start_tls(transport: trio.abc.Stream, context: ssl.SSLContext, host: s
 @functools.cache
 def default_ssl_context() -> ssl.SSLContext:
     """One for all connections: each costs 24 ms and 0.8 MiB."""
-    return ssl.create_default_context()
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])  # as the HTTP client would, in the middle of it all
+    return context

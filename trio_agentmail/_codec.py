@@ -185,12 +185,12 @@ def decode_thread(item: dict[str, Any]) -> ThreadItem | None:
     return thread
 
 
-def with_message(event: MessageReceivedEvent, message: dict[str, Any]) -> MessageReceivedEvent:
-    """A pushed event whose body was left out, with the message as the REST API gave it."""
+def with_message(event: MessageReceivedEvent, message: dict[str, Any]) -> MessageReceivedEvent | None:
+    """A pushed event whose body was left out, with the message as the REST API gave it; None: it gave another."""
     frame = parse_object(_encoded(event._raw)) or {}
-    frame["message"] = message
+    frame["message"] = {"inbox_id": event.message.inbox_id} | message
     whole = decode_event(orjson.dumps(frame))
-    return whole if isinstance(whole, MessageReceivedEvent) else event
+    return whole if isinstance(whole, MessageReceivedEvent) and identity(whole) == identity(event) else None
 
 
 def encode_subscribe(subscribe: Subscribe) -> str:

@@ -1,10 +1,12 @@
 """Where recovered mail comes from: listings of AgentMail's REST API, each of one inbox, one pod, or one whole key."""
 
+import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from itertools import groupby
+from operator import itemgetter
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 import attrs
@@ -14,7 +16,7 @@ from ._codec import decode_thread, recovered_event
 from ._delivered import RECOVERED, Delivered
 from ._rest import CONCURRENCY, Rest, segment
 from ._settings import Subscribe
-from .errors import ApiError, ConnectionLost
+from .errors import ApiError, PermissionDeniedError, RequestFailed
 from .events import Event, Message, MessageReceivedEvent, MessageSecurityReviewEvent, ThreadItem
 
 __all__ = ["Counts", "Floors", "MailListing", "Source", "Target", "recovered_types", "targets_of"]
@@ -86,11 +88,14 @@ class Source(Protocol):
             after: Since when, by the mail's own time, in seconds since the epoch.
 
         Raises:
-            ApiError, ConnectionLost: something could not be listed or fetched.
+            ApiError, RequestFailed: something could not be listed or fetched.
         """
 
     async def look_at_held(self, floors: Floors, counts: Counts) -> None:
         """Hand over what was held and has been released; as `look`."""
+
+    def forget(self, target: Target) -> None:
+        """It is not in the subscription any more."""
 
     def state(self) -> Any:
         """What it has to remember from one run to the next, as JSON has it."""
@@ -115,8 +120,11 @@ class MailListing:
         self._rest = rest
         self._delivered = delivered
         self._put = put
+        self._may_see_all = True
+        """Whether the key has not been refused threads with mail that is left out by default."""
         self._held: OrderedDict[tuple[str, str], None] = OrderedDict()
-        self._threads: OrderedDict[str, ThreadItem] = OrderedDict()
+        self._threads: OrderedDict[str | None, tuple[ThreadItem, float]] = OrderedDict()
+        """How a thread was seen last, and from when on it was gone through then."""
 
     def note(self, event: Event) -> None:
         """See `Source`."""
@@ -127,6 +135,11 @@ class MailListing:
             inbox_id, message_id = event.message.inbox_id, event.message.message_id
             if inbox_id and message_id:
                 self._hold(inbox_id, message_id)
+
+    def forget(self, target: Target) -> None:
+        """See `Source`."""
+        for held in [held for held in self._held if held[0] == target.inbox_id]:
+            del self._held[held]
 
     def state(self) -> Any:
         """See `Source`."""
@@ -141,21 +154,33 @@ class MailListing:
         """See `Source`."""
         since = datetime.fromtimestamp(max(after, 0.0), UTC).isoformat(timespec="milliseconds")
         asked = {"after": since.replace("+00:00", "Z"), "ascending": "true"}
-        asked |= {f"include_{kind}": "true" for kind in KINDS if f"message.received.{kind}" in floors}
+        wanted = {f"include_{kind}": "true" for kind in KINDS if f"message.received.{kind}" in floors}
         if target.inbox_id is not None:
-            await self._look_at_inbox(target.inbox_id, asked, floors, counts)
-        else:
-            path = "/threads" if target.pod_id is None else f"/pods/{segment(target.pod_id)}/threads"
-            await self._look_at_threads(path, asked, after, floors, counts)
+            await self._look_at_inbox(target.inbox_id, asked | wanted, floors, counts)
+            return
+        path = "/threads" if target.pod_id is None else f"/pods/{segment(target.pod_id)}/threads"
+        # AgentMail leaves out a whole thread for one mail in it that is spam, so all threads are asked for.
+        everything = {f"include_{label}": "true" for label in (*KINDS, "trash")}
+        try:
+            failures = await self._look_at_threads(
+                path, asked | (everything if self._may_see_all else wanted), after, floors, counts
+            )
+        except PermissionDeniedError:
+            if not self._may_see_all:
+                raise
+            self._may_see_all = False
+            failures = await self._look_at_threads(path, asked | wanted, after, floors, counts)
+        _raise_first(failures)
 
     async def look_at_held(self, floors: Floors, counts: Counts) -> None:
         """See `Source`."""
         failures: list[Exception] = []
-        for inbox_id, held in groupby(sorted(self._held), key=lambda pair: pair[0]):
+        # Sorted by inbox alone: within one, in the order in which they were held.
+        for inbox_id, held in groupby(sorted(self._held, key=itemgetter(0)), key=itemgetter(0)):
             for ids in _batches([message_id for _, message_id in held], BATCH):
                 try:
-                    await self._look_at_held_in(inbox_id, ids, floors, counts)
-                except (ApiError, ConnectionLost) as exc:
+                    failures += await self._look_at_held_in(inbox_id, ids, floors, counts)
+                except (ApiError, RequestFailed) as exc:
                     failures.append(exc)
         _raise_first(failures)
 
@@ -167,11 +192,12 @@ class MailListing:
         async def fetch(event: MessageReceivedEvent) -> list[MessageReceivedEvent]:
             return await self._fetch(event, floors)
 
-        async for page in self._rest.pages(f"/inboxes/{segment(inbox_id)}/messages", "messages", asked):
-            listed = [self._read(item, inbox_id) for item in page]
-            missed = [event for event in listed if event is not None and self._is_missed(event, floors, counts)]
-            for chunk in _batches(missed, CONCURRENCY):
-                failures += [e for e in await self._fetch_and_put(fetch, chunk) if e is not None]
+        async with aclosing(self._rest.pages(f"/inboxes/{segment(inbox_id)}/messages", "messages", asked)) as pages:
+            async for page in pages:
+                listed = [self._read(item, inbox_id) for item in page]
+                missed = [event for event in listed if event is not None and self._is_missed(event, floors, counts)]
+                for chunk in _batches(missed, CONCURRENCY):
+                    failures += [e for e in await self._fetch_and_put(fetch, chunk) if e is not None]
         _raise_first(failures)
 
     async def _fetch(self, event: MessageReceivedEvent, floors: Floors) -> list[MessageReceivedEvent]:
@@ -185,35 +211,49 @@ class MailListing:
             raise
         whole = self._read(item, inbox_id)
         if whole is None or whole.message.message_id != message_id:
-            raise ConnectionLost("the REST API answered with another message than it was asked for")
+            raise RequestFailed("the REST API answered with another message than it was asked for")
         return [whole] if self._is_wanted(whole, floors) else []
 
     # A pod or a key: a page of its threads at a time
 
     async def _look_at_threads(
         self, path: str, asked: dict[str, str], after: float, floors: Floors, counts: Counts
-    ) -> None:
+    ) -> list[Exception]:
+        """What the listing tells of; the failures of single threads. It raises if it is the listing that fails."""
         failures: list[Exception] = []
+        reached: dict[str | None, float] = {}
 
         async def fetch(thread: ThreadItem) -> list[MessageReceivedEvent]:
-            return await self._fetch_thread(thread, after, floors, counts)
+            try:
+                missed, reached[thread.thread_id] = await self._fetch_thread(thread, after, floors, counts)
+            except ApiError as exc:
+                if exc.status_code != 404:
+                    raise
+                missed, reached[thread.thread_id] = [], after  # it has gone since it was listed
+            return missed
 
-        async for page in self._rest.pages(path, "threads", asked):
-            threads = [thread for thread in map(decode_thread, page) if thread is not None]
-            for chunk in _batches([thread for thread in threads if self._has_news(thread, floors)], CONCURRENCY):
-                results = await self._fetch_and_put(fetch, chunk)
-                for thread, failure in zip(chunk, results, strict=True):
-                    if failure is not None:
-                        failures.append(failure)
-                    elif thread.thread_id:
-                        self._threads[thread.thread_id] = _signature(thread)
-                        if len(self._threads) > REMEMBERED_THREADS:
-                            self._threads.popitem(last=False)
-        _raise_first(failures)
+        async with aclosing(self._rest.pages(path, "threads", asked)) as pages:
+            async for page in pages:
+                threads = [thread for thread in map(decode_thread, page) if thread is not None]
+                changed = [thread for thread in threads if self._has_news(thread, after, floors)]
+                for chunk in _batches(changed, CONCURRENCY):
+                    results = await self._fetch_and_put(fetch, chunk)
+                    for thread, failure in zip(chunk, results, strict=True):
+                        if failure is not None:
+                            failures.append(failure)
+                        else:
+                            self._threads[thread.thread_id] = _signature(thread), reached[thread.thread_id]
+                            if len(self._threads) > REMEMBERED_THREADS:
+                                self._threads.popitem(last=False)
+                    reached.clear()
+        return failures
 
-    def _has_news(self, thread: ThreadItem, floors: Floors) -> bool:
+    def _has_news(self, thread: ThreadItem, after: float, floors: Floors) -> bool:
         """Whether there may be a mail in it that was missed."""
-        if not thread.thread_id or self._threads.get(thread.thread_id) == _signature(thread):
+        if not thread.thread_id:
+            return False
+        seen, reached = self._threads.get(thread.thread_id, (None, math.inf))
+        if seen == _signature(thread) and reached <= after:
             return False
         if HELD in thread.labels:
             return True
@@ -227,8 +267,8 @@ class MailListing:
 
     async def _fetch_thread(
         self, thread: ThreadItem, after: float, floors: Floors, counts: Counts
-    ) -> list[MessageReceivedEvent]:
-        """The mails of a thread that were missed, the oldest first."""
+    ) -> tuple[list[MessageReceivedEvent], float]:
+        """The mails of a thread that were missed, the oldest first; and from when on it was gone through."""
         inbox = f"/inboxes/{segment(thread.inbox_id)}" if thread.inbox_id else ""
         pages = self._rest.pages(f"{inbox}/threads/{segment(thread.thread_id or '')}", "messages", {}, THREAD_PAGE)
         missed: list[MessageReceivedEvent] = []
@@ -243,30 +283,44 @@ class MailListing:
                     for whole in ([event] if _has_body(event.message) else await self._fetch(event, floors))
                 ]
                 if any(_time(event.message) < after for event in events):
-                    break
-        return missed
+                    return missed, after
+        return missed, -math.inf
 
     # Held mail
 
-    async def _look_at_held_in(self, inbox_id: str, ids: Sequence[str], floors: Floors, counts: Counts) -> None:
+    async def _look_at_held_in(
+        self, inbox_id: str, ids: Sequence[str], floors: Floors, counts: Counts
+    ) -> list[Exception]:
+        """What one batch-get tells of; the failures of single mails, which stay remembered."""
+        failures: list[Exception] = []
         try:
             answer = await self._rest.post(f"/inboxes/{segment(inbox_id)}/messages/batch-get", {"message_ids": ids})
         except ApiError as exc:
             if exc.status_code != 404:
                 raise
-            answer = {}  # the inbox is gone
+            answer = {"messages": []}  # the inbox is gone
         items = answer.get("messages")
-        listed = [self._read(item, inbox_id) for item in items if isinstance(item, dict)] if items else []
+        if not isinstance(items, list):  # else all of them would seem to be gone
+            raise RequestFailed("the REST API answered without the messages that it was asked for")
+        listed = [self._read(item, inbox_id) for item in items if isinstance(item, dict)]
         found = {event.message.message_id: event for event in listed if event is not None}
         for message_id in ids:
             event = found.get(message_id)
             if event is not None and HELD in event.message.labels:
                 counts.held += 1
                 continue
-            if event is not None and self._is_wanted(event, floors):
-                for whole in await self._fetch(event, floors):
-                    await self._put(whole, True)
+            # Forgotten first: what is fetched may say that it is held after all.
             self._held.pop((inbox_id, message_id), None)
+            if event is not None and self._is_wanted(event, floors):
+                try:
+                    for whole in await self._fetch(event, floors):
+                        await self._put(whole, True)
+                except BaseException as exc:
+                    self._hold(inbox_id, message_id)
+                    if not isinstance(exc, (ApiError, RequestFailed)):
+                        raise
+                    failures.append(exc)
+        return failures
 
     def _hold(self, inbox_id: str, message_id: str) -> None:
         self._held[inbox_id, message_id] = None
@@ -276,10 +330,11 @@ class MailListing:
     # What all of them need
 
     def _read(self, item: dict[str, Any], inbox_id: str) -> MessageReceivedEvent | None:
-        """A received mail as the event that it would have been; None if it is none."""
-        item = {"inbox_id": inbox_id} | item
+        """A received mail as the event that it would have been; None if it is none, or was thrown away."""
+        if not item.get("inbox_id"):
+            item = item | {"inbox_id": inbox_id}
         event = recovered_event(item, "message.received", RECOVERED)
-        if event is None or "received" not in event.message.labels:
+        if event is None or "received" not in event.message.labels or "trash" in event.message.labels:
             return None
         for kind in KINDS:
             if kind in event.message.labels:
@@ -312,7 +367,7 @@ class MailListing:
         async def fetch_one(index: int, item: T) -> None:
             try:
                 results[index] = await fetch(item)
-            except (ApiError, ConnectionLost) as exc:
+            except (ApiError, RequestFailed) as exc:
                 results[index] = exc
 
         async with trio.open_nursery() as nursery:

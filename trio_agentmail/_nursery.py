@@ -46,8 +46,8 @@ def sole_exception(exc: BaseException, caught: BaseException | None) -> BaseExce
     """
     group = exc if isinstance(exc, BaseExceptionGroup) else BaseExceptionGroup("", [exc])
     _, others = group.split(trio.Cancelled)
-    if others is not None and len(told := set(_leaves(others))) == 1:
-        others = BaseExceptionGroup("", list(told))  # several tasks were told of one thing
+    if others is not None and len(told := {id(leaf): leaf for leaf in _leaves(others)}) == 1:
+        others = BaseExceptionGroup("", list(told.values()))  # several tasks were told of one thing
     if others is None and caught is not None:
         return caught
     found: BaseException = others or group

@@ -31,6 +31,12 @@ class _Channel:
         """Whether every receiver has been closed."""
         return self._channel.statistics().open_receive_channels == 0
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the consumer has as many events waiting as it asked for."""
+        channel = self._channel.statistics()
+        return channel.current_buffer_used == channel.max_buffer_size
+
     def close(self) -> None:
         """Nothing more comes: receivers get what waits in the channel, and then its end."""
         self._channel.close()

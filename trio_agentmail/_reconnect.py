@@ -11,7 +11,14 @@ from email.utils import parsedate_to_datetime
 import trio
 
 from ._settings import ReconnectPolicy
-from .errors import ApiError, AuthenticationError, ConnectionLost, PermissionDeniedError, SubscriptionRejected
+from .errors import (
+    ApiError,
+    AuthenticationError,
+    ConnectionLost,
+    PermissionDeniedError,
+    RequestFailed,
+    SubscriptionRejected,
+)
 
 __all__ = ["Attempts", "Verdict", "ceilings", "full_jitter", "retry_after", "verdict"]
 
@@ -74,7 +81,7 @@ def verdict(failure: Exception) -> Verdict:
             return Verdict.FATAL_THE_THIRD_TIME if refused else Verdict.TRANSIENT
         case ssl.SSLCertVerificationError():
             return Verdict.FATAL
-        case OSError() | trio.BrokenResourceError():
+        case OSError() | trio.BrokenResourceError() | RequestFailed():
             return Verdict.TRANSIENT
         case _:
             return Verdict.FATAL  # nothing that a network does: a bad argument, or a bug

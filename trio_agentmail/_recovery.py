@@ -5,9 +5,9 @@ the mail's own time, which its sender chose. So a gap is closed in three steps:
 
 1. The subscription is in force again before anything is listed: what comes from then on is pushed.
 2. Listed is at once what is dated since shortly before the gap (`Recovery.overlap`). That is nearly all, and quick.
-3. Half a minute later comes a sweep, which reaches `Recovery.sweep_depth` further back: for mail that is back-dated, or
-   was only just being indexed. And then one every `Recovery.sweep_interval`, gap or no gap: a connection may be alive
-   and deliver nothing.
+3. Half a minute later, at the latest, comes a sweep, which reaches `Recovery.sweep_depth` back from the last one: for
+   mail that is back-dated, or was only just being indexed. And then one every `Recovery.sweep_interval`, gap or no
+   gap: a connection may be alive and deliver nothing.
 
 What was found is delivered unless it has been (`_delivered`), or was created before the stream began.
 """
@@ -29,7 +29,7 @@ from ._listing import Counts, MailListing, Source, Target, recovered_types, targ
 from ._outbox import Abandoned, JournaledOutbox, Outbox
 from ._rest import Rest, segment
 from ._settings import Recovery, Settings, Subscribe
-from .errors import AgentMailError, ApiError, ConnectionLost, printable
+from .errors import AgentMailError, ApiError, RequestFailed, printable
 from .events import CaughtUp, Event, MessageReceivedEvent, RecoveryFailed
 
 __all__ = ["Recoverer"]
@@ -55,6 +55,8 @@ class _Found(Counts):
 
     recovered: int = 0
     requests_before: int = 0
+    closed: float = math.inf
+    """Where the earliest gap began, of those that were closed."""
 
 
 class Recoverer:
@@ -87,6 +89,8 @@ class Recoverer:
         self._kept = kept
         self._rest = Rest(backend, settings, api_key)
         self._source: Source = MailListing(self._rest, delivered, self._put)
+        self.note = self._source.note
+        """Told of each event that was pushed."""
         self._ahead = 0.0
         """Seconds by which AgentMail's clock is ahead of ours."""
         self._resumed = trio.Event()
@@ -102,10 +106,13 @@ class Recoverer:
         """Of which a `RecoveryFailed` has told."""
         self._next_sweep = -math.inf
         """On Trio's clock."""
-        self._reach = math.inf
-        """From where the next sweep reaches back, if that is before now."""
+        self._swept_until: dict[Target, float] = {}
+        """A sweep has looked for what came before that, so that the next one reaches back from there."""
         self._found = _Found()
         self._unpushed = 0
+        """Mails that a sweep has found and that should have been pushed long ago."""
+        self._was_behind = False
+        """Whether the consumer was behind during a sweep: then what was pushed may wait to be read."""
         self.recovered = 0
         """How many mails were recovered."""
 
@@ -116,10 +123,25 @@ class Recoverer:
 
     # What the supervisor says
 
+    async def begin(self, subscribe: Subscribe) -> None:
+        """The first connection is about to be made: from now on, a crash at any moment leaves a gap that is known.
+
+        What a journal keeps is otherwise written when a look begins, and a process that died between its first
+        subscription and that would not know, when it starts again, that there had been one. The clock is ours here,
+        since AgentMail's is not known yet.
+        """
+        if self._journal is None or self._kept:
+            return
+        since = self._recovery.since
+        begin = self._rest.now if since is None else since.timestamp()
+        types = dict.fromkeys(recovered_types(subscribe), begin)
+        targets = [[target.inbox_id, target.pod_id, types, begin, begin] for target in targets_of(subscribe) if types]
+        await self._journal.keep(encode_object({"targets": targets, "source": self._source.state()}))
+
     def resume(self, subscribe: Subscribe, confirmed_at: float) -> None:
         """A subscription is in force, since then by our clock."""
+        is_first = self._confirmed_at == math.inf
         self._confirmed_at = confirmed_at + self._ahead
-        is_first = not self._complete_until
         begin = self._confirmed_at
         if is_first and self._recovery.since is not None:
             begin = min(begin, self._recovery.since.timestamp())
@@ -130,7 +152,11 @@ class Recoverer:
             if types
         }
         self._complete_until = {target: self._complete_until.get(target, begin) for target in floors}
+        self._swept_until = {target: self._swept_until.get(target, begin) for target in floors}
         self._gaps = {target: since for target, since in self._gaps.items() if target in floors}
+        self._told &= floors.keys()
+        for target in self._floors.keys() - floors.keys():
+            self._source.forget(target)
         if begin < self._confirmed_at:
             self._gaps = dict.fromkeys(floors, begin)
         if floors != self._floors:
@@ -146,11 +172,12 @@ class Recoverer:
         self._resumed = trio.Event()
         self._looking.cancel()
 
-    async def passing(self, event: Event) -> Event:
-        """What to deliver of an event that was pushed: itself, or with its body if that is asked for."""
-        self._source.note(event)
-        if not isinstance(event, MessageReceivedEvent) or not self._recovery.fetch_bodies:
-            return event
+    @property
+    def fetches_bodies(self) -> bool:
+        return self._recovery.fetch_bodies
+
+    async def with_body(self, event: MessageReceivedEvent) -> MessageReceivedEvent:
+        """The mail with its body, if it was left out and can be fetched."""
         message = event.message
         if message.text is not None or message.html is not None:
             return event
@@ -159,8 +186,11 @@ class Recoverer:
         with trio.move_on_after(BODY_TIMEOUT):
             try:
                 async with self._rest.connected():
-                    return with_message(event, await self._rest.get(path))
-            except (ApiError, ConnectionLost) as exc:
+                    whole = with_message(event, await self._rest.get(path))
+                if whole is not None:
+                    return whole
+                why = "the REST API answered with another message"
+            except (ApiError, RequestFailed) as exc:
                 why = str(exc)
         logger.warning("a mail comes without its body, which could not be fetched: %s", printable(why, 500))
         return event
@@ -178,55 +208,70 @@ class Recoverer:
         while True:
             await self._resumed.wait()
             with trio.CancelScope() as self._looking:
-                await self._look_while_subscribed()
+                if self._resumed.is_set():  # it may be another one, since there was another loss
+                    await self._look_while_subscribed()
 
     def _set_clock(self, ahead: float) -> None:
-        """Now AgentMail's clock is known: the times so far were by ours."""
+        """Now AgentMail's clock is known: the times so far were by ours, but for the one that was given."""
+        since = self._recovery.since
+        given = None if since is None else since.timestamp()
+
+        def moved(at: float) -> float:
+            return at if at == given else at + ahead
+
         self._ahead = ahead
         self._confirmed_at += ahead
-        if self._recovery.since is None:
-            self._floors = {
-                target: {t: at + ahead for t, at in types.items()} for target, types in self._floors.items()
-            }
-            self._complete_until = {target: at + ahead for target, at in self._complete_until.items()}
-        self._gaps = {target: since + ahead for target, since in self._gaps.items()}
+        self._floors = {target: {t: moved(at) for t, at in types.items()} for target, types in self._floors.items()}
+        self._complete_until = {target: moved(at) for target, at in self._complete_until.items()}
+        self._swept_until = {target: moved(at) for target, at in self._swept_until.items()}
+        self._gaps = {target: moved(at) for target, at in self._gaps.items()}
 
     async def _look_while_subscribed(self) -> None:
         await self._keep()
         if self._gaps:
-            self._reach = min(self._reach, *self._gaps.values())
             overlap = self._recovery.overlap
             await self._look_at({target: since - overlap for target, since in self._gaps.items()})
-            self._next_sweep = min(self._next_sweep, trio.current_time() + SECOND_LOOK_AFTER)
+            self._next_sweep = trio.current_time() + min(SECOND_LOOK_AFTER, self._recovery.sweep_interval)
         while self._floors:
             await trio.sleep_until(self._next_sweep)
             await self._sweep()
         await trio.sleep_forever()
 
     async def _sweep(self) -> None:
-        after = min(self._reach, self._rest.now) - self._recovery.sweep_depth
+        # While the consumer is behind, what was pushed may wait to be read, and need not be fetched.
+        for _ in range(int(self._recovery.sweep_interval / SECOND_LOOK_AFTER)):
+            if not self._outbox.is_full:
+                break
+            await trio.sleep(SECOND_LOOK_AFTER)
+        began = self._rest.now
+        since = {target: min(at, self._gaps.get(target, at)) for target, at in self._swept_until.items()}
         self._unpushed = 0
-        await self._look_at(dict.fromkeys(self._floors, after))
-        self._reach = math.inf
+        self._was_behind = self._outbox.is_full
+        await self._look_at({target: at - self._recovery.sweep_depth for target, at in since.items()})
+        self._swept_until |= dict.fromkeys(since.keys() - self._gaps.keys(), began)
         self._next_sweep = trio.current_time() + self._recovery.sweep_interval
-        if self._unpushed:
+        if self._unpushed and not self._was_behind:
             await self._replace_the_connection()
 
     async def _look_at(self, afters: dict[Target, float]) -> None:
         began = self._rest.now
-        gaps = dict(self._gaps)
         self._found.known = self._found.held = 0
         waiting = iter(afters.items())
 
         async def work() -> None:
+            # What the supervisor says meanwhile holds: a new gap, or a target that is none any more.
+            await trio.lowlevel.checkpoint_if_cancelled()
             for target, after in waiting:
-                floors = self._floors_of(target)
+                failure = None
                 try:
-                    await self._source.look(target, after, floors, self._found)
-                except (ApiError, ConnectionLost) as exc:
-                    self._note_failure(target, exc)
+                    await self._source.look(target, after, self._floors_of(target), self._found)
+                except (ApiError, RequestFailed) as exc:
+                    failure = exc
+                await trio.lowlevel.checkpoint_if_cancelled()
+                if failure is not None:
+                    self._note_failure(target, failure)
                 else:
-                    self._gaps.pop(target, None)
+                    self._found.closed = min(self._found.closed, self._gaps.pop(target, math.inf))
                     self._told.discard(target)
                     self._complete_until[target] = began
 
@@ -235,22 +280,24 @@ class Recoverer:
                 for _ in range(TARGETS_AT_ONCE):
                     nursery.start_soon(work)
             await self._look_at_held()
-        self._tell([since for target, since in gaps.items() if target not in self._gaps])
+        self._ahead = self._rest.ahead  # our clock may have been set right
+        self._tell()
         await self._keep()
 
     async def _look_at_held(self) -> None:
         floors = {event_type: -math.inf for types in self._floors.values() for event_type in types}
         try:
             await self._source.look_at_held(floors, self._found)
-        except (ApiError, ConnectionLost) as exc:
+        except (ApiError, RequestFailed) as exc:
             # They stay remembered, and the next look has another try.
             logger.warning("held mail could not be looked at: %s", printable(str(exc), 500))
 
     def _floors_of(self, target: Target) -> dict[str, float]:
-        forgotten = self._delivered.forgotten_until
+        # What arrived at that very moment is among what was forgotten.
+        forgotten = math.nextafter(self._delivered.forgotten_until, math.inf)
         return {event_type: max(floor, forgotten) for event_type, floor in self._floors[target].items()}
 
-    def _note_failure(self, target: Target, failure: ApiError | ConnectionLost) -> None:
+    def _note_failure(self, target: Target, failure: ApiError | RequestFailed) -> None:
         since = self._gaps.setdefault(target, self._complete_until[target])
         if target not in self._told:
             self._told.add(target)
@@ -265,13 +312,13 @@ class Recoverer:
                 )
             )
 
-    def _tell(self, closed: list[float]) -> None:
+    def _tell(self) -> None:
         """Of gaps that were closed, if any were."""
         found = self._found
-        if closed:
+        if found.closed < math.inf:
             self._notify(
                 CaughtUp(
-                    since=datetime.fromtimestamp(min(closed), UTC),
+                    since=datetime.fromtimestamp(found.closed, UTC),
                     recovered=found.recovered,
                     known=found.known,
                     held=found.held,
@@ -291,6 +338,7 @@ class Recoverer:
     # What is handed over
 
     async def _put(self, event: Event, was_held: bool) -> None:
+        self._was_behind |= self._outbox.is_full
         try:
             is_new = await self._outbox.put(event)
         except Abandoned:
@@ -316,7 +364,13 @@ class Recoverer:
         if self._journal is None:
             return
         targets = [
-            [target.inbox_id, target.pod_id, types, self._gaps.get(target, self._complete_until[target])]
+            [
+                target.inbox_id,
+                target.pod_id,
+                types,
+                self._gaps.get(target, self._complete_until[target]),
+                self._swept_until[target],
+            ]
             for target, types in self._floors.items()
         ]
         await self._journal.keep(encode_object({"targets": targets, "source": self._source.state()}))
@@ -325,10 +379,11 @@ class Recoverer:
         kept = parse_object(self._kept)
         if kept is None:
             return
-        for inbox_id, pod_id, types, complete_until in kept["targets"]:
+        for inbox_id, pod_id, types, complete_until, swept_until in kept["targets"]:
             target = Target(inbox_id=inbox_id, pod_id=pod_id)
             if target in self._floors:
                 self._floors[target] |= types
                 self._complete_until[target] = complete_until
-                self._gaps[target] = min(self._gaps.get(target, math.inf), complete_until)
+                self._swept_until[target] = swept_until
+                self._gaps[target] = complete_until  # and not `Recovery.since`, which was a first start's
         self._source.restore(kept["source"])

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -13,7 +14,7 @@ from ._backend import Backend
 from ._codec import encode_object, parse_object
 from ._reconnect import Verdict, ceilings, full_jitter, retry_after, verdict
 from ._settings import ReconnectPolicy, Settings
-from .errors import ApiError, AuthenticationError, ConnectionLost, refusal
+from .errors import ApiError, AuthenticationError, RequestFailed, refusal
 
 if TYPE_CHECKING:
     import httpx
@@ -32,10 +33,16 @@ REQUEST_TIMEOUT = 30.0
 ATTEMPTS = 5
 """How often a request is made before it has failed. What asks for it tries again later."""
 
+MAX_PATIENCE = 60.0
+"""Seconds that are waited before a request is made again: rather is the next sweep's try."""
+
 DELAYS = ReconnectPolicy(initial_delay=1.0)
 
 CLOCKS_AGREE = 1.5
 """Seconds by which clocks may differ without our seeing it: AgentMail tells the time in whole seconds."""
+
+MOST_AHEAD = 366 * 86_400.0
+"""Seconds: no clock is that wrong, since TLS would not work. Such a date is nonsense."""
 
 
 class Rest:
@@ -86,7 +93,7 @@ class Rest:
         """Ask for something small; any answer at all tells the time. Without one, our clock is taken for theirs."""
         try:
             await self.get("/inboxes", {"limit": "1"})
-        except (ApiError, ConnectionLost):
+        except (ApiError, RequestFailed):
             return
 
     async def get(self, path: str, parameters: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -97,7 +104,7 @@ class Rest:
 
         Raises:
             ApiError: AgentMail refuses, or its trouble has outlasted `ATTEMPTS`.
-            ConnectionLost: it cannot be reached, or answers with no JSON object, and that has.
+            RequestFailed: it cannot be reached, or answers with no JSON object, and that has.
         """
         return await self._ask("GET", path, parameters, None)
 
@@ -114,73 +121,82 @@ class Rest:
             field: Which field of a page holds its items.
         """
         asked = {"limit": str(size), **parameters}
+        tokens: set[str] = set()
         while True:
             page = await self.get(path, asked)
-            items = page.get(field)
-            yield [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+            items = page.get(field, [] if page.get("count") == 0 else None)
+            if not isinstance(items, list):
+                raise RequestFailed(f"the REST API answered without {field}, so nobody knows what there is")
+            yield [item for item in items if isinstance(item, dict)]
             token = page.get("next_page_token")
-            if not isinstance(token, str) or not token or token == asked.get("page_token"):
+            if not isinstance(token, str) or not token:
                 return
+            if token in tokens:
+                raise RequestFailed("the REST API gave a page_token twice, so the listing has no end")
+            tokens.add(token)
             asked["page_token"] = token
 
     async def _ask(
         self, method: str, path: str, parameters: Mapping[str, str] | None, body: bytes | None
     ) -> dict[str, Any]:
         delays = ceilings(DELAYS)
-        key_was_refused = False
-        for left in reversed(range(ATTEMPTS)):
-            answer = await self._once(method, path, parameters, body)
+        left = ATTEMPTS
+        key_was_replaced = False
+        while True:
+            authorization = self._api_key.authorization
+            answer = await self._once(method, path, parameters, body, authorization)
             if isinstance(answer, dict):
                 return answer
-            if isinstance(answer, AuthenticationError) and not key_was_refused and self._api_key.changes():
-                key_was_refused = True  # it may have been replaced since the last connection was made
-            elif not left or verdict(answer) is not Verdict.TRANSIENT:
+            refused = isinstance(answer, AuthenticationError) and not key_was_replaced
+            if refused and self._api_key.is_other_than(authorization):
+                key_was_replaced = True  # since the last connection was made
+                continue
+            left -= 1
+            if not left or verdict(answer) is not Verdict.TRANSIENT:
+                raise answer
+            patience = max(full_jitter(next(delays)), retry_after(answer))
+            if isinstance(answer, ApiError) and answer.status_code == 429:
+                # It is the key that asks too much: nobody asks any more for so long.
+                self._not_before = max(self._not_before, trio.current_time() + patience)
+            elif patience > MAX_PATIENCE:
                 raise answer
             else:
-                await self._be_patient(answer, full_jitter(next(delays)))
-        raise AssertionError("the last attempt returns or raises")  # pragma: no cover  for the type checker
-
-    async def _be_patient(self, failure: ApiError | ConnectionLost, seconds: float) -> None:
-        seconds = max(seconds, retry_after(failure))
-        if isinstance(failure, ApiError) and failure.status_code == 429:
-            # It is the key that asks too much: nobody asks any more for so long.
-            self._not_before = max(self._not_before, trio.current_time() + seconds)
-        else:
-            await trio.sleep(seconds)
+                await trio.sleep(patience)
 
     async def _once(
-        self, method: str, path: str, parameters: Mapping[str, str] | None, body: bytes | None
-    ) -> dict[str, Any] | ApiError | ConnectionLost:
+        self, method: str, path: str, parameters: Mapping[str, str] | None, body: bytes | None, authorization: str
+    ) -> dict[str, Any] | ApiError | RequestFailed:
         async with self._under_way:
-            await trio.sleep_until(self._not_before)
+            while trio.current_time() < self._not_before:  # noqa: ASYNC110  it may be put off while we wait
+                await trio.sleep_until(self._not_before)
             self.requests += 1
-            headers = {"Authorization": self._api_key.authorization}
+            headers = {"Authorization": authorization}
             if body is not None:
                 headers["Content-Type"] = "application/json"
-            failure: ApiError | ConnectionLost
+            failure: ApiError | RequestFailed
             try:
                 with trio.move_on_after(REQUEST_TIMEOUT) as patience:
                     response = await self._client.request(
                         method, f"/v0{path}", params=parameters, content=body, headers=headers
                     )
-            except self._httpx.RequestError as exc:
+            except (self._httpx.RequestError, self._httpx.InvalidURL) as exc:  # the latter: a Message-ID of 64 KiB
                 # Raised outside, and so without this as its context: it holds the request, with the key.
-                failure = ConnectionLost(f"{type(exc).__name__}: {exc}")
+                failure = RequestFailed(_explained(exc))
             else:
                 if not patience.cancelled_caught:
                     return self._read(response)
-                failure = ConnectionLost(f"no answer within {REQUEST_TIMEOUT:.0f} s")
+                failure = RequestFailed(f"no answer within {REQUEST_TIMEOUT:.0f} s")
         self._api_key.redact(failure)
         return failure
 
-    def _read(self, response: "httpx.Response") -> dict[str, Any] | ApiError | ConnectionLost:
+    def _read(self, response: "httpx.Response") -> dict[str, Any] | ApiError | RequestFailed:
         self._read_clock(response.headers.get("date", ""))
-        failure: ApiError | ConnectionLost
+        failure: ApiError | RequestFailed
         if response.status_code == 200:
             answer = parse_object(response.content)
             if answer is not None:
                 return answer
-            failure = ConnectionLost("the REST API answered with something that is no JSON object")
+            failure = RequestFailed("the REST API answered with something that is no JSON object")
         else:
             failure = refusal(response.status_code, dict(response.headers), response.text)
         self._api_key.redact(failure)
@@ -188,12 +204,23 @@ class Rest:
 
     def _read_clock(self, date: str) -> None:
         try:
-            ahead = parsedate_to_datetime(date).timestamp() - self._backend.now()
+            when = parsedate_to_datetime(date)
         except (ValueError, OverflowError):
             return
-        self.ahead = 0.0 if abs(ahead) < CLOCKS_AGREE else ahead
+        # A date without an offset is GMT (RFC 9110, section 5.6.7).
+        ahead = when.replace(tzinfo=when.tzinfo or UTC).timestamp() - self._backend.now()
+        if abs(ahead) < MOST_AHEAD:
+            self.ahead = 0.0 if abs(ahead) < CLOCKS_AGREE else ahead
+
+
+def _explained(failure: BaseException) -> str:
+    """httpx says nothing of what went wrong in TLS; the beginning of the story does."""
+    while (cause := failure.__cause__ or failure.__context__) is not None:
+        failure = cause
+    return f"{type(failure).__name__}: {failure}"
 
 
 def segment(text: str) -> str:
     """A part of a path: a Message-ID may hold any character, slashes included."""
-    return quote(text, safe="", errors="surrogatepass")
+    quoted = quote(text, safe="", errors="surrogatepass")
+    return quoted if quoted.strip(".") else quoted.replace(".", "%2E")  # "..": else httpx takes it for a step up

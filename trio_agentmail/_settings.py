@@ -195,7 +195,8 @@ class Recovery:
     Args:
         overlap: Seconds before the gap from which on mail is listed at once.
         sweep_interval: Seconds between two sweeps, which look for mail that was missed though there was a connection.
-        sweep_depth: Seconds that a sweep reaches back. A mail that is dated further back is found by its push only.
+        sweep_depth: Seconds that a sweep reaches back from the one before it. A mail that is dated further back from
+            when it came is found by its push only.
         since: Where a first start begins, aware; `None`: now. A journal that has seen the stream before knows better.
         fetch_bodies: Whether to fetch the text and HTML of a pushed mail that came without either, since it was too
             large. The events behind it wait for that.
@@ -209,7 +210,7 @@ class Recovery:
     sweep_interval: float = attrs.field(default=300.0, validator=_seconds(1))
     sweep_depth: float = attrs.field(default=86_400.0, validator=_seconds(0))
     since: datetime | None = attrs.field(default=None, validator=attrs.validators.optional(_aware))
-    fetch_bodies: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
+    fetch_bodies: bool = attrs.field(default=False, validator=lambda *args: _an(bool)(*args))
 
     def __attrs_post_init__(self) -> None:
         if self.sweep_depth < self.overlap:

@@ -21,7 +21,7 @@ from ._settings import AgentMailEnvironment, Recovery, Settings, Subscribe
 from ._statistics import State, Statistics
 from ._trouble import Trouble
 from .errors import ConnectionFailed, ConnectionLost
-from .events import Disconnected, UnknownEvent
+from .events import Disconnected, MessageReceivedEvent, UnknownEvent
 
 __all__ = ["Supervisor", "journal_scope"]
 
@@ -123,6 +123,8 @@ class Supervisor:
                     nursery.start_soon(self.outbox.run)
                     if self._recoverer is not None:
                         nursery.start_soon(self._recoverer.run)
+                    if self._recoverer is not None:
+                        await self._recoverer.begin(self._subscribe)
                     connection = await self._establish(self._settings.enter_timeout, "enter_timeout")
                     self._subscribed_since = trio.current_time()
                     self._adopt(connection)
@@ -216,14 +218,19 @@ class Supervisor:
 
     async def _forward(self, connection: Connection) -> ConnectionLost | None:
         """Forward a connection's events; return how it was lost, or None when it is drained."""
+        # Looked up once, and not for each event.
+        recoverer, put = self._recoverer, self.outbox.put
+        fetches_bodies = recoverer is not None and recoverer.fetches_bodies
         try:
             while (event := await connection.receive()) is not None:
                 self._received += 1
                 if isinstance(event, UnknownEvent):
                     self._unknown += 1
-                elif self._recoverer is not None:
-                    event = await self._recoverer.passing(event)
-                await self.outbox.put(event)
+                elif recoverer is not None:
+                    recoverer.note(event)
+                    if fetches_bodies and isinstance(event, MessageReceivedEvent):
+                        event = await recoverer.with_body(event)
+                await put(event)
         except ConnectionLost as lost:
             return lost
         return None

@@ -16,6 +16,7 @@ __all__ = [
     "JournalInUse",
     "JournalMismatch",
     "PermissionDeniedError",
+    "RequestFailed",
     "SubscriptionRejected",
     "printable",
     "refusal",
@@ -102,6 +103,10 @@ class ConnectionLost(AgentMailError):
 
     def __str__(self) -> str:
         return f"{printable(self.reason, 500)} (close code {self.code})"
+
+
+class RequestFailed(AgentMailError):
+    """A request to the REST API got no answer that makes sense. It is seen only in what `RecoveryFailed` says."""
 
 
 class ConnectionFailed(AgentMailError):

@@ -17,14 +17,20 @@ What goes wrong in real life goes wrong on request:
     fake.reject_handshakes(503, times=2)
     await fake.drop_connections()
 
-And for clients that are not this package, the same fake listens on a port of this machine:
+Mail is kept, and the REST API lists it:
+
+    async with httpx.AsyncClient(transport=fake.http_transport(), base_url="https://api.agentmail.to/v0") as client:
+        ...
+
+And for clients that are not this package, the same fake listens on ports of this machine:
 
     async with fake.serve() as environment:
-        ...  # environment.websockets is ws://127.0.0.1:<port>
+        ...  # environment.websockets is ws://127.0.0.1:<port>, environment.http is http://127.0.0.1:<another>
 """
 
 from ._encode import encode_event
 from ._fake import FakeAgentMail
 from ._fake_handshake import Handshake
+from ._fake_http import Request
 
-__all__ = ["FakeAgentMail", "Handshake", "encode_event"]
+__all__ = ["FakeAgentMail", "Handshake", "Request", "encode_event"]

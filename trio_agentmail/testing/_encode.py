@@ -1,6 +1,7 @@
 """Event to text: the way back, for servers in tests."""
 
 import json
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
@@ -11,12 +12,14 @@ from trio_agentmail.events import (
     Disconnected,
     ErrorEvent,
     Event,
+    Message,
     RecoveryFailed,
     Subscribed,
+    ThreadItem,
     UnknownEvent,
 )
 
-__all__ = ["encode_event"]
+__all__ = ["encode_event", "encode_part"]
 
 # How an event came here is no part of what AgentMail sends.
 _NOT_ON_THE_WIRE = {"_raw", "origin", "attempt"}
@@ -39,15 +42,26 @@ def encode_event(event: Event) -> str:
     if isinstance(event, Disconnected):
         raise TypeError("Disconnected has no wire form: the client makes it; cut the connection instead")
     if isinstance(event, CaughtUp | RecoveryFailed):
-        name = type(event).__name__
-        raise TypeError(f"{name} has no wire form: the client makes it, of what the REST API answers")
+        raise TypeError(f"{type(event).__name__} has no wire form: the client makes it, of what the REST API answers")
     if not isinstance(event, Event):
         raise TypeError(f"encode_event takes an event, not {type(event).__name__}")
     wire_type = {Subscribed: "subscribed", ErrorEvent: "error"}.get(type(event), "event")
     fields = attrs.asdict(event, filter=_is_on_the_wire, value_serializer=_wire_value)
-    if isinstance(message := fields.get("message"), dict) and "from_" in message:
-        message["from"] = message.pop("from_")
+    if isinstance(message := fields.get("message"), dict):
+        _name_sender(message)
     return _dumps({"type": wire_type} | fields)
+
+
+def encode_part(part: Message | ThreadItem, *, without: Collection[str] = ()) -> str:
+    """The JSON object by which the REST API describes a message or a thread, which is that in an event."""
+    fields = attrs.asdict(part, filter=_is_on_the_wire, value_serializer=_wire_value)
+    _name_sender(fields)
+    return _dumps({name: value for name, value in fields.items() if name not in without})
+
+
+def _name_sender(message: dict[str, Any]) -> None:
+    if "from_" in message:
+        message["from"] = message.pop("from_")
 
 
 def _is_on_the_wire(field: "attrs.Attribute[Any]", value: Any) -> bool:

@@ -1,103 +1,90 @@
-"""What the fake knows of AgentMail's events: how a received mail looks, and who is told of what."""
+"""How mail looks at AgentMail: messages that come and go, and the events that tell of them."""
 
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 import attrs
-import orjson
 
-from trio_agentmail._settings import Subscribe
-from trio_agentmail.events import Message, MessageReceivedEvent, ThreadItem
+from trio_agentmail.events import (
+    AgentArmorManualOverride,
+    AgentArmorReleaseActor,
+    AgentArmorResult,
+    Message,
+    MessageReceivedEvent,
+    MessageSecurity,
+    MessageSecurityOverride,
+    MessageSecurityOverrideEvent,
+    MessageSecurityReviewEvent,
+    MessageSentEvent,
+    Send,
+)
 
-__all__ = ["RefusedFrame", "error_frame", "matches", "parse_subscribe", "received_event", "subscribed_frame"]
+__all__ = [
+    "HELD",
+    "new_id",
+    "new_message",
+    "override_event",
+    "received_event",
+    "released",
+    "review_event",
+    "sent_event",
+    "to_milliseconds",
+]
 
-PERMISSION_FOR = {
-    "message.received.spam": "label_spam_read",
-    "message.received.blocked": "label_blocked_read",
-    "message.received.unauthenticated": "label_unauthenticated_read",
-}
-"""The event types that one has to ask for, and the permission that it takes."""
+HELD = "agent-armor-held"
+"""The label of mail that Agent Armor holds for review."""
 
-FILTERS = ("inbox_ids", "pod_ids", "event_types")
-
-
-class RefusedFrame(Exception):
-    """What a client sent is answered with an `error` frame of this name and message."""
-
-    def __init__(self, name: str, message: str) -> None:
-        super().__init__(name, message)
-        self.name = name
-        self.message = message
+ORGANIZATION = "organization"
 
 
-def parse_subscribe(data: str | bytes, permissions: Collection[str] | None) -> Subscribe:
-    """Read a frame of the client's.
+def new_id() -> str:
+    """Unique beyond this process: a client may keep what it has seen in a file."""
+    return str(uuid.uuid4())
+
+
+def to_milliseconds(time: datetime) -> datetime:
+    """As precise as AgentMail's own times are."""
+    return time.replace(microsecond=time.microsecond // 1000 * 1000)
+
+
+def new_message(
+    *,
+    inbox_id: str,
+    from_: str,
+    to: str | Sequence[str],
+    subject: str | None,
+    text: str | None,
+    html: str | None,
+    labels: Sequence[str],
+    message_id: str | None,
+    thread_id: str | None,
+    timestamp: datetime | None,
+    now: datetime,
+) -> Message:
+    """A message that AgentMail gets now: `FakeAgentMail.deliver` says what the arguments mean.
 
     Raises:
-        RefusedFrame: it is no valid subscription, or the permissions do not suffice.
+        TypeError: the timestamp has no offset.
     """
-    try:
-        frame = orjson.loads(data)
-    except orjson.JSONDecodeError as exc:
-        raise RefusedFrame("ValidationError", f"not JSON: {exc}") from None
-    if not isinstance(frame, dict) or frame.get("type") != "subscribe":
-        raise RefusedFrame("ValidationError", 'expected a JSON object of type "subscribe"')
-    # The official SDK sends null for a filter that is not set.
-    filters = {field: frame[field] for field in FILTERS if frame.get(field) is not None}
-    if not all(isinstance(value, list) for value in filters.values()):
-        raise RefusedFrame("ValidationError", "a filter is a list of strings")
-    try:
-        subscribe = Subscribe(**filters)
-    except (TypeError, ValueError) as exc:
-        raise RefusedFrame("ValidationError", str(exc)) from None
-    for event_type in subscribe.event_types or ():
-        permission = PERMISSION_FOR.get(event_type)
-        if permission is not None and permissions is not None and permission not in permissions:
-            raise RefusedFrame("forbidden", f"{permission} is forbidden")
-    return subscribe
-
-
-def subscribed_frame(subscribe: Subscribe) -> str:
-    """The frame that confirms a subscription: the filters that were given."""
-    filters = attrs.asdict(subscribe, filter=lambda _, value: value is not None)
-    return orjson.dumps({"type": "subscribed"} | filters).decode()
-
-
-def error_frame(name: str, message: str) -> str:
-    """The frame that says what is wrong."""
-    return orjson.dumps({"type": "error", "name": name, "message": message}).decode()
-
-
-def matches(subscribe: Subscribe | None, frame: Any, pods: Mapping[str, str]) -> bool:
-    """Whether the event in a frame is for this subscription.
-
-    An inbox that is named, or is in a pod that is named, matches: AgentMail documents it so for webhooks,
-    and for the WebSocket not at all.
-
-    Args:
-        frame: The frame as parsed from JSON. What is no event is for everybody.
-        pods: The pods of the inboxes that are in one.
-    """
-    if subscribe is None:
-        return False
-    event_type = frame.get("event_type") if isinstance(frame, dict) else None
-    if event_type is None:
-        return True
-    if subscribe.event_types is None:
-        if event_type in PERMISSION_FOR:
-            return False
-    elif event_type not in subscribe.event_types:
-        return False
-    if subscribe.inbox_ids is None and subscribe.pod_ids is None:
-        return True
-    # Calendar events name their inbox themselves; in the others it is the payload that does.
-    objects = [frame, *(value for value in frame.values() if isinstance(value, dict))]
-    inboxes = {str(part["inbox_id"]) for part in objects if "inbox_id" in part}
-    in_pods = {str(part["pod_id"]) for part in objects if "pod_id" in part}
-    in_pods |= {pods[inbox] for inbox in inboxes if inbox in pods}
-    return not (inboxes.isdisjoint(subscribe.inbox_ids or ()) and in_pods.isdisjoint(subscribe.pod_ids or ()))
+    if timestamp is not None and timestamp.tzinfo is None:
+        raise TypeError("the timestamp has no offset: give it one, for example tzinfo=UTC")
+    return Message(
+        inbox_id=inbox_id,
+        message_id=message_id or f"<{new_id()}@mail.example>",
+        thread_id=thread_id or new_id(),
+        labels=tuple(labels),
+        timestamp=timestamp or now,
+        from_=from_,
+        to=(to,) if isinstance(to, str) else tuple(to),
+        subject=subject,
+        preview=None if text is None else " ".join(text.split())[:200],
+        text=text,
+        html=html,
+        size=len((text or "").encode()) + len((html or "").encode()),
+        created_at=now,
+        updated_at=now,
+    )
 
 
 def received_event(
@@ -113,38 +100,84 @@ def received_event(
     thread_id: str | None,
     event_id: str | None,
     timestamp: datetime | None,
+    held: bool = False,
+    now: datetime | None = None,
 ) -> MessageReceivedEvent:
-    """The event by which AgentMail announces a mail: `FakeAgentMail.deliver` says what the arguments mean."""
-    # AgentMail's times are to the millisecond.
-    now = datetime.now(UTC)
-    now = now.replace(microsecond=now.microsecond // 1000 * 1000)
-    recipients = (inbox_id,) if to is None else (to,) if isinstance(to, str) else tuple(to)
-    # Unique beyond this process: a client may keep what it has seen in a file.
-    message_id = message_id or f"<{uuid.uuid4()}@mail.example>"
-    thread_id = thread_id or str(uuid.uuid4())
+    """The event by which AgentMail announces a mail, without the thread.
+
+    `FakeAgentMail.deliver` says what the arguments mean.
+
+    Args:
+        now: When it came; `None`: now, by the real clock.
+    """
     kind = event_type.removeprefix("message.received").removeprefix(".")
-    size = len((text or "").encode()) + len((html or "").encode())
-    shared: dict[str, Any] = {
-        "inbox_id": inbox_id,
-        "thread_id": thread_id,
-        "labels": ("received", kind or "unread"),
-        "timestamp": timestamp or now,
-        "subject": subject,
-        "preview": None if text is None else " ".join(text.split())[:200],
-        "size": size,
-        "created_at": now,
-        "updated_at": now,
-    }
-    return MessageReceivedEvent(
-        event_type=event_type,
-        event_id=event_id or str(uuid.uuid4()),
-        message=Message(message_id=message_id, from_=from_, to=recipients, text=text, html=html, **shared),
-        thread=ThreadItem(
-            received_timestamp=timestamp or now,
-            senders=(from_,),
-            recipients=recipients,
-            last_message_id=message_id,
-            message_count=1,
-            **shared,
-        ),
+    message = new_message(
+        inbox_id=inbox_id,
+        from_=from_,
+        to=inbox_id if to is None else to,
+        subject=subject,
+        text=text,
+        html=html,
+        labels=("received", kind or "unread", *([HELD] if held else [])),
+        message_id=message_id,
+        thread_id=thread_id,
+        timestamp=timestamp,
+        now=now or to_milliseconds(datetime.now(UTC)),
     )
+    if held:
+        verdict = AgentArmorResult(status="complete", verdict="review", completed_at=message.created_at)
+        message = attrs.evolve(message, agent_armor=verdict)
+    return MessageReceivedEvent(event_type=event_type, event_id=event_id or new_id(), message=message)
+
+
+def sent_event(message: Message) -> MessageSentEvent:
+    """The event that tells of a sent message."""
+    send = Send(
+        inbox_id=message.inbox_id,
+        thread_id=message.thread_id,
+        message_id=message.message_id,
+        timestamp=message.timestamp,
+        recipients=message.to,
+    )
+    return MessageSentEvent(event_id=new_id(), send=send)
+
+
+def review_event(message: Message) -> MessageSecurityReviewEvent:
+    """The event that tells of a message that is held."""
+    security = MessageSecurity(
+        organization_id=ORGANIZATION,
+        inbox_id=message.inbox_id,
+        message_id=message.message_id,
+        agent_armor=message.agent_armor,
+    )
+    return MessageSecurityReviewEvent(event_id=new_id(), message=security)
+
+
+def released(message: Message, now: datetime) -> Message:
+    """A held message that someone has released: its times are the old ones."""
+    override = AgentArmorManualOverride(
+        override_id=new_id(),
+        actor=AgentArmorReleaseActor(kind="console"),
+        original_verdict="review",
+        released_at=now,
+    )
+    return attrs.evolve(
+        message,
+        labels=tuple(label for label in message.labels if label != HELD),
+        agent_armor=attrs.evolve(message.agent_armor or AgentArmorResult(), manual_override=override),
+        updated_at=now,
+    )
+
+
+def override_event(message: Message) -> MessageSecurityOverrideEvent:
+    """The event that tells of a message that someone has released."""
+    assert message.agent_armor is not None
+    override = message.agent_armor.manual_override
+    assert override is not None
+    security = MessageSecurityOverride(
+        organization_id=ORGANIZATION,
+        inbox_id=message.inbox_id,
+        message_id=message.message_id,
+        manual_override=override,
+    )
+    return MessageSecurityOverrideEvent(event_id=override.override_id, message=security)

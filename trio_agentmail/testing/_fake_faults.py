@@ -1,8 +1,7 @@
-"""What a test can make go wrong with the next connections: the faults, and the queue of them."""
+"""What a test can make go wrong with the next connections; and the queue in which faults of any kind wait."""
 
-from collections import deque
-from collections.abc import Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeAlias, TypeVar
 
 import attrs
 
@@ -12,9 +11,10 @@ from ._encode import encode_event
 
 __all__ = [
     "CloseInsteadOfConfirming",
+    "ConnectionFaults",
     "DropAfterConfirming",
     "Fault",
-    "Faults",
+    "FaultQueue",
     "HangHandshake",
     "PushBeforeConfirming",
     "RefuseConnection",
@@ -22,6 +22,42 @@ __all__ = [
     "RejectHandshake",
     "WithholdConfirmation",
 ]
+
+F = TypeVar("F")
+
+
+class FaultQueue(Generic[F]):
+    """Faults in the order in which the test asked for them."""
+
+    def __init__(self) -> None:
+        self._faults: list[tuple[F, int | None]] = []
+
+    def add(self, fault: F, times: int | None) -> None:
+        """Ask for a fault.
+
+        Args:
+            times: How often; `None`: until `clear`.
+
+        Raises:
+            ValueError: `times` is 0 or less.
+        """
+        if times is not None and times < 1:
+            raise ValueError(f"times is 1 or more, or None, not {times!r}")
+        self._faults.append((fault, times))
+
+    def take(self, applies: Callable[[F], bool] = lambda _: True) -> F | None:
+        """The first fault that applies; `None`: all goes well."""
+        for index, (fault, times) in enumerate(self._faults):
+            if applies(fault):
+                if times == 1:
+                    del self._faults[index]
+                elif times is not None:
+                    self._faults[index] = fault, times - 1
+                return fault
+        return None
+
+    def clear(self) -> None:
+        self._faults.clear()
 
 
 @attrs.frozen
@@ -80,22 +116,23 @@ Fault: TypeAlias = (
 )
 
 
-class Faults:
-    """Faults in the order in which the test asked for them. Every connection takes one, while there are some.
+class ConnectionFaults:
+    """Faults of WebSockets to come. Each takes one, while there are some.
 
     `times` is how many connections a fault is for; `None`: all that follow, until `clear_faults()`.
     """
 
     def __init__(self) -> None:
-        self._faults: deque[tuple[Fault, int | None]] = deque()
+        super().__init__()
+        self._connection_faults: FaultQueue[Fault] = FaultQueue()
 
     def refuse_connections(self, times: int | None = 1) -> None:
         """There is nobody: `ConnectionRefusedError`. Behind `serve()`: accepted, and reset at once."""
-        self._add(RefuseConnection(), times)
+        self._connection_faults.add(RefuseConnection(), times)
 
     def hang_handshakes(self, times: int | None = 1) -> None:
         """The request for a WebSocket is never answered."""
-        self._add(HangHandshake(), times)
+        self._connection_faults.add(HangHandshake(), times)
 
     def reject_handshakes(
         self,
@@ -106,19 +143,19 @@ class Faults:
         times: int | None = 1,
     ) -> None:
         """The request for a WebSocket is answered with an HTTP status, 200 to 999."""
-        self._add(RejectHandshake(status, tuple(headers), body), times)
+        self._connection_faults.add(RejectHandshake(status, tuple(headers), body), times)
 
     def withhold_confirmations(self, times: int | None = 1) -> None:
         """Subscriptions are never answered, and nothing is pushed."""
-        self._add(WithholdConfirmation(), times)
+        self._connection_faults.add(WithholdConfirmation(), times)
 
     def refuse_subscriptions(self, name: str, message: str, times: int | None = 1) -> None:
         """Subscriptions are answered with an `error` frame."""
-        self._add(RefuseSubscription(name, message), times)
+        self._connection_faults.add(RefuseSubscription(name, message), times)
 
     def close_instead_of_confirming(self, code: int, reason: str = "", times: int | None = 1) -> None:
         """Subscriptions are answered with a close frame."""
-        self._add(CloseInsteadOfConfirming(code, reason), times)
+        self._connection_faults.add(CloseInsteadOfConfirming(code, reason), times)
 
     def push_before_confirming(self, *events_or_frames: Event | str | bytes, times: int | None = 1) -> None:
         """Subscriptions are confirmed only after these events, or frames as they are, were pushed.
@@ -127,26 +164,8 @@ class Faults:
             TypeError: An event has no wire form.
         """
         frames = tuple(item if isinstance(item, str | bytes) else encode_event(item) for item in events_or_frames)
-        self._add(PushBeforeConfirming(frames), times)
+        self._connection_faults.add(PushBeforeConfirming(frames), times)
 
     def drop_after_confirming(self, times: int | None = 1) -> None:
         """Subscriptions are confirmed, and then the connection is cut."""
-        self._add(DropAfterConfirming(), times)
-
-    def clear_faults(self) -> None:
-        """The connections to come behave well."""
-        self._faults.clear()
-
-    def _add(self, fault: Fault, times: int | None) -> None:
-        if times is not None and times < 1:
-            raise ValueError(f"times is 1 or more, or None, not {times!r}")
-        self._faults.append((fault, times))
-
-    def _take_fault(self) -> Fault | None:
-        """The fault of a new connection; `None`: all goes well."""
-        if not self._faults:
-            return None
-        fault, times = self._faults.popleft()
-        if times is None or times > 1:
-            self._faults.appendleft((fault, times - 1 if times else None))
-        return fault
+        self._connection_faults.add(DropAfterConfirming(), times)

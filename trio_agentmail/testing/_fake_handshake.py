@@ -10,7 +10,7 @@ import trio_websocket
 
 from ._fake_faults import RejectHandshake
 
-__all__ = ["Handshake", "read_handshake", "rejection"]
+__all__ = ["Handshake", "read_handshake", "refused_key", "rejection"]
 
 
 @attrs.frozen(kw_only=True)
@@ -45,12 +45,25 @@ def rejection(handshake: Handshake, api_keys: Collection[str] | None) -> RejectH
     """
     if handshake.path != "/v0":
         return _rejection(404, "not_found", "there is nothing here")
-    scheme, _, token = handshake.headers.get("authorization", "").partition(" ")
-    key = token if scheme.lower() == "bearer" else parse_qs(handshake.query).get("api_key", [""])[-1]
+    key_in_query = parse_qs(handshake.query).get("api_key", [""])[-1]
+    refusal = refused_key(handshake.headers.get("authorization", ""), key_in_query, api_keys)
+    return None if refusal is None else _rejection(401, *refusal)
+
+
+def refused_key(authorization: str, key_in_query: str, api_keys: Collection[str] | None) -> tuple[str, str] | None:
+    """The name and the message of the error, unless there is a key, and a known one.
+
+    Args:
+        authorization: The header's value; `""`: there is none.
+        key_in_query: The key that is used when the header has none.
+        api_keys: The keys that are known; `None`: any.
+    """
+    scheme, _, token = authorization.partition(" ")
+    key = token if scheme.lower() == "bearer" else key_in_query
     if not key:
-        return _rejection(401, "missing_authorization", "an API key is required")
+        return "missing_authorization", "an API key is required"
     if api_keys is not None and key not in api_keys:
-        return _rejection(401, "unknown_api_key", "this API key is not known")
+        return "unknown_api_key", "this API key is not known"
     return None
 
 

@@ -1,0 +1,132 @@
+"""A REST API of few words, below the stream: what it answers is a table of paths."""
+
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from typing import Any, TypeAlias
+
+import httpx
+import trio
+
+from trio_agentmail import AgentMailEnvironment, ReconnectPolicy
+from trio_agentmail._api_key import ApiKey
+from trio_agentmail._rest import Rest
+from trio_agentmail._settings import Settings
+
+from .backends import FakeBackend
+
+EPOCH = datetime(2025, 1, 1, tzinfo=UTC).timestamp()
+"""The time of day when a mock clock starts."""
+
+KEY = "am_key"
+
+Handler: TypeAlias = Callable[[httpx.Request], Coroutine[None, None, httpx.Response]]
+Answer: TypeAlias = dict[str, Any] | int | httpx.Response
+"""A JSON object, or a status, or any answer at all."""
+
+
+class RestBackend(FakeBackend):
+    """A backend that has a REST API and no more; its clock is right, unless it is told otherwise."""
+
+    def __init__(self, handle: Handler) -> None:
+        super().__init__()
+        self._handle = handle
+        self.wrong_by = 0.0
+        """Seconds by which our clock is ahead."""
+
+    def http_transport(self, ssl_context: ssl.SSLContext | None) -> httpx.AsyncBaseTransport:
+        return httpx.MockTransport(self._handle)
+
+    def now(self) -> float:
+        return EPOCH + trio.current_time() + self.wrong_by
+
+
+class Api:
+    """Answers each path as its table says, and 404 where that says nothing."""
+
+    def __init__(self, answers: dict[str, Answer | Callable[[httpx.Request], Any]]) -> None:
+        self.answers = answers
+        self.requests: list[httpx.Request] = []
+        self.times: list[float] = []
+        """When they came."""
+        self.ahead: float | None = None
+        """Seconds by which its clock is ahead of the true time; None: it does not tell the time."""
+        self.took = 0.0
+        """Seconds for an answer."""
+
+    @property
+    def asked(self) -> list[str]:
+        """The requests so far: path and page_token."""
+        return [path_of(request) for request in self.requests]
+
+    async def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.requests.append(request)
+        self.times.append(trio.current_time())
+        await trio.sleep(self.took)
+        answer = self.answers.get(path_of(request), 404)
+        if callable(answer):
+            answer = answer(request)
+        if isinstance(answer, Awaitable):
+            answer = await answer
+        if isinstance(answer, int):
+            answer = httpx.Response(answer, json={"name": "no", "message": f"status {answer}"})
+        elif not isinstance(answer, httpx.Response):
+            answer = httpx.Response(200, json=answer)
+        if self.ahead is not None:
+            answer.headers["Date"] = date(EPOCH + trio.current_time() + self.ahead)
+        return answer
+
+
+def path_of(request: httpx.Request) -> str:
+    """As it crossed the wire, behind the `/v0`; with the page_token, and without the other parameters."""
+    path = request.url.raw_path.decode().partition("?")[0].removeprefix("/v0")
+    token = request.url.params.get("page_token")
+    return path if token is None else f"{path}?{token}"
+
+
+def date(seconds: float) -> str:
+    return format_datetime(datetime.fromtimestamp(seconds, UTC), usegmt=True)
+
+
+def at(seconds: float) -> str:
+    """A time of day so many seconds after the start, as AgentMail writes it."""
+    return datetime.fromtimestamp(EPOCH + seconds, UTC).isoformat().replace("+00:00", "Z")
+
+
+def mail(message_id: str, at_: float | None = 0.0, *labels: str, **more: Any) -> dict[str, Any]:
+    """A received mail as a listing has it: created at that time, and dated so as well, unless it says otherwise."""
+    times = {} if at_ is None else {"timestamp": at(at_), "created_at": at(at_)}
+    return {"message_id": message_id, "labels": ["received", *labels]} | times | more
+
+
+def settings(**changes: Any) -> Settings:
+    defaults: dict[str, Any] = {
+        "environment": AgentMailEnvironment.PROD,
+        "reconnect": ReconnectPolicy(),
+        "ping_interval": 20.0,
+        "ping_timeout": 20.0,
+        "open_timeout": 10.0,
+        "enter_timeout": 30.0,
+        "close_timeout": 5.0,
+        "buffer_size": 64,
+        "max_message_size": 16 * 2**20,
+        "ssl_context": None,
+    }
+    return Settings(**(defaults | changes))
+
+
+def asked_key(source: str | Callable[[], str] = KEY) -> ApiKey:
+    """A key that a connection has been made with."""
+    key = ApiKey(source, None)
+    key.ask()
+    return key
+
+
+@asynccontextmanager
+async def rest(handle: Handler, key: str | Callable[[], str] = KEY) -> AsyncIterator[Rest]:
+    """Connected to a REST API."""
+    asks = Rest(RestBackend(handle), settings(), asked_key(key))
+    async with asks.connected():
+        yield asks

@@ -1,0 +1,830 @@
+"""The fake keeps mail, and its REST API tells of it: in memory on the mock clock, and on a port."""
+
+import json
+import socket
+import ssl
+import struct
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import pytest
+import trio
+import trustme
+from agentmail import AsyncAgentMail
+from trio.testing import MockClock
+
+from trio_agentmail import MessageReceivedEvent, decode_event
+from trio_agentmail.testing import FakeAgentMail, Request
+
+INBOX = "agent@agentmail.to"
+OTHER = "other@agentmail.to"
+BEARER = {"Authorization": "Bearer am_key"}
+ODD_ID = "<a/b?c#d%2Fe ü+&@host>"
+
+
+@asynccontextmanager
+async def rest(fake: FakeAgentMail, **kwargs: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the fake's REST API, in memory."""
+    options: dict[str, Any] = {"base_url": "https://api.example/v0", "headers": BEARER} | kwargs
+    async with httpx.AsyncClient(transport=fake.http_transport(), **options) as client:
+        yield client
+
+
+async def get(client: httpx.AsyncClient, path: str, **params: Any) -> Any:
+    response = await client.get(path, params=params)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+async def pages(client: httpx.AsyncClient, path: str, name: str, **params: Any) -> list[list[Any]]:
+    """All pages of a listing."""
+    found = []
+    while True:
+        answer = await get(client, path, **params)
+        assert answer["count"] == len(answer[name])
+        found.append(answer[name])
+        if "next_page_token" not in answer:
+            return found
+        params["page_token"] = answer["next_page_token"]
+
+
+def subjects(things: Sequence[Any]) -> list[str]:
+    return [thing["subject"] for thing in things]
+
+
+async def listed(fake: FakeAgentMail, path: str = f"/inboxes/{INBOX}/messages", **params: Any) -> list[str]:
+    """The subjects of a listing in one page."""
+    async with rest(fake) as client:
+        [page] = await pages(client, path, path.rpartition("/")[2], limit=100, **params)
+        return subjects(page)
+
+
+async def refusal(fake: FakeAgentMail, path: str, **params: Any) -> tuple[int, str]:
+    """The status and name of an error."""
+    async with rest(fake) as client:
+        response = await client.get(path, params=params)
+        return response.status_code, response.json()["name"]
+
+
+# Messages
+
+
+async def test_a_delivered_mail_is_listed_without_and_fetched_with_its_text(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    event = await fake.deliver(inbox_id=INBOX, text="Hi!", html="<p>Hi!</p>", message_id="<1@example.com>")
+    async with rest(fake) as client:
+        answer = await get(client, f"/inboxes/{INBOX}/messages")
+        whole = await get(client, f"/inboxes/{INBOX}/messages/{quote('<1@example.com>', safe='')}")
+    assert (answer["count"], answer["limit"], "next_page_token" in answer) == (1, 50, False)
+    [item] = answer["messages"]
+    assert item.keys() == whole.keys() - {"text", "html"}
+    assert (whole["text"], whole["html"], whole["from"]) == ("Hi!", "<p>Hi!</p>", "Jane <jane@example.com>")
+    frame = {"type": "event", "event_type": "message.received", "message": whole}
+    assert decode_event(json.dumps(frame)) == MessageReceivedEvent(message=event.message)
+
+
+async def test_the_service_stamps_mail_with_its_own_clock_to_the_millisecond(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    await trio.sleep(3600.123456)
+    dated = datetime(2001, 2, 3, tzinfo=UTC)
+    message = (await fake.deliver(inbox_id=INBOX, timestamp=dated)).message
+    assert message.timestamp == dated
+    assert message.created_at is not None
+    assert fake.now() - message.created_at.timestamp() == pytest.approx(0, abs=0.001)
+    assert message.created_at.microsecond == 123_000
+    assert message.updated_at == message.created_at
+
+
+async def test_the_order_is_that_of_the_mails_own_times(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    now = datetime.fromtimestamp(fake.now(), UTC)
+    await fake.deliver(inbox_id=INBOX, subject="now")
+    await fake.deliver(inbox_id=INBOX, subject="tomorrow", timestamp=now + timedelta(days=1))
+    await fake.deliver(inbox_id=INBOX, subject="yesterday", timestamp=now - timedelta(days=1))
+    await fake.deliver(inbox_id=INBOX, subject="now, too")
+    await fake.deliver(inbox_id=OTHER, subject="elsewhere")
+    assert await listed(fake) == ["tomorrow", "now, too", "now", "yesterday"]
+    assert await listed(fake, ascending=True) == ["yesterday", "now", "now, too", "tomorrow"]
+
+
+async def test_before_and_after_look_at_the_mails_own_times(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    noon = datetime(2026, 2, 3, 12, tzinfo=UTC)
+    for hour in range(-2, 3):
+        await fake.deliver(inbox_id=INBOX, subject=str(hour), timestamp=noon + timedelta(hours=hour))
+    assert await listed(fake, after="2026-02-03T12:00:00Z") == ["2", "1", "0"]
+    assert await listed(fake, after="2026-02-03T14:00:00.001+02:00") == ["2", "1"]
+    assert await listed(fake, before="2026-02-03T12:00:00Z") == ["-1", "-2"]
+    assert await listed(fake, after="2026-02-03T11:00:00Z", before="2026-02-03T13:00:00Z") == ["0", "-1"]
+
+
+async def test_labels_are_taken_in_every_way_in_which_they_are_written(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    mail = await fake.deliver(inbox_id=INBOX, subject="both")
+    await fake.label(INBOX, mail.message.message_id, add=["todo", "unread"])
+    await fake.deliver(inbox_id=INBOX, subject="one")
+    await fake.send(inbox_id=INBOX, subject="sent")
+    assert await listed(fake, labels="unread") == ["one", "both"]
+    assert await listed(fake, labels=["unread", "todo"]) == ["both"]
+    assert await listed(fake, labels='["unread", "todo"]') == ["both"]
+    assert await listed(fake, labels="sent") == ["sent"]
+    await fake.label(INBOX, mail.message.message_id, remove=["unread"])
+    assert await listed(fake, labels="unread") == ["one"]
+
+
+@pytest.mark.parametrize("kind", ["spam", "blocked", "unauthenticated"])
+async def test_spam_and_its_like_is_listed_when_asked_for(kind: str, autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    await fake.deliver(inbox_id=INBOX, subject="ham")
+    await fake.deliver(inbox_id=INBOX, subject=kind, event_type=f"message.received.{kind}")
+    for path in (f"/inboxes/{INBOX}/messages", f"/inboxes/{INBOX}/threads", "/threads"):
+        assert await listed(fake, path) == ["ham"]
+        assert await listed(fake, path, include_trash=True) == ["ham"]
+        assert await listed(fake, path, **{f"include_{kind}": True}) == [kind, "ham"]
+
+
+async def test_trash_is_listed_when_asked_for(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    mail = await fake.deliver(inbox_id=INBOX)
+    await fake.label(INBOX, mail.message.message_id, add=["trash"])
+    assert (await listed(fake), await listed(fake, include_trash=True)) == ([], ["Hello"])
+
+
+async def test_a_message_id_may_hold_anything_and_is_percent_encoded_whole(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    await fake.deliver(inbox_id="a/b@agentmail.to", message_id=ODD_ID)
+    inbox, message = quote("a/b@agentmail.to", safe=""), quote(ODD_ID, safe="")
+    async with rest(fake) as client:
+        assert (await get(client, f"/inboxes/{inbox}/messages/{message}"))["message_id"] == ODD_ID
+        assert (await client.get(f"/inboxes/{inbox}/messages/{ODD_ID}")).status_code == 404
+    assert fake.requests[0].path == f"/v0/inboxes/a/b@agentmail.to/messages/{ODD_ID}"
+
+
+async def test_a_mail_with_a_lone_surrogate_is_told_of_as_it_is(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    event = await fake.deliver(inbox_id=INBOX, subject="\ud83d", thread_id="t")
+    for path in (f"/inboxes/{INBOX}/messages", "/threads"):
+        assert await listed(fake, path) == ["\ud83d"]
+    async with rest(fake) as client:
+        thread = await get(client, "/threads/t")
+        assert (thread["subject"], subjects(thread["messages"])) == ("\ud83d", ["\ud83d"])
+        assert event.message.subject == "\ud83d"
+
+
+async def test_a_batch_has_what_there_is_in_the_order_asked_for(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    for number in range(3):
+        await fake.deliver(inbox_id=INBOX, message_id=f"<{number}>", html="<p>")
+    await fake.deliver(inbox_id=OTHER, message_id="<other>")
+    async with rest(fake) as client:
+        ids = ["<2>", "<gone>", "<other>", "<0>", 7]
+        response = await client.post(f"/inboxes/{INBOX}/messages/batch-get", json={"message_ids": ids})
+    answer = response.json()
+    assert (answer["count"], answer["limit"]) == (2, 5)
+    assert [message["message_id"] for message in answer["messages"]] == ["<2>", "<0>"]
+    assert answer["messages"][0].keys().isdisjoint({"text", "html"})
+
+
+@pytest.mark.parametrize(
+    "body", [b"{", b"[]", b'{"message_ids": "<1>"}', b'{"message_ids": [' + b'"",' * 500 + b'""]}']
+)
+async def test_a_batch_that_makes_no_sense_is_refused(body: bytes, autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    fake.add_inbox(INBOX)
+    async with rest(fake) as client:
+        response = await client.post(f"/inboxes/{INBOX}/messages/batch-get", content=body)
+        assert (response.status_code, response.json()["name"]) == (400, "ValidationError")
+
+
+async def test_mail_of_the_same_id_takes_the_place_of_the_old_one(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    await fake.deliver(inbox_id=INBOX, message_id="<1>", subject="old")
+    await fake.deliver(inbox_id=OTHER, message_id="<1>", subject="elsewhere")
+    await fake.deliver(inbox_id=INBOX, message_id="<1>", subject="new")
+    assert await listed(fake) == ["new"]
+    assert await listed(fake, "/threads") == ["new", "elsewhere"]
+
+
+async def test_a_deleted_mail_is_gone(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    await fake.deliver(inbox_id=INBOX, message_id="<1>", thread_id="t")
+    await fake.delete(INBOX, "<1>")
+    assert (await listed(fake), await listed(fake, "/threads")) == ([], [])
+    for path in (f"/inboxes/{INBOX}/messages/<1>", "/threads/t"):
+        assert await refusal(fake, path) == (404, "not_found")
+    for method in (fake.delete, fake.label, fake.release):
+        with pytest.raises(KeyError, match="no mail <1>"):
+            await method(INBOX, "<1>")
+
+
+async def test_a_time_without_an_offset_is_no_time_for_a_mail() -> None:
+    fake = FakeAgentMail()
+    with pytest.raises(TypeError, match="offset"):
+        await fake.deliver(inbox_id=INBOX, timestamp=datetime(2026, 2, 3))
+    assert await listed(fake, "/threads") == []
+
+
+# Paging
+
+
+async def test_mail_that_comes_while_somebody_pages_costs_nothing_that_was_there(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    now = datetime.fromtimestamp(fake.now(), UTC)
+    for number in range(9):
+        await fake.deliver(inbox_id=INBOX, subject=str(number), timestamp=now + timedelta(seconds=number // 2))
+    async with rest(fake) as client:
+        for ascending in (False, True):
+            found: list[str] = []
+            params: dict[str, Any] = {"limit": 2, "ascending": ascending}
+            while params.get("page_token", "first"):
+                page = await get(client, f"/inboxes/{INBOX}/messages", **params)
+                found += subjects(page["messages"])
+                params["page_token"] = page.get("next_page_token")
+                for seconds in (-60, 0, 2, 60):
+                    await fake.deliver(inbox_id=INBOX, subject="new", timestamp=now + timedelta(seconds=seconds))
+            old = [subject for subject in found if subject != "new"]
+            assert old == [str(number) for number in (range(9) if ascending else reversed(range(9)))]
+
+
+@pytest.mark.parametrize(("asked", "given"), [(1, 1), (100, 100), (101, 100), (999_999_999, 100)])
+async def test_a_page_has_what_is_asked_for_and_a_hundred_at_most(
+    asked: int, given: int, autojump_clock: MockClock
+) -> None:
+    fake = FakeAgentMail()
+    for _ in range(102):
+        await fake.deliver(inbox_id=INBOX)
+    async with rest(fake) as client:
+        answer = await get(client, f"/inboxes/{INBOX}/messages", limit=asked)
+        assert (answer["count"], answer["limit"]) == (given, given)
+        assert (await get(client, "/threads"))["limit"] == 50
+        sizes = [len(page) for page in await pages(client, "/threads", "threads")]
+        assert sizes == [50, 50, 2]
+
+
+async def test_the_last_page_is_the_last_one_even_when_it_is_full(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    for _ in range(4):
+        await fake.deliver(inbox_id=INBOX)
+    await fake.deliver(inbox_id=INBOX, event_type="message.received.spam", timestamp=datetime(2001, 1, 1, tzinfo=UTC))
+    async with rest(fake) as client:
+        sizes = [len(page) for page in await pages(client, f"/inboxes/{INBOX}/messages", "messages", limit=2)]
+    assert sizes == [2, 2]
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"limit": "0"},
+        {"limit": "-1"},
+        {"limit": "many"},
+        {"page_token": "nonsense"},
+        {"page_token": "W10="},
+        {"page_token": "MQ=="},
+        {"after": "yesterday"},
+        {"before": "2026-02-03T04:05:06"},
+        {"ascending": "yes"},
+        {"include_spam": "1"},
+        {"labels": "["},
+        {"labels": "[1"},
+        {"labels": "[[]]"},
+    ],
+)
+async def test_a_parameter_that_makes_no_sense_is_refused(params: dict[str, str], autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    fake.add_inbox(INBOX)
+    for path in (f"/inboxes/{INBOX}/messages", "/threads", "/inboxes"):
+        assert await refusal(fake, path, **params) == (400, "ValidationError")
+
+
+# Inboxes and pods
+
+
+async def test_inboxes_are_listed_the_newest_first_with_their_pods(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    fake.add_inbox("added", pod_id="pod")
+    await trio.sleep(1)
+    await fake.deliver(inbox_id="received")
+    await trio.sleep(1)
+    await fake.send(inbox_id="sent")
+    async with rest(fake) as client:
+        found = await pages(client, "/inboxes", "inboxes", limit=2)
+        assert [[inbox["inbox_id"] for inbox in page] for page in found] == [["sent", "received"], ["added"]]
+        assert {inbox["inbox_id"]: inbox["pod_id"] for page in found for inbox in page} == {
+            "added": "pod",
+            "received": "default",
+            "sent": "default",
+        }
+        [page] = await pages(client, "/pods/default/inboxes", "inboxes", ascending=True)
+        assert [inbox["inbox_id"] for inbox in page] == ["received", "sent"]
+        fake.add_inbox("received", pod_id="pod")
+        fake.add_inbox("added")
+        [page] = await pages(client, "/pods/pod/inboxes", "inboxes")
+        assert [inbox["inbox_id"] for inbox in page] == ["received", "added"]
+        created = datetime.fromisoformat(page[0]["created_at"])
+        assert created.timestamp() == pytest.approx(fake.now() - 1)
+
+
+def test_inboxes_can_be_added_before_the_test_runs() -> None:
+    fake = FakeAgentMail()
+    fake.add_inbox(INBOX)
+
+    async def ask() -> None:
+        assert await listed(fake) == []
+
+    trio.run(ask)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/inboxes/nobody/messages",
+        "/inboxes/nobody/messages/<1>",
+        f"/inboxes/{INBOX}/messages/<1>",
+        "/inboxes/nobody/threads",
+        "/inboxes/nobody/threads/t",
+        f"/inboxes/{OTHER}/threads/t",
+        "/threads/none",
+        "/pods/none/inboxes",
+        "/pods/none/threads",
+        "/inboxes/",
+        "/nothing",
+        "/../v1/inboxes",
+    ],
+)
+async def test_what_is_not_there_is_not_found(path: str, autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    await fake.deliver(inbox_id=INBOX, thread_id="t")
+    fake.add_inbox(OTHER)
+    assert await refusal(fake, path) == (404, "not_found")
+
+
+# Threads
+
+
+async def test_mails_of_the_same_thread_are_one_in_every_listing_of_threads(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    fake.add_inbox(OTHER, pod_id="pod")
+    await fake.deliver(inbox_id=OTHER, subject="elsewhere")
+    question = await fake.deliver(inbox_id=INBOX, thread_id="t", subject="question", text="?")
+    await trio.sleep(60)
+    answer = await fake.send(inbox_id=INBOX, thread_id="t", subject="answer", to=["jane@example.com"], text="!!")
+    for path in ("/threads", "/pods/default/threads", f"/inboxes/{INBOX}/threads"):
+        async with rest(fake) as client:
+            thread = (await get(client, path))["threads"][0]
+        assert thread == {
+            "inbox_id": INBOX,
+            "thread_id": "t",
+            "labels": ["received", "unread", "sent"],
+            "timestamp": wire(answer.send.timestamp),
+            "received_timestamp": wire(question.message.timestamp),
+            "sent_timestamp": wire(answer.send.timestamp),
+            "senders": ["Jane <jane@example.com>", INBOX],
+            "recipients": [INBOX, "jane@example.com"],
+            "subject": "answer",
+            "preview": "!!",
+            "attachments": [],
+            "last_message_id": answer.send.message_id,
+            "message_count": 2,
+            "size": 3,
+            "updated_at": wire(answer.send.timestamp),
+            "created_at": wire(question.message.created_at),
+        }
+    assert await listed(fake, "/threads") == ["answer", "elsewhere"]
+    assert await listed(fake, "/pods/pod/threads") == ["elsewhere"]
+    assert await listed(fake, f"/inboxes/{OTHER}/threads") == ["elsewhere"]
+
+
+def wire(time: datetime | None) -> str:
+    assert time is not None
+    return time.isoformat().replace("+00:00", "Z")
+
+
+async def test_a_thread_stands_where_its_newest_mail_stands(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    for thread in ("a", "b"):
+        await fake.deliver(inbox_id=INBOX, thread_id=thread, subject=thread)
+        await trio.sleep(1)
+    newest = await fake.deliver(inbox_id=INBOX, thread_id="a", subject="a2")
+    assert await listed(fake, "/threads") == ["a2", "b"]
+    await trio.sleep(1)
+    await fake.deliver(inbox_id=INBOX, thread_id="b", subject="b2", timestamp=datetime(2001, 1, 1, tzinfo=UTC))
+    assert await listed(fake, "/threads") == ["a2", "b"]
+    assert await listed(fake, "/threads", after=wire(newest.message.timestamp)) == ["a2"]
+    await fake.delete(INBOX, newest.message.message_id)
+    assert await listed(fake, "/threads") == ["b", "a"]
+    async with rest(fake) as client:
+        b, a = (await get(client, "/threads"))["threads"]
+        assert (b["message_count"], b["size"], a["message_count"], a["size"]) == (2, 12, 1, 6)
+        assert a["labels"] == ["received", "unread"]
+
+
+async def test_one_spam_hides_a_thread_from_those_who_do_not_ask_for_spam(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    await fake.deliver(inbox_id=INBOX, thread_id="t", subject="ham")
+    spam = await fake.deliver(inbox_id=INBOX, thread_id="t", subject="spam", event_type="message.received.spam")
+    assert await listed(fake, "/threads") == []
+    assert await listed(fake, "/threads", include_spam=True) == ["spam"]
+    assert await listed(fake) == ["ham"]
+    await fake.delete(INBOX, spam.message.message_id)
+    assert await listed(fake, "/threads") == ["ham"]
+
+
+async def test_a_thread_has_its_newest_messages_first_each_page_in_their_order(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    for number in range(5):
+        await fake.deliver(inbox_id=INBOX, thread_id="t", subject=str(number), text="text", html="<p>")
+        await trio.sleep(1)
+    for path in ("/threads/t", f"/inboxes/{INBOX}/threads/t"):
+        async with rest(fake) as client:
+            first = await get(client, path, limit=2)
+            assert (first["subject"], first["message_count"], first["count"], first["limit"]) == ("4", 5, 2, 2)
+            assert (first["messages"][0]["text"], first["messages"][0]["html"]) == ("text", "<p>")
+            found = await pages(client, path, "messages", limit=2)
+            assert [subjects(page) for page in found] == [["3", "4"], ["1", "2"], ["0"]]
+            assert subjects((await get(client, path))["messages"]) == ["0", "1", "2", "3", "4"]
+
+
+async def test_an_event_has_its_thread_as_the_mail_leaves_it(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    await fake.send(inbox_id=INBOX, thread_id="t")
+    event = await fake.deliver(inbox_id=INBOX, thread_id="t")
+    assert event.thread is not None
+    assert (event.thread.message_count, event.thread.last_message_id) == (2, event.message.message_id)
+
+
+async def test_a_thread_is_of_one_inbox() -> None:
+    fake = FakeAgentMail()
+    await fake.deliver(inbox_id=INBOX, thread_id="t", message_id="<1>")
+    with pytest.raises(ValueError, match="in the inbox agent"):
+        await fake.deliver(inbox_id=OTHER, thread_id="t")
+    assert await listed(fake, "/threads") == ["Hello"]
+
+
+# Held mail
+
+
+async def test_a_held_mail_is_listed_with_its_label_and_keeps_its_times_when_released(
+    autojump_clock: MockClock,
+) -> None:
+    fake = FakeAgentMail()
+    held = await fake.deliver(inbox_id=INBOX, message_id="<1>", thread_id="t", held=True)
+    assert held.message.labels == ("received", "unread", "agent-armor-held")
+    await trio.sleep(3600)
+    async with rest(fake) as client:
+        [item] = (await get(client, f"/inboxes/{INBOX}/messages", labels="agent-armor-held"))["messages"]
+        assert item["agent_armor"]["verdict"] == "review"
+        released = await fake.release(INBOX, "<1>")
+        [item] = (await get(client, f"/inboxes/{INBOX}/messages"))["messages"]
+        [thread] = (await get(client, "/threads"))["threads"]
+    assert item["labels"] == thread["labels"] == ["received", "unread"] == list(released.message.labels)
+    assert (item["timestamp"], item["created_at"]) == (wire(held.message.timestamp), wire(held.message.created_at))
+    assert thread["timestamp"] == wire(held.message.timestamp)
+    assert datetime.fromisoformat(thread["updated_at"]).timestamp() == pytest.approx(fake.now())
+    assert item["agent_armor"]["manual_override"]["original_verdict"] == "review"
+    assert released.event_id == held.event_id
+    with pytest.raises(ValueError, match="not held"):
+        await fake.release(INBOX, "<1>")
+
+
+async def test_a_mail_can_be_put_on_hold_by_its_label_alone(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    await fake.deliver(inbox_id=INBOX, message_id="<1>")
+    await fake.label(INBOX, "<1>", add=["agent-armor-held"])
+    assert await listed(fake, labels="agent-armor-held") == ["Hello"]
+    assert (await fake.release(INBOX, "<1>")).message.labels == ("received", "unread")
+
+
+# Who may do what
+
+
+async def test_a_request_without_a_key_or_with_an_unknown_one_is_refused(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail(api_keys={"am_key"})
+    async with rest(fake, headers={}) as client:
+        response = await client.get("/inboxes", params={"api_key": "am_key"})
+        assert (response.status_code, response.json()["name"]) == (401, "missing_authorization")
+        response = await client.get("/inboxes", headers={"Authorization": "Bearer am_other"})
+        assert (response.status_code, response.json()["name"]) == (401, "unknown_api_key")
+        assert response.headers["content-type"] == "application/json"
+    assert await listed(fake, "/threads") == []
+
+
+async def test_what_a_key_may_not_do_is_refused(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail(permissions={"inbox_read"})
+    await fake.deliver(inbox_id=INBOX, message_id="1", thread_id="t")
+    messages = f"/inboxes/{INBOX}/messages"
+    for path in (messages, messages + "/1", "/threads", "/threads/t"):
+        assert await refusal(fake, path) == (403, "missing_permission")
+    async with rest(fake) as client:
+        response = await client.post(messages + "/batch-get", json={"message_ids": []})
+        assert response.status_code == 403
+        assert (await client.get("/inboxes")).status_code == 200
+    fake.permissions = {"message_read"}
+    assert await refusal(fake, "/inboxes") == (403, "missing_permission")
+    assert await listed(fake) == ["Hello"]
+
+
+async def test_what_a_key_may_not_see_is_not_there(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail(permissions={"message_read", "label_blocked_read"})
+    await fake.deliver(inbox_id=INBOX, subject="ham", thread_id="mixed")
+    for kind in ("spam", "blocked"):
+        await fake.deliver(
+            inbox_id=INBOX, subject=kind, message_id=kind, thread_id=kind, event_type=f"message.received.{kind}"
+        )
+    await fake.deliver(inbox_id=INBOX, subject="spam", thread_id="mixed", event_type="message.received.spam")
+    everything: dict[str, Any] = {"include_spam": True, "include_blocked": True}
+    assert await listed(fake, **everything) == ["blocked", "ham"]
+    assert await listed(fake, "/threads", **everything) == ["blocked"]
+    assert await refusal(fake, f"/inboxes/{INBOX}/messages/spam") == (404, "not_found")
+    assert await refusal(fake, "/threads/spam") == (404, "not_found")
+    async with rest(fake) as client:
+        assert subjects((await get(client, "/threads/mixed"))["messages"]) == ["ham"]
+        ids = {"message_ids": ["spam", "blocked"]}
+        answer = (await client.post(f"/inboxes/{INBOX}/messages/batch-get", json=ids)).json()
+        assert subjects(answer["messages"]) == ["blocked"]
+
+
+# Observation and faults
+
+
+async def test_requests_are_recorded_without_the_key(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    async with rest(fake) as client:
+        await client.get("/inboxes", params={"limit": 1})
+        await trio.sleep(5)
+        await client.post("/inboxes/a%20b/messages/batch-get")
+    assert fake.requests == [
+        Request(method="GET", path="/v0/inboxes", query="limit=1", status=200, at=fake.requests[1].at - 5),
+        Request(
+            method="POST",
+            path="/v0/inboxes/a b/messages/batch-get",
+            query="",
+            status=404,
+            at=trio.current_time(),
+        ),
+    ]
+
+
+async def test_every_answer_says_what_time_it_is_here(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    fake.fail_requests(500)
+    async with rest(fake) as client:
+        for path in ("/inboxes", "/inboxes", "/nothing"):
+            await trio.sleep(3600)
+            date = parsedate_to_datetime((await client.get(path)).headers["Date"])
+            assert date.timestamp() == pytest.approx(fake.now(), abs=1)
+
+
+async def test_failing_requests_come_in_order_and_only_for_their_path(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    fake.add_inbox(INBOX)
+    fake.fail_requests(403, path=INBOX, times=None)
+    fake.fail_requests(429, headers=[("Retry-After", "7")], body=b"later", times=2)
+    async with rest(fake) as client:
+        for _ in range(2):
+            response = await client.get("/inboxes")
+            assert (response.status_code, response.headers["Retry-After"], response.text) == (429, "7", "later")
+            assert (await client.get(f"/inboxes/{quote(INBOX, safe='')}/messages")).status_code == 403
+        assert (await client.get("/inboxes")).status_code == 200
+        fake.clear_faults()
+        assert (await client.get(f"/inboxes/{INBOX}/messages")).status_code == 200
+    assert [request.status for request in fake.requests] == [429, 403, 429, 403, 200, 200]
+
+
+async def test_a_hanging_request_meets_the_clients_time_out(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    fake.hang_requests(times=2)
+    async with rest(fake, timeout=7) as client:
+        started = trio.current_time()
+        with pytest.raises(httpx.ReadTimeout):
+            await client.get("/inboxes")
+        assert trio.current_time() == started + 7
+        with trio.move_on_after(3600) as scope:
+            await client.get("/inboxes", timeout=None)
+        assert scope.cancelled_caught
+        assert (await client.get("/inboxes")).status_code == 200
+    assert [request.status for request in fake.requests] == [None, None, 200]
+
+
+async def test_a_broken_request_is_a_read_error(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    fake.break_requests(path="/threads")
+    async with rest(fake) as client:
+        assert (await client.get("/inboxes")).status_code == 200
+        with pytest.raises(httpx.ReadError):
+            await client.get("/threads")
+        assert (await client.get("/threads")).status_code == 200
+    assert [request.status for request in fake.requests] == [200, None, 200]
+
+
+async def test_listings_can_lag_behind(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    await fake.deliver(inbox_id=INBOX, thread_id="t", subject="before")
+    fake.index_after(30)
+    event = await fake.deliver(inbox_id=INBOX, thread_id="t", message_id="1", subject="late")
+    await fake.deliver(inbox_id=INBOX, message_id="2", subject="deleted meanwhile")
+    await fake.deliver(inbox_id=INBOX, message_id="3", thread_id="new", subject="held", held=True)
+    assert event.thread is not None
+    assert event.thread.message_count == 1
+    for _ in range(2):
+        assert (await listed(fake), await listed(fake, "/threads")) == (["before"], ["before"])
+        await trio.sleep(14)
+    async with rest(fake) as client:
+        assert (await get(client, f"/inboxes/{INBOX}/messages/1"))["subject"] == "late"
+        assert subjects((await get(client, "/threads/t"))["messages"]) == ["before"]
+    assert await refusal(fake, "/threads/new") == (404, "not_found")
+    await fake.delete(INBOX, "2")
+    assert (await fake.release(INBOX, "3")).thread is None
+    await trio.sleep(2)
+    assert await listed(fake) == ["held", "late", "before"]
+    assert await listed(fake, labels="agent-armor-held") == []
+    assert await listed(fake, "/threads") == ["held", "late"]
+    await fake.deliver(inbox_id=INBOX, subject="at once")
+    assert "at once" not in await listed(fake)
+    fake.index_after(None)
+    assert "at once" in await listed(fake)
+
+
+# Many
+
+
+async def test_twenty_thousand_mails_are_delivered_and_listed_in_seconds(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    now = datetime.fromtimestamp(fake.now(), UTC)
+    for number in range(20_000):
+        await fake.deliver(
+            inbox_id=f"inbox-{number % 10}",
+            thread_id=f"{number % 10}" if number % 2 else None,
+            timestamp=now - timedelta(seconds=number * 7919 % 86_400),
+        )
+    async with rest(fake) as client:
+        for _ in range(200):
+            await get(client, "/threads", limit=10)
+            await get(client, "/inboxes/inbox-1/messages", limit=10, after=wire(now - timedelta(minutes=5)))
+        found = await pages(client, "/threads", "threads", limit=100)
+        assert sum(len(page) for page in found) == 10_005
+
+
+# On a port, with real time: every test has its own time-out
+
+
+@asynccontextmanager
+async def served(fake: FakeAgentMail, **kwargs: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the fake's REST API, on a port."""
+    with trio.fail_after(10):
+        async with fake.serve() as environment:
+            async with httpx.AsyncClient(base_url=environment.http + "/v0", headers=BEARER, **kwargs) as client:
+                yield client
+
+
+async def open_stream(client: httpx.AsyncClient) -> trio.SocketStream:
+    """A connection to the port that the client talks to."""
+    port = client.base_url.port
+    assert port is not None
+    return await trio.open_tcp_stream("127.0.0.1", port)
+
+
+async def test_the_rest_api_answers_on_a_port() -> None:
+    fake = FakeAgentMail(api_keys={"am_key"})
+    mail = await fake.deliver(inbox_id=INBOX, message_id=ODD_ID, text="x" * 2**20)
+    async with served(fake) as client:
+        for _ in range(2):
+            answer = await get(client, f"/inboxes/{INBOX}/messages/{quote(ODD_ID, safe='')}")
+            assert answer["text"] == mail.message.text
+            batch = {"message_ids": [ODD_ID] * 500}
+            response = await client.post(f"/inboxes/{INBOX}/messages/batch-get", json=batch)
+            assert response.json()["count"] == 500
+        assert (await client.get("/nothing")).status_code == 404
+        assert (await client.get("/inboxes", headers={"Authorization": ""})).status_code == 401
+        assert (await client.head("/inboxes")).status_code == 404
+        assert (await client.get("/inboxes", headers={"Connection": "close"})).status_code == 200
+        assert (await client.get("/inboxes")).status_code == 200
+    assert [request.status for request in fake.requests] == [200, 200, 200, 200, 404, 401, 404, 200, 200]
+
+
+async def test_the_rest_api_speaks_tls() -> None:
+    authority = trustme.CA()
+    server_context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(server_context)
+    client_context = ssl.create_default_context()
+    fake = FakeAgentMail()
+    with trio.fail_after(10):
+        async with fake.serve(ssl_context=server_context) as environment:
+            assert environment.http.startswith("https://localhost:")
+            url = environment.http + "/v0/inboxes"
+            async with httpx.AsyncClient(verify=client_context) as client:
+                with pytest.raises(httpx.ConnectError):
+                    await client.get(url)
+            authority.configure_trust(client_context)
+            async with httpx.AsyncClient(verify=client_context, headers=BEARER) as client:
+                assert (await client.get(url)).status_code == 200
+                fake.break_requests()
+                with pytest.raises(httpx.TransportError):
+                    await client.get(url)
+
+
+async def test_faults_of_requests_come_over_a_port_too() -> None:
+    fake = FakeAgentMail()
+    fake.fail_requests(503, headers=[("Retry-After", "1")])
+    fake.break_requests()
+    fake.hang_requests()
+    async with served(fake, timeout=0.2) as client:
+        response = await client.get("/inboxes")
+        assert (response.status_code, response.headers["Retry-After"], response.content) == (503, "1", b"")
+        with pytest.raises(httpx.ReadError):
+            await client.get("/inboxes")
+        with pytest.raises(httpx.ReadTimeout):
+            await client.get("/inboxes")
+        assert (await client.get("/inboxes")).status_code == 200
+        fake.hang_requests()
+        async with await open_stream(client) as stream:
+            # What comes while there is no answer is not an answer either.
+            await stream.send_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            while len(fake.requests) < 5:
+                await trio.lowlevel.checkpoint()
+            await stream.send_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            await stream.send_eof()
+            assert await stream.receive_some() == b""
+    assert [request.status for request in fake.requests] == [503, None, None, 200, None]
+
+
+@pytest.mark.parametrize("request_line", [b"nonsense", b"GET nowhere HTTP/1.1"])
+async def test_what_is_no_request_is_a_400(request_line: bytes) -> None:
+    async with served(FakeAgentMail()) as client, await open_stream(client) as stream:
+        await stream.send_all(request_line + b"\r\nHost: a\r\n\r\n")
+        assert (await stream.receive_some()).startswith(b"HTTP/1.1 400")
+        assert await stream.receive_some() == b""
+
+
+async def test_a_client_that_goes_in_the_middle_of_a_request_does_no_harm() -> None:
+    fake = FakeAgentMail()
+    async with served(fake) as client:
+        stream = await open_stream(client)
+        await stream.send_all(b"GET / HTTP/1.1\r\n")
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await trio.aclose_forcefully(stream)
+        assert (await client.get("/inboxes")).status_code == 200
+
+
+async def test_no_client_keeps_serve_from_ending() -> None:
+    fake = FakeAgentMail()
+    await fake.deliver(inbox_id=INBOX, message_id="1", text="x" * 2**24)
+    fake.hang_requests(path="/hang")
+    with trio.fail_after(10):
+        async with fake.serve() as environment:
+            client = httpx.AsyncClient(base_url=environment.http + "/v0", headers=BEARER)
+            assert (await client.get("/inboxes")).status_code == 200
+            kept_alive = await open_stream(client)
+            stopped_reading = await open_stream(client)
+            request = f"GET /v0/inboxes/{INBOX}/messages/1 HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer a\r\n\r\n"
+            await stopped_reading.send_all(request.encode())
+            hanging = await open_stream(client)
+            await hanging.send_all(b"GET /hang HTTP/1.1\r\nHost: a\r\n\r\n")
+            while len(fake.requests) < 3:
+                await trio.lowlevel.checkpoint()
+    await client.aclose()
+    for stream in (kept_alive, stopped_reading, hanging):
+        await trio.aclose_forcefully(stream)
+
+
+async def test_a_bug_in_the_served_rest_api_comes_out_of_serve() -> None:
+    class BrokenKeys(set[str]):
+        def __contains__(self, key: object) -> bool:
+            raise RuntimeError("a bug in the test's own set of keys")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        async with served(FakeAgentMail(api_keys=BrokenKeys())) as client:
+            await client.get("/inboxes")
+
+
+async def test_a_port_that_is_taken_is_an_error_and_leaves_the_other_one_free() -> None:
+    fake = FakeAgentMail()
+    with trio.fail_after(10):
+        async with fake.serve() as environment:
+            websocket_port = int(environment.websockets.rpartition(":")[2])
+            http_port = int(environment.http.rpartition(":")[2])
+            with pytest.raises(OSError, match="in use"):
+                async with fake.serve(websocket_port):
+                    pass
+            with pytest.raises(OSError, match="in use"):
+                async with fake.serve(http_port=http_port):
+                    pass
+        async with fake.serve(websocket_port, http_port=http_port) as again:
+            assert again == environment
+
+
+# To a client that is not httpx alone
+
+
+async def test_the_official_sdk_reaches_the_fake_in_memory(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    await fake.deliver(inbox_id=INBOX, subject="Hello")
+    async with httpx.AsyncClient(transport=fake.http_transport()) as http:
+        client = AsyncAgentMail(api_key="am_key", httpx_client=http)
+        # The SDK's own retries need asyncio.
+        page = await client.inboxes.messages.list(INBOX, request_options={"max_retries": 0})
+    assert [message.subject for message in page.messages] == ["Hello"]

@@ -1,0 +1,124 @@
+"""The HTTP side of the fake: what becomes of a request to the REST API, in memory or on a port."""
+
+import math
+import ssl
+from datetime import timedelta
+from email.utils import formatdate
+
+import attrs
+import httpx
+import orjson
+import trio
+
+from ._fake_base import FakeBase
+from ._fake_connection import Spawn
+from ._fake_handshake import refused_key
+from ._fake_http_server import HttpConnection, Respond
+from ._fake_listing import Refusal
+from ._fake_request_faults import BreakRequest, FailRequest, HangRequest, RequestFaults
+from ._fake_rest import RestApi
+
+__all__ = ["FakeHttp", "Request"]
+
+
+@attrs.frozen(kw_only=True)
+class Request:
+    """A request to the REST API, without the API key.
+
+    Attributes:
+        path: The path, without the query and without percent-encoding.
+        query: The query; `""` if there was none.
+        status: The status of the answer; `None`: there was none.
+        at: When it came, by Trio's clock.
+    """
+
+    method: str
+    path: str
+    query: str
+    status: int | None
+    at: float
+
+
+class FakeHttp(FakeBase, RequestFaults):
+    """The HTTP side of `FakeAgentMail`, which documents the attributes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requests: list[Request] = []
+        self._index_delay = 0.0
+
+    def http_transport(self, ssl_context: ssl.SSLContext | None = None) -> httpx.AsyncBaseTransport:
+        """A transport to the REST API, in memory, whatever the host in the URL: for `httpx.AsyncClient` under Trio."""
+        return FakeTransport(self._respond)
+
+    def index_after(self, seconds: float | None) -> None:
+        """Mail appears in listings and in its thread so long after its arrival; by its id it can be had at once.
+
+        Args:
+            seconds: `None` or 0: at once, and so does all that has come before.
+        """
+        self._index_delay = seconds or 0.0
+
+    def _index(self) -> None:
+        now = self._now()
+        self._store.index(now - timedelta(seconds=self._index_delay), now)
+
+    async def _respond(self, request: httpx.Request) -> httpx.Response | HangRequest | BreakRequest:
+        """What becomes of a request that has been read."""
+        await trio.lowlevel.checkpoint()
+        match self._take_request_fault(request.url.path):
+            case HangRequest() | BreakRequest() as fault:
+                self._record(request, None)
+                return fault
+            case FailRequest(_, status, headers, body):
+                response = httpx.Response(status, headers=headers, content=body)
+            case _:
+                response = self._answer_request(request)
+        response.headers.setdefault("Date", formatdate(self.now(), usegmt=True))
+        self._record(request, response.status_code)
+        return response
+
+    async def _accept_http(
+        self, listener: trio.SocketListener, ssl_context: ssl.SSLContext | None, spawn: Spawn
+    ) -> None:
+        while True:
+            spawn(HttpConnection(await listener.accept(), ssl_context, self._respond).run)
+
+    def _answer_request(self, request: httpx.Request) -> httpx.Response:
+        self._index()
+        try:
+            if (refusal := refused_key(request.headers.get("Authorization", ""), "", self.api_keys)) is not None:
+                raise Refusal(401, *refusal)
+            status, answer = 200, RestApi(self._store, self.permissions).answer(request)
+        except Refusal as refused:
+            status, answer = refused.status, {"name": refused.name, "message": refused.message}
+        content = orjson.dumps(answer, option=orjson.OPT_UTC_Z)
+        return httpx.Response(status, headers={"Content-Type": "application/json"}, content=content)
+
+    def _record(self, request: httpx.Request, status: int | None) -> None:
+        self.requests.append(
+            Request(
+                method=request.method,
+                path=request.url.path,
+                query=request.url.query.decode("ascii"),
+                status=status,
+                at=trio.current_time(),
+            )
+        )
+
+
+class FakeTransport(httpx.AsyncBaseTransport):
+    def __init__(self, respond: Respond) -> None:
+        self._respond = respond
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        await request.aread()
+        response = await self._respond(request)
+        if isinstance(response, httpx.Response):
+            return response
+        if isinstance(response, BreakRequest):
+            raise httpx.ReadError("connection reset by FakeAgentMail", request=request)
+        # It is the transport that keeps httpx's time-outs.
+        seconds = request.extensions.get("timeout", {}).get("read")
+        await trio.sleep(math.inf if seconds is None else seconds)
+        raise httpx.ReadTimeout("no answer from FakeAgentMail", request=request)

@@ -1,0 +1,105 @@
+"""HTTP/1.1 on a port, for the REST API of the fake.
+
+This is on h11, which is there anyway, and not on an ASGI server. Hypercorn 0.18 shields its sending from cancellation,
+so that a client that has stopped reading would keep `serve()` from ending; and an ASGI application can neither reset a
+connection nor wait for the client to give up, as faults do.
+"""
+
+import socket
+import ssl
+import struct
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import h11
+import httpx
+import trio
+
+from ._fake_request_faults import BreakRequest, HangRequest
+
+__all__ = ["HttpConnection", "Respond", "reset", "with_tls"]
+
+Respond = Callable[[httpx.Request], Awaitable[httpx.Response | HangRequest | BreakRequest]]
+"""What becomes of a request that has been read."""
+
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+"""As SO_LINGER: closing the socket resets the connection."""
+
+RECEIVE_SIZE = 2**16
+
+
+async def reset(stream: trio.SocketStream) -> None:
+    """End a TCP connection by a reset."""
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+    await trio.aclose_forcefully(stream)
+
+
+def with_tls(stream: trio.SocketStream, ssl_context: ssl.SSLContext | None) -> trio.abc.Stream:
+    """The server's end, with TLS if there is a context for it."""
+    return (
+        stream if ssl_context is None else trio.SSLStream(stream, ssl_context, server_side=True, https_compatible=True)
+    )
+
+
+class HttpConnection:
+    """A TCP connection on which requests are answered, one after the other, until the client has gone."""
+
+    def __init__(self, stream: trio.SocketStream, ssl_context: ssl.SSLContext | None, respond: Respond) -> None:
+        self._socket_stream = stream
+        self._stream = with_tls(stream, ssl_context)
+        self._respond = respond
+        self._http = h11.Connection(h11.SERVER)
+
+    async def run(self) -> None:
+        try:
+            with suppress(trio.BrokenResourceError):
+                await self._answer_requests()
+        finally:
+            # Shielded, so that a Cancelled does not take the place of an exception. It does not block.
+            with trio.CancelScope(shield=True):
+                await trio.aclose_forcefully(self._stream)
+
+    async def _answer_requests(self) -> None:
+        try:
+            while (request := await self._receive_request()) is not None:
+                match await self._respond(request):
+                    case httpx.Response() as response:
+                        await self._send(response, with_body=request.method != "HEAD")
+                    case HangRequest():
+                        while await self._stream.receive_some(RECEIVE_SIZE):
+                            pass
+                        return
+                    case _:
+                        await reset(self._socket_stream)
+                        return
+                if self._http.our_state is h11.MUST_CLOSE:
+                    return
+                self._http.start_next_cycle()
+        except (h11.RemoteProtocolError, httpx.InvalidURL):
+            await self._send(httpx.Response(400, headers={"Connection": "close"}, content=b""), with_body=False)
+
+    async def _receive_request(self) -> httpx.Request | None:
+        """The next request, read to its end; `None`: the client has gone."""
+        head: h11.Request | None = None
+        body = bytearray()
+        while True:
+            event = self._http.next_event()
+            if event is h11.NEED_DATA:
+                self._http.receive_data(bytes(await self._stream.receive_some(RECEIVE_SIZE)))
+            elif isinstance(event, h11.Request):
+                head = event
+            elif isinstance(event, h11.Data):
+                body += event.data
+            elif isinstance(event, h11.EndOfMessage) and head is not None:
+                url = httpx.URL(scheme="http", host="localhost", raw_path=head.target)
+                return httpx.Request(head.method.decode(), url, headers=list(head.headers), content=bytes(body))
+            else:
+                return None
+
+    async def _send(self, response: httpx.Response, *, with_body: bool) -> None:
+        head = h11.Response(status_code=response.status_code, headers=response.headers.raw)
+        data = self._http.send(head) or b""
+        if with_body:
+            data += self._http.send(h11.Data(data=response.content)) or b""
+        data += self._http.send(h11.EndOfMessage()) or b""
+        await self._stream.send_all(data)

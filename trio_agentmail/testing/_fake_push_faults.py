@@ -1,0 +1,92 @@
+"""What a test can make go wrong with the next pushes."""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import attrs
+import trio
+
+from ._fake_faults import FaultQueue
+
+__all__ = ["PushFaults"]
+
+
+@attrs.frozen
+class SwallowPush:
+    pass
+
+
+@attrs.frozen
+class DuplicatePush:
+    copies: int
+
+
+@attrs.frozen
+class DelayPush:
+    seconds: float
+
+
+@attrs.frozen
+class ReorderPushes:
+    times: int
+
+
+PushFault: TypeAlias = SwallowPush | DuplicatePush | DelayPush | ReorderPushes
+
+
+class PushFaults:
+    """Faults of pushes to come. Each event that is pushed takes one, while there are some, whoever listens.
+
+    `times` is how many events a fault is for; `None`: all that follow, until `clear_faults()`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._push_faults: FaultQueue[PushFault] = FaultQueue()
+        self._held_back: list[str] = []
+
+    def swallow_pushes(self, times: int | None = 1) -> None:
+        """Nobody is told. A mail is there all the same, and the REST API has it."""
+        self._push_faults.add(SwallowPush(), times)
+
+    def duplicate_pushes(self, times: int | None = 1, copies: int = 1) -> None:
+        """The event comes again, as often as `copies` says."""
+        self._push_faults.add(DuplicatePush(copies), times)
+
+    def delay_pushes(self, seconds: float, times: int | None = 1) -> None:
+        """The event comes so much later, to the connections that are open then. What follows overtakes it."""
+        self._push_faults.add(DelayPush(seconds), times)
+
+    def reorder_pushes(self, times: int) -> None:
+        """Events are held back until there are so many, and then come the last one first."""
+        self._push_faults.add(ReorderPushes(times), times)
+
+    def _push(self, text: str, push_now: Callable[[str], None]) -> None:
+        """Push an event, as the next fault says."""
+        match self._push_faults.take():
+            case None:
+                push_now(text)
+            case DuplicatePush(copies):
+                for _ in range(1 + copies):
+                    push_now(text)
+            case DelayPush(seconds):
+                # Not in the nursery of a connection: that may be gone by then.
+                trio.lowlevel.spawn_system_task(_push_later, seconds, text, push_now)
+            case ReorderPushes(times):
+                self._held_back.append(text)
+                if len(self._held_back) == times:
+                    self._push_held_back(push_now)
+
+    def _clear_push_faults(self, push_now: Callable[[str], None]) -> None:
+        self._push_faults.clear()
+        self._push_held_back(push_now)
+
+    def _push_held_back(self, push_now: Callable[[str], None]) -> None:
+        held_back, self._held_back = self._held_back, []
+        for text in reversed(held_back):
+            push_now(text)
+
+
+async def _push_later(seconds: float, text: str, push_now: Callable[[str], None]) -> None:
+    await trio.sleep(seconds)
+    push_now(text)

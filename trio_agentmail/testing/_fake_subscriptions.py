@@ -1,0 +1,97 @@
+"""What a client may say on its WebSocket, how it is answered, and which events are for it."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import attrs
+import orjson
+
+from trio_agentmail._settings import Subscribe
+
+__all__ = ["RefusedFrame", "error_frame", "matches", "parse_subscribe", "subscribed_frame"]
+
+PERMISSION_FOR = {
+    "message.received.spam": "label_spam_read",
+    "message.received.blocked": "label_blocked_read",
+    "message.received.unauthenticated": "label_unauthenticated_read",
+}
+"""The event types that one has to ask for, and the permission that it takes."""
+
+FILTERS = ("inbox_ids", "pod_ids", "event_types")
+
+
+class RefusedFrame(Exception):
+    """What a client sent is answered with an `error` frame of this name and message."""
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(name, message)
+        self.name = name
+        self.message = message
+
+
+def parse_subscribe(data: str | bytes, permissions: Collection[str] | None) -> Subscribe:
+    """Read a frame of the client's.
+
+    Raises:
+        RefusedFrame: it is no valid subscription, or the permissions do not suffice.
+    """
+    try:
+        frame = orjson.loads(data)
+    except orjson.JSONDecodeError as exc:
+        raise RefusedFrame("ValidationError", f"not JSON: {exc}") from None
+    if not isinstance(frame, dict) or frame.get("type") != "subscribe":
+        raise RefusedFrame("ValidationError", 'expected a JSON object of type "subscribe"')
+    # The official SDK sends null for a filter that is not set.
+    filters = {field: frame[field] for field in FILTERS if frame.get(field) is not None}
+    if not all(isinstance(value, list) for value in filters.values()):
+        raise RefusedFrame("ValidationError", "a filter is a list of strings")
+    try:
+        subscribe = Subscribe(**filters)
+    except (TypeError, ValueError) as exc:
+        raise RefusedFrame("ValidationError", str(exc)) from None
+    for event_type in subscribe.event_types or ():
+        permission = PERMISSION_FOR.get(event_type)
+        if permission is not None and permissions is not None and permission not in permissions:
+            raise RefusedFrame("forbidden", f"{permission} is forbidden")
+    return subscribe
+
+
+def subscribed_frame(subscribe: Subscribe) -> str:
+    """The frame that confirms a subscription: the filters that were given."""
+    filters = attrs.asdict(subscribe, filter=lambda _, value: value is not None)
+    return orjson.dumps({"type": "subscribed"} | filters).decode()
+
+
+def error_frame(name: str, message: str) -> str:
+    """The frame that says what is wrong."""
+    return orjson.dumps({"type": "error", "name": name, "message": message}).decode()
+
+
+def matches(subscribe: Subscribe | None, frame: Any, pods: Mapping[str, str]) -> bool:
+    """Whether the event in a frame is for this subscription.
+
+    An inbox that is named, or is in a pod that is named, matches: AgentMail documents it so for webhooks,
+    and for the WebSocket not at all.
+
+    Args:
+        frame: The frame as parsed from JSON. What is no event is for everybody.
+        pods: The pods of the inboxes that are in one.
+    """
+    if subscribe is None:
+        return False
+    event_type = frame.get("event_type") if isinstance(frame, dict) else None
+    if event_type is None:
+        return True
+    if subscribe.event_types is None:
+        if event_type in PERMISSION_FOR:
+            return False
+    elif event_type not in subscribe.event_types:
+        return False
+    if subscribe.inbox_ids is None and subscribe.pod_ids is None:
+        return True
+    # Calendar events name their inbox themselves; in the others it is the payload that does.
+    objects = [frame, *(value for value in frame.values() if isinstance(value, dict))]
+    inboxes = {str(part["inbox_id"]) for part in objects if "inbox_id" in part}
+    in_pods = {str(part["pod_id"]) for part in objects if "pod_id" in part}
+    in_pods |= {pods[inbox] for inbox in inboxes if inbox in pods}
+    return not (inboxes.isdisjoint(subscribe.inbox_ids or ()) and in_pods.isdisjoint(subscribe.pod_ids or ()))

@@ -1,0 +1,219 @@
+"""The WebSockets of the fake: who is connected, what they hear, and how each goes from its beginning to its end."""
+
+import errno
+import json
+import ssl
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from urllib.parse import urlsplit
+
+import trio
+import trio_websocket
+from trio.testing import memory_stream_pair
+
+from trio_agentmail._settings import Subscribe
+from trio_agentmail._websocket import WebSocket, client_websocket
+from trio_agentmail.events import Event
+
+from ._encode import encode_event
+from ._fake_base import FakeBase
+from ._fake_connection import FakeConnection, Spawn, fake_tasks
+from ._fake_faults import (
+    CloseInsteadOfConfirming,
+    ConnectionFaults,
+    DropAfterConfirming,
+    Fault,
+    HangHandshake,
+    PushBeforeConfirming,
+    RefuseConnection,
+    RefuseSubscription,
+    RejectHandshake,
+    WithholdConfirmation,
+)
+from ._fake_handshake import Handshake, read_handshake, rejection
+from ._fake_http_server import reset, with_tls
+from ._fake_push_faults import PushFaults
+from ._fake_subscriptions import RefusedFrame, error_frame, matches, parse_subscribe, subscribed_frame
+
+__all__ = ["FakeWebSockets"]
+
+
+class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
+    """The WebSocket side of `FakeAgentMail`, which documents the attributes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.handshakes: list[Handshake] = []
+        self.subscriptions: list[Subscribe] = []
+        self.close_codes: list[int | None] = []
+        self._connections: list[FakeConnection] = []
+        self._changed = trio.Event()
+
+    # What can be seen from here
+
+    @property
+    def connected(self) -> int:
+        """How many WebSockets are open now, silent ones included."""
+        return sum(connection.is_open for connection in self._connections)
+
+    @property
+    def subscribed(self) -> int:
+        """How many WebSockets with a confirmed subscription are open now, silent ones included."""
+        return sum(connection.is_subscribed for connection in self._connections)
+
+    async def wait_connected(self, n: int = 1) -> None:
+        """Wait until `connected` is at least `n`; for an `n` of 0, until every connection has come to its end."""
+        await self._wait_until(lambda: self.connected >= n if n else not self._connections)
+
+    async def wait_subscribed(self, n: int = 1) -> None:
+        """Wait until `subscribed` is at least `n`: what is pushed then goes to that many."""
+        await self._wait_until(lambda: self.subscribed >= n)
+
+    async def _wait_until(self, condition: Callable[[], bool]) -> None:
+        await trio.lowlevel.checkpoint()
+        while not condition():
+            await self._changed.wait()
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    # What is pushed, and what becomes of the connections
+
+    def _push_event(self, event: Event) -> None:
+        """Push to those whose subscription the event matches, as the next fault says."""
+        self._push(encode_event(event), self._push_now)
+
+    def _push_now(self, text: str) -> None:
+        # Not orjson, which refuses lone surrogates: an event may have one.
+        frame = json.loads(text)
+        for connection in self._connections:
+            if connection.is_open and matches(connection.subscription, frame, self._store.pods):
+                connection.push(text)
+
+    async def send_raw(self, frame: str | bytes) -> None:
+        """Push a frame as it is, text or binary, to every subscribed connection, whatever its filters."""
+        for connection in self._connections:
+            if connection.is_subscribed:
+                connection.push(frame)
+        await trio.lowlevel.checkpoint()
+
+    async def drop_connections(self, code: int | None = None, reason: str = "") -> None:
+        """End all connections, after what was pushed to them.
+
+        Args:
+            code: `None`: they are cut without a close frame, and that has happened on return; a client that
+                does not take what was pushed to it has five seconds. Else a close frame with this code is on
+                its way on return, and a client that does not answer it within five seconds is cut.
+            reason: What the close frame says.
+        """
+        async with trio.open_nursery() as nursery:
+            for connection in self._connections:
+                if code is None:
+                    nursery.start_soon(connection.cut)
+                else:
+                    connection.close(code, reason)
+        self._notify()
+
+    def go_silent(self) -> None:
+        """Present connections stay open, but read and write nothing more: no event, no pong, no close."""
+        for connection in self._connections:
+            connection.fall_silent()
+
+    # One connection, from its beginning to its end
+
+    @asynccontextmanager
+    async def open_websocket(
+        self,
+        url: str,
+        *,
+        headers: Sequence[tuple[str, str]],
+        max_message_size: int,
+        ssl_context: ssl.SSLContext | None,
+    ) -> AsyncIterator[WebSocket]:
+        """What makes this a `Backend`: a WebSocket to this fake, in memory, whatever the host in the URL."""
+        fault = self._connection_faults.take()
+        if isinstance(fault, RefuseConnection):
+            await trio.lowlevel.checkpoint()
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "refused by FakeAgentMail")
+        parts = urlsplit(url)
+        client_end, server_end = memory_stream_pair()
+        async with fake_tasks() as spawn:
+            spawn(self._serve_stream, server_end, fault)
+            async with client_websocket(
+                client_end,
+                host=parts.netloc,
+                target=parts._replace(scheme="", netloc="").geturl(),
+                headers=headers,
+                max_message_size=max_message_size,
+                now=self.now,
+            ) as websocket:
+                yield websocket
+
+    async def _accept_websockets(
+        self, listener: trio.SocketListener, ssl_context: ssl.SSLContext | None, spawn: Spawn
+    ) -> None:
+        while True:
+            stream = await listener.accept()
+            fault = self._connection_faults.take()
+            if isinstance(fault, RefuseConnection):
+                await reset(stream)
+            else:
+                spawn(self._serve_stream, with_tls(stream, ssl_context), fault)
+
+    async def _serve_stream(self, stream: trio.abc.Stream, fault: Fault | None) -> None:
+        connection = FakeConnection(stream)
+        self._connections.append(connection)
+        try:
+            await connection.run(partial(self._talk, connection, fault))
+        finally:
+            self._connections.remove(connection)
+            if connection.ended_by_client:
+                self.close_codes.append(connection.close_code)
+            self._notify()
+
+    async def _talk(
+        self, connection: FakeConnection, fault: Fault | None, request: trio_websocket.WebSocketRequest
+    ) -> None:
+        handshake = read_handshake(request)
+        self.handshakes.append(handshake)
+        if isinstance(fault, HangHandshake):
+            await trio.sleep_forever()
+        refusal = fault if isinstance(fault, RejectHandshake) else rejection(handshake, self.api_keys)
+        if refusal is not None:
+            headers = [(name.encode(), value.encode()) for name, value in refusal.headers]
+            await request.reject(refusal.status, extra_headers=headers, body=refusal.body)
+            return
+        await connection.accept(request)
+        self._notify()
+        while True:
+            await self._answer(connection, await connection.receive(), fault)
+
+    async def _answer(self, connection: FakeConnection, data: str | bytes, fault: Fault | None) -> None:
+        try:
+            subscribe = parse_subscribe(data, self.permissions)
+        except RefusedFrame as refused:
+            connection.push(error_frame(refused.name, refused.message))
+            return
+        self.subscriptions.append(subscribe)
+        self._store.know(subscribe, self._now())
+        match fault:
+            case WithholdConfirmation():
+                return
+            case RefuseSubscription(name, message):
+                connection.push(error_frame(name, message))
+                return
+            case CloseInsteadOfConfirming(code, reason):
+                connection.close(code, reason)
+                return
+            case PushBeforeConfirming(frames):
+                for frame in frames:
+                    connection.push(frame)
+        # Whether a second subscription on a connection replaces the first or adds to it is not documented.
+        # Here it replaces it.
+        connection.subscription = subscribe
+        connection.push(subscribed_frame(subscribe))
+        self._notify()
+        if isinstance(fault, DropAfterConfirming):
+            await connection.cut()
