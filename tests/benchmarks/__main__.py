@@ -14,7 +14,7 @@ from typing import Any
 
 import attrs
 
-from . import decode, latency, memory, profiling, start, storm, throughput
+from . import decode, journaled, latency, memory, profiling, reliability, start, storm, throughput
 from .report import Results, table
 
 ABOUT = """\
@@ -32,6 +32,8 @@ groups, all by default:
   memory      a stalled consumer, 1,000 idle streams                                       1 round  of about 40 s
   storm       1,000 streams lose their server                                              1 round  of about 35 s
   start       imports; reference: trio and trio_websocket                                  11 rounds of about 1 s
+  reliability a journal, beside none (the reference) and a commit an event; recovery of    3 rounds of about 4 min
+              10,000 mails; requests when idle
 alone:
   profile     the top ten functions by own time, of the stream and of the loop; see --size
 """
@@ -51,6 +53,7 @@ GROUPS = {
     "memory": Group(memory.measure, 1),
     "storm": Group(storm.measure, 1),
     "start": Group(start.measure, 11, start.REFERENCE),
+    "reliability": Group(reliability.measure, 3, journaled.REFERENCE),
 }
 PACKAGES = ("trio", "trio-websocket", "wsproto", "orjson", "attrs", "cattrs", "agentmail", "websockets")
 
