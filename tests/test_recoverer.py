@@ -117,7 +117,7 @@ class World:
         self.resume(Subscribe(inbox_ids=inbox_ids or ["a"], event_types=event_types))
 
     def resume(self, subscribe: Subscribe) -> None:
-        self.recoverer.resume(subscribe, self.backend.now())
+        self.recoverer.resume(subscribe, self.backend.now(), self.backend.now())
 
     def lost(self, silent_for: float = 0.0) -> None:
         """It is lost now, and has been silent for so long."""

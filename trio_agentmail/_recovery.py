@@ -138,11 +138,16 @@ class Recoverer:
         targets = [[target.inbox_id, target.pod_id, types, begin, begin] for target in targets_of(subscribe) if types]
         await self._journal.keep(encode_object({"targets": targets, "source": self._source.state()}))
 
-    def resume(self, subscribe: Subscribe, confirmed_at: float) -> None:
-        """A subscription is in force, since then by our clock."""
+    def resume(self, subscribe: Subscribe, asked_at: float, confirmed_at: float) -> None:
+        """A subscription is in force: when it was asked for, and when we knew, by our clock.
+
+        What is new in it begins when it was asked for: it is in force somewhere between the two, and the connection
+        may break with what was pushed then unread.
+        """
         is_first = self._confirmed_at == math.inf
         self._confirmed_at = confirmed_at + self._ahead
-        begin = self._confirmed_at
+        # Just behind it: what had come by then is not new.
+        begin = math.nextafter(asked_at + self._ahead, math.inf)
         if is_first and self._recovery.since is not None:
             begin = min(begin, self._recovery.since.timestamp())
         types = recovered_types(subscribe)
@@ -157,7 +162,7 @@ class Recoverer:
         self._told &= floors.keys()
         for target in self._floors.keys() - floors.keys():
             self._source.forget(target)
-        if begin < self._confirmed_at:
+        if begin < asked_at + self._ahead:
             self._gaps = dict.fromkeys(floors, begin)
         if floors != self._floors:
             self._floors = floors

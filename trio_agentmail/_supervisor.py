@@ -197,7 +197,7 @@ class Supervisor:
         self._set_state("subscribed")
         self.outbox.notify(connection.subscribed)
         if self._recoverer is not None:
-            self._recoverer.resume(connection.subscribe, connection.confirmed_at)
+            self._recoverer.resume(connection.subscribe, connection.asked_at, connection.confirmed_at)
 
     async def _keep_scope(self, subscribe: Subscribe) -> None:
         """A journal belongs to a subscription: to this one, if it has changed."""
