@@ -567,7 +567,7 @@ async def test_held_mail_that_cannot_be_looked_at_is_logged_and_tried_again(
 
 
 async def test_mail_of_before_the_stream_began_is_left_alone(autojump_clock: MockClock) -> None:
-    async with recovering(inbox(mail("old", 9.9), mail("new", 10))) as world:
+    async with recovering(inbox(mail("old", 10), mail("new", 10.001))) as world:
         await world.until(10)
         world.subscribed()
         await world.until(11)
@@ -641,7 +641,7 @@ async def test_without_received_mail_in_the_subscription_nothing_is_ever_asked_f
         assert world.api.asked == []
         assert world.box.taken == []
         # Then it has, and begins there.
-        world.api.answers |= inbox(mail("old", 8999), mail("new", 9000))
+        world.api.answers |= inbox(mail("old", 9000), mail("new", 9000.001))
         world.subscribed()
         await world.until(9001)
         assert world.mails == ["new"]
