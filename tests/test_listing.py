@@ -20,9 +20,9 @@ from trio_agentmail import (
     PermissionDeniedError,
     Subscribe,
 )
-from trio_agentmail import _listing as listing_module
 from trio_agentmail._delivered import Delivered
-from trio_agentmail._listing import UNDER_WAY, Counts, MailListing, Target, recovered_types, targets_of
+from trio_agentmail._recovery import listing as listing_module
+from trio_agentmail._recovery.listing import UNDER_WAY, Counts, MailListing, Target, recovered_types, targets_of
 from trio_agentmail.errors import RequestFailed
 from trio_agentmail.events import Event, MessageSecurity, MessageSentEvent, Send
 

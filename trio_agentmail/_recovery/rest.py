@@ -9,12 +9,12 @@ from urllib.parse import quote
 
 import trio
 
-from ._api_key import ApiKey
-from ._backend import Backend
-from ._codec import encode_object, parse_object
-from ._reconnect import Verdict, ceilings, full_jitter, retry_after, verdict
-from ._settings import ReconnectPolicy, Settings
-from .errors import ApiError, AuthenticationError, RequestFailed, refusal
+from trio_agentmail._api_key import ApiKey
+from trio_agentmail._backend import Backend
+from trio_agentmail._codec import encode_object, parse_object
+from trio_agentmail._reconnect import Verdict, ceilings, full_jitter, retry_after, verdict
+from trio_agentmail._settings import ReconnectPolicy, Settings
+from trio_agentmail.errors import ApiError, AuthenticationError, RequestFailed, refusal
 
 if TYPE_CHECKING:
     import httpx
@@ -82,7 +82,11 @@ class Rest:
         finally:
             self._users -= 1
             if not self._users:
-                await self._client.aclose()
+                # Given up first: another user may come while it is closed. Also, it would be a good part of an idle
+                # stream's memory.
+                client = self._client
+                del self._client
+                await client.aclose()
 
     @property
     def now(self) -> float:

@@ -12,13 +12,14 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 import attrs
 
-from ._codec import decode_thread, recovered_event
-from ._delivered import RECOVERED, Delivered
-from ._in_order import in_order
-from ._rest import CONCURRENCY, Rest, segment
-from ._settings import Subscribe
-from .errors import ApiError, PermissionDeniedError, RequestFailed
-from .events import Event, Message, MessageReceivedEvent, MessageSecurityReviewEvent, ThreadItem
+from trio_agentmail._codec import decode_thread, recovered_event
+from trio_agentmail._delivered import RECOVERED, Delivered
+from trio_agentmail._settings import Subscribe
+from trio_agentmail.errors import ApiError, PermissionDeniedError, RequestFailed
+from trio_agentmail.events import Event, Message, MessageReceivedEvent, MessageSecurityReviewEvent, ThreadItem
+
+from .in_order import in_order
+from .rest import CONCURRENCY, Rest, segment
 
 __all__ = ["Counts", "Floors", "MailListing", "Source", "Target", "recovered_types", "targets_of"]
 
