@@ -49,7 +49,7 @@ from .stages import Stage
 T = TypeVar("T")
 
 RECOVERY = Recovery(overlap=30.0, sweep_interval=60.0, sweep_depth=600.0)
-RECONNECT = ReconnectPolicy(initial_delay=0.5, max_delay=4.0)
+RECONNECT = ReconnectPolicy(initial_delay=0.5, max_delay=20.0)
 MAX_ATTEMPTS = 2
 RETRY_DELAY = 20.0
 
@@ -598,7 +598,7 @@ def _key(event: Any) -> str:
     return str(event.message.message_id if isinstance(event, MessageReceivedEvent) else event.event_id)
 
 
-SOME = settings(max_examples=150, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+SOME = settings(max_examples=100, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 MANY = settings(SOME, max_examples=3_000, stateful_step_count=60)
 
 
