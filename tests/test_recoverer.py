@@ -399,6 +399,34 @@ async def test_a_look_that_ends_in_the_moment_of_a_loss_closes_not_the_gap_that_
         assert world.notices == [CaughtUp(since=time(100))]
 
 
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_look_that_ends_in_the_moment_of_a_loss_is_told_of_when_the_next_one_has_ended(
+    turns: int, autojump_clock: MockClock
+) -> None:
+    for _ in range(10):  # who runs first in a turn of Trio's loop is left to chance
+        async with recovering() as world:
+            begin = trio.current_time()
+            source = Held()
+            world.recoverer._source = source
+            world.subscribed()
+            await world.until(begin + 10)
+            world.lost()
+            source.ends["a"] = trio.Event()
+            world.subscribed()
+            await world.until(begin + 20)
+            source.ends["a"].set()
+            for _ in range(turns):
+                await trio.lowlevel.checkpoint()
+            told = len(world.notices)
+            world.lost()
+            source.ends.clear()
+            await world.until(begin + 30)
+            assert len(world.notices) == told
+            world.subscribed()
+            await world.until(begin + 40)
+            assert len(world.notices) == told + 1
+
+
 @pytest.mark.parametrize("failure", [None, ApiError(403, {}, "")], ids=repr)
 async def test_a_look_that_ends_in_the_moment_of_another_subscription_says_nothing_of_the_old_one(
     failure: Exception | None, autojump_clock: MockClock

@@ -288,6 +288,7 @@ class Recoverer:
                     nursery.start_soon(work)
             await self._look_at_held()
         self._ahead = self._rest.ahead  # our clock may have been set right
+        await trio.lowlevel.checkpoint_if_cancelled()  # the news is for the place where the stream goes on
         self._tell()
         await self._keep()
 
