@@ -26,8 +26,8 @@ from trio_agentmail import (
 from trio_agentmail._delivered import Delivered
 from trio_agentmail._journal.protocol import Journal, Notice
 from trio_agentmail._outbox import Abandoned, Outbox
-from trio_agentmail._recovery.listing import Counts, Floors, Source, Target
 from trio_agentmail._recovery.recoverer import Recoverer
+from trio_agentmail._recovery.source import Counts, Floors, Source, Target
 from trio_agentmail.errors import AgentMailError, ApiError, ConnectionLost
 from trio_agentmail.events import MessageSecurity
 

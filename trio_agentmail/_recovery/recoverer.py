@@ -30,8 +30,9 @@ from trio_agentmail._settings import Recovery, Settings, Subscribe
 from trio_agentmail.errors import AgentMailError, ApiError, RequestFailed, printable
 from trio_agentmail.events import CaughtUp, Event, MessageReceivedEvent, RecoveryFailed
 
-from .listing import Counts, MailListing, Source, Target, recovered_types, targets_of
+from .listing import MailListing
 from .rest import Rest, segment
+from .source import Counts, Source, Target, recovered_types, targets_of
 
 __all__ = ["Recoverer"]
 
