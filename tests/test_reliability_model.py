@@ -475,8 +475,8 @@ class StoryWithJournal(Story):
             if not attempt.ended.is_set():
                 attempt.item.acked = None if while_acking else False
                 attempt.item.dead = not while_acking and attempt.item.attempts >= MAX_ATTEMPTS
-        self.killed.cancel()
         self._forget_consumer()
+        self.killed.cancel()
         await self.ended.wait()
 
     def _forget_consumer(self) -> None:
@@ -539,6 +539,8 @@ class StoryWithJournal(Story):
                 await attempt.end.wait()
                 if attempt.fails:
                     raise Failure
+            if attempt.scope.cancel_called:
+                return  # the process had gone before
             if not attempt.fails:
                 item.acked = True
             elif item.attempts >= MAX_ATTEMPTS:
