@@ -126,7 +126,18 @@ def test_the_report_of_a_failure_says_what_was_pushed_to_whom_and_why_not_to_oth
 def test_a_project_without_trio_is_none_the_slower_for_it(project: pytest.Pytester) -> None:
     path = project.makepyfile(WITHOUT_TRIO)
     # Not in this process, where everything is imported already; and not with plug-ins that import Trio.
-    command = [sys.executable, "-m", "pytest", "-p", "no:trio", "-p", "no:anyio", "-p", "no:hypothesispytest", str(path)]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:trio",
+        "-p",
+        "no:anyio",
+        "-p",
+        "no:hypothesispytest",
+        str(path),
+    ]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert "assert False" in result.stdout
     assert "1 failed" in result.stdout
