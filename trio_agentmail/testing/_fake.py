@@ -15,7 +15,7 @@ from ._fake_connection import fake_tasks
 from ._fake_events import HELD, new_message, override_event, received_event, released, review_event, sent_event
 from ._fake_http import FakeHttp
 from ._fake_websockets import FakeWebSockets
-from ._mail_store import Mail
+from ._mail import Mail
 
 __all__ = ["FakeAgentMail"]
 

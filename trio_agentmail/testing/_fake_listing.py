@@ -14,8 +14,9 @@ import httpx
 import orjson
 
 from ._ordered import Key, Ordered, sort_key
+from ._rest_errors import invalid
 
-__all__ = ["Query", "Refusal", "hidden_labels", "read_paging", "read_query", "take_page"]
+__all__ = ["Query", "hidden_labels", "read_paging", "read_query", "take_page"]
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 100
@@ -24,23 +25,13 @@ PERMISSION_TO_READ = {
     "spam": "label_spam_read",
     "blocked": "label_blocked_read",
     "unauthenticated": "label_unauthenticated_read",
-    "trash": None,
+    "trash": "label_trash_read",
 }
 """The labels of what a listing leaves out unless it is asked for, and the permission that this takes.
 
 A thread has the labels of all its messages, and is left out by the same rule. (Source for all of this: AgentMail's
 documentation of labels.)
 """
-
-
-class Refusal(Exception):
-    """A request is answered with an error of this status, name and message."""
-
-    def __init__(self, status: int, name: str, message: str) -> None:
-        super().__init__(status, name, message)
-        self.status = status
-        self.name = name
-        self.message = message
 
 
 class Labelled(Protocol):
@@ -84,7 +75,7 @@ def hidden_labels(permissions: Collection[str] | None) -> frozenset[str]:
     return frozenset(
         label
         for label, permission in PERMISSION_TO_READ.items()
-        if permission is not None and permissions is not None and permission not in permissions
+        if permissions is not None and permission not in permissions
     )
 
 
@@ -134,7 +125,7 @@ def take_page(things: Ordered[T], query: Query, wants: Callable[[T], bool]) -> t
 def _limit(params: httpx.QueryParams) -> int:
     text = params.get("limit", str(DEFAULT_LIMIT))
     if not re.fullmatch("[0-9]{1,9}", text) or int(text) < 1:
-        raise _invalid("limit", "a number from 1")
+        raise invalid("limit", "a number from 1")
     return min(int(text), MAX_LIMIT)
 
 
@@ -145,7 +136,7 @@ def _token(params: httpx.QueryParams) -> Key | None:
         time, number = orjson.loads(base64.urlsafe_b64decode(params["page_token"]))
         return int(time), int(number)
     except (ValueError, TypeError):
-        raise _invalid("page_token", "the next_page_token of an answer") from None
+        raise invalid("page_token", "the next_page_token of an answer") from None
 
 
 def _time(params: httpx.QueryParams, name: str) -> Key | None:
@@ -154,7 +145,7 @@ def _time(params: httpx.QueryParams, name: str) -> Key | None:
     try:
         return sort_key(datetime.fromisoformat(params[name]))
     except (ValueError, TypeError):  # no time; no offset
-        raise _invalid(name, "a time like 2026-02-03T04:05:06.789Z") from None
+        raise invalid(name, "a time like 2026-02-03T04:05:06.789Z") from None
 
 
 def _flag(params: httpx.QueryParams, name: str) -> bool:
@@ -163,7 +154,7 @@ def _flag(params: httpx.QueryParams, name: str) -> bool:
             return True
         case "false":
             return False
-    raise _invalid(name, "true or false")
+    raise invalid(name, "true or false")
 
 
 def _labels(params: httpx.QueryParams) -> frozenset[str]:
@@ -174,11 +165,7 @@ def _labels(params: httpx.QueryParams) -> frozenset[str]:
             try:
                 labels.update(orjson.loads(text))
             except (orjson.JSONDecodeError, TypeError):
-                raise _invalid("labels", "labels, or a JSON array of them") from None
+                raise invalid("labels", "labels, or a JSON array of them") from None
         else:
             labels.add(text)
     return frozenset(labels)
-
-
-def _invalid(name: str, expected: str) -> Refusal:
-    return Refusal(400, "ValidationError", f"{name} must be {expected}")
