@@ -25,6 +25,7 @@ __all__ = [
     "new_id",
     "new_message",
     "override_event",
+    "preview",
     "received_event",
     "released",
     "review_event",
@@ -46,6 +47,11 @@ def new_id() -> str:
 def to_milliseconds(time: datetime) -> datetime:
     """As precise as AgentMail's own times are."""
     return time.replace(microsecond=time.microsecond // 1000 * 1000)
+
+
+def preview(text: str | None) -> str | None:
+    """The beginning of a mail's text, as listings show it."""
+    return None if text is None else " ".join(text.split())[:200]
 
 
 def new_message(
@@ -78,7 +84,7 @@ def new_message(
         from_=from_,
         to=(to,) if isinstance(to, str) else tuple(to),
         subject=subject,
-        preview=None if text is None else " ".join(text.split())[:200],
+        preview=preview(text),
         text=text,
         html=html,
         size=len((text or "").encode()) + len((html or "").encode()),
