@@ -1,12 +1,15 @@
 """What all sides of the fake share: who may do what, the mail, and the time."""
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from typing import TypeVar
 
 import trio
 from trio.testing import MockClock
+
+from trio_agentmail.events import Event
 
 from ._fake_events import to_milliseconds
 from ._mail_store import MailStore
@@ -16,7 +19,7 @@ __all__ = ["FakeBase"]
 T = TypeVar("T")
 
 
-class FakeBase:
+class FakeBase(ABC):
     """The common ground of the classes that `FakeAgentMail` is made of, which documents the attributes."""
 
     def __init__(self) -> None:
@@ -33,6 +36,10 @@ class FakeBase:
 
     def _now(self) -> datetime:
         return to_milliseconds(datetime.fromtimestamp(self.now(), UTC))
+
+    @abstractmethod
+    def _push_event(self, event: Event) -> None:
+        """Push an event to those who listen for it."""
 
     async def run_sync(self, function: Callable[[], T]) -> T:
         """What makes this a `Backend`: on a mock clock no thread is used, since that would not wait for one."""

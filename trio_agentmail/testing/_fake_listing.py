@@ -5,7 +5,7 @@ A page token says where the page before it ended. So paging goes on there, whate
 
 import base64
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Protocol, TypeVar
 
@@ -16,7 +16,7 @@ import orjson
 from ._ordered import Key, Ordered, sort_key
 from ._rest_errors import invalid
 
-__all__ = ["Query", "hidden_labels", "read_paging", "read_query", "take_page"]
+__all__ = ["Query", "filtering", "hidden_labels", "read_paging", "read_query", "take_page"]
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 100
@@ -107,6 +107,16 @@ def read_paging(params: httpx.QueryParams, permissions: Collection[str] | None) 
     return Query(limit=_limit(params), beyond=_token(params), hidden=hidden_labels(permissions))
 
 
+def filtering(params: httpx.QueryParams, strings_of: Mapping[str, Callable[[T], Iterable[str]]]) -> Callable[[T], bool]:
+    """Whether a thing has all that the query asks for by these parameters, each time as part of one of its strings.
+
+    Args:
+        strings_of: By the name of the parameter: the thing's strings of that kind.
+    """
+    wanted = [(of, string.casefold()) for name, of in strings_of.items() for string in _strings(params, name)]
+    return lambda thing: all(any(part in string.casefold() for string in of(thing)) for of, part in wanted)
+
+
 def take_page(things: Ordered[T], query: Query, wants: Callable[[T], bool]) -> tuple[list[T], str | None]:
     """What is on the page that was asked for, and the token of the next one, if there is more."""
     page: list[T] = []
@@ -158,14 +168,26 @@ def _flag(params: httpx.QueryParams, name: str) -> bool:
 
 
 def _labels(params: httpx.QueryParams) -> frozenset[str]:
+    # They are kept in lower case.
+    return frozenset(label.lower() for label in _strings(params, "labels"))
+
+
+def _strings(params: httpx.QueryParams, name: str) -> list[str]:
     """As the official SDK writes them, in one parameter as a JSON array, and as the OpenAPI has it, repeated."""
-    labels: set[str] = set()
-    for text in params.get_list("labels"):
+    strings: list[str] = []
+    for text in params.get_list(name):
         if text.startswith("["):
-            try:
-                labels.update(orjson.loads(text))
-            except (orjson.JSONDecodeError, TypeError):
-                raise invalid("labels", "labels, or a JSON array of them") from None
+            strings += _array(text, name)
         else:
-            labels.add(text)
-    return frozenset(labels)
+            strings.append(text)
+    return strings
+
+
+def _array(text: str, name: str) -> list[str]:
+    try:
+        array = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        array = None
+    if not isinstance(array, list) or not all(isinstance(string, str) for string in array):
+        raise invalid(name, "strings, or a JSON array of them")
+    return array

@@ -98,6 +98,14 @@ class Thread:
         return tuple(self._labels)
 
     @property
+    def senders(self) -> tuple[str, ...]:
+        return tuple(self._senders)
+
+    @property
+    def recipients(self) -> tuple[str, ...]:
+        return tuple(self._recipients)
+
+    @property
     def item(self) -> str:
         """Its JSON in a listing."""
         if self._item is None:
@@ -129,8 +137,8 @@ class Thread:
             timestamp=newest.timestamp,
             received_timestamp=None if received is None else received.timestamp,
             sent_timestamp=None if sent is None else sent.timestamp,
-            senders=tuple(self._senders),
-            recipients=tuple(self._recipients),
+            senders=self.senders,
+            recipients=self.recipients,
             subject=newest.subject,
             preview=newest.preview,
             attachments=tuple(self._attachments),

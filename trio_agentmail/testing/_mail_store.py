@@ -20,12 +20,13 @@ from trio_agentmail.events import Message
 from ._mail import Mail, Thread
 from ._ordered import Key, Ordered, sort_key
 
-__all__ = ["DEFAULT_POD", "Inbox", "MailStore", "Pod"]
+__all__ = ["DEFAULT_POD", "Download", "Inbox", "MailStore", "Pod"]
 
 DEFAULT_POD = "default"
 """Where an inbox is that was put into no other pod."""
 
 NOTHING: Mapping[str, bytes] = MappingProxyType({})
+
 
 @attrs.define(eq=False, kw_only=True)
 class Pod:
@@ -60,6 +61,15 @@ class Inbox:
     threads: Ordered[Thread] = attrs.field(factory=Ordered)
 
 
+@attrs.frozen(kw_only=True)
+class Download:
+    """A file that can be fetched without a key, for a while."""
+
+    content: bytes
+    content_type: str
+    expires_at: datetime
+
+
 class MailStore:
     """All mail, by its ids; and that part of it which is in the listings: see `index`.
 
@@ -70,6 +80,7 @@ class MailStore:
         inboxes_in_order: By their creation.
         pods_in_order: By their creation.
         threads_in_order: Of all inboxes, by their newest mails.
+        downloads: By the last part of their addresses.
     """
 
     def __init__(self) -> None:
@@ -79,6 +90,7 @@ class MailStore:
         self.inboxes_in_order: Ordered[Inbox] = Ordered()
         self.pods_in_order: Ordered[Pod] = Ordered()
         self.threads_in_order: Ordered[Thread] = Ordered()
+        self.downloads: dict[str, Download] = {}
         self._mails: dict[tuple[str, str], Mail] = {}
         self._threads: dict[str, Thread] = {}
         self._not_indexed: deque[Mail] = deque()

@@ -4,29 +4,21 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-import attrs
+import httpx
 import orjson
 
 from ._encode import encode_part
 from ._fake_events import new_id
 from ._mail import Mail
+from ._mail_store import Download, MailStore
 from ._rest_call import Answer, Call
-from ._rest_errors import not_found
+from ._rest_errors import Refusal, not_found
 from ._rfc5322 import write_mail
 
-__all__ = ["DOWNLOADS", "Download", "describe_attachment", "describe_raw"]
+__all__ = ["DOWNLOADS", "describe_attachment", "describe_raw", "download"]
 
 DOWNLOADS = "/downloads/"
 LIFETIME = timedelta(hours=1)
-
-
-@attrs.frozen(kw_only=True)
-class Download:
-    """What such an address stands for."""
-
-    content: bytes
-    content_type: str
-    expires_at: datetime
 
 
 def describe_attachment(call: Call, mails: Sequence[Mail], attachment_id: str) -> Answer:
@@ -40,7 +32,8 @@ def describe_attachment(call: Call, mails: Sequence[Mail], attachment_id: str) -
             if attachment.attachment_id == attachment_id:
                 content = mail.contents.get(attachment_id, b"")
                 where = _offer(call, content, attachment.content_type or "application/octet-stream")
-                return orjson.loads(encode_part(attachment)) | where
+                described: dict[str, Any] = orjson.loads(encode_part(attachment))
+                return described | where
     raise not_found()
 
 
@@ -48,6 +41,20 @@ def describe_raw(call: Call, mail: Mail) -> Answer:
     """Where the mail is found as it crossed the Internet."""
     raw = raw_mail(mail)
     return {"message_id": mail.message.message_id, "size": len(raw), **_offer(call, raw, "message/rfc822")}
+
+
+def download(request: httpx.Request, store: MailStore, now: datetime) -> httpx.Response:
+    """The file itself.
+
+    Raises:
+        Refusal: there is none, or its time is over.
+    """
+    offered = store.downloads.get(request.url.path.removeprefix(DOWNLOADS))
+    if request.method != "GET" or offered is None:
+        raise not_found()
+    if offered.expires_at <= now:
+        raise Refusal(403, "forbidden", "the address has expired: ask for another one")
+    return httpx.Response(200, headers={"Content-Type": offered.content_type}, content=offered.content)
 
 
 def raw_mail(mail: Mail) -> bytes:

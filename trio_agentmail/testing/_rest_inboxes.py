@@ -17,7 +17,7 @@ DOMAIN = re.compile("([a-z0-9-]{1,63}[.])+[a-z]{2,63}")
 DEFAULT_DOMAIN = "agentmail.to"
 
 
-def answer_inboxes(call: Call, segments: list[str], pod_id: str | None) -> Answer:
+def answer_inboxes(call: Call, segments: list[str], pod_id: str | None = None) -> Answer:
     """What `/inboxes` answers, of all inboxes or of those in a pod.
 
     Args:
@@ -71,9 +71,7 @@ def answer_pods(call: Call, segments: list[str]) -> Answer:
 def _list(call: Call, pod_id: str | None) -> Answer:
     call.require("inbox_read")
     query = read_query(call.params, call.permissions)
-    inboxes, token = take_page(
-        call.store.inboxes_in_order, query, lambda inbox: call.is_in(pod_id, inbox.inbox_id)
-    )
+    inboxes, token = take_page(call.store.inboxes_in_order, query, lambda inbox: call.is_in(pod_id, inbox.inbox_id))
     return listing("inboxes", [_item(call, inbox) for inbox in inboxes], query, token)
 
 
@@ -122,7 +120,9 @@ def _merged(metadata: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
     change = body.get("metadata")
     if change is None:
         return {}
-    if not isinstance(change, dict) or not all(isinstance(value, str | int | float | None) for value in change.values()):
+    if not isinstance(change, dict) or not all(
+        isinstance(value, str | int | float | None) for value in change.values()
+    ):
         raise invalid("metadata", "an object of strings, numbers and booleans")
     return {name: value for name, value in (metadata | change).items() if value is not None}
 

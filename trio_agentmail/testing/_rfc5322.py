@@ -10,6 +10,7 @@ from email.headerregistry import Address, AddressHeader, HeaderRegistry, Unstruc
 from email.message import EmailMessage
 from email.parser import BytesParser
 from email.utils import format_datetime, getaddresses, parsedate_to_datetime
+from types import MappingProxyType
 
 import attrs
 
@@ -24,6 +25,8 @@ __all__ = ["ParsedMail", "parse_mail", "write_mail"]
 HEADERS = HeaderRegistry()
 HEADERS.map_to_type("message-id", UnstructuredHeader)
 WIRE = policy.SMTP.clone(max_line_length=998, header_factory=HEADERS)
+
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 SHOWN_ELSEWHERE = frozenset({"content-type", "content-transfer-encoding", "mime-version"})
 
@@ -143,11 +146,12 @@ def parse_mail(mail: EmailMessage | bytes) -> ParsedMail:
     )
 
 
-def write_mail(message: Message, contents: Mapping[str, bytes]) -> bytes:
+def write_mail(message: Message, contents: Mapping[str, bytes], headers: Mapping[str, str] = NO_HEADERS) -> bytes:
     """The mail that AgentMail would show so. As in any mail, who got a blind copy does not stand in it.
 
     Args:
         contents: The content of each attachment, by its id; those that are missing are empty.
+        headers: Further headers.
     """
     mail = EmailMessage(policy=WIRE)
     for name, value in (
@@ -160,6 +164,7 @@ def write_mail(message: Message, contents: Mapping[str, bytes]) -> bytes:
         ("Message-ID", message.message_id),
         ("In-Reply-To", message.in_reply_to),
         ("References", " ".join(message.references)),
+        *headers.items(),
     ):
         if value:
             mail[name] = " ".join(_writable(value).split())
