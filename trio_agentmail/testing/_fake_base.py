@@ -32,6 +32,7 @@ class FakeBase(ABC):
         self.permissions: Collection[str] | None = None
         self._store = MailStore()
         self._epoch = int(time.time())
+        self._outages = 0
         self._changed = trio.Event()
         self._log: deque[tuple[float, str]] = deque(maxlen=LOGGED)
 

@@ -70,7 +70,7 @@ class FakeHttp(FakeBase, RequestFaults):
     async def _respond(self, request: httpx.Request) -> httpx.Response | HangRequest | BreakRequest:
         """What becomes of a request that has been read."""
         await trio.lowlevel.checkpoint()
-        match self._take_request_fault(request.url.path):
+        match BreakRequest(None) if self._outages else self._take_request_fault(request.url.path):
             case HangRequest() | BreakRequest() as fault:
                 self._record(request, None)
                 return fault
