@@ -6,7 +6,7 @@ from contextlib import suppress
 import trio
 
 from ._delivered import Delivered
-from ._journal import Journal, Notice
+from ._journal.protocol import Journal, Notice
 from ._notices import merge_notice
 from .events import Disconnected, Event
 
