@@ -3,6 +3,7 @@
 import httpx
 import pytest
 import trio
+import trio.testing
 from trio.testing import MockClock
 
 import trio_agentmail
@@ -10,6 +11,7 @@ from tests.streams import open_agentmail_stream
 from trio_agentmail import CaughtUp, Disconnected, MessageReceivedEvent, Subscribed, UnknownEvent
 from trio_agentmail.testing import FakeAgentMail
 from trio_agentmail.testing._fake_chaos import CHAOS
+from trio_agentmail.testing._slow_stream import SlowStream
 
 INBOX = "agent@agentmail.to"
 
@@ -155,3 +157,15 @@ async def test_through_chaos_every_mail_comes_once(seed: int, autojump_clock: Mo
         await trio.sleep(700)  # two sweeps
         nursery.cancel_scope.cancel()
     assert sorted(came) == sorted(sent), fake.explain()
+
+
+async def test_on_a_slow_network_one_thing_comes_after_the_other(autojump_clock: MockClock) -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    slow = SlowStream(ours, lambda: 10)
+    await slow.wait_send_all_might_not_block()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(slow.send_all, b"first" * 2)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(slow.send_all, b"second")
+    assert await theirs.receive_some() == b"firstfirstsecond"
+    assert trio.current_time() == pytest.approx(1.6)
