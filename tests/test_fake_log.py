@@ -71,7 +71,7 @@ async def test_it_is_told_how_connections_began_and_ended(autojump_clock: MockCl
         async with open_agentmail_stream(backend=fake, api_key="am_other"):
             pass
     assert told(fake) == [
-        "a connection: refused",
+        "a connection: [Errno 111] refused by FakeAgentMail",
         "connection 1: the handshake is not answered",
         "connection 1: at its end before it was open",
         "connection 2: the handshake is answered with 503",
