@@ -526,6 +526,14 @@ async def test_a_thread_that_goes_between_its_listing_and_its_fetch_is_no_failur
         assert await looker.look(KEY) == ["n"]
 
 
+async def test_a_thread_that_could_not_be_found_and_is_listed_again_is_looked_at_again() -> None:
+    answers = threads(thread("t", "m"))
+    async with looking(answers) as looker:
+        assert await looker.look(KEY) == []
+        answers[THREAD] = {"messages": [whole("m")]}
+        assert await looker.look(KEY) == ["m"]
+
+
 async def test_a_thread_that_cannot_be_fetched_does_not_stop_the_others_and_is_looked_at_again() -> None:
     answers = threads(thread("t", "m"), thread("u", "n"), u=[whole("n")])
     answers[THREAD] = 403

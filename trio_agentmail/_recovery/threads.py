@@ -43,9 +43,9 @@ class Threads:
             try:
                 return await self._fetch_thread(thread, after, floors, counts)
             except ApiError as exc:
-                if exc.status_code == 404:
-                    return [], after  # it has gone since it was listed
-                failures.append(exc)
+                # It has gone since it was listed; should it be listed again, it is looked at again.
+                if exc.status_code != 404:
+                    failures.append(exc)
             except RequestFailed as exc:
                 failures.append(exc)
             return None
