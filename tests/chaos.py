@@ -258,6 +258,7 @@ class ChaosBackend(FakeBackend):
         super().__init__(fake)
         self._skew = skew
         self.attempts: Counter[str] = Counter()
+        self.changed: Callable[[], None] = lambda: None
 
     def now(self) -> float:
         return self.fake.now() + self._skew
@@ -272,6 +273,7 @@ class ChaosBackend(FakeBackend):
         ssl_context: ssl.SSLContext | None,
     ) -> AsyncIterator[WebSocket]:
         self.attempts["all"] += 1
+        self.changed()
         try:
             async with self.fake.open_websocket(
                 url, headers=headers, max_message_size=max_message_size, ssl_context=ssl_context
@@ -360,6 +362,7 @@ class Chaos:
         self.indexing_is_slow = False
         self.consumer_sleeps_until = -inf
         self._changed = trio.Event()
+        backend.changed = self.changed
 
     # What is pushed, and to whom
 
@@ -417,14 +420,18 @@ class Chaos:
                 self.missing.discard(event.message.message_id)
             elif isinstance(event, Disconnected | CaughtUp | RecoveryFailed):
                 self.notices[type(event).__name__] += 1
-            self._changed.set()
-            self._changed = trio.Event()
+            self.changed()
+
+    def changed(self) -> None:
+        """Something has happened for which somebody may wait."""
+        self._changed.set()
+        self._changed = trio.Event()
 
     async def until(self, condition: Callable[[], bool], seconds: float) -> bool:
         """Wait until it is so; False: so many seconds were not enough."""
         with trio.move_on_after(seconds):
             while not condition():
-                with trio.move_on_after(0.25):
+                with trio.move_on_after(10):  # what is not told
                     await self._changed.wait()
             return True
         return condition()
@@ -503,7 +510,9 @@ async def _run(schedule: Schedule, recovery: Recovery | None) -> Verdict:
         return chaos.wires[-1], server_end
 
     with patch.object(_fake_websockets, "memory_stream_pair", wired_pair):
-        async with open_agentmail_session(chaos.subscribe, backend=backend, recovery=recovery) as chaos.session:
+        async with open_agentmail_session(
+            chaos.subscribe, backend=backend, recovery=recovery, buffer_size=4
+        ) as chaos.session:
             began = trio.current_time()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(chaos.consume)
@@ -647,12 +656,15 @@ async def slow(chaos: Chaos, fault: Fault) -> bool:
 
 
 async def slow_consumer(chaos: Chaos, fault: Fault) -> bool:
-    """The consumer does something else, and then a cut comes."""
+    """The consumer does something else, while mail that was missed waits for it; and then another cut comes."""
     await chaos.steady()
-    chaos.consumer_sleeps_until = trio.current_time() + fault.seconds
-    await chaos.arrive(*fault.before, *fault.mails)
+    chaos.consumer_sleeps_until = trio.current_time() + max(fault.seconds, 30)
+    await chaos.arrive(*fault.before)
+    await chaos.fake.drop_connections()
+    await chaos.arrive(*fault.mails)
+    await chaos.steady()
     await trio.sleep(fault.seconds / 2)
-    is_behind = not chaos.has_come(fault.mails[0])
+    is_behind = not chaos.has_come(fault.mails[-1])
     await chaos.fake.drop_connections()
     return is_behind
 

@@ -7,18 +7,16 @@ Each session draws a seed. A run that fails tells its own; to have it again:
 
 import os
 import random
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any
 from unittest.mock import patch
 
 import pytest
 
-from tests.chaos import FAULTS, SUBSCRIPTIONS, Fault, Verdict, draw_schedule, run
+from tests.chaos import FAULTS, RECOVERY, SUBSCRIPTIONS, Fault, Verdict, draw_schedule, run
+from trio_agentmail import Recovery
 from trio_agentmail._delivered import Delivered
-from trio_agentmail._recovery import held, mails
+from trio_agentmail._recovery import mails
 from trio_agentmail._recovery.recoverer import Recoverer
-from trio_agentmail._recovery.rest import Rest
 
 SEED = int(os.environ.get("CHAOS_SEED", random.randrange(2**32)))
 
@@ -35,7 +33,9 @@ def check(verdict: Verdict) -> None:
     faults = verdict.schedule.faults
     assert verdict.happened.total() == faults, story
     assert verdict.bit.total() >= 0.9 * faults, story
-    assert verdict.in_gaps and verdict.recovered and verdict.statuses[429] and verdict.statuses[500], story
+    assert verdict.in_gaps > 0, story
+    assert verdict.recovered > 0, story
+    assert verdict.statuses.keys() >= {200, 429, 500, None}, story
 
 
 @subscriptions
@@ -66,19 +66,19 @@ def test_a_seed_is_a_run() -> None:
 # A judge that finds nothing wrong shows nothing: these runs are wrong.
 
 
-def wrong_run(subscription: str = "key", **more: Any) -> Verdict:
-    return run(draw_schedule(4, subscription, mails=1_000, faults=2 * len(FAULTS)), **more)
+def wrong_run(subscription: str, seed: int = 1, recovery: Recovery | None = RECOVERY) -> Verdict:
+    return run(draw_schedule(seed, subscription, mails=1_000, faults=2 * len(FAULTS)), recovery=recovery)
 
 
 def test_without_recovery_mail_is_lost() -> None:
-    verdict = wrong_run(recovery=None)
+    verdict = wrong_run("key", recovery=None)
     assert len(verdict.lost) > 50
     assert not verdict.requests
 
 
 def test_without_memory_mail_comes_twice() -> None:
     with patch.object(Delivered, "claim", lambda *_: True):
-        verdict = wrong_run()
+        verdict = wrong_run("key")
     assert len(verdict.twice) > 10
     assert not verdict.lost
 
@@ -88,51 +88,35 @@ def test_without_sweeps_mail_is_lost_that_was_swallowed_or_is_back_dated() -> No
         recoverer._next_sweep = float("inf")
 
     with patch.object(Recoverer, "_sweep", no_sweep):
-        verdict = wrong_run()
+        verdict = wrong_run("inboxes")
     lost = set(verdict.lost)
     faults = [step for _, step in verdict.schedule.steps if isinstance(step, Fault)]
-    assert {fault.kind for fault in faults if not lost.isdisjoint(fault.mails)} >= {"back_dated"}
+    assert "back_dated" in {fault.kind for fault in faults if not lost.isdisjoint(fault.mails)}
 
 
-def first_page_only(pages: Callable[..., Any]) -> Callable[..., Any]:
-    async def first(rest: Rest, *args: Any) -> Any:
-        async for page in pages(rest, *args):
-            yield page
-            return
-
-    return first
+right_sweep = Recoverer._sweep
 
 
-def sweep_from_now(sweep: Callable[..., Any]) -> Callable[..., Any]:
-    """As it was before a run like these lost one mail of 20,000."""
-
-    async def shallow(recoverer: Recoverer) -> None:
-        recoverer._swept_until = dict.fromkeys(recoverer._swept_until, recoverer._rest.now)
-        await sweep(recoverer)
-
-    return shallow
+async def shallow_sweep(recoverer: Recoverer) -> None:
+    """As it was until a run like these lost one mail of 20,000."""
+    recoverer._swept_until = dict.fromkeys(recoverer._swept_until, recoverer._rest.now)
+    await right_sweep(recoverer)
 
 
-@pytest.mark.parametrize(
-    ("mistake", "subscription", "what_is_wrong"),
-    [
-        (lambda: patch.object(Rest, "pages", first_page_only(Rest.pages)), "key", "lost"),
-        (lambda: patch.object(Recoverer, "_sweep", sweep_from_now(Recoverer._sweep)), "inboxes", "lost"),
-        (lambda: patch.object(Recoverer, "_look_at_held", lambda _: no_look()), "inboxes", "lost"),
-        (lambda: patch.object(mails, "HELD", "another label"), "inboxes", "unwanted"),
-        (lambda: patch.object(Delivered, "has_mail", lambda *_: True), "inboxes", "lost"),
-        (lambda: patch.object(Delivered, "give_back", lambda *_: None), "inboxes", "lost"),
-        (lambda: patch.object(held, "BATCH", 10**6), "inboxes", "lost"),
-    ],
-)
-def test_mistakes_are_seen(
-    mistake: Callable[[], AbstractContextManager[object]], subscription: str, what_is_wrong: str
-) -> None:
-    with mistake():
-        verdict = wrong_run(subscription)
-    print(verdict)
-    assert getattr(verdict, what_is_wrong), str(verdict)
-
-
-async def no_look() -> None:
+async def no_look(recoverer: Recoverer) -> None:
     pass
+
+
+MISTAKES: dict[str, tuple[Any, str, Any, str]] = {
+    "sweeps reach back from now": (Recoverer, "_sweep", shallow_sweep, "lost"),
+    "held mail is not looked at again": (Recoverer, "_look_at_held", no_look, "lost"),
+    "held mail is not told apart": (mails, "HELD", "another label", "unwanted"),
+    "a mail whose delivery was interrupted counts as delivered": (Delivered, "give_back", lambda *_: None, "lost"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_does_not_survive_a_few_seeds(mistake: str) -> None:
+    where, name, wrong, what_is_wrong = MISTAKES[mistake]
+    with patch.object(where, name, wrong):
+        assert any(getattr(wrong_run("inboxes", seed), what_is_wrong) for seed in range(4, 12))
