@@ -34,6 +34,14 @@ class FakeBase:
     def _now(self) -> datetime:
         return to_milliseconds(datetime.fromtimestamp(self.now(), UTC))
 
+    def _tell(self, what: str, details: str = "") -> None:
+        """Something happened that somebody at a terminal wants to see: the emulator prints it.
+
+        Args:
+            what: A word or two for it.
+            details: What others chose is in here, and may be anything.
+        """
+
     async def run_sync(self, function: Callable[[], T]) -> T:
         """What makes this a `Backend`: on a mock clock no thread is used, since that would not wait for one."""
         if isinstance(trio.lowlevel.current_clock(), MockClock):

@@ -92,7 +92,14 @@ class HttpConnection:
                 body += event.data
             elif isinstance(event, h11.EndOfMessage) and head is not None:
                 url = httpx.URL(scheme="http", host="localhost", raw_path=head.target)
-                return httpx.Request(head.method.decode(), url, headers=list(head.headers), content=bytes(body))
+                return httpx.Request(
+                    head.method.decode(),
+                    url,
+                    headers=list(head.headers),
+                    content=bytes(body),
+                    # At which of our addresses it came. The client's could not be had if it has just gone.
+                    extensions={"server_address": self._socket_stream.socket.getsockname()[0]},
+                )
             else:
                 return None
 

@@ -6,8 +6,10 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Any
 from urllib.parse import urlsplit
 
+import attrs
 import trio
 import trio_websocket
 from trio.testing import memory_stream_pair
@@ -88,9 +90,17 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
     def _push_now(self, text: str) -> None:
         # Not orjson, which refuses lone surrogates: an event may have one.
         frame = json.loads(text)
-        for connection in self._connections:
-            if connection.is_open and matches(connection.subscription, frame, self._store.pods):
-                connection.push(text)
+        receivers = [
+            connection
+            for connection in self._connections
+            if connection.is_open and matches(connection.subscription, frame, self._store.pods)
+        ]
+        for connection in receivers:
+            connection.push(text)
+        self._pushed(frame, len(receivers))
+
+    def _pushed(self, frame: Any, count: int) -> None:
+        """An event was pushed to so many connections."""
 
     async def send_raw(self, frame: str | bytes) -> None:
         """Push a frame as it is, text or binary, to every subscribed connection, whatever its filters."""
@@ -171,6 +181,8 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
             self._connections.remove(connection)
             if connection.ended_by_client:
                 self.close_codes.append(connection.close_code)
+                code = connection.close_code
+                self._tell("closed", "by the client, " + (f"code {code}" if code else "without a close frame"))
             self._notify()
 
     async def _talk(
@@ -183,9 +195,11 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
         refusal = fault if isinstance(fault, RejectHandshake) else rejection(handshake, self.api_keys)
         if refusal is not None:
             headers = [(name.encode(), value.encode()) for name, value in refusal.headers]
+            self._tell("refused", f"a WebSocket, with {refusal.status}")
             await request.reject(refusal.status, extra_headers=headers, body=refusal.body)
             return
         await connection.accept(request)
+        self._tell("connected", f"a WebSocket, {self.connected} open")
         self._notify()
         while True:
             await self._answer(connection, await connection.receive(), fault)
@@ -194,6 +208,7 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
         try:
             subscribe = parse_subscribe(data, self.permissions)
         except RefusedFrame as refused:
+            self._tell("error", f"{refused.name}: {refused.message}")
             connection.push(error_frame(refused.name, refused.message))
             return
         self.subscriptions.append(subscribe)
@@ -214,6 +229,8 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
         # Here it replaces it.
         connection.subscription = subscribe
         connection.push(subscribed_frame(subscribe))
+        filters = attrs.asdict(subscribe, filter=lambda _, value: value is not None)
+        self._tell("subscribed", " ".join(f"{name}={','.join(values)}" for name, values in filters.items()))
         self._notify()
         if isinstance(fault, DropAfterConfirming):
             await connection.cut()
