@@ -27,14 +27,16 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trio_agentmail import cli
 from trio_agentmail._codec import decode_event
-from trio_agentmail._settings import AgentMailEnvironment, Subscribe
+from trio_agentmail._settings import AgentMailEnvironment, Recovery, Subscribe
+from trio_agentmail._sqlite_journal import SQLiteJournal
+from trio_agentmail._sqlite_store import read_journal
 from trio_agentmail.cli import _commands, _demo
 from trio_agentmail.cli._commands import commands
 from trio_agentmail.cli._listen import explain, listen
 from trio_agentmail.cli._output import Output, OutputClosed
 from trio_agentmail.cli._render import event_json, event_line
 from trio_agentmail.cli._signals import stop_signals
-from trio_agentmail.cli._verdict import Record, judge, summary
+from trio_agentmail.cli._verdict import Record, judge, ranges, summary
 from trio_agentmail.errors import (
     ApiError,
     AuthenticationError,
@@ -95,14 +97,14 @@ def environment_for(**variables: str) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def running(*arguments: str, key: str = KEY) -> AsyncIterator[trio.Process]:
+async def running(*arguments: str, key: str = KEY, **variables: str) -> AsyncIterator[trio.Process]:
     """The command as a process of its own, with pipes to its output."""
     async with trio.open_nursery() as nursery:
         process: trio.Process = await nursery.start(
             partial(
                 trio.run_process,
                 [sys.executable, "-m", "trio_agentmail.cli", *arguments],
-                env=environment_for(AGENTMAIL_API_KEY=key),
+                env=environment_for(AGENTMAIL_API_KEY=key, **variables),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 check=False,
@@ -177,11 +179,81 @@ async def test_listen_writes_json_that_a_program_can_read_line_by_line() -> None
     assert re.fullmatch(rb"[ -~\n]*", output)
     confirmation, mail, unknown, disconnected, again = map(json.loads, output.decode().splitlines())
     assert confirmation == again == {"type": "subscribed"}
-    assert mail == json.loads(encode_event(event))
+    assert mail == json.loads(encode_event(event)) | {"origin": "live"}
     assert mail["message"]["subject"] == HOSTILE
     assert (unknown["type"], unknown["raw"]) == ("unknown", "\x1b[2Jno JSON")
     assert (disconnected["type"], disconnected["code"]) == ("disconnected", 1006)
     assert datetime.fromisoformat(disconnected["last_received"]).tzinfo is not None
+
+
+async def test_without_http_url_another_server_is_all_that_the_key_goes_to() -> None:
+    fake = FakeAgentMail()
+    async with fake.serve() as environment:
+        async with running("listen", "-v", "--websocket-url", environment.websockets) as process:
+            await fake.wait_subscribed()
+            await fake.drop_connections()
+            await fake.deliver(inbox_id=INBOX, subject="into the gap")
+            await fake.wait_subscribed()
+            await fake.deliver(inbox_id=INBOX, subject="the last")
+            output = await read_until(process, b"the last\n")
+            process.send_signal(signal.SIGTERM)
+            assert await process.wait() == 0
+            # Recovery would have begun with a request, at once, and complained of whoever it had asked.
+            assert b"recover" not in await read_rest(process.stderr)
+    assert b"into the gap" not in output
+    assert b"caught up" not in output
+    assert not fake.requests
+
+
+async def test_with_http_url_mail_that_was_missed_is_recovered_and_marked() -> None:
+    fake = FakeAgentMail()
+    async with fake.serve() as environment:
+        urls = ("--websocket-url", environment.websockets, "--http-url", environment.http + "/v0")
+        async with running("listen", "--json", *urls) as process:
+            # Begun when the process has read that it is subscribed: what came before that is not recovered.
+            output = await read_until(process, b"\n")
+            await fake.deliver(inbox_id=INBOX, subject="live")
+            await fake.drop_connections()
+            await fake.deliver(inbox_id=INBOX, subject="into the gap")
+            output += await read_until(process, b'"caught_up"')
+            while not output.endswith(b"\n"):
+                output += await read_until(process, b"\n")
+            process.send_signal(signal.SIGTERM)
+            assert await process.wait() == 0
+    events = [json.loads(line) for line in output.splitlines()]
+    assert {event["message"]["subject"]: event["origin"] for event in events if event["type"] == "event"} == {
+        "live": "live",
+        "into the gap": "recovered",
+    }
+    assert (events[-1]["type"], events[-1]["recovered"]) == ("caught_up", 1)
+
+
+async def test_with_a_journal_a_listener_that_was_down_tells_everything_once(tmp_path: Path) -> None:
+    fake = FakeAgentMail()
+    numbers = list(range(9))
+    async with fake.serve() as environment:
+        urls = ("--websocket-url", environment.websockets, "--http-url", environment.http)
+        output = b""
+        for begin, down in ((0, signal.SIGTERM), (3, signal.SIGKILL), (6, signal.SIGTERM)):
+            async with running("listen", *urls, "--journal", str(tmp_path / "agent.db")) as process:
+                output += await read_until(process, b"caught up" if begin else b"subscribed")
+                await fake.deliver(inbox_id=INBOX, subject=f"number {begin}.")
+                await fake.deliver(inbox_id=INBOX, subject=f"number {begin + 1}.")
+                output += await read_until(process, f"number {begin + 1}.".encode())
+                while read_journal(tmp_path / "agent.db")[0]:  # noqa: ASYNC110  its line is being acknowledged
+                    await trio.sleep(0.01)
+                process.send_signal(down)
+                await process.wait()
+                output += await read_rest(process.stdout)
+                assert await read_rest(process.stderr) == b""
+            await fake.wait_connected(0)
+            await fake.deliver(inbox_id=INBOX, subject=f"number {begin + 2}.")
+        async with running("listen", *urls, "--journal", str(tmp_path / "agent.db")) as process:
+            output += await read_until(process, b"caught up")
+            process.send_signal(signal.SIGTERM)
+    assert sorted(map(int, re.findall(rb"number (\d+)", output))) == numbers
+    recovered = re.findall(r"message\.received \(recovered\) .* number (\d+)", output.decode())
+    assert sorted(map(int, recovered)) == [2, 5, 8]
 
 
 async def test_hostile_mail_cannot_draw_on_the_terminal() -> None:
@@ -269,8 +341,7 @@ async def test_the_demo_keeps_its_promises_in_under_30_seconds_without_a_key_and
         assert await read_rest(process.stderr) == b""
     assert b"\x1b" not in output
     assert re.fullmatch(
-        r"sent \d+, delivered \d+, lost \d+ \(sent while the connection was broken\), duplicated 0, "
-        r"reconnected 5: the promises held",
+        r"sent (\d+), delivered \1, recovered [1-9]\d*, lost 0, duplicated 0, reconnected 5: the promises held",
         output.decode().splitlines()[-1],
     )
 
@@ -293,12 +364,21 @@ async def listen_until(
     *,
     signals: int = 1,
     as_json: bool = False,
+    journal: SQLiteJournal | None = None,
 ) -> str:
     """Listen in memory until the output is as it should be, and stop by signals; return the output."""
     output = ""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(
-            partial(listen, Output(), Subscribe(), AgentMailEnvironment.PROD, as_json=as_json, backend=fake)
+            partial(
+                listen,
+                Output(),
+                Subscribe(),
+                AgentMailEnvironment.PROD,
+                as_json=as_json,
+                journal=journal,
+                backend=fake,
+            )
         )
         with trio.fail_after(10):
             while not condition(output):
@@ -316,6 +396,39 @@ async def test_listen_prints_until_it_is_told_to_stop(capsys: pytest.CaptureFixt
     output = await listen_until(lambda output: "subscribed" in output, capsys, fake, as_json=as_json)
     assert output.startswith("{") == as_json
     assert fake.close_codes == [1000]
+
+
+async def test_what_has_been_printed_is_acknowledged_and_what_has_not_comes_again(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fake = FakeAgentMail()
+    path = tmp_path / "agent.db"
+    print_line = Output.print
+
+    async def pause_at_the_second(output: Output, line: Text) -> None:
+        if "second" in line.plain:
+            await trio.sleep_forever()
+        await print_line(output, line)
+
+    def has_first(output: str) -> bool:
+        return "first" in output
+
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def deliver() -> None:
+            await fake.wait_subscribed()
+            await fake.deliver(inbox_id=INBOX, subject="first")
+            await fake.deliver(inbox_id=INBOX, subject="second")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Output, "print", pause_at_the_second)
+            await listen_until(has_first, capsys, fake, journal=SQLiteJournal(path))
+    assert read_journal(path) == (1, [])
+    output = await listen_until(lambda output: "second" in output, capsys, fake, journal=SQLiteJournal(path))
+    assert "message.received (redelivered)" in output
+    assert not has_first(output)
+    assert read_journal(path) == (0, [])
 
 
 async def test_a_second_signal_does_not_wait_for_the_goodbye(capsys: pytest.CaptureFixture[str]) -> None:
@@ -396,6 +509,34 @@ def test_a_url_that_is_not_safe_is_refused_with_status_2_and_not_repeated(url: s
     assert KEY not in result.stderr
 
 
+def test_a_rest_api_elsewhere_has_a_url_that_is_safe_as_well() -> None:
+    for url in ("http://agentmail.example", "wss://ws.agentmail.to", f"https://api.agentmail.to?api_key={KEY}"):
+        result = run("listen", "--websocket-url", "ws://localhost:1", "--http-url", url)
+        assert result.exit_code == 2
+        assert "write https://host" in result.stderr
+        assert KEY not in result.stderr
+
+
+def test_a_rest_api_elsewhere_without_its_websocket_makes_no_sense() -> None:
+    result = run("listen", "--http-url", "http://localhost:1")
+    assert result.exit_code == 2
+    assert "--http-url belongs to --websocket-url" in result.stderr
+
+
+def test_a_journal_that_is_no_file_makes_no_sense() -> None:
+    result = run("listen", "--journal", ":memory:")
+    assert result.exit_code == 2
+    assert "would keep nothing" in result.stderr
+
+
+def test_a_journal_that_cannot_be_opened_is_one_clear_line_and_status_1(tmp_path: Path) -> None:
+    (tmp_path / "aunt").write_bytes(b"a letter to my aunt " * 1000)
+    result = run("listen", "--websocket-url", "ws://localhost:1", "--journal", str(tmp_path / "aunt"))
+    assert result.exit_code == 1
+    [line] = result.stderr.splitlines()
+    assert line.startswith("Error: the journal ")
+
+
 def test_two_servers_are_one_too_many() -> None:
     result = run("listen", "--environment", "eu", "--websocket-url", "ws://localhost:1")
     assert result.exit_code == 2
@@ -411,19 +552,40 @@ def test_an_empty_filter_is_refused() -> None:
 def test_the_options_say_what_is_listened_to_and_where(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[Any, ...]] = []
 
-    async def note(_: Output, *arguments: Any, **__: Any) -> None:
-        calls.append(arguments)
+    async def note(
+        _: Output, *arguments: Any, recovery: Recovery | None, journal: SQLiteJournal | None, as_json: bool
+    ) -> None:
+        calls.append((*arguments, recovery, repr(journal), as_json))
 
     monkeypatch.setattr(_commands, "listen", note)
     filters = ("--inbox", "a@x", "--inbox", "b@x", "--pod", "p", "--event-type", "message.sent")
     assert run("listen", "--environment", "eu", *filters).exit_code == 0
-    assert run("listen").exit_code == 0
+    assert run("listen", "--journal", "/nowhere/agent.db", "--json").exit_code == 0
+    assert run("listen", "--websocket-url", "wss://a.example/v0/").exit_code == 0
+    assert run("listen", "--websocket-url", "ws://[::1]:1", "--http-url", "https://b.example:2/").exit_code == 0
     assert calls == [
         (
             Subscribe(inbox_ids=["a@x", "b@x"], pod_ids=["p"], event_types=["message.sent"]),
             AgentMailEnvironment.EU_PROD,
+            Recovery(),
+            "None",
+            False,
         ),
-        (Subscribe(), AgentMailEnvironment.PROD),
+        (Subscribe(), AgentMailEnvironment.PROD, Recovery(), "SQLiteJournal('/nowhere/agent.db')", True),
+        (
+            Subscribe(),
+            AgentMailEnvironment(websockets="wss://a.example", http="https://a.example"),
+            None,
+            "None",
+            False,
+        ),
+        (
+            Subscribe(),
+            AgentMailEnvironment(websockets="ws://[::1]:1", http="https://b.example:2"),
+            Recovery(),
+            "None",
+            False,
+        ),
     ]
 
 
@@ -457,14 +619,32 @@ async def test_the_demo_breaks_the_connection_in_many_ways_and_nothing_else_brea
     assert "duplicates suppressed: 3" in output
     assert "overlapped, duplicates suppressed: 1" in output
     assert output.count("UnknownEvent: ") == 2
+    assert output.count("CaughtUp: ") == 5
+    assert re.search(r"message\.security\.review: mail \d+\n", output)
+    assert re.search(r"asked again [12]\.\d+ s after the 429", output)
     assert "BROKEN" not in output
-    assert "duplicated 0, reconnected 5: the promises held" in output.splitlines()[-1]
+    assert "lost 0, duplicated 0, reconnected 5: the promises held" in output.splitlines()[-1]
+
+
+async def test_the_demo_loses_mail_without_recovery_and_says_so(
+    capsys: pytest.CaptureFixture[str], autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def look_at_nothing(*_: object) -> None:
+        return
+
+    monkeypatch.setattr("trio_agentmail._listing.MailListing.look", look_at_nothing)
+    monkeypatch.setattr(_demo, "SWALLOWED", 1)
+    fake = FakeAgentMail()
+    assert not await _demo.perform(Output(), fake, AgentMailEnvironment.PROD, backend=fake)
+    output = capsys.readouterr().out
+    assert re.search(r"BROKEN +all mail that was sent was delivered", output)
+    assert re.search(r"lost [1-9]\d*, .*: the promises did NOT hold", output.splitlines()[-1])
 
 
 async def test_the_demo_notices_a_promise_that_does_not_hold(
     capsys: pytest.CaptureFixture[str], autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trio_agentmail._delivered.identity", lambda _: None)  # no de-duplication
+    monkeypatch.setattr("trio_agentmail._delivered.Delivered.claim", lambda *_: True)  # no de-duplication
     fake = FakeAgentMail()
     assert not await _demo.perform(Output(), fake, AgentMailEnvironment.PROD, backend=fake)
     output = capsys.readouterr().out
@@ -523,18 +703,22 @@ def test_a_demo_that_nobody_watches_ends_in_silence(monkeypatch: pytest.MonkeyPa
     assert (result.exit_code, result.output) == (1, "")
 
 
-def mail(number: int) -> MessageReceivedEvent:
-    return MessageReceivedEvent(message=Message(inbox_id=INBOX, message_id=f"<{number}@demo.example>"))
+def mail(number: int, origin: str = "live") -> MessageReceivedEvent:
+    return MessageReceivedEvent(message=Message(inbox_id=INBOX, message_id=f"<{number}@demo.example>"), origin=origin)
 
 
 GAP = (Disconnected(reason="cut", code=1006), Subscribed())
+CLOSED = CaughtUp(since=NOON)
+SEEN: list[Event] = [Subscribed(), mail(1), UnknownEvent(), *GAP, mail(3), mail(2, "recovered"), CLOSED]
 GOOD = Record(
-    sent={1: True, 2: False, 3: True},
-    seen=[Subscribed(), mail(1), UnknownEvent(), *GAP, mail(3), Subscribed()],
+    sent={1: True, 2: False, 3: True, 4: False},
+    # 4 was held; 3 was pushed, and a sweep was quicker.
+    seen=[*SEEN, Subscribed(), mail(4, "recovered")],
+    released={4: 6},
     broken_with=[1006],
     replacements=1,
     oddities=1,
-    patient=True,
+    patient=[True, True],
     goodbye=1000,
     finished=True,
 )
@@ -542,25 +726,31 @@ GOOD = Record(
 
 def test_the_verdict_on_a_run_that_went_well_is_that_it_did() -> None:
     assert all(kept for _, kept in judge(GOOD))
+    assert GOOD.mended
     assert summary(GOOD, held=True) == (
-        "sent 3, delivered 2, lost 1 (sent while the connection was broken), duplicated 0, reconnected 1: "
-        "the promises held"
+        "sent 4, delivered 4, recovered 2, lost 0, duplicated 0, reconnected 1: the promises held"
     )
 
 
 @pytest.mark.parametrize(
     ("changes", "broken"),
     [
-        ({"sent": {1: True, 2: False}}, "what was delivered had been sent"),
+        ({"sent": {1: True, 2: False, 3: True}}, "what was delivered had been sent"),
+        ({"sent": {**GOOD.sent, 5: True}}, "all mail that was sent was delivered"),
+        ({"sent": {**GOOD.sent, 5: False}}, "all mail that was sent was delivered"),
         ({"seen": [*GOOD.seen, mail(3)]}, "nothing was delivered twice"),
-        ({"seen": [*GOOD.seen, mail(2)]}, "mail came in the order in which it was sent"),
-        ({"sent": {1: True, 2: True, 3: True}}, "all mail was delivered that was pushed"),
+        ({"seen": [*GOOD.seen, mail(3, "recovered")]}, "nothing was delivered twice"),
+        ({"sent": {**GOOD.sent, 5: True, 6: True}, "seen": [*GOOD.seen, mail(6), mail(5)]}, "what a connection pushed"),
+        ({"sent": {**GOOD.sent, 5: False}, "seen": [*GOOD.seen, mail(5)]}, "mail that was not pushed"),
+        ({"released": {4: 10}}, "no mail came while it was held"),
         ({"broken_with": [1001]}, "each loss was reported once, with its code"),
-        ({"seen": [*GOOD.seen, *GAP]}, "each loss was reported once, with its code"),
-        ({"seen": [Subscribed(), mail(1), UnknownEvent(), GAP[0], mail(3), *GAP[1:], Subscribed()]}, "after each loss"),
+        ({"seen": [*GOOD.seen, *GAP, CLOSED]}, "each loss was reported once, with its code"),
+        ({"seen": [*GOOD.seen[:3], GAP[0], *GOOD.seen[5:7], GAP[1], *GOOD.seen[7:]]}, "after each loss"),
+        ({"seen": [event for event in GOOD.seen if event is not CLOSED]}, "each gap was closed"),
         ({"replacements": 0}, "a new subscription took over"),
         ({"oddities": 2}, "what the server pushed and nobody knows"),
-        ({"patient": False}, "a Retry-After was respected"),
+        ({"patient": [True, False]}, "each Retry-After was respected"),
+        ({"patient": []}, "each Retry-After was respected"),
         ({"goodbye": None}, "left in peace"),
         ({"finished": False}, "all of this within the time allowed"),
     ],
@@ -570,12 +760,24 @@ def test_the_verdict_names_the_promise_that_did_not_hold(changes: dict[str, Any]
     assert promise.startswith(broken)
 
 
+def test_a_loss_is_mended_when_it_is_over_and_the_gap_is_closed() -> None:
+    assert not Record(broken_with=[1006]).mended
+    assert not Record(broken_with=[1006], seen=[*GAP]).mended
+    assert Record(broken_with=[1006], seen=[*GAP, CLOSED]).mended
+
+
 def test_the_last_line_does_not_hide_mail_that_should_have_come() -> None:
-    record = attrs.evolve(GOOD, sent={1: True, 2: True, 3: True})
-    assert "lost 1 (1 of them over a working connection)" in summary(record, held=False)
+    record = attrs.evolve(GOOD, sent={**GOOD.sent, 5: False})
+    assert "lost 1, duplicated 0" in summary(record, held=False)
     assert summary(Record(), held=False) == (
-        "sent 0, delivered 0, lost 0, duplicated 0, reconnected 0: the promises did NOT hold"
+        "sent 0, delivered 0, recovered 0, lost 0, duplicated 0, reconnected 0: the promises did NOT hold"
     )
+
+
+def test_numbers_are_told_as_ranges() -> None:
+    assert ranges([]) == ""
+    assert ranges([7]) == "7"
+    assert ranges([3, 1, 2, 7, 9, 8]) == "1 to 3, 7 to 9"
 
 
 # Events to lines
@@ -649,6 +851,15 @@ def test_a_line_says_what_an_event_is_about(event: Event, line: str) -> None:
     assert event_line(event, NOON).plain == f"12:00:00  {line}"
 
 
+def test_what_was_not_pushed_is_marked() -> None:
+    event = MessageReceivedEvent(message=Message(inbox_id="a", message_id="m", from_="b", subject="Hi"))
+    for origin in ("recovered", "redelivered"):
+        line = event_line(attrs.evolve(event, origin=origin), NOON).plain
+        assert line == f"12:00:00  message.received ({origin})  a  b  Hi"
+    unknown = event_json(UnknownEvent(reason="new", raw="null", origin="redelivered"))
+    assert json.loads(unknown)["origin"] == "redelivered"
+
+
 def test_a_long_piece_of_text_is_cut() -> None:
     line = event_line(ErrorEvent(name="x" * 5000), NOON).plain
     assert len(line) < 200
@@ -661,7 +872,12 @@ def test_a_long_piece_of_text_is_cut() -> None:
         # Today's spelling, whatever the server's; and what this package does not know stays.
         (
             '{"type": "message_sent", "send": {"inbox_id": "a"}, "new": 1}',
-            {"type": "event", "event_type": "message.sent", "send": {"inbox_id": "a"}, "new": 1},
+            {"type": "event", "event_type": "message.sent", "origin": "live", "send": {"inbox_id": "a"}, "new": 1},
+        ),
+        # Nor can anybody else say how it came.
+        (
+            '{"type": "message_sent", "send": {}, "origin": "recovered"}',
+            {"type": "event", "event_type": "message.sent", "origin": "live", "send": {}},
         ),
         ('{"type": "error", "name": "x", "code": 7}', {"type": "error", "name": "x", "code": 7}),
         # Nobody else can say "disconnected".
@@ -671,6 +887,7 @@ def test_a_long_piece_of_text_is_cut() -> None:
                 "type": "unknown",
                 "event_type": "disconnected",
                 "event_id": None,
+                "origin": "live",
                 "reason": "its type is not known: disconnected",
                 "payload": {"type": "disconnected"},
             },
@@ -681,6 +898,7 @@ def test_a_long_piece_of_text_is_cut() -> None:
                 "type": "unknown",
                 "event_type": "recovery_failed",
                 "event_id": None,
+                "origin": "live",
                 "reason": "its type is not known: recovery_failed",
                 "payload": {"type": "caught_up", "event_type": "recovery_failed"},
             },
@@ -691,6 +909,7 @@ def test_a_long_piece_of_text_is_cut() -> None:
                 "type": "unknown",
                 "event_type": None,
                 "event_id": None,
+                "origin": "live",
                 "reason": "JSON, but not an object",
                 "raw": "null",
             },
@@ -773,7 +992,7 @@ def test_the_help_names_every_type_of_object() -> None:
 )
 def test_what_python_cannot_write_as_json_is_passed_on_as_text(event: UnknownEvent) -> None:
     written = event_json(event)
-    assert written.startswith('{"type":"unknown","event_type":"new","event_id":"e","reason":"')
+    assert written.startswith('{"type":"unknown","event_type":"new","event_id":"e","origin":"live","reason":"')
     assert '"raw":' in written or '"payload":' in written
 
 

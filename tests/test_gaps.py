@@ -173,6 +173,17 @@ async def test_a_first_start_can_begin_earlier(
 
 
 @pytest.mark.parametrize("subscribe", SCOPES, ids=["inbox", "pod", "key"])
+async def test_a_mail_that_is_not_pushed_is_found_if_it_is_dated_sweep_depth_before_it_came(
+    fake: FakeAgentMail, autojump_clock: MockClock, subscribe: Subscribe
+) -> None:
+    fake.add_inbox(A)
+    async with reading(fake, subscribe, recovery=Recovery(sweep_depth=3600)) as reader:
+        fake.swallow_pushes()
+        await fake.deliver(inbox_id=A, subject="old", timestamp=ago(fake, seconds=3600))
+        assert await reader.story(301) == "+old S"
+
+
+@pytest.mark.parametrize("subscribe", SCOPES, ids=["inbox", "pod", "key"])
 async def test_a_back_dated_mail_of_a_gap_is_found_half_a_minute_later_as_far_back_as_sweeps_reach(
     fake: FakeAgentMail, autojump_clock: MockClock, subscribe: Subscribe
 ) -> None:

@@ -263,6 +263,7 @@ async def test_few_events_are_in_memory_and_the_others_are_read_when_their_turn_
         assert journal._queue is not None
         return sum(entry.content is not None for entry in journal._queue._entries.values())
 
+    monkeypatch.setattr(line_module, "HELD_EVENTS", 64)
     async with opened(path) as journal:
         for number in range(300):
             event = mail(number)

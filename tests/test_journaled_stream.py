@@ -178,6 +178,18 @@ async def test_an_error_of_the_server_is_no_event_that_is_kept(
         assert story(await take(opened.events)) == "=1 1, S, C"
 
 
+async def test_a_server_that_complains_without_end_is_not_read_for_ever(
+    fake: FakeAgentMail, path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trio_agentmail._outbox.MAX_WAITING", 20)
+    async with session(fake, path) as (opened, _):
+        for _ in range(1000):
+            await fake.send_raw('{"type": "error", "name": "x", "message": "y"}')
+        await trio.sleep(10)
+        assert opened.statistics().buffered < 100
+        assert story(await take(opened.events)) == ", ".join(["S", *["E"] * 1000])
+
+
 async def test_an_attempt_that_fails_is_made_again(fake: FakeAgentMail, path: Path, autojump_clock: MockClock) -> None:
     async with session(fake, path) as (opened, journal):
         await fake.deliver(inbox_id=A, subject="difficult")

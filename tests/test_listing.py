@@ -22,7 +22,7 @@ from trio_agentmail import (
 )
 from trio_agentmail import _listing as listing_module
 from trio_agentmail._delivered import Delivered
-from trio_agentmail._listing import Counts, MailListing, Target, recovered_types, targets_of
+from trio_agentmail._listing import UNDER_WAY, Counts, MailListing, Target, recovered_types, targets_of
 from trio_agentmail.errors import RequestFailed
 from trio_agentmail.events import Event, MessageSecurity, MessageSentEvent, Send
 
@@ -330,7 +330,8 @@ async def test_a_look_that_is_cancelled_has_remembered_nothing_that_was_not_take
         taken.clear()
         with trio.move_on_after(5):
             await listing.look(target, EPOCH, RECEIVED, Counts())
-        assert taken == ["m"]
+        # The thread of the first one has been gone through; whether a mail has been delivered is not the listing's.
+        assert taken == ["m" if target == INBOX else "n"]
 
 
 async def test_only_a_few_mails_are_in_memory_at_once() -> None:
@@ -341,7 +342,8 @@ async def test_only_a_few_mails_are_in_memory_at_once() -> None:
     api = Api(inbox(*[whole(str(number)) for number in range(100)]))
     async with rest(api) as asks:
         await MailListing(asks, Delivered(), put).look(INBOX, EPOCH, RECEIVED, Counts())
-    assert taken == [8 * (number // 8 + 1) if number < 96 else 100 for number in range(100)]
+    assert taken[-1] == 100
+    assert all(asked - number <= UNDER_WAY for number, asked in enumerate(taken))
 
 
 # Pods and keys

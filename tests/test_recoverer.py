@@ -117,7 +117,7 @@ class World:
         self.resume(Subscribe(inbox_ids=inbox_ids or ["a"], event_types=event_types))
 
     def resume(self, subscribe: Subscribe) -> None:
-        self.recoverer.resume(subscribe, self.backend.now())
+        self.recoverer.resume(subscribe, self.backend.now(), self.backend.now())
 
     def lost(self, silent_for: float = 0.0) -> None:
         """It is lost now, and has been silent for so long."""
@@ -186,7 +186,7 @@ async def test_it_sweeps_on_entering_and_then_every_so_often(autojump_clock: Moc
         await world.until(10)
         world.subscribed()
         await world.until(300)
-        assert world.looks == [(10, A, -990), (110, A, -890), (210, A, -790)]
+        assert world.looks == [(10, A, 10 - 1000), (110, A, 10 - 1000), (210, A, 110 - 1000)]
         assert world.recoverer.requests == 4  # one was for the time
         assert world.box.taken == []
 
@@ -204,7 +204,7 @@ async def test_after_a_gap_it_looks_at_once_and_half_a_minute_later_once_more_an
         assert world.looks == [(0, A, -DAY)]
         world.subscribed()
         await world.until(500)
-        assert world.looks[1:] == [(160, A, 95 - 300), (190, A, 95 - DAY), (490, A, 490 - DAY)]
+        assert world.looks[1:] == [(160, A, 95 - 300), (190, A, -DAY), (490, A, 190 - DAY)]
         assert world.mails == ["m"]
         assert world.notices == [CaughtUp(since=time(95), recovered=1, known=1, requests=2)]
         assert world.box.taken[-1] == world.notices[0]  # behind the mail of which it tells
@@ -236,7 +236,25 @@ async def test_the_second_look_waits_its_half_minute_also_when_a_sweep_is_due(au
         await world.until(1000)
         world.subscribed()
         await world.until(1031)
-        assert world.looks[1:] == [(1000, A, 100 - 300), (1030, A, 100 - DAY)]
+        assert world.looks[1:] == [(1000, A, 100 - 300), (1030, A, -DAY)]
+
+
+async def test_a_look_that_reaches_less_deep_does_not_shorten_the_reach_of_the_next_sweep(
+    autojump_clock: MockClock,
+) -> None:
+    async with recovering() as world:
+        world.subscribed()
+        await world.until(100)
+        world.lost()
+        await world.until(110)
+        world.subscribed()
+        await world.until(120)
+        world.api.answers[A] = 403
+        await world.until(150)
+        world.api.answers |= inbox()
+        await world.until(450)
+        # The sweep at 140 failed, and what was back-dated was not looked for at 110.
+        assert world.looks[-1] == (440, A, -DAY)
 
 
 async def test_a_loss_before_the_second_look_does_not_shorten_its_reach(autojump_clock: MockClock) -> None:
@@ -254,8 +272,8 @@ async def test_a_loss_before_the_second_look_does_not_shorten_its_reach(autojump
         assert world.looks[1:] == [
             (110, A, 100 - 300),
             (130, A, 120 - 300),
-            (160, A, 100 - DAY),
-            (460, A, 460 - DAY),
+            (160, A, -DAY),
+            (460, A, 160 - DAY),
         ]
         assert [notice.since for notice in world.notices if isinstance(notice, CaughtUp)] == [time(100), time(120)]
 
@@ -513,7 +531,7 @@ async def test_a_reason_that_the_server_gave_is_shown_without_control_characters
         assert len(failed.reason) < 600
 
 
-async def test_what_failed_for_days_is_made_up_for_from_where_its_gap_began(autojump_clock: MockClock) -> None:
+async def test_what_failed_for_days_is_made_up_for_from_the_last_sweep_that_did_not(autojump_clock: MockClock) -> None:
     async with recovering(recovery=Recovery(sweep_interval=3600)) as world:
         world.subscribed("a", "b")
         await world.until(100)
@@ -526,7 +544,7 @@ async def test_what_failed_for_days_is_made_up_for_from_where_its_gap_began(auto
         await world.until(3 * DAY + 7300)
         assert world.mails == ["m"]
         first, second = [after for when, path, after in world.looks if when > 3 * DAY and path == A]
-        assert first == 100 - DAY
+        assert first == -DAY
         assert second > DAY
 
 
@@ -549,7 +567,7 @@ async def test_held_mail_that_cannot_be_looked_at_is_logged_and_tried_again(
 
 
 async def test_mail_of_before_the_stream_began_is_left_alone(autojump_clock: MockClock) -> None:
-    async with recovering(inbox(mail("old", 9.9), mail("new", 10))) as world:
+    async with recovering(inbox(mail("old", 10), mail("new", 10.001))) as world:
         await world.until(10)
         world.subscribed()
         await world.until(11)
@@ -623,7 +641,7 @@ async def test_without_received_mail_in_the_subscription_nothing_is_ever_asked_f
         assert world.api.asked == []
         assert world.box.taken == []
         # Then it has, and begins there.
-        world.api.answers |= inbox(mail("old", 8999), mail("new", 9000))
+        world.api.answers |= inbox(mail("old", 9000), mail("new", 9000.001))
         world.subscribed()
         await world.until(9001)
         assert world.mails == ["new"]
@@ -712,7 +730,7 @@ async def test_a_clock_of_ours_that_is_wrong_makes_no_difference(skew: float, au
         await world.until(110)
         world.subscribed()
         await world.until(141)
-        assert world.looks[1:] == [(110, A, 95 - 300), (140, A, 95 - DAY)]
+        assert world.looks[1:] == [(110, A, 95 - 300), (140, A, 10 - DAY)]
         assert world.notices == [CaughtUp(since=time(95), known=1, requests=1)]
 
 

@@ -34,22 +34,32 @@ class Delivered:
     """
 
     def __init__(self) -> None:
-        self._mails: OrderedDict[str | bytes, tuple[tuple[str, ...], datetime | None]] = OrderedDict()
+        # When AgentMail created a mail, and the kinds under which it was delivered: nearly always one. Each mail that
+        # comes makes an entry, so it is one flat tuple, and what can be done when it is forgotten is done then.
+        self._mails: OrderedDict[str | bytes, tuple[datetime | None, *tuple[str, ...]]] = OrderedDict()
         self._others: OrderedDict[str | bytes, None] = OrderedDict()
-        self.forgotten_until = -math.inf
+        self._youngest_forgotten: datetime | None = None
+        self._forgotten_in_journal = -math.inf
+
+    @property
+    def forgotten_until(self) -> float:
         """Seconds since the epoch."""
+        if self._youngest_forgotten is None:
+            return self._forgotten_in_journal
+        return max(self._forgotten_in_journal, self._youngest_forgotten.timestamp())
 
     def load(self, identities: Iterable[KeptIdentity], forgotten_until: float) -> None:
         """Know what a journal knows."""
         for kept in identities:
             if kept.kind:
-                kinds, _ = self._mails.get(kept.key, ((), None))
+                known = self._mails.get(kept.key)
                 created = None if kept.created is None else datetime.fromtimestamp(kept.created, UTC)
                 # Whether it was pushed or found, nobody wants it again.
-                self._mails[kept.key] = ((*kinds, kept.kind, _ANY), created)
+                kinds = (kept.kind, _ANY) if known is None else (*known[1:], kept.kind, _ANY)
+                self._mails[kept.key] = (created, *kinds)
             else:
                 self._others[kept.key] = None
-        self.forgotten_until = max(self.forgotten_until, forgotten_until)
+        self._forgotten_in_journal = max(self._forgotten_in_journal, forgotten_until)
         while len(self._mails) > REMEMBERED:
             self._forget_a_mail()
         while len(self._others) > REMEMBERED:
@@ -57,31 +67,34 @@ class Delivered:
 
     def claim(self, event: Event) -> bool:
         """Whether it is new, and may be delivered. From then on it counts as delivered, unless it is given back."""
+        if isinstance(event, MessageReceivedEvent):
+            return self._claim_mail(event)
         found = identity(event)
         if found is None:
             return True
-        kind, key = found
-        if not kind:
-            if key in self._others:
-                return False
-            self._others[key] = None
-            if len(self._others) > REMEMBERED:
-                self._others.popitem(last=False)
-            return True
-        assert isinstance(event, MessageReceivedEvent)
-        if event.origin == RECOVERED:
-            kind = _ANY
-        kinds: tuple[str, ...] = (kind,)
-        created = event.message.created_at
+        _, key = found
+        if key in self._others:
+            return False
+        self._others[key] = None
+        if len(self._others) > REMEMBERED:
+            self._others.popitem(last=False)
+        return True
+
+    def _claim_mail(self, event: MessageReceivedEvent) -> bool:
+        message = event.message
+        key = mail_key(message.inbox_id, message.message_id)
+        kind = _kind(event)
         known = self._mails.get(key)
-        if known is not None:
-            if kind in known[0] or kind == _ANY or _ANY in known[0]:
-                return False
-            kinds = (*known[0], kind)
-            created = created or known[1]
-        self._mails[key] = kinds, created
-        if len(self._mails) > REMEMBERED:
-            self._forget_a_mail()
+        if known is None:
+            self._mails[key] = (message.created_at, kind)
+            if len(self._mails) > REMEMBERED:
+                self._forget_a_mail()
+            return True
+        kinds = known[1:]
+        if kind in kinds or kind == _ANY or _ANY in kinds:
+            return False
+        kinds = (*kinds, kind)
+        self._mails[key] = (message.created_at or known[0], *kinds)
         return True
 
     def give_back(self, event: Event) -> None:
@@ -89,21 +102,25 @@ class Delivered:
         found = identity(event)
         if found is None:
             return
-        kind, key = found
-        if not kind:
+        _, key = found
+        if not isinstance(event, MessageReceivedEvent):
             self._others.pop(key, None)
         elif key in self._mails:
-            kinds, created = self._mails.pop(key)
-            claimed = _ANY if isinstance(event, MessageReceivedEvent) and event.origin == RECOVERED else kind
-            left = tuple(kind for kind in kinds if kind != claimed)
+            known = self._mails.pop(key)
+            claimed = _kind(event)
+            left = tuple(kind for kind in known[1:] if kind != claimed)
             if left:
-                self._mails[key] = left, created
+                self._mails[key] = (known[0], *left)
 
     def has_mail(self, inbox_id: str, message_id: str) -> bool:
         """Whether a mail has been delivered, as whatever event."""
         return mail_key(inbox_id, message_id) in self._mails
 
     def _forget_a_mail(self) -> None:
-        _, (_, created) = self._mails.popitem(last=False)
-        if created is not None:
-            self.forgotten_until = max(self.forgotten_until, created.timestamp())
+        created = self._mails.popitem(last=False)[1][0]
+        if created is not None and (self._youngest_forgotten is None or created > self._youngest_forgotten):
+            self._youngest_forgotten = created
+
+
+def _kind(event: MessageReceivedEvent) -> str:
+    return _ANY if event.origin == RECOVERED else event.event_type

@@ -14,8 +14,9 @@ from .events import Event
 
 __all__ = ["HELD_BYTES", "Line"]
 
-HELD_EVENTS, HELD_BYTES = 64, 4 * 2**20
-"""What is kept in memory of the events that wait on disk, and what is read from there at once."""
+HELD_EVENTS, HELD_BYTES = 1000, 4 * 2**20
+"""What is kept in memory of the events that wait on disk, and what is read from there at once. Under load that is what
+one commit brings, which would else be read and decoded a second time, and the reading would wait for the next one."""
 
 ALONE_FOR = 60.0
 """Seconds in which an event that may have killed the process has to be taken up; see `Line`."""

@@ -2,18 +2,19 @@
 
 import math
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 import attrs
-import trio
 
 from ._codec import decode_thread, recovered_event
 from ._delivered import RECOVERED, Delivered
+from ._in_order import in_order
 from ._rest import CONCURRENCY, Rest, segment
 from ._settings import Subscribe
 from .errors import ApiError, PermissionDeniedError, RequestFailed
@@ -33,6 +34,9 @@ REMEMBERED_THREADS = 2**15
 
 BATCH = 500
 """Mails that one batch-get may ask for (source: AgentMail's API definition)."""
+
+UNDER_WAY = 2 * CONCURRENCY
+"""Mails or threads of one target that are being fetched, or wait for an earlier one, so that requests go on."""
 
 THREAD_PAGE = 20
 """Messages of a thread that are fetched at once, with their bodies."""
@@ -190,14 +194,18 @@ class MailListing:
         failures: list[Exception] = []
 
         async def fetch(event: MessageReceivedEvent) -> list[MessageReceivedEvent]:
-            return await self._fetch(event, floors)
+            try:
+                return await self._fetch(event, floors)
+            except (ApiError, RequestFailed) as exc:
+                failures.append(exc)
+                return []
 
-        async with aclosing(self._rest.pages(f"/inboxes/{segment(inbox_id)}/messages", "messages", asked)) as pages:
-            async for page in pages:
-                listed = [self._read(item, inbox_id) for item in page]
-                missed = [event for event in listed if event is not None and self._is_missed(event, floors, counts)]
-                for chunk in _batches(missed, CONCURRENCY):
-                    failures += [e for e in await self._fetch_and_put(fetch, chunk) if e is not None]
+        pages = self._rest.pages(f"/inboxes/{segment(inbox_id)}/messages", "messages", asked)
+        async with in_order(UNDER_WAY) as start, aclosing(_items(pages, failures)) as items:
+            async for item in items:
+                event = self._read(item, inbox_id)
+                if event is not None and self._is_missed(event, floors, counts):
+                    await start(partial(fetch, event), self._put_all)
         _raise_first(failures)
 
     async def _fetch(self, event: MessageReceivedEvent, floors: Floors) -> list[MessageReceivedEvent]:
@@ -221,31 +229,35 @@ class MailListing:
     ) -> list[Exception]:
         """What the listing tells of; the failures of single threads. It raises if it is the listing that fails."""
         failures: list[Exception] = []
-        reached: dict[str | None, float] = {}
+        listing_failures: list[Exception] = []
 
-        async def fetch(thread: ThreadItem) -> list[MessageReceivedEvent]:
+        async def fetch(thread: ThreadItem) -> tuple[list[MessageReceivedEvent], float] | None:
             try:
-                missed, reached[thread.thread_id] = await self._fetch_thread(thread, after, floors, counts)
+                return await self._fetch_thread(thread, after, floors, counts)
             except ApiError as exc:
-                if exc.status_code != 404:
-                    raise
-                missed, reached[thread.thread_id] = [], after  # it has gone since it was listed
-            return missed
+                if exc.status_code == 404:
+                    return [], after  # it has gone since it was listed
+                failures.append(exc)
+            except RequestFailed as exc:
+                failures.append(exc)
+            return None
 
-        async with aclosing(self._rest.pages(path, "threads", asked)) as pages:
-            async for page in pages:
-                threads = [thread for thread in map(decode_thread, page) if thread is not None]
-                changed = [thread for thread in threads if self._has_news(thread, after, floors)]
-                for chunk in _batches(changed, CONCURRENCY):
-                    results = await self._fetch_and_put(fetch, chunk)
-                    for thread, failure in zip(chunk, results, strict=True):
-                        if failure is not None:
-                            failures.append(failure)
-                        else:
-                            self._threads[thread.thread_id] = _signature(thread), reached[thread.thread_id]
-                            if len(self._threads) > REMEMBERED_THREADS:
-                                self._threads.popitem(last=False)
-                    reached.clear()
+        async def put(thread: ThreadItem, found: tuple[list[MessageReceivedEvent], float] | None) -> None:
+            if found is None:
+                return
+            missed, reached = found
+            await self._put_all(missed)
+            self._threads[thread.thread_id] = _signature(thread), reached
+            if len(self._threads) > REMEMBERED_THREADS:
+                self._threads.popitem(last=False)
+
+        pages = self._rest.pages(path, "threads", asked)
+        async with in_order(UNDER_WAY) as start, aclosing(_items(pages, listing_failures)) as items:
+            async for item in items:
+                thread = decode_thread(item)
+                if thread is not None and self._has_news(thread, after, floors):
+                    await start(partial(fetch, thread), partial(put, thread))
+        _raise_first(listing_failures)
         return failures
 
     def _has_news(self, thread: ThreadItem, after: float, floors: Floors) -> bool:
@@ -358,25 +370,22 @@ class MailListing:
             return False
         return created is None or created.timestamp() >= floors[event.event_type]
 
-    async def _fetch_and_put(
-        self, fetch: Callable[[T], Awaitable[list[MessageReceivedEvent]]], chunk: Sequence[T]
-    ) -> list[Exception | None]:
-        """Fetch a few things at once, and hand over what comes of them in their order; say of each how it failed."""
-        results: list[list[MessageReceivedEvent] | Exception] = [[] for _ in chunk]
+    async def _put_all(self, missed: Sequence[MessageReceivedEvent]) -> None:
+        for event in missed:
+            await self._put(event, False)
 
-        async def fetch_one(index: int, item: T) -> None:
-            try:
-                results[index] = await fetch(item)
-            except (ApiError, RequestFailed) as exc:
-                results[index] = exc
 
-        async with trio.open_nursery() as nursery:
-            for index, item in enumerate(chunk):
-                nursery.start_soon(fetch_one, index, item)
-        for result in results:
-            for event in result if isinstance(result, list) else ():
-                await self._put(event, False)
-        return [result if isinstance(result, Exception) else None for result in results]
+async def _items(
+    pages: AsyncGenerator[list[dict[str, Any]], None], failures: list[Exception]
+) -> AsyncGenerator[dict[str, Any], None]:
+    """The items of a listing; a failure ends it and is noted, so that what was started meanwhile is not cancelled."""
+    async with aclosing(pages):
+        try:
+            async for page in pages:
+                for item in page:
+                    yield item
+        except (ApiError, RequestFailed) as exc:
+            failures.append(exc)
 
 
 def _signature(thread: ThreadItem) -> ThreadItem:

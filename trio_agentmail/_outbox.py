@@ -13,6 +13,10 @@ from .events import Disconnected, Event
 __all__ = ["Abandoned", "JournaledOutbox", "Outbox"]
 
 
+MAX_WAITING = 10_000
+"""Events and notices in front of which a server's complaint waits, where a journal is the buffer."""
+
+
 class Abandoned(Exception):
     """Every receiver has been closed: nobody wants the events any more."""
 
@@ -157,6 +161,7 @@ class JournaledOutbox(_Channel):
     def __init__(self, buffer_size: int, delivered: Delivered, journal: Journal) -> None:
         super().__init__(buffer_size, delivered)
         self._journal = journal
+        self._taken = trio.lowlevel.ParkingLot()
 
     @property
     def waiting(self) -> int:
@@ -171,6 +176,9 @@ class JournaledOutbox(_Channel):
             JournalError: it cannot be written down.
         """
         if isinstance(event, Notice):
+            # A server that complains without end to a consumer who sleeps: this alone is neither merged nor on disk.
+            while self._journal.waiting >= MAX_WAITING:
+                await self._taken.park()
             self.notify(event)
             return True
         if self.abandoned:
@@ -206,4 +214,5 @@ class JournaledOutbox(_Channel):
             while True:
                 event = await self._journal.next()
                 await self._channel.send(event)
+                self._taken.unpark_all()
                 self.delivered += not isinstance(event, Notice)

@@ -5,9 +5,9 @@ the mail's own time, which its sender chose. So a gap is closed in three steps:
 
 1. The subscription is in force again before anything is listed: what comes from then on is pushed.
 2. Listed is at once what is dated since shortly before the gap (`Recovery.overlap`). That is nearly all, and quick.
-3. Half a minute later comes a sweep, which reaches `Recovery.sweep_depth` further back: for mail that is back-dated, or
-   was only just being indexed. And then one every `Recovery.sweep_interval`, gap or no gap: a connection may be alive
-   and deliver nothing.
+3. Half a minute later, at the latest, comes a sweep, which reaches `Recovery.sweep_depth` back from the last one: for
+   mail that is back-dated, or was only just being indexed. And then one every `Recovery.sweep_interval`, gap or no
+   gap: a connection may be alive and deliver nothing.
 
 What was found is delivered unless it has been (`_delivered`), or was created before the stream began.
 """
@@ -89,6 +89,8 @@ class Recoverer:
         self._kept = kept
         self._rest = Rest(backend, settings, api_key)
         self._source: Source = MailListing(self._rest, delivered, self._put)
+        self.note = self._source.note
+        """Told of each event that was pushed."""
         self._ahead = 0.0
         """Seconds by which AgentMail's clock is ahead of ours."""
         self._resumed = trio.Event()
@@ -104,8 +106,8 @@ class Recoverer:
         """Of which a `RecoveryFailed` has told."""
         self._next_sweep = -math.inf
         """On Trio's clock."""
-        self._reach = math.inf
-        """From where the next sweep reaches back, if that is before now."""
+        self._swept_until: dict[Target, float] = {}
+        """A sweep has looked for what came before that, so that the next one reaches back from there."""
         self._found = _Found()
         self._unpushed = 0
         """Mails that a sweep has found and that should have been pushed long ago."""
@@ -121,11 +123,31 @@ class Recoverer:
 
     # What the supervisor says
 
-    def resume(self, subscribe: Subscribe, confirmed_at: float) -> None:
-        """A subscription is in force, since then by our clock."""
+    async def begin(self, subscribe: Subscribe) -> None:
+        """The first connection is about to be made: from now on, a crash at any moment leaves a gap that is known.
+
+        What a journal keeps is otherwise written when a look begins, and a process that died between its first
+        subscription and that would not know, when it starts again, that there had been one. The clock is ours here,
+        since AgentMail's is not known yet.
+        """
+        if self._journal is None or self._kept:
+            return
+        since = self._recovery.since
+        begin = self._rest.now if since is None else since.timestamp()
+        types = dict.fromkeys(recovered_types(subscribe), begin)
+        targets = [[target.inbox_id, target.pod_id, types, begin, begin] for target in targets_of(subscribe) if types]
+        await self._journal.keep(encode_object({"targets": targets, "source": self._source.state()}))
+
+    def resume(self, subscribe: Subscribe, asked_at: float, confirmed_at: float) -> None:
+        """A subscription is in force: when it was asked for, and when we knew, by our clock.
+
+        What is new in it begins when it was asked for: it is in force somewhere between the two, and the connection
+        may break with what was pushed then unread.
+        """
         is_first = self._confirmed_at == math.inf
         self._confirmed_at = confirmed_at + self._ahead
-        begin = self._confirmed_at
+        # Just behind it: what had come by then is not new.
+        begin = math.nextafter(asked_at + self._ahead, math.inf)
         if is_first and self._recovery.since is not None:
             begin = min(begin, self._recovery.since.timestamp())
         types = recovered_types(subscribe)
@@ -135,11 +157,12 @@ class Recoverer:
             if types
         }
         self._complete_until = {target: self._complete_until.get(target, begin) for target in floors}
+        self._swept_until = {target: self._swept_until.get(target, begin) for target in floors}
         self._gaps = {target: since for target, since in self._gaps.items() if target in floors}
         self._told &= floors.keys()
         for target in self._floors.keys() - floors.keys():
             self._source.forget(target)
-        if begin < self._confirmed_at:
+        if begin < asked_at + self._ahead:
             self._gaps = dict.fromkeys(floors, begin)
         if floors != self._floors:
             self._floors = floors
@@ -153,10 +176,6 @@ class Recoverer:
             self._gaps[target] = min(self._gaps.get(target, math.inf), last_received + self._ahead)
         self._resumed = trio.Event()
         self._looking.cancel()
-
-    def note(self, event: Event) -> None:
-        """An event was pushed."""
-        self._source.note(event)
 
     @property
     def fetches_bodies(self) -> bool:
@@ -209,15 +228,15 @@ class Recoverer:
         self._confirmed_at += ahead
         self._floors = {target: {t: moved(at) for t, at in types.items()} for target, types in self._floors.items()}
         self._complete_until = {target: moved(at) for target, at in self._complete_until.items()}
+        self._swept_until = {target: moved(at) for target, at in self._swept_until.items()}
         self._gaps = {target: moved(at) for target, at in self._gaps.items()}
 
     async def _look_while_subscribed(self) -> None:
         await self._keep()
         if self._gaps:
-            self._reach = min(self._reach, *self._gaps.values())
             overlap = self._recovery.overlap
             await self._look_at({target: since - overlap for target, since in self._gaps.items()})
-            self._next_sweep = trio.current_time() + SECOND_LOOK_AFTER
+            self._next_sweep = trio.current_time() + min(SECOND_LOOK_AFTER, self._recovery.sweep_interval)
         while self._floors:
             await trio.sleep_until(self._next_sweep)
             await self._sweep()
@@ -229,12 +248,12 @@ class Recoverer:
             if not self._outbox.is_full:
                 break
             await trio.sleep(SECOND_LOOK_AFTER)
-        reach = min(self._reach, self._rest.now)
-        depth = self._recovery.sweep_depth
+        began = self._rest.now
+        since = {target: min(at, self._gaps.get(target, at)) for target, at in self._swept_until.items()}
         self._unpushed = 0
         self._was_behind = self._outbox.is_full
-        await self._look_at({target: min(reach, self._gaps.get(target, reach)) - depth for target in self._floors})
-        self._reach = math.inf
+        await self._look_at({target: at - self._recovery.sweep_depth for target, at in since.items()})
+        self._swept_until |= dict.fromkeys(since.keys() - self._gaps.keys(), began)
         self._next_sweep = trio.current_time() + self._recovery.sweep_interval
         if self._unpushed and not self._was_behind:
             await self._replace_the_connection()
@@ -350,7 +369,13 @@ class Recoverer:
         if self._journal is None:
             return
         targets = [
-            [target.inbox_id, target.pod_id, types, self._gaps.get(target, self._complete_until[target])]
+            [
+                target.inbox_id,
+                target.pod_id,
+                types,
+                self._gaps.get(target, self._complete_until[target]),
+                self._swept_until[target],
+            ]
             for target, types in self._floors.items()
         ]
         await self._journal.keep(encode_object({"targets": targets, "source": self._source.state()}))
@@ -359,10 +384,11 @@ class Recoverer:
         kept = parse_object(self._kept)
         if kept is None:
             return
-        for inbox_id, pod_id, types, complete_until in kept["targets"]:
+        for inbox_id, pod_id, types, complete_until, swept_until in kept["targets"]:
             target = Target(inbox_id=inbox_id, pod_id=pod_id)
             if target in self._floors:
                 self._floors[target] |= types
                 self._complete_until[target] = complete_until
+                self._swept_until[target] = swept_until
                 self._gaps[target] = complete_until  # and not `Recovery.since`, which was a first start's
         self._source.restore(kept["source"])

@@ -195,7 +195,8 @@ class Recovery:
     Args:
         overlap: Seconds before the gap from which on mail is listed at once.
         sweep_interval: Seconds between two sweeps, which look for mail that was missed though there was a connection.
-        sweep_depth: Seconds that a sweep reaches back. A mail that is dated further back is found by its push only.
+        sweep_depth: Seconds that a sweep reaches back from the one before it. A mail that is dated further back from
+            when it came is found by its push only.
         since: Where a first start begins, aware; `None`: now. A journal that has seen the stream before knows better.
         fetch_bodies: Whether to fetch the text and HTML of a pushed mail that came without either, since it was too
             large. The events behind it wait for that.

@@ -123,6 +123,8 @@ class Supervisor:
                     nursery.start_soon(self.outbox.run)
                     if self._recoverer is not None:
                         nursery.start_soon(self._recoverer.run)
+                    if self._recoverer is not None:
+                        await self._recoverer.begin(self._subscribe)
                     connection = await self._establish(self._settings.enter_timeout, "enter_timeout")
                     self._subscribed_since = trio.current_time()
                     self._adopt(connection)
@@ -195,7 +197,7 @@ class Supervisor:
         self._set_state("subscribed")
         self.outbox.notify(connection.subscribed)
         if self._recoverer is not None:
-            self._recoverer.resume(connection.subscribe, connection.confirmed_at)
+            self._recoverer.resume(connection.subscribe, connection.asked_at, connection.confirmed_at)
 
     async def _keep_scope(self, subscribe: Subscribe) -> None:
         """A journal belongs to a subscription: to this one, if it has changed."""
@@ -216,7 +218,9 @@ class Supervisor:
 
     async def _forward(self, connection: Connection) -> ConnectionLost | None:
         """Forward a connection's events; return how it was lost, or None when it is drained."""
-        recoverer, outbox = self._recoverer, self.outbox
+        # Looked up once, and not for each event.
+        recoverer, put = self._recoverer, self.outbox.put
+        fetches_bodies = recoverer is not None and recoverer.fetches_bodies
         try:
             while (event := await connection.receive()) is not None:
                 self._received += 1
@@ -224,9 +228,9 @@ class Supervisor:
                     self._unknown += 1
                 elif recoverer is not None:
                     recoverer.note(event)
-                    if recoverer.fetches_bodies and isinstance(event, MessageReceivedEvent):
+                    if fetches_bodies and isinstance(event, MessageReceivedEvent):
                         event = await recoverer.with_body(event)
-                await outbox.put(event)
+                await put(event)
         except ConnectionLost as lost:
             return lost
         return None

@@ -14,7 +14,7 @@ from typing import Any
 
 import attrs
 
-from . import decode, latency, memory, profiling, start, storm, throughput
+from . import decode, journal, journaled, latency, memory, profiling, reliability, start, storm, throughput
 from .report import Results, table
 
 ABOUT = """\
@@ -31,7 +31,11 @@ groups, all by default:
   decode      decode_event and others, without a network; reference: bare orjson           3 rounds of about 6 s
   memory      a stalled consumer, 1,000 idle streams                                       1 round  of about 40 s
   storm       1,000 streams lose their server                                              1 round  of about 35 s
+  journal     10,000 events through a journal, without a network; reference: a commit for
+              each event                                                                   3 rounds of about 20 s
   start       imports; reference: trio and trio_websocket                                  11 rounds of about 1 s
+  reliability a journal, beside none (the reference) and a commit an event; recovery of    3 rounds of about 4 min
+              10,000 mails; requests when idle
 alone:
   profile     the top ten functions by own time, of the stream and of the loop; see --size
 """
@@ -50,7 +54,9 @@ GROUPS = {
     "decode": Group(decode.measure, 3, decode.WAYS[0]),
     "memory": Group(memory.measure, 1),
     "storm": Group(storm.measure, 1),
+    "journal": Group(journal.measure, 3, journal.NAIVE),
     "start": Group(start.measure, 11, start.REFERENCE),
+    "reliability": Group(reliability.measure, 3, journaled.REFERENCE),
 }
 PACKAGES = ("trio", "trio-websocket", "wsproto", "orjson", "attrs", "cattrs", "agentmail", "websockets")
 

@@ -98,6 +98,7 @@ def serve(
     rate: float | None = None,
     pause: float = 0.0,
     port: int = 0,
+    stays_open: bool = False,
 ) -> Iterator[Server]:
     """Run a server.
 
@@ -108,8 +109,9 @@ def serve(
         rate: Events a second; None: as fast as they are taken.
         pause: Seconds between the confirmation and the first event.
         port: 0: any.
+        stays_open: Once the events are sent, the connection stays open.
     """
-    arguments = {"case": case, "count": count, "rate": rate, "pause": pause, "port": port}
+    arguments = {"case": case, "count": count, "rate": rate, "pause": pause, "port": port, "stays_open": stays_open}
     arguments["certificate"] = f"{certificates().name}/server.pem" if tls else None
     with running("server", arguments, {}) as process:
         hello = process.answer()

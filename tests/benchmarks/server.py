@@ -2,7 +2,8 @@
 
 All that it does stands in its arguments. When its standard input ends it reports what it has seen, and ends: so it
 cannot outlive whoever started it. A connection is accepted, its subscription is read and confirmed, the events are
-sent, then a close frame with code 1000; without events it stays open. Pings are answered, once the events are sent.
+sent, then a close frame with code 1000; without events, or if that is asked for, it stays open. Pings are answered,
+once the events are sent.
 Whoever asks for something else than a WebSocket is told that there is no mail: the stream looks for what it missed.
 It sends more than ten times faster than any client takes.
 """
@@ -37,12 +38,20 @@ class Server:
     """See `serve` in `processes.py` for the arguments."""
 
     def __init__(
-        self, case: str | None, count: int, rate: float | None, pause: float, port: int, certificate: str | None
+        self,
+        case: str | None,
+        count: int,
+        rate: float | None,
+        pause: float,
+        port: int,
+        stays_open: bool,
+        certificate: str | None,
     ) -> None:
         self._chunk = Chunk(CASES[case](), size=1 if rate else SLICE_BYTES) if case else None
         self._count = count
         self._rate = rate
         self._pause = pause
+        self._stays_open = stays_open
         self._tls: ssl.SSLContext | None = None
         if certificate:
             self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -73,13 +82,14 @@ class Server:
                 time.sleep(self._pause)
                 if self._chunk is not None:
                     self.pushes.append(self._push(connection, self._chunk))
-                    connection.sendall(frame(struct.pack("!H", 1000), CLOSE))
+                    if not self._stays_open:
+                        connection.sendall(frame(struct.pack("!H", 1000), CLOSE))
                 while True:
                     opcode, payload = read_frame(received)
                     if opcode == PING:
                         connection.sendall(frame(payload, PONG))
                     if opcode == CLOSE:
-                        if self._chunk is None:
+                        if self._chunk is None or self._stays_open:
                             connection.sendall(frame(payload, CLOSE))
                         break
 

@@ -1,27 +1,32 @@
 """`trio-agentmail demo`: a real stream to a fake AgentMail on this machine, broken while mail goes on.
 
+Nothing is lost by that: what was not pushed is found through the REST API of the same fake.
+
 Three tasks: one has mail delivered, one takes what comes out of the stream, and the story breaks the connection. Each
 writes down what it did and saw, in a `Record`. When the story is over, `_verdict` compares.
 """
 
-import math
 from collections.abc import Awaitable, Callable
-from functools import partial
 
 import trio
-from rich.text import Text
 
 from trio_agentmail._backend import Backend
 from trio_agentmail._nursery import background_nursery
-from trio_agentmail._settings import AgentMailEnvironment, ReconnectPolicy, Subscribe
+from trio_agentmail._settings import AgentMailEnvironment, ReconnectPolicy, Recovery, Subscribe
 from trio_agentmail._stream import AgentMailSession, open_agentmail_session
-from trio_agentmail.errors import printable
-from trio_agentmail.events import Disconnected, MessageReceivedEvent, Subscribed
+from trio_agentmail.events import (
+    CaughtUp,
+    Disconnected,
+    MessageReceivedEvent,
+    MessageSecurityReviewEvent,
+    Subscribed,
+)
 from trio_agentmail.testing import FakeAgentMail
 
 from ._output import Output
 from ._signals import stop_signals
-from ._verdict import Record, judge, mail_number, summary
+from ._timeline import Timeline
+from ._verdict import Record, judge, mail_number, number_of, summary
 
 __all__ = ["demo", "perform"]
 
@@ -36,11 +41,14 @@ SETTLE = 2.0
 """Seconds that what is still under way at the end may take."""
 TIME_LIMIT = 26.0
 
-STYLES = {"demo": "yellow", "stream": "green", "lost": "red", "mail": "dim", "kept": "green", "BROKEN": "bold red"}
+SWEEP_INTERVAL = 1.5
+SWALLOWED = 3
+"""How many mails are not pushed, on a connection that is well."""
 
 PING_INTERVAL = 0.7
 PING_TIMEOUT = 0.7
 RETRY_AFTER = 1
+"""Seconds, of a WebSocket and of the REST API."""
 MAX_MESSAGE_SIZE = 50_000
 
 
@@ -77,6 +85,7 @@ async def perform(
                 ping_timeout=PING_TIMEOUT,
                 open_timeout=5.0,
                 max_message_size=MAX_MESSAGE_SIZE,
+                recovery=Recovery(sweep_interval=SWEEP_INTERVAL),
                 backend=backend,
             ) as session:
                 await story.run(session)
@@ -84,53 +93,11 @@ async def perform(
                 await fake.wait_connected(0)
             story.record.goodbye = [None, *fake.close_codes][-1]
             timeline.note("stream", f"left: the WebSocket was closed with code {story.record.goodbye}")
-        verdict = judge(story.record)
-        timeline.blank()
-        for promise, kept in verdict:
-            timeline.note("kept" if kept else "BROKEN", promise)
-        timeline.blank()
-        held = all(kept for _, kept in verdict)
-        timeline.last(summary(story.record, held=held), held=held)
+        promises = judge(story.record)
+        held = all(kept for _, kept in promises)
+        timeline.verdict(promises, summary(story.record, held=held))
         await printed.wait()
     return held
-
-
-class Timeline:
-    """What is printed, a line at a time. Taking a note never waits; a task of its own prints."""
-
-    def __init__(self) -> None:
-        self._began = trio.current_time()
-        self._put, self._lines = trio.open_memory_channel[Text](math.inf)
-        self._delivered: list[int] = []
-
-    def note(self, who: str, what: str) -> None:
-        """Somebody did something, or something came of it."""
-        if self._delivered:
-            first, last, count = self._delivered[0], self._delivered[-1], len(self._delivered)
-            self._delivered = []
-            self.note("mail", f"{first} to {last} delivered ({count})" if count > 1 else f"{first} delivered")
-        seconds = trio.current_time() - self._began
-        style = STYLES[who]
-        self._put.send_nowait(
-            Text.assemble((f"{seconds:6.2f} s  ", "dim"), (f"{who:<8}", style), (printable(what, 200), style))
-        )
-
-    def delivered(self, number: int) -> None:
-        """A mail came. That is told together with its neighbours, before the next note."""
-        self._delivered.append(number)
-
-    def blank(self) -> None:
-        self._put.send_nowait(Text())
-
-    def last(self, line: str, *, held: bool) -> None:
-        """The last line."""
-        self._put.send_nowait(Text(line, style="bold green" if held else "bold red"))
-        self._put.close()
-
-    async def print_to(self, output: Output, printed: trio.Event) -> None:
-        async for line in self._lines:
-            await output.print(line)
-        printed.set()
 
 
 class Story:
@@ -141,7 +108,9 @@ class Story:
         self._fake = fake
         self._timeline = timeline
         self._inboxes = [INBOX]
-        self._owed_from = 1
+        self._to_swallow = 0
+        self._to_hold = 0
+        self._held: list[MessageReceivedEvent] = []
         self._last_mail: MessageReceivedEvent
         self._something_came = trio.Event()
 
@@ -155,13 +124,20 @@ class Story:
                 "the connection is cut, without a close frame", 1006, self._fake.drop_connections
             )
             await self._push_oddities(session)
+            await self._swallow_pushes()
             await self._break_connection(
-                "the server goes away: close code 1001", 1001, partial(self._fake.drop_connections, 1001)
+                f"the server goes away: close code 1001; and its REST API answers 500, then 429 with Retry-After: "
+                f"{RETRY_AFTER}",
+                1001,
+                self._go_away,
             )
+            self._judge_patience_of_requests()
             await self._listen_to_more(session)
             await self._break_connection("the server falls silent, and leaves the connection open", 1006, self._silence)
+            await self._hold_a_mail()
             await self._break_connection(
-                f"the server restarts: close code 1012, then HTTP 503 with Retry-After: {RETRY_AFTER}",
+                f"the server restarts: close code 1012, then HTTP 503 with Retry-After: {RETRY_AFTER}; meanwhile the "
+                "held mail is released",
                 1012,
                 self._restart,
             )
@@ -170,7 +146,7 @@ class Story:
             )
             sending.cancel()
             with trio.move_on_after(SETTLE):
-                await self._until(lambda: self.record.last_delivered == len(self.record.sent))
+                await self._until(lambda: not self.record.lost)
             self.record.finished = True
 
     async def _send_mail(self, sending: trio.CancelScope) -> None:
@@ -178,14 +154,22 @@ class Story:
         with sending:
             while True:
                 number += 1
-                # Whoever is subscribed when it is pushed is owed the mail, unless the connection is broken already.
-                owed = self._fake.subscribed > 0 and len(self._fake.subscriptions) >= self._owed_from
-                self.record.sent[number] = owed
-                self._last_mail = await self._fake.deliver(
-                    inbox_id=self._inboxes[number % len(self._inboxes)],
+                inbox_id = self._inboxes[number % len(self._inboxes)]
+                swallow, self._to_swallow = self._to_swallow > 0, max(self._to_swallow - 1, 0)
+                hold, self._to_hold = self._to_hold > 0, max(self._to_hold - 1, 0)
+                if swallow:
+                    self._fake.swallow_pushes()
+                self.record.sent[number] = self._fake.subscribed > 0 and not swallow and not hold
+                mail = await self._fake.deliver(
+                    inbox_id=inbox_id,
                     subject=f"Mail number {number}",
                     message_id=f"<{number}@demo.example>",
+                    held=hold,
                 )
+                if hold:
+                    self._held.append(mail)
+                else:
+                    self._last_mail = mail
                 await trio.sleep(MAIL_INTERVAL)
 
     async def _receive(self, session: AgentMailSession) -> None:
@@ -193,7 +177,7 @@ class Story:
         async for event in session.events:
             match event:
                 case MessageReceivedEvent():
-                    self._note_mail(mail_number(event))
+                    self._timeline.mail(mail_number(event), event.origin)
                 case Disconnected():
                     lost_at = trio.current_time()
                     self._timeline.note("lost", f"the subscription: {event.reason} (code {event.code})")
@@ -201,18 +185,19 @@ class Story:
                     is_again = self.record.reconnected < len(self.record.gaps)
                     after = f" again, after {trio.current_time() - lost_at:.2f} s" if is_again else ""
                     self._timeline.note("stream", f"subscribed{after}: {', '.join(event.inbox_ids or ())}")
+                case CaughtUp():
+                    self._timeline.note(
+                        "stream",
+                        f"CaughtUp: {event.recovered} recovered, {event.known} known before, {event.held} held; "
+                        f"{event.requests} requests",
+                    )
+                case MessageSecurityReviewEvent(message=message):
+                    self._timeline.note("stream", f"{event.event_type}: mail {number_of(message.message_id or '')}")
                 case _:
                     self._timeline.note("stream", f"{type(event).__name__}: {getattr(event, 'reason', '')}")
             self.record.seen.append(event)
             self._something_came.set()
             self._something_came = trio.Event()
-
-    def _note_mail(self, number: int) -> None:
-        missing = range(self.record.last_delivered + 1, number)
-        if missing:
-            which = f"{missing[0]} to {missing[-1]}" if len(missing) > 1 else f"{missing[0]}"
-            self._timeline.note("lost", f"mail {which} ({len(missing)}), sent into the gap")
-        self._timeline.delivered(number)
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         while not condition():
@@ -224,7 +209,6 @@ class Story:
     async def _break_connection(self, what: str, code: int, how: Callable[[], Awaitable[None]]) -> None:
         self._timeline.note("demo", what)
         self.record.broken_with.append(code)
-        self._owed_from = len(self._fake.subscriptions) + 1
         await how()
         await self._until(lambda: self.record.mended)
         await self._calm()
@@ -232,14 +216,30 @@ class Story:
     async def _silence(self) -> None:
         self._fake.go_silent()
 
+    async def _go_away(self) -> None:
+        self._fake.fail_requests(500)
+        self._fake.fail_requests(429, headers=[("Retry-After", str(RETRY_AFTER))])
+        await self._fake.drop_connections(1001)
+
+    def _judge_patience_of_requests(self) -> None:
+        requests = self._fake.requests
+        [refused] = [index for index, request in enumerate(requests) if request.status == 429]
+        self._note_patience("asked", requests[refused + 1].at - requests[refused].at, "429")
+
     async def _restart(self) -> None:
         self._fake.reject_handshakes(503, headers=[("Retry-After", str(RETRY_AFTER))])
         rejected = len(self._fake.handshakes)
         await self._fake.drop_connections(1012, "restarting")
+        for mail in self._held:
+            self.record.released[mail_number(mail)] = len(self.record.seen)
+            await self._fake.release(mail.message.inbox_id, mail.message.message_id)
         await self._until(lambda: len(self._fake.handshakes) > rejected + 1)
-        waited = self._fake.handshakes[rejected + 1].at - self._fake.handshakes[rejected].at
-        self.record.patient = waited >= RETRY_AFTER
-        self._timeline.note("stream", f"tried again {waited:.2f} s after the 503")
+        handshakes = self._fake.handshakes
+        self._note_patience("tried", handshakes[rejected + 1].at - handshakes[rejected].at, "503")
+
+    def _note_patience(self, did: str, waited: float, status: str) -> None:
+        self.record.patient.append(waited >= RETRY_AFTER)
+        self._timeline.note("stream", f"{did} again {waited:.2f} s after the {status}")
 
     async def _push_too_much(self) -> None:
         await self._fake.send_raw("x" * (MAX_MESSAGE_SIZE + 1))
@@ -256,6 +256,24 @@ class Story:
         await self._fake.send_raw('{"type": "event", "event_type": "message.teleported", "event_id": "e1"}')
         await self._fake.send_raw("\x1b[2J{")
         self.record.oddities += 2
+        await self._calm()
+
+    async def _swallow_pushes(self) -> None:
+        swallowed = range(len(self.record.sent) + 1, len(self.record.sent) + 1 + SWALLOWED)
+        self._timeline.note(
+            "demo",
+            f"the pushes of mail {swallowed[0]} to {swallowed[-1]} are swallowed, on a connection that is well: only a "
+            f"sweep can tell, and there is one every {SWEEP_INTERVAL} s",
+        )
+        self._to_swallow = SWALLOWED
+        await self._until(lambda: self.record.recovered.issuperset(swallowed))
+        await self._calm()
+
+    async def _hold_a_mail(self) -> None:
+        self._timeline.note(
+            "demo", f"mail {len(self.record.sent) + 1} is held for review: listed, and not to be handed out"
+        )
+        self._to_hold = 1
         await self._calm()
 
     async def _listen_to_more(self, session: AgentMailSession) -> None:

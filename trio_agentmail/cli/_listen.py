@@ -6,7 +6,8 @@ from datetime import datetime
 import trio
 
 from trio_agentmail._backend import Backend
-from trio_agentmail._settings import AgentMailEnvironment, Subscribe
+from trio_agentmail._settings import AgentMailEnvironment, Recovery, Subscribe
+from trio_agentmail._sqlite_journal import SQLiteJournal
 from trio_agentmail._stream import open_agentmail_stream
 from trio_agentmail.errors import AuthenticationError, PermissionDeniedError, SubscriptionRejected, printable
 
@@ -23,10 +24,15 @@ async def listen(
     environment: AgentMailEnvironment,
     *,
     as_json: bool = False,
+    recovery: Recovery | None = Recovery(),  # noqa: B008  frozen
+    journal: SQLiteJournal | None = None,
     enter_timeout: float = 30.0,
     backend: Backend | None = None,
 ) -> None:
     """Print events until SIGINT or SIGTERM comes. A second one does not wait for the goodbye.
+
+    Args:
+        journal: Each event is acknowledged when its line has been written.
 
     Raises:
         OutputClosed: Nobody reads any more.
@@ -35,7 +41,12 @@ async def listen(
     async with (
         stop_signals() as scopes,
         open_agentmail_stream(
-            subscribe, environment=environment, enter_timeout=enter_timeout, backend=backend
+            subscribe,
+            environment=environment,
+            recovery=recovery,
+            journal=journal,
+            enter_timeout=enter_timeout,
+            backend=backend,
         ) as events,
     ):
         # Told to stop, only the loop is cancelled, and the stream is left in peace: with a close frame.
@@ -46,6 +57,9 @@ async def listen(
                     await output.write(event_json(event) + "\n")
                 else:
                     await output.print(event_line(event, datetime.now()))
+                if journal is not None:
+                    # Told to stop right here, it is acknowledged all the same: cancelling that does not undo it.
+                    await journal.ack(event)
 
 
 def explain(failure: Exception) -> str:

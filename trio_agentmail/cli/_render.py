@@ -44,13 +44,16 @@ LIMIT = 100
 
 
 def event_line(event: Event, at: datetime) -> Text:
-    """A line for people, without a line end.
+    """A line for people, without a line end. Behind what an event is stands how it came, if it was not pushed.
 
     Args:
         at: When it came. A mail's own time is its sender's choice.
     """
     kind, style, pieces = _describe(event)
     line = Text.assemble((f"{at:%H:%M:%S}", "dim"), "  ", (printable(kind, LIMIT), style))
+    origin = getattr(event, "origin", "live")
+    if origin != "live":
+        line.append(f" ({origin})", "yellow")
     for piece in pieces:
         if piece and (shown := printable(piece, LIMIT)):
             line.append("  ").append(shown)
@@ -121,7 +124,7 @@ def event_json(event: Event) -> str:
     `type` says how to read it: `"event"`, `"subscribed"` and `"error"` are AgentMail's own objects, complete, with
     `type` and `event_type` in today's spelling; `"disconnected"`, `"caught_up"` and `"recovery_failed"` are made
     here, with the fields of their classes; `"unknown"` says why it is none of these, and holds AgentMail's object in
-    `payload`, or its text in `raw`.
+    `payload`, or its text in `raw`. How an event came is in its `origin`, which AgentMail does not have.
     """
     try:
         return _dumps(_json_object(event))
@@ -147,7 +150,7 @@ def _json_object(event: Event) -> dict[str, Any]:
         case ErrorEvent():
             names = {"type": "error"}
         case _:
-            names = {"type": "event", "event_type": event.event_type}
+            names = {"type": "event", "event_type": event.event_type, "origin": event.origin}
     frame: dict[str, Any] = json.loads(event.raw)
     return names | frame | names
 
@@ -161,6 +164,7 @@ def _unknown(event: Event, reason: str) -> dict[str, Any]:
         "type": "unknown",
         "event_type": getattr(event, "event_type", None),
         "event_id": getattr(event, "event_id", None),
+        "origin": getattr(event, "origin", "live"),
         "reason": reason,
     }
 

@@ -1,0 +1,87 @@
+"""When recovery looks, and since when."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from trio_agentmail import (
+    CaughtUp,
+    Event,
+    MessageReceivedEvent,
+    Recovery,
+    SQLiteJournal,
+    Subscribe,
+    Subscribed,
+    open_agentmail_stream,
+)
+from trio_agentmail.testing import FakeAgentMail
+
+INBOX = "agent@agentmail.to"
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+async def receive_until(events: trio.MemoryReceiveChannel[Event], kind: type[Event]) -> list[Event]:
+    """All events up to the first one of a kind."""
+    received: list[Event] = []
+    with trio.fail_after(60):
+        while not received or not isinstance(received[-1], kind):
+            received.append(await events.receive())
+    return received
+
+
+@pytest.mark.parametrize(("sweep_interval", "longest"), [(2.0, 2.0), (300.0, 30.0)])
+async def test_sweeps_go_on_after_a_gap_as_often_as_they_were_asked_for(
+    autojump_clock: MockClock, sweep_interval: float, longest: float
+) -> None:
+    fake = FakeAgentMail()
+    async with open_agentmail_stream(
+        Subscribe(inbox_ids=[INBOX]), recovery=Recovery(sweep_interval=sweep_interval), backend=fake
+    ) as events:
+        await events.receive()
+        await trio.sleep(1)
+        await fake.drop_connections()
+        await receive_until(events, CaughtUp)
+        fake.swallow_pushes()
+        await fake.deliver(inbox_id=INBOX)
+        began = trio.current_time()
+        assert isinstance(await events.receive(), MessageReceivedEvent)
+        assert trio.current_time() - began <= longest + 0.1
+
+
+@pytest.mark.parametrize(
+    ("since", "found"), [(None, ["while we were down"]), (LONG_AGO, ["before we began", "while we were down"])]
+)
+async def test_a_first_start_that_is_cut_off_before_it_could_look_is_where_the_second_one_begins(
+    autojump_clock: MockClock, tmp_path: Path, since: datetime | None, found: list[str]
+) -> None:
+    fake = FakeAgentMail()
+    journal = SQLiteJournal(tmp_path / "agent.db")
+    await fake.deliver(inbox_id=INBOX, subject="before we began")
+    await trio.sleep(10)
+    fake.hang_requests(None)
+    async with open_agentmail_stream(recovery=Recovery(since=since), journal=journal, backend=fake) as events:
+        assert isinstance(await events.receive(), Subscribed)
+    await trio.sleep(10)
+    fake.clear_faults()
+    await fake.deliver(inbox_id=INBOX, subject="while we were down")
+    async with open_agentmail_stream(recovery=Recovery(since=since), journal=journal, backend=fake) as events:
+        received = await receive_until(events, CaughtUp)
+    mails = [event for event in received if isinstance(event, MessageReceivedEvent)]
+    assert [mail.message.subject for mail in mails] == found
+
+
+async def test_a_start_that_is_cut_off_and_recovers_nothing_keeps_nothing_to_recover(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    fake = FakeAgentMail()
+    journal = SQLiteJournal(tmp_path / "agent.db")
+    for _ in range(2):
+        async with open_agentmail_stream(
+            Subscribe(event_types=["message.sent"]), journal=journal, backend=fake
+        ) as events:
+            assert isinstance(await events.receive(), Subscribed)
+        await fake.deliver(inbox_id=INBOX)
+    assert not fake.requests

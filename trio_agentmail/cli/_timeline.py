@@ -1,0 +1,73 @@
+"""What the demos print: a line for everything that somebody did, and for what came of it."""
+
+import math
+
+import trio
+from rich.text import Text
+
+from trio_agentmail.errors import printable
+
+from ._output import Output
+from ._verdict import ranges
+
+__all__ = ["Timeline"]
+
+STYLES = {
+    "demo": "yellow",
+    "stream": "green",
+    "life": "green",
+    "lost": "red",
+    "mail": "dim",
+    "found": "cyan",
+    "kept": "green",
+    "BROKEN": "bold red",
+}
+
+
+class Timeline:
+    """What is printed, a line at a time. Taking a note never waits; a task of its own prints.
+
+    Args:
+        done: What is done with mail that is pushed.
+    """
+
+    def __init__(self, done: str = "delivered") -> None:
+        self._done = done
+        self._began = trio.current_time()
+        self._put, self._lines = trio.open_memory_channel[Text](math.inf)
+        self._mails: dict[str, list[int]] = {}
+
+    def note(self, who: str, what: str) -> None:
+        """Somebody did something, or something came of it."""
+        mails, self._mails = self._mails, {}
+        for origin, numbers in mails.items():
+            how = self._done if origin == "live" else origin
+            self._line("mail" if origin == "live" else "found", f"{ranges(numbers)} {how} ({len(numbers)})")
+        self._line(who, what)
+
+    def mail(self, number: int, origin: str) -> None:
+        """A mail came. That is told together with its neighbours, before the next note."""
+        self._mails.setdefault(origin, []).append(number)
+
+    def _line(self, who: str, what: str) -> None:
+        seconds = trio.current_time() - self._began
+        style = STYLES[who.split()[0]]
+        self._put.send_nowait(
+            Text.assemble((f"{seconds:6.2f} s  ", "dim"), (f"{who:<8}", style), (printable(what, 200), style))
+        )
+
+    def verdict(self, promises: list[tuple[str, bool]], last: str) -> None:
+        """Each promise, and whether it held; and the last line."""
+        held = all(kept for _, kept in promises)
+        self._put.send_nowait(Text())
+        for promise, kept in promises:
+            self.note("kept" if kept else "BROKEN", promise)
+        self._put.send_nowait(Text())
+        self._put.send_nowait(Text(last, style="bold green" if held else "bold red"))
+        self._put.close()
+
+    async def print_to(self, output: Output, printed: trio.Event) -> None:
+        """Print until the last line; and say so."""
+        async for line in self._lines:
+            await output.print(line)
+        printed.set()
