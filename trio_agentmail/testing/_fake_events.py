@@ -125,7 +125,13 @@ def received_event(
         now=now or to_milliseconds(datetime.now(UTC)),
     )
     if held:
-        verdict = AgentArmorResult(status="complete", verdict="review", completed_at=message.created_at)
+        verdict = AgentArmorResult(
+            status="complete",
+            verdict="review",
+            reason="it asks for a secret",
+            model="emulated",
+            completed_at=message.created_at,
+        )
         message = attrs.evolve(message, agent_armor=verdict)
     return MessageReceivedEvent(event_type=event_type, event_id=event_id or new_id(), message=message)
 
@@ -158,6 +164,7 @@ def released(message: Message, now: datetime) -> Message:
     override = AgentArmorManualOverride(
         override_id=new_id(),
         actor=AgentArmorReleaseActor(kind="console"),
+        reason="it is harmless",
         original_verdict="review",
         released_at=now,
     )

@@ -230,7 +230,8 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
         connection.subscription = subscribe
         connection.push(subscribed_frame(subscribe))
         filters = attrs.asdict(subscribe, filter=lambda _, value: value is not None)
-        self._tell("subscribed", " ".join(f"{name}={','.join(values)}" for name, values in filters.items()))
+        shown = " ".join(f"{name}={','.join(values)}" for name, values in filters.items())
+        self._tell("subscribed", shown or "to everything")
         self._notify()
         if isinstance(fault, DropAfterConfirming):
             await connection.cut()

@@ -1,0 +1,122 @@
+"""Events that can be ordered of the emulator: which there are, and what each may be told."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ._fake_events import new_id
+from ._fake_listing import Refusal
+from ._sample_events import SAMPLE_TYPES, About, sample_event
+
+if TYPE_CHECKING:
+    from ._emulator import Emulator
+
+__all__ = ["EVENT_TYPES", "trigger"]
+
+RECEIVED = ("from", "to", "subject", "text", "html", "message_id", "thread_id")
+OF_A_MAIL = ("message_id", "thread_id")
+
+FIELDS: Mapping[str, tuple[str, ...]] = {
+    "message.received": RECEIVED,
+    "message.received.spam": RECEIVED,
+    "message.received.blocked": RECEIVED,
+    "message.received.unauthenticated": RECEIVED,
+    "message.sent": ("to", "subject", "text", "html", "message_id", "thread_id"),
+    "message.delivered": ("to", *OF_A_MAIL),
+    "message.bounced": ("to", *OF_A_MAIL),
+    "message.complained": ("to", *OF_A_MAIL),
+    "message.rejected": ("reason", *OF_A_MAIL),
+    "message.opened": OF_A_MAIL,
+    "message.security.completed": ("reason", "message_id"),
+    "message.security.review": RECEIVED,
+    "message.security.override": ("message_id",),
+    "domain.verified": ("domain",),
+    **{event_type: ("title",) for event_type in SAMPLE_TYPES if event_type.startswith("calendar.")},
+}
+"""What each event type may be told besides the inbox."""
+
+EVENT_TYPES = tuple(FIELDS)
+
+
+async def trigger(emulator: "Emulator", fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Have something happen.
+
+    Args:
+        fields: `event_type`, `inbox_id`, and what `FIELDS` says; what is not given has a sensible value.
+
+    Returns:
+        What came of it, with the number of connections that it was pushed to.
+
+    Raises:
+        Refusal: there is no such event type, or a field is missing or makes no sense.
+    """
+    given = dict(fields)
+    event_type = given.pop("event_type", None)
+    if event_type not in EVENT_TYPES:
+        raise Refusal(400, "ValidationError", f"event_type is one of {', '.join(EVENT_TYPES)}")
+    inbox_id = given.pop("inbox_id", None)
+    if event_type == "domain.verified" and inbox_id is None:
+        inbox_id = ""
+    elif not isinstance(inbox_id, str) or not inbox_id:
+        raise Refusal(400, "ValidationError", f"{event_type} needs an inbox_id")
+    for name, value in given.items():
+        _check(event_type, name, value)
+    emulator.receivers = 0
+    try:
+        event = await _happen(emulator, event_type, inbox_id, given)
+    except KeyError as exc:
+        raise Refusal(404, "not_found", str(exc.args[0])) from None
+    except ValueError as exc:
+        raise Refusal(400, "ValidationError", str(exc)) from None
+    return {"event_type": event_type, "inbox_id": inbox_id, **event, "receivers": emulator.receivers}
+
+
+def _check(event_type: str, name: str, value: Any) -> None:
+    if name not in FIELDS[event_type]:
+        known = ", ".join(("inbox_id", *FIELDS[event_type]))
+        raise Refusal(400, "ValidationError", f"{event_type} takes {known}, and nothing else")
+    if name == "to" and isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return
+    if not isinstance(value, str):
+        raise Refusal(400, "ValidationError", f"{name} is a text" + (", or a list of texts" if name == "to" else ""))
+
+
+async def _happen(emulator: "Emulator", event_type: str, inbox_id: str, given: dict[str, Any]) -> dict[str, Any]:
+    if "from" in given:
+        given["from_"] = given.pop("from")
+    match event_type:
+        case "message.sent":
+            sent = await emulator.send(inbox_id=inbox_id, **given)
+            return {"event_id": sent.event_id, "message_id": sent.send.message_id}
+        case "message.security.review":
+            held = await emulator.deliver(inbox_id=inbox_id, held=True, **given)
+            return {"message_id": held.message.message_id}
+        case "message.security.override":
+            if "message_id" not in given:
+                raise ValueError("message.security.override needs the message_id of a mail that is held")
+            released = await emulator.release(inbox_id, given["message_id"])
+            return {"message_id": released.message.message_id}
+        case _ if event_type in SAMPLE_TYPES:
+            about = _about(emulator, inbox_id, given)
+            event = sample_event(event_type, about)
+            await emulator.emit(event)
+            message_id = {"message_id": about.message_id} if event_type.startswith("message.") else {}
+            return {"event_id": getattr(event, "event_id", None), **message_id}
+    received = await emulator.deliver(inbox_id=inbox_id, event_type=event_type, **given)
+    return {"event_id": received.event_id, "message_id": received.message.message_id}
+
+
+def _about(emulator: "Emulator", inbox_id: str, given: dict[str, Any]) -> About:
+    """What an event is about: the mail that is named, if the emulator has it, else one that might have been."""
+    to = given.get("to", "Jane <jane@example.com>")
+    message_id = given.get("message_id") or f"<{new_id()}@mail.example>"
+    message = emulator.message(inbox_id, message_id)
+    return About(
+        inbox_id=inbox_id,
+        message_id=message_id,
+        thread_id=given.get("thread_id") or (message and message.thread_id) or new_id(),
+        recipients=message.to if message is not None and "to" not in given else [to] if isinstance(to, str) else to,
+        reason=given.get("reason", "ordered of the emulator"),
+        title=given.get("title", "Lunch"),
+        domain=given.get("domain", "mail.example"),
+        now=emulator.time_of_day(),
+    )
