@@ -82,7 +82,11 @@ class Rest:
         finally:
             self._users -= 1
             if not self._users:
-                await self._client.aclose()
+                # Given up first: another user may come while it is closed. Also, it would be a good part of an idle
+                # stream's memory.
+                client = self._client
+                del self._client
+                await client.aclose()
 
     @property
     def now(self) -> float:

@@ -5,10 +5,11 @@ encoded once, and a thread counts instead of looking at all of its mails again.
 """
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import count
+from types import MappingProxyType
 
 import attrs
 
@@ -34,6 +35,8 @@ class Mail:
         event_type: The type of the event by which its arrival is announced; `""`: the inbox sent it.
         event_id: The `event_id` of that event.
         body_in_push: Whether that event has its text and HTML.
+        raw: The mail itself, if it came as one.
+        contents: The content of its attachments, by their ids.
     """
 
     message: Message
@@ -41,6 +44,8 @@ class Mail:
     event_type: str
     event_id: str
     body_in_push: bool
+    raw: bytes | None
+    contents: Mapping[str, bytes]
     _item: str | None = None
 
     @property
@@ -204,9 +209,17 @@ class MailStore:
         self.empty_pods.update(subscribe.pod_ids or ())
 
     def add(
-        self, message: Message, now: datetime, *, event_type: str = "", event_id: str = "", body_in_push: bool = True
+        self,
+        message: Message,
+        now: datetime,
+        *,
+        event_type: str = "",
+        event_id: str = "",
+        body_in_push: bool = True,
+        raw: bytes | None = None,
+        contents: Mapping[str, bytes] = MappingProxyType({}),
     ) -> Mail:
-        """Keep a mail, in place of one of the same ids. It is not yet in the listings.
+        """Keep a mail, in place of one of the same ids. It is not yet in the listings. `Mail` tells of the arguments.
 
         Raises:
             ValueError: its `thread_id` is that of a thread of another inbox.
@@ -227,6 +240,8 @@ class MailStore:
             event_type=event_type,
             event_id=event_id,
             body_in_push=body_in_push,
+            raw=raw,
+            contents=contents,
         )
         self._mails[message.inbox_id, message.message_id] = mail
         self._not_indexed.append(mail)
@@ -258,6 +273,16 @@ class MailStore:
 
     def mail(self, inbox_id: str, message_id: str) -> Mail | None:
         return self._mails.get((inbox_id, message_id))
+
+    def mails(self, inbox_id: str) -> list[Mail]:
+        """The mails of an inbox, indexed or not, in the order of their times."""
+        mails = (mail for (inbox, _), mail in self._mails.items() if inbox == inbox_id)
+        return sorted(mails, key=lambda mail: mail.key)
+
+    def thread_of_answer(self, inbox_id: str, answers: Iterable[str]) -> str | None:
+        """The id of the thread of the first of these mails that is there: of the mails that another one answers."""
+        mails = (self.mail(inbox_id, message_id) for message_id in answers)
+        return next((mail.message.thread_id for mail in mails if mail is not None), None)
 
     def thread(self, thread_id: str) -> Thread | None:
         """The thread, as far as it is in the listings."""
