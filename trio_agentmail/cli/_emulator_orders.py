@@ -1,5 +1,6 @@
 """`trio-agentmail trigger` and `trio-agentmail fault`: orders to an emulator that runs."""
 
+import base64
 import json
 from typing import Any
 
@@ -63,6 +64,12 @@ def order(emulator: str, method: str, path: str, fields: dict[str, Any] | None =
 @click.option("--subject")
 @click.option("--text")
 @click.option("--html")
+@click.option(
+    "--eml",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True),
+    help="A whole mail, as it crosses the Internet; -: from standard input. It comes to the inboxes in its To, Cc or "
+    "Bcc, unless --inbox is given.",
+)
 @click.option("--message-id", metavar="ID", help="The mail that it is about, or the id of the new one.")
 @click.option("--thread-id", metavar="ID", help="The thread of the mail.")
 @click.option("--reason", help="Why a mail was rejected; what Agent Armor says of it.")
@@ -70,7 +77,13 @@ def order(emulator: str, method: str, path: str, fields: dict[str, Any] | None =
 @click.option("--domain", help="The domain that is verified.")
 @emulator_option
 def trigger_command(
-    emulator: str, event_type: str, inbox_id: str | None, to: tuple[str, ...], from_: str | None, **fields: str | None
+    emulator: str,
+    event_type: str,
+    inbox_id: str | None,
+    to: tuple[str, ...],
+    from_: str | None,
+    eml: str | None,
+    **fields: str | None,
 ) -> None:
     """Have something happen at a running emulator: mail comes or is sent, bounces, is held, is released, …
 
@@ -78,6 +91,9 @@ def trigger_command(
     kept, and the REST API has it. What is not given has a sensible value; each type takes what makes sense for it.
     """
     body = {"event_type": event_type, "inbox_id": inbox_id, "from": from_, "to": list(to) or None, **fields}
+    if eml is not None:
+        with click.open_file(eml, "rb") as file:
+            body["eml"] = base64.b64encode(file.read()).decode()
     answer = order(emulator, "POST", "trigger", {name: value for name, value in body.items() if value is not None})
     ids = [f"{name}={printable(answer[name], 300)}" for name in ("event_id", "message_id") if answer.get(name)]
     click.echo("  ".join([event_type, *ids, f"pushed to {answer['receivers']}"]))

@@ -1,5 +1,6 @@
 """Events that can be ordered of the emulator: which there are, and what each may be told."""
 
+import base64
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EVENT_TYPES", "trigger"]
 
-RECEIVED = ("from", "to", "subject", "text", "html", "message_id", "thread_id")
+RECEIVED = ("from", "to", "subject", "text", "html", "message_id", "thread_id", "eml")
 OF_A_MAIL = ("message_id", "thread_id")
 
 FIELDS: Mapping[str, tuple[str, ...]] = {
@@ -32,7 +33,8 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "domain.verified": ("domain",),
     **{event_type: ("title",) for event_type in SAMPLE_TYPES if event_type.startswith("calendar.")},
 }
-"""What each event type may be told besides the inbox."""
+"""What each event type may be told besides the inbox. `eml` is a whole mail, as RFC 5322 has it, in Base64: it comes to
+the inboxes that it is addressed to, unless one is given, and there is nothing else to tell."""
 
 EVENT_TYPES = tuple(FIELDS)
 
@@ -53,34 +55,46 @@ async def trigger(emulator: "Emulator", fields: Mapping[str, Any]) -> dict[str, 
     event_type = given.pop("event_type", None)
     if event_type not in EVENT_TYPES:
         raise Refusal(400, "ValidationError", f"event_type is one of {', '.join(EVENT_TYPES)}")
-    inbox_id = given.pop("inbox_id", None)
-    if event_type == "domain.verified" and inbox_id is None:
-        inbox_id = ""
-    elif not isinstance(inbox_id, str) or not inbox_id:
-        raise Refusal(400, "ValidationError", f"{event_type} needs an inbox_id")
     for name, value in given.items():
         _check(event_type, name, value)
+    if not given.get("inbox_id") and event_type != "domain.verified" and "eml" not in given:
+        raise Refusal(400, "ValidationError", f"{event_type} needs an inbox_id")
     emulator.receivers = 0
     try:
-        event = await _happen(emulator, event_type, inbox_id, given)
+        come = await (_eml_comes if "eml" in given else _happen)(emulator, event_type, given)
     except KeyError as exc:
         raise Refusal(404, "not_found", str(exc.args[0])) from None
     except ValueError as exc:
         raise Refusal(400, "ValidationError", str(exc)) from None
-    return {"event_type": event_type, "inbox_id": inbox_id, **event, "receivers": emulator.receivers}
+    return {"event_type": event_type, **come, "receivers": emulator.receivers}
 
 
 def _check(event_type: str, name: str, value: Any) -> None:
-    if name not in FIELDS[event_type]:
-        known = ", ".join(("inbox_id", *FIELDS[event_type]))
-        raise Refusal(400, "ValidationError", f"{event_type} takes {known}, and nothing else")
+    known = ("inbox_id", *FIELDS[event_type])
+    if name not in known:
+        raise Refusal(400, "ValidationError", f"{event_type} takes {', '.join(known)}, and nothing else")
     if name == "to" and isinstance(value, list) and all(isinstance(item, str) for item in value):
         return
     if not isinstance(value, str):
         raise Refusal(400, "ValidationError", f"{name} is a text" + (", or a list of texts" if name == "to" else ""))
 
 
-async def _happen(emulator: "Emulator", event_type: str, inbox_id: str, given: dict[str, Any]) -> dict[str, Any]:
+async def _eml_comes(emulator: "Emulator", event_type: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    if given.keys() - {"eml", "inbox_id"}:
+        raise ValueError("a whole mail says everything itself: with eml, only inbox_id can be given")
+    mail = base64.b64decode(given["eml"], validate=True)
+    held = event_type == "message.security.review"
+    events = await emulator.deliver(
+        mail,
+        inbox_id=given.get("inbox_id") or None,
+        event_type="message.received" if held else event_type,
+        held=held,
+    )
+    return {"message_id": events[0].message.message_id, "inbox_ids": [event.message.inbox_id for event in events]}
+
+
+async def _happen(emulator: "Emulator", event_type: str, given: dict[str, Any]) -> dict[str, Any]:
+    inbox_id = given.pop("inbox_id", "")
     if "from" in given:
         given["from_"] = given.pop("from")
     match event_type:
