@@ -53,6 +53,12 @@ def _address(_context: click.Context, _option: click.Parameter, host: str) -> st
         raise click.BadParameter("write an IP address of this machine, or 0.0.0.0 for all of them") from None
 
 
+def _no_empty(_context: click.Context, _option: click.Parameter, items: tuple[str, ...]) -> tuple[str, ...]:
+    if not all(items):
+        raise click.BadParameter("an empty text is no name")
+    return items
+
+
 @click.command("emulate")
 @click.option("--http-port", type=click.IntRange(0, 65535), default=HTTP_PORT, show_default=True, metavar="PORT")
 @click.option(
@@ -73,16 +79,29 @@ def _address(_context: click.Context, _option: click.Parameter, host: str) -> st
     "unencrypted; trigger and fault work from this machine only.",
 )
 @click.option(
-    "--api-key", "api_keys", metavar="KEY", multiple=True, help="Know this key only. May be repeated. [default: any]"
+    "--api-key",
+    "api_keys",
+    metavar="KEY",
+    multiple=True,
+    callback=_no_empty,
+    help="Know this key only. May be repeated. [default: any]",
 )
 @click.option(
     "--inbox",
     "inboxes",
     metavar="INBOX[=POD]",
     multiple=True,
+    callback=_no_empty,
     help="An inbox that there is to begin with, in the pod `default` or in another. May be repeated.",
 )
-@click.option("--pod", "pods", metavar="POD", multiple=True, help="A pod that there is to begin with. May be repeated.")
+@click.option(
+    "--pod",
+    "pods",
+    metavar="POD",
+    multiple=True,
+    callback=_no_empty,
+    help="A pod that there is to begin with. May be repeated.",
+)
 @click.option(
     "--json", "as_json", is_flag=True, help="Write one line, a JSON object with the addresses, and nothing more."
 )
@@ -103,7 +122,7 @@ def emulate_command(
     Ctrl-C or SIGTERM ends it, with status 0. The status is 1 when a port is in use.
     """
     log = None if as_json else Log()
-    emulator = Emulator(_silence if log is None else log.tell, api_keys=api_keys or None)
+    emulator = Emulator(silence if log is None else log.tell, api_keys=api_keys or None)
     for inbox_id, _, pod_id in (inbox.partition("=") for inbox in inboxes):
         emulator.add_inbox(inbox_id, pod_id=pod_id or None)
     for pod_id in pods:
@@ -168,7 +187,7 @@ class Log:
             await output.print(line)
 
 
-def _silence(_what: str, _details: str) -> None:
+def silence(_what: str, _details: str) -> None:
     pass
 
 

@@ -35,7 +35,7 @@ def order(emulator: str, method: str, path: str, fields: dict[str, Any] | None =
     Raises:
         ClickException: there is none, or it refuses.
     """
-    url = f"{emulator.rstrip('/')}{CONTROL_PATH}/{path}"
+    url = f"{emulator.rstrip('/').removesuffix('/v0')}{CONTROL_PATH}/{path}"
     shown = printable(emulator, 200)
     try:
         # A proxy knows nothing of this machine's loopback.
