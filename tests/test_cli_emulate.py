@@ -25,6 +25,7 @@ from trio_agentmail import (
     Disconnected,
     Event,
     MessageReceivedEvent,
+    MessageSecurityCompletedEvent,
     MessageSecurityReviewEvent,
     ReconnectPolicy,
     Subscribe,
@@ -91,7 +92,7 @@ class Served:
 @asynccontextmanager
 async def serving(**arguments: Any) -> AsyncIterator[Served]:
     told: list[str] = []
-    emulator = Emulator(lambda what, details: told.append(f"{what} {details}"), **arguments)
+    emulator = Emulator(told.append, **arguments)
     with trio.fail_after(20):
         async with emulator.serve() as environment:
             yield Served(emulator, environment, told)
@@ -182,19 +183,21 @@ async def test_it_says_what_to_set_and_then_a_line_for_each_thing_that_happens()
                 order = {"event_type": "message.received", "inbox_id": INBOX, "subject": HOSTILE}
                 await client.post("/_emulator/trigger", json=order)
                 await next_mail(events)
-        output = await read_until(process, b"closed")
+        output = await read_until(process, b"closed by the client with 1000\n")
         process.send_signal(signal.SIGINT)
         assert await process.wait() == 0
         output += await read_rest(process.stdout)
     lines = [re.sub(r"^\d\d:\d\d:\d\d  ", "", line) for line in output.decode().splitlines()]
+    lines.remove("connection 1: at its end before it was open")  # it may take a while to be noticed
     assert lines[:4] == [
-        "refused     a WebSocket, with 401",
-        "connected   a WebSocket, 1 open",
-        f"subscribed  inbox_ids={INBOX}",
-        "request     GET /v0/inboxes?limit=1: 401",
+        "connection 1: the handshake is answered with 401",
+        "connection 2: open",
+        f'connection 2: {{"type":"subscribed","inbox_ids":["{INBOX}"]}}',
+        "GET /v0/inboxes: 401",
     ]
-    assert re.fullmatch(r"pushed      message.received \S+ to 1", lines[4])
-    assert lines[5:] == ["closed      by the client, code 1000"]
+    assert re.fullmatch(rf"message.received in {INBOX} '.*forged' from .*: pushed to connection 2", lines[4])
+    assert lines[4].isprintable()
+    assert lines[5:] == ["connection 2: closed by the client with 1000"]
 
 
 @pytest.mark.parametrize("option", ["--http-port", "--websocket-port"])
@@ -273,15 +276,15 @@ async def test_ipv6_is_written_as_urls_have_it(capsys: pytest.CaptureFixture[str
 async def test_a_terminal_that_pauses_costs_lines_and_no_memory(capsys: pytest.CaptureFixture[str]) -> None:
     log = _emulate.Log()
     for number in range(_emulate.MAX_WAITING + 5):
-        log.tell("request", str(number))
+        log.tell(str(number))
     with trio.move_on_after(0.5):
         await log.print_to(Output())
-    log.tell("request", HOSTILE)
+    log.tell(HOSTILE)
     with trio.move_on_after(0.5):
         await log.print_to(Output())
     *_, before, last = capsys.readouterr().out.splitlines()
-    assert before.endswith(f"request     {_emulate.MAX_WAITING - 1}")
-    assert last.endswith("forged (5 lines before this are left out)")
+    assert before.endswith(f"  {_emulate.MAX_WAITING - 1}")
+    assert "(5 lines before this are left out)" in last
     assert last.isprintable()
 
 
@@ -391,7 +394,11 @@ async def test_what_happens_to_a_sent_mail_is_told_of_that_mail() -> None:
             about = ("--inbox", INBOX, "--message-id", sent.send.message_id or "")
             await served.ok("trigger", "message.delivered", *about)
             await served.ok("trigger", "message.delivered", *about, "--to", "eve@example.com", "--thread-id", "t")
+            await served.ok("trigger", "message.security.completed", *about)
             delivered, another = [(await events.receive()).delivery for _ in range(2)]  # type: ignore[union-attr]
+            checked = await events.receive()
+        assert isinstance(checked, MessageSecurityCompletedEvent)
+        assert checked.message.message_id == sent.send.message_id
         assert (delivered.message_id, delivered.thread_id) == (sent.send.message_id, sent.send.thread_id)
         assert delivered.recipients == ("bob@example.com",)
         assert (another.recipients, another.thread_id) == (("eve@example.com",), "t")
@@ -467,9 +474,9 @@ async def test_cut_close_and_silent_are_for_the_websockets_that_are_open() -> No
                 codes.append(lost.code)
         assert codes == [1006, 4000, 1006]
         assert [line for line in served.told if line.startswith("fault")] == [
-            "fault cut",
-            "fault close code=4000 reason=bye",
-            "fault silent",
+            "fault: cut",
+            "fault: close code=4000 reason=bye",
+            "fault: silent",
         ]
 
 
@@ -496,7 +503,7 @@ async def test_pushes_can_be_swallowed_duplicated_delayed_and_reordered() -> Non
             for number in range(5):
                 await served.emulator.deliver(inbox_id=INBOX, subject=str(number))
             subjects = [(await next_mail(events)).message.subject for _ in range(4)]
-        pushed = [line for line in served.told if line.startswith("pushed")]
+        pushed = [line for line in served.told if ": pushed to" in line]
     # Mail 0 is swallowed, 1 comes three times (and out of the stream once), 2 later, and 4 before 3.
     assert subjects == ["1", "4", "3", "2"]
     assert len(pushed) == 3 + 3
@@ -523,7 +530,7 @@ async def test_requests_fail_and_go_well_again() -> None:
             await served.ok("fault", "rest-hang", "--times", "1")
             with pytest.raises(httpx.ReadTimeout):
                 await client.get("/inboxes")
-        assert "request GET /v0/inboxes: no answer" in served.told
+        assert "GET /v0/inboxes: no answer" in served.told
 
 
 def test_every_fault_of_the_control_api_has_a_command_and_the_other_way_round() -> None:
@@ -654,7 +661,7 @@ async def test_orders_come_from_this_machine_only(address: str, status: int) -> 
 
 
 async def test_what_is_remembered_of_requests_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trio_agentmail.testing._emulator.MAX_RECORDED", 3)
+    monkeypatch.setattr("trio_agentmail.testing._emulator.MAX_REMEMBERED", 3)
     async with serving() as served, httpx.AsyncClient(base_url=served.environment.http) as client:
         for _ in range(5):
             await client.get("/v0/inboxes")

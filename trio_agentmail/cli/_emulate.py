@@ -28,17 +28,6 @@ OPEN = """
 Whoever reaches this machine can read and send the mail in it, unencrypted.
 """
 
-STYLES = {
-    "connected": "green",
-    "subscribed": "green",
-    "closed": "dim",
-    "request": "cyan",
-    "pushed": "bold cyan",
-    "fault": "yellow",
-    "refused": "red",
-    "error": "red",
-}
-
 LIMIT = 300
 """How many characters of a line are shown."""
 
@@ -169,13 +158,11 @@ class Log:
         self._put, self._lines = trio.open_memory_channel[Text](MAX_WAITING)
         self._left_out = 0
 
-    def tell(self, what: str, details: str = "") -> None:
+    def tell(self, text: str) -> None:
         """Something happened, just now."""
         if self._left_out:
-            details = f"{details} ({self._left_out} lines before this are left out)"
-        line = Text.assemble(
-            (f"{datetime.now():%H:%M:%S}", "dim"), "  ", (f"{what:<10}", STYLES[what]), "  ", printable(details, LIMIT)
-        )
+            text = f"({self._left_out} lines before this are left out) {text}"
+        line = Text.assemble((f"{datetime.now():%H:%M:%S}", "dim"), "  ", printable(text, LIMIT))
         try:
             self._put.send_nowait(line)
             self._left_out = 0
@@ -187,7 +174,7 @@ class Log:
             await output.print(line)
 
 
-def silence(_what: str, _details: str) -> None:
+def silence(_text: str) -> None:
     pass
 
 

@@ -1,7 +1,6 @@
 """The fake as `trio-agentmail emulate` serves it: it tells what happens, and takes orders over HTTP."""
 
 from collections.abc import Callable, Collection
-from datetime import datetime
 from typing import Any
 
 import httpx
@@ -13,27 +12,34 @@ from ._fake import FakeAgentMail
 
 __all__ = ["Emulator"]
 
-MAX_RECORDED = 1000
-"""How many requests and handshakes are remembered: an emulator may run for weeks."""
+MAX_REMEMBERED = 1000
+"""How many requests, handshakes and the like are remembered: an emulator may run for weeks."""
 
 
 class Emulator(FakeAgentMail):
     """A `FakeAgentMail` that is alone in its process.
 
     Args:
-        tell: Called for each thing that happens, with a word for it and with details, in which others chose what
-            stands.
+        tell: Called for each thing that happens, with a text in which others may have chosen what stands.
         api_keys: The API keys that it knows; `None`: it knows any.
 
     Attributes:
-        receivers: To how many connections the event was pushed that went to most of them, since this was set to 0.
+        tell: As given.
+        receivers: To how many connections the last event was pushed, or 0, if it was set to that since then.
     """
 
-    def __init__(self, tell: Callable[[str, str], None], *, api_keys: Collection[str] | None = None) -> None:
+    def __init__(self, tell: Callable[[str], None], *, api_keys: Collection[str] | None = None) -> None:
         super().__init__(api_keys=api_keys)
-        self._tell_somebody = tell
-        self._control = Control(self, self._tell)
-        self.receivers = 0
+        self.tell = tell
+        self._control = Control(self)
+
+    @property
+    def receivers(self) -> int:
+        return self._receivers
+
+    @receivers.setter
+    def receivers(self, count: int) -> None:
+        self._receivers = count
 
     def message(self, inbox_id: str, message_id: str) -> Message | None:
         """The mail, if there is one."""
@@ -44,24 +50,20 @@ class Emulator(FakeAgentMail):
         """Make a pod, with no inbox in it."""
         self._store.empty_pods.add(pod_id)
 
-    def time_of_day(self) -> datetime:
-        return self._now()
-
-    def _tell(self, what: str, details: str = "") -> None:
-        del self.handshakes[:-MAX_RECORDED], self.requests[:-MAX_RECORDED]
-        self._tell_somebody(what, details)
+    def _note(self, text: str) -> None:
+        super()._note(text)
+        self.tell(text)
+        remembered: list[list[Any]] = [
+            self.handshakes,
+            self.frames,
+            self.subscriptions,
+            self.close_codes,
+            self.requests,
+        ]
+        for things in remembered:
+            del things[:-MAX_REMEMBERED]
 
     async def _respond(self, request: httpx.Request) -> Any:
         if request.url.path.startswith(CONTROL_PATH):
             return await self._control.answer(request)
         return await super()._respond(request)
-
-    def _record(self, request: httpx.Request, status: int | None) -> None:
-        super()._record(request, status)
-        # The target as it was sent, percent-encoding and all.
-        target = request.url.raw_path.decode("ascii")
-        self._tell("request", f"{request.method} {target}: {status or 'no answer'}")
-
-    def _pushed(self, frame: Any, count: int) -> None:
-        self.receivers = max(self.receivers, count)
-        self._tell("pushed", f"{frame['event_type']} {frame.get('event_id')} to {count}")

@@ -9,7 +9,6 @@ What is wrong with an order is answered as AgentMail's errors are, with a `name`
 """
 
 import ipaddress
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -36,12 +35,10 @@ class Control:
 
     Args:
         emulator: Whom the orders are for.
-        tell: Called with each order that was obeyed.
     """
 
-    def __init__(self, emulator: "Emulator", tell: Callable[[str, str], None]) -> None:
+    def __init__(self, emulator: "Emulator") -> None:
         self._emulator = emulator
-        self._tell = tell
 
     async def answer(self, request: httpx.Request) -> httpx.Response:
         """Do what is asked for, and say what has become of it."""
@@ -67,11 +64,12 @@ class Control:
                 fields = _fields(request.content)
                 await order_fault(self._emulator, fields)
                 name = fields.pop("fault")
-                self._tell("fault", " ".join([name, *(f"{argument}={value}" for argument, value in fields.items())]))
+                more = [f"{argument}={value}" for argument, value in fields.items()]
+                self._emulator.tell(f"fault: {' '.join([name, *more])}")
                 return {}
             case "DELETE", "/faults":
                 self._emulator.clear_faults()
-                self._tell("fault", "cleared")
+                self._emulator.tell("faults: cleared")
                 return {}
         raise Refusal(404, "not_found", f"the emulator has no {request.method} {request.url.path}")
 

@@ -1,12 +1,14 @@
 """Events that can be ordered of the emulator: which there are, and what each may be told."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ._fake_events import new_id
+from trio_agentmail.events import Event, Recipient
+
 from ._fake_listing import Refusal
-from ._sample_events import SAMPLE_TYPES, About, sample_event
+from ._make_event import EVENT_TYPES as KNOWN_TYPES
+from ._make_event import make_event
 
 if TYPE_CHECKING:
     from ._emulator import Emulator
@@ -27,11 +29,11 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "message.complained": ("to", *OF_A_MAIL),
     "message.rejected": ("reason", *OF_A_MAIL),
     "message.opened": OF_A_MAIL,
-    "message.security.completed": ("reason", "message_id"),
+    "message.security.completed": ("message_id",),
     "message.security.review": RECEIVED,
     "message.security.override": ("message_id",),
     "domain.verified": ("domain",),
-    **{event_type: ("title",) for event_type in SAMPLE_TYPES if event_type.startswith("calendar.")},
+    **{event_type: ("title",) for event_type in KNOWN_TYPES if event_type.startswith("calendar.")},
 }
 """What each event type may be told besides the inbox. `eml` is a whole mail, as RFC 5322 has it, in Base64: it comes to
 the inboxes that it is addressed to, unless one is given, and there is nothing else to tell."""
@@ -109,28 +111,34 @@ async def _happen(emulator: "Emulator", event_type: str, given: dict[str, Any]) 
                 raise ValueError("message.security.override needs the message_id of a mail that is held")
             released = await emulator.release(inbox_id, given["message_id"])
             return {"message_id": released.message.message_id}
-        case _ if event_type in SAMPLE_TYPES:
-            about = _about(emulator, inbox_id, given)
-            event = sample_event(event_type, about)
-            await emulator.emit(event)
-            message_id = {"message_id": about.message_id} if event_type.startswith("message.") else {}
-            return {"event_id": getattr(event, "event_id", None), **message_id}
-    received = await emulator.deliver(inbox_id=inbox_id, event_type=event_type, **given)
-    return {"event_id": received.event_id, "message_id": received.message.message_id}
+        case _ if event_type.startswith("message.received"):
+            received = await emulator.deliver(inbox_id=inbox_id, event_type=event_type, **given)
+            return {"event_id": received.event_id, "message_id": received.message.message_id}
+    event = _made(emulator, event_type, inbox_id, given)
+    await emulator.emit(event)
+    return {"event_id": getattr(event, "event_id", None), **_message_id(event)}
 
 
-def _about(emulator: "Emulator", inbox_id: str, given: dict[str, Any]) -> About:
-    """What an event is about: the mail that is named, if the emulator has it, else one that might have been."""
-    to = given.get("to", "Jane <jane@example.com>")
-    message_id = given.get("message_id") or f"<{new_id()}@mail.example>"
-    message = emulator.message(inbox_id, message_id)
-    return About(
-        inbox_id=inbox_id,
-        message_id=message_id,
-        thread_id=given.get("thread_id") or (message and message.thread_id) or new_id(),
-        recipients=message.to if message is not None and "to" not in given else [to] if isinstance(to, str) else to,
-        reason=given.get("reason", "ordered of the emulator"),
-        title=given.get("title", "Lunch"),
-        domain=given.get("domain", "mail.example"),
-        now=emulator.time_of_day(),
-    )
+def _made(emulator: "Emulator", event_type: str, inbox_id: str, given: dict[str, Any]) -> Event:
+    """An event about the mail that is named: if the emulator has it, with what it knows of it."""
+    recipients = _addresses(given.pop("to", ()))
+    message = emulator.message(inbox_id, given.get("message_id", ""))
+    if message is not None:
+        recipients = recipients or message.to
+        if "thread_id" in FIELDS[event_type]:
+            given.setdefault("thread_id", message.thread_id)
+    if recipients and "to" in FIELDS[event_type]:
+        bounced = event_type == "message.bounced"
+        given["recipients"] = tuple(Recipient(address=to, status="5.1.1") if bounced else to for to in recipients)
+    return make_event(event_type, inbox_id=inbox_id, **given)
+
+
+def _addresses(to: str | Sequence[str]) -> tuple[str, ...]:
+    return (to,) if isinstance(to, str) else tuple(to)
+
+
+def _message_id(event: Event) -> dict[str, str]:
+    for name in ("delivery", "bounce", "complaint", "reject", "open", "message"):
+        if (part := getattr(event, name, None)) is not None:
+            return {"message_id": part.message_id}
+    return {}

@@ -1,11 +1,13 @@
 """`FakeAgentMail`: all sides of the fake together, and where it can be found."""
 
 import ssl
-from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import Self
 
 import trio
 
+from trio_agentmail._backend import installed_backend
 from trio_agentmail._settings import AgentMailEnvironment
 
 from ._fake_connection import fake_tasks
@@ -27,20 +29,27 @@ class FakeAgentMail(FakeMail):
     is how many a fault is for; `None`: all that follow, until `clear_faults()`.
 
     Args:
-        api_keys: The API keys that it knows; `None`: it knows any.
-        permissions: What the keys may do, for example `{"message_read", "label_spam_read"}`; `None`: everything.
+        api_keys: The API keys that it knows; `None`: it knows any. A mapping says what each of them may do.
+        permissions: What other keys may do, for example `{"message_read", "label_spam_read"}`; `None`: everything. A
+            key that may do nothing at all gets a 403 for an answer when it wants a WebSocket.
 
     Attributes:
         api_keys: As given; may be changed, for the handshakes and requests to come.
         permissions: As given; may be changed, for the subscriptions and requests to come.
         handshakes: Every request for a WebSocket that was read, granted or not, in order.
+        frames: Every message that a client has sent, valid or not, in order.
         subscriptions: Every valid `subscribe` frame, confirmed or not, in order.
         close_codes: Of every WebSocket that `drop_connections` or a fault did not end, when it has ended: the
             code with which the client closed it, or `None` where it just went.
         requests: Every request to the REST API that was read, in order.
     """
 
-    def __init__(self, *, api_keys: Collection[str] | None = None, permissions: Collection[str] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        api_keys: Collection[str] | Mapping[str, Collection[str] | None] | None = None,
+        permissions: Collection[str] | None = None,
+    ) -> None:
         super().__init__()
         self.api_keys = api_keys
         self.permissions = permissions
@@ -49,6 +58,16 @@ class FakeAgentMail(FakeMail):
     def api_key(self) -> str:
         """The API key that is used when the caller gives none."""
         return "am_fake_key"
+
+    @contextmanager
+    def installed(self) -> Iterator[Self]:
+        """For the block, streams in this process that are given no `backend` come here, and need no API key.
+
+        Raises:
+            RuntimeError: Another one is installed already.
+        """
+        with installed_backend(self):
+            yield self
 
     @asynccontextmanager
     async def serve(

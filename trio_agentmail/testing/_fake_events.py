@@ -22,6 +22,7 @@ from trio_agentmail.events import (
 
 __all__ = [
     "HELD",
+    "ORGANIZATION",
     "hold",
     "new_id",
     "new_message",

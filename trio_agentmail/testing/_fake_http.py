@@ -12,7 +12,7 @@ import trio
 
 from ._fake_base import FakeBase
 from ._fake_connection import Spawn
-from ._fake_handshake import refused_key
+from ._fake_handshake import bearer, refused_key
 from ._fake_http_server import HttpConnection, Respond
 from ._fake_listing import Refusal
 from ._fake_request_faults import BreakRequest, FailRequest, HangRequest, RequestFaults
@@ -87,9 +87,10 @@ class FakeHttp(FakeBase, RequestFaults):
     def _answer_request(self, request: httpx.Request) -> httpx.Response:
         self._index()
         try:
-            if (refusal := refused_key(request.headers.get("Authorization", ""), "", self.api_keys)) is not None:
+            key = bearer(request.headers.get("Authorization", ""))
+            if (refusal := refused_key(key, self.api_keys)) is not None:
                 raise Refusal(401, *refusal)
-            status, answer = 200, RestApi(self._store, self.permissions).answer(request)
+            status, answer = 200, RestApi(self._store, self._permissions_of(key)).answer(request)
         except Refusal as refused:
             status, answer = refused.status, {"name": refused.name, "message": refused.message}
         content = orjson.dumps(answer, option=orjson.OPT_UTC_Z)
@@ -105,6 +106,7 @@ class FakeHttp(FakeBase, RequestFaults):
                 at=trio.current_time(),
             )
         )
+        self._note(f"{request.method} {request.url.path}: {'no answer' if status is None else status}")
 
 
 class FakeTransport(httpx.AsyncBaseTransport):

@@ -3,10 +3,10 @@
 import errno
 import json
 import ssl
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from itertools import count
 from urllib.parse import urlsplit
 
 import attrs
@@ -36,7 +36,7 @@ from ._fake_faults import (
 from ._fake_handshake import Handshake, read_handshake, rejection
 from ._fake_http_server import reset, with_tls
 from ._fake_push_faults import PushFaults
-from ._fake_subscriptions import RefusedFrame, error_frame, matches, parse_subscribe, subscribed_frame
+from ._fake_subscriptions import RefusedFrame, describe, error_frame, mismatch, parse_subscribe, subscribed_frame
 
 __all__ = ["FakeWebSockets"]
 
@@ -47,10 +47,12 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
     def __init__(self) -> None:
         super().__init__()
         self.handshakes: list[Handshake] = []
+        self.frames: list[str | bytes] = []
         self.subscriptions: list[Subscribe] = []
         self.close_codes: list[int | None] = []
         self._connections: list[FakeConnection] = []
-        self._changed = trio.Event()
+        self._receivers = 0  # of the last push
+        self._numbers = count(1)
 
     # What can be seen from here
 
@@ -72,15 +74,6 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
         """Wait until `subscribed` is at least `n`: what is pushed then goes to that many."""
         await self._wait_until(lambda: self.subscribed >= n)
 
-    async def _wait_until(self, condition: Callable[[], bool]) -> None:
-        await trio.lowlevel.checkpoint()
-        while not condition():
-            await self._changed.wait()
-
-    def _notify(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
-
     # What is pushed, and what becomes of the connections
 
     def _push_event(self, event: Event) -> None:
@@ -90,17 +83,17 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
     def _push_now(self, text: str) -> None:
         # Not orjson, which refuses lone surrogates: an event may have one.
         frame = json.loads(text)
-        receivers = [
-            connection
-            for connection in self._connections
-            if connection.is_open and matches(connection.subscription, frame, self._store.pods)
-        ]
-        for connection in receivers:
-            connection.push(text)
-        self._pushed(frame, len(receivers))
-
-    def _pushed(self, frame: Any, count: int) -> None:
-        """An event was pushed to so many connections."""
+        told, others = [], []
+        for connection in self._connections:
+            if connection.is_open:
+                reason = mismatch(connection.subscription, frame, self._store.pods)
+                if reason is None:
+                    connection.push(text)
+                    told.append(str(connection))
+                else:
+                    others.append(f"{connection} {reason}")
+        self._receivers = len(told)
+        self._note("; ".join([f"{describe(frame)}: pushed to {', '.join(told) or 'nobody'}", *others]))
 
     async def send_raw(self, frame: str | bytes) -> None:
         """Push a frame as it is, text or binary, to every subscribed connection, whatever its filters."""
@@ -146,6 +139,7 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
         fault = self._connection_faults.take()
         if isinstance(fault, RefuseConnection):
             await trio.lowlevel.checkpoint()
+            self._note("a connection: refused")
             raise ConnectionRefusedError(errno.ECONNREFUSED, "refused by FakeAgentMail")
         parts = urlsplit(url)
         client_end, server_end = memory_stream_pair()
@@ -168,12 +162,13 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
             stream = await listener.accept()
             fault = self._connection_faults.take()
             if isinstance(fault, RefuseConnection):
+                self._note("a connection: refused")
                 await reset(stream)
             else:
                 spawn(self._serve_stream, with_tls(stream, ssl_context), fault)
 
     async def _serve_stream(self, stream: trio.abc.Stream, fault: Fault | None) -> None:
-        connection = FakeConnection(stream)
+        connection = FakeConnection(stream, next(self._numbers))
         self._connections.append(connection)
         try:
             await connection.run(partial(self._talk, connection, fault))
@@ -181,38 +176,45 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
             self._connections.remove(connection)
             if connection.ended_by_client:
                 self.close_codes.append(connection.close_code)
-                code = connection.close_code
-                self._tell("closed", "by the client, " + (f"code {code}" if code else "without a close frame"))
-            self._notify()
+            self._note(f"{connection}: {connection.end}")
 
     async def _talk(
         self, connection: FakeConnection, fault: Fault | None, request: trio_websocket.WebSocketRequest
     ) -> None:
         handshake = read_handshake(request)
-        self.handshakes.append(handshake)
+        connection.key = handshake.key
         if isinstance(fault, HangHandshake):
+            self.handshakes.append(handshake)
+            self._note(f"{connection}: the handshake is not answered")
             await trio.sleep_forever()
-        refusal = fault if isinstance(fault, RejectHandshake) else rejection(handshake, self.api_keys)
+        refusal = (
+            fault
+            if isinstance(fault, RejectHandshake)
+            else rejection(handshake, self.api_keys, self._permissions_of(handshake.key))
+        )
+        self.handshakes.append(attrs.evolve(handshake, status=101 if refusal is None else refusal.status))
         if refusal is not None:
+            self._note(f"{connection}: the handshake is answered with {refusal.status}")
             headers = [(name.encode(), value.encode()) for name, value in refusal.headers]
-            self._tell("refused", f"a WebSocket, with {refusal.status}")
             await request.reject(refusal.status, extra_headers=headers, body=refusal.body)
             return
         await connection.accept(request)
-        self._tell("connected", f"a WebSocket, {self.connected} open")
-        self._notify()
+        self._note(f"{connection}: open")
         while True:
             await self._answer(connection, await connection.receive(), fault)
 
     async def _answer(self, connection: FakeConnection, data: str | bytes, fault: Fault | None) -> None:
+        self.frames.append(data)
         try:
-            subscribe = parse_subscribe(data, self.permissions)
+            subscribe = parse_subscribe(data, self._permissions_of(connection.key))
         except RefusedFrame as refused:
-            self._tell("error", f"{refused.name}: {refused.message}")
+            self._note(f"{connection}: what it sent is answered with the error {refused.name}: {refused.message}")
             connection.push(error_frame(refused.name, refused.message))
             return
         self.subscriptions.append(subscribe)
         self._store.know(subscribe, self._now())
+        if isinstance(fault, WithholdConfirmation | RefuseSubscription | CloseInsteadOfConfirming):
+            self._note(f"{connection}: the subscription is not confirmed, but met by {type(fault).__name__}")
         match fault:
             case WithholdConfirmation():
                 return
@@ -228,10 +230,8 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
         # Whether a second subscription on a connection replaces the first or adds to it is not documented.
         # Here it replaces it.
         connection.subscription = subscribe
-        connection.push(subscribed_frame(subscribe))
-        filters = attrs.asdict(subscribe, filter=lambda _, value: value is not None)
-        shown = " ".join(f"{name}={','.join(values)}" for name, values in filters.items())
-        self._tell("subscribed", shown or "to everything")
-        self._notify()
+        confirmation = subscribed_frame(subscribe)
+        connection.push(confirmation)
+        self._note(f"{connection}: {confirmation}")
         if isinstance(fault, DropAfterConfirming):
             await connection.cut()
