@@ -316,8 +316,20 @@ def test_its_ports_are_always_the_same_unless_told_otherwise(monkeypatch: pytest
 
 def test_the_options_say_where_it_listens_and_what_there_is_to_begin_with(monkeypatch: pytest.MonkeyPatch) -> None:
     emulator, log, *where = options_of(
-        monkeypatch, "--json", "--host", "localhost", "--http-port", "1", "--api-key", "a=", "--api-key", "b"
+        monkeypatch,
+        "--json",
+        "--host",
+        "localhost",
+        "--http-port",
+        "1",
+        "--api-key",
+        "a=",
+        "--api-key",
+        "b",
+        "--permission",
+        "inbox_read",
     )
+    assert emulator.permissions == ("inbox_read",)
     assert (emulator.api_keys, log, where) == (("a=", "b"), None, ["127.0.0.1", 1, 8491])
 
 
@@ -345,7 +357,7 @@ def test_a_host_is_an_ip_address() -> None:
     assert "write an IP address" in result.stderr
 
 
-@pytest.mark.parametrize("option", ["--inbox", "--pod", "--api-key"])
+@pytest.mark.parametrize("option", ["--inbox", "--pod", "--api-key", "--permission"])
 def test_an_empty_name_is_refused(option: str) -> None:
     result = run("emulate", option, "")
     assert result.exit_code == 2

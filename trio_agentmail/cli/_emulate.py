@@ -76,6 +76,14 @@ def _no_empty(_context: click.Context, _option: click.Parameter, items: tuple[st
     help="Know this key only. May be repeated. [default: any]",
 )
 @click.option(
+    "--permission",
+    "permissions",
+    metavar="PERMISSION",
+    multiple=True,
+    callback=_no_empty,
+    help="Let keys do this only, for example message_read. May be repeated. [default: everything]",
+)
+@click.option(
     "--inbox",
     "inboxes",
     metavar="INBOX[=POD]",
@@ -99,6 +107,7 @@ def emulate_command(
     websocket_port: int,
     host: str,
     api_keys: tuple[str, ...],
+    permissions: tuple[str, ...],
     inboxes: tuple[str, ...],
     pods: tuple[str, ...],
     as_json: bool,
@@ -111,7 +120,9 @@ def emulate_command(
     Ctrl-C or SIGTERM ends it, with status 0. The status is 1 when a port is in use.
     """
     log = None if as_json else Log()
-    emulator = Emulator(silence if log is None else log.tell, api_keys=api_keys or None)
+    emulator = Emulator(
+        silence if log is None else log.tell, api_keys=api_keys or None, permissions=permissions or None
+    )
     for inbox_id, _, pod_id in (inbox.partition("=") for inbox in inboxes):
         emulator.add_inbox(inbox_id, pod_id=pod_id or None)
     for pod_id in pods:

@@ -22,14 +22,21 @@ class Emulator(FakeAgentMail):
     Args:
         tell: Called for each thing that happens, with a text in which others may have chosen what stands.
         api_keys: The API keys that it knows; `None`: it knows any.
+        permissions: What the keys may do; `None`: everything.
 
     Attributes:
         tell: As given.
         receivers: To how many connections the last event was pushed, or 0, if it was set to that since then.
     """
 
-    def __init__(self, tell: Callable[[str], None], *, api_keys: Collection[str] | None = None) -> None:
-        super().__init__(api_keys=api_keys)
+    def __init__(
+        self,
+        tell: Callable[[str], None],
+        *,
+        api_keys: Collection[str] | None = None,
+        permissions: Collection[str] | None = None,
+    ) -> None:
+        super().__init__(api_keys=api_keys, permissions=permissions)
         self.tell = tell
         self._control = Control(self)
 
