@@ -30,6 +30,7 @@ from trio_agentmail import (
     ReconnectPolicy,
     Subscribe,
     Subscribed,
+    UnknownEvent,
 )
 from trio_agentmail.cli import _emulate
 from trio_agentmail.cli._commands import commands
@@ -474,20 +475,21 @@ async def test_an_order_that_makes_no_sense_is_refused_in_one_line(arguments: li
 # `fault`
 
 
-async def test_cut_close_and_silent_are_for_the_websockets_that_are_open() -> None:
+async def test_cut_close_garbage_and_silent_are_for_the_websockets_that_are_open() -> None:
     async with serving() as served:
         async with listening(environment=served.environment, ping_interval=0.2, ping_timeout=0.2) as events:
             codes = []
-            for arguments in (["cut"], ["close", "--code", "4000", "--reason", "bye"], ["silent"]):
+            for arguments in (["cut"], ["close", "--code", "4000", "--reason", "bye"], ["garbage"], ["silent"]):
                 assert isinstance(await events.receive(), Subscribed)
                 await served.ok("fault", *arguments)
                 lost = await events.receive()
                 assert isinstance(lost, Disconnected)
                 codes.append(lost.code)
-        assert codes == [1006, 4000, 1006]
+        assert codes == [1006, 4000, 1002, 1006]
         assert [line for line in served.told if line.startswith("fault")] == [
             "fault: cut",
             "fault: close code=4000 reason=bye",
+            "fault: garbage",
             "fault: silent",
         ]
 
@@ -519,6 +521,20 @@ async def test_pushes_can_be_swallowed_duplicated_delayed_and_reordered() -> Non
     # Mail 0 is swallowed, 1 comes three times (and out of the stream once), 2 later, and 4 before 3.
     assert subjects == ["1", "4", "3", "2"]
     assert len(pushed) == 3 + 3
+
+
+async def test_pushes_can_be_corrupt_and_slow() -> None:
+    async with serving() as served:
+        async with listening(environment=served.environment) as events:
+            assert isinstance(await events.receive(), Subscribed)
+            await served.ok("fault", "corrupt")
+            await served.emulator.deliver(inbox_id=INBOX)
+            assert isinstance(await events.receive(), UnknownEvent)
+            await served.ok("fault", "slow", "10000")
+            began = trio.current_time()
+            await served.emulator.deliver(inbox_id=INBOX, text="x" * 5000)
+            await next_mail(events)
+            assert trio.current_time() - began > 0.3
 
 
 async def test_requests_fail_and_go_well_again() -> None:
@@ -619,6 +635,7 @@ async def test_it_says_how_many_are_there() -> None:
         ("faults", {"fault": "rest-error", "status": 500, "retry_after": "x"}, "retry_after is a number"),
         ("faults", {"fault": "duplicate", "copies": 0}, "copies is a number"),
         ("faults", {"fault": "reorder", "count": 1}, "count is a number"),
+        ("faults", {"fault": "slow", "rate": 0}, "rate is a number of bytes"),
         ("trigger", {"event_type": "x"}, "event_type is one of message.received, "),
         ("trigger", {"event_type": "message.received", "inbox_id": 7}, "inbox_id is a text"),
         ("trigger", {"event_type": "message.sent", "inbox_id": "a", "to": [1]}, "to is a text, or a list of texts"),
@@ -629,7 +646,6 @@ async def test_a_body_that_makes_no_sense_is_a_400_and_harms_nobody(path: str, b
     async with serving() as served:
         response = await served.post(path, body)
         assert response.status_code == 400
-        assert response.json()["name"] == "ValidationError"
         assert words in response.json()["message"]
         assert (await served.post("trigger", {"event_type": "domain.verified"})).status_code == 200
 

@@ -341,4 +341,4 @@ async def test_the_sdk_shows_the_errors_of_the_rest_api(kind: Kind) -> None:
         async with sdk(kind, fake, key) as call:
             with pytest.raises(ApiError) as caught:
                 await call("threads.list")
-        assert (caught.value.status_code, caught.value.body["name"]) == expected
+        assert (caught.value.status_code, caught.value.body["code"]) == expected

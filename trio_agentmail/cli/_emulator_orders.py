@@ -120,6 +120,7 @@ def _bad_times() -> int:
 
 ARGUMENTS = {
     "status": click.argument("status", type=click.IntRange(200, 599)),
+    "rate": click.argument("rate", type=click.IntRange(1)),
     "count": click.argument("count", type=click.IntRange(2)),
     "seconds": click.argument("seconds", type=click.FloatRange(0)),
 }
@@ -152,12 +153,15 @@ def _add(name: str, help: str, *parameters: str) -> None:
 _add("cut", "Cut the WebSockets that are open, without a close frame.")
 _add("close", "Close the WebSockets that are open, with a code.", "code", "reason")
 _add("silent", "Leave the WebSockets that are open half-open: they neither read nor write any more.")
+_add("garbage", "Send bytes that are no frame on the WebSockets that are open.")
+_add("slow", "Send no more than so many bytes in a second on each WebSocket, until `fault clear`.", "rate")
 _add("refuse", "Reset the next connection for a WebSocket.", "times")
 _add("reject", "Answer the next request for a WebSocket with an HTTP status.", "status", "retry_after", "times")
 _add("hang", "Never answer the next request for a WebSocket.", "times")
 _add("withhold", "Never confirm the next connection's subscriptions, and push nothing to it.", "times")
 _add("delay", "Push the next event so many seconds later.", "seconds", "times")
 _add("duplicate", "Push the next event more than once.", "copies", "times")
+_add("corrupt", "Push a part of the next event only, which is no JSON.", "times")
 _add("reorder", "Hold the next COUNT events back, and then push the last one first.", "count")
 _add("swallow", "Do not push the next event; the REST API has the mail all the same.", "times")
 _add("rest-error", "Answer the next REST request with a status.", "status", "retry_after", "path", "times")

@@ -55,7 +55,7 @@ class Emulator(FakeAgentMail):
 
     def add_pod(self, pod_id: str) -> None:
         """Make a pod, with no inbox in it."""
-        self._store.empty_pods.add(pod_id)
+        self._store.add_pod(pod_id, self._now())
 
     def _note(self, text: str) -> None:
         super()._note(text)

@@ -5,7 +5,7 @@
     POST   /_emulator/faults   {"fault": "cut", …}: see `_emulator_faults`
     DELETE /_emulator/faults   what comes from now on goes well
 
-What is wrong with an order is answered as AgentMail's errors are, with a `name` and a `message`.
+What is wrong with an order is answered with a status and a `message`.
 """
 
 import ipaddress
@@ -15,9 +15,8 @@ import httpx
 import orjson
 import trio
 
-from ._emulator_faults import order_fault
+from ._emulator_faults import BadOrder, order_fault
 from ._emulator_trigger import trigger
-from ._fake_listing import Refusal
 
 if TYPE_CHECKING:
     from ._emulator import Emulator
@@ -45,8 +44,8 @@ class Control:
         await trio.lowlevel.checkpoint()
         try:
             status, answer = 200, await self._obey(request)
-        except Refusal as refused:
-            status, answer = refused.status, {"name": refused.name, "message": refused.message}
+        except BadOrder as bad:
+            status, answer = bad.status, {"message": bad.message}
         return httpx.Response(
             status, headers={"Content-Type": "application/json", "Server": SERVER}, content=orjson.dumps(answer)
         )
@@ -54,7 +53,7 @@ class Control:
     async def _obey(self, request: httpx.Request) -> dict[str, Any]:
         # A page in a browser on this machine can send requests here, but not without saying where it is from.
         if not _is_loopback(request.extensions["server_address"]) or "Origin" in request.headers:
-            raise Refusal(403, "forbidden", "the emulator takes orders from programs on its own machine only")
+            raise BadOrder(403, "the emulator takes orders from programs on its own machine only")
         match request.method, request.url.path.removeprefix(CONTROL_PATH):
             case "GET", "" | "/":
                 return {"connected": self._emulator.connected, "subscribed": self._emulator.subscribed}
@@ -71,7 +70,7 @@ class Control:
                 self._emulator.clear_faults()
                 self._emulator.tell("faults: cleared")
                 return {}
-        raise Refusal(404, "not_found", f"the emulator has no {request.method} {request.url.path}")
+        raise BadOrder(404, f"the emulator has no {request.method} {request.url.path}")
 
 
 def _is_loopback(address: str) -> bool:
@@ -85,6 +84,6 @@ def _fields(body: bytes) -> dict[str, Any]:
     except orjson.JSONDecodeError:
         fields = None
     if not isinstance(fields, dict):
-        raise Refusal(400, "ValidationError", "the body is not a JSON object in UTF-8")
+        raise BadOrder(400, "the body is not a JSON object in UTF-8")
     # What is null is not given.
     return {name: value for name, value in fields.items() if value is not None}

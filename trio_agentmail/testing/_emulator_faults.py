@@ -11,9 +11,17 @@ from typing import Any
 import attrs
 
 from ._fake import FakeAgentMail
-from ._fake_listing import Refusal
 
-__all__ = ["FAULTS", "FaultKind", "order_fault"]
+__all__ = ["FAULTS", "BadOrder", "FaultKind", "order_fault"]
+
+
+class BadOrder(Exception):
+    """An order to the emulator is refused, with an HTTP status and a message."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(status, message)
+        self.status = status
+        self.message = message
 
 
 @attrs.frozen
@@ -49,6 +57,10 @@ def _body(status: int) -> bytes:
     return b"" if status in (204, 304) else b'{"name":"emulated","message":"ordered of the emulator"}'
 
 
+def _slow(fake: FakeAgentMail, *, rate: float) -> None:
+    fake.slow_down(rate)
+
+
 def _reorder(fake: FakeAgentMail, *, count: int) -> None:
     fake.reorder_pushes(count)
 
@@ -57,6 +69,8 @@ FAULTS: Mapping[str, FaultKind] = {
     "cut": FaultKind(FakeAgentMail.drop_connections),
     "close": FaultKind(FakeAgentMail.drop_connections, ("code",), ("reason",)),
     "silent": FaultKind(FakeAgentMail.go_silent),
+    "garbage": FaultKind(FakeAgentMail.send_garbage),
+    "slow": FaultKind(_slow, ("rate",)),
     "refuse": FaultKind(FakeAgentMail.refuse_connections, (), ("times",)),
     "reject": FaultKind(_reject, ("status",), ("retry_after", "times")),
     "hang": FaultKind(FakeAgentMail.hang_handshakes, (), ("times",)),
@@ -64,6 +78,7 @@ FAULTS: Mapping[str, FaultKind] = {
     "delay": FaultKind(FakeAgentMail.delay_pushes, ("seconds",), ("times",)),
     "duplicate": FaultKind(FakeAgentMail.duplicate_pushes, (), ("copies", "times")),
     "reorder": FaultKind(_reorder, ("count",)),
+    "corrupt": FaultKind(FakeAgentMail.corrupt_pushes, (), ("times",)),
     "swallow": FaultKind(FakeAgentMail.swallow_pushes, (), ("times",)),
     "rest-error": FaultKind(_rest_error, ("status",), ("retry_after", "path", "times")),
     "rest-hang": FaultKind(FakeAgentMail.hang_requests, (), ("path", "times")),
@@ -90,6 +105,7 @@ CHECKS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         lambda v: isinstance(v, int | float) and not isinstance(v, bool) and 0 <= v <= 10**6,
         "a number of seconds from 0 to 1000000",
     ),
+    "rate": (lambda v: _is_whole(v, 1, 10**9), "a number of bytes in a second from 1 to 1000000000"),
     "code": (lambda v: _is_whole(v, 0, 4999) and v in CLOSE_CODES, "a close code that may be sent, like 1001 or 4000"),
     "reason": (
         lambda v: isinstance(v, str) and len(v.encode()) <= MAX_CLOSE_REASON,
@@ -106,19 +122,19 @@ async def order_fault(fake: FakeAgentMail, fields: Mapping[str, Any]) -> None:
         fields: The name of the fault as `fault`, and its arguments.
 
     Raises:
-        Refusal: there is no such fault, or an argument is missing or makes no sense.
+        BadOrder: there is no such fault, or an argument is missing or makes no sense.
     """
     arguments = dict(fields)
     name = arguments.pop("fault", None)
     kind = FAULTS.get(name) if isinstance(name, str) else None
     if kind is None:
-        raise Refusal(400, "ValidationError", f"fault is one of {', '.join(FAULTS)}")
+        raise BadOrder(400, f"fault is one of {', '.join(FAULTS)}")
     for argument in (*kind.required, *arguments):
         if argument not in (*kind.required, *kind.optional):
-            raise Refusal(400, "ValidationError", f"the fault {name} takes no {_shown(argument)}")
+            raise BadOrder(400, f"the fault {name} takes no {_shown(argument)}")
         is_valid, what = CHECKS[argument]
         if not is_valid(arguments.get(argument)):
-            raise Refusal(400, "ValidationError", f"{argument} is {what}")
+            raise BadOrder(400, f"{argument} is {what}")
     if arguments.get("times") == "all":
         arguments["times"] = None
     result = kind.method(fake, **arguments)

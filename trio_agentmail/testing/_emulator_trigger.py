@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from trio_agentmail.events import Event, Recipient
 
-from ._fake_listing import Refusal
+from ._emulator_faults import BadOrder
 from ._make_event import EVENT_TYPES as KNOWN_TYPES
 from ._make_event import make_event
 
@@ -51,34 +51,34 @@ async def trigger(emulator: "Emulator", fields: Mapping[str, Any]) -> dict[str, 
         What came of it, with the number of connections that it was pushed to.
 
     Raises:
-        Refusal: there is no such event type, or a field is missing or makes no sense.
+        BadOrder: there is no such event type, or a field is missing or makes no sense.
     """
     given = dict(fields)
     event_type = given.pop("event_type", None)
     if event_type not in EVENT_TYPES:
-        raise Refusal(400, "ValidationError", f"event_type is one of {', '.join(EVENT_TYPES)}")
+        raise BadOrder(400, f"event_type is one of {', '.join(EVENT_TYPES)}")
     for name, value in given.items():
         _check(event_type, name, value)
     if not given.get("inbox_id") and event_type != "domain.verified" and "eml" not in given:
-        raise Refusal(400, "ValidationError", f"{event_type} needs an inbox_id")
+        raise BadOrder(400, f"{event_type} needs an inbox_id")
     emulator.receivers = 0
     try:
         come = await (_eml_comes if "eml" in given else _happen)(emulator, event_type, given)
     except KeyError as exc:
-        raise Refusal(404, "not_found", str(exc.args[0])) from None
+        raise BadOrder(404, str(exc.args[0])) from None
     except ValueError as exc:
-        raise Refusal(400, "ValidationError", str(exc)) from None
+        raise BadOrder(400, str(exc)) from None
     return {"event_type": event_type, **come, "receivers": emulator.receivers}
 
 
 def _check(event_type: str, name: str, value: Any) -> None:
     known = ("inbox_id", *FIELDS[event_type])
     if name not in known:
-        raise Refusal(400, "ValidationError", f"{event_type} takes {', '.join(known)}, and nothing else")
+        raise BadOrder(400, f"{event_type} takes {', '.join(known)}, and nothing else")
     if name == "to" and isinstance(value, list) and all(isinstance(item, str) for item in value):
         return
     if not isinstance(value, str):
-        raise Refusal(400, "ValidationError", f"{name} is a text" + (", or a list of texts" if name == "to" else ""))
+        raise BadOrder(400, f"{name} is a text" + (", or a list of texts" if name == "to" else ""))
 
 
 async def _eml_comes(emulator: "Emulator", event_type: str, given: Mapping[str, Any]) -> dict[str, Any]:

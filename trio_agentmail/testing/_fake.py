@@ -10,13 +10,13 @@ import trio
 from trio_agentmail._backend import installed_backend
 from trio_agentmail._settings import AgentMailEnvironment
 
+from ._fake_chaos import FakeChaos
 from ._fake_connection import fake_tasks
-from ._fake_mail import FakeMail
 
 __all__ = ["FakeAgentMail"]
 
 
-class FakeAgentMail(FakeMail):
+class FakeAgentMail(FakeChaos):
     """An AgentMail in memory: pass it as `backend=`, or `serve()` it on a port of this machine.
 
     It has neither a start nor an end: its tasks live inside the connections that it serves. A bug in it comes
@@ -103,12 +103,6 @@ class FakeAgentMail(FakeMail):
                     websockets=f"ws{s}://{name}:{websockets.socket.getsockname()[1]}",
                     insecure=host != "127.0.0.1",
                 )
-
-    def clear_faults(self) -> None:
-        """What comes from now on goes well, and what `reorder_pushes` holds back comes now."""
-        self._connection_faults.clear()
-        self._clear_push_faults(self._push_now)
-        self._request_faults.clear()
 
 
 async def _listener(host: str, port: int) -> trio.SocketListener:

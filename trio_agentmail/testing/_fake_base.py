@@ -1,6 +1,7 @@
 """What all sides of the fake share: who may do what, the mail, the time, and what is seen of it all."""
 
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
@@ -8,6 +9,8 @@ from typing import TypeVar
 
 import trio
 from trio.testing import MockClock
+
+from trio_agentmail.events import Event
 
 from ._fake_events import to_milliseconds
 from ._mail_store import MailStore
@@ -20,7 +23,7 @@ LOGGED = 1000
 """How many of the last things that happened are told by `explain`: a week of sweeps need not be kept."""
 
 
-class FakeBase:
+class FakeBase(ABC):
     """The common ground of the classes that `FakeAgentMail` is made of, which documents the attributes."""
 
     def __init__(self) -> None:
@@ -29,6 +32,7 @@ class FakeBase:
         self.permissions: Collection[str] | None = None
         self._store = MailStore()
         self._epoch = int(time.time())
+        self._outages = 0
         self._changed = trio.Event()
         self._log: deque[tuple[float, str]] = deque(maxlen=LOGGED)
 
@@ -88,6 +92,10 @@ class FakeBase:
         await trio.lowlevel.checkpoint()
         while not condition():
             await self._changed.wait()
+
+    @abstractmethod
+    def _push_event(self, event: Event) -> None:
+        """Push an event to those who listen for it."""
 
     async def run_sync(self, function: Callable[[], T]) -> T:
         """What makes this a `Backend`: on a mock clock no thread is used, since that would not wait for one."""

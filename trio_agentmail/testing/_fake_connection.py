@@ -149,6 +149,10 @@ class FakeConnection:
     def push(self, frame: str | bytes) -> None:
         self._put_step.send_nowait(partial(self._send, frame))
 
+    def send_bytes(self, data: bytes) -> None:
+        """Write bytes that are no frame, after what was pushed."""
+        self._put_step.send_nowait(partial(self._send_bytes, data))
+
     def fall_silent(self) -> None:
         """Stop reading and writing, once what was pushed has been written, and leave the stream open."""
         self._put_step.send_nowait(self._fall_silent)
@@ -188,6 +192,11 @@ class FakeConnection:
         if self._websocket is not None and not self._silent:
             with suppress(trio_websocket.ConnectionClosed):
                 await self._websocket.send_message(frame)
+
+    async def _send_bytes(self, data: bytes) -> None:
+        if self._websocket is not None and not self._silent:
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await self._stream.send_all(data)
 
     async def _fall_silent(self) -> None:
         self._silent = True

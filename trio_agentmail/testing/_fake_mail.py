@@ -24,7 +24,7 @@ from ._fake_events import (
 )
 from ._fake_http import FakeHttp
 from ._fake_websockets import FakeWebSockets
-from ._mail_store import Mail
+from ._mail import Mail
 from ._rfc5322 import ParsedMail, parse_mail
 
 __all__ = ["FakeMail"]
@@ -164,7 +164,7 @@ class FakeMail(FakeWebSockets, FakeHttp):
     ) -> MessageReceivedEvent:
         message = mail.message(
             inbox_id=inbox_id,
-            thread_id=self._store.thread_of_answer(inbox_id, mail.answers) or new_id(),
+            thread_id=self._store.thread_with(inbox_id, mail.answers) or new_id(),
             labels=received_labels(event_type),
             now=now,
         )

@@ -37,6 +37,7 @@ from ._fake_handshake import Handshake, read_handshake, rejection
 from ._fake_http_server import reset, with_tls
 from ._fake_push_faults import PushFaults
 from ._fake_subscriptions import RefusedFrame, describe, error_frame, mismatch, parse_subscribe, subscribed_frame
+from ._slow_stream import SlowStream
 
 __all__ = ["FakeWebSockets"]
 
@@ -53,6 +54,7 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
         self._connections: list[FakeConnection] = []
         self._receivers = 0  # of the last push
         self._numbers = count(1)
+        self._bytes_per_second: float | None = None
 
     # What can be seen from here
 
@@ -78,9 +80,12 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
 
     def _push_event(self, event: Event) -> None:
         """Push to those whose subscription the event matches, as the next fault says."""
-        self._push(encode_event(event), self._push_now)
+        text = encode_event(event)
+        fault = self._push(text, self._push_now)
+        if fault is not None:
+            self._note(f"{describe(json.loads(text))}: met by {fault}")
 
-    def _push_now(self, text: str) -> None:
+    def _push_now(self, text: str, sent: str | None = None) -> None:
         # Not orjson, which refuses lone surrogates: an event may have one.
         frame = json.loads(text)
         told, others = [], []
@@ -88,7 +93,7 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
             if connection.is_open:
                 reason = mismatch(connection.subscription, frame, self._store.pods)
                 if reason is None:
-                    connection.push(text)
+                    connection.push(text if sent is None else sent)
                     told.append(str(connection))
                 else:
                     others.append(f"{connection} {reason}")
@@ -119,6 +124,35 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
                     connection.close(code, reason)
         self._notify()
 
+    async def send_garbage(self, data: bytes = b"\xff" * 16) -> None:
+        """Bytes that are no WebSocket frame go to all present connections, after what was pushed to them."""
+        for connection in self._connections:
+            connection.send_bytes(data)
+        await trio.lowlevel.checkpoint()
+
+    def slow_down(self, bytes_per_second: float | None) -> None:
+        """What is sent on connections, present ones and those to come, trickles.
+
+        Args:
+            bytes_per_second: On each of them; `None`: as fast as it goes.
+        """
+        self._bytes_per_second = bytes_per_second
+
+    @asynccontextmanager
+    async def outage(self) -> AsyncIterator[None]:
+        """For the block AgentMail is gone: connections are cut, new ones refused, and requests broken off.
+
+        Mail that comes meanwhile is kept, and pushed to nobody.
+        """
+        self._outages += 1
+        self._note("an outage begins")
+        try:
+            await self.drop_connections()
+            yield
+        finally:
+            self._outages -= 1
+            self._note("an outage ends")
+
     def go_silent(self) -> None:
         """Present connections stay open, but read and write nothing more: no event, no pong, no close."""
         for connection in self._connections:
@@ -136,7 +170,7 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
         ssl_context: ssl.SSLContext | None,
     ) -> AsyncIterator[WebSocket]:
         """What makes this a `Backend`: a WebSocket to this fake, in memory, whatever the host in the URL."""
-        fault = self._connection_faults.take()
+        fault = RefuseConnection() if self._outages else self._connection_faults.take()
         if isinstance(fault, RefuseConnection):
             await trio.lowlevel.checkpoint()
             self._note("a connection: refused")
@@ -160,7 +194,7 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
     ) -> None:
         while True:
             stream = await listener.accept()
-            fault = self._connection_faults.take()
+            fault = RefuseConnection() if self._outages else self._connection_faults.take()
             if isinstance(fault, RefuseConnection):
                 self._note("a connection: refused")
                 await reset(stream)
@@ -168,7 +202,7 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
                 spawn(self._serve_stream, with_tls(stream, ssl_context), fault)
 
     async def _serve_stream(self, stream: trio.abc.Stream, fault: Fault | None) -> None:
-        connection = FakeConnection(stream, next(self._numbers))
+        connection = FakeConnection(SlowStream(stream, lambda: self._bytes_per_second), next(self._numbers))
         self._connections.append(connection)
         try:
             await connection.run(partial(self._talk, connection, fault))

@@ -10,6 +10,7 @@ from email.headerregistry import Address, AddressHeader, HeaderRegistry, Unstruc
 from email.message import EmailMessage, MIMEPart
 from email.parser import BytesParser
 from email.utils import format_datetime, parsedate_to_datetime
+from types import MappingProxyType
 from typing import Any, cast
 
 import attrs
@@ -41,6 +42,8 @@ HEADERS = HeaderRegistry()
 for _name, _class in {"Message-ID": UnstructuredHeader, **dict.fromkeys(ADDRESSES, LenientAddresses)}.items():
     HEADERS.map_to_type(_name, cast(Any, _class))
 WIRE = policy.SMTP.clone(max_line_length=998, header_factory=HEADERS)
+
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 SHOWN_ELSEWHERE = frozenset({"content-type", "content-transfer-encoding", "mime-version"})
 
@@ -160,11 +163,12 @@ def parse_mail(mail: EmailMessage | bytes) -> ParsedMail:
     )
 
 
-def write_mail(message: Message, contents: Mapping[str, bytes]) -> bytes:
+def write_mail(message: Message, contents: Mapping[str, bytes], headers: Mapping[str, str] = NO_HEADERS) -> bytes:
     """The mail that AgentMail would show so. As in any mail, who got a blind copy does not stand in it.
 
     Args:
         contents: The content of each attachment, by its id; those that are missing are empty.
+        headers: Further headers.
     """
     mail = EmailMessage(policy=WIRE)
     for name, value in (
@@ -177,6 +181,7 @@ def write_mail(message: Message, contents: Mapping[str, bytes]) -> bytes:
         ("Message-ID", message.message_id),
         ("In-Reply-To", message.in_reply_to),
         ("References", " ".join(message.references)),
+        *headers.items(),
     ):
         if value:
             mail[name] = " ".join(_writable(value).split())
