@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 
 from trio_agentmail.events import (
+    Attachment,
     CaughtUp,
     Disconnected,
     ErrorEvent,
@@ -52,8 +53,8 @@ def encode_event(event: Event) -> str:
     return _dumps({"type": wire_type} | fields)
 
 
-def encode_part(part: Message | ThreadItem, *, without: Collection[str] = ()) -> str:
-    """The JSON object by which the REST API describes a message or a thread, which is that in an event."""
+def encode_part(part: Message | ThreadItem | Attachment, *, without: Collection[str] = ()) -> str:
+    """The JSON object by which the REST API describes a message, a thread or an attachment: that in an event."""
     fields = attrs.asdict(part, filter=_is_on_the_wire, value_serializer=_wire_value)
     _name_sender(fields)
     return _dumps({name: value for name, value in fields.items() if name not in without})

@@ -22,10 +22,14 @@ from trio_agentmail.events import (
 
 __all__ = [
     "HELD",
+    "ORGANIZATION",
+    "hold",
     "new_id",
     "new_message",
     "override_event",
+    "preview",
     "received_event",
+    "received_labels",
     "released",
     "review_event",
     "sent_event",
@@ -46,6 +50,11 @@ def new_id() -> str:
 def to_milliseconds(time: datetime) -> datetime:
     """As precise as AgentMail's own times are."""
     return time.replace(microsecond=time.microsecond // 1000 * 1000)
+
+
+def preview(text: str | None) -> str | None:
+    """The beginning of a mail's text, as listings show it."""
+    return None if text is None else " ".join(text.split())[:200]
 
 
 def new_message(
@@ -78,7 +87,7 @@ def new_message(
         from_=from_,
         to=(to,) if isinstance(to, str) else tuple(to),
         subject=subject,
-        preview=None if text is None else " ".join(text.split())[:200],
+        preview=preview(text),
         text=text,
         html=html,
         size=len((text or "").encode()) + len((html or "").encode()),
@@ -110,7 +119,6 @@ def received_event(
     Args:
         now: When it came; `None`: now, by the real clock.
     """
-    kind = event_type.removeprefix("message.received").removeprefix(".")
     message = new_message(
         inbox_id=inbox_id,
         from_=from_,
@@ -118,16 +126,27 @@ def received_event(
         subject=subject,
         text=text,
         html=html,
-        labels=("received", kind or "unread", *([HELD] if held else [])),
+        labels=received_labels(event_type),
         message_id=message_id,
         thread_id=thread_id,
         timestamp=timestamp,
         now=now or to_milliseconds(datetime.now(UTC)),
     )
     if held:
-        verdict = AgentArmorResult(status="complete", verdict="review", completed_at=message.created_at)
-        message = attrs.evolve(message, agent_armor=verdict)
+        message = hold(message)
     return MessageReceivedEvent(event_type=event_type, event_id=event_id or new_id(), message=message)
+
+
+def received_labels(event_type: str) -> tuple[str, ...]:
+    """The labels of a mail whose arrival is announced by an event of this type."""
+    kind = event_type.removeprefix("message.received").removeprefix(".")
+    return "received", kind or "unread"
+
+
+def hold(message: Message) -> Message:
+    """The message as it is while Agent Armor holds it."""
+    verdict = AgentArmorResult(status="complete", verdict="review", completed_at=message.created_at)
+    return attrs.evolve(message, labels=(*message.labels, HELD), agent_armor=verdict)
 
 
 def sent_event(message: Message) -> MessageSentEvent:

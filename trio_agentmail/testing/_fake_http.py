@@ -12,11 +12,14 @@ import trio
 
 from ._fake_base import FakeBase
 from ._fake_connection import Spawn
-from ._fake_handshake import refused_key
+from ._fake_handshake import bearer, refused_key
 from ._fake_http_server import HttpConnection, Respond
-from ._fake_listing import Refusal
 from ._fake_request_faults import BreakRequest, FailRequest, HangRequest, RequestFaults
-from ._fake_rest import RestApi
+from ._fake_rest import answer_call
+from ._post_office import PostOffice
+from ._rest_call import Call
+from ._rest_downloads import DOWNLOADS, download
+from ._rest_errors import Refusal
 
 __all__ = ["FakeHttp", "Request"]
 
@@ -46,6 +49,7 @@ class FakeHttp(FakeBase, RequestFaults):
         super().__init__()
         self.requests: list[Request] = []
         self._index_delay = 0.0
+        self._post_office = PostOffice(self._store, self._push_event, self._index)
 
     def http_transport(self, ssl_context: ssl.SSLContext | None = None) -> httpx.AsyncBaseTransport:
         """A transport to the REST API, in memory, whatever the host in the URL: for `httpx.AsyncClient` under Trio."""
@@ -66,9 +70,10 @@ class FakeHttp(FakeBase, RequestFaults):
     async def _respond(self, request: httpx.Request) -> httpx.Response | HangRequest | BreakRequest:
         """What becomes of a request that has been read."""
         await trio.lowlevel.checkpoint()
-        match self._take_request_fault(request.url.path):
+        match BreakRequest(None) if self._outages else self._take_request_fault(request.url.path):
             case HangRequest() | BreakRequest() as fault:
                 self._record(request, None)
+                self._note(f"{request.method} {request.url.path}: no answer")
                 return fault
             case FailRequest(_, status, headers, body):
                 response = httpx.Response(status, headers=headers, content=body)
@@ -76,6 +81,8 @@ class FakeHttp(FakeBase, RequestFaults):
                 response = self._answer_request(request)
         response.headers.setdefault("Date", formatdate(self.now(), usegmt=True))
         self._record(request, response.status_code)
+        complaint = f" {response.text[:200]}" if response.is_error else ""
+        self._note(f"{request.method} {request.url.path}: {response.status_code}{complaint}")
         return response
 
     async def _accept_http(
@@ -87,11 +94,23 @@ class FakeHttp(FakeBase, RequestFaults):
     def _answer_request(self, request: httpx.Request) -> httpx.Response:
         self._index()
         try:
-            if (refusal := refused_key(request.headers.get("Authorization", ""), "", self.api_keys)) is not None:
+            if request.url.path.startswith(DOWNLOADS):
+                return download(request, self._store, self._now())
+            key = bearer(request.headers.get("Authorization", ""))
+            if (refusal := refused_key(key, self.api_keys)) is not None:
                 raise Refusal(401, *refusal)
-            status, answer = 200, RestApi(self._store, self.permissions).answer(request)
+            call = Call(
+                request=request,
+                store=self._store,
+                post_office=self._post_office,
+                permissions=self._permissions_of(key),
+                now=self._now(),
+            )
+            status, answer = 200, answer_call(call)
         except Refusal as refused:
-            status, answer = refused.status, {"name": refused.name, "message": refused.message}
+            status, answer = refused.status, refused.answer
+        if answer is None:
+            return httpx.Response(204)
         content = orjson.dumps(answer, option=orjson.OPT_UTC_Z)
         return httpx.Response(status, headers={"Content-Type": "application/json"}, content=content)
 

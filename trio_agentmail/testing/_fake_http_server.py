@@ -47,6 +47,7 @@ class HttpConnection:
     def __init__(self, stream: trio.SocketStream, ssl_context: ssl.SSLContext | None, respond: Respond) -> None:
         self._socket_stream = stream
         self._stream = with_tls(stream, ssl_context)
+        self._scheme = "http" if ssl_context is None else "https"
         self._respond = respond
         self._http = h11.Connection(h11.SERVER)
 
@@ -91,8 +92,10 @@ class HttpConnection:
             elif isinstance(event, h11.Data):
                 body += event.data
             elif isinstance(event, h11.EndOfMessage) and head is not None:
-                url = httpx.URL(scheme="http", host="localhost", raw_path=head.target)
-                return httpx.Request(head.method.decode(), url, headers=list(head.headers), content=bytes(body))
+                headers = httpx.Headers(list(head.headers))
+                netloc = headers.get("Host", "localhost").encode("ascii")
+                url = httpx.URL(scheme=self._scheme, netloc=netloc, raw_path=head.target)
+                return httpx.Request(head.method.decode(), url, headers=headers, content=bytes(body))
             else:
                 return None
 

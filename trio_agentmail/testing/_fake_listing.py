@@ -5,7 +5,7 @@ A page token says where the page before it ended. So paging goes on there, whate
 
 import base64
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Protocol, TypeVar
 
@@ -14,8 +14,9 @@ import httpx
 import orjson
 
 from ._ordered import Key, Ordered, sort_key
+from ._rest_errors import invalid
 
-__all__ = ["Query", "Refusal", "hidden_labels", "read_paging", "read_query", "take_page"]
+__all__ = ["Query", "filtering", "hidden_labels", "read_paging", "read_query", "take_page"]
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 100
@@ -24,23 +25,13 @@ PERMISSION_TO_READ = {
     "spam": "label_spam_read",
     "blocked": "label_blocked_read",
     "unauthenticated": "label_unauthenticated_read",
-    "trash": None,
+    "trash": "label_trash_read",
 }
 """The labels of what a listing leaves out unless it is asked for, and the permission that this takes.
 
 A thread has the labels of all its messages, and is left out by the same rule. (Source for all of this: AgentMail's
 documentation of labels.)
 """
-
-
-class Refusal(Exception):
-    """A request is answered with an error of this status, name and message."""
-
-    def __init__(self, status: int, name: str, message: str) -> None:
-        super().__init__(status, name, message)
-        self.status = status
-        self.name = name
-        self.message = message
 
 
 class Labelled(Protocol):
@@ -84,7 +75,7 @@ def hidden_labels(permissions: Collection[str] | None) -> frozenset[str]:
     return frozenset(
         label
         for label, permission in PERMISSION_TO_READ.items()
-        if permission is not None and permissions is not None and permission not in permissions
+        if permissions is not None and permission not in permissions
     )
 
 
@@ -116,6 +107,16 @@ def read_paging(params: httpx.QueryParams, permissions: Collection[str] | None) 
     return Query(limit=_limit(params), beyond=_token(params), hidden=hidden_labels(permissions))
 
 
+def filtering(params: httpx.QueryParams, strings_of: Mapping[str, Callable[[T], Iterable[str]]]) -> Callable[[T], bool]:
+    """Whether a thing has all that the query asks for by these parameters, each time as part of one of its strings.
+
+    Args:
+        strings_of: By the name of the parameter: the thing's strings of that kind.
+    """
+    wanted = [(of, string.casefold()) for name, of in strings_of.items() for string in _strings(params, name)]
+    return lambda thing: all(any(part in string.casefold() for string in of(thing)) for of, part in wanted)
+
+
 def take_page(things: Ordered[T], query: Query, wants: Callable[[T], bool]) -> tuple[list[T], str | None]:
     """What is on the page that was asked for, and the token of the next one, if there is more."""
     page: list[T] = []
@@ -134,7 +135,7 @@ def take_page(things: Ordered[T], query: Query, wants: Callable[[T], bool]) -> t
 def _limit(params: httpx.QueryParams) -> int:
     text = params.get("limit", str(DEFAULT_LIMIT))
     if not re.fullmatch("[0-9]{1,9}", text) or int(text) < 1:
-        raise _invalid("limit", "a number from 1")
+        raise invalid("limit", "a number from 1")
     return min(int(text), MAX_LIMIT)
 
 
@@ -145,7 +146,7 @@ def _token(params: httpx.QueryParams) -> Key | None:
         time, number = orjson.loads(base64.urlsafe_b64decode(params["page_token"]))
         return int(time), int(number)
     except (ValueError, TypeError):
-        raise _invalid("page_token", "the next_page_token of an answer") from None
+        raise invalid("page_token", "the next_page_token of an answer") from None
 
 
 def _time(params: httpx.QueryParams, name: str) -> Key | None:
@@ -154,7 +155,7 @@ def _time(params: httpx.QueryParams, name: str) -> Key | None:
     try:
         return sort_key(datetime.fromisoformat(params[name]))
     except (ValueError, TypeError):  # no time; no offset
-        raise _invalid(name, "a time like 2026-02-03T04:05:06.789Z") from None
+        raise invalid(name, "a time like 2026-02-03T04:05:06.789Z") from None
 
 
 def _flag(params: httpx.QueryParams, name: str) -> bool:
@@ -163,22 +164,30 @@ def _flag(params: httpx.QueryParams, name: str) -> bool:
             return True
         case "false":
             return False
-    raise _invalid(name, "true or false")
+    raise invalid(name, "true or false")
 
 
 def _labels(params: httpx.QueryParams) -> frozenset[str]:
+    # They are kept in lower case.
+    return frozenset(label.lower() for label in _strings(params, "labels"))
+
+
+def _strings(params: httpx.QueryParams, name: str) -> list[str]:
     """As the official SDK writes them, in one parameter as a JSON array, and as the OpenAPI has it, repeated."""
-    labels: set[str] = set()
-    for text in params.get_list("labels"):
+    strings: list[str] = []
+    for text in params.get_list(name):
         if text.startswith("["):
-            try:
-                labels.update(orjson.loads(text))
-            except (orjson.JSONDecodeError, TypeError):
-                raise _invalid("labels", "labels, or a JSON array of them") from None
+            strings += _array(text, name)
         else:
-            labels.add(text)
-    return frozenset(labels)
+            strings.append(text)
+    return strings
 
 
-def _invalid(name: str, expected: str) -> Refusal:
-    return Refusal(400, "ValidationError", f"{name} must be {expected}")
+def _array(text: str, name: str) -> list[str]:
+    try:
+        array = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        array = None
+    if not isinstance(array, list) or not all(isinstance(string, str) for string in array):
+        raise invalid(name, "strings, or a JSON array of them")
+    return array

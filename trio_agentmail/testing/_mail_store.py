@@ -4,168 +4,70 @@ A test may deliver tens of thousands of mails and list them after each of hundre
 encoded once, and a thread counts instead of looking at all of its mails again.
 """
 
-from collections import Counter, deque
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import count
+from types import MappingProxyType
+from typing import Any
 
 import attrs
 
 from trio_agentmail._settings import Subscribe
-from trio_agentmail.events import Message, ThreadItem
+from trio_agentmail.events import Message
 
-from ._encode import encode_part
+from ._mail import Mail, Thread
 from ._ordered import Key, Ordered, sort_key
 
-__all__ = ["Inbox", "Mail", "MailStore", "Thread"]
+__all__ = ["DEFAULT_POD", "Download", "Inbox", "MailStore", "Pod"]
 
 DEFAULT_POD = "default"
 """Where an inbox is that was put into no other pod."""
 
-BODIES = frozenset({"text", "html", "extracted_text", "extracted_html"})
+NOTHING: Mapping[str, bytes] = MappingProxyType({})
 
 
 @attrs.define(eq=False, kw_only=True)
-class Mail:
-    """A stored mail.
+class Pod:
+    """A part of an organization, to which inboxes belong.
 
     Attributes:
-        event_type: The type of the event by which its arrival is announced; `""`: the inbox sent it.
-        event_id: The `event_id` of that event.
-        body_in_push: Whether that event has its text and HTML.
+        client_id: The id that it was made with by whoever made it.
     """
 
-    message: Message
-    number: int
-    event_type: str
-    event_id: str
-    body_in_push: bool
-    _item: str | None = None
-
-    @property
-    def key(self) -> Key:
-        assert self.message.timestamp is not None
-        return sort_key(self.message.timestamp, self.number)
-
-    @property
-    def arrival(self) -> datetime:
-        assert self.message.created_at is not None
-        return self.message.created_at
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        return self.message.labels
-
-    @property
-    def item(self) -> str:
-        """Its JSON in a listing."""
-        if self._item is None:
-            self._item = encode_part(self.message, without=BODIES)
-        return self._item
-
-    def replace(self, message: Message) -> None:
-        self.message = message
-        self._item = None
-
-
-class Thread:
-    """The mails of one inbox that have the same `thread_id`."""
-
-    def __init__(self, inbox_id: str, thread_id: str, number: int) -> None:
-        self.inbox_id = inbox_id
-        self.thread_id = thread_id
-        self.number = number
-        self.mails: Ordered[Mail] = Ordered()
-        self._labels: Counter[str] = Counter()
-        self._senders: Counter[str] = Counter()
-        self._recipients: Counter[str] = Counter()
-        self._size = 0
-        self._created_at: datetime | None = None
-        self._updated_at: datetime | None = None
-        self._item: str | None = None
-
-    @property
-    def key(self) -> Key:
-        """By its newest mail."""
-        [(time, _), _] = next(self.mails.walk())
-        return time, self.number
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Those of all its mails."""
-        return tuple(self._labels)
-
-    @property
-    def item(self) -> str:
-        """Its JSON in a listing."""
-        if self._item is None:
-            self._item = encode_part(self.state())
-        return self._item
-
-    def add(self, mail: Mail, now: datetime) -> None:
-        self.mails.add(mail.key, mail)
-        self._created_at = self._created_at or mail.message.created_at
-        self._count(mail.message, 1, now)
-
-    def remove(self, mail: Mail, now: datetime) -> None:
-        self.mails.remove(mail.key)
-        self._count(mail.message, -1, now)
-
-    def replace(self, mail: Mail, message: Message, now: datetime) -> None:
-        self._count(mail.message, -1, now)
-        mail.replace(message)
-        self._count(mail.message, 1, now)
-
-    def state(self) -> ThreadItem:
-        newest = self._newest()
-        assert newest is not None
-        received, sent = self._newest("received"), self._newest("sent")
-        return ThreadItem(
-            inbox_id=self.inbox_id,
-            thread_id=self.thread_id,
-            labels=self.labels,
-            timestamp=newest.timestamp,
-            received_timestamp=None if received is None else received.timestamp,
-            sent_timestamp=None if sent is None else sent.timestamp,
-            senders=tuple(self._senders),
-            recipients=tuple(self._recipients),
-            subject=newest.subject,
-            preview=newest.preview,
-            last_message_id=newest.message_id,
-            message_count=len(self.mails),
-            size=self._size,
-            updated_at=self._updated_at,
-            created_at=self._created_at,
-        )
-
-    def _newest(self, label: str | None = None) -> Message | None:
-        if label is not None and label not in self._labels:
-            return None
-        messages = (mail.message for _, mail in self.mails.walk())
-        return next((message for message in messages if label is None or label in message.labels), None)
-
-    def _count(self, message: Message, by: int, now: datetime) -> None:
-        for counter, strings in (
-            (self._labels, message.labels),
-            (self._senders, [message.from_]),
-            (self._recipients, [*message.to, *message.cc, *message.bcc]),
-        ):
-            for string in strings:
-                counter[string] += by
-                if not counter[string]:
-                    del counter[string]
-        self._size += by * (message.size or 0)
-        self._updated_at = now
-        self._item = None
+    pod_id: str
+    name: str
+    created_at: datetime
+    client_id: str | None = None
 
 
 @attrs.define(eq=False, kw_only=True)
 class Inbox:
+    """An inbox: its id is its address.
+
+    Attributes:
+        client_id: The id that it was made with by whoever made it.
+        metadata: Strings, numbers and booleans, by their names.
+    """
+
     inbox_id: str
     created_at: datetime
+    updated_at: datetime
+    display_name: str | None = None
+    client_id: str | None = None
+    metadata: dict[str, Any] = attrs.field(factory=dict)
     mails: Ordered[Mail] = attrs.field(factory=Ordered)
     threads: Ordered[Thread] = attrs.field(factory=Ordered)
+
+
+@attrs.frozen(kw_only=True)
+class Download:
+    """A file that can be fetched without a key, for a while."""
+
+    content: bytes
+    content_type: str
+    expires_at: datetime
 
 
 class MailStore:
@@ -174,39 +76,83 @@ class MailStore:
     Attributes:
         inboxes: By their ids.
         pods: The pod of each inbox.
-        empty_pods: Pods that exist whether or not an inbox is in them.
+        pods_by_id: All pods, also those in which no inbox is.
         inboxes_in_order: By their creation.
+        pods_in_order: By their creation.
         threads_in_order: Of all inboxes, by their newest mails.
+        downloads: By the last part of their addresses.
     """
 
     def __init__(self) -> None:
         self.inboxes: dict[str, Inbox] = {}
         self.pods: dict[str, str] = {}
-        self.empty_pods: set[str] = set()
+        self.pods_by_id: dict[str, Pod] = {}
         self.inboxes_in_order: Ordered[Inbox] = Ordered()
+        self.pods_in_order: Ordered[Pod] = Ordered()
         self.threads_in_order: Ordered[Thread] = Ordered()
+        self.downloads: dict[str, Download] = {}
         self._mails: dict[tuple[str, str], Mail] = {}
         self._threads: dict[str, Thread] = {}
         self._not_indexed: deque[Mail] = deque()
+        self._inbox_keys: dict[str, Key] = {}
+        self._pod_keys: dict[str, Key] = {}
         self._numbers = count()
 
-    def add_inbox(self, inbox_id: str, now: datetime, pod_id: str | None = None) -> None:
+    def add_inbox(self, inbox_id: str, now: datetime, pod_id: str | None = None) -> Inbox:
         """Make the inbox, if there is none, and put it into the pod, if one is given."""
-        if inbox_id not in self.inboxes:
-            inbox = self.inboxes[inbox_id] = Inbox(inbox_id=inbox_id, created_at=now)
-            self.inboxes_in_order.add(sort_key(now, next(self._numbers)), inbox)
+        inbox = self.inboxes.get(inbox_id)
+        if inbox is None:
+            inbox = self.inboxes[inbox_id] = Inbox(inbox_id=inbox_id, created_at=now, updated_at=now)
+            self._inbox_keys[inbox_id] = sort_key(now, next(self._numbers))
+            self.inboxes_in_order.add(self._inbox_keys[inbox_id], inbox)
         self.pods[inbox_id] = pod_id or self.pods.get(inbox_id, DEFAULT_POD)
+        self.add_pod(self.pods[inbox_id], now)
+        return inbox
+
+    def delete_inbox(self, inbox: Inbox, now: datetime) -> None:
+        """The inbox goes, with its mail."""
+        for mail in [mail for mail in self._mails.values() if mail.message.inbox_id == inbox.inbox_id]:
+            self.delete(mail, now)
+        self._threads = {id_: thread for id_, thread in self._threads.items() if thread.inbox_id != inbox.inbox_id}
+        self.inboxes_in_order.remove(self._inbox_keys.pop(inbox.inbox_id))
+        del self.inboxes[inbox.inbox_id], self.pods[inbox.inbox_id]
+
+    def add_pod(self, pod_id: str, now: datetime, name: str | None = None, client_id: str | None = None) -> Pod:
+        """Make the pod, if there is none."""
+        pod = self.pods_by_id.get(pod_id)
+        if pod is None:
+            pod = Pod(pod_id=pod_id, name=name or pod_id, client_id=client_id, created_at=now)
+            self.pods_by_id[pod_id] = pod
+            self._pod_keys[pod_id] = sort_key(now, next(self._numbers))
+            self.pods_in_order.add(self._pod_keys[pod_id], pod)
+        return pod
+
+    def delete_pod(self, pod: Pod) -> None:
+        """The pod, in which no inbox is, goes."""
+        del self.pods_by_id[pod.pod_id]
+        self.pods_in_order.remove(self._pod_keys.pop(pod.pod_id))
 
     def know(self, subscribe: Subscribe, now: datetime) -> None:
         """What somebody listens to exists, so that a test need not say so."""
         for inbox_id in subscribe.inbox_ids or ():
             self.add_inbox(inbox_id, now)
-        self.empty_pods.update(subscribe.pod_ids or ())
+        for pod_id in subscribe.pod_ids or ():
+            self.add_pod(pod_id, now)
 
     def add(
-        self, message: Message, now: datetime, *, event_type: str = "", event_id: str = "", body_in_push: bool = True
+        self,
+        message: Message,
+        now: datetime,
+        *,
+        event_type: str = "",
+        event_id: str = "",
+        body_in_push: bool = True,
+        contents: Mapping[str, bytes] = NOTHING,
+        raw: bytes | None = None,
     ) -> Mail:
         """Keep a mail, in place of one of the same ids. It is not yet in the listings.
+
+        `Mail` says what the arguments mean.
 
         Raises:
             ValueError: its `thread_id` is that of a thread of another inbox.
@@ -227,6 +173,8 @@ class MailStore:
             event_type=event_type,
             event_id=event_id,
             body_in_push=body_in_push,
+            contents=contents,
+            raw=raw,
         )
         self._mails[message.inbox_id, message.message_id] = mail
         self._not_indexed.append(mail)
@@ -263,6 +211,16 @@ class MailStore:
         """The thread, as far as it is in the listings."""
         thread = self._threads.get(thread_id)
         return thread if thread is not None and len(thread.mails) else None
+
+    def mails(self, inbox_id: str) -> list[Mail]:
+        """The mails of an inbox, indexed or not, in the order of their times."""
+        mails = (mail for (inbox, _), mail in self._mails.items() if inbox == inbox_id)
+        return sorted(mails, key=lambda mail: mail.key)
+
+    def thread_with(self, inbox_id: str, message_ids: Iterable[str]) -> str | None:
+        """The thread, in an inbox, of the first of these mails that is there: what answers them belongs to it."""
+        mails = (self.mail(inbox_id, message_id) for message_id in message_ids)
+        return next((mail.message.thread_id for mail in mails if mail is not None), None)
 
     def _thread_of(self, mail: Mail) -> Thread:
         assert mail.message.thread_id is not None

@@ -1,0 +1,174 @@
+"""Mails from outside are read as far as that goes, and what is written is read again as the same."""
+
+from datetime import UTC, datetime, timedelta, timezone
+from email.message import EmailMessage
+
+import attrs
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from trio_agentmail import Attachment, Message
+from trio_agentmail.testing._rfc5322 import ParsedMail, parse_mail, write_mail
+
+NOW = datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC)
+
+
+def in_inbox(mail: ParsedMail) -> Message:
+    return mail.message(inbox_id="agent@agentmail.to", thread_id="thread", labels=("received",), now=NOW)
+
+
+def letter() -> EmailMessage:
+    mail = EmailMessage()
+    mail["From"] = "Jané <jane@example.com>"
+    mail["To"] = 'Agent@agentmail.to, "B, ob" <bob@example.com>'
+    mail["Cc"] = "carol@example.com"
+    mail["Bcc"] = "dave@example.com"
+    mail["Reply-To"] = "office@example.com"
+    mail["Delivered-To"] = "other@agentmail.to"
+    mail["Subject"] = "Grüße"
+    mail["Date"] = "Mon, 01 Jan 2024 00:00:00 +0100"
+    mail["Message-ID"] = f"<{'long' * 40}@example.com>"
+    mail["In-Reply-To"] = "<2@example.com>"
+    mail["References"] = "<1@example.com> <2@example.com>"
+    mail["X-Mailer"] = "mailer"
+    mail.set_content("Hello, ü!\nBye.")
+    return mail
+
+
+def test_a_mails_headers_say_who_wrote_what_to_whom_and_when() -> None:
+    mail = parse_mail(letter())
+    message = in_inbox(mail)
+    assert message.from_ == "Jané <jane@example.com>"
+    assert message.to == ("Agent@agentmail.to", '"B, ob" <bob@example.com>')
+    assert (message.cc, message.bcc) == (("carol@example.com",), ("dave@example.com",))
+    assert message.reply_to == ("office@example.com",)
+    assert message.subject == "Grüße"
+    assert message.timestamp == datetime(2024, 1, 1, tzinfo=timezone(timedelta(hours=1)))
+    assert (message.created_at, message.size) == (NOW, len(mail.raw))
+    assert message.message_id == f"<{'long' * 40}@example.com>"
+    assert (message.text, message.html, message.preview) == ("Hello, ü!\nBye.\n", None, "Hello, ü! Bye.")
+    assert message.headers["X-Mailer"] == "mailer"
+    assert "Content-Type" not in message.headers
+
+
+def test_everybody_whom_a_mail_reaches_is_a_recipient_once_and_in_lower_case() -> None:
+    mail = letter()
+    mail["Delivered-To"] = "agent@agentmail.to"
+    assert parse_mail(mail).recipients == (
+        "agent@agentmail.to",
+        "bob@example.com",
+        "carol@example.com",
+        "dave@example.com",
+        "other@agentmail.to",
+    )
+
+
+def test_a_mail_answers_the_nearest_mail_of_its_thread_first() -> None:
+    assert parse_mail(letter()).answers == ("<2@example.com>", "<1@example.com>")
+
+
+def test_text_html_and_what_is_attached_come_apart() -> None:
+    inner = EmailMessage()
+    inner["Subject"] = "inner"
+    mail = letter()
+    mail.add_alternative("<img src=cid:logo>", subtype="html")
+    related = list(mail.iter_parts())[1]
+    assert isinstance(related, EmailMessage)
+    related.add_related(b"png", "image", "png", cid="<logo>")
+    mail.add_attachment(b"\0\xff", maintype="application", subtype="pdf", filename="ä.pdf")
+    mail.add_attachment(inner)
+    parsed = parse_mail(mail)
+    assert (parsed.text, parsed.html) == ("Hello, ü!\nBye.\n", "<img src=cid:logo>\n")
+    logo, pdf, attached = parsed.attachments
+    assert (logo.content_type, logo.content_disposition, logo.content_id) == ("image/png", "inline", "<logo>")
+    assert (pdf.filename, pdf.size, pdf.content_disposition) == ("ä.pdf", 2, "attachment")
+    assert attached.content_type == "message/rfc822"
+    contents = [parsed.contents[str(attachment.attachment_id)] for attachment in parsed.attachments]
+    assert contents[:2] == [b"png", b"\0\xff"]
+    assert b"Subject: inner" in contents[2]
+
+
+def test_a_mail_is_read_the_same_from_an_object_and_from_its_bytes() -> None:
+    mail = parse_mail(letter())
+    assert parse_mail(mail.raw) == mail
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (b"", {"from_": "", "message_id": None, "subject": None, "text": "", "recipients": ()}),
+        (b"Date: nope\n\n", {"timestamp": None}),
+        (b"From: <\nTo: agent@agentmail.to\n\n", {"from_": "", "recipients": ("agent@agentmail.to",)}),
+        (b"Date: Mon, 01 Jan 2024 00:00:00 -0000\n\n", {"timestamp": datetime(2024, 1, 1, tzinfo=UTC)}),
+        (b"To: undisclosed-recipients:;\nFrom: <>\n\n", {"to": (), "from_": "", "recipients": ()}),
+        (b"Content-Type: text/plain; charset=klingon\n\n\xc3\xbc\xff", {"text": "ü�"}),
+        (b"Content-Type: multipart/mixed\n\nno parts", {"text": None, "html": None, "attachments": ()}),
+    ],
+)
+def test_a_mail_that_is_not_well_formed_is_read_as_far_as_that_goes(raw: bytes, expected: dict[str, object]) -> None:
+    parsed = parse_mail(raw)
+    assert {name: getattr(parsed, name) for name in expected} == expected
+    assert in_inbox(parsed).message_id
+
+
+def test_a_mail_may_be_nothing_but_an_attachment() -> None:
+    parsed = parse_mail(b"Content-Type: application/pdf\n\n%PDF")
+    assert (parsed.text, parsed.html) == (None, None)
+    assert [parsed.contents[str(a.attachment_id)] for a in parsed.attachments] == [b"%PDF"]
+
+
+def test_what_is_no_mail_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"EmailMessage or bytes, not str"):
+        parse_mail("From: jane@example.com")  # type: ignore[arg-type]
+
+
+def test_what_is_written_is_read_again_as_the_same_but_for_blind_copies() -> None:
+    inner = b"Subject: inner\r\n\r\nHello\r\n"
+    files = {"a": b"\0\xff", "b": b"a,b\r\n", "c": inner, "d": b"Action: failed\r\n", "e": b"?"}
+    message = attrs.evolve(
+        in_inbox(parse_mail(letter())),
+        html="<p>ü</p>\n",
+        attachments=(
+            Attachment(attachment_id="a", filename="ä.pdf", content_type="application/pdf"),
+            Attachment(attachment_id="b", content_type="text/csv", content_disposition="inline", content_id="<b>"),
+            Attachment(attachment_id="c", filename="inner.eml", content_type="message/rfc822"),
+            Attachment(attachment_id="d", content_type="message/delivery-status"),
+            Attachment(attachment_id="e"),
+            Attachment(attachment_id="missing", content_type="application/pdf"),
+        ),
+    )
+    parsed = parse_mail(write_mail(message, files))
+    again = in_inbox(parsed)
+    same = {"from_", "reply_to", "to", "cc", "subject", "text", "html", "timestamp", "message_id", "references"}
+    assert {name: getattr(again, name) for name in same} == {name: getattr(message, name) for name in same}
+    assert again.bcc == ()
+    assert [attachment.filename for attachment in again.attachments] == ["ä.pdf", None, "inner.eml", None, None, None]
+    assert [attachment.content_type for attachment in again.attachments] == [
+        "application/pdf",
+        "text/csv",
+        "message/rfc822",
+        "application/octet-stream",
+        "application/octet-stream",
+        "application/pdf",
+    ]
+    contents = [parsed.contents[str(attachment.attachment_id)] for attachment in again.attachments]
+    assert contents == [*files.values(), b""]
+
+
+def test_html_alone_is_written_as_html_alone() -> None:
+    message = Message(inbox_id="agent@agentmail.to", message_id="<1@example.com>", html="<p>Hi</p>\n")
+    parsed = parse_mail(write_mail(message, {}))
+    assert (parsed.text, parsed.html, parsed.timestamp) == (None, "<p>Hi</p>\n", None)
+
+
+@given(st.text(), st.text(), st.text())
+@example("<", "\x80", "\ud800")
+def test_whatever_a_message_says_can_be_written(from_: str, subject: str, text: str) -> None:
+    message = Message(inbox_id="a", message_id=f"<{subject}>", from_=from_, to=(from_,), subject=subject, text=text)
+    parse_mail(write_mail(message, {}))
+
+
+@given(st.binary())
+def test_whatever_bytes_come_can_be_read(raw: bytes) -> None:
+    in_inbox(parse_mail(raw))

@@ -1,0 +1,140 @@
+"""What a client asks to be sent: the body of a request, read and checked."""
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from trio_agentmail.events import Attachment
+
+from ._fake_events import new_id
+from ._labels import read_labels
+from ._rest_body import line, objects, text, texts
+from ._rest_errors import invalid
+
+__all__ = ["Outgoing", "bare_address", "read_outgoing"]
+
+ADDRESS = re.compile(
+    r"(?:[^<>\x00-\x1f\x7f]*<([^<>@\s,;\x00-\x1f\x7f]+@[^<>@\s,;]+)>|([^<>@\s,;\"]+@[^<>@\s,;\"]+))\s*"
+)
+"""`user@example.com` or `Name <user@example.com>`."""
+
+HEADER_NAME = re.compile("[!-9;-~]+")
+
+OWN_HEADERS = frozenset(
+    {
+        *(
+            "from",
+            "sender",
+            "to",
+            "cc",
+            "bcc",
+            "reply-to",
+            "subject",
+            "date",
+            "message-id",
+            "in-reply-to",
+            "references",
+        ),
+        *("mime-version", "content-type", "content-transfer-encoding", "content-disposition"),
+    }
+)
+"""What the message says of itself, and no header may."""
+
+CONTENT_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+(\s*;[^\x00-\x1f\x7f]*)?", re.ASCII)
+
+
+@attrs.frozen(kw_only=True)
+class Outgoing:
+    """A mail to be sent, as the client wants it.
+
+    Attributes:
+        attachments: Each has an id.
+        contents: The content of each attachment, by its id.
+    """
+
+    to: tuple[str, ...]
+    cc: tuple[str, ...]
+    bcc: tuple[str, ...]
+    reply_to: tuple[str, ...]
+    subject: str | None
+    text: str | None
+    html: str | None
+    labels: tuple[str, ...]
+    headers: Mapping[str, str]
+    attachments: tuple[Attachment, ...]
+    contents: Mapping[str, bytes]
+
+    @property
+    def recipients(self) -> tuple[str, ...]:
+        return (*self.to, *self.cc, *self.bcc)
+
+
+def read_outgoing(body: dict[str, Any]) -> Outgoing:
+    """
+    Raises:
+        Refusal: a field makes no sense.
+    """
+    attachments = [_attachment(fields) for fields in objects(body, "attachments")]
+    return Outgoing(
+        to=_addresses(body, "to"),
+        cc=_addresses(body, "cc"),
+        bcc=_addresses(body, "bcc"),
+        reply_to=_addresses(body, "reply_to"),
+        subject=line(body, "subject"),
+        text=text(body, "text"),
+        html=text(body, "html"),
+        labels=read_labels(body, "labels"),
+        headers=_headers(body),
+        attachments=tuple(attachment for attachment, _ in attachments),
+        contents={str(attachment.attachment_id): content for attachment, content in attachments},
+    )
+
+
+def bare_address(address: str) -> str:
+    """`user@example.com`, in lower case, of an address that has been checked."""
+    return address.rstrip(" >").rpartition("<")[2].lower()
+
+
+def _addresses(body: dict[str, Any], name: str) -> tuple[str, ...]:
+    addresses = texts(body, name)
+    if not all(ADDRESS.fullmatch(address) for address in addresses):
+        raise invalid(name, "addresses like user@example.com or Name <user@example.com>")
+    return addresses
+
+
+def _headers(body: dict[str, Any]) -> dict[str, str]:
+    headers = body.get("headers", {})
+    if not isinstance(headers, dict):
+        raise invalid("headers", "an object")
+    for name in headers:
+        if not HEADER_NAME.fullmatch(name) or name.lower() in OWN_HEADERS:
+            raise invalid("headers", "an object of headers that the message does not have anyway")
+    return {name: line(headers, name) or "" for name in headers}
+
+
+def _attachment(fields: dict[str, Any]) -> tuple[Attachment, bytes]:
+    if "url" in fields:
+        raise invalid("attachments", "given by their content: FakeAgentMail fetches nothing")
+    try:
+        content = base64.b64decode(text(fields, "content") or "", validate=True)
+    except (binascii.Error, ValueError):
+        raise invalid("attachments", "given by their content, in Base64") from None
+    content_type = text(fields, "content_type")
+    if content_type is not None and not CONTENT_TYPE.fullmatch(content_type):
+        raise invalid("attachments", "of a content type like application/pdf")
+    disposition = text(fields, "content_disposition")
+    if disposition not in (None, "inline", "attachment"):
+        raise invalid("attachments", "inline or attachment by their content_disposition")
+    attachment = Attachment(
+        attachment_id=new_id(),
+        filename=line(fields, "filename"),
+        size=len(content),
+        content_type=content_type or "application/octet-stream",
+        content_disposition=disposition or "attachment",
+        content_id=line(fields, "content_id"),
+    )
+    return attachment, content

@@ -1,0 +1,186 @@
+"""What becomes of mail that is sent: it is kept, goes out, arrives or comes back, and the events tell of that.
+
+Who sends by the REST API gets `message.sent`. Then come `message.delivered`, of the recipients whose servers took it,
+and `message.bounced`, of those who do not exist. That is anybody `@agentmail.to` who has no inbox here. With all other
+domains we take it that the mail is welcome; none of it leaves this process. An inbox among the recipients gets the
+mail, and `message.received`.
+"""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+import attrs
+
+from trio_agentmail.events import (
+    Bounce,
+    Delivery,
+    Event,
+    Message,
+    MessageBouncedEvent,
+    MessageDeliveredEvent,
+    MessageReceivedEvent,
+    Recipient,
+)
+
+from ._fake_events import new_id, preview, sent_event
+from ._mail import Mail
+from ._mail_store import Inbox, MailStore
+from ._outgoing import Outgoing, bare_address
+from ._rest_errors import conflict
+from ._rfc5322 import write_mail
+
+__all__ = ["PostOffice"]
+
+OWN_DOMAIN = "@agentmail.to"
+KEY_LIFETIME = timedelta(hours=24)
+
+
+@attrs.frozen
+class Sent:
+    """The answer to a request that had an idempotency key.
+
+    Attributes:
+        request: What was asked for.
+    """
+
+    request: tuple[str, bytes]
+    at: datetime
+    answer: dict[str, Any]
+
+
+class PostOffice:
+    """Sends mail.
+
+    Args:
+        push: Pushes an event.
+        index: Puts what has arrived into the listings, as far as its time has come.
+    """
+
+    def __init__(self, store: MailStore, push: Callable[[Event], None], index: Callable[[], None]) -> None:
+        self._store = store
+        self._push = push
+        self._index = index
+        self._sent: dict[str, Sent] = {}
+
+    def once(
+        self, key: str | None, request: tuple[str, bytes], now: datetime, send: Callable[[], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """Send, unless that was done under this key, and return the answer.
+
+        Raises:
+            Refusal: under this key, something else was sent; or what `send` raises.
+        """
+        sent = self._sent.get(key or "")
+        if sent is not None and now - sent.at < KEY_LIFETIME:
+            if sent.request != request:
+                raise conflict("another request had this Idempotency-Key")
+            return sent.answer
+        answer = send()
+        if key is not None:
+            self._sent[key] = Sent(request, now, answer)
+        return answer
+
+    def send(
+        self,
+        inbox: Inbox,
+        outgoing: Outgoing,
+        now: datetime,
+        *,
+        thread_id: str | None = None,
+        in_reply_to: str | None = None,
+        references: tuple[str, ...] = (),
+    ) -> Message:
+        """Send a mail from an inbox.
+
+        Args:
+            thread_id: The thread in that inbox; `None`: a new one.
+        """
+        domain = inbox.inbox_id.rpartition("@")[2]
+        name = inbox.display_name
+        message = Message(
+            inbox_id=inbox.inbox_id,
+            message_id=f"<{new_id()}@{domain}>",
+            thread_id=thread_id or new_id(),
+            labels=tuple(dict.fromkeys(("sent", *outgoing.labels))),
+            timestamp=now,
+            from_=inbox.inbox_id if name is None else f"{name} <{inbox.inbox_id}>",
+            reply_to=outgoing.reply_to,
+            to=outgoing.to,
+            cc=outgoing.cc,
+            bcc=outgoing.bcc,
+            subject=outgoing.subject,
+            preview=preview(outgoing.text),
+            text=outgoing.text,
+            html=outgoing.html,
+            attachments=outgoing.attachments,
+            in_reply_to=in_reply_to,
+            references=references,
+            headers=outgoing.headers,
+            created_at=now,
+            updated_at=now,
+        )
+        raw = write_mail(message, outgoing.contents, outgoing.headers)
+        message = attrs.evolve(message, size=len(raw))
+        mail = self._store.add(message, now, contents=outgoing.contents, raw=raw)
+        self._index()
+        self._push(sent_event(attrs.evolve(message, to=outgoing.recipients)))
+        self._report(mail, now)
+        for address in dict.fromkeys(map(bare_address, outgoing.recipients)):
+            if (recipient := self._inbox(address)) is not None:
+                self._arrive(mail, recipient, now)
+        return message
+
+    def _inbox(self, address: str) -> Inbox | None:
+        """The inbox with this address, however that is written."""
+        if (inbox := self._store.inboxes.get(address)) is not None:
+            return inbox
+        return next((inbox for id_, inbox in self._store.inboxes.items() if id_.lower() == address), None)
+
+    def _report(self, mail: Mail, now: datetime) -> None:
+        """Say who got it, and who does not exist."""
+        message = mail.message
+        about: dict[str, Any] = {
+            "inbox_id": message.inbox_id,
+            "thread_id": message.thread_id,
+            "message_id": message.message_id,
+            "timestamp": now,
+        }
+        addresses = list(dict.fromkeys(map(bare_address, (*message.to, *message.cc, *message.bcc))))
+        nobody = [address for address in addresses if address.endswith(OWN_DOMAIN) and self._inbox(address) is None]
+        taken = [address for address in addresses if address not in nobody]
+        if taken:
+            self._label(mail, "delivered", now)
+            self._push(MessageDeliveredEvent(event_id=new_id(), delivery=Delivery(recipients=tuple(taken), **about)))
+        if nobody:
+            self._label(mail, "bounced", now)
+            recipients = tuple(Recipient(address=address, status="bounced") for address in nobody)
+            bounce = Bounce(type="Permanent", sub_type="General", recipients=recipients, **about)
+            self._push(MessageBouncedEvent(event_id=new_id(), bounce=bounce))
+
+    def _arrive(self, sent: Mail, inbox: Inbox, now: datetime) -> None:
+        """The mail arrives in an inbox."""
+        message = sent.message
+        event_id = new_id()
+        if inbox.inbox_id == message.inbox_id:
+            # Who writes to oneself has one mail, sent and received.
+            for label in ("received", "unread"):
+                self._label(sent, label, now)
+            mail = sent
+        else:
+            answers = (*([message.in_reply_to] if message.in_reply_to else ()), *reversed(message.references))
+            thread_id = self._store.thread_with(inbox.inbox_id, answers) or new_id()
+            received = attrs.evolve(
+                message, inbox_id=inbox.inbox_id, thread_id=thread_id, labels=("received", "unread"), bcc=()
+            )
+            mail = self._store.add(
+                received, now, event_type="message.received", event_id=event_id, contents=sent.contents, raw=sent.raw
+            )
+            self._index()
+        thread = self._store.thread(mail.message.thread_id or "")
+        state = None if thread is None else thread.state()
+        self._push(MessageReceivedEvent(event_id=event_id, message=mail.message, thread=state))
+
+    def _label(self, mail: Mail, label: str, now: datetime) -> None:
+        labels = tuple(dict.fromkeys((*mail.labels, label)))
+        self._store.replace(mail, attrs.evolve(mail.message, labels=labels, updated_at=now), now)

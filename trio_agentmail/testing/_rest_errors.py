@@ -1,0 +1,64 @@
+"""The errors of the REST API: what AgentMail answers to a request that it does not grant.
+
+Source: AgentMail's error reference. Programs are to look at `code`; `name` is older and says less.
+"""
+
+from typing import Any
+
+__all__ = ["Refusal", "conflict", "forbidden", "invalid", "not_found", "unprocessable"]
+
+NAMES = {
+    400: "ValidationError",
+    401: "UnauthorizedError",
+    403: "ForbiddenError",
+    404: "NotFoundError",
+    409: "ConflictError",
+    422: "UnprocessableError",
+}
+
+DOCS = "https://docs.agentmail.to/errors#"
+
+
+class Refusal(Exception):
+    """A request is answered with an error.
+
+    Args:
+        code: What is wrong, for programs.
+        more: Further fields of the answer.
+    """
+
+    def __init__(self, status: int, code: str, message: str, **more: Any) -> None:
+        super().__init__(status, code, message)
+        self.status = status
+        self.answer = {"name": NAMES[status], "code": code, "message": message, "docs": DOCS + code} | more
+
+
+def invalid(field: str, expected: str) -> Refusal:
+    """A parameter, or a field of the body, makes no sense."""
+    message = f"{field} must be {expected}"
+    return Refusal(400, "validation_error", message, errors=[{"path": [field], "message": message}])
+
+
+def forbidden(permission: str) -> Refusal:
+    """The key lacks a permission, which only `fix` names, as it is at AgentMail."""
+    return Refusal(
+        403,
+        "missing_permission",
+        "Forbidden",
+        fix=f"This API key does not have the '{permission}' permission. Give it to the key, or use another one.",
+    )
+
+
+def not_found() -> Refusal:
+    """There is no such thing, or the key may not see it."""
+    return Refusal(404, "not_found", "there is nothing here")
+
+
+def conflict(message: str) -> Refusal:
+    """The idempotency key was used for something else."""
+    return Refusal(409, "conflict", message)
+
+
+def unprocessable(message: str) -> Refusal:
+    """The request is well-formed, but cannot be done."""
+    return Refusal(422, "unprocessable", message)

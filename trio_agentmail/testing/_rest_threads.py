@@ -1,0 +1,98 @@
+"""The REST API of threads."""
+
+from typing import Any
+
+import attrs
+import orjson
+
+from ._encode import encode_part
+from ._fake_listing import filtering, read_paging, read_query, take_page
+from ._labels import read_label_change
+from ._mail import Mail, Thread
+from ._rest_call import Answer, Call, listing
+from ._rest_downloads import describe_attachment
+from ._rest_errors import not_found, unprocessable
+
+__all__ = ["answer_threads"]
+
+MAX_CHANGED = 100
+"""A thread of so many messages has its labels no more changed as a whole."""
+
+
+def answer_threads(call: Call, segments: list[str], pod_id: str | None = None, inbox_id: str | None = None) -> Answer:
+    """What `/threads` answers, of all threads or of those in a pod or an inbox.
+
+    Args:
+        segments: The method, and what follows `/threads`.
+    """
+    match segments:
+        case ["GET"]:
+            return _list(call, pod_id, inbox_id)
+        case ["GET", thread_id]:
+            call.require("message_read")
+            return _get(call, _thread(call, thread_id, pod_id, inbox_id))
+        case ["PATCH", thread_id]:
+            call.require("message_update")
+            return _update(call, _thread(call, thread_id, pod_id, inbox_id))
+        case ["DELETE", thread_id]:
+            call.require("message_delete")
+            for mail in _mails(call, _thread(call, thread_id, pod_id, inbox_id)):
+                call.store.delete(mail, call.now)
+            return None
+        case ["GET", thread_id, "attachments", attachment_id]:
+            call.require("message_read")
+            return describe_attachment(call, _mails(call, _thread(call, thread_id, pod_id, inbox_id)), attachment_id)
+    raise not_found()
+
+
+def _list(call: Call, pod_id: str | None, inbox_id: str | None) -> Answer:
+    call.require("message_read")
+    query = read_query(call.params, call.permissions)
+    matches = filtering(
+        call.params,
+        {
+            "senders": lambda thread: thread.senders,
+            "recipients": lambda thread: thread.recipients,
+            "subject": lambda thread: [thread.state().subject or ""],
+        },
+    )
+    threads = call.store.threads_in_order if inbox_id is None else call.inbox(inbox_id).threads
+    page, token = take_page(
+        threads,
+        query,
+        lambda thread: query.wants(thread) and call.is_in(pod_id, thread.inbox_id) and matches(thread),
+    )
+    return listing("threads", [orjson.Fragment(thread.item) for thread in page], query, token)
+
+
+def _thread(call: Call, thread_id: str, pod_id: str | None, inbox_id: str | None) -> Thread:
+    thread = call.store.thread(thread_id)
+    if thread is None or inbox_id not in (None, thread.inbox_id) or not call.is_in(pod_id, thread.inbox_id):
+        raise not_found()
+    if not _mails(call, thread):
+        raise not_found()
+    return thread
+
+
+def _mails(call: Call, thread: Thread) -> list[Mail]:
+    """Its messages, as far as the key may see them."""
+    return [mail for _, mail in thread.mails.walk() if call.may_see(mail)]
+
+
+def _get(call: Call, thread: Thread) -> Answer:
+    query = read_paging(call.params, call.permissions)
+    newest_first, token = take_page(thread.mails, query, query.wants)
+    messages = [orjson.Fragment(encode_part(mail.message)) for mail in reversed(newest_first)]
+    page = orjson.dumps(listing("messages", messages, query, token)).decode()
+    # Not parsed and written again, since orjson refuses lone surrogates, which may stand in it as escapes.
+    return orjson.Fragment(f"{thread.item[:-1]},{page[1:]}")
+
+
+def _update(call: Call, thread: Thread) -> dict[str, Any]:
+    change = read_label_change(call.body())
+    if len(thread.mails) >= MAX_CHANGED:
+        raise unprocessable(f"the thread has {MAX_CHANGED} messages or more")
+    for mail in _mails(call, thread):
+        message = attrs.evolve(mail.message, labels=change.of(mail.labels), updated_at=call.now)
+        call.store.replace(mail, message, call.now)
+    return {"thread_id": thread.thread_id, "labels": thread.labels}
