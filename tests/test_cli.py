@@ -27,9 +27,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trio_agentmail import cli
 from trio_agentmail._codec import decode_event
+from trio_agentmail._journal.sqlite_journal import SQLiteJournal
+from trio_agentmail._journal.sqlite_store import read_journal
 from trio_agentmail._settings import AgentMailEnvironment, Recovery, Subscribe
-from trio_agentmail._sqlite_journal import SQLiteJournal
-from trio_agentmail._sqlite_store import read_journal
 from trio_agentmail.cli import _commands, _demo
 from trio_agentmail.cli._commands import commands
 from trio_agentmail.cli._listen import explain, listen
@@ -632,7 +632,7 @@ async def test_the_demo_loses_mail_without_recovery_and_says_so(
     async def look_at_nothing(*_: object) -> None:
         return
 
-    monkeypatch.setattr("trio_agentmail._listing.MailListing.look", look_at_nothing)
+    monkeypatch.setattr("trio_agentmail._recovery.listing.MailListing.look", look_at_nothing)
     monkeypatch.setattr(_demo, "SWALLOWED", 1)
     fake = FakeAgentMail()
     assert not await _demo.perform(Output(), fake, AgentMailEnvironment.PROD, backend=fake)

@@ -25,7 +25,7 @@ import pytest
 import trio
 
 import trio_agentmail
-from trio_agentmail._sqlite_store import read_journal
+from trio_agentmail._journal.sqlite_store import read_journal
 
 ROOT = Path(trio_agentmail.__file__).parent.parent
 PATIENCE = 5.0

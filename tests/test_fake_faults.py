@@ -3,13 +3,15 @@
 import httpx
 import pytest
 import trio
+import trio.testing
 from trio.testing import MockClock
 
 import trio_agentmail
 from tests.streams import open_agentmail_stream
-from trio_agentmail import CaughtUp, Disconnected, MessageReceivedEvent, Subscribed, UnknownEvent
+from trio_agentmail import CaughtUp, Disconnected, MessageReceivedEvent, ReconnectPolicy, Subscribed, UnknownEvent
 from trio_agentmail.testing import FakeAgentMail
 from trio_agentmail.testing._fake_chaos import CHAOS
+from trio_agentmail.testing._slow_stream import SlowStream
 
 INBOX = "agent@agentmail.to"
 
@@ -155,3 +157,28 @@ async def test_through_chaos_every_mail_comes_once(seed: int, autojump_clock: Mo
         await trio.sleep(700)  # two sweeps
         nursery.cancel_scope.cancel()
     assert sorted(came) == sorted(sent), fake.explain()
+
+
+async def test_on_a_slow_network_one_thing_comes_after_the_other(autojump_clock: MockClock) -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    slow = SlowStream(ours, lambda: 10)
+    await slow.wait_send_all_might_not_block()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(slow.send_all, b"first" * 2)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(slow.send_all, b"second")
+    assert await theirs.receive_some() == b"firstfirstsecond"
+    assert trio.current_time() == pytest.approx(1.6)
+
+
+async def test_behind_ports_too_a_connection_is_late_or_is_one_to_something_else() -> None:
+    fake = FakeAgentMail()
+    fake.fail_connections(OSError("gone"))
+    fake.answer_connections(b"SSH-2.0-OpenSSH_9.6\r\n\r\n")
+    fake.delay_connections(0.01)
+    with trio.fail_after(20):
+        async with fake.serve() as environment:
+            policy = ReconnectPolicy(initial_delay=0, max_delay=0)
+            async with open_agentmail_stream(environment=environment, api_key="am_key", reconnect=policy) as events:
+                assert isinstance(await events.receive(), Subscribed)
+    assert (fake.attempts, len(fake.handshakes)) == (3, 1)

@@ -71,7 +71,7 @@ async def test_it_is_told_how_connections_began_and_ended(autojump_clock: MockCl
         async with open_agentmail_stream(backend=fake, api_key="am_other"):
             pass
     assert told(fake) == [
-        "a connection: refused",
+        "a connection: [Errno 111] refused by FakeAgentMail",
         "connection 1: the handshake is not answered",
         "connection 1: at its end before it was open",
         "connection 2: the handshake is answered with 503",
@@ -143,5 +143,17 @@ async def test_requests_are_told_of_but_no_api_key(autojump_clock: MockClock) ->
         await client.get("/threads/a")
     async with open_agentmail_stream(backend=fake, api_key="am_secret"):
         pass
-    assert told(fake)[:2] == ["GET /v0/inboxes: no answer", "GET /v0/threads/a: 404"]
+    assert 'GET /v0/threads/a: 404 {"name":"' in told(fake)[1]
+    assert told(fake)[0] == "GET /v0/inboxes: no answer"
     assert "am_secret" not in fake.explain()
+
+
+async def test_what_happens_again_and_again_is_told_once(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    for _ in range(3):
+        await trio.sleep(2)
+        await fake.deliver(inbox_id=INBOX)
+    await fake.deliver(inbox_id=INBOX, subject="Bye")
+    first, last = told(fake)
+    assert first.endswith("pushed to nobody (3 times in 4.000 s)")
+    assert last.endswith("pushed to nobody")

@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from trio_agentmail._in_order import in_order
+from trio_agentmail._recovery.in_order import in_order
 
 
 async def test_results_come_in_order_and_nobody_waits_for_the_slowest_of_a_batch(autojump_clock: MockClock) -> None:

@@ -20,9 +20,10 @@ from trio_agentmail import (
     PermissionDeniedError,
     Subscribe,
 )
-from trio_agentmail import _listing as listing_module
 from trio_agentmail._delivered import Delivered
-from trio_agentmail._listing import UNDER_WAY, Counts, MailListing, Target, recovered_types, targets_of
+from trio_agentmail._recovery.listing import MailListing
+from trio_agentmail._recovery.rest import UNDER_WAY
+from trio_agentmail._recovery.source import Counts, Target, recovered_types, targets_of
 from trio_agentmail.errors import RequestFailed
 from trio_agentmail.events import Event, MessageSecurity, MessageSentEvent, Send
 
@@ -416,6 +417,15 @@ async def test_a_single_thread_that_is_refused_takes_no_other_thread_with_it() -
         assert all(request.url.params["include_spam"] for request in looker.api.requests[::3])
 
 
+async def test_a_single_thread_that_makes_no_sense_takes_no_other_thread_with_it(autojump_clock: MockClock) -> None:
+    nonsense = httpx.Response(200, text="no JSON")
+    answers = threads(thread("t", "m"), thread("u", "n"), u=[whole("n")]) | {THREAD: nonsense}
+    async with looking(answers) as looker:
+        with pytest.raises(RequestFailed):
+            await looker.look(KEY)
+        assert looker.found == ["n"]
+
+
 async def test_mail_that_was_thrown_away_is_not_handed_over() -> None:
     async with looking(inbox(whole("m", 0, "trash"))) as looker:
         assert await looker.look() == []
@@ -525,6 +535,14 @@ async def test_a_thread_that_goes_between_its_listing_and_its_fetch_is_no_failur
         assert await looker.look(KEY) == ["n"]
 
 
+async def test_a_thread_that_could_not_be_found_and_is_listed_again_is_looked_at_again() -> None:
+    answers = threads(thread("t", "m"))
+    async with looking(answers) as looker:
+        assert await looker.look(KEY) == []
+        answers[THREAD] = {"messages": [whole("m")]}
+        assert await looker.look(KEY) == ["m"]
+
+
 async def test_a_thread_that_cannot_be_fetched_does_not_stop_the_others_and_is_looked_at_again() -> None:
     answers = threads(thread("t", "m"), thread("u", "n"), u=[whole("n")])
     answers[THREAD] = 403
@@ -551,7 +569,7 @@ async def test_a_thread_that_a_page_lists_twice_is_no_harm() -> None:
 
 
 async def test_only_so_many_threads_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing_module, "REMEMBERED_THREADS", 2)
+    monkeypatch.setattr("trio_agentmail._recovery.threads.REMEMBERED_THREADS", 2)
     names = ["t", "u", "v"]
     answers = threads(*[thread(name, name, 2) for name in names], **{name: [whole(name)] for name in names})
     async with looking(answers) as looker:
@@ -559,7 +577,7 @@ async def test_only_so_many_threads_are_remembered(monkeypatch: pytest.MonkeyPat
         before = len(looker.api.asked)
         assert await looker.look(KEY) == []
         assert looker.api.asked[before:] == ["/threads", THREAD]
-        assert len(looker.listing._threads) == 2
+        assert len(looker.listing._threads._seen) == 2
 
 
 # Held mail
@@ -717,7 +735,7 @@ async def test_held_mail_stays_remembered_when_a_look_at_it_is_cancelled(autojum
 
 
 async def test_only_so_many_held_mails_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing_module, "REMEMBERED_HELD", 2)
+    monkeypatch.setattr("trio_agentmail._recovery.mails.REMEMBERED_HELD", 2)
     async with looking({}) as looker:
         for message_id in ["m", "n", "m", "o"]:
             looker.listing.note(review("a@b", message_id))

@@ -24,10 +24,10 @@ from trio_agentmail import (
     decode_event,
 )
 from trio_agentmail._delivered import Delivered
-from trio_agentmail._journal import Journal, Notice
-from trio_agentmail._listing import Counts, Floors, Source, Target
+from trio_agentmail._journal.protocol import Journal, Notice
 from trio_agentmail._outbox import Abandoned, Outbox
-from trio_agentmail._recovery import Recoverer
+from trio_agentmail._recovery.recoverer import Recoverer
+from trio_agentmail._recovery.source import Counts, Floors, Source, Target
 from trio_agentmail.errors import AgentMailError, ApiError, ConnectionLost
 from trio_agentmail.events import MessageSecurity
 
@@ -397,6 +397,34 @@ async def test_a_look_that_ends_in_the_moment_of_a_loss_closes_not_the_gap_that_
         await world.until(131)
         assert [(inbox_id, after) for inbox_id, after, _ in source.looks] == [("a", 100 - 300)]
         assert world.notices == [CaughtUp(since=time(100))]
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_look_that_ends_in_the_moment_of_a_loss_is_told_of_when_the_next_one_has_ended(
+    turns: int, autojump_clock: MockClock
+) -> None:
+    for _ in range(10):  # who runs first in a turn of Trio's loop is left to chance
+        async with recovering() as world:
+            begin = trio.current_time()
+            source = Held()
+            world.recoverer._source = source
+            world.subscribed()
+            await world.until(begin + 10)
+            world.lost()
+            source.ends["a"] = trio.Event()
+            world.subscribed()
+            await world.until(begin + 20)
+            source.ends["a"].set()
+            for _ in range(turns):
+                await trio.lowlevel.checkpoint()
+            told = len(world.notices)
+            world.lost()
+            source.ends.clear()
+            await world.until(begin + 30)
+            assert len(world.notices) == told
+            world.subscribed()
+            await world.until(begin + 40)
+            assert len(world.notices) == told + 1
 
 
 @pytest.mark.parametrize("failure", [None, ApiError(403, {}, "")], ids=repr)

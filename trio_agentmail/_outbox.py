@@ -1,14 +1,15 @@
 """What goes to the consumer: in order, each event once, and reading waits for room."""
 
+import math
 from collections import deque
 from contextlib import suppress
 
 import trio
 
 from ._delivered import Delivered
-from ._journal import Journal, Notice
+from ._journal.protocol import Journal, Notice
 from ._notices import merge_notice
-from .events import Disconnected, Event
+from .events import Disconnected, Event, MessageReceivedEvent
 
 __all__ = ["Abandoned", "JournaledOutbox", "Outbox"]
 
@@ -40,6 +41,11 @@ class _Channel:
         """Whether the consumer has as many events waiting as it asked for."""
         channel = self._channel.statistics()
         return channel.current_buffer_used == channel.max_buffer_size
+
+    @property
+    def unwritten_since(self) -> float:
+        """See `JournaledOutbox`; where nothing is written down, nothing waits for that."""
+        return math.inf
 
     def close(self) -> None:
         """Nothing more comes: receivers get what waits in the channel, and then its end."""
@@ -93,7 +99,7 @@ class Outbox(_Channel):
             self.duplicates += 1
             return False
         try:
-            if not self._backlog_empty.is_set():
+            while not self._backlog_empty.is_set():
                 await self._backlog_empty.wait()
             try:
                 # Without a checkpoint where there is room: reading the network has its own, for all that one read
@@ -123,7 +129,8 @@ class Outbox(_Channel):
                 self._channel.send_nowait(self._backlog[0])
                 self._backlog.popleft()
         except trio.WouldBlock:
-            self._backlog_empty = trio.Event()
+            if self._backlog_empty.is_set():  # else there are those who wait for it
+                self._backlog_empty = trio.Event()
             self._backlog_filled.set()
         except trio.BrokenResourceError:
             raise Abandoned from None
@@ -162,6 +169,17 @@ class JournaledOutbox(_Channel):
         super().__init__(buffer_size, delivered)
         self._journal = journal
         self._taken = trio.lowlevel.ParkingLot()
+        self._unwritten: list[MessageReceivedEvent] = []
+
+    @property
+    def unwritten_since(self) -> float:
+        """When AgentMail created the oldest mail that waits for room in the journal, in seconds since the epoch.
+
+        Nobody takes it for missed, since it will be delivered; but if the process dies before that, it is. `math.inf`:
+        none waits.
+        """
+        arrivals = [mail.message.created_at or mail.message.timestamp for mail in self._unwritten]
+        return min((0.0 if at is None else at.timestamp() for at in arrivals), default=math.inf)
 
     @property
     def waiting(self) -> int:
@@ -186,11 +204,16 @@ class JournaledOutbox(_Channel):
         if not self._delivered.claim(event):
             self.duplicates += 1
             return False
+        if isinstance(event, MessageReceivedEvent):
+            self._unwritten.append(event)
         try:
             is_new = await self._journal.record(event)
         except BaseException:
             self._delivered.give_back(event)
             raise
+        finally:
+            if isinstance(event, MessageReceivedEvent):
+                self._unwritten.remove(event)
         self.duplicates += not is_new
         return is_new
 

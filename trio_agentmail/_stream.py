@@ -8,7 +8,7 @@ import trio
 
 from ._api_key import ApiKey
 from ._backend import Backend, default_backend
-from ._journal import NOTHING_KEPT, Journal, Kept
+from ._journal.protocol import NOTHING_KEPT, Journal, Kept
 from ._nursery import add_context, raise_as_it_is, sole_exception
 from ._settings import AgentMailEnvironment, ReconnectPolicy, Recovery, Settings, Subscribe
 from ._statistics import State, Statistics

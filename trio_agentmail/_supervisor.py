@@ -12,11 +12,11 @@ from ._backend import Backend
 from ._codec import encode_subscribe
 from ._connection import Connection
 from ._delivered import Delivered
-from ._journal import Journal, Kept
+from ._journal.protocol import Journal, Kept
 from ._nursery import background_nursery
 from ._outbox import Abandoned, JournaledOutbox, Outbox
 from ._reconnect import Attempts, retry_after
-from ._recovery import Recoverer
+from ._recovery.recoverer import Recoverer
 from ._settings import AgentMailEnvironment, Recovery, Settings, Subscribe
 from ._statistics import State, Statistics
 from ._trouble import Trouble

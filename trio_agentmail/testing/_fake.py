@@ -36,6 +36,7 @@ class FakeAgentMail(FakeChaos):
     Attributes:
         api_keys: As given; may be changed, for the handshakes and requests to come.
         permissions: As given; may be changed, for the subscriptions and requests to come.
+        attempts: How often somebody wanted a connection, whatever became of it.
         handshakes: Every request for a WebSocket that was read, granted or not, in order.
         frames: Every message that a client has sent, valid or not, in order.
         subscriptions: Every valid `subscribe` frame, confirmed or not, in order.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from typing import TypeVar
 
+import attrs
 import trio
 from trio.testing import MockClock
 
@@ -23,6 +24,21 @@ LOGGED = 1000
 """How many of the last things that happened are told by `explain`: a week of sweeps need not be kept."""
 
 
+@attrs.define(kw_only=True)
+class LogEntry:
+    """What has happened, and how often in a row."""
+
+    at: float
+    text: str
+    times: int = 1
+    last_at: float
+
+    def __str__(self) -> str:
+        if self.times == 1:
+            return self.text
+        return f"{self.text} ({self.times} times in {self.last_at - self.at:.3f} s)"
+
+
 class FakeBase(ABC):
     """The common ground of the classes that `FakeAgentMail` is made of, which documents the attributes."""
 
@@ -34,7 +50,7 @@ class FakeBase(ABC):
         self._epoch = int(time.time())
         self._outages = 0
         self._changed = trio.Event()
-        self._log: deque[tuple[float, str]] = deque(maxlen=LOGGED)
+        self._log: deque[LogEntry] = deque(maxlen=LOGGED)
 
     def now(self) -> float:
         """The time of day here, in seconds since the epoch: on a mock clock it passes as that does."""
@@ -76,12 +92,17 @@ class FakeBase(ABC):
         not to others, and what was requested."""
         if not self._log:
             return "nothing has happened here: nobody connected, nothing was delivered, nothing requested"
-        start = self._log[0][0]
-        return "\n".join(f"{at - start:10.3f} s  {text}" for at, text in self._log)
+        start = self._log[0].at
+        return "\n".join(f"{entry.at - start:10.3f} s  {entry}" for entry in self._log)
 
     def _note(self, text: str) -> None:
         """Something has happened."""
-        self._log.append((trio.current_time(), text))
+        now = trio.current_time()
+        if self._log and self._log[-1].text == text:
+            self._log[-1].times += 1
+            self._log[-1].last_at = now
+        else:
+            self._log.append(LogEntry(at=now, text=text, last_at=now))
         self._notify()
 
     def _notify(self) -> None:

@@ -73,6 +73,7 @@ class FakeHttp(FakeBase, RequestFaults):
         match BreakRequest(None) if self._outages else self._take_request_fault(request.url.path):
             case HangRequest() | BreakRequest() as fault:
                 self._record(request, None)
+                self._note(f"{request.method} {request.url.path}: no answer")
                 return fault
             case FailRequest(_, status, headers, body):
                 response = httpx.Response(status, headers=headers, content=body)
@@ -80,6 +81,8 @@ class FakeHttp(FakeBase, RequestFaults):
                 response = self._answer_request(request)
         response.headers.setdefault("Date", formatdate(self.now(), usegmt=True))
         self._record(request, response.status_code)
+        complaint = f" {response.text[:200]}" if response.is_error else ""
+        self._note(f"{request.method} {request.url.path}: {response.status_code}{complaint}")
         return response
 
     async def _accept_http(
@@ -121,7 +124,6 @@ class FakeHttp(FakeBase, RequestFaults):
                 at=trio.current_time(),
             )
         )
-        self._note(f"{request.method} {request.url.path}: {'no answer' if status is None else status}")
 
 
 class FakeTransport(httpx.AsyncBaseTransport):

@@ -1,6 +1,5 @@
 """The WebSockets of the fake: who is connected, what they hear, and how each goes from its beginning to its end."""
 
-import errno
 import json
 import ssl
 from collections.abc import AsyncIterator, Sequence
@@ -22,16 +21,19 @@ from ._encode import encode_event
 from ._fake_base import FakeBase
 from ._fake_connection import FakeConnection, Spawn, fake_tasks
 from ._fake_faults import (
+    AnswerConnection,
     CloseInsteadOfConfirming,
     ConnectionFaults,
+    DelayConnection,
     DropAfterConfirming,
+    FailConnection,
     Fault,
     HangHandshake,
     PushBeforeConfirming,
-    RefuseConnection,
     RefuseSubscription,
     RejectHandshake,
     WithholdConfirmation,
+    refused,
 )
 from ._fake_handshake import Handshake, read_handshake, rejection
 from ._fake_http_server import reset, with_tls
@@ -47,6 +49,7 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
 
     def __init__(self) -> None:
         super().__init__()
+        self.attempts = 0
         self.handshakes: list[Handshake] = []
         self.frames: list[str | bytes] = []
         self.subscriptions: list[Subscribe] = []
@@ -170,11 +173,12 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
         ssl_context: ssl.SSLContext | None,
     ) -> AsyncIterator[WebSocket]:
         """What makes this a `Backend`: a WebSocket to this fake, in memory, whatever the host in the URL."""
-        fault = RefuseConnection() if self._outages else self._connection_faults.take()
-        if isinstance(fault, RefuseConnection):
+        fault = self._next_connection()
+        if isinstance(fault, FailConnection):
             await trio.lowlevel.checkpoint()
-            self._note("a connection: refused")
-            raise ConnectionRefusedError(errno.ECONNREFUSED, "refused by FakeAgentMail")
+            raise fault.error
+        if isinstance(fault, DelayConnection):
+            await trio.sleep(fault.seconds)
         parts = urlsplit(url)
         client_end, server_end = memory_stream_pair()
         async with fake_tasks() as spawn:
@@ -194,14 +198,35 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
     ) -> None:
         while True:
             stream = await listener.accept()
-            fault = RefuseConnection() if self._outages else self._connection_faults.take()
-            if isinstance(fault, RefuseConnection):
-                self._note("a connection: refused")
+            fault = self._next_connection()
+            if isinstance(fault, FailConnection):
                 await reset(stream)
             else:
-                spawn(self._serve_stream, with_tls(stream, ssl_context), fault)
+                spawn(self._serve_tcp, with_tls(stream, ssl_context), fault)
+
+    async def _serve_tcp(self, stream: trio.abc.Stream, fault: Fault | None) -> None:
+        if isinstance(fault, DelayConnection):
+            await trio.sleep(fault.seconds)
+        await self._serve_stream(stream, fault)
+
+    def _next_connection(self) -> Fault | None:
+        """Somebody wants a connection: what becomes of it; `None`: all goes well."""
+        self.attempts += 1
+        fault = refused() if self._outages else self._connection_faults.take()
+        match fault:
+            case FailConnection(error):
+                self._note(f"a connection: {error}")
+            case DelayConnection(seconds):
+                self._note(f"a connection: it takes {seconds:g} s")
+            case AnswerConnection(data):
+                self._note(f"a connection: {data!r}")
+        return fault
 
     async def _serve_stream(self, stream: trio.abc.Stream, fault: Fault | None) -> None:
+        if isinstance(fault, AnswerConnection):
+            async with stream:
+                await stream.send_all(fault.data)
+            return
         connection = FakeConnection(SlowStream(stream, lambda: self._bytes_per_second), next(self._numbers))
         self._connections.append(connection)
         try:

@@ -20,17 +20,19 @@ from datetime import UTC, datetime
 import attrs
 import trio
 
-from ._api_key import ApiKey
-from ._backend import Backend
-from ._codec import encode_object, parse_object, with_message
-from ._delivered import Delivered
-from ._journal import Journal
-from ._listing import Counts, MailListing, Source, Target, recovered_types, targets_of
-from ._outbox import Abandoned, JournaledOutbox, Outbox
-from ._rest import Rest, segment
-from ._settings import Recovery, Settings, Subscribe
-from .errors import AgentMailError, ApiError, RequestFailed, printable
-from .events import CaughtUp, Event, MessageReceivedEvent, RecoveryFailed
+from trio_agentmail._api_key import ApiKey
+from trio_agentmail._backend import Backend
+from trio_agentmail._codec import encode_object, parse_object, with_message
+from trio_agentmail._delivered import Delivered
+from trio_agentmail._journal.protocol import Journal
+from trio_agentmail._outbox import Abandoned, JournaledOutbox, Outbox
+from trio_agentmail._settings import Recovery, Settings, Subscribe
+from trio_agentmail.errors import AgentMailError, ApiError, RequestFailed, printable
+from trio_agentmail.events import CaughtUp, Event, MessageReceivedEvent, RecoveryFailed
+
+from .listing import MailListing
+from .rest import Rest, segment
+from .source import Counts, Source, Target, recovered_types, targets_of
 
 __all__ = ["Recoverer"]
 
@@ -286,6 +288,7 @@ class Recoverer:
                     nursery.start_soon(work)
             await self._look_at_held()
         self._ahead = self._rest.ahead  # our clock may have been set right
+        await trio.lowlevel.checkpoint_if_cancelled()  # the news is for the place where the stream goes on
         self._tell()
         await self._keep()
 
@@ -368,13 +371,15 @@ class Recoverer:
     async def _keep(self) -> None:
         if self._journal is None:
             return
+        # What the journal has no room for is known here, and would not be to the next run.
+        unwritten = self._outbox.unwritten_since
         targets = [
             [
                 target.inbox_id,
                 target.pod_id,
                 types,
-                self._gaps.get(target, self._complete_until[target]),
-                self._swept_until[target],
+                min(unwritten, self._gaps.get(target, self._complete_until[target])),
+                min(unwritten, self._swept_until[target]),
             ]
             for target, types in self._floors.items()
         ]

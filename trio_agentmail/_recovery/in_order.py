@@ -6,7 +6,7 @@ from typing import Protocol, TypeVar
 
 import trio
 
-from ._nursery import background_nursery
+from trio_agentmail._nursery import background_nursery
 
 __all__ = ["Start", "in_order"]
 
