@@ -28,8 +28,8 @@ from trio_agentmail import (
     CaughtUp,
     Disconnected,
     MessageReceivedEvent,
-    RecoveryFailed,
     Recovery,
+    RecoveryFailed,
     Subscribe,
     open_agentmail_session,
 )
@@ -130,9 +130,7 @@ def draw_schedule(seed: int, subscription: str, *, mails: int, faults: int) -> S
     """Draw so many mails and faults; every kind of fault is there if there are as many."""
     draw = random.Random(f"{seed} {subscription}")
     duration = faults * BETWEEN_FAULTS
-    newcomers = {
-        inbox_id: duration * (number + 1) / (len(NEWCOMERS) + 1) for number, inbox_id in enumerate(NEWCOMERS)
-    }
+    newcomers = {inbox_id: duration * (number + 1) / (len(NEWCOMERS) + 1) for number, inbox_id in enumerate(NEWCOMERS)}
     wanted_inboxes = [inbox_id for inbox_id in PODS if _inbox_is_wanted(SUBSCRIPTIONS[subscription], inbox_id)]
     number = 0
 
@@ -713,8 +711,10 @@ async def held_in_gap(chaos: Chaos, fault: Fault) -> bool:
         await chaos.fake.drop_connections()
         in_gap = chaos.in_gap
         await chaos.arrive(*fault.mails, held=True)
-    return in_gap and await released_in_gap(chaos, attrs.evolve(fault, mails=fault.mails)) if False else (
-        await _release_later(chaos, fault) and in_gap
+    return (
+        in_gap and await released_in_gap(chaos, attrs.evolve(fault, mails=fault.mails))
+        if False
+        else (await _release_later(chaos, fault) and in_gap)
     )
 
 

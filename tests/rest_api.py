@@ -12,7 +12,7 @@ import trio
 
 from trio_agentmail import AgentMailEnvironment, ReconnectPolicy
 from trio_agentmail._api_key import ApiKey
-from trio_agentmail._rest import Rest
+from trio_agentmail._recovery.rest import Rest
 from trio_agentmail._settings import Settings
 
 from .backends import FakeBackend

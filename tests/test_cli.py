@@ -27,9 +27,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trio_agentmail import cli
 from trio_agentmail._codec import decode_event
+from trio_agentmail._journal.sqlite_journal import SQLiteJournal
+from trio_agentmail._journal.sqlite_store import read_journal
 from trio_agentmail._settings import AgentMailEnvironment, Recovery, Subscribe
-from trio_agentmail._sqlite_journal import SQLiteJournal
-from trio_agentmail._sqlite_store import read_journal
 from trio_agentmail.cli import _commands, _demo
 from trio_agentmail.cli._commands import commands
 from trio_agentmail.cli._listen import explain, listen
@@ -210,11 +210,12 @@ async def test_with_http_url_mail_that_was_missed_is_recovered_and_marked() -> N
     async with fake.serve() as environment:
         urls = ("--websocket-url", environment.websockets, "--http-url", environment.http + "/v0")
         async with running("listen", "--json", *urls) as process:
-            await fake.wait_subscribed()
+            # Begun when the process has read that it is subscribed: what came before that is not recovered.
+            output = await read_until(process, b"\n")
             await fake.deliver(inbox_id=INBOX, subject="live")
             await fake.drop_connections()
             await fake.deliver(inbox_id=INBOX, subject="into the gap")
-            output = await read_until(process, b'"caught_up"')
+            output += await read_until(process, b'"caught_up"')
             while not output.endswith(b"\n"):
                 output += await read_until(process, b"\n")
             process.send_signal(signal.SIGTERM)
@@ -235,13 +236,12 @@ async def test_with_a_journal_a_listener_that_was_down_tells_everything_once(tmp
         output = b""
         for begin, down in ((0, signal.SIGTERM), (3, signal.SIGKILL), (6, signal.SIGTERM)):
             async with running("listen", *urls, "--journal", str(tmp_path / "agent.db")) as process:
-                await fake.wait_subscribed()
-                if begin:
-                    output += await read_until(process, b"caught up")
+                output += await read_until(process, b"caught up" if begin else b"subscribed")
                 await fake.deliver(inbox_id=INBOX, subject=f"number {begin}.")
                 await fake.deliver(inbox_id=INBOX, subject=f"number {begin + 1}.")
                 output += await read_until(process, f"number {begin + 1}.".encode())
-                await trio.sleep(0.2)  # its line has been read, and is being acknowledged
+                while read_journal(tmp_path / "agent.db")[0]:  # noqa: ASYNC110  its line is being acknowledged
+                    await trio.sleep(0.01)
                 process.send_signal(down)
                 await process.wait()
                 output += await read_rest(process.stdout)
@@ -632,7 +632,7 @@ async def test_the_demo_loses_mail_without_recovery_and_says_so(
     async def look_at_nothing(*_: object) -> None:
         return
 
-    monkeypatch.setattr("trio_agentmail._listing.MailListing.look", look_at_nothing)
+    monkeypatch.setattr("trio_agentmail._recovery.listing.MailListing.look", look_at_nothing)
     monkeypatch.setattr(_demo, "SWALLOWED", 1)
     fake = FakeAgentMail()
     assert not await _demo.perform(Output(), fake, AgentMailEnvironment.PROD, backend=fake)

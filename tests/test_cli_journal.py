@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from trio_agentmail import SQLiteJournal, decode_event
-from trio_agentmail._sqlite_store import read_journal
+from trio_agentmail._journal.sqlite_store import read_journal
 from trio_agentmail.cli._commands import commands
 
 from .journals import begin, crashing, mail, opened, take

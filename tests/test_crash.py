@@ -25,7 +25,7 @@ import pytest
 import trio
 
 import trio_agentmail
-from trio_agentmail._sqlite_store import read_journal
+from trio_agentmail._journal.sqlite_store import read_journal
 
 ROOT = Path(trio_agentmail.__file__).parent.parent
 PATIENCE = 5.0
@@ -78,7 +78,7 @@ def judge(log: Path, ledger: Path) -> Verdict:
                 number = int(text)
                 handled[number] += 1
                 origins[origin] += 1
-                if number in acked:
+                if number in acked and handled[number] > 1:
                     after_ack.add(number)
                 if number in in_this_life:
                     in_a_life.add(number)

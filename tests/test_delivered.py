@@ -12,7 +12,7 @@ from trio_agentmail import Disconnected, ErrorEvent, Event, Message, MessageRece
 from trio_agentmail import _delivered as delivered_module
 from trio_agentmail._codec import mail_key
 from trio_agentmail._delivered import RECOVERED, Delivered
-from trio_agentmail._journal import KeptIdentity
+from trio_agentmail._journal.protocol import KeptIdentity
 from trio_agentmail.events import MessageSentEvent, Send
 
 repeatable = settings(deadline=None, derandomize=True, database=None, max_examples=300)

@@ -2,7 +2,7 @@
 
 import math
 import ssl
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -52,33 +52,6 @@ def raw(event: Event) -> str:
 
 def numbered(n: int) -> str:
     return f'{{"event_type":"new.kind","event_id":"{n}"}}'
-
-
-class Network(FakeBackend):
-    """The fake, behind a network in which the first connections hang; it has no key of its own."""
-
-    def __init__(self, fake: FakeAgentMail, *, hanging: float = 0) -> None:
-        super().__init__(fake)
-        self.api_key = None
-        self.hanging = hanging
-        self.attempts = 0
-
-    @asynccontextmanager
-    async def open_websocket(
-        self,
-        url: str,
-        *,
-        headers: Sequence[tuple[str, str]],
-        max_message_size: int,
-        ssl_context: ssl.SSLContext | None,
-    ) -> AsyncIterator[WebSocket]:
-        self.attempts += 1
-        if self.attempts <= self.hanging:
-            await trio.sleep_forever()
-        async with super().open_websocket(
-            url, headers=headers, max_message_size=max_message_size, ssl_context=ssl_context
-        ) as websocket:
-            yield websocket
 
 
 # What comes before the confirmation
@@ -195,9 +168,10 @@ async def test_an_attempt_that_is_not_answered_is_given_up_after_open_timeout(
 
 
 async def test_a_network_that_hangs_is_given_up_after_open_timeout(no_jitter: None, autojump_clock: MockClock) -> None:
-    network = Network(FakeAgentMail(), hanging=1)
+    fake = FakeAgentMail()
+    fake.delay_connections(math.inf)
     began = trio.current_time()
-    async with open_agentmail_session(backend=network, api_key="am_key") as session:
+    async with open_agentmail_session(backend=fake) as session:
         assert trio.current_time() - began == pytest.approx(10.5)
         assert "did not open" in (session.statistics().last_error or "")
 
@@ -378,11 +352,12 @@ async def test_without_a_key_the_message_says_where_to_put_one(
 ) -> None:
     if variable is not None:
         monkeypatch.setenv("AGENTMAIL_API_KEY", variable)
-    network = Network(FakeAgentMail())
+    keyless = FakeBackend()
+    keyless.api_key = None
     with pytest.raises(ValueError, match=r"no API key: set \$AGENTMAIL_API_KEY, or pass api_key="):
-        async with open_agentmail_stream(backend=network):
+        async with open_agentmail_stream(backend=keyless):
             pass  # pragma: no cover
-    assert network.attempts == 0
+    assert keyless.fake.attempts == 0
 
 
 async def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock) -> None:

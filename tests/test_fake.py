@@ -33,6 +33,7 @@ from trio_agentmail import (
     MessageSecurityOverrideEvent,
     MessageSecurityReviewEvent,
     MessageSentEvent,
+    PermissionDeniedError,
     RecoveryFailed,
     Send,
     Subscribe,
@@ -104,6 +105,30 @@ async def test_the_key_may_also_stand_in_the_query(autojump_clock: MockClock) ->
     async with connect(fake, "/v0?api_key=am_key", headers=[]):
         assert fake.connected == 1
     assert fake.handshakes[0].query == "api_key=am_key"
+
+
+async def test_each_key_may_do_what_is_said_of_it_and_other_keys_what_is_said_of_all(
+    autojump_clock: MockClock,
+) -> None:
+    fake = FakeAgentMail(api_keys={"am_key": {"label_spam_read"}, "am_all": None, "am_none": ()})
+    for key, answer in (("am_key", "error"), ("am_all", "subscribed")):
+        async with connect(fake, headers=[("Authorization", f"Bearer {key}")]) as websocket:
+            await subscribe(websocket, event_types=["message.received.spam"])
+            assert (await subscribe(websocket, event_types=["message.received.blocked"]))["type"] == answer
+    assert fake.api_keys is not None
+    fake.api_keys = {"am_key"}
+    fake.permissions = {"label_blocked_read"}
+    async with connect(fake) as websocket:
+        assert (await subscribe(websocket, event_types=["message.received.spam"]))["type"] == "error"
+
+
+async def test_a_key_that_may_not_do_anything_is_not_let_in(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail(api_keys={"am_key": ()})
+    with pytest.raises(PermissionDeniedError) as caught:
+        async with connect(fake):
+            pass
+    assert json.loads(caught.value.body)["name"] == "missing_permission"
+    assert [handshake.status for handshake in fake.handshakes] == [403]
 
 
 async def test_another_path_is_not_found(autojump_clock: MockClock) -> None:
@@ -205,6 +230,8 @@ async def test_a_subscription_is_confirmed_with_the_filters_that_were_given(
         confirmed = await subscribe(websocket, inbox_ids=[INBOX], pod_ids=None, event_types=["message.sent"])
     assert confirmed == {"type": "subscribed", "inbox_ids": [INBOX], "event_types": ["message.sent"]}
     assert fake.subscriptions == [Subscribe(inbox_ids=[INBOX], event_types=["message.sent"])]
+    assert [json.loads(frame)["inbox_ids"] for frame in fake.frames] == [[INBOX]]
+    assert [handshake.status for handshake in fake.handshakes] == [101]
 
 
 @pytest.mark.parametrize(
@@ -663,6 +690,9 @@ async def test_who_waits_for_connections_sees_them_come_and_go(
 
 
 class BrokenKeys(set[str]):
+    def __len__(self) -> int:
+        return 1
+
     def __contains__(self, key: object) -> bool:
         raise RuntimeError("a bug in the test's own set of keys")
 

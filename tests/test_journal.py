@@ -26,10 +26,10 @@ from trio_agentmail import (
     decode_event,
     open_agentmail_stream,
 )
-from trio_agentmail import _journal_line as line_module
-from trio_agentmail import _journal_queue as queue_module
 from trio_agentmail._codec import as_unknown
-from trio_agentmail._sqlite_store import SQLiteStore, read_journal
+from trio_agentmail._journal import line as line_module
+from trio_agentmail._journal import queue as queue_module
+from trio_agentmail._journal.sqlite_store import SQLiteStore, read_journal
 from trio_agentmail.testing import FakeAgentMail
 
 from .journals import (
@@ -359,7 +359,7 @@ async def test_an_event_that_this_version_identifies_otherwise_than_that_which_w
 ) -> None:
     async with opened(path) as journal:
         with monkeypatch.context() as patch:
-            patch.setattr("trio_agentmail._journal_entry.identity", lambda event: ("", event.event_id))
+            patch.setattr("trio_agentmail._journal.entry.identity", lambda event: ("", event.event_id))
             await journal.record(mail(1))
     async with opened(path) as journal:
         [event] = await take(journal, 1)

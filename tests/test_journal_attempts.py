@@ -13,7 +13,7 @@ from trio_agentmail import (
     SQLiteJournal,
     Subscribed,
 )
-from trio_agentmail._sqlite_store import read_journal
+from trio_agentmail._journal.sqlite_store import read_journal
 
 from .journals import (
     begin,

@@ -18,7 +18,7 @@ from trio_agentmail import (
     SQLiteJournal,
     Subscribed,
 )
-from trio_agentmail._sqlite_store import SQLiteStore
+from trio_agentmail._journal.sqlite_store import SQLiteStore
 
 from .journals import (
     SCOPE,

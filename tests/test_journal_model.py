@@ -282,7 +282,7 @@ def test_whatever_the_interleaving_the_journal_gives_what_the_model_says(steps: 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
 @given(STEPS)
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow], phases=PHASES)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow], phases=PHASES)
 def test_whatever_the_interleaving_many_times_the_journal_gives_what_the_model_says(
     steps: list[tuple[str, int]],
 ) -> None:

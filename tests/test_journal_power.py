@@ -25,7 +25,7 @@ import trio.lowlevel
 
 from trio_agentmail import Event, MessageReceivedEvent, SQLiteJournal
 from trio_agentmail._codec import identity
-from trio_agentmail._sqlite_store import SQLiteStore
+from trio_agentmail._journal.sqlite_store import SQLiteStore
 
 from .journals import SCOPE, in_a_thread, mail
 

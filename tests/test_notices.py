@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_agentmail import CaughtUp, Disconnected, ErrorEvent, Event, RecoveryFailed, Subscribed, UnknownEvent
-from trio_agentmail._journal import Notice
+from trio_agentmail._journal.protocol import Notice
 from trio_agentmail._notices import merge_notice
 
 from .test_decode_properties import repeatable

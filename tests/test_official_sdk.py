@@ -240,7 +240,7 @@ async def test_an_unknown_key_is_a_401_to_the_sdk(kind: Kind) -> None:
 
 
 async def test_a_missing_permission_is_an_error_to_the_sdk(kind: Kind) -> None:
-    fake = FakeAgentMail(permissions=())
+    fake = FakeAgentMail(permissions={"message_read"})
     with trio.fail_after(20):
         async with fake.serve() as environment:
             [refused] = await in_thread(listen, kind, environment, 1, event_types=["message.received.spam"])
@@ -336,7 +336,7 @@ async def test_the_sdk_lists_inboxes(kind: Kind) -> None:
 
 
 async def test_the_sdk_shows_the_errors_of_the_rest_api(kind: Kind) -> None:
-    fake = FakeAgentMail(api_keys={KEY}, permissions=())
+    fake = FakeAgentMail(api_keys={KEY}, permissions={"inbox_read"})
     for key, expected in (("am_unknown", (401, "unknown_api_key")), (KEY, (403, "missing_permission"))):
         async with sdk(kind, fake, key) as call:
             with pytest.raises(ApiError) as caught:

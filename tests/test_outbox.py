@@ -11,7 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
-from trio_agentmail import Disconnected, ErrorEvent, Event, Message, MessageReceivedEvent, Subscribed, UnknownEvent
+from trio_agentmail import (
+    CaughtUp,
+    Disconnected,
+    ErrorEvent,
+    Event,
+    Message,
+    MessageReceivedEvent,
+    RecoveryFailed,
+    Subscribed,
+    UnknownEvent,
+)
 from trio_agentmail._delivered import Delivered
 from trio_agentmail._outbox import Abandoned, Outbox
 
@@ -140,6 +150,21 @@ async def test_an_event_waits_for_room_behind_the_notices_that_wait_for_it() -> 
     assert received == [E(1), D(1), S, E(2)]
     assert put_at == [3]
     assert outbox.delivered == 2
+
+
+async def test_an_event_that_waits_behind_a_notice_still_comes_when_another_notice_has_come_meanwhile() -> None:
+    failed = RecoveryFailed(since=datetime(2025, 1, 1, tzinfo=UTC), reason="one")
+    caught_up = CaughtUp(since=datetime(2025, 1, 1, tzinfo=UTC))
+    outbox = Outbox(1, Delivered())
+    async with running(outbox) as nursery:
+        outbox.notify(S)
+        outbox.notify(failed)
+        await wait_all_tasks_blocked()
+        nursery.start_soon(outbox.put, E(1))
+        await wait_all_tasks_blocked()
+        outbox.notify(caught_up)
+        assert await take_all(outbox) == [S, failed, caught_up, E(1)]
+        assert outbox.delivered == 1
 
 
 async def test_waiting_counts_what_waits_in_the_channel_before_it_and_behind_it() -> None:

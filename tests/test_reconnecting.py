@@ -1,9 +1,7 @@
 """A lost connection is made again: when, how often, and what the consumer sees of it."""
 
 import logging
-import ssl
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from itertools import count, pairwise
 
@@ -12,7 +10,6 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.backends import FakeBackend
 from tests.streams import open_agentmail_session, open_agentmail_stream
 from trio_agentmail import (
     AgentMailSession,
@@ -31,7 +28,6 @@ from trio_agentmail import (
     SubscriptionRejected,
     UnknownEvent,
 )
-from trio_agentmail._websocket import WebSocket
 from trio_agentmail.errors import ConnectionLost
 from trio_agentmail.testing import FakeAgentMail
 
@@ -86,35 +82,6 @@ def time_of_day(fake: FakeAgentMail) -> datetime:
 def waits(fake: FakeAgentMail) -> list[float]:
     """Seconds from each handshake to the next."""
     return [round(later.at - earlier.at, 3) for earlier, later in pairwise(fake.handshakes)]
-
-
-class Scripted(FakeBackend):
-    """The fake, behind a network that does with the connection of a number what the script says."""
-
-    def __init__(self, fake: FakeAgentMail, script: dict[int, float | Exception]) -> None:
-        super().__init__(fake)
-        self.script = script
-        self.attempts = 0
-
-    @asynccontextmanager
-    async def open_websocket(
-        self,
-        url: str,
-        *,
-        headers: Sequence[tuple[str, str]],
-        max_message_size: int,
-        ssl_context: ssl.SSLContext | None,
-    ) -> AsyncIterator[WebSocket]:
-        self.attempts += 1
-        step = self.script.get(self.attempts, 0.0)
-        if isinstance(step, Exception):
-            await trio.lowlevel.checkpoint()
-            raise step
-        await trio.sleep(step)
-        async with super().open_websocket(
-            url, headers=headers, max_message_size=max_message_size, ssl_context=ssl_context
-        ) as websocket:
-            yield websocket
 
 
 # When
@@ -970,8 +937,9 @@ async def test_the_old_connection_may_be_lost_while_the_new_subscription_is_conf
 ) -> None:
     fake = FakeAgentMail()
     down = OSError("the network is down")
-    backend = Scripted(fake, {2: 5.0, 3: down, 4: down, 5: down})
-    async with open_agentmail_session(A, backend=backend) as session, trio.open_nursery() as nursery:
+    async with open_agentmail_session(A, backend=fake) as session, trio.open_nursery() as nursery:
+        fake.delay_connections(5)
+        fake.fail_connections(down, times=3)
 
         async def lose_the_first() -> None:
             await trio.sleep(1)
@@ -985,7 +953,7 @@ async def test_the_old_connection_may_be_lost_while_the_new_subscription_is_conf
         await mail(fake, "2", inbox_id="b")
         assert await take_all(session.events) == "Sa 1 D Sb 2"
         # At 8.5 s nobody tried again: the new one is in force.
-        assert (backend.attempts, fake.connected) == (5, 1)
+        assert (fake.attempts, fake.connected) == (5, 1)
         assert session.state == "subscribed"
         await fake.drop_connections()
         assert await take(session.events, 2) == "D Sb"
@@ -995,8 +963,8 @@ async def test_the_old_connection_may_be_lost_and_made_again_while_the_new_subsc
     no_jitter: None, autojump_clock: MockClock
 ) -> None:
     fake = FakeAgentMail()
-    backend = Scripted(fake, {2: 5.0})
-    async with open_agentmail_session(A, backend=backend) as session, trio.open_nursery() as nursery:
+    async with open_agentmail_session(A, backend=fake) as session, trio.open_nursery() as nursery:
+        fake.delay_connections(5)
 
         async def lose_the_first() -> None:
             await trio.sleep(1)
@@ -1015,8 +983,9 @@ async def test_the_old_subscription_may_be_made_again_in_the_same_moment_as_the_
     stories = set()
     for _ in range(40):  # Trio draws which of the two tasks runs first
         fake = FakeAgentMail()
-        backend = Scripted(fake, {2: 5.0, 3: 4.5})
-        async with open_agentmail_session(A, backend=backend) as session, trio.open_nursery() as nursery:
+        async with open_agentmail_session(A, backend=fake) as session, trio.open_nursery() as nursery:
+            fake.delay_connections(5)
+            fake.delay_connections(4.5)
             nursery.start_soon(session.subscribe, B)
             await wait_all_tasks_blocked()
             await fake.drop_connections()
@@ -1055,18 +1024,22 @@ async def test_a_new_subscription_that_ends_an_outage_shows_that_the_key_is_good
 ) -> None:
     fake = FakeAgentMail()
     refused = AuthenticationError(401, {}, "")
-    backend = Scripted(fake, {2: 5.0, 3: refused, 4: OSError("down"), 5: OSError("down"), 6: refused})
-    async with open_agentmail_session(A, backend=backend) as session, trio.open_nursery() as nursery:
+    async with open_agentmail_session(A, backend=fake) as session, trio.open_nursery() as nursery:
+        fake.delay_connections(5)
+        fake.fail_connections(refused)
+        fake.fail_connections(OSError("down"), times=2)
         nursery.start_soon(session.subscribe, B)
         await wait_all_tasks_blocked()
         await fake.drop_connections()
         await trio.sleep(500)
         assert session.state == "subscribed"
-        backend.attempts = 5
+        fake.clear_faults()
+        fake.fail_connections(refused)
+        attempts = fake.attempts
         await fake.drop_connections()  # and a single 401 follows, long after the first
         await trio.sleep(10)
         assert session.state == "subscribed"
-        assert backend.attempts == 7
+        assert fake.attempts == attempts + 2
 
 
 async def test_the_old_connection_may_be_half_open(autojump_clock: MockClock) -> None:

@@ -24,10 +24,10 @@ from trio_agentmail import (
     decode_event,
 )
 from trio_agentmail._delivered import Delivered
-from trio_agentmail._journal import Journal, Notice
-from trio_agentmail._listing import Counts, Floors, Source, Target
+from trio_agentmail._journal.protocol import Journal, Notice
 from trio_agentmail._outbox import Abandoned, Outbox
-from trio_agentmail._recovery import Recoverer
+from trio_agentmail._recovery.recoverer import Recoverer
+from trio_agentmail._recovery.source import Counts, Floors, Source, Target
 from trio_agentmail.errors import AgentMailError, ApiError, ConnectionLost
 from trio_agentmail.events import MessageSecurity
 
@@ -117,7 +117,7 @@ class World:
         self.resume(Subscribe(inbox_ids=inbox_ids or ["a"], event_types=event_types))
 
     def resume(self, subscribe: Subscribe) -> None:
-        self.recoverer.resume(subscribe, self.backend.now())
+        self.recoverer.resume(subscribe, self.backend.now(), self.backend.now())
 
     def lost(self, silent_for: float = 0.0) -> None:
         """It is lost now, and has been silent for so long."""
@@ -399,6 +399,34 @@ async def test_a_look_that_ends_in_the_moment_of_a_loss_closes_not_the_gap_that_
         assert world.notices == [CaughtUp(since=time(100))]
 
 
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_look_that_ends_in_the_moment_of_a_loss_is_told_of_when_the_next_one_has_ended(
+    turns: int, autojump_clock: MockClock
+) -> None:
+    for _ in range(10):  # who runs first in a turn of Trio's loop is left to chance
+        async with recovering() as world:
+            begin = trio.current_time()
+            source = Held()
+            world.recoverer._source = source
+            world.subscribed()
+            await world.until(begin + 10)
+            world.lost()
+            source.ends["a"] = trio.Event()
+            world.subscribed()
+            await world.until(begin + 20)
+            source.ends["a"].set()
+            for _ in range(turns):
+                await trio.lowlevel.checkpoint()
+            told = len(world.notices)
+            world.lost()
+            source.ends.clear()
+            await world.until(begin + 30)
+            assert len(world.notices) == told
+            world.subscribed()
+            await world.until(begin + 40)
+            assert len(world.notices) == told + 1
+
+
 @pytest.mark.parametrize("failure", [None, ApiError(403, {}, "")], ids=repr)
 async def test_a_look_that_ends_in_the_moment_of_another_subscription_says_nothing_of_the_old_one(
     failure: Exception | None, autojump_clock: MockClock
@@ -567,7 +595,7 @@ async def test_held_mail_that_cannot_be_looked_at_is_logged_and_tried_again(
 
 
 async def test_mail_of_before_the_stream_began_is_left_alone(autojump_clock: MockClock) -> None:
-    async with recovering(inbox(mail("old", 9.9), mail("new", 10))) as world:
+    async with recovering(inbox(mail("old", 10), mail("new", 10.001))) as world:
         await world.until(10)
         world.subscribed()
         await world.until(11)
@@ -641,7 +669,7 @@ async def test_without_received_mail_in_the_subscription_nothing_is_ever_asked_f
         assert world.api.asked == []
         assert world.box.taken == []
         # Then it has, and begins there.
-        world.api.answers |= inbox(mail("old", 8999), mail("new", 9000))
+        world.api.answers |= inbox(mail("old", 9000), mail("new", 9000.001))
         world.subscribed()
         await world.until(9001)
         assert world.mails == ["new"]

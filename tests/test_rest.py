@@ -18,7 +18,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trio_agentmail import AgentMailEnvironment, ApiError, AuthenticationError, PermissionDeniedError
 from trio_agentmail._backend import NetworkBackend
-from trio_agentmail._rest import ATTEMPTS, CONCURRENCY, REQUEST_TIMEOUT, Rest, segment
+from trio_agentmail._recovery.rest import ATTEMPTS, CONCURRENCY, REQUEST_TIMEOUT, Rest, segment
 from trio_agentmail.errors import RequestFailed
 
 from . import rest_api

@@ -5,7 +5,7 @@ from email.message import EmailMessage
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trio_agentmail import Attachment, Message
@@ -99,6 +99,7 @@ def test_a_mail_is_read_the_same_from_an_object_and_from_its_bytes() -> None:
     [
         (b"", {"from_": "", "message_id": None, "subject": None, "text": "", "recipients": ()}),
         (b"Date: nope\n\n", {"timestamp": None}),
+        (b"From: <\nTo: agent@agentmail.to\n\n", {"from_": "", "recipients": ("agent@agentmail.to",)}),
         (b"Date: Mon, 01 Jan 2024 00:00:00 -0000\n\n", {"timestamp": datetime(2024, 1, 1, tzinfo=UTC)}),
         (b"To: undisclosed-recipients:;\nFrom: <>\n\n", {"to": (), "from_": "", "recipients": ()}),
         (b"Content-Type: text/plain; charset=klingon\n\n\xc3\xbc\xff", {"text": "ü�"}),
@@ -162,6 +163,7 @@ def test_html_alone_is_written_as_html_alone() -> None:
 
 
 @given(st.text(), st.text(), st.text())
+@example("<", "\x80", "\ud800")
 def test_whatever_a_message_says_can_be_written(from_: str, subject: str, text: str) -> None:
     message = Message(inbox_id="a", message_id=f"<{subject}>", from_=from_, to=(from_,), subject=subject, text=text)
     parse_mail(write_mail(message, {}))

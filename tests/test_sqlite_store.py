@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from trio_agentmail import JournalError, JournalInUse, JournalMismatch
-from trio_agentmail import _sqlite_file as file_module
-from trio_agentmail import _sqlite_store as store_module
-from trio_agentmail._journal_entry import NewRow
-from trio_agentmail._sqlite_store import SQLiteStore, read_journal
+from trio_agentmail._journal import sqlite_file as file_module
+from trio_agentmail._journal import sqlite_store as store_module
+from trio_agentmail._journal.entry import NewRow
+from trio_agentmail._journal.sqlite_store import SQLiteStore, read_journal
 
 NOW = 1_800_000_000.0
 SCOPE = "here, everything"

@@ -4,8 +4,7 @@ import errno
 import math
 import socket
 import ssl
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -16,9 +15,8 @@ import pytest
 import trio
 from hypothesis import example, given
 from hypothesis import strategies as st
-from trio.testing import MockClock, memory_stream_pair
+from trio.testing import MockClock
 
-from tests.backends import FakeBackend
 from tests.streams import open_agentmail_stream
 from trio_agentmail import (
     ApiError,
@@ -33,7 +31,6 @@ from trio_agentmail import (
     SubscriptionRejected,
 )
 from trio_agentmail._reconnect import Attempts, Verdict, ceilings, retry_after, verdict
-from trio_agentmail._websocket import WebSocket, client_websocket
 from trio_agentmail.errors import ConnectionLost
 from trio_agentmail.testing import FakeAgentMail
 
@@ -150,33 +147,6 @@ def test_what_no_network_raises_is_fatal(failure: Exception) -> None:
 # The same, through a stream
 
 
-class Failing(FakeBackend):
-    """A backend that fails with `failures`, one for each connection, and then is the fake."""
-
-    def __init__(self, fake: FakeAgentMail) -> None:
-        super().__init__(fake)
-        self.failures: deque[Exception] = deque()
-        self.attempts = 0
-
-    @asynccontextmanager
-    async def open_websocket(
-        self,
-        url: str,
-        *,
-        headers: Sequence[tuple[str, str]],
-        max_message_size: int,
-        ssl_context: ssl.SSLContext | None,
-    ) -> AsyncIterator[WebSocket]:
-        self.attempts += 1
-        await trio.lowlevel.checkpoint()
-        if self.failures:
-            raise self.failures.popleft()
-        async with super().open_websocket(
-            url, headers=headers, max_message_size=max_message_size, ssl_context=ssl_context
-        ) as websocket:
-            yield websocket
-
-
 @asynccontextmanager
 async def stream(fake: FakeAgentMail, **arguments: Any) -> AsyncIterator[trio.MemoryReceiveChannel[Event]]:
     """A stream of which the first `Subscribed` has been taken."""
@@ -290,34 +260,34 @@ async def test_what_is_fatal_ends_the_block_later(
 async def test_network_trouble_is_tried_again_on_entering_and_later(
     failure: Exception, autojump_clock: MockClock
 ) -> None:
-    backend = Failing(FakeAgentMail())
-    backend.failures.append(failure)
-    async with open_agentmail_stream(backend=backend) as events:
+    fake = FakeAgentMail()
+    fake.fail_connections(failure)
+    async with open_agentmail_stream(backend=fake) as events:
         assert isinstance(await anext(events), Subscribed)
-        assert backend.attempts == 2
-        backend.failures.extend([failure, failure])
-        await backend.fake.drop_connections()
+        assert fake.attempts == 2
+        fake.fail_connections(failure, times=2)
+        await fake.drop_connections()
         await comes_back(events)
-        assert backend.attempts == 5
+        assert fake.attempts == 5
 
 
 @pytest.mark.parametrize("failure", [NOT_VERIFIED, *OURSELVES], ids=repr)
 async def test_a_bad_certificate_and_what_no_network_raises_come_out_as_themselves_on_entering_and_later(
     failure: Exception, autojump_clock: MockClock
 ) -> None:
-    backend = Failing(FakeAgentMail())
-    backend.failures.append(failure)
+    fake = FakeAgentMail()
+    fake.fail_connections(failure)
     with pytest.raises(type(failure)) as caught:
-        async with open_agentmail_stream(backend=backend):
+        async with open_agentmail_stream(backend=fake):
             pass  # pragma: no cover
     assert caught.value is failure
     with pytest.raises(type(failure)) as caught:
-        async with open_agentmail_stream(backend=backend):
-            backend.failures.append(failure)
-            await backend.fake.drop_connections()
+        async with open_agentmail_stream(backend=fake):
+            fake.fail_connections(failure)
+            await fake.drop_connections()
             await trio.sleep_forever()
     assert caught.value is failure
-    assert backend.attempts == 3
+    assert fake.attempts == 3
 
 
 @pytest.mark.parametrize(
@@ -326,33 +296,11 @@ async def test_a_bad_certificate_and_what_no_network_raises_come_out_as_themselv
     ids=["SSH", "TLS", "HTTP 204", "hangs up"],
 )
 async def test_what_is_not_a_websocket_server_is_tried_again(greeting: bytes, autojump_clock: MockClock) -> None:
-    class SomethingElseAtFirst(Failing):
-        @asynccontextmanager
-        async def open_websocket(
-            self,
-            url: str,
-            *,
-            headers: Sequence[tuple[str, str]],
-            max_message_size: int,
-            ssl_context: ssl.SSLContext | None,
-        ) -> AsyncIterator[WebSocket]:
-            ours, theirs = memory_stream_pair()
-            self.attempts += 1
-            if self.attempts == 1:
-                await theirs.send_all(greeting)
-                await theirs.send_eof()
-                opening = client_websocket(ours, host="x", target="/", headers=headers, max_message_size=2**20)
-            else:
-                opening = self.fake.open_websocket(
-                    url, headers=headers, max_message_size=max_message_size, ssl_context=ssl_context
-                )
-            async with opening as websocket:
-                yield websocket
-
-    backend = SomethingElseAtFirst(FakeAgentMail())
-    async with open_agentmail_stream(backend=backend) as events:
+    fake = FakeAgentMail()
+    fake.answer_connections(greeting)
+    async with open_agentmail_stream(backend=fake) as events:
         assert isinstance(await anext(events), Subscribed)
-    assert backend.attempts == 2
+    assert fake.attempts == 2
 
 
 @pytest.mark.parametrize("code", [None, 1000, 1001, 1003, 1008, 1011, 1012, 1013, 3000, 4000, 4401, 4999])

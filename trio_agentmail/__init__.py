@@ -2,9 +2,9 @@
 
 from ._backend import Backend
 from ._codec import decode_event
-from ._journal import Journal
+from ._journal.protocol import Journal
+from ._journal.sqlite_journal import DeadLetter, SQLiteJournal
 from ._settings import AgentMailEnvironment, ReconnectPolicy, Recovery, Subscribe
-from ._sqlite_journal import DeadLetter, SQLiteJournal
 from ._statistics import State, Statistics
 from ._stream import AgentMailSession, open_agentmail_session, open_agentmail_stream
 from .errors import (

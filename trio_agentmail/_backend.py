@@ -6,8 +6,8 @@ That is a `Backend`: the real world, or a fake one.
 import functools
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Protocol, TypeVar
 from urllib.parse import urlsplit
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-__all__ = ["Backend", "NetworkBackend"]
+__all__ = ["Backend", "NetworkBackend", "default_backend", "installed_backend"]
 
 
 class Backend(Protocol):
@@ -127,3 +127,29 @@ def default_ssl_context() -> ssl.SSLContext:
     context = ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1"])  # as the HTTP client would, in the middle of it all
     return context
+
+
+# Of the process, and not in a ContextVar: a test's fixtures and its tasks need not have one context.
+_installed: Backend | None = None
+
+
+def default_backend() -> Backend:
+    """The outside of a stream that is given none: the network, unless another one is installed."""
+    return NetworkBackend() if _installed is None else _installed
+
+
+@contextmanager
+def installed_backend(backend: Backend) -> Iterator[None]:
+    """For the block, this is what `default_backend` returns.
+
+    Raises:
+        RuntimeError: another one is installed already.
+    """
+    global _installed
+    if _installed is not None:
+        raise RuntimeError(f"{type(_installed).__name__} is installed already, and a stream has one outside")
+    _installed = backend
+    try:
+        yield
+    finally:
+        _installed = None

@@ -59,6 +59,8 @@ class Connection:
         self._drained = False
         self._given_up: ConnectionLost | None = None
         self.subscribed: Subscribed
+        self.asked_at: float
+        """When it was asked for, in seconds since the epoch."""
         self.confirmed_at: float
         """When `subscribed` came, in seconds since the epoch."""
         self.accepted = False
@@ -97,6 +99,7 @@ class Connection:
                         ssl_context=settings.ssl_context,
                     ) as self._websocket:
                         self.accepted = True
+                        self.asked_at = self._backend.now()
                         await self._websocket.send(encode_subscribe(self.subscribe))
                         await self._receive_confirmation()
                         opening.deadline = math.inf

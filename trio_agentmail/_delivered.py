@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from ._codec import identity, mail_key
-from ._journal import KeptIdentity
+from ._journal.protocol import KeptIdentity
 from .events import Event, MessageReceivedEvent
 
 __all__ = ["RECOVERED", "Delivered"]

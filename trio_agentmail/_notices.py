@@ -3,7 +3,7 @@
 from collections import deque
 from typing import Any
 
-from ._journal import Notice
+from ._journal.protocol import Notice
 from .events import CaughtUp, Disconnected, Subscribed
 
 __all__ = ["merge_notice"]

@@ -6,7 +6,7 @@ from contextlib import suppress
 import trio
 
 from ._delivered import Delivered
-from ._journal import Journal, Notice
+from ._journal.protocol import Journal, Notice
 from ._notices import merge_notice
 from .events import Disconnected, Event
 
@@ -93,7 +93,7 @@ class Outbox(_Channel):
             self.duplicates += 1
             return False
         try:
-            if not self._backlog_empty.is_set():
+            while not self._backlog_empty.is_set():
                 await self._backlog_empty.wait()
             try:
                 # Without a checkpoint where there is room: reading the network has its own, for all that one read
@@ -123,7 +123,8 @@ class Outbox(_Channel):
                 self._channel.send_nowait(self._backlog[0])
                 self._backlog.popleft()
         except trio.WouldBlock:
-            self._backlog_empty = trio.Event()
+            if self._backlog_empty.is_set():  # else there are those who wait for it
+                self._backlog_empty = trio.Event()
             self._backlog_filled.set()
         except trio.BrokenResourceError:
             raise Abandoned from None

@@ -7,8 +7,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 import trio
 
 from ._api_key import ApiKey
-from ._backend import Backend, NetworkBackend
-from ._journal import NOTHING_KEPT, Journal, Kept
+from ._backend import Backend, default_backend
+from ._journal.protocol import NOTHING_KEPT, Journal, Kept
 from ._nursery import add_context, raise_as_it_is, sole_exception
 from ._settings import AgentMailEnvironment, ReconnectPolicy, Recovery, Settings, Subscribe
 from ._statistics import State, Statistics
@@ -97,7 +97,7 @@ async def open_agentmail_session(
         ssl_context=ssl_context,
     )
     if backend is None:
-        backend = NetworkBackend()
+        backend = default_backend()
     elif isinstance(backend, type) or not (hasattr(backend, "open_websocket") and hasattr(backend, "api_key")):
         raise TypeError("backend takes an object that opens WebSockets, like FakeAgentMail()")
     if recovery is not None and not isinstance(recovery, Recovery):
@@ -202,7 +202,8 @@ async def open_agentmail_stream(
         max_message_size: Characters of one message (bytes, of a binary one). A larger one costs the connection: a
             `Disconnected` with code 1009.
         ssl_context: For `wss://` URLs. By default the standard library's, with the system's certificates.
-        backend: The outside: by default the network; `trio_agentmail.testing.FakeAgentMail()` in tests.
+        backend: The outside: by default the network; in tests `trio_agentmail.testing.FakeAgentMail()`, or one that is
+            `installed()`.
         recovery: How mail that was pushed while there was no connection is found through the REST API. None: it is not.
         journal: Keeps events on disk until they are handled, for example `SQLiteJournal("agent.db")`. It is opened
             on entering, and closed on leaving.

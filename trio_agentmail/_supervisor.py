@@ -12,11 +12,11 @@ from ._backend import Backend
 from ._codec import encode_subscribe
 from ._connection import Connection
 from ._delivered import Delivered
-from ._journal import Journal, Kept
+from ._journal.protocol import Journal, Kept
 from ._nursery import background_nursery
 from ._outbox import Abandoned, JournaledOutbox, Outbox
 from ._reconnect import Attempts, retry_after
-from ._recovery import Recoverer
+from ._recovery.recoverer import Recoverer
 from ._settings import AgentMailEnvironment, Recovery, Settings, Subscribe
 from ._statistics import State, Statistics
 from ._trouble import Trouble
@@ -197,7 +197,7 @@ class Supervisor:
         self._set_state("subscribed")
         self.outbox.notify(connection.subscribed)
         if self._recoverer is not None:
-            self._recoverer.resume(connection.subscribe, connection.confirmed_at)
+            self._recoverer.resume(connection.subscribe, connection.asked_at, connection.confirmed_at)
 
     async def _keep_scope(self, subscribe: Subscribe) -> None:
         """A journal belongs to a subscription: to this one, if it has changed."""

@@ -14,13 +14,13 @@ from typing import Any
 
 import attrs
 
-from . import decode, journal, latency, memory, profiling, start, storm, throughput
+from . import decode, journal, journaled, latency, memory, profiling, reliability, start, storm, throughput
 from .report import Results, table
 
 ABOUT = """\
 Measures trio-agentmail beside others, on this machine alone: each client in a fresh process, its server in another,
 over loopback; contenders take turns in each round. Shown are median, spread over the rounds, and the multiple of the
-group's reference, by rounds. All groups take 6 to 7 minutes, and want two idle cores. Linux only.
+group's reference, by rounds. All groups take 20 to 25 minutes, and want two idle cores. Linux only.
 """
 
 GROUP_HELP = """\
@@ -34,6 +34,8 @@ groups, all by default:
   journal     10,000 events through a journal, without a network; reference: a commit for
               each event                                                                   3 rounds of about 20 s
   start       imports; reference: trio and trio_websocket                                  11 rounds of about 1 s
+  reliability a journal, beside none (the reference) and a commit an event; recovery of    3 rounds of about 5 min
+              10,000 mails; requests when idle
 alone:
   profile     the top ten functions by own time, of the stream and of the loop; see --size
 """
@@ -54,6 +56,7 @@ GROUPS = {
     "storm": Group(storm.measure, 1),
     "journal": Group(journal.measure, 3, journal.NAIVE),
     "start": Group(start.measure, 11, start.REFERENCE),
+    "reliability": Group(reliability.measure, 3, journaled.REFERENCE),
 }
 PACKAGES = ("trio", "trio-websocket", "wsproto", "orjson", "attrs", "cattrs", "agentmail", "websockets")
 

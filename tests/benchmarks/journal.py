@@ -12,7 +12,7 @@ from typing import Any
 import trio
 
 from trio_agentmail import Event, SQLiteJournal, decode_event
-from trio_agentmail._journal import RunSync
+from trio_agentmail._journal.protocol import RunSync
 
 from .frames import CASES, numbered
 from .processes import run_client, running

@@ -147,7 +147,7 @@ def consumer(way: str, journal: Any) -> Callable[[Any], Any]:
 
 def commit_each_change_by_itself() -> None:
     """The naive way: the same journal, in which every change is a transaction of its own, and waits for the disk."""
-    from trio_agentmail._sqlite_store import SQLiteStore
+    from trio_agentmail._journal.sqlite_store import SQLiteStore
 
     apply = SQLiteStore.apply
 

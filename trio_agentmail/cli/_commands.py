@@ -12,8 +12,8 @@ import click
 import trio
 
 from trio_agentmail._api_key import ApiKey
+from trio_agentmail._journal.sqlite_journal import SQLiteJournal
 from trio_agentmail._settings import AgentMailEnvironment, Recovery, Subscribe
-from trio_agentmail._sqlite_journal import SQLiteJournal
 from trio_agentmail.errors import AgentMailError
 
 from ._crash_demo import crash_demo

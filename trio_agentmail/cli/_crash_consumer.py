@@ -13,8 +13,8 @@ from functools import partial
 import trio
 
 from trio_agentmail._backend import Backend
+from trio_agentmail._journal.sqlite_journal import SQLiteJournal
 from trio_agentmail._settings import AgentMailEnvironment, ReconnectPolicy, Subscribe
-from trio_agentmail._sqlite_journal import SQLiteJournal
 from trio_agentmail._stream import open_agentmail_stream
 from trio_agentmail.events import MessageReceivedEvent
 

@@ -14,10 +14,10 @@ from tempfile import TemporaryDirectory
 
 import trio
 
-from trio_agentmail._journal_entry import restored
+from trio_agentmail._journal.entry import restored
+from trio_agentmail._journal.sqlite_store import read_journal
 from trio_agentmail._nursery import background_nursery
 from trio_agentmail._settings import AgentMailEnvironment
-from trio_agentmail._sqlite_store import read_journal
 from trio_agentmail.events import MessageReceivedEvent
 from trio_agentmail.testing import FakeAgentMail
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import click
 
-from trio_agentmail._journal_entry import DeadRow, restored
-from trio_agentmail._sqlite_store import SQLiteStore, read_journal
+from trio_agentmail._journal.entry import DeadRow, restored
+from trio_agentmail._journal.sqlite_store import SQLiteStore, read_journal
 from trio_agentmail.errors import JournalError, JournalInUse, printable
 from trio_agentmail.events import Event
 

@@ -6,8 +6,8 @@ from datetime import datetime
 import trio
 
 from trio_agentmail._backend import Backend
+from trio_agentmail._journal.sqlite_journal import SQLiteJournal
 from trio_agentmail._settings import AgentMailEnvironment, Recovery, Subscribe
-from trio_agentmail._sqlite_journal import SQLiteJournal
 from trio_agentmail._stream import open_agentmail_stream
 from trio_agentmail.errors import AuthenticationError, PermissionDeniedError, SubscriptionRejected, printable
 

@@ -1,11 +1,13 @@
-"""What all sides of the fake share: who may do what, the mail, and the time."""
+"""What all sides of the fake share: who may do what, the mail, the time, and what is seen of it all."""
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from typing import TypeVar
 
+import attrs
 import trio
 from trio.testing import MockClock
 
@@ -18,16 +20,37 @@ __all__ = ["FakeBase"]
 
 T = TypeVar("T")
 
+LOGGED = 1000
+"""How many of the last things that happened are told by `explain`: a week of sweeps need not be kept."""
+
+
+@attrs.define(kw_only=True)
+class LogEntry:
+    """What has happened, and how often in a row."""
+
+    at: float
+    text: str
+    times: int = 1
+    last_at: float
+
+    def __str__(self) -> str:
+        if self.times == 1:
+            return self.text
+        return f"{self.text} ({self.times} times in {self.last_at - self.at:.3f} s)"
+
 
 class FakeBase(ABC):
     """The common ground of the classes that `FakeAgentMail` is made of, which documents the attributes."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.api_keys: Collection[str] | None = None
+        self.api_keys: Collection[str] | Mapping[str, Collection[str] | None] | None = None
         self.permissions: Collection[str] | None = None
         self._store = MailStore()
         self._epoch = int(time.time())
+        self._outages = 0
+        self._changed = trio.Event()
+        self._log: deque[LogEntry] = deque(maxlen=LOGGED)
 
     def now(self) -> float:
         """The time of day here, in seconds since the epoch: on a mock clock it passes as that does."""
@@ -36,6 +59,60 @@ class FakeBase(ABC):
 
     def _now(self) -> datetime:
         return to_milliseconds(datetime.fromtimestamp(self.now(), UTC))
+
+    def _permissions_of(self, key: str) -> Collection[str] | None:
+        return self.api_keys.get(key, self.permissions) if isinstance(self.api_keys, Mapping) else self.permissions
+
+    # What can be seen from here
+
+    async def wait_for(self, condition: Callable[[], T], within: float = 60.0) -> T:
+        """Wait until a condition holds: it is looked at whenever something has happened here.
+
+        For example `await fake.wait_for(lambda: fake.messages("agent@agentmail.to", "sent"))`.
+
+        Args:
+            condition: A function whose result is true when it holds.
+            within: Seconds, by Trio's clock.
+
+        Returns:
+            What the condition returned.
+
+        Raises:
+            AssertionError: It did not hold in time. The message is that of `explain`.
+        """
+        await trio.lowlevel.checkpoint()
+        with trio.move_on_after(within):
+            await self._wait_until(condition)
+        if not (result := condition()):
+            raise AssertionError(f"this did not happen within {within:g} s\n{self.explain()}")
+        return result
+
+    def explain(self) -> str:
+        """What has happened here lately, in words: who connected and listened to what, what was pushed, to whom and why
+        not to others, and what was requested."""
+        if not self._log:
+            return "nothing has happened here: nobody connected, nothing was delivered, nothing requested"
+        start = self._log[0].at
+        return "\n".join(f"{entry.at - start:10.3f} s  {entry}" for entry in self._log)
+
+    def _note(self, text: str) -> None:
+        """Something has happened."""
+        now = trio.current_time()
+        if self._log and self._log[-1].text == text:
+            self._log[-1].times += 1
+            self._log[-1].last_at = now
+        else:
+            self._log.append(LogEntry(at=now, text=text, last_at=now))
+        self._notify()
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def _wait_until(self, condition: Callable[[], object]) -> None:
+        await trio.lowlevel.checkpoint()
+        while not condition():
+            await self._changed.wait()
 
     @abstractmethod
     def _push_event(self, event: Event) -> None:

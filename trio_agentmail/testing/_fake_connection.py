@@ -58,10 +58,14 @@ class FakeConnection:
     """A stream on which the fake is the server. `run` is its life; the other methods are called meanwhile.
 
     Attributes:
+        number: The how manieth of the fake's connections it is.
+        key: The API key of the client.
         subscription: What the client listens to, once that is confirmed.
     """
 
-    def __init__(self, stream: trio.abc.Stream) -> None:
+    def __init__(self, stream: trio.abc.Stream, number: int) -> None:
+        self.number = number
+        self.key = ""
         self.subscription: Subscribe | None = None
         self._stream = stream
         self._websocket: trio_websocket.WebSocketConnection | None = None
@@ -71,6 +75,9 @@ class FakeConnection:
         self._reading = trio.CancelScope()
         self._ended = trio.Event()
         self._put_step, self._steps = trio.open_memory_channel[Callable[[], Awaitable[None]]](math.inf)
+
+    def __str__(self) -> str:
+        return f"connection {self.number}"
 
     @property
     def is_open(self) -> bool:
@@ -96,6 +103,15 @@ class FakeConnection:
         """The code of the client's close frame; `None`: there was none."""
         reason = self._websocket.closed if self._websocket is not None else None
         return int(reason.code) if reason is not None and reason.code != 1006 else None
+
+    @property
+    def end(self) -> str:
+        """How it ended, in words."""
+        if self._websocket is None:
+            return "at its end before it was open"
+        if self._dropped:
+            return "ended by the fake"
+        return "cut by the client" if self.close_code is None else f"closed by the client with {self.close_code}"
 
     async def run(self, talk: Callable[[trio_websocket.WebSocketRequest], Awaitable[None]]) -> None:
         """Have the handshake answered by `talk`, and end with it, or when the client has gone."""
@@ -132,6 +148,10 @@ class FakeConnection:
 
     def push(self, frame: str | bytes) -> None:
         self._put_step.send_nowait(partial(self._send, frame))
+
+    def send_bytes(self, data: bytes) -> None:
+        """Write bytes that are no frame, after what was pushed."""
+        self._put_step.send_nowait(partial(self._send_bytes, data))
 
     def fall_silent(self) -> None:
         """Stop reading and writing, once what was pushed has been written, and leave the stream open."""
@@ -172,6 +192,11 @@ class FakeConnection:
         if self._websocket is not None and not self._silent:
             with suppress(trio_websocket.ConnectionClosed):
                 await self._websocket.send_message(frame)
+
+    async def _send_bytes(self, data: bytes) -> None:
+        if self._websocket is not None and not self._silent:
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await self._stream.send_all(data)
 
     async def _fall_silent(self) -> None:
         self._silent = True

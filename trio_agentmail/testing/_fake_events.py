@@ -22,11 +22,14 @@ from trio_agentmail.events import (
 
 __all__ = [
     "HELD",
+    "ORGANIZATION",
+    "hold",
     "new_id",
     "new_message",
     "override_event",
     "preview",
     "received_event",
+    "received_labels",
     "released",
     "review_event",
     "sent_event",
@@ -116,7 +119,6 @@ def received_event(
     Args:
         now: When it came; `None`: now, by the real clock.
     """
-    kind = event_type.removeprefix("message.received").removeprefix(".")
     message = new_message(
         inbox_id=inbox_id,
         from_=from_,
@@ -124,16 +126,27 @@ def received_event(
         subject=subject,
         text=text,
         html=html,
-        labels=("received", kind or "unread", *([HELD] if held else [])),
+        labels=received_labels(event_type),
         message_id=message_id,
         thread_id=thread_id,
         timestamp=timestamp,
         now=now or to_milliseconds(datetime.now(UTC)),
     )
     if held:
-        verdict = AgentArmorResult(status="complete", verdict="review", completed_at=message.created_at)
-        message = attrs.evolve(message, agent_armor=verdict)
+        message = hold(message)
     return MessageReceivedEvent(event_type=event_type, event_id=event_id or new_id(), message=message)
+
+
+def received_labels(event_type: str) -> tuple[str, ...]:
+    """The labels of a mail whose arrival is announced by an event of this type."""
+    kind = event_type.removeprefix("message.received").removeprefix(".")
+    return "received", kind or "unread"
+
+
+def hold(message: Message) -> Message:
+    """The message as it is while Agent Armor holds it."""
+    verdict = AgentArmorResult(status="complete", verdict="review", completed_at=message.created_at)
+    return attrs.evolve(message, labels=(*message.labels, HELD), agent_armor=verdict)
 
 
 def sent_event(message: Message) -> MessageSentEvent:

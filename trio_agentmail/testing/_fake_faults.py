@@ -1,5 +1,6 @@
 """What a test can make go wrong with the next connections; and the queue in which faults of any kind wait."""
 
+import errno
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeAlias, TypeVar
 
@@ -10,17 +11,20 @@ from trio_agentmail.events import Event
 from ._encode import encode_event
 
 __all__ = [
+    "AnswerConnection",
     "CloseInsteadOfConfirming",
     "ConnectionFaults",
+    "DelayConnection",
     "DropAfterConfirming",
+    "FailConnection",
     "Fault",
     "FaultQueue",
     "HangHandshake",
     "PushBeforeConfirming",
-    "RefuseConnection",
     "RefuseSubscription",
     "RejectHandshake",
     "WithholdConfirmation",
+    "refused",
 ]
 
 F = TypeVar("F")
@@ -61,8 +65,18 @@ class FaultQueue(Generic[F]):
 
 
 @attrs.frozen
-class RefuseConnection:
-    pass
+class FailConnection:
+    error: Exception
+
+
+@attrs.frozen
+class DelayConnection:
+    seconds: float
+
+
+@attrs.frozen
+class AnswerConnection:
+    data: bytes
 
 
 @attrs.frozen
@@ -105,7 +119,9 @@ class DropAfterConfirming:
 
 
 Fault: TypeAlias = (
-    RefuseConnection
+    FailConnection
+    | DelayConnection
+    | AnswerConnection
     | HangHandshake
     | RejectHandshake
     | WithholdConfirmation
@@ -114,6 +130,10 @@ Fault: TypeAlias = (
     | PushBeforeConfirming
     | DropAfterConfirming
 )
+
+
+def refused() -> FailConnection:
+    return FailConnection(ConnectionRefusedError(errno.ECONNREFUSED, "refused by FakeAgentMail"))
 
 
 class ConnectionFaults:
@@ -128,7 +148,20 @@ class ConnectionFaults:
 
     def refuse_connections(self, times: int | None = 1) -> None:
         """There is nobody: `ConnectionRefusedError`. Behind `serve()`: accepted, and reset at once."""
-        self._connection_faults.add(RefuseConnection(), times)
+        self._connection_faults.add(refused(), times)
+
+    def fail_connections(self, error: Exception, times: int | None = 1) -> None:
+        """There is no connection, and this is why: for example `socket.gaierror(-2, "unknown name")`. Behind `serve()`:
+        accepted, and reset at once."""
+        self._connection_faults.add(FailConnection(error), times)
+
+    def delay_connections(self, seconds: float, times: int | None = 1) -> None:
+        """The network takes so long until there is a connection; `math.inf`: there never is."""
+        self._connection_faults.add(DelayConnection(seconds), times)
+
+    def answer_connections(self, data: bytes, times: int | None = 1) -> None:
+        """There is no AgentMail, but something that says this, whatever it is asked, and hangs up."""
+        self._connection_faults.add(AnswerConnection(data), times)
 
     def hang_handshakes(self, times: int | None = 1) -> None:
         """The request for a WebSocket is never answered."""

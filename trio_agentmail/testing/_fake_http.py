@@ -12,7 +12,7 @@ import trio
 
 from ._fake_base import FakeBase
 from ._fake_connection import Spawn
-from ._fake_handshake import refused_key
+from ._fake_handshake import bearer, refused_key
 from ._fake_http_server import HttpConnection, Respond
 from ._fake_request_faults import BreakRequest, FailRequest, HangRequest, RequestFaults
 from ._fake_rest import answer_call
@@ -70,9 +70,10 @@ class FakeHttp(FakeBase, RequestFaults):
     async def _respond(self, request: httpx.Request) -> httpx.Response | HangRequest | BreakRequest:
         """What becomes of a request that has been read."""
         await trio.lowlevel.checkpoint()
-        match self._take_request_fault(request.url.path):
+        match BreakRequest(None) if self._outages else self._take_request_fault(request.url.path):
             case HangRequest() | BreakRequest() as fault:
                 self._record(request, None)
+                self._note(f"{request.method} {request.url.path}: no answer")
                 return fault
             case FailRequest(_, status, headers, body):
                 response = httpx.Response(status, headers=headers, content=body)
@@ -80,6 +81,8 @@ class FakeHttp(FakeBase, RequestFaults):
                 response = self._answer_request(request)
         response.headers.setdefault("Date", formatdate(self.now(), usegmt=True))
         self._record(request, response.status_code)
+        complaint = f" {response.text[:200]}" if response.is_error else ""
+        self._note(f"{request.method} {request.url.path}: {response.status_code}{complaint}")
         return response
 
     async def _accept_http(
@@ -93,13 +96,14 @@ class FakeHttp(FakeBase, RequestFaults):
         try:
             if request.url.path.startswith(DOWNLOADS):
                 return download(request, self._store, self._now())
-            if (refusal := refused_key(request.headers.get("Authorization", ""), "", self.api_keys)) is not None:
+            key = bearer(request.headers.get("Authorization", ""))
+            if (refusal := refused_key(key, self.api_keys)) is not None:
                 raise Refusal(401, *refusal)
             call = Call(
                 request=request,
                 store=self._store,
                 post_office=self._post_office,
-                permissions=self.permissions,
+                permissions=self._permissions_of(key),
                 now=self._now(),
             )
             status, answer = 200, answer_call(call)

@@ -1,18 +1,22 @@
 """What a test can make go wrong with the next pushes."""
 
-from collections.abc import Callable
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import attrs
 import trio
 
 from ._fake_faults import FaultQueue
 
-__all__ = ["PushFaults"]
+__all__ = ["PushFaults", "PushNow"]
 
 
 @attrs.frozen
 class SwallowPush:
+    pass
+
+
+@attrs.frozen
+class CorruptPush:
     pass
 
 
@@ -31,7 +35,16 @@ class ReorderPushes:
     times: int
 
 
-PushFault: TypeAlias = SwallowPush | DuplicatePush | DelayPush | ReorderPushes
+PushFault: TypeAlias = SwallowPush | CorruptPush | DuplicatePush | DelayPush | ReorderPushes
+
+
+class PushNow(Protocol):
+    def __call__(self, text: str, sent: str | None = None) -> None:
+        """Push an event to those that it is for.
+
+        Args:
+            sent: What they get; `None`: its text.
+        """
 
 
 class PushFaults:
@@ -49,6 +62,10 @@ class PushFaults:
         """Nobody is told. A mail is there all the same, and the REST API has it."""
         self._push_faults.add(SwallowPush(), times)
 
+    def corrupt_pushes(self, times: int | None = 1) -> None:
+        """The event's text comes without its second half, so that it is no JSON."""
+        self._push_faults.add(CorruptPush(), times)
+
     def duplicate_pushes(self, times: int | None = 1, copies: int = 1) -> None:
         """The event comes again, as often as `copies` says."""
         self._push_faults.add(DuplicatePush(copies), times)
@@ -61,11 +78,14 @@ class PushFaults:
         """Events are held back until there are so many, and then come the last one first."""
         self._push_faults.add(ReorderPushes(times), times)
 
-    def _push(self, text: str, push_now: Callable[[str], None]) -> None:
-        """Push an event, as the next fault says."""
-        match self._push_faults.take():
+    def _push(self, text: str, push_now: PushNow) -> PushFault | None:
+        """Push an event, as the next fault says, and return that."""
+        fault = self._push_faults.take()
+        match fault:
             case None:
                 push_now(text)
+            case CorruptPush():
+                push_now(text, text[: len(text) // 2])
             case DuplicatePush(copies):
                 for _ in range(1 + copies):
                     push_now(text)
@@ -76,17 +96,18 @@ class PushFaults:
                 self._held_back.append(text)
                 if len(self._held_back) == times:
                     self._push_held_back(push_now)
+        return fault
 
-    def _clear_push_faults(self, push_now: Callable[[str], None]) -> None:
+    def _clear_push_faults(self, push_now: PushNow) -> None:
         self._push_faults.clear()
         self._push_held_back(push_now)
 
-    def _push_held_back(self, push_now: Callable[[str], None]) -> None:
+    def _push_held_back(self, push_now: PushNow) -> None:
         held_back, self._held_back = self._held_back, []
         for text in reversed(held_back):
             push_now(text)
 
 
-async def _push_later(seconds: float, text: str, push_now: Callable[[str], None]) -> None:
+async def _push_later(seconds: float, text: str, push_now: PushNow) -> None:
     await trio.sleep(seconds)
     push_now(text)

@@ -8,7 +8,7 @@ import orjson
 
 from trio_agentmail._settings import Subscribe
 
-__all__ = ["RefusedFrame", "error_frame", "matches", "parse_subscribe", "subscribed_frame"]
+__all__ = ["RefusedFrame", "describe", "error_frame", "mismatch", "parse_subscribe", "subscribed_frame"]
 
 PERMISSION_FOR = {
     "message.received.spam": "label_spam_read",
@@ -67,8 +67,8 @@ def error_frame(name: str, message: str) -> str:
     return orjson.dumps({"type": "error", "name": name, "message": message}).decode()
 
 
-def matches(subscribe: Subscribe | None, frame: Any, pods: Mapping[str, str]) -> bool:
-    """Whether the event in a frame is for this subscription.
+def mismatch(subscribe: Subscribe | None, frame: Any, pods: Mapping[str, str]) -> str | None:
+    """Why the event in a frame is not for this subscription; `None`: it is.
 
     An inbox that is named, or is in a pod that is named, matches: AgentMail documents it so for webhooks,
     and for the WebSocket not at all.
@@ -78,20 +78,46 @@ def matches(subscribe: Subscribe | None, frame: Any, pods: Mapping[str, str]) ->
         pods: The pods of the inboxes that are in one.
     """
     if subscribe is None:
-        return False
+        return "has not subscribed"
     event_type = frame.get("event_type") if isinstance(frame, dict) else None
     if event_type is None:
-        return True
+        return None
     if subscribe.event_types is None:
         if event_type in PERMISSION_FOR:
-            return False
+            return f"has no event_types, and {event_type} must be asked for"
     elif event_type not in subscribe.event_types:
-        return False
+        return f"listens to event_types {_join(subscribe.event_types)}"
     if subscribe.inbox_ids is None and subscribe.pod_ids is None:
-        return True
+        return None
     # Calendar events name their inbox themselves; in the others it is the payload that does.
-    objects = [frame, *(value for value in frame.values() if isinstance(value, dict))]
+    objects = [frame, *_parts(frame)]
     inboxes = {str(part["inbox_id"]) for part in objects if "inbox_id" in part}
     in_pods = {str(part["pod_id"]) for part in objects if "pod_id" in part}
     in_pods |= {pods[inbox] for inbox in inboxes if inbox in pods}
-    return not (inboxes.isdisjoint(subscribe.inbox_ids or ()) and in_pods.isdisjoint(subscribe.pod_ids or ()))
+    if inboxes.isdisjoint(subscribe.inbox_ids or ()) and in_pods.isdisjoint(subscribe.pod_ids or ()):
+        filters = {"inbox_ids": subscribe.inbox_ids, "pod_ids": subscribe.pod_ids}
+        wanted = " and ".join(f"{name} {_join(ids)}" for name, ids in filters.items() if ids is not None)
+        origin = [*sorted(inboxes), *(f"the pod {pod}" for pod in sorted(in_pods) if subscribe.pod_ids is not None)]
+        return f"listens to {wanted}, and this is of {_join(origin) or 'no inbox'}"
+    return None
+
+
+def describe(frame: Any) -> str:
+    """A frame that is pushed, in a few words."""
+    if not isinstance(frame, dict):
+        return "a frame that is no JSON object"
+    words = [str(frame.get("event_type") or frame.get("type"))]
+    for part in _parts(frame):
+        if "inbox_id" in part and len(words) == 1:
+            words.append(f"in {part['inbox_id']}")
+        if "subject" in part and "from" in part:
+            words.append(f"{part['subject']!r} from {part['from']}")
+    return " ".join(words)
+
+
+def _parts(frame: dict[str, Any]) -> list[dict[str, Any]]:
+    return [value for value in frame.values() if isinstance(value, dict)]
+
+
+def _join(words: Collection[str]) -> str:
+    return ", ".join(words)

@@ -1,13 +1,14 @@
 """The WebSockets of the fake: who is connected, what they hear, and how each goes from its beginning to its end."""
 
-import errno
 import json
 import ssl
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from itertools import count
 from urllib.parse import urlsplit
 
+import attrs
 import trio
 import trio_websocket
 from trio.testing import memory_stream_pair
@@ -20,21 +21,25 @@ from ._encode import encode_event
 from ._fake_base import FakeBase
 from ._fake_connection import FakeConnection, Spawn, fake_tasks
 from ._fake_faults import (
+    AnswerConnection,
     CloseInsteadOfConfirming,
     ConnectionFaults,
+    DelayConnection,
     DropAfterConfirming,
+    FailConnection,
     Fault,
     HangHandshake,
     PushBeforeConfirming,
-    RefuseConnection,
     RefuseSubscription,
     RejectHandshake,
     WithholdConfirmation,
+    refused,
 )
 from ._fake_handshake import Handshake, read_handshake, rejection
 from ._fake_http_server import reset, with_tls
 from ._fake_push_faults import PushFaults
-from ._fake_subscriptions import RefusedFrame, error_frame, matches, parse_subscribe, subscribed_frame
+from ._fake_subscriptions import RefusedFrame, describe, error_frame, mismatch, parse_subscribe, subscribed_frame
+from ._slow_stream import SlowStream
 
 __all__ = ["FakeWebSockets"]
 
@@ -44,11 +49,14 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
 
     def __init__(self) -> None:
         super().__init__()
+        self.attempts = 0
         self.handshakes: list[Handshake] = []
+        self.frames: list[str | bytes] = []
         self.subscriptions: list[Subscribe] = []
         self.close_codes: list[int | None] = []
         self._connections: list[FakeConnection] = []
-        self._changed = trio.Event()
+        self._numbers = count(1)
+        self._bytes_per_second: float | None = None
 
     # What can be seen from here
 
@@ -70,27 +78,28 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
         """Wait until `subscribed` is at least `n`: what is pushed then goes to that many."""
         await self._wait_until(lambda: self.subscribed >= n)
 
-    async def _wait_until(self, condition: Callable[[], bool]) -> None:
-        await trio.lowlevel.checkpoint()
-        while not condition():
-            await self._changed.wait()
-
-    def _notify(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
-
     # What is pushed, and what becomes of the connections
 
     def _push_event(self, event: Event) -> None:
         """Push to those whose subscription the event matches, as the next fault says."""
-        self._push(encode_event(event), self._push_now)
+        text = encode_event(event)
+        fault = self._push(text, self._push_now)
+        if fault is not None:
+            self._note(f"{describe(json.loads(text))}: met by {fault}")
 
-    def _push_now(self, text: str) -> None:
+    def _push_now(self, text: str, sent: str | None = None) -> None:
         # Not orjson, which refuses lone surrogates: an event may have one.
         frame = json.loads(text)
+        told, others = [], []
         for connection in self._connections:
-            if connection.is_open and matches(connection.subscription, frame, self._store.pods):
-                connection.push(text)
+            if connection.is_open:
+                reason = mismatch(connection.subscription, frame, self._store.pods)
+                if reason is None:
+                    connection.push(text if sent is None else sent)
+                    told.append(str(connection))
+                else:
+                    others.append(f"{connection} {reason}")
+        self._note("; ".join([f"{describe(frame)}: pushed to {', '.join(told) or 'nobody'}", *others]))
 
     async def send_raw(self, frame: str | bytes) -> None:
         """Push a frame as it is, text or binary, to every subscribed connection, whatever its filters."""
@@ -116,6 +125,35 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
                     connection.close(code, reason)
         self._notify()
 
+    async def send_garbage(self, data: bytes = b"\xff" * 16) -> None:
+        """Bytes that are no WebSocket frame go to all present connections, after what was pushed to them."""
+        for connection in self._connections:
+            connection.send_bytes(data)
+        await trio.lowlevel.checkpoint()
+
+    def slow_down(self, bytes_per_second: float | None) -> None:
+        """What is sent on connections, present ones and those to come, trickles.
+
+        Args:
+            bytes_per_second: On each of them; `None`: as fast as it goes.
+        """
+        self._bytes_per_second = bytes_per_second
+
+    @asynccontextmanager
+    async def outage(self) -> AsyncIterator[None]:
+        """For the block AgentMail is gone: connections are cut, new ones refused, and requests broken off.
+
+        Mail that comes meanwhile is kept, and pushed to nobody.
+        """
+        self._outages += 1
+        self._note("an outage begins")
+        try:
+            await self.drop_connections()
+            yield
+        finally:
+            self._outages -= 1
+            self._note("an outage ends")
+
     def go_silent(self) -> None:
         """Present connections stay open, but read and write nothing more: no event, no pong, no close."""
         for connection in self._connections:
@@ -133,10 +171,12 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
         ssl_context: ssl.SSLContext | None,
     ) -> AsyncIterator[WebSocket]:
         """What makes this a `Backend`: a WebSocket to this fake, in memory, whatever the host in the URL."""
-        fault = self._connection_faults.take()
-        if isinstance(fault, RefuseConnection):
+        fault = self._next_connection()
+        if isinstance(fault, FailConnection):
             await trio.lowlevel.checkpoint()
-            raise ConnectionRefusedError(errno.ECONNREFUSED, "refused by FakeAgentMail")
+            raise fault.error
+        if isinstance(fault, DelayConnection):
+            await trio.sleep(fault.seconds)
         parts = urlsplit(url)
         client_end, server_end = memory_stream_pair()
         async with fake_tasks() as spawn:
@@ -156,14 +196,36 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
     ) -> None:
         while True:
             stream = await listener.accept()
-            fault = self._connection_faults.take()
-            if isinstance(fault, RefuseConnection):
+            fault = self._next_connection()
+            if isinstance(fault, FailConnection):
                 await reset(stream)
             else:
-                spawn(self._serve_stream, with_tls(stream, ssl_context), fault)
+                spawn(self._serve_tcp, with_tls(stream, ssl_context), fault)
+
+    async def _serve_tcp(self, stream: trio.abc.Stream, fault: Fault | None) -> None:
+        if isinstance(fault, DelayConnection):
+            await trio.sleep(fault.seconds)
+        await self._serve_stream(stream, fault)
+
+    def _next_connection(self) -> Fault | None:
+        """Somebody wants a connection: what becomes of it; `None`: all goes well."""
+        self.attempts += 1
+        fault = refused() if self._outages else self._connection_faults.take()
+        match fault:
+            case FailConnection(error):
+                self._note(f"a connection: {error}")
+            case DelayConnection(seconds):
+                self._note(f"a connection: it takes {seconds:g} s")
+            case AnswerConnection(data):
+                self._note(f"a connection: {data!r}")
+        return fault
 
     async def _serve_stream(self, stream: trio.abc.Stream, fault: Fault | None) -> None:
-        connection = FakeConnection(stream)
+        if isinstance(fault, AnswerConnection):
+            async with stream:
+                await stream.send_all(fault.data)
+            return
+        connection = FakeConnection(SlowStream(stream, lambda: self._bytes_per_second), next(self._numbers))
         self._connections.append(connection)
         try:
             await connection.run(partial(self._talk, connection, fault))
@@ -171,33 +233,45 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
             self._connections.remove(connection)
             if connection.ended_by_client:
                 self.close_codes.append(connection.close_code)
-            self._notify()
+            self._note(f"{connection}: {connection.end}")
 
     async def _talk(
         self, connection: FakeConnection, fault: Fault | None, request: trio_websocket.WebSocketRequest
     ) -> None:
         handshake = read_handshake(request)
-        self.handshakes.append(handshake)
+        connection.key = handshake.key
         if isinstance(fault, HangHandshake):
+            self.handshakes.append(handshake)
+            self._note(f"{connection}: the handshake is not answered")
             await trio.sleep_forever()
-        refusal = fault if isinstance(fault, RejectHandshake) else rejection(handshake, self.api_keys)
+        refusal = (
+            fault
+            if isinstance(fault, RejectHandshake)
+            else rejection(handshake, self.api_keys, self._permissions_of(handshake.key))
+        )
+        self.handshakes.append(attrs.evolve(handshake, status=101 if refusal is None else refusal.status))
         if refusal is not None:
+            self._note(f"{connection}: the handshake is answered with {refusal.status}")
             headers = [(name.encode(), value.encode()) for name, value in refusal.headers]
             await request.reject(refusal.status, extra_headers=headers, body=refusal.body)
             return
         await connection.accept(request)
-        self._notify()
+        self._note(f"{connection}: open")
         while True:
             await self._answer(connection, await connection.receive(), fault)
 
     async def _answer(self, connection: FakeConnection, data: str | bytes, fault: Fault | None) -> None:
+        self.frames.append(data)
         try:
-            subscribe = parse_subscribe(data, self.permissions)
+            subscribe = parse_subscribe(data, self._permissions_of(connection.key))
         except RefusedFrame as refused:
+            self._note(f"{connection}: what it sent is answered with the error {refused.name}: {refused.message}")
             connection.push(error_frame(refused.name, refused.message))
             return
         self.subscriptions.append(subscribe)
         self._store.know(subscribe, self._now())
+        if isinstance(fault, WithholdConfirmation | RefuseSubscription | CloseInsteadOfConfirming):
+            self._note(f"{connection}: the subscription is not confirmed, but met by {type(fault).__name__}")
         match fault:
             case WithholdConfirmation():
                 return
@@ -213,7 +287,8 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
         # Whether a second subscription on a connection replaces the first or adds to it is not documented.
         # Here it replaces it.
         connection.subscription = subscribe
-        connection.push(subscribed_frame(subscribe))
-        self._notify()
+        confirmation = subscribed_frame(subscribe)
+        connection.push(confirmation)
+        self._note(f"{connection}: {confirmation}")
         if isinstance(fault, DropAfterConfirming):
             await connection.cut()

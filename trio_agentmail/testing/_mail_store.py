@@ -212,6 +212,11 @@ class MailStore:
         thread = self._threads.get(thread_id)
         return thread if thread is not None and len(thread.mails) else None
 
+    def mails(self, inbox_id: str) -> list[Mail]:
+        """The mails of an inbox, indexed or not, in the order of their times."""
+        mails = (mail for (inbox, _), mail in self._mails.items() if inbox == inbox_id)
+        return sorted(mails, key=lambda mail: mail.key)
+
     def thread_with(self, inbox_id: str, message_ids: Iterable[str]) -> str | None:
         """The thread, in an inbox, of the first of these mails that is there: what answers them belongs to it."""
         mails = (self.mail(inbox_id, message_id) for message_id in message_ids)

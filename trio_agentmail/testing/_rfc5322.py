@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from email import policy
 from email.headerregistry import Address, AddressHeader, HeaderRegistry, UnstructuredHeader
-from email.message import EmailMessage
+from email.message import EmailMessage, MIMEPart
 from email.parser import BytesParser
-from email.utils import format_datetime, getaddresses, parsedate_to_datetime
+from email.utils import format_datetime, parsedate_to_datetime
 from types import MappingProxyType
+from typing import Any, cast
 
 import attrs
 
@@ -20,10 +21,26 @@ from ._fake_events import new_id, preview
 
 __all__ = ["ParsedMail", "parse_mail", "write_mail"]
 
-# The standard library's parser of message ids raises on odd ones, and on all that are folded. So they are text here,
-# and lines are as long as they may be.
+ADDRESSES = ("From", "Reply-To", "To", "Cc", "Bcc", "Delivered-To")
+
+
+class LenientAddresses(AddressHeader):
+    """Addresses as far as they are some: on odd ones the standard library's parser raises."""
+
+    @classmethod
+    def parse(cls, value: str, kwds: dict[str, Any]) -> None:
+        try:
+            super().parse(value, kwds)
+        except Exception:  # noqa: BLE001  of many classes, which differ from one Python to the next
+            UnstructuredHeader.parse(value, kwds)
+            kwds["groups"] = []
+
+
+# The parser of message ids raises on odd ones, and on all that are folded. So they are text here, and lines are as long
+# as they may be.
 HEADERS = HeaderRegistry()
-HEADERS.map_to_type("message-id", UnstructuredHeader)
+for _name, _class in {"Message-ID": UnstructuredHeader, **dict.fromkeys(ADDRESSES, LenientAddresses)}.items():
+    HEADERS.map_to_type(_name, cast(Any, _class))
 WIRE = policy.SMTP.clone(max_line_length=998, header_factory=HEADERS)
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
@@ -124,7 +141,7 @@ def parse_mail(mail: EmailMessage | bytes) -> ParsedMail:
             )
             attachments.append(attachment)
             contents[str(attachment.attachment_id)] = content
-    everybody = [str(header) for name in ("To", "Cc", "Bcc", "Delivered-To") for header in parsed.get_all(name, [])]
+    everybody = [address for name in ("To", "Cc", "Bcc", "Delivered-To") for address in _addresses(parsed, name)]
     return ParsedMail(
         message_id=next(iter(_ids(parsed, "Message-ID")), None),
         timestamp=_date(parsed),
@@ -133,7 +150,7 @@ def parse_mail(mail: EmailMessage | bytes) -> ParsedMail:
         to=tuple(map(str, _addresses(parsed, "To"))),
         cc=tuple(map(str, _addresses(parsed, "Cc"))),
         bcc=tuple(map(str, _addresses(parsed, "Bcc"))),
-        recipients=tuple(dict.fromkeys(address.lower() for _, address in getaddresses(everybody) if address)),
+        recipients=tuple(dict.fromkeys(address.addr_spec.lower() for address in everybody)),
         subject=None if parsed["Subject"] is None else str(parsed["Subject"]),
         text=None if plain is None else _text(plain),
         html=None if html is None else _text(html),
@@ -199,24 +216,23 @@ def _attach(mail: EmailMessage, attachment: Attachment, content: bytes) -> None:
     )
 
 
-def _leaves(part: EmailMessage) -> Iterator[EmailMessage]:
+def _leaves(part: MIMEPart) -> Iterator[MIMEPart]:
     """All parts that are not made of others; an attached mail is one."""
     if part.get_content_maintype() != "multipart":
         yield part
         return
     for child in part.iter_parts():
-        assert isinstance(child, EmailMessage)
         yield from _leaves(child)
 
 
-def _content(part: EmailMessage) -> bytes:
+def _content(part: MIMEPart) -> bytes:
     if part.is_multipart():  # an attached mail
         return b"".join(child.as_bytes() for child in part.iter_parts())
     payload = part.get_payload(decode=True)
     return payload if isinstance(payload, bytes) else b""
 
 
-def _text(part: EmailMessage) -> str:
+def _text(part: MIMEPart) -> str:
     content = _content(part)
     try:
         text = content.decode(part.get_content_charset("utf-8"), errors="replace")
@@ -226,8 +242,7 @@ def _text(part: EmailMessage) -> str:
 
 
 def _addresses(mail: EmailMessage, name: str) -> list[Address]:
-    headers = [header for header in mail.get_all(name, []) if isinstance(header, AddressHeader)]
-    return [address for header in headers for address in header.addresses if address.addr_spec != "<>"]
+    return [address for header in mail.get_all(name, []) for address in header.addresses if address.addr_spec != "<>"]
 
 
 def _ids(mail: EmailMessage, name: str) -> tuple[str, ...]:

@@ -9,14 +9,15 @@ from typing import TypeVar
 
 import trio
 
-from ._codec import identity
-from ._group_commit import GroupCommit
-from ._journal import Notice, RunSync
-from ._journal_entry import Entry, PendingRow, new_row, restored
-from ._journal_line import HELD_BYTES, Line
-from ._sqlite_store import SQLiteStore
-from .errors import JournalError
-from .events import Event
+from trio_agentmail._codec import identity
+from trio_agentmail.errors import JournalError
+from trio_agentmail.events import Event
+
+from .entry import Entry, PendingRow, new_row, restored
+from .group_commit import GroupCommit
+from .line import HELD_BYTES, Line
+from .protocol import Notice, RunSync
+from .sqlite_store import SQLiteStore
 
 __all__ = ["JournalQueue", "open_store"]
 

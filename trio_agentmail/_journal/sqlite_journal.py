@@ -13,12 +13,13 @@ from types import TracebackType
 import attrs
 import trio
 
-from ._journal import Kept, Notice, RunSync
-from ._journal_entry import Entry, restored
-from ._journal_queue import JournalQueue, open_store
-from ._nursery import background_nursery
-from .errors import JournalError, printable
-from .events import Event
+from trio_agentmail._nursery import background_nursery
+from trio_agentmail.errors import JournalError, printable
+from trio_agentmail.events import Event
+
+from .entry import Entry, restored
+from .protocol import Kept, Notice, RunSync
+from .queue import JournalQueue, open_store
 
 __all__ = ["DeadLetter", "SQLiteJournal"]
 

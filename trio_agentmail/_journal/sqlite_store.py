@@ -7,10 +7,11 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from ._journal import Kept, KeptIdentity
-from ._journal_entry import DeadRow, NewRow, PendingRow
-from ._sqlite_file import check, connect, errors_explained, lock, transaction
-from .errors import JournalMismatch
+from trio_agentmail.errors import JournalMismatch
+
+from .entry import DeadRow, NewRow, PendingRow
+from .protocol import Kept, KeptIdentity
+from .sqlite_file import check, connect, errors_explained, lock, transaction
 
 __all__ = ["SQLiteStore", "Step", "read_journal"]
 

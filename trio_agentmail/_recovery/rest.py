@@ -1,7 +1,7 @@
 """AgentMail's REST API, as far as recovery asks it: the one place that knows HTTP."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
@@ -9,23 +9,26 @@ from urllib.parse import quote
 
 import trio
 
-from ._api_key import ApiKey
-from ._backend import Backend
-from ._codec import encode_object, parse_object
-from ._reconnect import Verdict, ceilings, full_jitter, retry_after, verdict
-from ._settings import ReconnectPolicy, Settings
-from .errors import ApiError, AuthenticationError, RequestFailed, refusal
+from trio_agentmail._api_key import ApiKey
+from trio_agentmail._backend import Backend
+from trio_agentmail._codec import encode_object, parse_object
+from trio_agentmail._reconnect import Verdict, ceilings, full_jitter, retry_after, verdict
+from trio_agentmail._settings import ReconnectPolicy, Settings
+from trio_agentmail.errors import ApiError, AuthenticationError, RequestFailed, refusal
 
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["Rest", "segment"]
+__all__ = ["UNDER_WAY", "Rest", "items_of", "raise_first", "segment"]
 
 PAGE_SIZE = 100
 """Items of a page: as many as AgentMail is sure to give."""
 
 CONCURRENCY = 8
 """Requests under way at once."""
+
+UNDER_WAY = 2 * CONCURRENCY
+"""Mails or threads of one listing that are being fetched, or wait for an earlier one, so that requests go on."""
 
 REQUEST_TIMEOUT = 30.0
 """Seconds for one request, until all of its answer is there."""
@@ -82,7 +85,11 @@ class Rest:
         finally:
             self._users -= 1
             if not self._users:
-                await self._client.aclose()
+                # Given up first: another user may come while it is closed. Also, it would be a good part of an idle
+                # stream's memory.
+                client = self._client
+                del self._client
+                await client.aclose()
 
     @property
     def now(self) -> float:
@@ -224,3 +231,22 @@ def segment(text: str) -> str:
     """A part of a path: a Message-ID may hold any character, slashes included."""
     quoted = quote(text, safe="", errors="surrogatepass")
     return quoted if quoted.strip(".") else quoted.replace(".", "%2E")  # "..": else httpx takes it for a step up
+
+
+async def items_of(
+    pages: AsyncGenerator[list[dict[str, Any]], None], failures: list[Exception]
+) -> AsyncGenerator[dict[str, Any], None]:
+    """The items of a listing; a failure ends it and is noted, so that what was started meanwhile is not cancelled."""
+    async with aclosing(pages):
+        try:
+            async for page in pages:
+                for item in page:
+                    yield item
+        except (ApiError, RequestFailed) as exc:
+            failures.append(exc)
+
+
+def raise_first(failures: Sequence[Exception]) -> None:
+    """Of what went wrong while the rest went on."""
+    if failures:
+        raise failures[0]

@@ -6,9 +6,10 @@ from typing import Any, TypeVar
 
 import trio
 
-from ._journal import RunSync
-from ._sqlite_store import SQLiteStore, Step
-from .errors import JournalError
+from trio_agentmail.errors import JournalError
+
+from .protocol import RunSync
+from .sqlite_store import SQLiteStore, Step
 
 __all__ = ["GroupCommit"]
 

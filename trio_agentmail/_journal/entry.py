@@ -4,9 +4,9 @@ from collections.abc import Hashable
 
 import attrs
 
-from ._codec import as_unknown, decode_event, identity
-from .errors import printable
-from .events import Event, MessageReceivedEvent, Subscribed, UnknownEvent, _ServerEvent
+from trio_agentmail._codec import as_unknown, decode_event, identity
+from trio_agentmail.errors import printable
+from trio_agentmail.events import Event, MessageReceivedEvent, Subscribed, UnknownEvent, _ServerEvent
 
 __all__ = ["DeadRow", "Entry", "NewRow", "PendingRow", "new_row", "restored"]
 

@@ -7,10 +7,11 @@ from typing import Any, TypeAlias
 
 import trio
 
-from ._journal import Notice
-from ._journal_entry import Entry
-from ._notices import merge_notice
-from .events import Event
+from trio_agentmail._notices import merge_notice
+from trio_agentmail.events import Event
+
+from .entry import Entry
+from .protocol import Notice
 
 __all__ = ["HELD_BYTES", "Line"]
 

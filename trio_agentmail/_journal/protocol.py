@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeAlias
 
 import attrs
 
-from .events import CaughtUp, Disconnected, ErrorEvent, Event, RecoveryFailed, Subscribed
+from trio_agentmail.events import CaughtUp, Disconnected, ErrorEvent, Event, RecoveryFailed, Subscribed
 
 __all__ = ["NOTHING_KEPT", "Journal", "Kept", "KeptIdentity", "Notice", "RunSync"]
 

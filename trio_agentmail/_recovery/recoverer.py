@@ -20,17 +20,19 @@ from datetime import UTC, datetime
 import attrs
 import trio
 
-from ._api_key import ApiKey
-from ._backend import Backend
-from ._codec import encode_object, parse_object, with_message
-from ._delivered import Delivered
-from ._journal import Journal
-from ._listing import Counts, MailListing, Source, Target, recovered_types, targets_of
-from ._outbox import Abandoned, JournaledOutbox, Outbox
-from ._rest import Rest, segment
-from ._settings import Recovery, Settings, Subscribe
-from .errors import AgentMailError, ApiError, RequestFailed, printable
-from .events import CaughtUp, Event, MessageReceivedEvent, RecoveryFailed
+from trio_agentmail._api_key import ApiKey
+from trio_agentmail._backend import Backend
+from trio_agentmail._codec import encode_object, parse_object, with_message
+from trio_agentmail._delivered import Delivered
+from trio_agentmail._journal.protocol import Journal
+from trio_agentmail._outbox import Abandoned, JournaledOutbox, Outbox
+from trio_agentmail._settings import Recovery, Settings, Subscribe
+from trio_agentmail.errors import AgentMailError, ApiError, RequestFailed, printable
+from trio_agentmail.events import CaughtUp, Event, MessageReceivedEvent, RecoveryFailed
+
+from .listing import MailListing
+from .rest import Rest, segment
+from .source import Counts, Source, Target, recovered_types, targets_of
 
 __all__ = ["Recoverer"]
 
@@ -138,11 +140,16 @@ class Recoverer:
         targets = [[target.inbox_id, target.pod_id, types, begin, begin] for target in targets_of(subscribe) if types]
         await self._journal.keep(encode_object({"targets": targets, "source": self._source.state()}))
 
-    def resume(self, subscribe: Subscribe, confirmed_at: float) -> None:
-        """A subscription is in force, since then by our clock."""
+    def resume(self, subscribe: Subscribe, asked_at: float, confirmed_at: float) -> None:
+        """A subscription is in force: when it was asked for, and when we knew, by our clock.
+
+        What is new in it begins when it was asked for: it is in force somewhere between the two, and the connection
+        may break with what was pushed then unread.
+        """
         is_first = self._confirmed_at == math.inf
         self._confirmed_at = confirmed_at + self._ahead
-        begin = self._confirmed_at
+        # Just behind it: what had come by then is not new.
+        begin = math.nextafter(asked_at + self._ahead, math.inf)
         if is_first and self._recovery.since is not None:
             begin = min(begin, self._recovery.since.timestamp())
         types = recovered_types(subscribe)
@@ -157,7 +164,7 @@ class Recoverer:
         self._told &= floors.keys()
         for target in self._floors.keys() - floors.keys():
             self._source.forget(target)
-        if begin < self._confirmed_at:
+        if begin < asked_at + self._ahead:
             self._gaps = dict.fromkeys(floors, begin)
         if floors != self._floors:
             self._floors = floors
@@ -281,6 +288,7 @@ class Recoverer:
                     nursery.start_soon(work)
             await self._look_at_held()
         self._ahead = self._rest.ahead  # our clock may have been set right
+        await trio.lowlevel.checkpoint_if_cancelled()  # the news is for the place where the stream goes on
         self._tell()
         await self._keep()
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from .errors import JournalError, JournalInUse
+from trio_agentmail.errors import JournalError, JournalInUse
 
 __all__ = ["check", "connect", "errors_explained", "lock", "transaction"]
 

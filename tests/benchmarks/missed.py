@@ -1,0 +1,138 @@
+"""Recovery of many missed mails: time, requests and memory, and how live events fare meanwhile.
+
+The server is a `FakeAgentMail` on real ports, in a process of its own: `missed_server.py`.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import trio
+
+from trio_agentmail import (
+    AgentMailEnvironment,
+    CaughtUp,
+    Disconnected,
+    MessageReceivedEvent,
+    Subscribe,
+    Subscribed,
+    open_agentmail_stream,
+)
+from trio_agentmail._backend import NetworkBackend
+
+from .contenders import KEY
+from .memory import MIB, resident
+from .missed_server import COUNT, INBOX, LIVE_INBOX
+from .processes import RunFailed, run_client, running
+from .report import Results
+
+CASES = {
+    "one inbox": (True, 1),
+    "whole key, a thread each": (False, 1),
+    "whole key, threads of 10": (False, 10),
+}
+"""Whether the inbox is subscribed to, or all that the key may see; and how many of the mails make a thread."""
+
+DELAYS = {"loopback": 0.0, "50 ms": 0.05}
+"""Seconds that are added to each answer of the REST API."""
+
+PATIENCE = 400.0
+
+
+def measure(results: Results) -> None:
+    for delay_name, delay in DELAYS.items():
+        for case, (by_inbox, thread_size) in CASES.items():
+            with (
+                results.run(f"{COUNT:,} missed, {delay_name}", case),
+                running("missed_server", {"thread_size": thread_size}, {}) as server,
+                running("missed", server.answer() | {"by_inbox": by_inbox, "delay": delay}, {}) as process,
+            ):
+                for (what, unit), value in zip(FIGURES, process.answer(PATIENCE), strict=True):
+                    results.note(f"{COUNT:,} missed, {delay_name}: {what}", case, unit, value)
+
+
+FIGURES = (
+    ("until CaughtUp", "s"),
+    ("requests", ""),
+    ("CPU time of the client", "ms a mail"),
+    ("peak memory over idle", "MiB"),
+    ("live events, p50", "ms"),
+    ("live events, p99", "ms"),
+)
+
+
+class SlowTransport(httpx.AsyncBaseTransport):
+    """Answers come later: what a server that is further away is like."""
+
+    def __init__(self, transport: httpx.AsyncBaseTransport, delay: float) -> None:
+        self._transport = transport
+        self._delay = delay
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        await trio.sleep(self._delay)
+        return await self._transport.handle_async_request(request)
+
+    async def aclose(self) -> None:
+        await self._transport.aclose()
+
+
+class SlowBackend(NetworkBackend):
+    def __init__(self, delay: float) -> None:
+        self._delay = delay
+
+    def http_transport(self, ssl_context: Any) -> httpx.AsyncBaseTransport:
+        return SlowTransport(super().http_transport(ssl_context), self._delay)
+
+
+async def main(http: str, websockets: str, by_inbox: bool, delay: float) -> list[float]:
+    environment = AgentMailEnvironment(http=http, websockets=websockets)
+    subscribe = Subscribe(inbox_ids=[INBOX, LIVE_INBOX]) if by_inbox else Subscribe()
+    backend = SlowBackend(delay)
+    async with open_agentmail_stream(subscribe, api_key=KEY, environment=environment, backend=backend) as events:
+        assert isinstance(await events.receive(), Subscribed)
+        await trio.sleep(1.0)  # the first sweep is over
+        await ask(http, "/go")  # mail comes while nobody is connected
+        assert isinstance(await events.receive(), Disconnected)
+        idle = resident()
+        Path("/proc/self/clear_refs").write_text("5")
+        assert isinstance(await events.receive(), Subscribed)
+        began, cpu_began = time.perf_counter(), time.process_time()
+        caught_up: CaughtUp | None = None
+        recovered: set[str] = set()
+        latencies: list[float] = []
+        with trio.fail_after(PATIENCE):
+            async for event in events:
+                if isinstance(event, CaughtUp):
+                    caught_up = event
+                    break
+                assert isinstance(event, MessageReceivedEvent)
+                if event.message.inbox_id != LIVE_INBOX:
+                    recovered.add(event.message.message_id)
+                elif event.origin == "live":
+                    latencies.append(time.perf_counter() - float(event.message.subject or "nan"))
+        seconds, cpu = time.perf_counter() - began, time.process_time() - cpu_began
+    if caught_up is None or caught_up.failed or len(recovered) != COUNT or len(latencies) < 10:
+        raise RunFailed(f"{len(recovered):,} mails were recovered, and {len(latencies)} came live: {caught_up}")
+    latencies.sort()
+    return [
+        seconds,
+        caught_up.requests,
+        cpu / COUNT * 1e3,
+        (resident("VmHWM") - idle) / MIB,
+        latencies[len(latencies) // 2] * 1e3,
+        latencies[len(latencies) * 99 // 100] * 1e3,
+    ]
+
+
+async def ask(http: str, path: str) -> None:
+    async with httpx.AsyncClient(trust_env=False, timeout=None) as client:
+        await client.get(http + path, headers={"Authorization": f"Bearer {KEY}"})
+
+
+def client(http: str, websockets: str, by_inbox: bool, delay: float) -> list[float]:
+    return trio.run(main, http, websockets, by_inbox, delay)
+
+
+if __name__ == "__main__":
+    run_client(client)

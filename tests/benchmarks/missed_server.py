@@ -1,0 +1,48 @@
+"""The server of `missed.py`: a `FakeAgentMail` that loses its clients, gets much mail, and lets them come back.
+
+That begins when somebody asks for `/go`. From then on mail comes to another inbox, to be pushed, 20 times a second.
+"""
+
+import json
+import sys
+import time
+
+import trio
+
+from trio_agentmail.testing import FakeAgentMail
+
+from .frames import ASCII
+from .processes import answer, die_with_parent
+
+COUNT = 10_000
+INBOX = "missed@agentmail.to"
+LIVE_INBOX = "live@agentmail.to"
+LIVE_INTERVAL = 0.05
+TEXT = "\r\n".join([ASCII] * 11)
+HTML = "".join([f'<p style="margin:0 0 1em">{ASCII}</p>\n'] * 11)
+"""With the fields around it, a mail is 2.6 KB."""
+
+
+async def main(thread_size: int) -> None:
+    fake = FakeAgentMail()
+    fake.add_inbox(INBOX)
+    fake.add_inbox(LIVE_INBOX)
+    async with fake.serve() as environment:
+        answer({"http": environment.http, "websockets": environment.websockets})
+        while not any(request.path == "/go" for request in fake.requests):  # noqa: ASYNC110  the fake has no event for it
+            await trio.sleep(0.1)
+        fake.refuse_connections(times=None)
+        await fake.drop_connections()
+        for number in range(COUNT):
+            await fake.deliver(
+                inbox_id=INBOX, subject="Figures", text=TEXT, html=HTML, thread_id=f"thread-{number // thread_size}"
+            )
+        fake.clear_faults()
+        while True:
+            await trio.sleep(LIVE_INTERVAL)
+            await fake.deliver(inbox_id=LIVE_INBOX, subject=repr(time.perf_counter()), text=TEXT, html=HTML)
+
+
+if __name__ == "__main__":
+    die_with_parent()
+    trio.run(main, *json.loads(sys.argv[1]).values())

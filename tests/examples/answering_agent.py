@@ -1,0 +1,35 @@
+"""An agent that answers every mail, once."""
+
+import hashlib
+from urllib.parse import quote
+
+import httpx
+import trio
+
+from trio_agentmail import Message, MessageReceivedEvent, Subscribe, open_agentmail_stream
+
+INBOX = "agent@agentmail.to"
+
+
+async def run(api: httpx.AsyncClient) -> None:
+    async with open_agentmail_stream(Subscribe(inbox_ids=[INBOX])) as events:
+        async for event in events:
+            match event:
+                case MessageReceivedEvent(message=message):
+                    await answer(api, message)
+
+
+async def answer(api: httpx.AsyncClient, message: Message) -> None:
+    path = f"/v0/inboxes/{quote(INBOX, safe='')}/messages/{quote(message.message_id, safe='')}/reply"
+    body = {"text": f"Thank you. We have read “{message.subject}”."}
+    key = hashlib.sha256(message.message_id.encode()).hexdigest()  # asked twice, AgentMail sends once
+    while True:
+        try:
+            response = await api.post(path, json=body, headers={"Idempotency-Key": key})
+        except httpx.TransportError:
+            pass
+        else:
+            if not response.is_server_error:
+                response.raise_for_status()
+                return
+        await trio.sleep(10)

@@ -1,0 +1,89 @@
+"""A mail as RFC 5322 has it is delivered to whom its headers address, and threaded."""
+
+from email.message import EmailMessage
+
+import pytest
+from trio.testing import MockClock
+
+from tests.streams import open_agentmail_stream
+from trio_agentmail import MessageReceivedEvent, MessageSecurityReviewEvent
+from trio_agentmail.testing import FakeAgentMail
+
+INBOX = "agent@agentmail.to"
+
+
+def letter(to: str = INBOX, **headers: str) -> EmailMessage:
+    mail = EmailMessage()
+    for name, value in {"From": "Jane <jane@example.com>", "To": to, "Subject": "Hello", **headers}.items():
+        mail[name.replace("_", "-")] = value
+    mail.set_content("Hi!")
+    return mail
+
+
+async def test_a_mail_comes_to_every_inbox_that_it_is_addressed_to(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    fake.add_inbox("Agent@agentmail.to")
+    fake.add_inbox("second@agentmail.to")
+    fake.add_inbox("third@agentmail.to")
+    async with open_agentmail_stream(backend=fake) as events:
+        await events.receive()
+        mail = letter("agent@agentmail.to, jane@example.com", Bcc="second@agentmail.to")
+        delivered = await fake.deliver(mail)
+        assert [event.message.inbox_id for event in delivered] == ["Agent@agentmail.to", "second@agentmail.to"]
+        for event in delivered:
+            assert await events.receive() == event
+            assert event.message.text == "Hi!\n"
+    assert fake.messages("third@agentmail.to") == ()
+
+
+async def test_a_mail_for_none_of_the_inboxes_is_an_error_that_names_them(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    with pytest.raises(ValueError, match=r"addressed to nobody, and the inboxes here are: none\."):
+        await fake.deliver(b"")
+    fake.add_inbox(INBOX)
+    with pytest.raises(ValueError, match=r"addressed to typo@agentmail\.to, and the inboxes here are: agent@agentmail"):
+        await fake.deliver(letter("typo@agentmail.to"))
+
+
+async def test_a_mail_can_be_put_into_an_inbox_whatever_its_headers_say(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    [event] = await fake.deliver(bytes(letter("list@example.com")), inbox_id=INBOX, event_type="message.received.spam")
+    assert (event.message.to, event.message.labels) == (("list@example.com",), ("received", "spam"))
+    assert fake.messages(INBOX) == (event.message,)
+
+
+async def test_neither_a_mail_nor_an_inbox_is_an_error() -> None:
+    with pytest.raises(TypeError, match="takes an inbox_id"):
+        await FakeAgentMail().deliver()  # type: ignore[call-overload]
+
+
+async def test_an_answer_is_in_the_thread_of_what_it_answers(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    first = await fake.deliver(inbox_id=INBOX, message_id="<1@example.com>")
+    [reply] = await fake.deliver(letter(In_Reply_To="<1@example.com>"))
+    [later] = await fake.deliver(letter(In_Reply_To="<lost@example.com>", References="<1@example.com>"))
+    [other] = await fake.deliver(letter(In_Reply_To="<elsewhere@example.com>"))
+    assert reply.message.thread_id == later.message.thread_id == first.message.thread_id != other.message.thread_id
+    assert later.thread is not None
+    assert later.thread.message_count == 3
+
+
+async def test_a_mail_that_is_held_is_announced_when_it_is_released(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    fake.add_inbox(INBOX)
+    async with open_agentmail_stream(backend=fake) as events:
+        await events.receive()
+        await fake.deliver(letter(Message_ID="<1@example.com>"), held=True)
+        assert isinstance(await events.receive(), MessageSecurityReviewEvent)
+        assert fake.messages(INBOX, "agent-armor-held")
+        await fake.release(INBOX, "<1@example.com>")
+        assert isinstance(await events.receive(), MessageReceivedEvent)
+
+
+async def test_mails_of_an_inbox_can_be_seen_by_their_labels(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    received = await fake.deliver(inbox_id=INBOX)
+    await fake.send(inbox_id=INBOX, text="answer")
+    await fake.send(inbox_id="other@agentmail.to")
+    assert [message.text for message in fake.messages(INBOX, "sent")] == ["answer"]
+    assert fake.messages(INBOX)[0] == received.message

@@ -1,0 +1,184 @@
+"""What the kit makes go wrong on the way, alone and as chaos, and what a stream makes of it."""
+
+import httpx
+import pytest
+import trio
+import trio.testing
+from trio.testing import MockClock
+
+import trio_agentmail
+from tests.streams import open_agentmail_stream
+from trio_agentmail import CaughtUp, Disconnected, MessageReceivedEvent, ReconnectPolicy, Subscribed, UnknownEvent
+from trio_agentmail.testing import FakeAgentMail
+from trio_agentmail.testing._fake_chaos import CHAOS
+from trio_agentmail.testing._slow_stream import SlowStream
+
+INBOX = "agent@agentmail.to"
+
+
+async def test_a_corrupt_push_is_no_json_and_the_next_one_is_in_order(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    fake.corrupt_pushes()
+    async with open_agentmail_stream(backend=fake) as events:
+        await events.receive()
+        await fake.deliver(inbox_id=INBOX)
+        event = await fake.deliver(inbox_id=INBOX)
+        corrupt = await events.receive()
+        assert isinstance(corrupt, UnknownEvent)
+        assert "not JSON" in corrupt.reason
+        assert await events.receive() == event
+    assert "met by CorruptPush()" in fake.explain()
+
+
+async def test_garbage_on_the_wire_costs_the_connection_but_not_what_came_before(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    async with open_agentmail_stream(backend=fake) as events:
+        await events.receive()
+        event = await fake.deliver(inbox_id=INBOX)
+        await fake.send_garbage()
+        assert await events.receive() == event
+        assert isinstance(await events.receive(), Disconnected)
+        assert isinstance(await events.receive(), Subscribed)
+
+
+async def test_garbage_for_who_is_silent_or_no_websocket_yet_is_not_sent(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    fake.hang_handshakes()
+    async with open_agentmail_stream(backend=fake) as events, trio.open_nursery() as nursery:
+        await events.receive()
+        fake.hang_handshakes()
+        nursery.start_soon(_open, fake)
+        fake.go_silent()
+        await fake.wait_for(lambda: len(fake.handshakes) == 3)
+        await fake.send_garbage()
+        await fake.drop_connections()
+        nursery.cancel_scope.cancel()
+        assert isinstance(await events.receive(), Disconnected)
+
+
+async def _open(fake: FakeAgentMail) -> None:
+    async with open_agentmail_stream(backend=fake):
+        pass
+
+
+async def test_on_a_slow_network_bytes_trickle_and_that_is_no_silence(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    async with open_agentmail_stream(backend=fake) as events:
+        await events.receive()
+        began = trio.current_time()
+        fake.slow_down(100)
+        event = await fake.deliver(inbox_id=INBOX, text="x" * 20_000)
+        assert await events.receive() == event
+        assert trio.current_time() - began == pytest.approx(200, rel=0.1)
+        fake.slow_down(None)
+        began = trio.current_time()
+        await fake.deliver(inbox_id=INBOX)
+        await events.receive()
+        assert trio.current_time() == began
+
+
+async def test_a_ping_is_answered_when_what_trickles_has_come(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    async with open_agentmail_stream(backend=fake, ping_interval=1) as events:
+        await events.receive()
+        await fake.deliver(inbox_id=INBOX)
+        fake.slow_down(1)
+        await trio.sleep(10)
+        fake.slow_down(None)
+        await trio.sleep(60)
+        assert isinstance(await events.receive(), MessageReceivedEvent)
+    assert len(fake.handshakes) == 1
+
+
+async def test_in_an_outage_nothing_answers_and_mail_is_kept(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    async with trio_agentmail.open_agentmail_stream(backend=fake) as events:
+        assert isinstance(await events.receive(), Subscribed)
+        await trio.sleep(60)  # what comes in the moment of the start is no news
+        async with fake.outage():
+            await fake.deliver(inbox_id=INBOX, subject="meanwhile")
+            await trio.sleep(3600)
+            assert fake.connected == 0
+            async with httpx.AsyncClient(transport=fake.http_transport()) as client:
+                with pytest.raises(httpx.ReadError):
+                    await client.get("https://x/v0/inboxes")
+        assert isinstance(await events.receive(), Disconnected)
+        assert isinstance(await events.receive(), Subscribed)
+        mail = await events.receive()
+        assert isinstance(mail, MessageReceivedEvent)
+        assert (mail.message.subject, mail.origin) == ("meanwhile", "recovered")
+        assert isinstance(await events.receive(), CaughtUp)
+
+
+async def chaos_for(hours: float, seed: int) -> list[tuple[float, str]]:
+    fake = FakeAgentMail()
+    async with trio_agentmail.open_agentmail_stream(backend=fake):
+        async with fake.chaos(seed) as happened:
+            await trio.sleep(hours * 3600)
+    return happened
+
+
+async def test_chaos_is_the_same_for_the_same_seed_and_has_every_fault(autojump_clock: MockClock) -> None:
+    happened = await chaos_for(3, seed=7)
+    assert await chaos_for(3, seed=7) == happened
+    assert (await chaos_for(1, seed=8))[0] != happened[0]
+    assert {fault for _, fault in happened} == CHAOS.keys()
+    assert len(happened) == pytest.approx(180, rel=0.2)
+
+
+async def test_chaos_has_only_the_faults_that_it_is_asked_for(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    async with fake.chaos(1, every=1, faults={"cut", "swallow"}) as happened:
+        await trio.sleep(60)
+    assert {fault for _, fault in happened} == {"cut", "swallow"}
+    for faults in ({"cut", "flood"}, set[str]()):
+        with pytest.raises(ValueError, match="faults are some of cut, close, "):
+            async with fake.chaos(1, faults=faults):
+                pass
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_through_chaos_every_mail_comes_once(seed: int, autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    came: list[str] = []
+    async with trio_agentmail.open_agentmail_stream(backend=fake) as events, trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def consume() -> None:
+            async for event in events:
+                if isinstance(event, MessageReceivedEvent):
+                    came.append(event.message.message_id)
+
+        async with fake.chaos(seed):
+            sent = []
+            for _ in range(60):
+                await trio.sleep(60)
+                sent.append((await fake.deliver(inbox_id=INBOX)).message.message_id)
+        await trio.sleep(700)  # two sweeps
+        nursery.cancel_scope.cancel()
+    assert sorted(came) == sorted(sent), fake.explain()
+
+
+async def test_on_a_slow_network_one_thing_comes_after_the_other(autojump_clock: MockClock) -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    slow = SlowStream(ours, lambda: 10)
+    await slow.wait_send_all_might_not_block()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(slow.send_all, b"first" * 2)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(slow.send_all, b"second")
+    assert await theirs.receive_some() == b"firstfirstsecond"
+    assert trio.current_time() == pytest.approx(1.6)
+
+
+async def test_behind_ports_too_a_connection_is_late_or_is_one_to_something_else() -> None:
+    fake = FakeAgentMail()
+    fake.fail_connections(OSError("gone"))
+    fake.answer_connections(b"SSH-2.0-OpenSSH_9.6\r\n\r\n")
+    fake.delay_connections(0.01)
+    with trio.fail_after(20):
+        async with fake.serve() as environment:
+            policy = ReconnectPolicy(initial_delay=0, max_delay=0)
+            async with open_agentmail_stream(environment=environment, api_key="am_key", reconnect=policy) as events:
+                assert isinstance(await events.receive(), Subscribed)
+    assert (fake.attempts, len(fake.handshakes)) == (3, 1)

@@ -1,0 +1,159 @@
+"""What happened at the fake can be waited for, and is told in words."""
+
+import httpx
+import pytest
+import trio
+from trio.testing import MockClock
+
+from tests.streams import open_agentmail_stream
+from trio_agentmail import (
+    AuthenticationError,
+    Domain,
+    DomainVerifiedEvent,
+    ReconnectPolicy,
+    Subscribe,
+    SubscriptionRejected,
+    UnknownEvent,
+)
+from trio_agentmail.testing import FakeAgentMail
+
+INBOX = "agent@agentmail.to"
+
+
+def told(fake: FakeAgentMail) -> list[str]:
+    """The lines without their times."""
+    return [line.partition(" s  ")[2] for line in fake.explain().splitlines()]
+
+
+async def test_a_condition_is_waited_for_without_a_sleep(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+
+    async def send_later() -> None:
+        await trio.sleep(30)
+        await fake.send(inbox_id=INBOX, text="answer")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send_later)
+        [answer] = await fake.wait_for(lambda: fake.messages(INBOX, "sent"))
+    assert (answer.text, trio.current_time()) == ("answer", 30)
+
+
+async def test_what_does_not_happen_in_time_is_an_error_that_tells_what_happened_instead(
+    autojump_clock: MockClock,
+) -> None:
+    fake = FakeAgentMail()
+    with pytest.raises(AssertionError, match=r"within 60 s\nnothing has happened here"):
+        await fake.wait_for(lambda: fake.requests)
+    await fake.deliver(inbox_id=INBOX)
+    with pytest.raises(AssertionError, match=r"within 5 s\n +0\.000 s  message\.received in agent.*: pushed to nobody"):
+        await fake.wait_for(lambda: fake.requests, within=5)
+    assert trio.current_time() == 65
+
+
+async def test_a_condition_that_nothing_at_the_fake_has_made_true_is_seen_at_the_end(autojump_clock: MockClock) -> None:
+    assert await FakeAgentMail().wait_for(lambda: trio.current_time() > 9, within=10)
+
+
+async def test_it_is_told_how_connections_began_and_ended(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail(api_keys={"am_key"})
+    fake.refuse_connections()
+    fake.hang_handshakes()
+    fake.reject_handshakes(503)
+    fake.withhold_confirmations()
+    reconnect = ReconnectPolicy(initial_delay=0, max_delay=0)
+    async with open_agentmail_stream(
+        Subscribe(inbox_ids=[INBOX]), backend=fake, api_key="am_key", reconnect=reconnect, enter_timeout=60
+    ) as events:
+        await fake.drop_connections()
+        for _ in range(3):  # Subscribed, Disconnected, Subscribed
+            await events.receive()
+    with pytest.raises(AuthenticationError):
+        async with open_agentmail_stream(backend=fake, api_key="am_other"):
+            pass
+    assert told(fake) == [
+        "a connection: [Errno 111] refused by FakeAgentMail",
+        "connection 1: the handshake is not answered",
+        "connection 1: at its end before it was open",
+        "connection 2: the handshake is answered with 503",
+        "connection 2: at its end before it was open",
+        "connection 3: open",
+        "connection 3: the subscription is not confirmed, but met by WithholdConfirmation",
+        "connection 3: cut by the client",
+        "connection 4: open",
+        'connection 4: {"type":"subscribed","inbox_ids":["agent@agentmail.to"]}',
+        "connection 4: ended by the fake",
+        "connection 5: open",
+        'connection 5: {"type":"subscribed","inbox_ids":["agent@agentmail.to"]}',
+        "connection 5: closed by the client with 1000",
+        "connection 6: the handshake is answered with 401",
+        "connection 6: at its end before it was open",
+    ]
+
+
+async def test_it_is_told_why_a_subscription_was_refused(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail(permissions={"message_read"})
+    with pytest.raises(SubscriptionRejected):
+        async with open_agentmail_stream(Subscribe(event_types=["message.received.spam"]), backend=fake):
+            pass
+    line = "connection 1: what it sent is answered with the error forbidden: label_spam_read is forbidden"
+    assert line in told(fake)
+
+
+async def test_it_is_told_to_whom_an_event_was_pushed_and_why_not_to_others(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    async with (
+        open_agentmail_stream(backend=fake),
+        open_agentmail_stream(Subscribe(event_types=["message.bounced", "message.opened"]), backend=fake),
+        open_agentmail_stream(Subscribe(inbox_ids=[INBOX]), backend=fake),
+        open_agentmail_stream(Subscribe(inbox_ids=[INBOX], pod_ids=["pod"]), backend=fake),
+    ):
+        await fake.deliver(inbox_id="b@agentmail.to", subject="Hi\n", from_="Jane")
+        await fake.deliver(inbox_id=INBOX, event_type="message.received.spam")
+        await fake.emit(DomainVerifiedEvent(domain=Domain()))
+        await fake.emit(UnknownEvent(payload=[]))
+    lines = [line for line in told(fake) if ": pushed to" in line]
+    assert lines == [
+        "message.received in b@agentmail.to 'Hi\\n' from Jane: pushed to connection 1; "
+        "connection 2 listens to event_types message.bounced, message.opened; "
+        "connection 3 listens to inbox_ids agent@agentmail.to, and this is of b@agentmail.to; "
+        "connection 4 listens to inbox_ids agent@agentmail.to and pod_ids pod, and this is of b@agentmail.to, "
+        "the pod default",
+        "message.received.spam in agent@agentmail.to 'Hello' from Jane <jane@example.com>: pushed to nobody; "
+        "connection 1 has no event_types, and message.received.spam must be asked for; "
+        "connection 2 listens to event_types message.bounced, message.opened; "
+        "connection 3 has no event_types, and message.received.spam must be asked for; "
+        "connection 4 has no event_types, and message.received.spam must be asked for",
+        "domain.verified: pushed to connection 1; "
+        "connection 2 listens to event_types message.bounced, message.opened; "
+        "connection 3 listens to inbox_ids agent@agentmail.to, and this is of no inbox; "
+        "connection 4 listens to inbox_ids agent@agentmail.to and pod_ids pod, and this is of no inbox",
+        "a frame that is no JSON object: pushed to connection 1, connection 2, connection 3, connection 4",
+    ]
+
+
+async def test_requests_are_told_of_but_no_api_key(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    fake.break_requests()
+    client = httpx.AsyncClient(
+        transport=fake.http_transport(), base_url="https://x/v0", headers={"Authorization": "Bearer am_secret"}
+    )
+    async with client:
+        with pytest.raises(httpx.ReadError):
+            await client.get("/inboxes")
+        await client.get("/threads/a")
+    async with open_agentmail_stream(backend=fake, api_key="am_secret"):
+        pass
+    assert 'GET /v0/threads/a: 404 {"name":"' in told(fake)[1]
+    assert told(fake)[0] == "GET /v0/inboxes: no answer"
+    assert "am_secret" not in fake.explain()
+
+
+async def test_what_happens_again_and_again_is_told_once(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    for _ in range(3):
+        await trio.sleep(2)
+        await fake.deliver(inbox_id=INBOX)
+    await fake.deliver(inbox_id=INBOX, subject="Bye")
+    first, last = told(fake)
+    assert first.endswith("pushed to nobody (3 times in 4.000 s)")
+    assert last.endswith("pushed to nobody")

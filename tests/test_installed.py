@@ -1,0 +1,45 @@
+"""A fake can be the default of this process, for a block."""
+
+from typing import Any
+
+import pytest
+from trio.testing import MockClock
+
+from trio_agentmail import Subscribed, open_agentmail_stream
+from trio_agentmail._backend import NetworkBackend, default_backend
+from trio_agentmail.testing import FakeAgentMail
+
+
+async def test_a_stream_without_a_backend_comes_to_the_fake_that_is_installed_and_needs_no_key(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AGENTMAIL_API_KEY", raising=False)
+    with FakeAgentMail().installed() as fake:
+        async with open_agentmail_stream() as events:
+            assert isinstance(await events.receive(), Subscribed)
+        assert [handshake.key for handshake in fake.handshakes] == [fake.api_key]
+
+
+async def test_a_stream_with_a_backend_goes_there_whatever_is_installed(
+    agentmail: FakeAgentMail, autojump_clock: Any
+) -> None:
+    other = FakeAgentMail()
+    async with open_agentmail_stream(backend=other):
+        assert (agentmail.connected, other.connected) == (0, 1)
+
+
+def test_at_the_end_of_the_block_the_network_is_the_default_again_whatever_ends_it() -> None:
+    fake = FakeAgentMail()
+    with pytest.raises(KeyError), fake.installed():
+        assert default_backend() is fake
+        raise KeyError
+    assert isinstance(default_backend(), NetworkBackend)
+    with fake.installed():
+        assert default_backend() is fake
+
+
+def test_a_second_one_inside_it_is_an_error_and_leaves_the_first_where_it_is() -> None:
+    with FakeAgentMail().installed() as fake:
+        with pytest.raises(RuntimeError, match="FakeAgentMail is installed already"), FakeAgentMail().installed():
+            pass
+        assert default_backend() is fake

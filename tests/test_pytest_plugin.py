@@ -1,0 +1,144 @@
+"""The pytest plug-in works with pytest-trio and with anyio's plug-in, and says in reports what happened at the fake."""
+
+import subprocess
+import sys
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+AGENT = """
+import trio
+from trio_agentmail import MessageReceivedEvent, Subscribe, open_agentmail_stream
+
+async def next_subject(*inboxes):
+    async with open_agentmail_stream(Subscribe(inbox_ids=inboxes) if inboxes else Subscribe()) as events:
+        async for event in events:
+            if isinstance(event, MessageReceivedEvent):
+                return event.message.subject
+"""
+
+PYTEST_TRIO = """
+import pytest
+import trio
+from agent import next_subject
+
+async def test_it(agentmail, autojump_clock):
+    async with trio.open_nursery() as nursery:
+        @nursery.start_soon
+        async def check():
+            assert await next_subject() == "Hello"
+        await agentmail.wait_subscribed()
+        await trio.sleep(86_400)
+        await agentmail.deliver(inbox_id="agent@agentmail.to", subject="Hello")
+"""
+
+ANYIO = """
+import pytest
+import trio
+from trio.testing import MockClock
+from agent import next_subject
+
+@pytest.fixture
+def anyio_backend():
+    return "trio", {"clock": MockClock(autojump_threshold=0)}
+
+@pytest.mark.anyio
+async def test_it(agentmail):
+    async with trio.open_nursery() as nursery:
+        @nursery.start_soon
+        async def check():
+            assert await next_subject() == "Hello"
+        await agentmail.wait_subscribed()
+        await trio.sleep(86_400)
+        await agentmail.deliver(inbox_id="agent@agentmail.to", subject="Hello")
+"""
+
+FAILING = """
+import trio
+from agent import next_subject
+
+async def test_it(agentmail, autojump_clock):
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(next_subject, "agent@agentmail.to")
+        await agentmail.wait_subscribed()
+        await agentmail.deliver(inbox_id="other@agentmail.to", subject="Hello")
+        with trio.fail_after(60):
+            await trio.sleep_forever()
+
+def test_without_a_fake():
+    assert False
+
+async def test_that_passes(agentmail, autojump_clock):
+    pass
+"""
+
+WITHOUT_TRIO = """
+import sys
+
+def test_it():
+    assert "trio" not in sys.modules
+    assert "httpx" not in sys.modules
+    assert "trio_agentmail" not in sys.modules
+    assert "pytest_trio_agentmail" in sys.modules
+    assert False
+"""
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """A project with the agent, and no API key anywhere."""
+    monkeypatch.delenv("AGENTMAIL_API_KEY", raising=False)
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    pytester.makepyfile(agent=AGENT)
+    return pytester
+
+
+def test_with_pytest_trio_a_stream_of_the_code_under_test_comes_to_the_fake(project: pytest.Pytester) -> None:
+    project.makeini("[pytest]\ntrio_mode = true")
+    project.makepyfile(PYTEST_TRIO)
+    project.runpytest("-p", "no:cacheprovider").assert_outcomes(passed=1)
+
+
+def test_with_anyio_on_trio_a_stream_of_the_code_under_test_comes_to_the_fake(project: pytest.Pytester) -> None:
+    project.makepyfile(ANYIO)
+    project.runpytest("-p", "no:cacheprovider").assert_outcomes(passed=1)
+
+
+def test_the_report_of_a_failure_says_what_was_pushed_to_whom_and_why_not_to_others(project: pytest.Pytester) -> None:
+    project.makeini("[pytest]\ntrio_mode = true")
+    project.makepyfile(FAILING)
+    result = project.runpytest("-p", "no:cacheprovider")
+    result.assert_outcomes(passed=1, failed=2)
+    result.stdout.fnmatch_lines(
+        [
+            "*- AgentMail (fake) -*",
+            "*connection 1: open",
+            '*connection 1: {"type":"subscribed","inbox_ids":*agent@agentmail.to*}',
+            "*message.received in other@agentmail.to 'Hello' from Jane <jane@example.com>: pushed to nobody; "
+            "connection 1 listens to inbox_ids agent@agentmail.to, and this is of other@agentmail.to",
+            "*connection 1: cut by the client",
+        ]
+    )
+    assert result.stdout.str().count("AgentMail (fake)") == 1
+
+
+def test_a_project_without_trio_is_none_the_slower_for_it(project: pytest.Pytester) -> None:
+    path = project.makepyfile(WITHOUT_TRIO)
+    # Not in this process, where everything is imported already; and not with plug-ins that import Trio.
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:trio",
+        "-p",
+        "no:anyio",
+        "-p",
+        "no:hypothesispytest",
+        str(path),
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert "assert False" in result.stdout
+    assert "1 failed" in result.stdout
+    assert "AgentMail" not in result.stdout

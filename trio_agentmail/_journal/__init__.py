@@ -1,0 +1,6 @@
+"""Events on disk until they are handled.
+
+An event comes in by `SQLiteJournal.record` (`sqlite_journal`), waits in a queue (`queue`) for the next transaction
+(`group_commit`), is written down (`entry`, `sqlite_store`, `sqlite_file`), and goes out by `next` when it is its turn
+(`line`). What a stream asks of a journal is in `protocol`.
+"""

@@ -1,0 +1,76 @@
+"""Held mail: looked at again until it is released or gone."""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import TypeVar
+
+from trio_agentmail.errors import ApiError, RequestFailed
+
+from .mails import HELD, Mails
+from .rest import Rest, segment
+from .source import Counts, Floors
+
+__all__ = ["HeldMail"]
+
+T = TypeVar("T")
+
+BATCH = 500
+"""Mails that one batch-get may ask for (source: AgentMail's API definition)."""
+
+
+class HeldMail:
+    """A release may fall into a gap, and the times of what is released stay old: no listing would tell of it."""
+
+    def __init__(self, rest: Rest, mails: Mails) -> None:
+        self._rest = rest
+        self._mails = mails
+
+    async def look(self, floors: Floors, counts: Counts) -> list[Exception]:
+        """Hand over what has been released; return the failures."""
+        failures: list[Exception] = []
+        # Sorted by inbox alone: within one, in the order in which they were held.
+        for inbox_id, held in groupby(sorted(self._mails.held, key=itemgetter(0)), key=itemgetter(0)):
+            for ids in _batches([message_id for _, message_id in held], BATCH):
+                try:
+                    failures += await self._look_at(inbox_id, ids, floors, counts)
+                except (ApiError, RequestFailed) as exc:
+                    failures.append(exc)
+        return failures
+
+    async def _look_at(self, inbox_id: str, ids: Sequence[str], floors: Floors, counts: Counts) -> list[Exception]:
+        """What one batch-get tells of; the failures of single mails, which stay remembered."""
+        failures: list[Exception] = []
+        try:
+            answer = await self._rest.post(f"/inboxes/{segment(inbox_id)}/messages/batch-get", {"message_ids": ids})
+        except ApiError as exc:
+            if exc.status_code != 404:
+                raise
+            answer = {"messages": []}  # the inbox is gone
+        items = answer.get("messages")
+        if not isinstance(items, list):  # else all of them would seem to be gone
+            raise RequestFailed("the REST API answered without the messages that it was asked for")
+        listed = [self._mails.read(item, inbox_id) for item in items if isinstance(item, dict)]
+        found = {event.message.message_id: event for event in listed if event is not None}
+        for message_id in ids:
+            event = found.get(message_id)
+            if event is not None and HELD in event.message.labels:
+                counts.held += 1
+                continue
+            # Forgotten first: what is fetched may say that it is held after all.
+            self._mails.held.pop((inbox_id, message_id), None)
+            if event is not None and self._mails.is_wanted(event, floors):
+                try:
+                    for whole in await self._mails.fetch(event, floors):
+                        await self._mails.put(whole, True)
+                except BaseException as exc:
+                    self._mails.hold(inbox_id, message_id)
+                    if not isinstance(exc, (ApiError, RequestFailed)):
+                        raise
+                    failures.append(exc)
+        return failures
+
+
+def _batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

@@ -1,0 +1,122 @@
+"""Mail in threads: those of a pod or of a whole key, with no request for each inbox."""
+
+import math
+from collections import OrderedDict
+from contextlib import aclosing
+from functools import partial
+
+from trio_agentmail._codec import decode_thread
+from trio_agentmail.errors import ApiError, RequestFailed
+from trio_agentmail.events import Message, MessageReceivedEvent, ThreadItem
+
+from .in_order import in_order
+from .mails import HELD, Mails
+from .rest import UNDER_WAY, Rest, items_of, raise_first, segment
+from .source import Counts, Floors
+
+__all__ = ["Threads"]
+
+REMEMBERED_THREADS = 2**15
+"""How many threads are remembered as they were seen last."""
+
+THREAD_PAGE = 20
+"""Messages of a thread that are fetched at once, with their bodies."""
+
+
+class Threads:
+    """Lists threads, and fetches those that have changed, with the bodies of their messages."""
+
+    def __init__(self, rest: Rest, mails: Mails) -> None:
+        self._rest = rest
+        self._mails = mails
+        self._seen: OrderedDict[str | None, tuple[ThreadItem, float]] = OrderedDict()
+        """How a thread was seen last, and from when on it was gone through then."""
+
+    async def look(
+        self, path: str, asked: dict[str, str], after: float, floors: Floors, counts: Counts
+    ) -> list[Exception]:
+        """What the listing tells of; the failures of single threads. It raises if it is the listing that fails."""
+        failures: list[Exception] = []
+        listing_failures: list[Exception] = []
+
+        async def fetch(thread: ThreadItem) -> tuple[list[MessageReceivedEvent], float] | None:
+            try:
+                return await self._fetch_thread(thread, after, floors, counts)
+            except ApiError as exc:
+                # It has gone since it was listed; should it be listed again, it is looked at again.
+                if exc.status_code != 404:
+                    failures.append(exc)
+            except RequestFailed as exc:
+                failures.append(exc)
+            return None
+
+        async def put(thread: ThreadItem, found: tuple[list[MessageReceivedEvent], float] | None) -> None:
+            if found is None:
+                return
+            missed, reached = found
+            await self._mails.put_all(missed)
+            self._seen[thread.thread_id] = _signature(thread), reached
+            if len(self._seen) > REMEMBERED_THREADS:
+                self._seen.popitem(last=False)
+
+        pages = self._rest.pages(path, "threads", asked)
+        async with in_order(UNDER_WAY) as start, aclosing(items_of(pages, listing_failures)) as items:
+            async for item in items:
+                thread = decode_thread(item)
+                if thread is not None and self._has_news(thread, after, floors):
+                    await start(partial(fetch, thread), partial(put, thread))
+        raise_first(listing_failures)
+        return failures
+
+    def _has_news(self, thread: ThreadItem, after: float, floors: Floors) -> bool:
+        """Whether there may be a mail in it that was missed."""
+        if not thread.thread_id:
+            return False
+        seen, reached = self._seen.get(thread.thread_id, (None, math.inf))
+        if seen == _signature(thread) and reached <= after:
+            return False
+        if HELD in thread.labels:
+            return True
+        if thread.updated_at is not None and thread.updated_at.timestamp() < min(floors.values()):
+            return False
+        # Nearly every mail that was pushed begins a thread: that this one was is known without a request.
+        is_known = thread.message_count == 1 and self._mails.delivered.has_mail(
+            thread.inbox_id or "", thread.last_message_id or ""
+        )
+        return not is_known
+
+    async def _fetch_thread(
+        self, thread: ThreadItem, after: float, floors: Floors, counts: Counts
+    ) -> tuple[list[MessageReceivedEvent], float]:
+        """The mails of a thread that were missed, the oldest first; and from when on it was gone through."""
+        inbox = f"/inboxes/{segment(thread.inbox_id)}" if thread.inbox_id else ""
+        pages = self._rest.pages(f"{inbox}/threads/{segment(thread.thread_id or '')}", "messages", {}, THREAD_PAGE)
+        missed: list[MessageReceivedEvent] = []
+        async with aclosing(pages):
+            async for page in pages:  # the first page is the newest, and each is ascending
+                listed = [self._mails.read(item, thread.inbox_id or "") for item in page]
+                events = [event for event in listed if event is not None]
+                missed[:0] = [
+                    whole
+                    for event in events
+                    if self._mails.is_missed(event, floors, counts)
+                    for whole in ([event] if _has_body(event.message) else await self._mails.fetch(event, floors))
+                ]
+                if any(_time(event.message) < after for event in events):
+                    return missed, after
+        return missed, -math.inf
+
+
+def _signature(thread: ThreadItem) -> ThreadItem:
+    """What of a thread changes when there is something new in it."""
+    return ThreadItem(
+        updated_at=thread.updated_at, message_count=thread.message_count, last_message_id=thread.last_message_id
+    )
+
+
+def _has_body(message: Message) -> bool:
+    return message.text is not None or message.html is not None
+
+
+def _time(message: Message) -> float:
+    return message.timestamp.timestamp() if message.timestamp is not None else float("inf")
