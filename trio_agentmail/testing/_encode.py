@@ -54,7 +54,7 @@ def encode_event(event: Event) -> str:
 
 
 def encode_part(part: Message | ThreadItem | Attachment, *, without: Collection[str] = ()) -> str:
-    """The JSON object by which the REST API describes a part of an event, which is that in the event."""
+    """The JSON object by which the REST API describes a message, a thread or an attachment: that in an event."""
     fields = attrs.asdict(part, filter=_is_on_the_wire, value_serializer=_wire_value)
     _name_sender(fields)
     return _dumps({name: value for name, value in fields.items() if name not in without})
