@@ -26,9 +26,9 @@ from trio_agentmail.events import (
 from ._fake_events import new_id, preview, sent_event
 from ._mail import Mail
 from ._mail_store import Inbox, MailStore
+from ._mail_writing import write_mail
 from ._outgoing import Outgoing, bare_address
 from ._rest_errors import conflict
-from ._rfc5322 import write_mail
 
 __all__ = ["PostOffice"]
 

@@ -47,7 +47,7 @@ def forward_of(message: Message, contents: Mapping[str, bytes], outgoing: Outgoi
     if message.text is not None or message.html is None:
         plain = _joined("\n\n", outgoing.text, "\n".join([*head, "", message.text or ""]))
     if message.html is not None:
-        before = outgoing.html if outgoing.html is not None or plain is not None else outgoing.text
+        before = outgoing.html if outgoing.html is not None else escape(outgoing.text or "").replace("\n", "<br>")
         html = _joined("<br><br>", before, "<br>".join(map(escape, head)) + "<br><br>" + message.html)
     copies = {str(attachment.attachment_id): new_id() for attachment in message.attachments}
     return attrs.evolve(

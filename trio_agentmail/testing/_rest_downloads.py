@@ -11,9 +11,9 @@ from ._encode import encode_part
 from ._fake_events import new_id
 from ._mail import Mail
 from ._mail_store import Download, MailStore
+from ._mail_writing import write_mail
 from ._rest_call import Answer, Call
 from ._rest_errors import Refusal, not_found
-from ._rfc5322 import write_mail
 
 __all__ = ["DOWNLOADS", "describe_attachment", "describe_raw", "download"]
 

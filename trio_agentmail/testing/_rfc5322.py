@@ -1,4 +1,4 @@
-"""A mail as it crosses the Internet (RFC 5322 and MIME), and as AgentMail shows it: from the one to the other and back.
+"""A mail as it crosses the Internet (RFC 5322 and MIME), read to what AgentMail shows of it.
 
 What comes from outside need not be well-formed: it is read as far as that goes, and never refused.
 """
@@ -9,8 +9,7 @@ from email import policy
 from email.headerregistry import Address, AddressHeader, HeaderRegistry, UnstructuredHeader
 from email.message import EmailMessage, MIMEPart
 from email.parser import BytesParser
-from email.utils import format_datetime, parsedate_to_datetime
-from types import MappingProxyType
+from email.utils import parsedate_to_datetime
 from typing import Any, cast
 
 import attrs
@@ -19,7 +18,7 @@ from trio_agentmail.events import Attachment, Message
 
 from ._fake_events import new_id, preview
 
-__all__ = ["ParsedMail", "parse_mail", "write_mail"]
+__all__ = ["ParsedMail", "parse_mail"]
 
 ADDRESSES = ("From", "Reply-To", "To", "Cc", "Bcc", "Delivered-To")
 
@@ -42,8 +41,6 @@ HEADERS = HeaderRegistry()
 for _name, _class in {"Message-ID": UnstructuredHeader, **dict.fromkeys(ADDRESSES, LenientAddresses)}.items():
     HEADERS.map_to_type(_name, cast(Any, _class))
 WIRE = policy.SMTP.clone(max_line_length=998, header_factory=HEADERS)
-
-NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 SHOWN_ELSEWHERE = frozenset({"content-type", "content-transfer-encoding", "mime-version"})
 
@@ -163,59 +160,6 @@ def parse_mail(mail: EmailMessage | bytes) -> ParsedMail:
     )
 
 
-def write_mail(message: Message, contents: Mapping[str, bytes], headers: Mapping[str, str] = NO_HEADERS) -> bytes:
-    """The mail that AgentMail would show so. As in any mail, who got a blind copy does not stand in it.
-
-    Args:
-        contents: The content of each attachment, by its id; those that are missing are empty.
-        headers: Further headers.
-    """
-    mail = EmailMessage(policy=WIRE)
-    for name, value in (
-        ("From", message.from_),
-        ("Reply-To", ", ".join(message.reply_to)),
-        ("To", ", ".join(message.to)),
-        ("Cc", ", ".join(message.cc)),
-        ("Subject", message.subject),
-        ("Date", None if message.timestamp is None else format_datetime(message.timestamp)),
-        ("Message-ID", message.message_id),
-        ("In-Reply-To", message.in_reply_to),
-        ("References", " ".join(message.references)),
-        *headers.items(),
-    ):
-        if value:
-            mail[name] = " ".join(_writable(value).split())
-    if message.text is not None or message.html is None:
-        mail.set_content(_writable(message.text or ""))
-        if message.html is not None:
-            mail.add_alternative(_writable(message.html), subtype="html")
-    else:
-        mail.set_content(_writable(message.html), subtype="html")
-    for attachment in message.attachments:
-        _attach(mail, attachment, contents.get(attachment.attachment_id or "", b""))
-    return mail.as_bytes()
-
-
-def _attach(mail: EmailMessage, attachment: Attachment, content: bytes) -> None:
-    maintype, _, subtype = (attachment.content_type or "").partition("/")
-    name = None if attachment.filename is None else _writable(attachment.filename)
-    disposition = attachment.content_disposition or "attachment"
-    if (maintype, subtype) == ("message", "rfc822"):
-        attached = BytesParser(policy=WIRE).parsebytes(content)
-        mail.add_attachment(attached, filename=name, disposition=disposition, cid=attachment.content_id)
-        return
-    if not subtype or maintype in ("message", "multipart"):
-        maintype, subtype = "application", "octet-stream"
-    mail.add_attachment(
-        content,
-        maintype=maintype,
-        subtype=subtype,
-        filename=name,
-        disposition=disposition,
-        cid=attachment.content_id,
-    )
-
-
 def _leaves(part: MIMEPart) -> Iterator[MIMEPart]:
     """All parts that are not made of others; an attached mail is one."""
     if part.get_content_maintype() != "multipart":
@@ -255,8 +199,3 @@ def _date(mail: EmailMessage) -> datetime | None:
     except ValueError:
         return None
     return date.replace(tzinfo=UTC) if date.tzinfo is None else date
-
-
-def _writable(text: str) -> str:
-    # A lone surrogate, which an event may have, has no encoding.
-    return text.encode(errors="backslashreplace").decode()

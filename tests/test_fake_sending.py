@@ -1,0 +1,458 @@
+"""Mail that is sent through the fake's REST API: who gets it, how it threads, and what is told of it."""
+
+import base64
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from email import message_from_bytes, policy
+from email.message import EmailMessage
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import pytest
+import trio
+from trio.testing import MockClock
+
+from trio_agentmail import (
+    Event,
+    MessageBouncedEvent,
+    MessageDeliveredEvent,
+    MessageReceivedEvent,
+    MessageSentEvent,
+    Subscribed,
+    open_agentmail_stream,
+)
+from trio_agentmail.testing import FakeAgentMail
+
+AGENT = "agent@agentmail.to"
+OTHER = "other@agentmail.to"
+JANE = "Jane <jane@example.com>"
+
+
+class Api:
+    """A client of the REST API that wants to succeed."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self.client = client
+
+    async def __call__(self, method: str, path: str, status: int = 200, **kwargs: Any) -> Any:
+        response = await self.client.request(method, path, **kwargs)
+        assert response.status_code == status, response.text
+        return response.json() if response.content else None
+
+    async def send(self, inbox_id: str = AGENT, status: int = 200, key: str | None = None, **body: Any) -> Any:
+        headers = {} if key is None else {"Idempotency-Key": key}
+        json = {"to": OTHER, "subject": "Hi", "text": "Hi!"} | body
+        return await self("POST", f"/inboxes/{inbox_id}/messages/send", status, json=json, headers=headers)
+
+    async def act(self, action: str, message_id: str, inbox_id: str = AGENT, status: int = 200, **body: Any) -> Any:
+        return await self("POST", f"{message_path(inbox_id, message_id)}/{action}", status, json=body)
+
+    async def message(self, message_id: str, inbox_id: str = AGENT) -> Any:
+        return await self("GET", message_path(inbox_id, message_id))
+
+    async def raw(self, message_id: str, inbox_id: str = AGENT) -> EmailMessage:
+        answer = await self("GET", message_path(inbox_id, message_id) + "/raw")
+        response = await self.client.get(answer["download_url"])
+        assert (response.status_code, response.headers["content-type"]) == (200, "message/rfc822")
+        assert len(response.content) == answer["size"]
+        mail = message_from_bytes(response.content, policy=policy.default)
+        assert isinstance(mail, EmailMessage)
+        return mail
+
+
+def message_path(inbox_id: str, message_id: str) -> str:
+    return f"/inboxes/{inbox_id}/messages/{quote(message_id, safe='')}"
+
+
+def fake_with(*inbox_ids: str) -> FakeAgentMail:
+    fake = FakeAgentMail()
+    for inbox_id in inbox_ids:
+        fake.add_inbox(inbox_id)
+    return fake
+
+
+@asynccontextmanager
+async def api(fake: FakeAgentMail) -> AsyncIterator[Api]:
+    async with httpx.AsyncClient(
+        transport=fake.http_transport(),
+        base_url="https://api.example/v0",
+        headers={"Authorization": "Bearer am_key"},
+    ) as client:
+        yield Api(client)
+
+
+@asynccontextmanager
+async def told(fake: FakeAgentMail) -> AsyncIterator[list[Event]]:
+    """What the stream tells of the block."""
+    events: list[Event] = []
+    async with open_agentmail_stream(backend=fake, recovery=None) as stream:
+        assert isinstance(await stream.receive(), Subscribed)
+        yield events
+        await trio.testing.wait_all_tasks_blocked()
+        while stream.statistics().current_buffer_used:
+            events.append(stream.receive_nowait())
+
+
+# Who gets it
+
+
+async def test_mail_from_one_inbox_to_another_arrives_there_and_the_events_tell(autojump_clock: MockClock) -> None:
+    fake = fake_with(AGENT, OTHER)
+    async with api(fake) as call, told(fake) as events:
+        answer = await call.send(html="<p>Hi!</p>", headers={"X-Run": "7"}, reply_to=JANE, labels=["Campaign"])
+        assert answer.keys() == {"message_id", "thread_id"}
+        sent = await call.message(answer["message_id"])
+        received = await call.message(answer["message_id"], OTHER)
+    sent_event, delivered, arrived = events
+    assert isinstance(sent_event, MessageSentEvent)
+    assert (sent_event.send.message_id, sent_event.send.recipients) == (answer["message_id"], (OTHER,))
+    assert isinstance(delivered, MessageDeliveredEvent)
+    assert (delivered.delivery.thread_id, delivered.delivery.recipients) == (answer["thread_id"], (OTHER,))
+    assert isinstance(arrived, MessageReceivedEvent)
+    assert arrived.message.message_id == received["message_id"]
+    assert arrived.thread is not None
+    assert arrived.thread.message_count == 1
+    assert (sent["labels"], received["labels"]) == (["sent", "campaign", "delivered"], ["received", "unread"])
+    assert sent["thread_id"] != received["thread_id"]
+    for field in ("from", "to", "reply_to", "subject", "text", "html", "headers", "timestamp", "size"):
+        assert sent[field] == received[field]
+    assert (sent["from"], sent["to"], sent["reply_to"], sent["headers"]) == (AGENT, [OTHER], [JANE], {"X-Run": "7"})
+
+
+async def test_the_display_name_of_an_inbox_stands_in_its_mail(autojump_clock: MockClock) -> None:
+    fake = fake_with(OTHER)
+    async with api(fake) as call:
+        await call("POST", "/inboxes", json={"username": "agent", "display_name": "An Agent"})
+        answer = await call.send()
+        assert (await call.message(answer["message_id"]))["from"] == f"An Agent <{AGENT}>"
+        assert (await call.raw(answer["message_id"]))["From"] == f"An Agent <{AGENT}>"
+
+
+async def test_who_gets_a_blind_copy_is_seen_by_the_sender_alone(autojump_clock: MockClock) -> None:
+    third = "Third@agentmail.to"
+    fake = fake_with(AGENT, OTHER, third)
+    async with api(fake) as call:
+        message_id = (await call.send(cc=[JANE], bcc="Third <third@AGENTMAIL.to>"))["message_id"]
+        assert (await call.message(message_id))["bcc"] == ["Third <third@AGENTMAIL.to>"]
+        for inbox_id in (OTHER, third):
+            message = await call.message(message_id, inbox_id)
+            assert (message["to"], message["cc"], message["bcc"]) == ([OTHER], [JANE], [])
+            assert (await call.raw(message_id, inbox_id))["Bcc"] is None
+
+
+async def test_mail_to_nobody_at_agentmail_bounces_and_mail_to_the_world_is_delivered(
+    autojump_clock: MockClock,
+) -> None:
+    fake = fake_with(AGENT)
+    async with api(fake) as call, told(fake) as events:
+        answer = await call.send(to=["Nobody@agentmail.to", JANE])
+        message = await call.message(answer["message_id"])
+    sent, delivered, bounced = events
+    assert isinstance(sent, MessageSentEvent)
+    assert isinstance(delivered, MessageDeliveredEvent)
+    assert delivered.delivery.recipients == ("jane@example.com",)
+    assert isinstance(bounced, MessageBouncedEvent)
+    assert (bounced.bounce.type, bounced.bounce.sub_type) == ("Permanent", "General")
+    [recipient] = bounced.bounce.recipients
+    assert (recipient.address, recipient.status) == ("nobody@agentmail.to", "bounced")
+    assert message["labels"] == ["sent", "delivered", "bounced"]
+
+
+async def test_mail_that_only_bounces_is_not_delivered(autojump_clock: MockClock) -> None:
+    fake = fake_with(AGENT)
+    async with api(fake) as call, told(fake) as events:
+        await call.send(to="nobody@agentmail.to")
+    assert [type(event) for event in events] == [MessageSentEvent, MessageBouncedEvent]
+
+
+async def test_a_mail_to_oneself_is_one_mail_that_was_sent_and_received(autojump_clock: MockClock) -> None:
+    fake = fake_with(AGENT)
+    async with api(fake) as call, told(fake) as events:
+        answer = await call.send(to=AGENT)
+        message = await call.message(answer["message_id"])
+    assert [type(event) for event in events] == [MessageSentEvent, MessageDeliveredEvent, MessageReceivedEvent]
+    assert message["labels"] == ["sent", "delivered", "received", "unread"]
+
+
+async def test_mail_that_is_not_yet_indexed_is_sent_and_announced_without_its_thread(
+    autojump_clock: MockClock,
+) -> None:
+    fake = fake_with(AGENT, OTHER)
+    fake.index_after(60)
+    async with api(fake) as call, told(fake) as events:
+        await call.send()
+        assert (await call("GET", f"/inboxes/{OTHER}/messages"))["count"] == 0
+        await trio.sleep(60)
+        assert (await call("GET", f"/inboxes/{OTHER}/messages"))["count"] == 1
+    assert isinstance(events[-1], MessageReceivedEvent)
+    assert events[-1].thread is None
+
+
+# Threads
+
+
+async def test_a_conversation_is_one_thread_in_both_inboxes(autojump_clock: MockClock) -> None:
+    fake = fake_with(AGENT, OTHER)
+    async with api(fake) as call:
+        first = await call.send()
+        second = await call.act("reply", first["message_id"], OTHER, text="Hello!")
+        third = await call.act("reply", second["message_id"], text="How are you?")
+        for inbox_id in (AGENT, OTHER):
+            [thread] = (await call("GET", f"/inboxes/{inbox_id}/threads"))["threads"]
+            assert (thread["message_count"], thread["subject"]) == (3, "Re: Hi")
+        last = await call.message(third["message_id"], OTHER)
+        assert (last["from"], last["to"], last["subject"]) == (AGENT, [OTHER], "Re: Hi")
+        assert last["in_reply_to"] == second["message_id"]
+        assert last["references"] == [first["message_id"], second["message_id"]]
+        raw = await call.raw(third["message_id"], OTHER)
+        assert raw["In-Reply-To"] == second["message_id"]
+        assert raw["References"] == f"{first['message_id']} {second['message_id']}"
+    assert first["thread_id"] == third["thread_id"]
+
+
+async def test_a_reply_goes_where_the_sender_wants_it(autojump_clock: MockClock) -> None:
+    fake = fake_with(AGENT, OTHER)
+    async with api(fake) as call:
+        plain = await call.send()
+        elsewhere = await call.send(reply_to=[JANE])
+        for sent, expected in ((plain, [AGENT]), (elsewhere, [JANE])):
+            reply = await call.act("reply", sent["message_id"], OTHER, text="Yes")
+            assert (await call.message(reply["message_id"], OTHER))["to"] == expected
+        given = await call.act("reply", plain["message_id"], OTHER, cc="me@example.com")
+        message = await call.message(given["message_id"], OTHER)
+        assert (message["to"], message["cc"]) == ([], ["me@example.com"])
+
+
+async def test_a_reply_to_ones_own_mail_goes_to_those_who_got_it(autojump_clock: MockClock) -> None:
+    fake = fake_with(AGENT)
+    async with api(fake) as call:
+        sent = await call.send(to=[JANE], subject="RE: Hi")
+        reply = await call.act("reply", sent["message_id"], text="One more thing")
+        message = await call.message(reply["message_id"])
+    assert (message["to"], message["subject"], message["thread_id"]) == ([JANE], "RE: Hi", sent["thread_id"])
+
+
+@pytest.mark.parametrize(("action", "body"), [("reply-all", {}), ("reply", {"reply_all": True})])
+async def test_a_reply_to_all_goes_to_everybody_but_oneself(
+    action: str, body: dict[str, Any], autojump_clock: MockClock
+) -> None:
+    fake = fake_with(AGENT, OTHER)
+    async with api(fake) as call:
+        sent = await call.send(to=[OTHER, JANE, "bob@example.com"], cc=["BOB@example.com", "eve@example.com", OTHER])
+        reply = await call.act(action, sent["message_id"], OTHER, text="All right", **body)
+        message = await call.message(reply["message_id"], OTHER)
+        assert message["to"] == [AGENT, JANE, "bob@example.com"]
+        assert message["cc"] == ["eve@example.com"]
+        refused = await call.act(action, sent["message_id"], OTHER, 400, to=JANE, reply_all=True)
+        assert refused["errors"][0]["path"] == ["to"]
+
+
+# What is forwarded
+
+
+async def test_a_forwarded_mail_says_what_the_first_one_said_and_has_its_attachments(
+    autojump_clock: MockClock,
+) -> None:
+    fake = fake_with(AGENT, OTHER)
+    file = {"filename": "a.txt", "content_type": "text/plain", "content": base64.b64encode(b"data").decode()}
+    async with api(fake) as call:
+        first = await call.send(subject="Offer", html="<p>Hi!</p>", attachments=[file])
+        forward = await call.act("forward", first["message_id"], OTHER, to=AGENT, text="See <below>")
+        message = await call.message(forward["message_id"])
+        assert message["subject"] == "Fwd: Offer"
+        assert message["text"].startswith("See <below>\n\n---------- Forwarded message ---------\nFrom: agent@")
+        assert message["text"].endswith("\nSubject: Offer\nTo: other@agentmail.to\n\nHi!")
+        assert message["html"].endswith("To: other@agentmail.to<br><br><p>Hi!</p>")
+        assert message["references"] == [first["message_id"]]
+        assert message["thread_id"] == first["thread_id"]
+        [attachment] = message["attachments"]
+        path = f"{message_path(AGENT, forward['message_id'])}/attachments/{attachment['attachment_id']}"
+        where = await call("GET", path)
+        assert (await call.client.get(where["download_url"])).content == b"data"
+
+
+async def test_a_forwarded_mail_that_is_html_only_stays_so(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    mail = await fake.deliver(inbox_id=AGENT, text=None, html="<p>Hi!</p>", subject=None)
+    async with api(fake) as call:
+        forward = await call.act("forward", mail.message.message_id, to=JANE, text="Look & see")
+        message = await call.message(forward["message_id"])
+        assert message["html"].startswith("Look &amp; see<br><br>---------- Forwarded")
+        assert "<br>From: Jane &lt;jane@example.com&gt;<br>" in message["html"]
+        assert (message["text"], message["subject"]) == ("Look & see", "Fwd: ")
+        titled = await call.act("forward", mail.message.message_id, to=JANE, subject="Mine", html="<b>Look</b>")
+        message = await call.message(titled["message_id"])
+        assert message["html"].startswith("<b>Look</b><br><br>---")
+        assert ("text" in message, message["subject"]) == (False, "Mine")
+
+
+# Once
+
+
+async def test_what_is_sent_again_under_the_same_key_is_sent_once(autojump_clock: MockClock) -> None:
+    fake = fake_with(AGENT, OTHER)
+    async with api(fake) as call, told(fake) as events:
+        first = await call.send(key="order-1")
+        assert await call.send(key="order-1") == first
+        assert await call.send(key="order-2") != first
+        assert await call.send() != await call.send()
+        conflict = await call.send(key="order-1", status=409, text="Something else")
+        assert (conflict["name"], conflict["code"]) == ("ConflictError", "conflict")
+        await call.send(OTHER, 409, key="order-1")
+        await trio.sleep(24 * 3600)
+        assert await call.send(key="order-1") != first
+    assert sum(isinstance(event, MessageSentEvent) for event in events) == 5
+
+
+@pytest.mark.parametrize("key", ["", "a b", "x" * 257, "@"])
+async def test_a_malformed_key_is_refused(key: str, autojump_clock: MockClock) -> None:
+    async with api(fake_with(AGENT)) as call:
+        assert (await call.send(key=key, status=400))["errors"][0]["path"] == ["Idempotency-Key"]
+
+
+async def test_a_send_that_was_refused_may_be_tried_again_under_its_key(autojump_clock: MockClock) -> None:
+    async with api(fake_with(AGENT)) as call:
+        await call.send(key="k", to=[], status=422)
+        await call.send(key="k")
+
+
+# What is refused
+
+
+FILE = {"content": "aGk="}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"to": "nobody"},
+        {"to": "a@example.com, b@example.com"},
+        {"to": [1]},
+        {"to": {}},
+        {"cc": "Eve\r\nBcc: <eve@example.com>"},
+        {"to": [f"{number}@example.com" for number in range(51)]},
+        {"subject": "a\r\nBcc: eve@example.com"},
+        {"subject": 1},
+        {"text": ["Hi"]},
+        {"labels": ["sent"]},
+        {"labels": [""]},
+        {"headers": ["X"]},
+        {"headers": {"X Y": ""}},
+        {"headers": {"From": "eve@example.com"}},
+        {"headers": {"X": "a\nb"}},
+        {"headers": {"X": 1}},
+        {"attachments": {}},
+        {"attachments": ["x"]},
+        {"attachments": [{"url": "https://example.com/x"}]},
+        {"attachments": [{"content": "not base64!"}]},
+        {"attachments": [FILE | {"content_type": "text"}]},
+        {"attachments": [FILE | {"content_disposition": "hidden"}]},
+        {"attachments": [FILE | {"filename": "a\nb"}]},
+    ],
+)
+async def test_a_send_that_makes_no_sense_is_refused(body: dict[str, Any], autojump_clock: MockClock) -> None:
+    fake = fake_with(AGENT)
+    async with api(fake) as call, told(fake) as events:
+        refused = await call.send(status=400, **body)
+        assert (refused["name"], refused["code"]) == ("ValidationError", "validation_error")
+        assert len(refused["errors"]) == 1
+    assert events == []
+
+
+async def test_a_reply_that_makes_no_sense_is_refused(autojump_clock: MockClock) -> None:
+    async with api(fake_with(AGENT)) as call:
+        sent = await call.send(to=JANE)
+        await call.act("reply", sent["message_id"], status=400, reply_all="yes")
+        await call.act("reply", "<nothing>", status=404, text="Hi")
+        assert (await call.act("forward", sent["message_id"], status=422))["code"] == "unprocessable"
+        await call.act("burn", sent["message_id"], status=404)
+
+
+async def test_who_may_not_send_does_not(autojump_clock: MockClock) -> None:
+    fake = fake_with(AGENT)
+    fake.permissions = {"message_read"}
+    async with api(fake) as call:
+        refused = await call.send(status=403)
+    assert (refused["name"], refused["code"], refused["message"]) == (
+        "ForbiddenError",
+        "missing_permission",
+        "Forbidden",
+    )
+    assert "'message_send'" in refused["fix"]
+    assert refused["docs"].endswith("#missing_permission")
+
+
+# Attachments and raw mail
+
+
+async def test_attachments_go_out_and_come_in_as_they_are(autojump_clock: MockClock) -> None:
+    fake = fake_with(AGENT, OTHER)
+    data = bytes(range(256)) * 100
+    files = [
+        {"filename": "Übersicht.bin", "content": base64.b64encode(data).decode()},
+        {"content": "", "content_type": "image/png", "content_disposition": "inline", "content_id": "logo"},
+        {
+            "filename": "mail.eml",
+            "content_type": "message/rfc822",
+            "content": base64.b64encode(b"Subject: x\n\ny").decode(),
+        },
+    ]
+    async with api(fake) as call:
+        message_id = (await call.send(attachments=files))["message_id"]
+        [thread] = (await call("GET", f"/inboxes/{OTHER}/threads"))["threads"]
+        message = await call.message(message_id, OTHER)
+        assert thread["attachments"] == message["attachments"]
+        first, second, third = message["attachments"]
+        assert (first["filename"], first["size"], first["content_disposition"]) == (
+            "Übersicht.bin",
+            len(data),
+            "attachment",
+        )
+        assert (second["content_type"], second["content_id"], "filename" in second) == ("image/png", "logo", False)
+        assert third["content_type"] == "message/rfc822"
+        for path in (message_path(OTHER, message_id), f"/threads/{thread['thread_id']}"):
+            where = await call("GET", f"{path}/attachments/{first['attachment_id']}")
+            assert {name: where[name] for name in first} == first
+            response = await call.client.get(where["download_url"], headers={"Authorization": ""})
+            assert (response.content, response.headers["content-type"]) == (data, "application/octet-stream")
+            await call("GET", f"{path}/attachments/none", 404)
+        raw = await call.raw(message_id, OTHER)
+        assert [part.get_filename() for part in raw.iter_attachments()] == ["Übersicht.bin", None, "mail.eml"]
+
+
+async def test_an_address_for_a_download_lasts_an_hour(autojump_clock: MockClock) -> None:
+    fake = fake_with(AGENT)
+    async with api(fake) as call:
+        message_id = (await call.send(to=JANE))["message_id"]
+        url = (await call("GET", message_path(AGENT, message_id) + "/raw"))["download_url"]
+        assert url.startswith("https://api.example/downloads/")
+        assert (await call.client.post(url)).status_code == 404
+        assert (await call.client.get(url + "x")).json()["code"] == "not_found"
+        await trio.sleep(3600)
+        assert (await call.client.get(url)).status_code == 403
+
+
+async def test_mail_that_a_test_delivers_has_a_raw_form_too(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    mail = await fake.deliver(inbox_id=AGENT, subject="Grüße", text="Hi!", html="<p>Hi!</p>")
+    async with api(fake) as call:
+        raw = await call.raw(mail.message.message_id)
+    assert (raw["Subject"], raw["To"], raw["Message-ID"]) == ("Grüße", AGENT, mail.message.message_id)
+    plain = raw.get_body(["plain"])
+    assert plain is not None
+    assert plain.get_content().strip() == "Hi!"
+
+
+async def test_over_a_port_a_download_is_found_at_the_host_that_was_asked() -> None:
+    fake = fake_with(AGENT)
+    async with fake.serve() as environment:
+        async with httpx.AsyncClient(
+            base_url=environment.http.replace("127.0.0.1", "localhost") + "/v0",
+            headers={"Authorization": "Bearer am_key"},
+        ) as client:
+            call = Api(client)
+            message_id = (await call.send(to=JANE))["message_id"]
+            url = (await call("GET", message_path(AGENT, message_id) + "/raw"))["download_url"]
+            assert url.startswith(environment.http.replace("127.0.0.1", "localhost") + "/downloads/")
+            assert (await call.raw(message_id))["Subject"] == "Hi"

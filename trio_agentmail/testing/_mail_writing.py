@@ -1,0 +1,147 @@
+"""A mail as it crosses the Internet, written of what AgentMail shows of it (RFC 5322, MIME).
+
+The obvious way, `EmailMessage`, writes headers that nobody reads back as they were, its own parser included: it trips
+over names with brackets, over long words, and over spaces between encoded words. So headers are encoded here, in the
+one way that is always right, and the older classes of the `email` package write them as they are.
+"""
+
+import base64
+import re
+from collections.abc import Iterator, Mapping
+from email import message_from_bytes, policy
+from email.encoders import encode_base64
+from email.message import Message as Part
+from email.mime.message import MIMEMessage
+from email.mime.multipart import MIMEMultipart
+from email.mime.text import MIMEText
+from email.utils import format_datetime, quote, unquote
+from types import MappingProxyType
+
+from trio_agentmail.events import Attachment, Message
+
+__all__ = ["write_mail"]
+
+WIRE = policy.compat32.clone(linesep="\r\n")
+
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+ENCODED_BYTES = 45
+"""How much of a text goes into an encoded word, so that it has no more than 75 characters."""
+
+MAX_LINE = 998
+"""Characters that a line of a mail may have."""
+
+PLAIN_HEADER = re.compile(r"[!-~]{1,900}( [!-~]{1,900})*")
+PLAIN_NAME = re.compile(r"[\w!#$%&'*+/=?^`{|}~-]+( [\w!#$%&'*+/=?^`{|}~-]+)*", re.ASCII)
+PLAIN_FILENAME = re.compile(r"[\w.+-]+( [\w.+-]+)*", re.ASCII)
+PLAIN_TEXT = re.compile(r"[\t\n -~]*")
+MAILBOX = re.compile(r"(.*?)<?([!-;=?-~]+@[!-;=?-~]+)>?\s*", re.DOTALL)
+CONTENT_TYPE = re.compile(r"[!-.0-~]+/[!-~]+( *;[ -~]*)?")
+
+
+def write_mail(message: Message, contents: Mapping[str, bytes], headers: Mapping[str, str] = NO_HEADERS) -> bytes:
+    """The mail that AgentMail would show so. As in any mail, who got a blind copy does not stand in it.
+
+    Args:
+        contents: The content of each attachment, by its id; those that are missing are empty.
+        headers: Further headers.
+    """
+    mail: Part = _body(message)
+    if message.attachments:
+        parts = [_attached(one, contents.get(one.attachment_id or "", b"")) for one in message.attachments]
+        mail = MIMEMultipart("mixed", _subparts=[mail, *parts])
+    for name, value in _headers(message):
+        if value:
+            mail[name] = value
+    for name, value in headers.items():
+        mail[name] = _encoded(value)
+    return mail.as_bytes(policy=WIRE)
+
+
+def _headers(message: Message) -> Iterator[tuple[str, str]]:
+    yield "From", _mailbox(message.from_)
+    yield "Reply-To", ", ".join(map(_mailbox, message.reply_to))
+    yield "To", ", ".join(map(_mailbox, message.to))
+    yield "Cc", ", ".join(map(_mailbox, message.cc))
+    yield "Subject", _encoded(message.subject or "")
+    yield "Date", "" if message.timestamp is None else format_datetime(message.timestamp)
+    yield "Message-ID", _encoded(message.message_id)
+    yield "In-Reply-To", _encoded(message.in_reply_to or "")
+    yield "References", " ".join(map(_encoded, message.references))
+
+
+def _encoded(text: str) -> str:
+    """A text as it may stand in a header: encoded words (RFC 2047), unless it has nothing to encode."""
+    text = re.sub("[\x00-\x1f\x7f]", " ", text)
+    if not text or (PLAIN_HEADER.fullmatch(text) and "=?" not in text):
+        return text
+    words = [b""]
+    for character in text:
+        data = _utf8(character)
+        if len(words[-1]) + len(data) > ENCODED_BYTES:
+            words.append(b"")
+        words[-1] += data
+    return " ".join(f"=?utf-8?b?{base64.b64encode(word).decode()}?=" for word in words)
+
+
+def _mailbox(address: str) -> str:
+    """`user@example.com` or `Name <user@example.com>`, where the name may be quoted, and need not be."""
+    match = MAILBOX.fullmatch(address)
+    if match is None:  # nothing that a mail could go to
+        return _encoded(address)
+    name, bare = unquote(" ".join(match[1].split())), match[2]
+    if not name:
+        return bare
+    if PLAIN_NAME.fullmatch(name) and "=?" not in name:
+        return f"{name} <{bare}>"
+    if PLAIN_HEADER.fullmatch(name) and "=?" not in name:
+        return f'"{quote(name)}" <{bare}>'
+    return f"{_encoded(name)} <{bare}>"
+
+
+def _body(message: Message) -> Part:
+    if message.html is None:
+        return _text(message.text or "", "plain")
+    if message.text is None:
+        return _text(message.html, "html")
+    return MIMEMultipart("alternative", _subparts=[_text(message.text, "plain"), _text(message.html, "html")])
+
+
+def _text(text: str, subtype: str) -> Part:
+    if PLAIN_TEXT.fullmatch(text) and all(len(line) <= MAX_LINE for line in text.split("\n")):
+        return MIMEText(text, subtype, "us-ascii")
+    # In Base64, since nothing else keeps every text as it is.
+    return MIMEText(re.sub("\r\n|\r|\n", "\r\n", _utf8(text).decode()), subtype, "utf-8")
+
+
+def _attached(attachment: Attachment, content: bytes) -> Part:
+    part = _file(attachment.content_type or "", content)
+    disposition = attachment.content_disposition or "attachment"
+    part.add_header("Content-Disposition", disposition, **_filename(attachment.filename))
+    if attachment.content_id is not None:
+        part["Content-ID"] = _encoded(f"<{attachment.content_id.strip('<>')}>")
+    return part
+
+
+def _filename(name: str | None) -> dict[str, str | tuple[str, str, str]]:
+    """The parameter that gives it, encoded (RFC 2231) where it needs to be."""
+    if name is None:
+        return {}
+    return {"filename": name if PLAIN_FILENAME.fullmatch(name) else ("utf-8", "", _utf8(name).decode())}
+
+
+def _file(content_type: str, content: bytes) -> Part:
+    if content_type == "message/rfc822":
+        return MIMEMessage(message_from_bytes(content))  # which may not be encoded
+    if not CONTENT_TYPE.fullmatch(content_type) or content_type.startswith(("message/", "multipart/")):
+        content_type = "application/octet-stream"
+    part = Part()
+    part["Content-Type"] = content_type
+    part.set_payload(content)
+    encode_base64(part)
+    return part
+
+
+def _utf8(text: str) -> bytes:
+    # A lone surrogate, which an event may have, has no encoding.
+    return text.encode(errors="backslashreplace")
