@@ -360,7 +360,8 @@ class Chaos:
         self.notices: Counter[str] = Counter()
         self.half_open = False
         self.indexing_is_slow = False
-        self.consumer_sleeps_until = -inf
+        self.consumer_waits_for = 0
+        """How many other things the consumer has to do."""
         self._changed = trio.Event()
         backend.changed = self.changed
 
@@ -412,7 +413,7 @@ class Chaos:
 
     async def consume(self) -> None:
         async for event in self.session.events:
-            await trio.sleep_until(self.consumer_sleeps_until)
+            await self.until(lambda: not self.consumer_waits_for, inf)
             if isinstance(event, MessageReceivedEvent):
                 record = self.records[event.message.message_id]
                 record.came.append(event)
@@ -658,14 +659,17 @@ async def slow(chaos: Chaos, fault: Fault) -> bool:
 async def slow_consumer(chaos: Chaos, fault: Fault) -> bool:
     """The consumer does something else, while mail that was missed waits for it; and then another cut comes."""
     await chaos.steady()
-    chaos.consumer_sleeps_until = trio.current_time() + max(fault.seconds, 30)
+    chaos.consumer_waits_for += 1
     await chaos.arrive(*fault.before)
     await chaos.fake.drop_connections()
     await chaos.arrive(*fault.mails)
-    await chaos.steady()
-    await trio.sleep(fault.seconds / 2)
-    is_behind = not chaos.has_come(fault.mails[-1])
+    with trio.move_on_after(60 + fault.seconds):  # while the consumer has no room, the cut may not even be noticed
+        await chaos.steady()
+        await trio.sleep(fault.seconds / 2)
+    is_behind = not chaos.has_come(fault.mails[0])
     await chaos.fake.drop_connections()
+    await trio.sleep(fault.seconds / 2)
+    chaos.consumer_waits_for -= 1
     return is_behind
 
 
