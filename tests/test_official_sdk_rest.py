@@ -141,8 +141,9 @@ async def test_a_pod_has_inboxes_and_threads_of_its_own(kind: Kind) -> None:
         assert (await call("pods.threads.get", pod.pod_id, "t")).message_count == 1
         await call("pods.threads.update", pod.pod_id, "t", add_labels=["x"])
         await call("pods.threads.delete", pod.pod_id, "t")
-        with pytest.raises(ConflictError):
+        with pytest.raises(ApiError) as caught:
             await call("pods.delete", pod.pod_id)
+        assert caught.value.body["code"] == "cannot_delete"
         await call("pods.inboxes.delete", pod.pod_id, AGENT)
         await call("pods.delete", pod.pod_id)
 
