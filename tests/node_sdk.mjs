@@ -1,5 +1,5 @@
 // What AgentMail's README and guides show, by the official Node SDK. Run by test_node_sdk.py, which reads the report.
-// The arguments: the addresses of the fake's REST API and of its WebSocket.
+// The arguments: the addresses of the REST API and of the WebSocket.
 
 import { AgentMailClient } from "agentmail";
 

@@ -417,6 +417,15 @@ async def test_a_single_thread_that_is_refused_takes_no_other_thread_with_it() -
         assert all(request.url.params["include_spam"] for request in looker.api.requests[::3])
 
 
+async def test_a_single_thread_that_makes_no_sense_takes_no_other_thread_with_it(autojump_clock: MockClock) -> None:
+    nonsense = httpx.Response(200, text="no JSON")
+    answers = threads(thread("t", "m"), thread("u", "n"), u=[whole("n")]) | {THREAD: nonsense}
+    async with looking(answers) as looker:
+        with pytest.raises(RequestFailed):
+            await looker.look(KEY)
+        assert looker.found == ["n"]
+
+
 async def test_mail_that_was_thrown_away_is_not_handed_over() -> None:
     async with looking(inbox(whole("m", 0, "trash"))) as looker:
         assert await looker.look() == []

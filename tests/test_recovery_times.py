@@ -85,3 +85,24 @@ async def test_a_start_that_is_cut_off_and_recovers_nothing_keeps_nothing_to_rec
             assert isinstance(await events.receive(), Subscribed)
         await fake.deliver(inbox_id=INBOX)
     assert not fake.requests
+
+
+async def test_mail_for_which_the_journal_has_no_room_is_not_lost_however_long_that_lasts(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    fake = FakeAgentMail()
+    recovery = Recovery(overlap=10, sweep_interval=60, sweep_depth=600)
+    journal = SQLiteJournal(tmp_path / "agent.db", max_pending=1)
+    async with open_agentmail_stream(recovery=recovery, journal=journal, backend=fake):
+        await trio.sleep(1)
+        await fake.deliver(inbox_id=INBOX, subject="one")
+        await fake.deliver(inbox_id=INBOX, subject="two")
+        await trio.sleep(1_500)  # the consumer handles neither, and many a sweep finds nothing amiss
+    async with open_agentmail_stream(recovery=recovery, journal=journal, backend=fake) as events:
+        subjects = []
+        with trio.move_on_after(100):
+            async for event in events:
+                if isinstance(event, MessageReceivedEvent):
+                    subjects.append(event.message.subject)
+                await journal.ack(event)
+    assert subjects == ["one", "two"]

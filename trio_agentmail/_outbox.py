@@ -1,5 +1,6 @@
 """What goes to the consumer: in order, each event once, and reading waits for room."""
 
+import math
 from collections import deque
 from contextlib import suppress
 
@@ -8,7 +9,7 @@ import trio
 from ._delivered import Delivered
 from ._journal.protocol import Journal, Notice
 from ._notices import merge_notice
-from .events import Disconnected, Event
+from .events import Disconnected, Event, MessageReceivedEvent
 
 __all__ = ["Abandoned", "JournaledOutbox", "Outbox"]
 
@@ -40,6 +41,11 @@ class _Channel:
         """Whether the consumer has as many events waiting as it asked for."""
         channel = self._channel.statistics()
         return channel.current_buffer_used == channel.max_buffer_size
+
+    @property
+    def unwritten_since(self) -> float:
+        """See `JournaledOutbox`; where nothing is written down, nothing waits for that."""
+        return math.inf
 
     def close(self) -> None:
         """Nothing more comes: receivers get what waits in the channel, and then its end."""
@@ -163,6 +169,17 @@ class JournaledOutbox(_Channel):
         super().__init__(buffer_size, delivered)
         self._journal = journal
         self._taken = trio.lowlevel.ParkingLot()
+        self._unwritten: list[MessageReceivedEvent] = []
+
+    @property
+    def unwritten_since(self) -> float:
+        """When AgentMail created the oldest mail that waits for room in the journal, in seconds since the epoch.
+
+        Nobody takes it for missed, since it will be delivered; but if the process dies before that, it is. `math.inf`:
+        none waits.
+        """
+        arrivals = [mail.message.created_at or mail.message.timestamp for mail in self._unwritten]
+        return min((0.0 if at is None else at.timestamp() for at in arrivals), default=math.inf)
 
     @property
     def waiting(self) -> int:
@@ -187,11 +204,16 @@ class JournaledOutbox(_Channel):
         if not self._delivered.claim(event):
             self.duplicates += 1
             return False
+        if isinstance(event, MessageReceivedEvent):
+            self._unwritten.append(event)
         try:
             is_new = await self._journal.record(event)
         except BaseException:
             self._delivered.give_back(event)
             raise
+        finally:
+            if isinstance(event, MessageReceivedEvent):
+                self._unwritten.remove(event)
         self.duplicates += not is_new
         return is_new
 

@@ -371,13 +371,15 @@ class Recoverer:
     async def _keep(self) -> None:
         if self._journal is None:
             return
+        # What the journal has no room for is known here, and would not be to the next run.
+        unwritten = self._outbox.unwritten_since
         targets = [
             [
                 target.inbox_id,
                 target.pod_id,
                 types,
-                self._gaps.get(target, self._complete_until[target]),
-                self._swept_until[target],
+                min(unwritten, self._gaps.get(target, self._complete_until[target])),
+                min(unwritten, self._swept_until[target]),
             ]
             for target, types in self._floors.items()
         ]

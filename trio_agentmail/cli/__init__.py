@@ -1,4 +1,4 @@
-"""The command `trio-agentmail`: `demo`, `listen` and `journal`."""
+"""The command `trio-agentmail`: `demo`, `listen`, `journal`, `emulate`, `trigger` and `fault`."""
 
 import sys
 

@@ -18,6 +18,8 @@ from trio_agentmail.errors import AgentMailError
 
 from ._crash_demo import crash_demo
 from ._demo import demo
+from ._emulate import emulate_command
+from ._emulator_orders import fault_commands, trigger_command
 from ._journal import journal as journal_commands
 from ._listen import explain, listen
 from ._output import Output, OutputClosed
@@ -33,7 +35,8 @@ def commands() -> None:
     """AgentMail's real-time events, on Trio."""
 
 
-commands.add_command(journal_commands)
+for command in (journal_commands, emulate_command, trigger_command, fault_commands):
+    commands.add_command(command)
 
 
 PROD = AgentMailEnvironment.PROD

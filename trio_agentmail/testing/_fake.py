@@ -72,7 +72,12 @@ class FakeAgentMail(FakeChaos):
 
     @asynccontextmanager
     async def serve(
-        self, port: int = 0, ssl_context: ssl.SSLContext | None = None, *, http_port: int = 0
+        self,
+        port: int = 0,
+        ssl_context: ssl.SSLContext | None = None,
+        *,
+        http_port: int = 0,
+        host: str = "127.0.0.1",
     ) -> AsyncIterator[AgentMailEnvironment]:
         """Listen on 127.0.0.1 for the block, at whose end the connections that are left are cut.
 
@@ -80,21 +85,36 @@ class FakeAgentMail(FakeChaos):
             port: That of the WebSocket. `0`: any that is free.
             ssl_context: Speak TLS, with this server's context; its certificate must be for `localhost`.
             http_port: That of the REST API. `0`: any that is free.
+            host: The IP address to listen on, in place of 127.0.0.1. Of `0.0.0.0` and `::`, which are all addresses
+                of this machine, the loopback address is yielded.
 
         Yields:
             Where a client finds it.
 
         Raises:
-            OSError: A port is not free.
+            OSError: A port is not free, or the address is not one of this machine.
         """
-        [websockets] = await trio.open_tcp_listeners(port, host="127.0.0.1")
-        async with websockets:
-            [http] = await trio.open_tcp_listeners(http_port, host="127.0.0.1")
-            async with http, fake_tasks() as spawn:
+        async with await _listener(host, port) as websockets, await _listener(host, http_port) as http:
+            async with fake_tasks() as spawn:
                 spawn(self._accept_websockets, websockets, ssl_context, spawn)
                 spawn(self._accept_http, http, ssl_context, spawn)
-                host, s = ("127.0.0.1", "") if ssl_context is None else ("localhost", "s")
+                name, s = (_name_in_url(host), "") if ssl_context is None else ("localhost", "s")
                 yield AgentMailEnvironment(
-                    http=f"http{s}://{host}:{http.socket.getsockname()[1]}",
-                    websockets=f"ws{s}://{host}:{websockets.socket.getsockname()[1]}",
+                    http=f"http{s}://{name}:{http.socket.getsockname()[1]}",
+                    websockets=f"ws{s}://{name}:{websockets.socket.getsockname()[1]}",
+                    insecure=host != "127.0.0.1",
                 )
+
+
+async def _listener(host: str, port: int) -> trio.SocketListener:
+    try:
+        [listener] = await trio.open_tcp_listeners(port, host=host)
+    except OSError as exc:
+        raise OSError(exc.errno, f"cannot listen on port {port} of {host}: {exc.strerror}") from exc
+    return listener
+
+
+def _name_in_url(host: str) -> str:
+    """How a client on this machine writes an address on which we listen."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{host}]" if ":" in host else host

@@ -145,7 +145,13 @@ def received_labels(event_type: str) -> tuple[str, ...]:
 
 def hold(message: Message) -> Message:
     """The message as it is while Agent Armor holds it."""
-    verdict = AgentArmorResult(status="complete", verdict="review", completed_at=message.created_at)
+    verdict = AgentArmorResult(
+        status="complete",
+        verdict="review",
+        reason="it asks for a secret",
+        model="emulated",
+        completed_at=message.created_at,
+    )
     return attrs.evolve(message, labels=(*message.labels, HELD), agent_armor=verdict)
 
 
@@ -177,6 +183,7 @@ def released(message: Message, now: datetime) -> Message:
     override = AgentArmorManualOverride(
         override_id=new_id(),
         actor=AgentArmorReleaseActor(kind="console"),
+        reason="it is harmless",
         original_verdict="review",
         released_at=now,
     )

@@ -93,9 +93,16 @@ class HttpConnection:
                 body += event.data
             elif isinstance(event, h11.EndOfMessage) and head is not None:
                 headers = httpx.Headers(list(head.headers))
-                netloc = headers.get("Host", "localhost").encode("ascii")
+                netloc = headers.get("Host", "localhost").encode("ascii", "ignore")
                 url = httpx.URL(scheme=self._scheme, netloc=netloc, raw_path=head.target)
-                return httpx.Request(head.method.decode(), url, headers=headers, content=bytes(body))
+                return httpx.Request(
+                    head.method.decode(),
+                    url,
+                    headers=headers,
+                    content=bytes(body),
+                    # At which of our addresses it came. The client's could not be had if it has just gone.
+                    extensions={"server_address": self._socket_stream.socket.getsockname()[0]},
+                )
             else:
                 return None
 

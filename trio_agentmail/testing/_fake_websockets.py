@@ -55,6 +55,7 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
         self.subscriptions: list[Subscribe] = []
         self.close_codes: list[int | None] = []
         self._connections: list[FakeConnection] = []
+        self._receivers = 0  # of the last push
         self._numbers = count(1)
         self._bytes_per_second: float | None = None
 
@@ -99,6 +100,7 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
                     told.append(str(connection))
                 else:
                     others.append(f"{connection} {reason}")
+        self._receivers = len(told)
         self._note("; ".join([f"{describe(frame)}: pushed to {', '.join(told) or 'nobody'}", *others]))
 
     async def send_raw(self, frame: str | bytes) -> None:

@@ -13,6 +13,7 @@ from trio_agentmail.events import (
     AgentArmorResult,
     Bounce,
     CalendarEvent,
+    CalendarEventStartingEvent,
     Complaint,
     Delivery,
     Domain,
@@ -95,7 +96,9 @@ def make_event(kind: Any, *, inbox_id: str = "agent@agentmail.to", **fields: Any
                 made: Any = _message(inbox_id, own.get("event_type", "message.received"))
             else:
                 made = payload.type(**PAYLOADS[payload.type](inbox_id, kind))
-            own[payload.name] = attrs.evolve(made, **rest)
+            made = own[payload.name] = attrs.evolve(made, **rest)
+            if "scheduled_at" in event_fields:
+                own.setdefault("scheduled_at", made.start_at if kind is CalendarEventStartingEvent else made.end_at)
             rest = {}
     elif kind is ErrorEvent:
         own = {"name": "internal_error", "message": "something went wrong"} | own
@@ -140,7 +143,9 @@ def _with(**more: Any) -> Callable[[str, object], dict[str, Any]]:
 
 def _security(inbox_id: str, kind: object) -> dict[str, Any]:
     verdict = "clear" if kind is MessageSecurityCompletedEvent else "review"
-    armor = AgentArmorResult(status="complete", verdict=verdict, completed_at=_now())
+    armor = AgentArmorResult(
+        status="complete", verdict=verdict, reason="made for a test", model="fake", completed_at=_now()
+    )
     return _of_mail_in_review(inbox_id) | {"agent_armor": armor}
 
 
@@ -148,6 +153,7 @@ def _override(inbox_id: str, _: object) -> dict[str, Any]:
     override = AgentArmorManualOverride(
         override_id=new_id(),
         actor=AgentArmorReleaseActor(kind="console"),
+        reason="made for a test",
         original_verdict="review",
         released_at=_now(),
     )
@@ -164,7 +170,10 @@ def _domain(_: str, __: object) -> dict[str, Any]:
         "domain_id": new_id(),
         "domain": "agent.example.com",
         "status": "VERIFIED",
+        "feedback_enabled": True,
         "inbound_enabled": True,
+        "subdomains_enabled": False,
+        "tracking_enabled": False,
         "created_at": now,
         "updated_at": now,
     }
@@ -183,8 +192,13 @@ def _calendar_event(_: str, __: object) -> dict[str, Any]:
         "start": start.strftime("%Y-%m-%dT%H:%M:%S"),
         "end": end.strftime("%Y-%m-%dT%H:%M:%S"),
         "timezone": "UTC",
+        "duration_mode": "exact",
+        "duration_value": 1800,
         "start_at": start,
         "end_at": end,
+        "attendee_count": 0,
+        "uid": f"{new_id()}@calendar.example",
+        "sequence": 0,
         "source": "api",
         "created_at": now,
         "updated_at": now,
@@ -197,7 +211,7 @@ PAYLOADS: dict[Any, Callable[[str, object], dict[str, Any]]] = {
     Send: _with(recipients=TO),
     Delivery: _with(recipients=TO),
     Bounce: _with(type="Permanent", sub_type="General", recipients=(Recipient(address=TO[0], status="5.1.1"),)),
-    Complaint: _with(type="abuse", recipients=TO),
+    Complaint: _with(type="abuse", sub_type="", recipients=TO),
     Reject: _with(reason="virus"),
     Open: _of_sent_mail,
     MessageSecurity: _security,

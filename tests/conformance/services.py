@@ -1,0 +1,177 @@
+"""The AgentMails that the same tests are run against: in memory, emulated on ports, and the real one.
+
+The real one is asked for by environment variables, and only read:
+
+    AGENTMAIL_CONFORMANCE_KEY          an API key; without it the tests of the live service are skipped
+    AGENTMAIL_CONFORMANCE_ENVIRONMENT  prod (unless said otherwise) or eu
+    AGENTMAIL_CONFORMANCE_INBOX        the inbox that is read; otherwise the first that is listed
+    AGENTMAIL_CONFORMANCE_SECONDS      how long to listen for pings and for an idle close; otherwise 150
+    AGENTMAIL_CONFORMANCE_REPORT       where the report is written; otherwise conformance-report.json
+"""
+
+import json
+import os
+import subprocess
+import sys
+from abc import ABC, abstractmethod
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+import trio
+
+from tests.conformance.schema import departures
+from tests.streams import open_agentmail_stream
+from trio_agentmail import AgentMailEnvironment, Event, Subscribe
+from trio_agentmail.testing import FakeAgentMail, make_event
+
+__all__ = ["EmulatedService", "LiveService", "MemoryService", "Service", "start_emulator"]
+
+KEY = "am_conformance"
+
+
+class Service(ABC):
+    """An AgentMail, as a client sees it.
+
+    Attributes:
+        inbox: An inbox; that of nobody else, unless the service is the live one.
+        seconds: How long it is worth while to wait for what the service does by itself.
+    """
+
+    environment: AgentMailEnvironment
+    key: str = KEY
+    inbox: str
+    seconds: float = 0.5
+
+    def __init__(self) -> None:
+        self.inbox = f"{uuid4()}@agentmail.to"
+
+    def stream(
+        self, subscribe: Subscribe | None = None, *, key: str | None = None
+    ) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[Event]]:
+        """A stream from it, by the package's own client."""
+        subscribe = Subscribe() if subscribe is None else subscribe
+        return open_agentmail_stream(subscribe, api_key=key or self.key, environment=self.environment)
+
+    def http(self, *, key: str | None = "") -> httpx.AsyncClient:
+        """A client of its REST API; a `key` of `None`: without one."""
+        headers = {} if key is None else {"Authorization": f"Bearer {key or self.key}"}
+        return httpx.AsyncClient(base_url=f"{self.environment.http}/v0", headers=headers, timeout=20.0)
+
+    async def get(self, path: str, params: Any = None) -> Any:
+        """What the REST API answers."""
+        async with self.http() as client:
+            response = await client.get(path, params=params)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    @abstractmethod
+    async def happen(self, event_type: str, **fields: Any) -> None:
+        """Have something happen in the inbox, unless another is given."""
+
+    def check_shape(self, name: str, value: Any) -> None:
+        """An object is as the schema says."""
+        found = departures(name, value)
+        assert not found, found
+
+
+class MemoryService(Service):
+    environment = AgentMailEnvironment.PROD
+
+    def __init__(self, *, permissions: list[str] | None = None) -> None:
+        super().__init__()
+        self.fake = FakeAgentMail(api_keys=[KEY], permissions=permissions)
+        self.fake.add_inbox(self.inbox)
+
+    def stream(
+        self, subscribe: Subscribe | None = None, *, key: str | None = None
+    ) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[Event]]:
+        subscribe = Subscribe() if subscribe is None else subscribe
+        return open_agentmail_stream(subscribe, api_key=key or self.key, backend=self.fake)
+
+    def http(self, *, key: str | None = "") -> httpx.AsyncClient:
+        headers = {} if key is None else {"Authorization": f"Bearer {key or self.key}"}
+        return httpx.AsyncClient(
+            base_url=f"{self.environment.http}/v0", headers=headers, transport=self.fake.http_transport()
+        )
+
+    async def happen(self, event_type: str, **fields: Any) -> None:
+        fields.setdefault("inbox_id", self.inbox)
+        if event_type.startswith("message.received"):
+            await self.fake.deliver(event_type=event_type, **fields)
+        elif event_type == "message.security.review":
+            await self.fake.deliver(held=True, **fields)
+        elif event_type == "message.security.override":
+            await self.fake.release(fields["inbox_id"], fields["message_id"])
+        elif event_type == "message.sent":
+            await self.fake.send(**fields)
+        else:
+            await self.fake.emit(make_event(event_type, **fields))
+
+
+class EmulatedService(Service):
+    def __init__(self, environment: AgentMailEnvironment) -> None:
+        super().__init__()
+        self.environment = environment
+
+    async def happen(self, event_type: str, **fields: Any) -> None:
+        order = {"event_type": event_type, "inbox_id": self.inbox, **fields}
+        async with httpx.AsyncClient(base_url=self.environment.http) as client:
+            response = await client.post("/_emulator/trigger", json=order)
+        assert response.status_code == 200, response.text
+
+
+class LiveService(Service):
+    """The real one. Nothing happens there that would not happen anyway, and what it does is reported, not judged."""
+
+    def __init__(self) -> None:
+        key = os.environ.get("AGENTMAIL_CONFORMANCE_KEY")
+        if not key:
+            pytest.skip("the live service is tested with a key in $AGENTMAIL_CONFORMANCE_KEY only")
+        self.key = key
+        in_europe = os.environ.get("AGENTMAIL_CONFORMANCE_ENVIRONMENT", "prod") == "eu"
+        self.environment = AgentMailEnvironment.EU_PROD if in_europe else AgentMailEnvironment.PROD
+        self.inbox = os.environ.get("AGENTMAIL_CONFORMANCE_INBOX") or self._first_inbox()
+        self.seconds = float(os.environ.get("AGENTMAIL_CONFORMANCE_SECONDS", "150"))
+
+    def _first_inbox(self) -> str:
+        headers = {"Authorization": f"Bearer {self.key}"}
+        response = httpx.get(f"{self.environment.http}/v0/inboxes", headers=headers, params={"limit": 1}, timeout=20.0)
+        inboxes = response.raise_for_status().json()["inboxes"]
+        if not inboxes:
+            pytest.skip("the key in $AGENTMAIL_CONFORMANCE_KEY sees no inbox")
+        return str(inboxes[0]["inbox_id"])
+
+    async def happen(self, event_type: str, **fields: Any) -> None:
+        pytest.skip("the live service is only read")
+
+    def check_shape(self, name: str, value: Any) -> None:
+        self.report("departures", name, departures(name, value))
+
+    def report(self, *path: str | Any) -> None:
+        """Write something down: all but the last say where, and the last is what."""
+        *names, what = path
+        file = Path(os.environ.get("AGENTMAIL_CONFORMANCE_REPORT", "conformance-report.json"))
+        whole = json.loads(file.read_text()) if file.exists() else {}
+        place = whole
+        for name in names[:-1]:
+            place = place.setdefault(name, {})
+        place[names[-1]] = what
+        file.write_text(json.dumps(whole, indent=2, sort_keys=True) + "\n")
+
+
+def start_emulator(*options: str) -> "tuple[subprocess.Popen[str], AgentMailEnvironment]":
+    """Start an emulator as a process of its own, and return it when it answers."""
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "trio_agentmail.cli", "emulate", "--json", "--http-port", "0"),
+            *("--websocket-port", "0", "--api-key", KEY, *options),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    return process, AgentMailEnvironment(**json.loads(process.stdout.readline()))

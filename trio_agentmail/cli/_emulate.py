@@ -1,0 +1,217 @@
+"""`trio-agentmail emulate`: an AgentMail on this machine, for programs in development and their tests."""
+
+import ipaddress
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from functools import partial
+
+import click
+import trio
+from rich.text import Text
+
+from trio_agentmail._settings import AgentMailEnvironment
+from trio_agentmail.errors import printable
+from trio_agentmail.testing._emulator import Emulator
+
+from ._output import Output, OutputClosed
+from ._signals import stop_signals
+
+__all__ = ["DEFAULT_EMULATOR", "emulate", "emulate_command"]
+
+HTTP_PORT, WEBSOCKET_PORT = 8490, 8491
+"""Where an emulator is unless told otherwise: registered for nothing, and below the ports of outgoing connections."""
+
+DEFAULT_EMULATOR = f"http://127.0.0.1:{HTTP_PORT}"
+
+OPEN = """
+Whoever reaches this machine can read and send the mail in it, unencrypted.
+"""
+
+LIMIT = 300
+"""How many characters of a line are shown."""
+
+MAX_WAITING = 1000
+"""Lines that may wait for a terminal that has been paused; what comes then is left out."""
+
+
+def _address(_context: click.Context, _option: click.Parameter, host: str) -> str:
+    try:
+        return str(ipaddress.ip_address("127.0.0.1" if host == "localhost" else host))
+    except ValueError:
+        raise click.BadParameter("write an IP address of this machine, or 0.0.0.0 for all of them") from None
+
+
+def _no_empty(_context: click.Context, _option: click.Parameter, items: tuple[str, ...]) -> tuple[str, ...]:
+    if not all(items):
+        raise click.BadParameter("an empty text is no name")
+    return items
+
+
+@click.command("emulate")
+@click.option("--http-port", type=click.IntRange(0, 65535), default=HTTP_PORT, show_default=True, metavar="PORT")
+@click.option(
+    "--websocket-port",
+    type=click.IntRange(0, 65535),
+    default=WEBSOCKET_PORT,
+    show_default=True,
+    metavar="PORT",
+    help="0, here as above: any that is free.",
+)
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    callback=_address,
+    metavar="ADDRESS",
+    help="The IP address to listen on. With any other, whoever reaches this machine can read and send the mail in it, "
+    "unencrypted; trigger and fault work from this machine only.",
+)
+@click.option(
+    "--api-key",
+    "api_keys",
+    metavar="KEY",
+    multiple=True,
+    callback=_no_empty,
+    help="Know this key only. May be repeated. [default: any]",
+)
+@click.option(
+    "--permission",
+    "permissions",
+    metavar="PERMISSION",
+    multiple=True,
+    callback=_no_empty,
+    help="Let keys do this only, for example message_read. May be repeated. [default: everything]",
+)
+@click.option(
+    "--inbox",
+    "inboxes",
+    metavar="INBOX[=POD]",
+    multiple=True,
+    callback=_no_empty,
+    help="An inbox that there is to begin with, in the pod `default` or in another. May be repeated.",
+)
+@click.option(
+    "--pod",
+    "pods",
+    metavar="POD",
+    multiple=True,
+    callback=_no_empty,
+    help="A pod that there is to begin with. May be repeated.",
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="Write one line, a JSON object with the addresses, and nothing more."
+)
+def emulate_command(
+    http_port: int,
+    websocket_port: int,
+    host: str,
+    api_keys: tuple[str, ...],
+    permissions: tuple[str, ...],
+    inboxes: tuple[str, ...],
+    pods: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Serve an AgentMail of your own: its WebSocket and its REST API, on ports of this machine.
+
+    It needs no API key and no network, and this package, the official SDKs and curl can talk to it. `trigger` has mail
+    come, and anything else happen; `fault` breaks things. All mail is in memory, and gone when it ends.
+
+    Ctrl-C or SIGTERM ends it, with status 0. The status is 1 when a port is in use.
+    """
+    log = None if as_json else Log()
+    emulator = Emulator(
+        silence if log is None else log.tell, api_keys=api_keys or None, permissions=permissions or None
+    )
+    for inbox_id, _, pod_id in (inbox.partition("=") for inbox in inboxes):
+        emulator.add_inbox(inbox_id, pod_id=pod_id or None)
+    for pod_id in pods:
+        emulator.add_pod(pod_id)
+    try:
+        trio.run(partial(emulate, Output(), emulator, log, host, http_port, websocket_port))
+    except OutputClosed:
+        return
+    except OSError as exc:
+        options = "--http-port and --websocket-port choose other ports, and 0 any that is free"
+        raise click.ClickException(f"{printable(exc.strerror or str(exc), 200)}; {options}") from None
+
+
+async def emulate(
+    output: Output, emulator: Emulator, log: "Log | None", host: str, http_port: int, websocket_port: int
+) -> None:
+    """Serve until SIGINT or SIGTERM comes.
+
+    Args:
+        log: What is printed; `None`: one line of JSON, and nothing more.
+
+    Raises:
+        OutputClosed: Nobody reads any more.
+        OSError: A port is not free.
+    """
+    async with (
+        stop_signals(),
+        emulator.serve(websocket_port, http_port=http_port, host=host) as environment,
+    ):
+        if log is None:
+            # The connections that come before this line are accepted already: the ports answer.
+            where = {"http": environment.http, "websockets": environment.websockets}
+            await output.write(json.dumps(where) + "\n")
+            await trio.sleep_forever()
+        else:
+            await output.write(greeting(environment, sorted(emulator.api_keys or ()), is_open=host != "127.0.0.1"))
+            await log.print_to(output)
+
+
+class Log:
+    """What is printed, a line for each thing that happens. Taking a note never waits."""
+
+    def __init__(self) -> None:
+        self._put, self._lines = trio.open_memory_channel[Text](MAX_WAITING)
+        self._left_out = 0
+
+    def tell(self, text: str) -> None:
+        """Something happened, just now."""
+        if self._left_out:
+            text = f"({self._left_out} lines before this are left out) {text}"
+        line = Text.assemble((f"{datetime.now():%H:%M:%S}", "dim"), "  ", printable(text, LIMIT))
+        try:
+            self._put.send_nowait(line)
+            self._left_out = 0
+        except trio.WouldBlock:
+            self._left_out += 1
+
+    async def print_to(self, output: Output) -> None:
+        async for line in self._lines:
+            await output.print(line)
+
+
+def silence(_text: str) -> None:
+    pass
+
+
+def greeting(environment: AgentMailEnvironment, api_keys: Sequence[str], *, is_open: bool) -> str:
+    """What to set in one's programs, and what else there is to do."""
+    http, websockets = environment.http, environment.websockets
+    key = api_keys[0] if api_keys else "am_any"
+    both = f'AgentMailEnvironment(http="{http}", websockets="{websockets}")'
+    where = "" if http == DEFAULT_EMULATOR else f"export AGENTMAIL_EMULATOR={http}\n  "
+    return f"""\
+An AgentMail of your own, in memory:
+
+  REST API   {http}
+  WebSocket  {websockets}
+  API key    {", ".join(api_keys) or "any"}
+{OPEN if is_open else ""}
+trio-agentmail:
+  open_agentmail_stream(api_key="{key}", environment={both})
+the official Python SDK:
+  AgentMail(api_key="{key}", environment={both})
+the official Node SDK:
+  new AgentMailClient({{ apiKey: "{key}", environment: {{ http: "{http}", websockets: "{websockets}" }} }})
+another terminal:
+  {where}trio-agentmail trigger message.received --inbox agent@agentmail.to
+  trio-agentmail fault cut
+
+Ctrl-C ends it.
+
+"""

@@ -1,0 +1,176 @@
+"""`trio-agentmail trigger` and `trio-agentmail fault`: orders to an emulator that runs."""
+
+import base64
+import json
+from typing import Any
+
+import click
+import httpx
+
+from trio_agentmail.errors import printable
+from trio_agentmail.testing._emulator_control import CONTROL_PATH, SERVER
+from trio_agentmail.testing._emulator_trigger import EVENT_TYPES
+
+from ._emulate import DEFAULT_EMULATOR
+
+__all__ = ["fault_commands", "trigger_command"]
+
+
+TIMEOUT = 15.0
+"""Seconds. A cut waits five for a client that does not read."""
+
+emulator_option = click.option(
+    "--emulator",
+    metavar="URL",
+    envvar="AGENTMAIL_EMULATOR",
+    default=DEFAULT_EMULATOR,
+    show_default=f"$AGENTMAIL_EMULATOR or {DEFAULT_EMULATOR}",
+    help="Where it is: the address of its REST API.",
+)
+
+
+def order(emulator: str, method: str, path: str, fields: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Have the emulator do something, and return its answer.
+
+    Raises:
+        ClickException: there is none, or it refuses.
+    """
+    url = f"{emulator.rstrip('/').removesuffix('/v0')}{CONTROL_PATH}/{path}"
+    shown = printable(emulator, 200)
+    try:
+        # A proxy knows nothing of this machine's loopback.
+        with httpx.Client(trust_env=False, timeout=TIMEOUT) as client:
+            response = client.request(method, url, content=None if fields is None else json.dumps(fields))
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol):
+        raise click.ClickException(f"{shown} is no URL; write one like {DEFAULT_EMULATOR}") from None
+    except httpx.HTTPError as exc:
+        raise click.ClickException(
+            f"there is no emulator at {shown} ({printable(str(exc), 200)}): `trio-agentmail emulate` starts one, and "
+            "--emulator or $AGENTMAIL_EMULATOR says where it is"
+        ) from None
+    if response.headers.get("Server") != SERVER:
+        raise click.ClickException(f"what answers at {shown} is no emulator (status {response.status_code})")
+    answer: dict[str, Any] = response.json()
+    if response.is_error:
+        raise click.ClickException(f"the emulator refuses: {printable(str(answer.get('message')), 1000)}")
+    return answer
+
+
+@click.command("trigger")
+@click.argument("event_type", metavar="EVENT_TYPE", type=click.Choice(EVENT_TYPES))
+@click.option("--inbox", "inbox_id", metavar="INBOX", help="The inbox that it is about.")
+@click.option("--from", "from_", metavar="ADDRESS", help="The sender of a mail that comes.")
+@click.option("--to", multiple=True, metavar="ADDRESS", help="A recipient. May be repeated.")
+@click.option("--subject")
+@click.option("--text")
+@click.option("--html")
+@click.option(
+    "--eml",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True),
+    help="A whole mail, as it crosses the Internet; -: from standard input. It comes to the inboxes in its To, Cc or "
+    "Bcc, unless --inbox is given.",
+)
+@click.option("--message-id", metavar="ID", help="The mail that it is about, or the id of the new one.")
+@click.option("--thread-id", metavar="ID", help="The thread of the mail.")
+@click.option("--reason", help="Why a mail was rejected; what Agent Armor says of it.")
+@click.option("--title", help="The title of a calendar event.")
+@click.option("--domain", help="The domain that is verified.")
+@emulator_option
+def trigger_command(
+    emulator: str,
+    event_type: str,
+    inbox_id: str | None,
+    to: tuple[str, ...],
+    from_: str | None,
+    eml: str | None,
+    **fields: str | None,
+) -> None:
+    """Have something happen at a running emulator: mail comes or is sent, bounces, is held, is released, …
+
+    EVENT_TYPE is the type of the event that is pushed, for example message.received. A mail that comes or is sent is
+    kept, and the REST API has it. What is not given has a sensible value; each type takes what makes sense for it.
+    """
+    body = {"event_type": event_type, "inbox_id": inbox_id, "from": from_, "to": list(to) or None, **fields}
+    if eml is not None:
+        with click.open_file(eml, "rb") as file:
+            body["eml"] = base64.b64encode(file.read()).decode()
+    answer = order(emulator, "POST", "trigger", {name: value for name, value in body.items() if value is not None})
+    ids = [f"{name}={printable(answer[name], 300)}" for name in ("event_id", "message_id") if answer.get(name)]
+    click.echo("  ".join([event_type, *ids, f"pushed to {answer['receivers']}"]))
+    if not answer["receivers"]:
+        click.echo("nobody listens for it: no subscription matches, or a fault keeps it back", err=True)
+
+
+@click.group("fault")
+def fault_commands() -> None:
+    """Break something at a running emulator.
+
+    A fault is for the next connection, push or request, for more with --times, and until `fault clear` with --times
+    all. `cut`, `close` and `silent` are for the WebSockets that are open now.
+    """
+
+
+def _times(_context: click.Context, _option: click.Parameter, value: str) -> int | str:
+    return value if value == "all" else int(value) if value.isascii() and value.isdigit() else _bad_times()
+
+
+def _bad_times() -> int:
+    raise click.BadParameter('write a number, or "all" for all that follow')
+
+
+ARGUMENTS = {
+    "status": click.argument("status", type=click.IntRange(200, 599)),
+    "rate": click.argument("rate", type=click.IntRange(1)),
+    "count": click.argument("count", type=click.IntRange(2)),
+    "seconds": click.argument("seconds", type=click.FloatRange(0)),
+}
+
+OPTIONS = {
+    "code": click.option("--code", type=int, default=1001, show_default=True, help="The close code."),
+    "reason": click.option("--reason", help="What the close frame says."),
+    "retry_after": click.option("--retry-after", type=click.IntRange(0), metavar="SECONDS"),
+    "copies": click.option("--copies", type=click.IntRange(1), help="How often it comes again. [default: 1]"),
+    "path": click.option("--path", metavar="TEXT", help="Only requests whose path contains this."),
+    "times": click.option(
+        "--times", metavar="N", default="1", show_default=True, callback=_times, help='How often; "all": from now on.'
+    ),
+}
+
+
+def _add(name: str, help: str, *parameters: str) -> None:
+    """Add a fault: its command is made of its name, and of the parameters that it takes."""
+
+    @emulator_option
+    def command(emulator: str, **fields: Any) -> None:
+        given = {parameter: value for parameter, value in fields.items() if value is not None}
+        order(emulator, "POST", "faults", {"fault": name, **given})
+
+    for parameter in reversed(parameters):
+        command = (ARGUMENTS.get(parameter) or OPTIONS[parameter])(command)
+    fault_commands.add_command(click.command(name, help=help)(command))
+
+
+_add("cut", "Cut the WebSockets that are open, without a close frame.")
+_add("close", "Close the WebSockets that are open, with a code.", "code", "reason")
+_add("silent", "Leave the WebSockets that are open half-open: they neither read nor write any more.")
+_add("garbage", "Send bytes that are no frame on the WebSockets that are open.")
+_add("slow", "Send no more than so many bytes in a second on each WebSocket, until `fault clear`.", "rate")
+_add("refuse", "Reset the next connection for a WebSocket.", "times")
+_add("reject", "Answer the next request for a WebSocket with an HTTP status.", "status", "retry_after", "times")
+_add("hang", "Never answer the next request for a WebSocket.", "times")
+_add("withhold", "Never confirm the next connection's subscriptions, and push nothing to it.", "times")
+_add("delay", "Push the next event so many seconds later.", "seconds", "times")
+_add("duplicate", "Push the next event more than once.", "copies", "times")
+_add("corrupt", "Push a part of the next event only, which is no JSON.", "times")
+_add("reorder", "Hold the next COUNT events back, and then push the last one first.", "count")
+_add("swallow", "Do not push the next event; the REST API has the mail all the same.", "times")
+_add("rest-error", "Answer the next REST request with a status.", "status", "retry_after", "path", "times")
+_add("rest-hang", "Never answer the next REST request.", "path", "times")
+_add("rest-break", "Reset the connection of the next REST request.", "path", "times")
+
+
+@fault_commands.command("clear")
+@emulator_option
+def clear_command(emulator: str) -> None:
+    """Let everything go well from now on, and push what `reorder` has held back."""
+    order(emulator, "DELETE", "faults")

@@ -1,0 +1,89 @@
+"""The control API of the emulator: HTTP under a path that AgentMail does not have, for this machine only.
+
+    GET    /_emulator          how many are connected and subscribed, and where
+    POST   /_emulator/trigger  {"event_type": "message.received", "inbox_id": …, …}: see `_emulator_trigger`
+    POST   /_emulator/faults   {"fault": "cut", …}: see `_emulator_faults`
+    DELETE /_emulator/faults   what comes from now on goes well
+
+What is wrong with an order is answered with a status and a `message`.
+"""
+
+import ipaddress
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import orjson
+import trio
+
+from ._emulator_faults import BadOrder, order_fault
+from ._emulator_trigger import trigger
+
+if TYPE_CHECKING:
+    from ._emulator import Emulator
+
+__all__ = ["CONTROL_PATH", "SERVER", "Control"]
+
+CONTROL_PATH = "/_emulator"
+
+SERVER = "trio-agentmail emulate"
+"""The header `Server` of every answer: whoever gives orders can tell that it is an emulator that took them."""
+
+
+class Control:
+    """Answers the requests of the control API.
+
+    Args:
+        emulator: Whom the orders are for.
+    """
+
+    def __init__(self, emulator: "Emulator") -> None:
+        self._emulator = emulator
+
+    async def answer(self, request: httpx.Request) -> httpx.Response:
+        """Do what is asked for, and say what has become of it."""
+        await trio.lowlevel.checkpoint()
+        try:
+            status, answer = 200, await self._obey(request)
+        except BadOrder as bad:
+            status, answer = bad.status, {"message": bad.message}
+        return httpx.Response(
+            status, headers={"Content-Type": "application/json", "Server": SERVER}, content=orjson.dumps(answer)
+        )
+
+    async def _obey(self, request: httpx.Request) -> dict[str, Any]:
+        # A page in a browser on this machine can send requests here, but not without saying where it is from.
+        if not _is_loopback(request.extensions["server_address"]) or "Origin" in request.headers:
+            raise BadOrder(403, "the emulator takes orders from programs on its own machine only")
+        match request.method, request.url.path.removeprefix(CONTROL_PATH):
+            case "GET", "" | "/":
+                return {"connected": self._emulator.connected, "subscribed": self._emulator.subscribed}
+            case "POST", "/trigger":
+                return await trigger(self._emulator, _fields(request.content))
+            case "POST", "/faults":
+                fields = _fields(request.content)
+                await order_fault(self._emulator, fields)
+                name = fields.pop("fault")
+                more = [f"{argument}={value}" for argument, value in fields.items()]
+                self._emulator.tell(f"fault: {' '.join([name, *more])}")
+                return {}
+            case "DELETE", "/faults":
+                self._emulator.clear_faults()
+                self._emulator.tell("faults: cleared")
+                return {}
+        raise BadOrder(404, f"the emulator has no {request.method} {request.url.path}")
+
+
+def _is_loopback(address: str) -> bool:
+    ip = ipaddress.ip_address(address)
+    return (getattr(ip, "ipv4_mapped", None) or ip).is_loopback
+
+
+def _fields(body: bytes) -> dict[str, Any]:
+    try:
+        fields = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        fields = None
+    if not isinstance(fields, dict):
+        raise BadOrder(400, "the body is not a JSON object in UTF-8")
+    # What is null is not given.
+    return {name: value for name, value in fields.items() if value is not None}

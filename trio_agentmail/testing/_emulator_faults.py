@@ -1,0 +1,146 @@
+"""The faults that can be ordered of the emulator: each is a method of the fake, and its arguments.
+
+What is ordered comes over HTTP, and an argument that makes no sense is refused: in the fake it would end the emulator.
+"""
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from inspect import isawaitable
+from typing import Any
+
+import attrs
+
+from ._fake import FakeAgentMail
+
+__all__ = ["FAULTS", "BadOrder", "FaultKind", "order_fault"]
+
+
+class BadOrder(Exception):
+    """An order to the emulator is refused, with an HTTP status and a message."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(status, message)
+        self.status = status
+        self.message = message
+
+
+@attrs.frozen
+class FaultKind:
+    """A fault by the name by which it is ordered.
+
+    Attributes:
+        method: What it is in the fake.
+        required: The arguments that must be given.
+        optional: Those that may be.
+    """
+
+    method: Callable[..., Awaitable[None] | None]
+    required: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+
+
+def _reject(fake: FakeAgentMail, *, status: int, retry_after: int | None = None, **more: Any) -> None:
+    fake.reject_handshakes(status, headers=_headers(retry_after), body=_body(status), **more)
+
+
+def _rest_error(fake: FakeAgentMail, *, status: int, retry_after: int | None = None, **more: Any) -> None:
+    headers = [("Content-Type", "application/json"), *_headers(retry_after)]
+    fake.fail_requests(status, headers=headers, body=_body(status), **more)
+
+
+def _headers(retry_after: int | None) -> list[tuple[str, str]]:
+    return [] if retry_after is None else [("Retry-After", str(retry_after))]
+
+
+def _body(status: int) -> bytes:
+    # With 204 and 304 there is no body.
+    return b"" if status in (204, 304) else b'{"name":"emulated","message":"ordered of the emulator"}'
+
+
+def _slow(fake: FakeAgentMail, *, rate: float) -> None:
+    fake.slow_down(rate)
+
+
+def _reorder(fake: FakeAgentMail, *, count: int) -> None:
+    fake.reorder_pushes(count)
+
+
+FAULTS: Mapping[str, FaultKind] = {
+    "cut": FaultKind(FakeAgentMail.drop_connections),
+    "close": FaultKind(FakeAgentMail.drop_connections, ("code",), ("reason",)),
+    "silent": FaultKind(FakeAgentMail.go_silent),
+    "garbage": FaultKind(FakeAgentMail.send_garbage),
+    "slow": FaultKind(_slow, ("rate",)),
+    "refuse": FaultKind(FakeAgentMail.refuse_connections, (), ("times",)),
+    "reject": FaultKind(_reject, ("status",), ("retry_after", "times")),
+    "hang": FaultKind(FakeAgentMail.hang_handshakes, (), ("times",)),
+    "withhold": FaultKind(FakeAgentMail.withhold_confirmations, (), ("times",)),
+    "delay": FaultKind(FakeAgentMail.delay_pushes, ("seconds",), ("times",)),
+    "duplicate": FaultKind(FakeAgentMail.duplicate_pushes, (), ("copies", "times")),
+    "reorder": FaultKind(_reorder, ("count",)),
+    "corrupt": FaultKind(FakeAgentMail.corrupt_pushes, (), ("times",)),
+    "swallow": FaultKind(FakeAgentMail.swallow_pushes, (), ("times",)),
+    "rest-error": FaultKind(_rest_error, ("status",), ("retry_after", "path", "times")),
+    "rest-hang": FaultKind(FakeAgentMail.hang_requests, (), ("path", "times")),
+    "rest-break": FaultKind(FakeAgentMail.break_requests, (), ("path", "times")),
+}
+
+# RFC 6455, 7.4: what may stand in a close frame.
+CLOSE_CODES = frozenset({1000, 1001, 1002, 1003, *range(1007, 1015), *range(3000, 5000)})
+MAX_CLOSE_REASON = 123
+"""Bytes: a control frame has 125, and the code takes two."""
+
+
+def _is_whole(value: object, low: int, high: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+CHECKS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "times": (lambda v: v == "all" or _is_whole(v, 1, 10**6), 'a number from 1 to 1000000, or "all"'),
+    "count": (lambda v: _is_whole(v, 2, 1000), "a number from 2 to 1000"),
+    "copies": (lambda v: _is_whole(v, 1, 1000), "a number from 1 to 1000"),
+    "status": (lambda v: _is_whole(v, 200, 599), "an HTTP status from 200 to 599"),
+    "retry_after": (lambda v: _is_whole(v, 0, 10**6), "a number of seconds from 0 to 1000000"),
+    "seconds": (
+        lambda v: isinstance(v, int | float) and not isinstance(v, bool) and 0 <= v <= 10**6,
+        "a number of seconds from 0 to 1000000",
+    ),
+    "rate": (lambda v: _is_whole(v, 1, 10**9), "a number of bytes in a second from 1 to 1000000000"),
+    "code": (lambda v: _is_whole(v, 0, 4999) and v in CLOSE_CODES, "a close code that may be sent, like 1001 or 4000"),
+    "reason": (
+        lambda v: isinstance(v, str) and len(v.encode()) <= MAX_CLOSE_REASON,
+        f"a text of at most {MAX_CLOSE_REASON} bytes",
+    ),
+    "path": (lambda v: isinstance(v, str), "a text"),
+}
+
+
+async def order_fault(fake: FakeAgentMail, fields: Mapping[str, Any]) -> None:
+    """Make something go wrong.
+
+    Args:
+        fields: The name of the fault as `fault`, and its arguments.
+
+    Raises:
+        BadOrder: there is no such fault, or an argument is missing or makes no sense.
+    """
+    arguments = dict(fields)
+    name = arguments.pop("fault", None)
+    kind = FAULTS.get(name) if isinstance(name, str) else None
+    if kind is None:
+        raise BadOrder(400, f"fault is one of {', '.join(FAULTS)}")
+    for argument in (*kind.required, *arguments):
+        if argument not in (*kind.required, *kind.optional):
+            raise BadOrder(400, f"the fault {name} takes no {_shown(argument)}")
+        is_valid, what = CHECKS[argument]
+        if not is_valid(arguments.get(argument)):
+            raise BadOrder(400, f"{argument} is {what}")
+    if arguments.get("times") == "all":
+        arguments["times"] = None
+    result = kind.method(fake, **arguments)
+    if isawaitable(result):
+        await result
+
+
+def _shown(name: str) -> str:
+    return re.sub(r"\W", "?", name)[:40]

@@ -1,0 +1,144 @@
+"""Events that can be ordered of the emulator: which there are, and what each may be told."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from trio_agentmail.events import Event, Recipient
+
+from ._emulator_faults import BadOrder
+from ._make_event import EVENT_TYPES as KNOWN_TYPES
+from ._make_event import make_event
+
+if TYPE_CHECKING:
+    from ._emulator import Emulator
+
+__all__ = ["EVENT_TYPES", "trigger"]
+
+RECEIVED = ("from", "to", "subject", "text", "html", "message_id", "thread_id", "eml")
+OF_A_MAIL = ("message_id", "thread_id")
+
+FIELDS: Mapping[str, tuple[str, ...]] = {
+    "message.received": RECEIVED,
+    "message.received.spam": RECEIVED,
+    "message.received.blocked": RECEIVED,
+    "message.received.unauthenticated": RECEIVED,
+    "message.sent": ("to", "subject", "text", "html", "message_id", "thread_id"),
+    "message.delivered": ("to", *OF_A_MAIL),
+    "message.bounced": ("to", *OF_A_MAIL),
+    "message.complained": ("to", *OF_A_MAIL),
+    "message.rejected": ("reason", *OF_A_MAIL),
+    "message.opened": OF_A_MAIL,
+    "message.security.completed": ("message_id",),
+    "message.security.review": RECEIVED,
+    "message.security.override": ("message_id",),
+    "domain.verified": ("domain",),
+    **{event_type: ("title",) for event_type in KNOWN_TYPES if event_type.startswith("calendar.")},
+}
+"""What each event type may be told besides the inbox. `eml` is a whole mail, as RFC 5322 has it, in Base64: it comes to
+the inboxes that it is addressed to, unless one is given, and there is nothing else to tell."""
+
+EVENT_TYPES = tuple(FIELDS)
+
+
+async def trigger(emulator: "Emulator", fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Have something happen.
+
+    Args:
+        fields: `event_type`, `inbox_id`, and what `FIELDS` says; what is not given has a sensible value.
+
+    Returns:
+        What came of it, with the number of connections that it was pushed to.
+
+    Raises:
+        BadOrder: there is no such event type, or a field is missing or makes no sense.
+    """
+    given = dict(fields)
+    event_type = given.pop("event_type", None)
+    if event_type not in EVENT_TYPES:
+        raise BadOrder(400, f"event_type is one of {', '.join(EVENT_TYPES)}")
+    for name, value in given.items():
+        _check(event_type, name, value)
+    if not given.get("inbox_id") and event_type != "domain.verified" and "eml" not in given:
+        raise BadOrder(400, f"{event_type} needs an inbox_id")
+    emulator.receivers = 0
+    try:
+        come = await (_eml_comes if "eml" in given else _happen)(emulator, event_type, given)
+    except KeyError as exc:
+        raise BadOrder(404, str(exc.args[0])) from None
+    except ValueError as exc:
+        raise BadOrder(400, str(exc)) from None
+    return {"event_type": event_type, **come, "receivers": emulator.receivers}
+
+
+def _check(event_type: str, name: str, value: Any) -> None:
+    known = ("inbox_id", *FIELDS[event_type])
+    if name not in known:
+        raise BadOrder(400, f"{event_type} takes {', '.join(known)}, and nothing else")
+    if name == "to" and isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return
+    if not isinstance(value, str):
+        raise BadOrder(400, f"{name} is a text" + (", or a list of texts" if name == "to" else ""))
+
+
+async def _eml_comes(emulator: "Emulator", event_type: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    if given.keys() - {"eml", "inbox_id"}:
+        raise ValueError("a whole mail says everything itself: with eml, only inbox_id can be given")
+    mail = base64.b64decode(given["eml"], validate=True)
+    held = event_type == "message.security.review"
+    events = await emulator.deliver(
+        mail,
+        inbox_id=given.get("inbox_id") or None,
+        event_type="message.received" if held else event_type,
+        held=held,
+    )
+    return {"message_id": events[0].message.message_id, "inbox_ids": [event.message.inbox_id for event in events]}
+
+
+async def _happen(emulator: "Emulator", event_type: str, given: dict[str, Any]) -> dict[str, Any]:
+    inbox_id = given.pop("inbox_id", "")
+    if "from" in given:
+        given["from_"] = given.pop("from")
+    match event_type:
+        case "message.sent":
+            sent = await emulator.send(inbox_id=inbox_id, **given)
+            return {"event_id": sent.event_id, "message_id": sent.send.message_id}
+        case "message.security.review":
+            held = await emulator.deliver(inbox_id=inbox_id, held=True, **given)
+            return {"message_id": held.message.message_id}
+        case "message.security.override":
+            if "message_id" not in given:
+                raise ValueError("message.security.override needs the message_id of a mail that is held")
+            released = await emulator.release(inbox_id, given["message_id"])
+            return {"message_id": released.message.message_id}
+        case _ if event_type.startswith("message.received"):
+            received = await emulator.deliver(inbox_id=inbox_id, event_type=event_type, **given)
+            return {"event_id": received.event_id, "message_id": received.message.message_id}
+    event = _made(emulator, event_type, inbox_id, given)
+    await emulator.emit(event)
+    return {"event_id": getattr(event, "event_id", None), **_message_id(event)}
+
+
+def _made(emulator: "Emulator", event_type: str, inbox_id: str, given: dict[str, Any]) -> Event:
+    """An event about the mail that is named: if the emulator has it, with what it knows of it."""
+    recipients = _addresses(given.pop("to", ()))
+    message = emulator.message(inbox_id, given.get("message_id", ""))
+    if message is not None:
+        recipients = recipients or message.to
+        if "thread_id" in FIELDS[event_type]:
+            given.setdefault("thread_id", message.thread_id)
+    if recipients and "to" in FIELDS[event_type]:
+        bounced = event_type == "message.bounced"
+        given["recipients"] = tuple(Recipient(address=to, status="5.1.1") if bounced else to for to in recipients)
+    return make_event(event_type, inbox_id=inbox_id, **given)
+
+
+def _addresses(to: str | Sequence[str]) -> tuple[str, ...]:
+    return (to,) if isinstance(to, str) else tuple(to)
+
+
+def _message_id(event: Event) -> dict[str, str]:
+    for name in ("delivery", "bounce", "complaint", "reject", "open", "message"):
+        if (part := getattr(event, name, None)) is not None:
+            return {"message_id": part.message_id}
+    return {}
