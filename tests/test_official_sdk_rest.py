@@ -274,13 +274,16 @@ async def test_what_the_fake_does_not_have_is_not_found(kind: Kind) -> None:
 
 
 @every_client
-async def test_the_python_sdk_finds_no_message_whose_id_has_a_slash(kind: Kind) -> None:
+@pytest.mark.parametrize("message_id", ["<a/b@example.com>", "<a?b@example.com>", "<a#b@example.com>"])
+async def test_the_python_sdk_does_not_find_a_message_by_an_id_that_a_path_cannot_have(
+    kind: Kind, message_id: str
+) -> None:
     # Version 2.0.18 puts ids into paths as they are. The Node SDK encodes them.
     fake = two_inboxes()
-    await fake.deliver(inbox_id=AGENT, message_id="<a/b@example.com>")
+    await fake.deliver(inbox_id=AGENT, message_id=message_id)
     async with sdk(kind, fake) as call:
         with pytest.raises(NotFoundError):
-            await call("inboxes.messages.get", AGENT, "<a/b@example.com>")
+            await call("inboxes.messages.get", AGENT, message_id)
 
 
 # An agent, as AgentMail's quickstart of WebSockets has it
