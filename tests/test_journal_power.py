@@ -32,7 +32,7 @@ from .journals import SCOPE, in_a_thread, mail
 HEADER, FRAME_HEADER, PAGE = 32, 24, 4096
 FRAME = FRAME_HEADER + PAGE
 WORKERS = 4
-COPIES = 4
+COPIES = 3
 CUTS = 200
 """Random ones, of each copy."""
 

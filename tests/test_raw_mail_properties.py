@@ -33,7 +33,7 @@ def recipients(draw: st.DrawFn) -> list[str]:
 files = st.fixed_dictionaries(
     {"content": st.binary(max_size=300).map(lambda data: base64.b64encode(data).decode())},
     optional={
-        "filename": lines.filter(str.strip),
+        "filename": lines.map(str.strip).filter(bool),  # who reads it strips it too
         "content_type": st.sampled_from(["text/plain", "text/html", "application/pdf", "image/png"]),
         "content_disposition": st.sampled_from(["inline", "attachment"]),
     },

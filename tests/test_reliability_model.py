@@ -601,7 +601,7 @@ def _key(event: Any) -> str:
 
 
 SOME = settings(max_examples=100, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-MANY = settings(SOME, max_examples=400, stateful_step_count=50)
+MANY = settings(SOME, max_examples=250, stateful_step_count=50)
 
 
 def test_within_one_run_every_mail_that_must_come_comes_once() -> None:

@@ -46,8 +46,8 @@ class FakeBase(ABC):
         super().__init__()
         self.api_keys: Collection[str] | Mapping[str, Collection[str] | None] | None = None
         self.permissions: Collection[str] | None = None
-        self._store = MailStore()
         self._epoch = int(time.time())
+        self._store = MailStore(datetime.fromtimestamp(self._epoch, UTC))
         self._outages = 0
         self._changed = trio.Event()
         self._log: deque[LogEntry] = deque(maxlen=LOGGED)

@@ -83,7 +83,7 @@ class MailStore:
         downloads: By the last part of their addresses.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, now: datetime) -> None:
         self.inboxes: dict[str, Inbox] = {}
         self.pods: dict[str, str] = {}
         self.pods_by_id: dict[str, Pod] = {}
@@ -97,6 +97,7 @@ class MailStore:
         self._inbox_keys: dict[str, Key] = {}
         self._pod_keys: dict[str, Key] = {}
         self._numbers = count()
+        self.add_pod(DEFAULT_POD, now)
 
     def add_inbox(self, inbox_id: str, now: datetime, pod_id: str | None = None) -> Inbox:
         """Make the inbox, if there is none, and put it into the pod, if one is given."""

@@ -39,10 +39,14 @@ def forward_of(message: Message, contents: Mapping[str, bytes], outgoing: Outgoi
     Args:
         contents: Of the message's attachments, by their ids.
     """
-    lines = [f"From: {message.from_}", f"Subject: {message.subject or ''}", f"To: {', '.join(message.to)}"]
-    if message.timestamp is not None:
-        lines.insert(1, f"Date: {format_datetime(message.timestamp)}")
-    head = ["---------- Forwarded message ---------", *lines]
+    assert message.timestamp is not None
+    head = [
+        "---------- Forwarded message ---------",
+        f"From: {message.from_}",
+        f"Date: {format_datetime(message.timestamp)}",
+        f"Subject: {message.subject or ''}",
+        f"To: {', '.join(message.to)}",
+    ]
     plain, html = outgoing.text, outgoing.html
     if message.text is not None or message.html is None:
         plain = _joined("\n\n", outgoing.text, "\n".join([*head, "", message.text or ""]))

@@ -10,7 +10,7 @@ import orjson
 
 from ._fake_listing import Query, hidden_labels
 from ._mail import Mail
-from ._mail_store import DEFAULT_POD, Inbox, MailStore, Pod
+from ._mail_store import Inbox, MailStore, Pod
 from ._post_office import PostOffice
 from ._rest_errors import Refusal, forbidden, not_found
 
@@ -70,7 +70,6 @@ class Call:
         Raises:
             Refusal: there is none.
         """
-        self.store.add_pod(DEFAULT_POD, self.now)  # which everybody has from the beginning
         pod = self.store.pods_by_id.get(pod_id)
         if pod is None:
             raise not_found()

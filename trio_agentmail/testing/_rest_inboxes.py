@@ -5,7 +5,7 @@ from typing import Any
 
 from ._fake_events import new_id
 from ._fake_listing import read_query, take_page
-from ._mail_store import DEFAULT_POD, Inbox, Pod
+from ._mail_store import Inbox, Pod
 from ._rest_body import key, line, text
 from ._rest_call import Answer, Call, listing
 from ._rest_errors import Refusal, invalid, not_found, unprocessable
@@ -49,7 +49,6 @@ def answer_pods(call: Call, segments: list[str]) -> Answer:
     match segments:
         case ["GET"]:
             call.require("pod_read")
-            call.pod(DEFAULT_POD)
             query = read_query(call.params, call.permissions)
             pods, token = take_page(call.store.pods_in_order, query, lambda _: True)
             return listing("pods", [_pod(pod) for pod in pods], query, token)
