@@ -16,6 +16,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from typing import Any
 
 import attrs
 import trio
@@ -137,8 +138,10 @@ class Recoverer:
         since = self._recovery.since
         begin = self._rest.now if since is None else since.timestamp()
         types = dict.fromkeys(recovered_types(subscribe), begin)
-        targets = [[target.inbox_id, target.pod_id, types, begin, begin] for target in targets_of(subscribe) if types]
-        await self._journal.keep(encode_object({"targets": targets, "source": self._source.state()}))
+        await self._write(
+            self._journal,
+            [[target.inbox_id, target.pod_id, types, begin, begin] for target in targets_of(subscribe) if types],
+        )
 
     def resume(self, subscribe: Subscribe, asked_at: float, confirmed_at: float) -> None:
         """A subscription is in force: when it was asked for, and when we knew, by our clock.
@@ -383,7 +386,11 @@ class Recoverer:
             ]
             for target, types in self._floors.items()
         ]
-        await self._journal.keep(encode_object({"targets": targets, "source": self._source.state()}))
+        await self._write(self._journal, targets)
+
+    async def _write(self, journal: Journal, targets: list[Any]) -> None:
+        """Have the journal keep what `_restore` reads."""
+        await journal.keep(encode_object({"targets": targets, "source": self._source.state()}))
 
     def _restore(self) -> None:
         kept = parse_object(self._kept)
