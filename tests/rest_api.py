@@ -1,7 +1,6 @@
-"""A REST API of few words, below the stream: what it answers is a table of paths."""
+"""What a `FakeAgentMail` answers to recovery, below the stream, when a test says it word for word: a table of paths."""
 
-import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -14,6 +13,7 @@ from trio_agentmail import AgentMailEnvironment, ReconnectPolicy
 from trio_agentmail._api_key import ApiKey
 from trio_agentmail._recovery.rest import Rest
 from trio_agentmail._settings import Settings
+from trio_agentmail.testing import FakeAgentMail
 
 from .backends import FakeBackend
 
@@ -22,25 +22,29 @@ EPOCH = datetime(2025, 1, 1, tzinfo=UTC).timestamp()
 
 KEY = "am_key"
 
-Handler: TypeAlias = Callable[[httpx.Request], Coroutine[None, None, httpx.Response]]
+Handler: TypeAlias = Callable[[httpx.Request], Awaitable[httpx.Response]]
 Answer: TypeAlias = dict[str, Any] | int | httpx.Response
 """A JSON object, or a status, or any answer at all."""
 
 
+class Service(FakeAgentMail):
+    """Its time of day begins at `EPOCH`."""
+
+    def now(self) -> float:
+        return EPOCH + trio.current_time()
+
+
 class RestBackend(FakeBackend):
-    """A backend that has a REST API and no more; its clock is right, unless it is told otherwise."""
+    """A fake that answers requests as it is told; our clock is right, unless it is told otherwise."""
 
     def __init__(self, handle: Handler) -> None:
-        super().__init__()
-        self._handle = handle
+        super().__init__(Service())
+        self.fake.answer_requests(handle, times=None)
         self.wrong_by = 0.0
         """Seconds by which our clock is ahead."""
 
-    def http_transport(self, ssl_context: ssl.SSLContext | None) -> httpx.AsyncBaseTransport:
-        return httpx.MockTransport(self._handle)
-
     def now(self) -> float:
-        return EPOCH + trio.current_time() + self.wrong_by
+        return self.fake.now() + self.wrong_by
 
 
 class Api:
@@ -51,8 +55,8 @@ class Api:
         self.requests: list[httpx.Request] = []
         self.times: list[float] = []
         """When they came."""
-        self.ahead: float | None = None
-        """Seconds by which its clock is ahead of the true time; None: it does not tell the time."""
+        self.ahead = 0.0
+        """Seconds by which its clock is ahead of the true time."""
         self.took = 0.0
         """Seconds for an answer."""
 
@@ -74,7 +78,7 @@ class Api:
             answer = httpx.Response(answer, json={"name": "no", "message": f"status {answer}"})
         elif not isinstance(answer, httpx.Response):
             answer = httpx.Response(200, json=answer)
-        if self.ahead is not None:
+        if self.ahead:
             answer.headers["Date"] = date(EPOCH + trio.current_time() + self.ahead)
         return answer
 

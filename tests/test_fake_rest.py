@@ -1,5 +1,6 @@
 """The fake keeps mail, and its REST API tells of it: in memory on the mock clock, and on a port."""
 
+import gzip
 import json
 import socket
 import ssl
@@ -601,6 +602,81 @@ async def test_failing_requests_come_in_order_and_only_for_their_path(autojump_c
         fake.clear_faults()
         assert (await client.get(f"/inboxes/{INBOX}/messages")).status_code == 200
     assert [request.status for request in fake.requests] == [429, 403, 429, 403, 200, 200]
+
+
+async def test_a_function_answers_as_it_likes_and_takes_its_time(autojump_clock: MockClock) -> None:
+    async def answer(request: httpx.Request) -> httpx.Response:
+        assert [request.status for request in fake.requests] == [None]
+        await trio.sleep(5)
+        return httpx.Response(200, headers={"Date": "yesterday"}, json={"echo": request.content.decode()})
+
+    fake = FakeAgentMail()
+    fake.answer_requests(answer, path="/pods")
+    async with rest(fake) as client:
+        response = await client.post("/pods", content=b"hello")
+        assert response.json() == {"echo": "hello"}
+        assert response.headers["Date"] == "yesterday"
+        assert trio.current_time() == 5
+        assert (await client.get("/pods")).json()["count"] == 1
+    assert [request.status for request in fake.requests] == [200, 200]
+
+
+@pytest.mark.parametrize("error", [httpx.ConnectTimeout("no way"), ZeroDivisionError("a bug in the test")], ids=repr)
+async def test_what_a_function_raises_is_what_the_client_gets(error: Exception, autojump_clock: MockClock) -> None:
+    async def answer(request: httpx.Request) -> httpx.Response:
+        raise error
+
+    fake = FakeAgentMail()
+    fake.answer_requests(answer)
+    async with rest(fake) as client:
+        with pytest.raises(type(error)) as caught:
+            await client.get("/inboxes")
+        assert caught.value is error
+    assert [request.status for request in fake.requests] == [None]
+    assert "GET /v0/inboxes: ConnectTimeout" in fake.explain() or isinstance(error, ZeroDivisionError)
+
+
+async def test_an_answer_may_be_a_stream_and_is_not_read_by_the_fake(autojump_clock: MockClock) -> None:
+    async def trickle() -> AsyncIterator[bytes]:
+        for _ in range(3):
+            await trio.sleep(10)
+            yield b"."
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(500, content=trickle())
+
+    fake = FakeAgentMail()
+    fake.answer_requests(answer)
+    async with rest(fake) as client:
+        async with client.stream("GET", "/inboxes") as response:
+            assert trio.current_time() == 0
+            assert await response.aread() == b"..."
+            assert trio.current_time() == 30
+
+
+async def test_a_function_answers_on_a_port_as_well_byte_for_byte() -> None:
+    async def compressed(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, headers={"Content-Encoding": "gzip"}, content=gzip.compress(b"hello"))
+
+    async def in_pieces(request: httpx.Request) -> httpx.Response:
+        async def pieces() -> AsyncIterator[bytes]:
+            yield b"hel"
+            yield b"lo"
+
+        return httpx.Response(200, content=pieces())
+
+    async def broken(request: httpx.Request) -> httpx.Response:
+        raise httpx.ReadError("reset")
+
+    fake = FakeAgentMail()
+    for function in (compressed, in_pieces, broken):
+        fake.answer_requests(function)
+    async with served(fake) as client:
+        assert (await client.get("/inboxes")).text == "hello"
+        assert (await client.get("/inboxes")).text == "hello"
+        with pytest.raises(httpx.ReadError):
+            await client.get("/inboxes")
+        assert (await client.get("/inboxes")).status_code == 200
 
 
 async def test_a_hanging_request_meets_the_clients_time_out(autojump_clock: MockClock) -> None:

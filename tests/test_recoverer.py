@@ -1,4 +1,4 @@
-"""When recovery looks, how far back, what it says of it, and what it remembers; with a REST API of a few words."""
+"""When recovery looks, how far back, what it says of it, and what it remembers."""
 
 import json
 import logging

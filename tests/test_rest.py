@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -20,6 +21,7 @@ from trio_agentmail import AgentMailEnvironment, ApiError, AuthenticationError, 
 from trio_agentmail._backend import NetworkBackend
 from trio_agentmail._recovery.rest import ATTEMPTS, CONCURRENCY, REQUEST_TIMEOUT, Rest, segment
 from trio_agentmail.errors import RequestFailed
+from trio_agentmail.testing import FakeAgentMail
 
 from . import rest_api
 from .rest_api import EPOCH, KEY, Api, RestBackend, asked_key, date, rest
@@ -475,21 +477,42 @@ async def test_no_failure_shows_the_key(failure: Any, autojump_clock: MockClock)
         assert caught.value.__cause__ is None
 
 
-@asynccontextmanager
-async def http_server(
-    answer: bytes | None,
-) -> AsyncIterator[tuple[AgentMailEnvironment, trio.MemoryReceiveChannel[bytes]]]:
-    """A server on a real socket, which answers each request with the same bytes, or not at all.
+@pytest.mark.parametrize("status", [200, 401])
+async def test_no_logger_shows_the_key_at_any_level(status: int, caplog: pytest.LogCaptureFixture) -> None:
+    async def answer(request: httpx.Request) -> httpx.Response:
+        sent.append(request.headers["Authorization"])
+        return httpx.Response(status, json={"your_key": SECRET})
 
-    What it receives comes out of the channel; `b""`: the client has hung up.
-    """
+    caplog.set_level(logging.DEBUG)
+    for name in ("httpx", "httpcore", "httpcore.connection", "httpcore.http11", "h11", "trio_agentmail"):
+        caplog.set_level(logging.DEBUG, logger=name)
+    sent: list[str] = []
+    fake = FakeAgentMail()
+    fake.answer_requests(answer, times=None)
+    async with fake.serve() as environment:
+        asks = Rest(NetworkBackend(), rest_api.settings(environment=environment), asked_key(SECRET))
+        async with asks.connected():
+            try:
+                assert await asks.get("/inboxes", {"limit": "1"}) == {"your_key": SECRET}
+            except AuthenticationError as exc:
+                assert_no_secret(exc)
+    assert sent == [f"Bearer {SECRET}"]
+    assert {record.name.partition(".")[0] for record in caplog.records} >= {"httpx", "httpcore"}
+    shown = [logging.Formatter().format(record) + repr(vars(record)) for record in caplog.records]
+    assert [line for line in shown if MARK in line] == []
+
+
+# Connections
+
+
+@asynccontextmanager
+async def silent_server() -> AsyncIterator[tuple[AgentMailEnvironment, trio.MemoryReceiveChannel[bytes]]]:
+    """A real socket. What it receives comes out of the channel; `b""`: the client has hung up."""
 
     async def handle(stream: trio.SocketStream) -> None:
         async with stream:
             while data := await stream.receive_some():
                 receives.send_nowait(data)
-                if answer is not None:
-                    await stream.send_all(answer)
         receives.send_nowait(b"")
 
     receives, received = trio.open_memory_channel[bytes](1000)
@@ -501,31 +524,8 @@ async def http_server(
             nursery.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize("status", ["200 OK", "401 Unauthorized"])
-async def test_no_logger_shows_the_key_at_any_level(status: str, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG)
-    for name in ("httpx", "httpcore", "httpcore.connection", "httpcore.http11", "h11", "trio_agentmail"):
-        caplog.set_level(logging.DEBUG, logger=name)
-    body = b'{"your_key": "%s"}' % SECRET.encode()
-    answer = b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n" % (status.encode(), len(body)) + body
-    async with http_server(answer) as (environment, received):
-        asks = Rest(NetworkBackend(), rest_api.settings(environment=environment), asked_key(SECRET))
-        async with asks.connected():
-            try:
-                assert await asks.get("/inboxes", {"limit": "1"}) == {"your_key": SECRET}
-            except AuthenticationError as exc:
-                assert_no_secret(exc)
-        assert f"authorization: bearer {SECRET}".lower() in received.receive_nowait().decode().lower()
-    assert {record.name.partition(".")[0] for record in caplog.records} >= {"httpx", "httpcore"}
-    shown = [logging.Formatter().format(record) + repr(vars(record)) for record in caplog.records]
-    assert [line for line in shown if MARK in line] == []
-
-
-# Connections
-
-
 async def test_requests_that_are_cancelled_leave_neither_connections_nor_places_taken() -> None:
-    async with http_server(None) as (environment, received):
+    async with silent_server() as (environment, received):
         asks = Rest(NetworkBackend(), rest_api.settings(environment=environment), asked_key())
         async with asks.connected():
             for _ in range(2):
@@ -558,17 +558,25 @@ class Connections(RestBackend):
         self.open = 0
         self.opened = 0
 
-    def http_transport(self, ssl_context: Any) -> httpx.AsyncBaseTransport:
-        backend = self
+    def http_transport(self, ssl_context: ssl.SSLContext | None) -> httpx.AsyncBaseTransport:
         self.open += 1
         self.opened += 1
+        return Transport(super().http_transport(ssl_context), self)
 
-        class Transport(httpx.MockTransport):
-            async def aclose(self) -> None:
-                await trio.sleep(1)
-                backend.open -= 1
 
-        return Transport(self._handle)
+class Transport(httpx.AsyncBaseTransport):
+    """One that takes its time to be closed."""
+
+    def __init__(self, transport: httpx.AsyncBaseTransport, connections: Connections) -> None:
+        self._transport = transport
+        self._connections = connections
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        return await self._transport.handle_async_request(request)
+
+    async def aclose(self) -> None:
+        await trio.sleep(1)
+        self._connections.open -= 1
 
 
 async def test_connections_are_held_while_somebody_asks_and_not_longer(autojump_clock: MockClock) -> None:

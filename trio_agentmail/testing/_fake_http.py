@@ -14,7 +14,7 @@ from ._fake_base import FakeBase
 from ._fake_connection import Spawn
 from ._fake_handshake import bearer, refused_key
 from ._fake_http_server import HttpConnection, Respond
-from ._fake_request_faults import BreakRequest, FailRequest, HangRequest, RequestFaults
+from ._fake_request_faults import AnswerRequest, BreakRequest, HangRequest, RequestFaults
 from ._fake_rest import answer_call
 from ._post_office import PostOffice
 from ._rest_call import Call
@@ -24,14 +24,14 @@ from ._rest_errors import Refusal
 __all__ = ["FakeHttp", "Request"]
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class Request:
     """A request to the REST API, without the API key.
 
     Attributes:
         path: The path, without the query and without percent-encoding.
         query: The query; `""` if there was none.
-        status: The status of the answer; `None`: there was none.
+        status: The status of the answer; `None`: there has been none so far.
         at: When it came, by Trio's clock.
     """
 
@@ -70,18 +70,22 @@ class FakeHttp(FakeBase, RequestFaults):
     async def _respond(self, request: httpx.Request) -> httpx.Response | HangRequest | BreakRequest:
         """What becomes of a request that has been read."""
         await trio.lowlevel.checkpoint()
-        match BreakRequest(None) if self._outages else self._take_request_fault(request.url.path):
-            case HangRequest() | BreakRequest() as fault:
-                self._record(request, None)
-                self._note(f"{request.method} {request.url.path}: no answer")
-                return fault
-            case FailRequest(_, status, headers, body):
-                response = httpx.Response(status, headers=headers, content=body)
-            case _:
-                response = self._answer_request(request)
+        recorded = self._record(request)
+        fault = BreakRequest(None) if self._outages else self._take_request_fault(request.url.path)
+        if isinstance(fault, HangRequest | BreakRequest):
+            self._note(f"{request.method} {request.url.path}: no answer")
+            return fault
+        if isinstance(fault, AnswerRequest):
+            try:
+                response = await fault.answer(request)
+            except httpx.RequestError as exc:
+                self._note(f"{request.method} {request.url.path}: {type(exc).__name__}")
+                raise
+        else:
+            response = self._answer_request(request)
         response.headers.setdefault("Date", formatdate(self.now(), usegmt=True))
-        self._record(request, response.status_code)
-        complaint = f" {response.text[:200]}" if response.is_error else ""
+        recorded.status = response.status_code
+        complaint = f" {response.text[:200]}" if response.is_error and response.is_stream_consumed else ""
         self._note(f"{request.method} {request.url.path}: {response.status_code}{complaint}")
         return response
 
@@ -114,16 +118,17 @@ class FakeHttp(FakeBase, RequestFaults):
         content = orjson.dumps(answer, option=orjson.OPT_UTC_Z)
         return httpx.Response(status, headers={"Content-Type": "application/json"}, content=content)
 
-    def _record(self, request: httpx.Request, status: int | None) -> None:
-        self.requests.append(
-            Request(
-                method=request.method,
-                path=request.url.path,
-                query=request.url.query.decode("ascii"),
-                status=status,
-                at=trio.current_time(),
-            )
+    def _record(self, request: httpx.Request) -> Request:
+        recorded = Request(
+            method=request.method,
+            path=request.url.path,
+            query=request.url.query.decode("ascii"),
+            status=None,
+            at=trio.current_time(),
         )
+        self.requests.append(recorded)
+        self._notify()
+        return recorded
 
 
 class FakeTransport(httpx.AsyncBaseTransport):

@@ -54,7 +54,10 @@ class HttpConnection:
     async def run(self) -> None:
         try:
             with suppress(trio.BrokenResourceError):
-                await self._answer_requests()
+                try:
+                    await self._answer_requests()
+                except httpx.RequestError:
+                    await reset(self._socket_stream)
         finally:
             # Shielded, so that a Cancelled does not take the place of an exception. It does not block.
             with trio.CancelScope(shield=True):
@@ -110,6 +113,8 @@ class HttpConnection:
         head = h11.Response(status_code=response.status_code, headers=response.headers.raw)
         data = self._http.send(head) or b""
         if with_body:
-            data += self._http.send(h11.Data(data=response.content)) or b""
+            assert isinstance(response.stream, httpx.AsyncByteStream)
+            async for content in response.stream:  # and not its `content`, which has been decoded
+                data += self._http.send(h11.Data(data=content)) or b""
         data += self._http.send(h11.EndOfMessage()) or b""
         await self._stream.send_all(data)

@@ -1,21 +1,21 @@
 """What a test can make go wrong with the next requests to the REST API."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 
 import attrs
+import httpx
+import trio
 
 from ._fake_faults import FaultQueue
 
-__all__ = ["BreakRequest", "FailRequest", "HangRequest", "RequestFault", "RequestFaults"]
+__all__ = ["AnswerRequest", "BreakRequest", "HangRequest", "RequestFault", "RequestFaults"]
 
 
 @attrs.frozen
-class FailRequest:
+class AnswerRequest:
     path: str | None
-    status: int
-    headers: tuple[tuple[str, str], ...]
-    body: bytes
+    answer: Callable[[httpx.Request], Awaitable[httpx.Response]]
 
 
 @attrs.frozen
@@ -28,7 +28,7 @@ class BreakRequest:
     path: str | None
 
 
-RequestFault: TypeAlias = FailRequest | HangRequest | BreakRequest
+RequestFault: TypeAlias = AnswerRequest | HangRequest | BreakRequest
 
 
 class RequestFaults:
@@ -52,7 +52,24 @@ class RequestFaults:
         path: str | None = None,
     ) -> None:
         """The request is answered with an HTTP status, 200 to 999."""
-        self._request_faults.add(FailRequest(path, status, tuple(headers), body), times)
+        headers = [*headers]
+
+        async def answer(_: httpx.Request) -> httpx.Response:
+            await trio.lowlevel.checkpoint()
+            return httpx.Response(status, headers=headers, content=body)
+
+        self._request_faults.add(AnswerRequest(path, answer), times)
+
+    def answer_requests(
+        self,
+        answer: Callable[[httpx.Request], Awaitable[httpx.Response]],
+        times: int | None = 1,
+        path: str | None = None,
+    ) -> None:
+        """The request is answered as an async function says. It gets the request, read to its end, and may take its
+        time, or raise an `httpx.TransportError`, with which in memory the request ends; on a port the connection is
+        reset. A `Date` that it does not give is given by the fake."""
+        self._request_faults.add(AnswerRequest(path, answer), times)
 
     def hang_requests(self, times: int | None = 1, path: str | None = None) -> None:
         """The request is never answered."""
