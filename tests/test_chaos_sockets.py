@@ -1,6 +1,7 @@
-"""Chaos on real sockets: a server of the `websockets` package, with HTTP beside it, breaks in every way that it can.
+"""Chaos on real sockets: a server of the `websockets` package breaks in every way that it can.
 
-Neither is our fake, and time is real. The judge is the log of that server, which knows what mail there was. The seed
+It is not ours; the mail that it pushes, and the REST API beside it, are those of `FakeAgentMail`. Time is real. The
+judge is the log of that server, which knows what mail there was. The seed
 decides the faults, their order and what mail comes with them; at which moment of a connection they strike, the machine
 decides as well. A run that fails prints its seed: `CHAOS_SEED=<seed> pytest -m long tests/test_chaos_sockets.py`.
 """
@@ -10,18 +11,15 @@ import os
 import random
 import socket
 import struct
-from bisect import insort
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from functools import partial
-from typing import Any, TypeAlias
-from urllib.parse import parse_qs, unquote, urlsplit
+from itertools import count
+from typing import Any
 
 import attrs
-import h11
 import pytest
 import trio
 from websockets.exceptions import ConnectionClosed
@@ -43,6 +41,7 @@ from trio_agentmail import (
     open_agentmail_session,
 )
 from trio_agentmail._nursery import background_nursery
+from trio_agentmail.testing import FakeAgentMail, encode_event
 
 SEED = int(os.environ.get("CHAOS_SEED", random.randrange(2**32)))
 
@@ -56,106 +55,65 @@ FAULTS = 20
 MAILS_OF_A_FAULT = 10
 """Half of them at its worst moment."""
 
-PAGE = 50
-"""Mails of a page, at most: less than the client asks for, so that listings have pages."""
-
-Answer: TypeAlias = tuple[int, dict[str, Any]]
-"""A status and a JSON object."""
-
-
-@attrs.frozen(order=True)
-class Mail:
-    """A mail in the server's log, which is in the order of the mails' own times, as the listing is."""
-
-    timestamp: datetime
-    message_id: str
-    inbox_id: str
-    created_at: datetime
-
-    @property
-    def text(self) -> str:
-        return f"text of {self.message_id}"
-
-    def as_json(self) -> dict[str, Any]:
-        """As a listing has it: without its text."""
-        return {
-            "inbox_id": self.inbox_id,
-            "thread_id": f"thread of {self.message_id}",
-            "message_id": self.message_id,
-            "labels": ["received", "unread"],
-            "timestamp": self.timestamp.isoformat(),
-            "created_at": self.created_at.isoformat(),
-            "from": "somebody@example.com",
-            "to": [self.inbox_id],
-        }
-
-    def as_push(self) -> str:
-        message = self.as_json() | {"text": self.text}
-        event = {"type": "event", "event_type": "message.received", "event_id": f"event of {self.message_id}"}
-        return json.dumps(event | {"message": message})
-
 
 class MailServer:
-    """Pushes mail over WebSockets, lists it over HTTP, and breaks when it is told to.
+    """Pushes mail over WebSockets, and breaks when it is told to.
 
     Attributes:
-        log: All mail that ever came, by inbox.
+        fake: What keeps the mail, and lists it over HTTP.
+        log: All mail that ever came.
         happened: How often it broke, in which way.
         bugs: What this server itself did wrong; the websockets package would only log it.
     """
 
     def __init__(self, port: int, draw: random.Random) -> None:
         self.port = port
-        self.http_port = 0
-        self.log: dict[str, list[Mail]] = {inbox_id: [] for inbox_id in INBOXES}
+        self.fake = FakeAgentMail(api_keys={KEY})
+        for inbox_id in INBOXES:
+            self.fake.add_inbox(inbox_id)
+        self.log: list[MessageReceivedEvent] = []
         self.happened: Counter[str] = Counter()
         self.bugs: list[Exception] = []
         self.subscribed: dict[ServerConnection, list[str]] = {}
         """Who is subscribed, and to which inboxes."""
         self.handshakes_to_refuse = 0
-        self.statuses_to_answer: deque[int] = deque()
-        """What the next requests are answered with, instead of what they ask for."""
         self._draw = draw
-        self._count = 0
+        self._numbers = count()
         self._nursery: trio.Nursery
         self._running: WebsocketsServer
 
-    @property
-    def mails(self) -> list[Mail]:
-        return [mail for mails in self.log.values() for mail in mails]
-
     @asynccontextmanager
-    async def serving(self) -> AsyncIterator[None]:
-        async with background_nursery() as self._nursery:
-            listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-            self.http_port = listeners[0].socket.getsockname()[1]
-            await self._nursery.start(trio.serve_listeners, self._serve_http, listeners)
+    async def serving(self) -> AsyncIterator[AgentMailEnvironment]:
+        async with self.fake.serve() as environment, background_nursery() as self._nursery:
             await self.come_up()
-            yield
+            yield AgentMailEnvironment(http=environment.http, websockets=f"ws://127.0.0.1:{self.port}")
             await self.go_down()
         if self.bugs:
             raise self.bugs[0]
 
     # Mail
 
-    async def arrive(self, *, pushes: int = 1) -> Mail:
+    async def arrive(self, *, pushes: int = 1) -> MessageReceivedEvent:
         """A mail comes: it is logged, and pushed so often to all who are subscribed."""
-        self._count += 1
-        now = datetime.now(UTC)
+        number = next(self._numbers)
         # Now and then its sender's clock is slow: the listing is by that clock. And a Message-ID may hold anything.
         slow = timedelta(seconds=self._draw.uniform(0, 30) if self._draw.random() < 0.1 else 0)
-        message_id = f"<{self._count}{self._draw.choice(['', '/ä?#%2F'])}@chaos.example>"
-        mail = Mail(now - slow, message_id, self._draw.choice(INBOXES), now)
-        insort(self.log[mail.inbox_id], mail)
+        mail = await self.fake.deliver(
+            inbox_id=self._draw.choice(INBOXES),
+            message_id=f"<{number}{self._draw.choice(['', '/ä?#%2F'])}@chaos.example>",
+            text=f"text of {number}",
+            timestamp=datetime.now(UTC) - slow,
+        )
+        self.log.append(mail)
         for _ in range(pushes):
             await self.push(mail)
         return mail
 
-    async def push(self, mail: Mail) -> None:
+    async def push(self, mail: MessageReceivedEvent) -> None:
         for websocket, inbox_ids in list(self.subscribed.items()):
-            if mail.inbox_id in inbox_ids:
+            if mail.message.inbox_id in inbox_ids:
                 with suppress(ConnectionClosed):
-                    await websocket.send(mail.as_push())
+                    await websocket.send(encode_event(mail))
 
     # WebSockets
 
@@ -201,69 +159,9 @@ class MailServer:
         self.subscribed.clear()
         return websockets
 
-    # HTTP
 
-    async def _serve_http(self, stream: trio.SocketStream) -> None:
-        """Answer one request after the other, until the client has gone."""
-        http = h11.Connection(h11.SERVER)
-        target = ""
-        async with stream:
-            # A client that reconnects gives up its requests, wherever they are.
-            with suppress(trio.BrokenResourceError, h11.RemoteProtocolError):
-                while not isinstance(event := http.next_event(), h11.ConnectionClosed):
-                    if event is h11.NEED_DATA:
-                        http.receive_data(await stream.receive_some(2**16))
-                    elif isinstance(event, h11.Request):
-                        target = event.target.decode()
-                        assert (b"authorization", f"Bearer {KEY}".encode()) in list(event.headers)
-                    elif isinstance(event, h11.EndOfMessage):
-                        await stream.send_all(self._answered(http, target))
-                        http.start_next_cycle()
-
-    def _answered(self, http: h11.Connection, target: str) -> bytes:
-        status, answer = self._answer(target)
-        body = json.dumps(answer).encode()
-        headers = [
-            ("Date", format_datetime(datetime.now(UTC), usegmt=True)),
-            ("Content-Type", "application/json"),
-            ("Content-Length", str(len(body))),
-            *([("Retry-After", "1")] if status == 429 else []),
-        ]
-        events = (h11.Response(status_code=status, headers=headers), h11.Data(data=body), h11.EndOfMessage())
-        return b"".join(http.send(event) or b"" for event in events)
-
-    def _answer(self, target: str) -> Answer:
-        if self.statuses_to_answer:
-            status = self.statuses_to_answer.popleft()
-            self.happened[f"REST {status}"] += 1
-            return status, {"name": "Trouble", "message": "made by a test"}
-        url = urlsplit(target)
-        asked = {name: values[0] for name, values in parse_qs(url.query).items()}
-        match [unquote(part) for part in url.path.split("/")[1:]]:
-            case ["v0", "inboxes"]:
-                return 200, {"count": len(INBOXES), "inboxes": [{"inbox_id": inbox_id} for inbox_id in INBOXES]}
-            case ["v0", "inboxes", inbox_id, "messages"] if inbox_id in self.log:
-                return 200, self._listing(inbox_id, asked)
-            case ["v0", "inboxes", _, "messages", "batch-get"]:
-                return 200, {"count": 0, "messages": []}
-            case ["v0", "inboxes", inbox_id, "messages", message_id] if inbox_id in self.log:
-                for mail in self.log[inbox_id]:
-                    if mail.message_id == message_id:
-                        return 200, mail.as_json() | {"text": mail.text}
-        return 404, {"name": "NotFoundError", "message": "no such thing"}
-
-    def _listing(self, inbox_id: str, asked: dict[str, str]) -> dict[str, Any]:
-        after = datetime.fromisoformat(asked["after"])
-        mails = [mail for mail in self.log[inbox_id] if mail.timestamp > after]
-        if asked.get("ascending") != "true":
-            mails.reverse()
-        # A token names the last mail of the page before it: a number would shift when back-dated mail comes.
-        if token := asked.get("page_token"):
-            mails = mails[[mail.message_id for mail in mails].index(token) + 1 :]
-        size = min(int(asked["limit"]), PAGE)
-        page = mails[:size]
-        following = {"next_page_token": page[-1].message_id} if len(mails) > size else {}
-        return {"count": len(page), "messages": [mail.as_json() for mail in page]} | following
+def identity(mail: MessageReceivedEvent) -> tuple[str, str]:
+    return mail.message.inbox_id, mail.message.message_id
 
 
 @attrs.define
@@ -275,14 +173,14 @@ class Client:
     """Of the connections that were lost."""
     subscriptions: int = 0
 
-    def has(self, mail: Mail) -> bool:
-        return (mail.inbox_id, mail.message_id) in self.came
+    def has(self, mail: MessageReceivedEvent) -> bool:
+        return identity(mail) in self.came
 
     async def consume(self, events: trio.MemoryReceiveChannel[Any]) -> None:
         async for event in events:
             match event:
                 case MessageReceivedEvent():
-                    self.came.setdefault((event.message.inbox_id, event.message.message_id), []).append(event)
+                    self.came.setdefault(identity(event), []).append(event)
                 case Disconnected():
                     self.codes[event.code] += 1
                 case Subscribed():
@@ -306,7 +204,7 @@ class Chaos:
     session: AgentMailSession
     draw: random.Random
 
-    async def mails(self, *, pushes: int = 1) -> list[Mail]:
+    async def mails(self, *, pushes: int = 1) -> list[MessageReceivedEvent]:
         return [await self.server.arrive(pushes=pushes) for _ in range(MAILS_OF_A_FAULT // 2)]
 
     async def close(self, code: int) -> None:
@@ -357,7 +255,7 @@ class Chaos:
     async def duplicate(self) -> None:
         """Mail is pushed twice, and mail that came long ago, or was recovered, once more."""
         twice = await self.mails(pushes=2)
-        again = self.draw.sample(self.server.mails, MAILS_OF_A_FAULT)
+        again = self.draw.sample(self.server.log, min(MAILS_OF_A_FAULT, len(self.server.log)))
         await self.mails()
         for mail in again:
             await self.server.push(mail)
@@ -378,9 +276,16 @@ class Chaos:
 
     async def fail_requests(self, status: int) -> None:
         """The look after a reconnect is answered with trouble."""
-        self.server.statuses_to_answer.extend([status] * self.draw.randint(1, 2))
+        headers = [("Retry-After", "1")] if status == 429 else []
+        times, asked = self.draw.randint(1, 2), len(self.server.fake.requests)
+        self.server.fake.fail_requests(status, headers=headers, times=times)
         await self.abort()
-        await until(lambda: not self.server.statuses_to_answer, 5)
+
+        def failed() -> int:
+            return sum(request.status == status for request in self.server.fake.requests[asked:])
+
+        await until(lambda: failed() == times, 5)
+        self.server.happened[f"REST {status}"] += failed()
 
     async def play(self) -> None:
         kinds: dict[str, Callable[[], Any]] = {
@@ -418,10 +323,7 @@ async def test_on_real_sockets_no_mail_is_lost_or_comes_twice_whatever_goes_wron
     client = Client()
     with reserved_port() as port:
         server = MailServer(port, random.Random(f"{SEED} mail"))
-        async with server.serving():
-            environment = AgentMailEnvironment(
-                http=f"http://127.0.0.1:{server.http_port}", websockets=f"ws://127.0.0.1:{port}"
-            )
+        async with server.serving() as environment:
             subscribe = Subscribe(inbox_ids=INBOXES)
             async with open_agentmail_session(
                 subscribe, api_key=KEY, environment=environment, reconnect=RECONNECT, recovery=RECOVERY
@@ -433,17 +335,19 @@ async def test_on_real_sockets_no_mail_is_lost_or_comes_twice_whatever_goes_wron
                         nursery.start_soon(
                             Chaos(server, client, session, random.Random(f"{SEED} ordinary")).ordinary_mail
                         )
-                    await until(lambda: all(client.has(mail) for mail in server.mails), 8)
+                    await until(lambda: all(client.has(mail) for mail in server.log), 8)
                     # One more sweep lists all that there is: were anything to come twice, it would.
                     await trio.sleep(RECOVERY.sweep_interval + 0.2)
                     duplicates = session.statistics().duplicates
 
     # The judge
-    mails = {(mail.inbox_id, mail.message_id): mail for mail in server.mails}
+    mails = {identity(mail): mail for mail in server.log}
     lost = [key for key in mails if key not in client.came]
     twice = [key for key, times in client.came.items() if len(times) > 1]
     wrong = [
-        key for key, [event, *_] in client.came.items() if key not in mails or event.message.text != mails[key].text
+        key
+        for key, [event, *_] in client.came.items()
+        if key not in mails or event.message.text != mails[key].message.text
     ]
     recovered = sum(event.origin == "recovered" for times in client.came.values() for event in times)
     verdict = (
