@@ -21,6 +21,7 @@ from trio_agentmail import (
     Subscribe,
 )
 from trio_agentmail._delivered import Delivered
+from trio_agentmail._recovery.held import GONE_AFTER
 from trio_agentmail._recovery.listing import MailListing
 from trio_agentmail._recovery.rest import UNDER_WAY
 from trio_agentmail._recovery.source import Counts, Target, recovered_types, targets_of
@@ -487,6 +488,18 @@ async def test_a_body_that_was_left_out_of_its_thread_is_fetched() -> None:
         assert looker.put[0].message.text == "text of large"
 
 
+@pytest.mark.parametrize("after", [-9999.0, 3600.0])  # the thread's end, or the look's
+async def test_a_body_that_is_not_there_yet_is_asked_for_in_the_next_look(after: float) -> None:
+    answers = threads(thread("t", "n", 2), t=[mail("large"), whole("n", 7200)])
+    async with looking(answers) as looker:
+        assert await looker.look(KEY, after=after) == ["n"]
+        answers.update(inbox(whole("large")))
+        assert await looker.look(KEY, after=after) == ["large"]
+        before = len(looker.api.asked)
+        assert await looker.look(KEY, after=after) == []
+        assert looker.api.asked[before:] == ["/threads"]
+
+
 async def test_a_mail_that_is_html_only_is_whole() -> None:
     async with looking(threads(thread("t", "m"), t=[mail("m", html="<p>")])) as looker:
         assert await looker.look(KEY) == ["m"]
@@ -635,13 +648,30 @@ async def test_held_mail_that_is_gone_is_forgotten() -> None:
         assert looker.listing.state() == []
 
 
-async def test_held_mail_of_an_inbox_that_is_gone_is_forgotten_and_no_failure() -> None:
+async def test_held_mail_of_an_inbox_that_is_gone_is_forgotten_in_time_and_no_failure() -> None:
     answers = inbox(whole("n"), name="x") | {"/inboxes/x/messages/batch-get": batch(mail("n"))}
     async with looking(answers) as looker:
         looker.listing.note(review("a@b", "m"))
         looker.listing.note(review("x", "n"))
         assert await looker.look_at_held() == ["n"]
+        for _ in range(GONE_AFTER - 1):
+            assert looker.listing.state() == [("a@b", "m")]
+            assert await looker.look_at_held() == []
         assert looker.listing.state() == []
+
+
+async def test_held_mail_of_an_inbox_that_is_there_again_is_not_forgotten() -> None:
+    answers = inbox(whole("m", 0, HELD))
+    async with looking(answers) as looker:
+        looker.listing.note(review("a@b", "m"))
+        for _ in range(3):
+            for _ in range(GONE_AFTER - 1):
+                await looker.look_at_held()
+            answers[BATCH_GET] = batch(mail("m", 0, HELD))
+            await looker.look_at_held()
+            del answers[BATCH_GET]
+        answers.update(inbox(whole("m")) | {BATCH_GET: batch(mail("m"))})
+        assert await looker.look_at_held() == ["m"]
 
 
 async def test_held_mail_of_an_inbox_that_is_not_subscribed_any_more_is_forgotten() -> None:

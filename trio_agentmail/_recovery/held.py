@@ -1,5 +1,6 @@
 """Held mail: looked at again until it is released or gone."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
@@ -18,6 +19,10 @@ T = TypeVar("T")
 BATCH = 500
 """Mails that one batch-get may ask for (source: AgentMail's API definition)."""
 
+GONE_AFTER = 12
+"""How often in a row an inbox must not be there for its held mail to be forgotten: an hour, with the default settings.
+One that the key may not see for a while is not there either."""
+
 
 class HeldMail:
     """A release may fall into a gap, and the times of what is released stay old: no listing would tell of it."""
@@ -25,6 +30,8 @@ class HeldMail:
     def __init__(self, rest: Rest, mails: Mails) -> None:
         self._rest = rest
         self._mails = mails
+        self._looks_without: Counter[str] = Counter()
+        """How often in a row each inbox was not there."""
 
     async def look(self, floors: Floors, counts: Counts) -> list[Exception]:
         """Hand over what has been released; return the failures."""
@@ -46,7 +53,11 @@ class HeldMail:
         except ApiError as exc:
             if exc.status_code != 404:
                 raise
-            answer = {"messages": []}  # the inbox is gone
+            self._looks_without[inbox_id] += 1
+            if self._looks_without[inbox_id] < GONE_AFTER:
+                return []
+            answer = {"messages": []}
+        self._looks_without.pop(inbox_id, None)
         items = answer.get("messages")
         if not isinstance(items, list):  # else all of them would seem to be gone
             raise RequestFailed("the REST API answered without the messages that it was asked for")

@@ -88,23 +88,27 @@ class Threads:
     async def _fetch_thread(
         self, thread: ThreadItem, after: float, floors: Floors, counts: Counts
     ) -> tuple[list[MessageReceivedEvent], float]:
-        """The mails of a thread that were missed, the oldest first; and from when on it was gone through."""
+        """The mails of a thread that were missed, the oldest first; and from when on it was gone through:
+        infinity means that it was not, since a mail could not be had."""
         inbox = f"/inboxes/{segment(thread.inbox_id)}" if thread.inbox_id else ""
         pages = self._rest.pages(f"{inbox}/threads/{segment(thread.thread_id or '')}", "messages", {}, THREAD_PAGE)
         missed: list[MessageReceivedEvent] = []
+        is_complete = True
         async with aclosing(pages):
             async for page in pages:  # the first page is the newest, and each is ascending
                 listed = [self._mails.read(item, thread.inbox_id or "") for item in page]
                 events = [event for event in listed if event is not None]
-                missed[:0] = [
-                    whole
+                wholes = [
+                    [event] if _has_body(event.message) else await self._mails.fetch(event, floors)
                     for event in events
                     if self._mails.is_missed(event, floors, counts)
-                    for whole in ([event] if _has_body(event.message) else await self._mails.fetch(event, floors))
                 ]
+                # What is listed and not there may be there in the next look.
+                is_complete = is_complete and [] not in wholes
+                missed[:0] = [whole for found in wholes for whole in found]
                 if any(_time(event.message) < after for event in events):
-                    return missed, after
-        return missed, -math.inf
+                    return missed, after if is_complete else math.inf
+        return missed, -math.inf if is_complete else math.inf
 
 
 def _signature(thread: ThreadItem) -> ThreadItem:
