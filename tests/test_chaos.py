@@ -99,7 +99,8 @@ right_sweep = Recoverer._sweep
 
 async def shallow_sweep(recoverer: Recoverer) -> None:
     """As it was until a run like these lost one mail of 20,000."""
-    recoverer._swept_until = dict.fromkeys(recoverer._swept_until, recoverer._rest.now)
+    for progress in recoverer._progress.values():
+        progress.swept_until = recoverer._rest.now
     await right_sweep(recoverer)
 
 

@@ -16,14 +16,12 @@ import logging
 import math
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Any
 
 import attrs
 import trio
 
 from trio_agentmail._api_key import ApiKey
 from trio_agentmail._backend import Backend
-from trio_agentmail._codec import encode_object, parse_object, with_message
 from trio_agentmail._delivered import Delivered
 from trio_agentmail._journal.protocol import Journal
 from trio_agentmail._outbox import Abandoned, JournaledOutbox, Outbox
@@ -31,9 +29,11 @@ from trio_agentmail._settings import Recovery, Settings, Subscribe
 from trio_agentmail.errors import AgentMailError, ApiError, RequestFailed, printable
 from trio_agentmail.events import CaughtUp, Event, MessageReceivedEvent, RecoveryFailed
 
+from .bodies import with_body
 from .listing import MailListing
-from .rest import Rest, segment
-from .source import Counts, Source, Target, recovered_types, targets_of
+from .progress import Progress, decode_progress, encode_progress, follow
+from .rest import Rest
+from .source import Counts, Source, Target
 
 __all__ = ["Recoverer"]
 
@@ -44,9 +44,6 @@ SECOND_LOOK_AFTER = 30.0
 
 TARGETS_AT_ONCE = 4
 """How many inboxes or pods are listed at the same time."""
-
-BODY_TIMEOUT = 10.0
-"""Seconds for which a pushed mail, and all behind it, may wait for its body."""
 
 PUSHED_BY_THEN = 60.0
 """Seconds after which a mail that was not pushed will not be."""
@@ -99,18 +96,10 @@ class Recoverer:
         self._resumed = trio.Event()
         self._looking = trio.CancelScope()
         self._confirmed_at = math.inf
-        self._floors: dict[Target, dict[str, float]] = {}
-        """What is looked at; and which event_types, and since when AgentMail must have created such mail."""
-        self._complete_until: dict[Target, float] = {}
-        """Before that, nothing is missing."""
-        self._gaps: dict[Target, float] = {}
-        """Where something may be missing, since when."""
-        self._told: set[Target] = set()
-        """Of which a `RecoveryFailed` has told."""
+        self._progress: dict[Target, Progress] = {}
+        """What is looked at."""
         self._next_sweep = -math.inf
         """On Trio's clock."""
-        self._swept_until: dict[Target, float] = {}
-        """A sweep has looked for what came before that, so that the next one reaches back from there."""
         self._found = _Found()
         self._unpushed = 0
         """Mails that a sweep has found and that should have been pushed long ago."""
@@ -137,11 +126,7 @@ class Recoverer:
             return
         since = self._recovery.since
         begin = self._rest.now if since is None else since.timestamp()
-        types = dict.fromkeys(recovered_types(subscribe), begin)
-        await self._write(
-            self._journal,
-            [[target.inbox_id, target.pod_id, types, begin, begin] for target in targets_of(subscribe) if types],
-        )
+        await self._write(self._journal, follow({}, subscribe, begin))
 
     def resume(self, subscribe: Subscribe, asked_at: float, confirmed_at: float) -> None:
         """A subscription is in force: when it was asked for, and when we knew, by our clock.
@@ -155,30 +140,22 @@ class Recoverer:
         begin = math.nextafter(asked_at + self._ahead, math.inf)
         if is_first and self._recovery.since is not None:
             begin = min(begin, self._recovery.since.timestamp())
-        types = recovered_types(subscribe)
-        floors = {
-            target: {event_type: self._floors.get(target, {}).get(event_type, begin) for event_type in types}
-            for target in targets_of(subscribe)
-            if types
-        }
-        self._complete_until = {target: self._complete_until.get(target, begin) for target in floors}
-        self._swept_until = {target: self._swept_until.get(target, begin) for target in floors}
-        self._gaps = {target: since for target, since in self._gaps.items() if target in floors}
-        self._told &= floors.keys()
-        for target in self._floors.keys() - floors.keys():
+        before = self._progress
+        self._progress = follow(before, subscribe, begin)
+        for target in before.keys() - self._progress.keys():
             self._source.forget(target)
         if begin < asked_at + self._ahead:
-            self._gaps = dict.fromkeys(floors, begin)
-        if floors != self._floors:
-            self._floors = floors
+            for progress in self._progress.values():
+                progress.gap = begin
+        if _floors(before) != _floors(self._progress):
             self._next_sweep = -math.inf
             self._looking.cancel()
         self._resumed.set()
 
     def pause(self, last_received: float) -> None:
         """The connection was lost; the last sign of life came then, by our clock."""
-        for target in self._floors:
-            self._gaps[target] = min(self._gaps.get(target, math.inf), last_received + self._ahead)
+        for progress in self._progress.values():
+            progress.gap = min(progress.gap, last_received + self._ahead)
         self._resumed = trio.Event()
         self._looking.cancel()
 
@@ -188,29 +165,14 @@ class Recoverer:
 
     async def with_body(self, event: MessageReceivedEvent) -> MessageReceivedEvent:
         """The mail with its body, if it was left out and can be fetched."""
-        message = event.message
-        if message.text is not None or message.html is not None:
-            return event
-        path = f"/inboxes/{segment(message.inbox_id)}/messages/{segment(message.message_id)}"
-        why = f"not within {BODY_TIMEOUT:.0f} s"
-        with trio.move_on_after(BODY_TIMEOUT):
-            try:
-                async with self._rest.connected():
-                    whole = with_message(event, await self._rest.get(path))
-                if whole is not None:
-                    return whole
-                why = "the REST API answered with another message"
-            except (ApiError, RequestFailed) as exc:
-                why = str(exc)
-        logger.warning("a mail comes without its body, which could not be fetched: %s", printable(why, 500))
-        return event
+        return await with_body(self._rest, event)
 
     # The task
 
     async def run(self) -> None:
         """Look whenever it is time, as long as the subscription is in force."""
         await self._resumed.wait()
-        if self._floors:
+        if self._progress:
             async with self._rest.connected():
                 await self._rest.learn_the_time()
         self._set_clock(self._rest.ahead)
@@ -224,25 +186,18 @@ class Recoverer:
     def _set_clock(self, ahead: float) -> None:
         """Now AgentMail's clock is known: the times so far were by ours, but for the one that was given."""
         since = self._recovery.since
-        given = None if since is None else since.timestamp()
-
-        def moved(at: float) -> float:
-            return at if at == given else at + ahead
-
         self._ahead = ahead
         self._confirmed_at += ahead
-        self._floors = {target: {t: moved(at) for t, at in types.items()} for target, types in self._floors.items()}
-        self._complete_until = {target: moved(at) for target, at in self._complete_until.items()}
-        self._swept_until = {target: moved(at) for target, at in self._swept_until.items()}
-        self._gaps = {target: moved(at) for target, at in self._gaps.items()}
+        for progress in self._progress.values():
+            progress.set_clock(ahead, given=None if since is None else since.timestamp())
 
     async def _look_while_subscribed(self) -> None:
         await self._keep()
-        if self._gaps:
-            overlap = self._recovery.overlap
-            await self._look_at({target: since - overlap for target, since in self._gaps.items()})
+        gaps = {target: its.gap for target, its in self._progress.items() if its.has_gap}
+        if gaps:
+            await self._look_at({target: gap - self._recovery.overlap for target, gap in gaps.items()})
             self._next_sweep = trio.current_time() + min(SECOND_LOOK_AFTER, self._recovery.sweep_interval)
-        while self._floors:
+        while self._progress:
             await trio.sleep_until(self._next_sweep)
             await self._sweep()
         await trio.sleep_forever()
@@ -254,11 +209,13 @@ class Recoverer:
                 break
             await trio.sleep(SECOND_LOOK_AFTER)
         began = self._rest.now
-        since = {target: min(at, self._gaps.get(target, at)) for target, at in self._swept_until.items()}
+        since = {target: min(its.swept_until, its.gap) for target, its in self._progress.items()}
         self._unpushed = 0
         self._was_behind = self._outbox.is_full
         await self._look_at({target: at - self._recovery.sweep_depth for target, at in since.items()})
-        self._swept_until |= dict.fromkeys(since.keys() - self._gaps.keys(), began)
+        for target, its in self._progress.items():
+            if target in since and not its.has_gap:
+                its.swept_until = began
         self._next_sweep = trio.current_time() + self._recovery.sweep_interval
         if self._unpushed and not self._was_behind:
             await self._replace_the_connection()
@@ -281,9 +238,9 @@ class Recoverer:
                 if failure is not None:
                     self._note_failure(target, failure)
                 else:
-                    self._found.closed = min(self._found.closed, self._gaps.pop(target, math.inf))
-                    self._told.discard(target)
-                    self._complete_until[target] = began
+                    its = self._progress[target]
+                    self._found.closed = min(self._found.closed, its.gap)
+                    its.gap, its.is_told, its.complete_until = math.inf, False, began
 
         async with self._rest.connected():
             async with trio.open_nursery() as nursery:
@@ -296,7 +253,7 @@ class Recoverer:
         await self._keep()
 
     async def _look_at_held(self) -> None:
-        floors = {event_type: -math.inf for types in self._floors.values() for event_type in types}
+        floors = {event_type: -math.inf for its in self._progress.values() for event_type in its.floors}
         try:
             await self._source.look_at_held(floors, self._found)
         except (ApiError, RequestFailed) as exc:
@@ -306,19 +263,20 @@ class Recoverer:
     def _floors_of(self, target: Target) -> dict[str, float]:
         # What arrived at that very moment is among what was forgotten.
         forgotten = math.nextafter(self._delivered.forgotten_until, math.inf)
-        return {event_type: max(floor, forgotten) for event_type, floor in self._floors[target].items()}
+        return {event_type: max(floor, forgotten) for event_type, floor in self._progress[target].floors.items()}
 
     def _note_failure(self, target: Target, failure: ApiError | RequestFailed) -> None:
-        since = self._gaps.setdefault(target, self._complete_until[target])
-        if target not in self._told:
-            self._told.add(target)
+        its = self._progress[target]
+        its.gap = its.missing_since
+        if not its.is_told:
+            its.is_told = True
             reason = printable(str(failure), 500)
             logger.warning("mail could not be recovered: %s", reason)
             self._notify(
                 RecoveryFailed(
                     inbox_id=target.inbox_id,
                     pod_id=target.pod_id,
-                    since=datetime.fromtimestamp(since, UTC),
+                    since=datetime.fromtimestamp(its.gap, UTC),
                     reason=reason,
                 )
             )
@@ -333,7 +291,7 @@ class Recoverer:
                     recovered=found.recovered,
                     known=found.known,
                     held=found.held,
-                    failed=len(self._gaps),
+                    failed=sum(its.has_gap for its in self._progress.values()),
                     requests=self.requests - found.requests_before,
                 )
             )
@@ -374,33 +332,22 @@ class Recoverer:
     async def _keep(self) -> None:
         if self._journal is None:
             return
-        # What the journal has no room for is known here, and would not be to the next run.
-        unwritten = self._outbox.unwritten_since
-        targets = [
-            [
-                target.inbox_id,
-                target.pod_id,
-                types,
-                min(unwritten, self._gaps.get(target, self._complete_until[target])),
-                min(unwritten, self._swept_until[target]),
-            ]
-            for target, types in self._floors.items()
-        ]
-        await self._write(self._journal, targets)
+        await self._write(self._journal, self._progress)
 
-    async def _write(self, journal: Journal, targets: list[Any]) -> None:
-        """Have the journal keep what `_restore` reads."""
-        await journal.keep(encode_object({"targets": targets, "source": self._source.state()}))
+    async def _write(self, journal: Journal, progress: dict[Target, Progress]) -> None:
+        # What the journal has no room for is known here, and would not be to the next run.
+        await journal.keep(encode_progress(progress, self._outbox.unwritten_since, self._source.state()))
 
     def _restore(self) -> None:
-        kept = parse_object(self._kept)
-        if kept is None:
+        if (kept := decode_progress(self._kept)) is None:
             return
-        for inbox_id, pod_id, types, complete_until, swept_until in kept["targets"]:
-            target = Target(inbox_id=inbox_id, pod_id=pod_id)
-            if target in self._floors:
-                self._floors[target] |= types
-                self._complete_until[target] = complete_until
-                self._swept_until[target] = swept_until
-                self._gaps[target] = complete_until  # and not `Recovery.since`, which was a first start's
-        self._source.restore(kept["source"])
+        earlier, source = kept
+        for target, progress in earlier.items():
+            if target in self._progress:  # with its gap, and not that of `Recovery.since`, which was a first start's
+                floors = self._progress[target].floors | progress.floors
+                self._progress[target] = attrs.evolve(progress, floors=floors)
+        self._source.restore(source)
+
+
+def _floors(progress: dict[Target, Progress]) -> dict[Target, dict[str, float]]:
+    return {target: its.floors for target, its in progress.items()}

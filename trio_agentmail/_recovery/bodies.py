@@ -1,0 +1,38 @@
+"""The bodies of pushed mails, where AgentMail left them out."""
+
+import logging
+
+import trio
+
+from trio_agentmail._codec import with_message
+from trio_agentmail.errors import ApiError, RequestFailed, printable
+from trio_agentmail.events import MessageReceivedEvent
+
+from .rest import Rest, segment
+
+__all__ = ["with_body"]
+
+logger = logging.getLogger("trio_agentmail")
+
+BODY_TIMEOUT = 10.0
+"""Seconds for which a pushed mail, and all behind it, may wait for its body."""
+
+
+async def with_body(rest: Rest, event: MessageReceivedEvent) -> MessageReceivedEvent:
+    """The mail with its body, if it was left out and can be fetched."""
+    message = event.message
+    if message.text is not None or message.html is not None:
+        return event
+    path = f"/inboxes/{segment(message.inbox_id)}/messages/{segment(message.message_id)}"
+    why = f"not within {BODY_TIMEOUT:.0f} s"
+    with trio.move_on_after(BODY_TIMEOUT):
+        try:
+            async with rest.connected():
+                whole = with_message(event, await rest.get(path))
+            if whole is not None:
+                return whole
+            why = "the REST API answered with another message"
+        except (ApiError, RequestFailed) as exc:
+            why = str(exc)
+    logger.warning("a mail comes without its body, which could not be fetched: %s", printable(why, 500))
+    return event
