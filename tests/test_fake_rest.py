@@ -1,12 +1,16 @@
 """The fake keeps mail, and its REST API tells of it: in memory on the mock clock, and on a port."""
 
+import errno
 import gzip
 import json
+import os
+import resource
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -17,10 +21,11 @@ import pytest
 import trio
 import trustme
 from agentmail import AsyncAgentMail
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trio_agentmail import MessageReceivedEvent, decode_event
 from trio_agentmail.testing import FakeAgentMail, Request
+from trio_agentmail.testing._fake_http_server import accept_from
 
 INBOX = "agent@agentmail.to"
 OTHER = "other@agentmail.to"
@@ -836,12 +841,101 @@ async def test_faults_of_requests_come_over_a_port_too() -> None:
     assert [request.status for request in fake.requests] == [503, None, None, 200, None]
 
 
-@pytest.mark.parametrize("request_line", [b"nonsense", b"GET nowhere HTTP/1.1"])
-async def test_what_is_no_request_is_a_400(request_line: bytes) -> None:
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"nonsense\r\nHost: a\r\n\r\n", 400),
+        (b"GET nowhere HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        (b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        (b"GET /v0 HTTP/1.1\r\nHost: [::1\r\n\r\n", 400),
+        (b"GET /v0 HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 100_000, 431),
+    ],
+    ids=lambda value: ascii(value)[:30],
+)
+async def test_what_is_no_request_is_answered_with_what_is_wrong(request_bytes: bytes, status: int) -> None:
     async with served(FakeAgentMail()) as client, await open_stream(client) as stream:
-        await stream.send_all(request_line + b"\r\nHost: a\r\n\r\n")
-        assert (await stream.receive_some()).startswith(b"HTTP/1.1 400")
-        assert await stream.receive_some() == b""
+        await stream.send_all(request_bytes)
+        head, _, body = (await stream.receive_some()).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 %d" % status)
+        assert json.loads(body)["message"].startswith("this is no HTTP request: ")
+
+
+async def test_a_request_may_name_the_server_as_it_would_to_a_proxy() -> None:
+    async with served(FakeAgentMail()) as client, await open_stream(client) as stream:
+        await stream.send_all(b"GET http://a/v0/pods HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer x\r\n\r\n")
+        assert (await stream.receive_some()).startswith(b"HTTP/1.1 200")
+
+
+async def test_a_client_that_waits_to_be_told_to_go_on_is_told() -> None:
+    fake = FakeAgentMail()
+    async with served(fake) as client, await open_stream(client) as stream:
+        head = b"POST /v0/pods HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer x\r\n"
+        await stream.send_all(head + b"Content-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+        assert await stream.receive_some() == b"HTTP/1.1 100 \r\n\r\n"
+        await stream.send_all(b"{}")
+        assert (await stream.receive_some()).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("host", ["::1", "127.0.0.1"])
+async def test_it_answers_on_an_address_of_either_kind(host: str) -> None:
+    fake = FakeAgentMail()
+    async with fake.serve(host=host) as environment, httpx.AsyncClient(headers=BEARER) as client:
+        assert (await client.get(environment.http + "/v0/inboxes")).status_code == 200
+
+
+@contextmanager
+def room_for_files(count: int) -> Iterator[None]:
+    """For the block, this process can open so many more files."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 1 + count, limits[1]))
+    taken: list[int] = []
+    try:
+        with suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        for _ in range(count):
+            os.close(taken.pop())
+        yield
+    finally:
+        for fd in taken:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells which files are open")
+@pytest.mark.parametrize("kind", ["http", "websockets"])
+async def test_a_connection_for_which_there_is_no_file_waits_and_ends_nothing(kind: str) -> None:
+    fake = FakeAgentMail()
+    async with fake.serve() as environment:
+        port = int(getattr(environment, kind).rpartition(":")[2])
+        with room_for_files(1):
+            stream = await trio.open_tcp_stream("127.0.0.1", port)
+            await wait_all_tasks_blocked()
+            assert fake.attempts == 0
+        await stream.send_all(b"GET /v0/pods HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        with trio.fail_after(10):
+            assert (await stream.receive_some()).startswith(b"HTTP/1.1 4")
+        await stream.aclose()
+
+
+async def test_any_other_trouble_with_a_listener_comes_out() -> None:
+    class Broken(trio.SocketListener):
+        async def accept(self) -> trio.SocketStream:
+            raise OSError(errno.ENETDOWN, "the network is down")
+
+    with trio.socket.socket() as sock:
+        sock.listen()
+        with pytest.raises(OSError, match="down"):
+            await accept_from(Broken(sock))
+
+
+@pytest.mark.parametrize(
+    "authorization", ["bearer am_key", "BEARER am_key", "Bearer", "Bearer  a", "Bearer a b", "Basic a"]
+)
+async def test_a_key_that_is_not_given_as_agentmail_wants_it_is_none(authorization: str) -> None:
+    async with rest(FakeAgentMail(), headers={"Authorization": authorization}) as client:
+        response = await client.get("/inboxes")
+    assert (response.status_code, response.json()["code"]) == (401, "missing_authorization")
 
 
 async def test_a_client_that_goes_in_the_middle_of_a_request_does_no_harm() -> None:

@@ -63,8 +63,8 @@ def rejection(
 
 def bearer(authorization: str) -> str:
     """The API key in an `Authorization` header; `""`: there is none."""
-    scheme, _, key = authorization.partition(" ")
-    return key if scheme.lower() == "bearer" else ""
+    key = authorization.removeprefix("Bearer ")  # "case-sensitive", say AgentMail's documents
+    return "" if key == authorization or key.split() != [key] else key
 
 
 def refused_key(key: str, api_keys: Collection[str] | None) -> tuple[str, str] | None:

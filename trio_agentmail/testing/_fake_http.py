@@ -13,7 +13,7 @@ import trio
 from ._fake_base import FakeBase
 from ._fake_connection import Spawn
 from ._fake_handshake import bearer, refused_key
-from ._fake_http_server import HttpConnection, Respond
+from ._fake_http_server import HttpConnection, Respond, accept_from
 from ._fake_request_faults import AnswerRequest, BreakRequest, HangRequest, RequestFaults
 from ._fake_rest import answer_call
 from ._post_office import PostOffice
@@ -93,7 +93,7 @@ class FakeHttp(FakeBase, RequestFaults):
         self, listener: trio.SocketListener, ssl_context: ssl.SSLContext | None, spawn: Spawn
     ) -> None:
         while True:
-            spawn(HttpConnection(await listener.accept(), ssl_context, self._respond).run)
+            spawn(HttpConnection(await accept_from(listener), ssl_context, self._respond).run)
 
     def _answer_request(self, request: httpx.Request) -> httpx.Response:
         self._index()

@@ -5,6 +5,7 @@ so that a client that has stopped reading would keep `serve()` from ending; and 
 connection nor wait for the client to give up, as faults do.
 """
 
+import errno
 import socket
 import ssl
 import struct
@@ -17,7 +18,7 @@ import trio
 
 from ._fake_request_faults import BreakRequest, HangRequest
 
-__all__ = ["HttpConnection", "Respond", "reset", "with_tls"]
+__all__ = ["HttpConnection", "Respond", "accept_from", "reset", "with_tls"]
 
 Respond = Callable[[httpx.Request], Awaitable[httpx.Response | HangRequest | BreakRequest]]
 """What becomes of a request that has been read."""
@@ -26,6 +27,23 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 """As SO_LINGER: closing the socket resets the connection."""
 
 RECEIVE_SIZE = 2**16
+
+
+TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
+
+
+async def accept_from(listener: trio.SocketListener) -> trio.SocketStream:
+    """The next connection, once this process may have another file.
+
+    `trio.serve_listeners` would wait as well, but lose what a handler raises when it is cancelled at the same time.
+    """
+    while True:
+        try:
+            return await listener.accept()
+        except OSError as exc:
+            if exc.errno not in TOO_MANY_FILES:
+                raise
+        await trio.sleep(0.1)
 
 
 async def reset(stream: trio.SocketStream) -> None:
@@ -79,8 +97,14 @@ class HttpConnection:
                 if self._http.our_state is h11.MUST_CLOSE:
                     return
                 self._http.start_next_cycle()
-        except (h11.RemoteProtocolError, httpx.InvalidURL):
-            await self._send(httpx.Response(400, headers={"Connection": "close"}, content=b""), with_body=False)
+        except (h11.RemoteProtocolError, httpx.InvalidURL) as exc:
+            status = exc.error_status_hint if isinstance(exc, h11.RemoteProtocolError) else 400
+            answer = {
+                "name": "ValidationError",
+                "code": "validation_error",
+                "message": f"this is no HTTP request: {exc}",
+            }
+            await self._send(httpx.Response(status, headers={"Connection": "close"}, json=answer), with_body=True)
 
     async def _receive_request(self) -> httpx.Request | None:
         """The next request, read to its end; `None`: the client has gone."""
@@ -89,25 +113,35 @@ class HttpConnection:
         while True:
             event = self._http.next_event()
             if event is h11.NEED_DATA:
+                if self._http.they_are_waiting_for_100_continue:
+                    go_on = h11.InformationalResponse(status_code=100, headers=[])
+                    await self._stream.send_all(self._http.send(go_on) or b"")
                 self._http.receive_data(bytes(await self._stream.receive_some(RECEIVE_SIZE)))
             elif isinstance(event, h11.Request):
                 head = event
             elif isinstance(event, h11.Data):
                 body += event.data
             elif isinstance(event, h11.EndOfMessage) and head is not None:
-                headers = httpx.Headers(list(head.headers))
-                netloc = headers.get("Host", "localhost").encode("ascii", "ignore")
-                url = httpx.URL(scheme=self._scheme, netloc=netloc, raw_path=head.target)
                 return httpx.Request(
                     head.method.decode(),
-                    url,
-                    headers=headers,
+                    self._url(head),
+                    headers=list(head.headers),
                     content=bytes(body),
                     # At which of our addresses it came. The client's could not be had if it has just gone.
                     extensions={"server_address": self._socket_stream.socket.getsockname()[0]},
                 )
             else:
                 return None
+
+    def _url(self, head: h11.Request) -> httpx.URL:
+        target = head.target.decode("ascii")
+        if not target.startswith("/"):
+            url = httpx.URL(target)  # RFC 9112, 3.2.2: as a client asks it of a proxy
+            if url.scheme not in ("http", "https"):
+                raise httpx.InvalidURL(f"{target!r} is no address")
+            return url
+        host = httpx.Headers(list(head.headers)).get("Host", "localhost")
+        return httpx.URL(f"{self._scheme}://{host}{target}")
 
     async def _send(self, response: httpx.Response, *, with_body: bool) -> None:
         head = h11.Response(status_code=response.status_code, headers=response.headers.raw)

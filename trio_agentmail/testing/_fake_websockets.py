@@ -36,7 +36,7 @@ from ._fake_faults import (
     refused,
 )
 from ._fake_handshake import Handshake, read_handshake, rejection
-from ._fake_http_server import reset, with_tls
+from ._fake_http_server import accept_from, reset, with_tls
 from ._fake_push_faults import PushFaults
 from ._fake_subscriptions import RefusedFrame, describe, error_frame, mismatch, parse_subscribe, subscribed_frame
 from ._slow_stream import SlowStream
@@ -197,7 +197,7 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
         self, listener: trio.SocketListener, ssl_context: ssl.SSLContext | None, spawn: Spawn
     ) -> None:
         while True:
-            stream = await listener.accept()
+            stream = await accept_from(listener)
             fault = self._next_connection()
             if isinstance(fault, FailConnection):
                 await reset(stream)
