@@ -689,7 +689,7 @@ async def test_orders_come_from_this_machine_only(address: str, status: int) -> 
 
 
 async def test_what_is_remembered_of_requests_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trio_agentmail.testing._emulator.MAX_REMEMBERED", 3)
+    monkeypatch.setattr("trio_agentmail.testing._emulator_base.MAX_REMEMBERED", 3)
     async with serving() as served, httpx.AsyncClient(base_url=served.environment.http) as client:
         for _ in range(5):
             await client.get("/v0/inboxes")

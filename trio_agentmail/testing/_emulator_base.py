@@ -1,0 +1,67 @@
+"""The fake as `trio-agentmail emulate` has it, but for its control API: what the orders that come there are for."""
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+from trio_agentmail.events import Message
+
+from ._fake import FakeAgentMail
+
+__all__ = ["EmulatorBase"]
+
+MAX_REMEMBERED = 1000
+"""How many requests, handshakes and the like are remembered: an emulator may run for weeks."""
+
+
+class EmulatorBase(FakeAgentMail):
+    """A `FakeAgentMail` that is alone in its process, and tells what happens.
+
+    Args:
+        tell: Called for each thing that happens, with a text in which others may have chosen what stands.
+        api_keys: The API keys that it knows; `None`: it knows any.
+        permissions: What the keys may do; `None`: everything.
+
+    Attributes:
+        tell: As given.
+        receivers: To how many connections the last event was pushed, or 0, if it was set to that since then.
+    """
+
+    def __init__(
+        self,
+        tell: Callable[[str], None],
+        *,
+        api_keys: Collection[str] | None = None,
+        permissions: Collection[str] | None = None,
+    ) -> None:
+        super().__init__(api_keys=api_keys, permissions=permissions)
+        self.tell = tell
+
+    @property
+    def receivers(self) -> int:
+        return self._receivers
+
+    @receivers.setter
+    def receivers(self, count: int) -> None:
+        self._receivers = count
+
+    def message(self, inbox_id: str, message_id: str) -> Message | None:
+        """The mail, if there is one."""
+        mail = self._store.mail(inbox_id, message_id)
+        return None if mail is None else mail.message
+
+    def add_pod(self, pod_id: str) -> None:
+        """Make a pod, with no inbox in it."""
+        self._store.add_pod(pod_id, self._now())
+
+    def _note(self, text: str) -> None:
+        super()._note(text)
+        self.tell(text)
+        remembered: list[list[Any]] = [
+            self.handshakes,
+            self.frames,
+            self.subscriptions,
+            self.close_codes,
+            self.requests,
+        ]
+        for things in remembered:
+            del things[:-MAX_REMEMBERED]
