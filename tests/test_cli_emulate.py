@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import attrs
 import httpx
@@ -559,6 +560,88 @@ async def test_requests_fail_and_go_well_again() -> None:
             with pytest.raises(httpx.ReadTimeout):
                 await client.get("/inboxes")
         assert "GET /v0/inboxes: no answer" in served.told
+
+
+async def test_in_an_outage_only_orders_are_taken_and_mail_is_kept() -> None:
+    async with serving() as served, httpx.AsyncClient(base_url=served.environment.http) as client:
+        client.headers["Authorization"] = f"Bearer {KEY}"
+        async with listening(environment=served.environment) as events:
+            assert isinstance(await events.receive(), Subscribed)
+            await served.ok("fault", "outage")
+            assert isinstance(await events.receive(), Disconnected)
+            attempts = served.emulator.attempts
+            await served.emulator.wait_for(lambda: served.emulator.attempts >= attempts + 2)
+            with pytest.raises(httpx.HTTPError):
+                await client.get("/v0/inboxes")
+            assert (await client.get("/_emulator")).json() == {"connected": 0, "subscribed": 0}
+            assert (await served.ok("trigger", "message.received", "--inbox", INBOX)).endswith("pushed to 0\n")
+            await served.ok("fault", "clear")
+            assert isinstance(await events.receive(), Subscribed)
+            assert len((await client.get(f"/v0/inboxes/{INBOX}/messages")).json()["messages"]) == 1
+            assert len(served.emulator.handshakes) == 2
+    assert [line for line in served.told if "outage" in line] == ["an outage begins", "fault: outage", "an outage ends"]
+
+
+async def test_an_outage_ends_when_its_time_is_over() -> None:
+    async with serving() as served:
+        async with listening(environment=served.environment) as events:
+            assert isinstance(await events.receive(), Subscribed)
+            began = trio.current_time()
+            await served.ok("fault", "outage", "--seconds", "0.3")
+            assert isinstance(await events.receive(), Disconnected)
+            assert isinstance(await events.receive(), Subscribed)
+            assert trio.current_time() - began >= 0.3
+            await served.ok("fault", "outage", "--seconds", "0")
+
+
+async def test_a_second_outage_is_refused_until_the_first_one_has_ended() -> None:
+    async with serving() as served:
+        await served.ok("fault", "outage")
+        again = await served.post("faults", {"fault": "outage", "seconds": 0})
+        assert again.status_code == 409
+        assert "outage is going on already" in again.json()["message"]
+        assert "outage is going on already" in (await served.command("fault", "outage")).stderr
+        assert served.told.count("an outage ends") == 0
+        await served.ok("fault", "clear")
+        assert (await served.post("faults", {"fault": "outage"})).status_code == 200
+    assert served.told[-1] == "an outage ends"
+
+
+async def test_orders_are_obeyed_one_after_the_other() -> None:
+    async with serving() as served, httpx.AsyncClient(base_url=served.environment.http) as client:
+        began, go_on = trio.Event(), trio.Event()
+
+        async def drop_connections() -> None:
+            began.set()
+            await go_on.wait()
+
+        with patch.object(served.emulator, "drop_connections", drop_connections):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(served.post, "faults", {"fault": "outage"})
+                await began.wait()
+                nursery.start_soon(client.delete, "/_emulator/faults")
+                while not served.emulator.orders.statistics().tasks_waiting:
+                    assert (await client.get("/_emulator")).status_code == 200  # which is no order
+                go_on.set()
+        assert served.told == ["an outage begins", "fault: outage", "an outage ends", "faults: cleared"]
+
+
+async def test_a_bug_in_what_goes_on_is_the_end_of_the_emulator() -> None:
+    @asynccontextmanager
+    async def outage() -> AsyncIterator[None]:
+        yield
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        async with serving() as served:
+            with patch.object(served.emulator, "outage", outage):
+                await served.ok("fault", "outage", "--seconds", "0.05")
+                await trio.sleep_forever()
+
+
+async def test_a_signal_ends_it_in_the_middle_of_an_outage() -> None:
+    async with emulator_process() as (_, environment), httpx.AsyncClient(base_url=environment.http) as client:
+        assert (await client.post("/_emulator/faults", json={"fault": "outage"})).status_code == 200
 
 
 def test_every_fault_of_the_control_api_has_a_command_and_the_other_way_round() -> None:

@@ -106,7 +106,8 @@ def fault_commands() -> None:
     """Break something at a running emulator.
 
     A fault is for the next connection, push or request, for more with --times, and until `fault clear` with --times
-    all. `cut`, `close` and `silent` are for the WebSockets that are open now.
+    all. `cut`, `close` and `silent` are for the WebSockets that are open now. An `outage` lasts, until `fault clear` or
+    for --seconds.
     """
 
 
@@ -130,6 +131,9 @@ OPTIONS = {
     "reason": click.option("--reason", help="What the close frame says."),
     "retry_after": click.option("--retry-after", type=click.IntRange(0), metavar="SECONDS"),
     "copies": click.option("--copies", type=click.IntRange(1), help="How often it comes again. [default: 1]"),
+    "lasting": click.option(
+        "--seconds", type=click.FloatRange(0, 10**6), help="How long. [default: until `fault clear`]", metavar="SECONDS"
+    ),
     "path": click.option("--path", metavar="TEXT", help="Only requests whose path contains this."),
     "times": click.option(
         "--times", metavar="N", default="1", show_default=True, callback=_times, help='How often; "all": from now on.'
@@ -167,10 +171,11 @@ _add("swallow", "Do not push the next event; the REST API has the mail all the s
 _add("rest-error", "Answer the next REST request with a status.", "status", "retry_after", "path", "times")
 _add("rest-hang", "Never answer the next REST request.", "path", "times")
 _add("rest-break", "Reset the connection of the next REST request.", "path", "times")
+_add("outage", "Be gone: cut WebSockets, refuse new ones, and break off REST requests.", "lasting")
 
 
 @fault_commands.command("clear")
 @emulator_option
 def clear_command(emulator: str) -> None:
-    """Let everything go well from now on, and push what `reorder` has held back."""
+    """Let everything go well from now on: end an outage, and push what `reorder` has held back."""
     order(emulator, "DELETE", "faults")

@@ -1,10 +1,16 @@
 """The fake as `trio-agentmail emulate` has it, but for its control API: what the orders that come there are for."""
 
-from collections.abc import Callable, Collection
+import ssl
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
 from typing import Any
 
+import trio
+
+from trio_agentmail._settings import AgentMailEnvironment
 from trio_agentmail.events import Message
 
+from ._emulator_lasting import LastingFaults
 from ._fake import FakeAgentMail
 
 __all__ = ["EmulatorBase"]
@@ -23,6 +29,8 @@ class EmulatorBase(FakeAgentMail):
 
     Attributes:
         tell: As given.
+        orders: Held while an order is carried out.
+        lasting: The faults that go on when the order for them has been answered.
         receivers: To how many connections the last event was pushed, or 0, if it was set to that since then.
     """
 
@@ -35,6 +43,24 @@ class EmulatorBase(FakeAgentMail):
     ) -> None:
         super().__init__(api_keys=api_keys, permissions=permissions)
         self.tell = tell
+        self.orders = trio.Lock()
+        self.lasting = LastingFaults()
+
+    @asynccontextmanager
+    async def serve(
+        self,
+        port: int = 0,
+        ssl_context: ssl.SSLContext | None = None,
+        *,
+        http_port: int = 0,
+        host: str = "127.0.0.1",
+    ) -> AsyncIterator[AgentMailEnvironment]:
+        """As `FakeAgentMail.serve`. What was ordered ends with the block."""
+        async with (
+            self.lasting.tasks(),
+            super().serve(port, ssl_context, http_port=http_port, host=host) as environment,
+        ):
+            yield environment
 
     @property
     def receivers(self) -> int:

@@ -3,7 +3,7 @@
     GET    /_emulator          how many are connected and subscribed, and where
     POST   /_emulator/trigger  {"event_type": "message.received", "inbox_id": …, …}: see `_emulator_trigger`
     POST   /_emulator/faults   {"fault": "cut", …}: see `_emulator_faults`
-    DELETE /_emulator/faults   what comes from now on goes well
+    DELETE /_emulator/faults   what comes from now on goes well, and what lasts ends
 
 What is wrong with an order is answered with a status and a `message`.
 """
@@ -47,23 +47,31 @@ async def _obey(emulator: EmulatorBase, request: httpx.Request) -> dict[str, Any
     # A page in a browser on this machine can send requests here, but not without saying where it is from.
     if not _is_loopback(request.extensions["server_address"]) or "Origin" in request.headers:
         raise BadOrder(403, "the emulator takes orders from programs on its own machine only")
-    match request.method, request.url.path.removeprefix(CONTROL_PATH):
-        case "GET", "" | "/":
-            return {"connected": emulator.connected, "subscribed": emulator.subscribed}
+    method, path = request.method, request.url.path.removeprefix(CONTROL_PATH)
+    if (method, path) in (("GET", ""), ("GET", "/")):
+        return {"connected": emulator.connected, "subscribed": emulator.subscribed}
+    # One after the other: who clears faults ends the outage that is just beginning.
+    async with emulator.orders:
+        return await _carry_out(emulator, method, path, request.content)
+
+
+async def _carry_out(emulator: EmulatorBase, method: str, path: str, body: bytes) -> dict[str, Any]:
+    match method, path:
         case "POST", "/trigger":
-            return await trigger(emulator, _fields(request.content))
+            return await trigger(emulator, _fields(body))
         case "POST", "/faults":
-            fields = _fields(request.content)
+            fields = _fields(body)
             await order_fault(emulator, fields)
             name = fields.pop("fault")
             more = [f"{argument}={value}" for argument, value in fields.items()]
             emulator.tell(f"fault: {' '.join([name, *more])}")
             return {}
         case "DELETE", "/faults":
+            await emulator.lasting.end()
             emulator.clear_faults()
             emulator.tell("faults: cleared")
             return {}
-    raise BadOrder(404, f"the emulator has no {request.method} {request.url.path}")
+    raise BadOrder(404, f"the emulator has no {method} {CONTROL_PATH}{path}")
 
 
 def _is_loopback(address: str) -> bool:

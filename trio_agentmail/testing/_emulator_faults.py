@@ -3,13 +3,16 @@
 What is ordered comes over HTTP, and an argument that makes no sense is refused: in the fake it would end the emulator.
 """
 
+import math
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from inspect import isawaitable
 from typing import Any
 
 import attrs
 
+from ._emulator_base import EmulatorBase
 from ._fake import FakeAgentMail
 
 __all__ = ["FAULTS", "BadOrder", "FaultKind", "order_fault"]
@@ -29,7 +32,7 @@ class FaultKind:
     """A fault by the name by which it is ordered.
 
     Attributes:
-        method: What it is in the fake.
+        method: What it is in the fake; called with the emulator.
         required: The arguments that must be given.
         optional: Those that may be.
     """
@@ -65,6 +68,18 @@ def _reorder(fake: FakeAgentMail, *, count: int) -> None:
     fake.reorder_pushes(count)
 
 
+async def _outage(emulator: EmulatorBase, *, seconds: float | None = None) -> None:
+    await _last(emulator, "outage", emulator.outage(), seconds)
+
+
+async def _last(
+    emulator: EmulatorBase, name: str, block: AbstractAsyncContextManager[object], seconds: float | None
+) -> None:
+    if name in emulator.lasting:
+        raise BadOrder(409, f"the fault {name} is going on already, until its time is over or faults are cleared")
+    await emulator.lasting.begin(name, block, math.inf if seconds is None else seconds)
+
+
 FAULTS: Mapping[str, FaultKind] = {
     "cut": FaultKind(FakeAgentMail.drop_connections),
     "close": FaultKind(FakeAgentMail.drop_connections, ("code",), ("reason",)),
@@ -83,6 +98,7 @@ FAULTS: Mapping[str, FaultKind] = {
     "rest-error": FaultKind(_rest_error, ("status",), ("retry_after", "path", "times")),
     "rest-hang": FaultKind(FakeAgentMail.hang_requests, (), ("path", "times")),
     "rest-break": FaultKind(FakeAgentMail.break_requests, (), ("path", "times")),
+    "outage": FaultKind(_outage, (), ("seconds",)),
 }
 
 # RFC 6455, 7.4: what may stand in a close frame.
@@ -115,14 +131,15 @@ CHECKS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-async def order_fault(fake: FakeAgentMail, fields: Mapping[str, Any]) -> None:
+async def order_fault(emulator: EmulatorBase, fields: Mapping[str, Any]) -> None:
     """Make something go wrong.
 
     Args:
         fields: The name of the fault as `fault`, and its arguments.
 
     Raises:
-        BadOrder: there is no such fault, or an argument is missing or makes no sense.
+        BadOrder: there is no such fault, an argument is missing or makes no sense, or a fault is going on already that
+            there can be one of.
     """
     arguments = dict(fields)
     name = arguments.pop("fault", None)
@@ -137,7 +154,7 @@ async def order_fault(fake: FakeAgentMail, fields: Mapping[str, Any]) -> None:
             raise BadOrder(400, f"{argument} is {what}")
     if arguments.get("times") == "all":
         arguments["times"] = None
-    result = kind.method(fake, **arguments)
+    result = kind.method(emulator, **arguments)
     if isawaitable(result):
         await result
 
