@@ -40,6 +40,7 @@ from trio_agentmail.cli._output import Output, OutputClosed
 from trio_agentmail.testing._emulator import Emulator
 from trio_agentmail.testing._emulator_faults import FAULTS
 from trio_agentmail.testing._emulator_trigger import EVENT_TYPES
+from trio_agentmail.testing._fake_chaos import CHAOS
 
 INBOX = "agent@agentmail.to"
 KEY = "am_key"
@@ -607,6 +608,72 @@ async def test_a_second_outage_is_refused_until_the_first_one_has_ended() -> Non
     assert served.told[-1] == "an outage ends"
 
 
+def strikes(served: Served) -> list[str]:
+    return [line.removeprefix("chaos: ") for line in served.told if line.startswith("chaos: ")]
+
+
+async def test_chaos_strikes_now_and_then_until_faults_are_cleared() -> None:
+    async with serving() as served:
+        async with listening(environment=served.environment) as events:
+            await served.ok("fault", "chaos", "--seed", "7", "--every", "0.02", "--faults", "cut, swallow")
+            await served.emulator.wait_for(lambda: set(strikes(served)) == {"cut", "swallow"})
+            await served.ok("fault", "clear")
+            await served.emulator.wait_subscribed()
+            await served.emulator.deliver(inbox_id=INBOX, subject="after it")
+            while (await next_mail(events)).message.subject != "after it":
+                pass
+    told = [line for line in served.told if "chaos" in line and not line.startswith("chaos: ")]
+    assert told == ["chaos begins, with the seed 7", "fault: chaos seed=7 every=0.02 faults=cut,swallow", "chaos ends"]
+    assert served.told.index("faults: cleared") == served.told.index("chaos ends") + 1
+    assert not any(line.startswith("chaos: ") for line in served.told[served.told.index("chaos ends") :])
+
+
+async def test_chaos_is_the_same_for_the_same_seed_and_ends_when_its_time_is_over() -> None:
+    async with serving() as served:
+        for _ in range(2):
+            order = {
+                "fault": "chaos",
+                "seed": 3,
+                "every": 0.02,
+                "seconds": 0.5,
+                "faults": ["cut", "duplicate", "delay"],
+            }
+            assert (await served.post("faults", order)).status_code == 200
+            await served.emulator.wait_for(lambda: served.told[-1] == "chaos ends")
+            served.told.append("again")
+    first, second = " ".join(served.told).split("again")[:2]
+    assert len(re.findall(r"chaos: \w+", first)) > 5
+    for one, other in zip(*(re.findall(r"chaos: (\w+)", told) for told in (first, second)), strict=False):
+        assert one == other
+
+
+async def test_who_clears_faults_ends_the_outage_in_chaos_too() -> None:
+    async with serving() as served:
+        await served.ok("fault", "chaos", "--seed", "1", "--every", "0.02", "--faults", "outage")
+        await served.emulator.wait_for(lambda: served.told.count("an outage begins") >= 2)
+        await served.ok("fault", "clear")
+        assert served.told.count("an outage begins") == served.told.count("an outage ends")
+        async with listening(environment=served.environment) as events:
+            assert isinstance(await events.receive(), Subscribed)
+
+
+async def test_an_outage_goes_on_when_chaos_ends_and_there_is_one_chaos_at_a_time() -> None:
+    async with serving() as served:
+        await served.ok("fault", "outage")
+        await served.ok("fault", "chaos", "--seed", "1")
+        result = await served.command("fault", "chaos", "--seed", "2", "--seconds", "0")
+        assert result.exit_code == 1
+        assert "the fault chaos is going on already" in result.stderr
+        await served.ok("fault", "clear")
+        await served.ok("fault", "outage")
+        await served.ok("fault", "chaos", "--seed", "1", "--seconds", "0")
+        await served.emulator.wait_for(lambda: served.told.count("chaos ends") == 2)
+        assert served.told.count("an outage ends") == 1
+        async with httpx.AsyncClient() as client:
+            with pytest.raises(httpx.HTTPError):
+                await client.get(f"{served.environment.http}/v0/inboxes")
+
+
 async def test_orders_are_obeyed_one_after_the_other() -> None:
     async with serving() as served, httpx.AsyncClient(base_url=served.environment.http) as client:
         began, go_on = trio.Event(), trio.Event()
@@ -627,21 +694,27 @@ async def test_orders_are_obeyed_one_after_the_other() -> None:
 
 
 async def test_a_bug_in_what_goes_on_is_the_end_of_the_emulator() -> None:
+    async def cut(*_: Any) -> None:
+        raise ZeroDivisionError
+
     @asynccontextmanager
     async def outage() -> AsyncIterator[None]:
         yield
         raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError):
-        async with serving() as served:
-            with patch.object(served.emulator, "outage", outage):
-                await served.ok("fault", "outage", "--seconds", "0.05")
-                await trio.sleep_forever()
+    for order in (["outage", "--seconds", "0.05"], ["chaos", "--seed", "1", "--every", "0.05", "--faults", "cut"]):
+        with patch.dict(CHAOS, cut=cut), pytest.raises(ZeroDivisionError):
+            async with serving() as served:
+                with patch.object(served.emulator, "outage", outage):
+                    await served.ok("fault", *order)
+                    await trio.sleep_forever()
 
 
-async def test_a_signal_ends_it_in_the_middle_of_an_outage() -> None:
-    async with emulator_process() as (_, environment), httpx.AsyncClient(base_url=environment.http) as client:
-        assert (await client.post("/_emulator/faults", json={"fault": "outage"})).status_code == 200
+@pytest.mark.parametrize("fault", [{"fault": "outage"}, {"fault": "chaos", "seed": 1, "every": 0.01}])
+async def test_a_signal_ends_it_in_the_middle_of_what_goes_on(fault: dict[str, Any]) -> None:
+    async with emulator_process() as (_, environment):
+        async with httpx.AsyncClient(base_url=environment.http) as client:
+            assert (await client.post("/_emulator/faults", json=fault)).status_code == 200
 
 
 def test_every_fault_of_the_control_api_has_a_command_and_the_other_way_round() -> None:
@@ -719,6 +792,14 @@ async def test_it_says_how_many_are_there() -> None:
         ("faults", {"fault": "duplicate", "copies": 0}, "copies is a number"),
         ("faults", {"fault": "reorder", "count": 1}, "count is a number"),
         ("faults", {"fault": "slow", "rate": 0}, "rate is a number of bytes"),
+        ("faults", {"fault": "outage", "seconds": -1}, "seconds is a number"),
+        ("faults", {"fault": "chaos"}, "seed is a whole number"),
+        ("faults", {"fault": "chaos", "seed": 1.0}, "seed is a whole number"),
+        ("faults", {"fault": "chaos", "seed": 1, "every": 0}, "every is a number of seconds"),
+        ("faults", {"fault": "chaos", "seed": 1, "faults": "cut"}, "faults is a list of some of cut, close, "),
+        ("faults", {"fault": "chaos", "seed": 1, "faults": []}, "faults is a list of some of cut, close, "),
+        ("faults", {"fault": "chaos", "seed": 1, "faults": ["cut", "flood"]}, "faults is a list of some of cut, "),
+        ("faults", {"fault": "chaos", "seed": 1, "faults": [["cut"]]}, "faults is a list of some of cut, "),
         ("trigger", {"event_type": "x"}, "event_type is one of message.received, "),
         ("trigger", {"event_type": "message.received", "inbox_id": 7}, "inbox_id is a text"),
         ("trigger", {"event_type": "message.sent", "inbox_id": "a", "to": [1]}, "to is a text, or a list of texts"),

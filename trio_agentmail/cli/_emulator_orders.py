@@ -10,6 +10,7 @@ import httpx
 from trio_agentmail.errors import printable
 from trio_agentmail.testing._emulator_control import CONTROL_PATH, SERVER
 from trio_agentmail.testing._emulator_trigger import EVENT_TYPES
+from trio_agentmail.testing._fake_chaos import CHAOS
 
 from ._emulate import DEFAULT_EMULATOR
 
@@ -106,8 +107,8 @@ def fault_commands() -> None:
     """Break something at a running emulator.
 
     A fault is for the next connection, push or request, for more with --times, and until `fault clear` with --times
-    all. `cut`, `close` and `silent` are for the WebSockets that are open now. An `outage` lasts, until `fault clear` or
-    for --seconds.
+    all. `cut`, `close` and `silent` are for the WebSockets that are open now. `outage` and `chaos` last
+    until `fault clear`, or for --seconds.
     """
 
 
@@ -117,6 +118,10 @@ def _times(_context: click.Context, _option: click.Parameter, value: str) -> int
 
 def _bad_times() -> int:
     raise click.BadParameter('write a number, or "all" for all that follow')
+
+
+def _names(_context: click.Context, _option: click.Parameter, value: str | None) -> list[str] | None:
+    return None if value is None else [name.strip() for name in value.split(",")]
 
 
 ARGUMENTS = {
@@ -133,6 +138,22 @@ OPTIONS = {
     "copies": click.option("--copies", type=click.IntRange(1), help="How often it comes again. [default: 1]"),
     "lasting": click.option(
         "--seconds", type=click.FloatRange(0, 10**6), help="How long. [default: until `fault clear`]", metavar="SECONDS"
+    ),
+    "seed": click.option(
+        "--seed",
+        type=click.IntRange(0),
+        required=True,
+        metavar="N",
+        help="The same one gives the same faults at the same times.",
+    ),
+    "every": click.option(
+        "--every",
+        type=click.FloatRange(0.01, 10**6),
+        metavar="SECONDS",
+        help="Between two faults, in the mean. [default: 60]",
+    ),
+    "faults": click.option(
+        "--faults", metavar="A,B,…", callback=_names, help=f"Only some of {', '.join(CHAOS)}. [default: all of them]"
     ),
     "path": click.option("--path", metavar="TEXT", help="Only requests whose path contains this."),
     "times": click.option(
@@ -172,10 +193,11 @@ _add("rest-error", "Answer the next REST request with a status.", "status", "ret
 _add("rest-hang", "Never answer the next REST request.", "path", "times")
 _add("rest-break", "Reset the connection of the next REST request.", "path", "times")
 _add("outage", "Be gone: cut WebSockets, refuse new ones, and break off REST requests.", "lasting")
+_add("chaos", "Have something go wrong now and then, as a seed decides.", "seed", "every", "faults", "lasting")
 
 
 @fault_commands.command("clear")
 @emulator_option
 def clear_command(emulator: str) -> None:
-    """Let everything go well from now on: end an outage, and push what `reorder` has held back."""
+    """Let everything go well from now on: end an outage and chaos, and push what `reorder` has held back."""
     order(emulator, "DELETE", "faults")

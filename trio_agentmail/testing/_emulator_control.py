@@ -63,7 +63,7 @@ async def _carry_out(emulator: EmulatorBase, method: str, path: str, body: bytes
             fields = _fields(body)
             await order_fault(emulator, fields)
             name = fields.pop("fault")
-            more = [f"{argument}={value}" for argument, value in fields.items()]
+            more = [f"{argument}={_shown(value)}" for argument, value in fields.items()]
             emulator.tell(f"fault: {' '.join([name, *more])}")
             return {}
         case "DELETE", "/faults":
@@ -72,6 +72,10 @@ async def _carry_out(emulator: EmulatorBase, method: str, path: str, body: bytes
             emulator.tell("faults: cleared")
             return {}
     raise BadOrder(404, f"the emulator has no {method} {CONTROL_PATH}{path}")
+
+
+def _shown(value: object) -> str:
+    return ",".join(value) if isinstance(value, list) else str(value)
 
 
 def _is_loopback(address: str) -> bool:

@@ -14,6 +14,7 @@ import attrs
 
 from ._emulator_base import EmulatorBase
 from ._fake import FakeAgentMail
+from ._fake_chaos import CHAOS
 
 __all__ = ["FAULTS", "BadOrder", "FaultKind", "order_fault"]
 
@@ -72,6 +73,10 @@ async def _outage(emulator: EmulatorBase, *, seconds: float | None = None) -> No
     await _last(emulator, "outage", emulator.outage(), seconds)
 
 
+async def _chaos(emulator: EmulatorBase, *, seed: int, seconds: float | None = None, **more: Any) -> None:
+    await _last(emulator, "chaos", emulator.chaos(seed, **more), seconds)
+
+
 async def _last(
     emulator: EmulatorBase, name: str, block: AbstractAsyncContextManager[object], seconds: float | None
 ) -> None:
@@ -99,6 +104,7 @@ FAULTS: Mapping[str, FaultKind] = {
     "rest-hang": FaultKind(FakeAgentMail.hang_requests, (), ("path", "times")),
     "rest-break": FaultKind(FakeAgentMail.break_requests, (), ("path", "times")),
     "outage": FaultKind(_outage, (), ("seconds",)),
+    "chaos": FaultKind(_chaos, ("seed",), ("every", "faults", "seconds")),
 }
 
 # RFC 6455, 7.4: what may stand in a close frame.
@@ -108,7 +114,11 @@ MAX_CLOSE_REASON = 123
 
 
 def _is_whole(value: object, low: int, high: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+    return isinstance(value, int) and _is_number(value, low, high)
+
+
+def _is_number(value: object, low: float, high: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
 
 
 CHECKS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
@@ -117,10 +127,7 @@ CHECKS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "copies": (lambda v: _is_whole(v, 1, 1000), "a number from 1 to 1000"),
     "status": (lambda v: _is_whole(v, 200, 599), "an HTTP status from 200 to 599"),
     "retry_after": (lambda v: _is_whole(v, 0, 10**6), "a number of seconds from 0 to 1000000"),
-    "seconds": (
-        lambda v: isinstance(v, int | float) and not isinstance(v, bool) and 0 <= v <= 10**6,
-        "a number of seconds from 0 to 1000000",
-    ),
+    "seconds": (lambda v: _is_number(v, 0, 10**6), "a number of seconds from 0 to 1000000"),
     "rate": (lambda v: _is_whole(v, 1, 10**9), "a number of bytes in a second from 1 to 1000000000"),
     "code": (lambda v: _is_whole(v, 0, 4999) and v in CLOSE_CODES, "a close code that may be sent, like 1001 or 4000"),
     "reason": (
@@ -128,6 +135,12 @@ CHECKS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         f"a text of at most {MAX_CLOSE_REASON} bytes",
     ),
     "path": (lambda v: isinstance(v, str), "a text"),
+    "seed": (lambda v: _is_whole(v, 0, 10**18), "a whole number from 0 to 1000000000000000000"),
+    "every": (lambda v: _is_number(v, 0.01, 10**6), "a number of seconds from 0.01 to 1000000"),
+    "faults": (
+        lambda v: isinstance(v, list) and v != [] and all(isinstance(name, str) and name in CHAOS for name in v),
+        f"a list of some of {', '.join(CHAOS)}",
+    ),
 }
 
 
