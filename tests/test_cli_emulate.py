@@ -1,4 +1,4 @@
-"""The commands `emulate`, `trigger` and `fault`: as processes that talk to each other, and each branch in this one."""
+"""The commands `emulate`, `trigger`, `fault` and `reset`: as processes, and each branch in this one."""
 
 import base64
 import json
@@ -17,12 +17,14 @@ import httpx
 import pytest
 import trio
 from click.testing import CliRunner, Result
+from trio.testing import MockClock
 
 from tests.streams import open_agentmail_stream
 from tests.test_cli import read_rest, read_until, running
 from trio_agentmail import (
     AgentMailEnvironment,
     AuthenticationError,
+    ConnectionFailed,
     Disconnected,
     Event,
     MessageReceivedEvent,
@@ -341,6 +343,13 @@ def test_inboxes_and_pods_are_there_to_begin_with_and_json_tells_nothing(monkeyp
         monkeypatch, "--json", "--inbox", INBOX, "--inbox", "b@x=sales", "--pod", "empty", "--pod", "sales"
     )
 
+    async def inboxes_by_pod_after_a_reset() -> dict[str, list[str]]:
+        assert await inboxes_by_pod() == {"default": [INBOX], "sales": ["b@x"], "empty": []}
+        emulator.add_inbox(INBOX, pod_id="empty")
+        emulator.add_inbox("another@x")
+        await emulator.reset()
+        return await inboxes_by_pod()
+
     async def inboxes_by_pod() -> dict[str, list[str]]:
         found = {}
         async with httpx.AsyncClient(
@@ -351,7 +360,7 @@ def test_inboxes_and_pods_are_there_to_begin_with_and_json_tells_nothing(monkeyp
                 found[pod] = [inbox["inbox_id"] for inbox in inboxes]
         return found
 
-    assert trio.run(inboxes_by_pod) == {"default": [INBOX], "sales": ["b@x"], "empty": []}
+    assert trio.run(inboxes_by_pod_after_a_reset) == {"default": [INBOX], "sales": ["b@x"], "empty": []}
 
 
 def test_a_host_is_an_ip_address() -> None:
@@ -735,6 +744,138 @@ async def test_what_no_close_frame_can_carry_is_refused() -> None:
             assert "the emulator refuses: " in (await served.command("fault", "close", *arguments)).stderr
 
 
+# `reset`
+
+
+async def test_a_reset_leaves_nothing_but_what_there_was_to_begin_with() -> None:
+    async with serving(inboxes=[(INBOX, "support")], pods=["empty"]) as served:
+        async with httpx.AsyncClient(
+            base_url=f"{served.environment.http}/v0", headers={"Authorization": f"Bearer {KEY}"}
+        ) as client:
+
+            async def send() -> Any:
+                mail = {"to": ["bob@example.com"], "text": "Hi!"}
+                answer = await client.post(
+                    f"/inboxes/{INBOX}/messages/send", json=mail, headers={"Idempotency-Key": "1"}
+                )
+                return answer.json()
+
+            async def listed(what: str) -> Any:
+                return (await client.get(f"/{what}")).json()[what.rpartition("/")[2]]
+
+            async def all_that_there_is() -> tuple[Any, ...]:
+                inboxes = [(inbox["inbox_id"], inbox["pod_id"]) for inbox in await listed("inboxes")]
+                pods = {pod["pod_id"] for pod in await listed("pods")}
+                return inboxes, pods, await listed("threads"), await listed(f"inboxes/{INBOX}/messages")
+
+            beginning = await all_that_there_is()
+            assert beginning == ([(INBOX, "support")], {"default", "empty", "support"}, [], [])
+            await client.post("/pods", json={"name": "another"})
+            await client.post("/inboxes", json={"username": "another"})
+            sent = await send()
+            raw = await client.get(f"/inboxes/{INBOX}/messages/{sent['message_id']}/raw")
+            assert (await client.get(raw.json()["download_url"])).status_code == 200
+            assert await send() == sent
+            assert await all_that_there_is() != beginning
+            async with listening(Subscribe(inbox_ids=["third@agentmail.to"]), environment=served.environment):
+                pass
+            assert await served.ok("reset") == ""
+            assert await all_that_there_is() == beginning
+            assert (await client.get(raw.json()["download_url"])).status_code == 404
+            assert await send() != sent
+    assert served.told.count("reset: all is as it was in the beginning") == 1
+
+
+async def test_who_was_connected_before_a_reset_starts_afresh() -> None:
+    async with serving() as served:
+        async with listening(Subscribe(inbox_ids=[INBOX]), environment=served.environment) as events:
+            assert isinstance(await events.receive(), Subscribed)
+            for _ in range(2):
+                await served.ok("reset")
+                assert isinstance(await events.receive(), Disconnected)
+                assert isinstance(await events.receive(), Subscribed)
+            assert (await served.ok("trigger", "message.received", "--inbox", INBOX)).endswith("pushed to 1\n")
+            await next_mail(events)
+            emulator = served.emulator
+            assert (len(emulator.handshakes), len(emulator.subscriptions), len(emulator.frames)) == (1, 1, 1)
+
+
+async def test_a_reset_ends_all_faults() -> None:
+    async with serving() as served, httpx.AsyncClient(base_url=served.environment.http) as client:
+        client.headers["Authorization"] = f"Bearer {KEY}"
+        for fault in ("reject 503", "swallow", "rest-error 500"):
+            await served.ok("fault", *fault.split(), "--times", "all")
+        for fault in ("slow 1", "chaos --seed 1 --every 0.01 --faults outage,refuse,hang_requests", "outage"):
+            await served.ok("fault", *fault.split())
+        await served.ok("reset")
+        assert (await client.get("/v0/inboxes")).status_code == 200
+        async with listening(environment=served.environment) as events:
+            assert isinstance(await events.receive(), Subscribed)
+            await served.ok("trigger", "message.received", "--inbox", INBOX)
+            await next_mail(events)
+        assert served.emulator.attempts == 1
+
+
+async def test_what_a_fault_keeps_back_is_forgotten_by_a_reset(autojump_clock: MockClock) -> None:
+    emulator = Emulator(_emulate.silence)
+    emulator.delay_pushes(60)
+    emulator.reorder_pushes(2)
+    await emulator.deliver(inbox_id=INBOX)
+    await emulator.deliver(inbox_id=INBOX)
+    emulator.go_silent()
+    await emulator.reset()
+    async with listening(backend=emulator) as events:
+        assert isinstance(await events.receive(), Subscribed)
+        emulator.delay_pushes(60)
+        await emulator.deliver(inbox_id=INBOX, subject="new")
+        await trio.sleep(3600)
+        assert (await next_mail(events)).message.subject == "new"
+        assert events.statistics().current_buffer_used == 0
+
+
+async def test_nobody_is_served_in_the_middle_of_a_reset(autojump_clock: MockClock) -> None:
+    emulator = Emulator(_emulate.silence)
+    drop_connections = emulator.drop_connections
+
+    async def somebody_comes() -> None:
+        async with httpx.AsyncClient(transport=emulator.http_transport()) as client:
+            with pytest.raises(httpx.ReadError):
+                await client.post("https://x/v0/inboxes", json={}, headers={"Authorization": f"Bearer {KEY}"})
+        with pytest.raises(ConnectionFailed, match="refused"):
+            async with listening(backend=emulator, enter_timeout=0.2):
+                pass
+        await drop_connections()
+
+    async with listening(backend=emulator) as events:
+        assert isinstance(await events.receive(), Subscribed)
+        with patch.object(emulator, "drop_connections", somebody_comes):
+            await emulator.reset()
+        assert emulator.connected == emulator.attempts == len(emulator.requests) == 0
+        assert emulator.messages(INBOX) == ()
+        assert emulator.explain().endswith("reset: all is as it was in the beginning")
+        assert isinstance(await events.receive(), Disconnected)
+        assert isinstance(await events.receive(), Subscribed)
+
+
+async def test_who_hangs_or_is_silent_does_not_keep_a_reset_waiting(autojump_clock: MockClock) -> None:
+    emulator = Emulator(_emulate.silence)
+    async with trio.open_nursery() as nursery, listening(backend=emulator):
+        emulator.go_silent()
+        emulator.hang_handshakes(2)
+        for _ in range(2):
+            nursery.start_soon(open_and_wait, emulator)
+        await emulator.wait_for(lambda: len(emulator.handshakes) == 3)
+        began = trio.current_time()
+        await emulator.reset()
+        assert trio.current_time() == began
+        nursery.cancel_scope.cancel()
+
+
+async def open_and_wait(emulator: Emulator) -> None:
+    async with listening(backend=emulator):
+        await trio.sleep_forever()
+
+
 # Where the emulator is
 
 
@@ -800,6 +941,8 @@ async def test_it_says_how_many_are_there() -> None:
         ("faults", {"fault": "chaos", "seed": 1, "faults": []}, "faults is a list of some of cut, close, "),
         ("faults", {"fault": "chaos", "seed": 1, "faults": ["cut", "flood"]}, "faults is a list of some of cut, "),
         ("faults", {"fault": "chaos", "seed": 1, "faults": [["cut"]]}, "faults is a list of some of cut, "),
+        ("reset", {"mail": True}, "reset takes nothing"),
+        ("reset", [1], "not a JSON object"),
         ("trigger", {"event_type": "x"}, "event_type is one of message.received, "),
         ("trigger", {"event_type": "message.received", "inbox_id": 7}, "inbox_id is a text"),
         ("trigger", {"event_type": "message.sent", "inbox_id": "a", "to": [1]}, "to is a text, or a list of texts"),
@@ -814,9 +957,11 @@ async def test_a_body_that_makes_no_sense_is_a_400_and_harms_nobody(path: str, b
         assert (await served.post("trigger", {"event_type": "domain.verified"})).status_code == 200
 
 
-async def test_what_is_no_json_is_a_400() -> None:
+async def test_what_is_no_json_is_a_400_unless_there_is_nothing_to_say() -> None:
     async with serving() as served, httpx.AsyncClient(base_url=served.environment.http) as client:
         assert (await client.post("/_emulator/faults", content=b"\xff")).status_code == 400
+        for body in (b"", b"{}"):
+            assert (await client.post("/_emulator/reset", content=body)).status_code == 200
 
 
 async def test_several_recipients_and_null_for_what_is_not_given() -> None:

@@ -1,4 +1,4 @@
-"""`trio-agentmail trigger` and `trio-agentmail fault`: orders to an emulator that runs."""
+"""`trio-agentmail trigger`, `fault` and `reset`: orders to an emulator that runs."""
 
 import base64
 import json
@@ -14,7 +14,7 @@ from trio_agentmail.testing._fake_chaos import CHAOS
 
 from ._emulate import DEFAULT_EMULATOR
 
-__all__ = ["fault_commands", "trigger_command"]
+__all__ = ["fault_commands", "reset_command", "trigger_command"]
 
 
 TIMEOUT = 15.0
@@ -100,6 +100,17 @@ def trigger_command(
     click.echo("  ".join([event_type, *ids, f"pushed to {answer['receivers']}"]))
     if not answer["receivers"]:
         click.echo("nobody listens for it: no subscription matches, or a fault keeps it back", err=True)
+
+
+@click.command("reset")
+@emulator_option
+def reset_command(emulator: str) -> None:
+    """Have a running emulator be as it was when it was started: for each test of a suite, for example.
+
+    All mail is gone, and inboxes and pods but those that it was started with. WebSockets are cut, faults end, and what
+    was sent under an Idempotency-Key is forgotten.
+    """
+    order(emulator, "POST", "reset")
 
 
 @click.group("fault")

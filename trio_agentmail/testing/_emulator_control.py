@@ -4,6 +4,7 @@
     POST   /_emulator/trigger  {"event_type": "message.received", "inbox_id": …, …}: see `_emulator_trigger`
     POST   /_emulator/faults   {"fault": "cut", …}: see `_emulator_faults`
     DELETE /_emulator/faults   what comes from now on goes well, and what lasts ends
+    POST   /_emulator/reset    all is as it was in the beginning; no body
 
 What is wrong with an order is answered with a status and a `message`.
 """
@@ -70,6 +71,11 @@ async def _carry_out(emulator: EmulatorBase, method: str, path: str, body: bytes
             await emulator.lasting.end()
             emulator.clear_faults()
             emulator.tell("faults: cleared")
+            return {}
+        case "POST", "/reset":
+            if body and _fields(body):
+                raise BadOrder(400, "reset takes nothing, and needs no body")
+            await emulator.reset()
             return {}
     raise BadOrder(404, f"the emulator has no {method} {CONTROL_PATH}{path}")
 
