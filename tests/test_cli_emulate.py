@@ -1,4 +1,4 @@
-"""The commands `emulate`, `trigger` and `fault`: as processes that talk to each other, and each branch in this one."""
+"""The commands `emulate`, `trigger`, `fault` and `reset`: as processes, and each branch in this one."""
 
 import base64
 import json
@@ -10,18 +10,21 @@ from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import attrs
 import httpx
 import pytest
 import trio
 from click.testing import CliRunner, Result
+from trio.testing import MockClock
 
 from tests.streams import open_agentmail_stream
 from tests.test_cli import read_rest, read_until, running
 from trio_agentmail import (
     AgentMailEnvironment,
     AuthenticationError,
+    ConnectionFailed,
     Disconnected,
     Event,
     MessageReceivedEvent,
@@ -39,6 +42,7 @@ from trio_agentmail.cli._output import Output, OutputClosed
 from trio_agentmail.testing._emulator import Emulator
 from trio_agentmail.testing._emulator_faults import FAULTS
 from trio_agentmail.testing._emulator_trigger import EVENT_TYPES
+from trio_agentmail.testing._fake_chaos import CHAOS
 
 INBOX = "agent@agentmail.to"
 KEY = "am_key"
@@ -339,6 +343,13 @@ def test_inboxes_and_pods_are_there_to_begin_with_and_json_tells_nothing(monkeyp
         monkeypatch, "--json", "--inbox", INBOX, "--inbox", "b@x=sales", "--pod", "empty", "--pod", "sales"
     )
 
+    async def inboxes_by_pod_after_a_reset() -> dict[str, list[str]]:
+        assert await inboxes_by_pod() == {"default": [INBOX], "sales": ["b@x"], "empty": []}
+        emulator.add_inbox(INBOX, pod_id="empty")
+        emulator.add_inbox("another@x")
+        await emulator.reset()
+        return await inboxes_by_pod()
+
     async def inboxes_by_pod() -> dict[str, list[str]]:
         found = {}
         async with httpx.AsyncClient(
@@ -349,7 +360,7 @@ def test_inboxes_and_pods_are_there_to_begin_with_and_json_tells_nothing(monkeyp
                 found[pod] = [inbox["inbox_id"] for inbox in inboxes]
         return found
 
-    assert trio.run(inboxes_by_pod) == {"default": [INBOX], "sales": ["b@x"], "empty": []}
+    assert trio.run(inboxes_by_pod_after_a_reset) == {"default": [INBOX], "sales": ["b@x"], "empty": []}
 
 
 def test_a_host_is_an_ip_address() -> None:
@@ -561,6 +572,160 @@ async def test_requests_fail_and_go_well_again() -> None:
         assert "GET /v0/inboxes: no answer" in served.told
 
 
+async def test_in_an_outage_only_orders_are_taken_and_mail_is_kept() -> None:
+    async with serving() as served, httpx.AsyncClient(base_url=served.environment.http) as client:
+        client.headers["Authorization"] = f"Bearer {KEY}"
+        async with listening(environment=served.environment) as events:
+            assert isinstance(await events.receive(), Subscribed)
+            await served.ok("fault", "outage")
+            assert isinstance(await events.receive(), Disconnected)
+            attempts = served.emulator.attempts
+            await served.emulator.wait_for(lambda: served.emulator.attempts >= attempts + 2)
+            with pytest.raises(httpx.HTTPError):
+                await client.get("/v0/inboxes")
+            assert (await client.get("/_emulator")).json() == {"connected": 0, "subscribed": 0}
+            assert (await served.ok("trigger", "message.received", "--inbox", INBOX)).endswith("pushed to 0\n")
+            await served.ok("fault", "clear")
+            assert isinstance(await events.receive(), Subscribed)
+            assert len((await client.get(f"/v0/inboxes/{INBOX}/messages")).json()["messages"]) == 1
+            assert len(served.emulator.handshakes) == 2
+    assert [line for line in served.told if "outage" in line] == ["an outage begins", "fault: outage", "an outage ends"]
+
+
+async def test_an_outage_ends_when_its_time_is_over() -> None:
+    async with serving() as served:
+        async with listening(environment=served.environment) as events:
+            assert isinstance(await events.receive(), Subscribed)
+            began = trio.current_time()
+            await served.ok("fault", "outage", "--seconds", "0.3")
+            assert isinstance(await events.receive(), Disconnected)
+            assert isinstance(await events.receive(), Subscribed)
+            assert trio.current_time() - began >= 0.3
+            await served.ok("fault", "outage", "--seconds", "0")
+
+
+async def test_a_second_outage_is_refused_until_the_first_one_has_ended() -> None:
+    async with serving() as served:
+        await served.ok("fault", "outage")
+        again = await served.post("faults", {"fault": "outage", "seconds": 0})
+        assert again.status_code == 409
+        assert "outage is going on already" in again.json()["message"]
+        assert "outage is going on already" in (await served.command("fault", "outage")).stderr
+        assert served.told.count("an outage ends") == 0
+        await served.ok("fault", "clear")
+        assert (await served.post("faults", {"fault": "outage"})).status_code == 200
+    assert served.told[-1] == "an outage ends"
+
+
+def strikes(served: Served) -> list[str]:
+    return [line.removeprefix("chaos: ") for line in served.told if line.startswith("chaos: ")]
+
+
+async def test_chaos_strikes_now_and_then_until_faults_are_cleared() -> None:
+    async with serving() as served:
+        async with listening(environment=served.environment) as events:
+            await served.ok("fault", "chaos", "--seed", "7", "--every", "0.02", "--faults", "cut, swallow")
+            await served.emulator.wait_for(lambda: set(strikes(served)) == {"cut", "swallow"})
+            await served.ok("fault", "clear")
+            await served.emulator.wait_subscribed()
+            await served.emulator.deliver(inbox_id=INBOX, subject="after it")
+            while (await next_mail(events)).message.subject != "after it":
+                pass
+    told = [line for line in served.told if "chaos" in line and not line.startswith("chaos: ")]
+    assert told == ["chaos begins, with the seed 7", "fault: chaos seed=7 every=0.02 faults=cut,swallow", "chaos ends"]
+    assert served.told.index("faults: cleared") == served.told.index("chaos ends") + 1
+    assert not any(line.startswith("chaos: ") for line in served.told[served.told.index("chaos ends") :])
+
+
+async def test_chaos_is_the_same_for_the_same_seed_and_ends_when_its_time_is_over() -> None:
+    async with serving() as served:
+        for _ in range(2):
+            order = {
+                "fault": "chaos",
+                "seed": 3,
+                "every": 0.02,
+                "seconds": 0.5,
+                "faults": ["cut", "duplicate", "delay"],
+            }
+            assert (await served.post("faults", order)).status_code == 200
+            await served.emulator.wait_for(lambda: served.told[-1] == "chaos ends")
+            served.told.append("again")
+    first, second = " ".join(served.told).split("again")[:2]
+    assert len(re.findall(r"chaos: \w+", first)) > 5
+    for one, other in zip(*(re.findall(r"chaos: (\w+)", told) for told in (first, second)), strict=False):
+        assert one == other
+
+
+async def test_who_clears_faults_ends_the_outage_in_chaos_too() -> None:
+    async with serving() as served:
+        await served.ok("fault", "chaos", "--seed", "1", "--every", "0.02", "--faults", "outage")
+        await served.emulator.wait_for(lambda: served.told.count("an outage begins") >= 2)
+        await served.ok("fault", "clear")
+        assert served.told.count("an outage begins") == served.told.count("an outage ends")
+        async with listening(environment=served.environment) as events:
+            assert isinstance(await events.receive(), Subscribed)
+
+
+async def test_an_outage_goes_on_when_chaos_ends_and_there_is_one_chaos_at_a_time() -> None:
+    async with serving() as served:
+        await served.ok("fault", "outage")
+        await served.ok("fault", "chaos", "--seed", "1")
+        result = await served.command("fault", "chaos", "--seed", "2", "--seconds", "0")
+        assert result.exit_code == 1
+        assert "the fault chaos is going on already" in result.stderr
+        await served.ok("fault", "clear")
+        await served.ok("fault", "outage")
+        await served.ok("fault", "chaos", "--seed", "1", "--seconds", "0")
+        await served.emulator.wait_for(lambda: served.told.count("chaos ends") == 2)
+        assert served.told.count("an outage ends") == 1
+        async with httpx.AsyncClient() as client:
+            with pytest.raises(httpx.HTTPError):
+                await client.get(f"{served.environment.http}/v0/inboxes")
+
+
+async def test_orders_are_obeyed_one_after_the_other() -> None:
+    async with serving() as served, httpx.AsyncClient(base_url=served.environment.http) as client:
+        began, go_on = trio.Event(), trio.Event()
+
+        async def drop_connections() -> None:
+            began.set()
+            await go_on.wait()
+
+        with patch.object(served.emulator, "drop_connections", drop_connections):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(served.post, "faults", {"fault": "outage"})
+                await began.wait()
+                nursery.start_soon(client.delete, "/_emulator/faults")
+                while not served.emulator.orders.statistics().tasks_waiting:
+                    assert (await client.get("/_emulator")).status_code == 200  # which is no order
+                go_on.set()
+        assert served.told == ["an outage begins", "fault: outage", "an outage ends", "faults: cleared"]
+
+
+async def test_a_bug_in_what_goes_on_is_the_end_of_the_emulator() -> None:
+    async def cut(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    @asynccontextmanager
+    async def outage() -> AsyncIterator[None]:
+        yield
+        raise ZeroDivisionError
+
+    for order in (["outage", "--seconds", "0.05"], ["chaos", "--seed", "1", "--every", "0.05", "--faults", "cut"]):
+        with patch.dict(CHAOS, cut=cut), pytest.raises(ZeroDivisionError):
+            async with serving() as served:
+                with patch.object(served.emulator, "outage", outage):
+                    await served.ok("fault", *order)
+                    await trio.sleep_forever()
+
+
+@pytest.mark.parametrize("fault", [{"fault": "outage"}, {"fault": "chaos", "seed": 1, "every": 0.01}])
+async def test_a_signal_ends_it_in_the_middle_of_what_goes_on(fault: dict[str, Any]) -> None:
+    async with emulator_process() as (_, environment):
+        async with httpx.AsyncClient(base_url=environment.http) as client:
+            assert (await client.post("/_emulator/faults", json=fault)).status_code == 200
+
+
 def test_every_fault_of_the_control_api_has_a_command_and_the_other_way_round() -> None:
     assert {*FAULTS, "clear"} == set(fault_commands.commands)
 
@@ -577,6 +742,138 @@ async def test_what_no_close_frame_can_carry_is_refused() -> None:
     async with serving() as served:
         for arguments in (["--code", "1006"], ["--code", "12345"], ["--reason", "x" * 124]):
             assert "the emulator refuses: " in (await served.command("fault", "close", *arguments)).stderr
+
+
+# `reset`
+
+
+async def test_a_reset_leaves_nothing_but_what_there_was_to_begin_with() -> None:
+    async with serving(inboxes=[(INBOX, "support")], pods=["empty"]) as served:
+        async with httpx.AsyncClient(
+            base_url=f"{served.environment.http}/v0", headers={"Authorization": f"Bearer {KEY}"}
+        ) as client:
+
+            async def send() -> Any:
+                mail = {"to": ["bob@example.com"], "text": "Hi!"}
+                answer = await client.post(
+                    f"/inboxes/{INBOX}/messages/send", json=mail, headers={"Idempotency-Key": "1"}
+                )
+                return answer.json()
+
+            async def listed(what: str) -> Any:
+                return (await client.get(f"/{what}")).json()[what.rpartition("/")[2]]
+
+            async def all_that_there_is() -> tuple[Any, ...]:
+                inboxes = [(inbox["inbox_id"], inbox["pod_id"]) for inbox in await listed("inboxes")]
+                pods = {pod["pod_id"] for pod in await listed("pods")}
+                return inboxes, pods, await listed("threads"), await listed(f"inboxes/{INBOX}/messages")
+
+            beginning = await all_that_there_is()
+            assert beginning == ([(INBOX, "support")], {"default", "empty", "support"}, [], [])
+            await client.post("/pods", json={"name": "another"})
+            await client.post("/inboxes", json={"username": "another"})
+            sent = await send()
+            raw = await client.get(f"/inboxes/{INBOX}/messages/{sent['message_id']}/raw")
+            assert (await client.get(raw.json()["download_url"])).status_code == 200
+            assert await send() == sent
+            assert await all_that_there_is() != beginning
+            async with listening(Subscribe(inbox_ids=["third@agentmail.to"]), environment=served.environment):
+                pass
+            assert await served.ok("reset") == ""
+            assert await all_that_there_is() == beginning
+            assert (await client.get(raw.json()["download_url"])).status_code == 404
+            assert await send() != sent
+    assert served.told.count("reset: all is as it was in the beginning") == 1
+
+
+async def test_who_was_connected_before_a_reset_starts_afresh() -> None:
+    async with serving() as served:
+        async with listening(Subscribe(inbox_ids=[INBOX]), environment=served.environment) as events:
+            assert isinstance(await events.receive(), Subscribed)
+            for _ in range(2):
+                await served.ok("reset")
+                assert isinstance(await events.receive(), Disconnected)
+                assert isinstance(await events.receive(), Subscribed)
+            assert (await served.ok("trigger", "message.received", "--inbox", INBOX)).endswith("pushed to 1\n")
+            await next_mail(events)
+            emulator = served.emulator
+            assert (len(emulator.handshakes), len(emulator.subscriptions), len(emulator.frames)) == (1, 1, 1)
+
+
+async def test_a_reset_ends_all_faults() -> None:
+    async with serving() as served, httpx.AsyncClient(base_url=served.environment.http) as client:
+        client.headers["Authorization"] = f"Bearer {KEY}"
+        for fault in ("reject 503", "swallow", "rest-error 500"):
+            await served.ok("fault", *fault.split(), "--times", "all")
+        for fault in ("slow 1", "chaos --seed 1 --every 0.01 --faults outage,refuse,hang_requests", "outage"):
+            await served.ok("fault", *fault.split())
+        await served.ok("reset")
+        assert (await client.get("/v0/inboxes")).status_code == 200
+        async with listening(environment=served.environment) as events:
+            assert isinstance(await events.receive(), Subscribed)
+            await served.ok("trigger", "message.received", "--inbox", INBOX)
+            await next_mail(events)
+        assert served.emulator.attempts == 1
+
+
+async def test_what_a_fault_keeps_back_is_forgotten_by_a_reset(autojump_clock: MockClock) -> None:
+    emulator = Emulator(_emulate.silence)
+    emulator.delay_pushes(60)
+    emulator.reorder_pushes(2)
+    await emulator.deliver(inbox_id=INBOX)
+    await emulator.deliver(inbox_id=INBOX)
+    emulator.go_silent()
+    await emulator.reset()
+    async with listening(backend=emulator) as events:
+        assert isinstance(await events.receive(), Subscribed)
+        emulator.delay_pushes(60)
+        await emulator.deliver(inbox_id=INBOX, subject="new")
+        await trio.sleep(3600)
+        assert (await next_mail(events)).message.subject == "new"
+        assert events.statistics().current_buffer_used == 0
+
+
+async def test_nobody_is_served_in_the_middle_of_a_reset(autojump_clock: MockClock) -> None:
+    emulator = Emulator(_emulate.silence)
+    drop_connections = emulator.drop_connections
+
+    async def somebody_comes() -> None:
+        async with httpx.AsyncClient(transport=emulator.http_transport()) as client:
+            with pytest.raises(httpx.ReadError):
+                await client.post("https://x/v0/inboxes", json={}, headers={"Authorization": f"Bearer {KEY}"})
+        with pytest.raises(ConnectionFailed, match="refused"):
+            async with listening(backend=emulator, enter_timeout=0.2):
+                pass
+        await drop_connections()
+
+    async with listening(backend=emulator) as events:
+        assert isinstance(await events.receive(), Subscribed)
+        with patch.object(emulator, "drop_connections", somebody_comes):
+            await emulator.reset()
+        assert emulator.connected == emulator.attempts == len(emulator.requests) == 0
+        assert emulator.messages(INBOX) == ()
+        assert emulator.explain().endswith("reset: all is as it was in the beginning")
+        assert isinstance(await events.receive(), Disconnected)
+        assert isinstance(await events.receive(), Subscribed)
+
+
+async def test_who_hangs_or_is_silent_does_not_keep_a_reset_waiting(autojump_clock: MockClock) -> None:
+    emulator = Emulator(_emulate.silence)
+    async with trio.open_nursery() as nursery, listening(backend=emulator):
+        emulator.go_silent()
+        emulator.hang_handshakes(2)
+        for _ in range(2):
+            nursery.start_soon(open_and_wait, emulator)
+        await emulator.wait_for(lambda: len(emulator.handshakes) == 3)
+        began = trio.current_time()
+        await emulator.reset()
+        assert trio.current_time() == began
+        nursery.cancel_scope.cancel()
+
+
+async def open_and_wait(emulator: Emulator) -> None:
+    async with listening(backend=emulator):
+        await trio.sleep_forever()
 
 
 # Where the emulator is
@@ -636,6 +933,16 @@ async def test_it_says_how_many_are_there() -> None:
         ("faults", {"fault": "duplicate", "copies": 0}, "copies is a number"),
         ("faults", {"fault": "reorder", "count": 1}, "count is a number"),
         ("faults", {"fault": "slow", "rate": 0}, "rate is a number of bytes"),
+        ("faults", {"fault": "outage", "seconds": -1}, "seconds is a number"),
+        ("faults", {"fault": "chaos"}, "seed is a whole number"),
+        ("faults", {"fault": "chaos", "seed": 1.0}, "seed is a whole number"),
+        ("faults", {"fault": "chaos", "seed": 1, "every": 0}, "every is a number of seconds"),
+        ("faults", {"fault": "chaos", "seed": 1, "faults": "cut"}, "faults is a list of some of cut, close, "),
+        ("faults", {"fault": "chaos", "seed": 1, "faults": []}, "faults is a list of some of cut, close, "),
+        ("faults", {"fault": "chaos", "seed": 1, "faults": ["cut", "flood"]}, "faults is a list of some of cut, "),
+        ("faults", {"fault": "chaos", "seed": 1, "faults": [["cut"]]}, "faults is a list of some of cut, "),
+        ("reset", {"mail": True}, "reset takes nothing"),
+        ("reset", [1], "not a JSON object"),
         ("trigger", {"event_type": "x"}, "event_type is one of message.received, "),
         ("trigger", {"event_type": "message.received", "inbox_id": 7}, "inbox_id is a text"),
         ("trigger", {"event_type": "message.sent", "inbox_id": "a", "to": [1]}, "to is a text, or a list of texts"),
@@ -650,9 +957,11 @@ async def test_a_body_that_makes_no_sense_is_a_400_and_harms_nobody(path: str, b
         assert (await served.post("trigger", {"event_type": "domain.verified"})).status_code == 200
 
 
-async def test_what_is_no_json_is_a_400() -> None:
+async def test_what_is_no_json_is_a_400_unless_there_is_nothing_to_say() -> None:
     async with serving() as served, httpx.AsyncClient(base_url=served.environment.http) as client:
         assert (await client.post("/_emulator/faults", content=b"\xff")).status_code == 400
+        for body in (b"", b"{}"):
+            assert (await client.post("/_emulator/reset", content=body)).status_code == 200
 
 
 async def test_several_recipients_and_null_for_what_is_not_given() -> None:
@@ -689,7 +998,7 @@ async def test_orders_come_from_this_machine_only(address: str, status: int) -> 
 
 
 async def test_what_is_remembered_of_requests_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trio_agentmail.testing._emulator.MAX_REMEMBERED", 3)
+    monkeypatch.setattr("trio_agentmail.testing._emulator_base.MAX_REMEMBERED", 3)
     async with serving() as served, httpx.AsyncClient(base_url=served.environment.http) as client:
         for _ in range(5):
             await client.get("/v0/inboxes")

@@ -83,7 +83,12 @@ async def test_a_connection_without_a_key_is_refused(autojump_clock: MockClock) 
     with pytest.raises(AuthenticationError) as caught:
         async with connect(FakeAgentMail(), headers=[]):
             pass
-    assert json.loads(caught.value.body)["name"] == "missing_authorization"
+    assert json.loads(caught.value.body) == {
+        "name": "UnauthorizedError",
+        "code": "missing_authorization",
+        "message": "an API key is required",
+        "docs": "https://docs.agentmail.to/errors#missing_authorization",
+    }
     assert caught.value.headers["content-type"] == "application/json"
 
 
@@ -94,7 +99,7 @@ async def test_an_unknown_key_is_refused_where_keys_are_listed(
     with pytest.raises(AuthenticationError) as caught:
         async with connect(fake):
             pass
-    assert json.loads(caught.value.body)["name"] == "unknown_api_key"
+    assert json.loads(caught.value.body)["code"] == "unknown_api_key"
     fake.api_keys = {"am_key"}
     async with connect(fake):
         pass
@@ -127,7 +132,9 @@ async def test_a_key_that_may_not_do_anything_is_not_let_in(autojump_clock: Mock
     with pytest.raises(PermissionDeniedError) as caught:
         async with connect(fake):
             pass
-    assert json.loads(caught.value.body)["name"] == "missing_permission"
+    refusal = json.loads(caught.value.body)
+    assert refusal["code"] == "missing_permission"
+    assert "may not do anything" in refusal["fix"]
     assert [handshake.status for handshake in fake.handshakes] == [403]
 
 
@@ -865,7 +872,7 @@ async def test_the_served_fake_speaks_with_a_client_that_is_not_ours() -> None:
                 async with websockets_connect(url):
                     pass
             assert caught.value.response.status_code == 401
-            assert json.loads(caught.value.response.body)["name"] == "missing_authorization"
+            assert json.loads(caught.value.response.body)["code"] == "missing_authorization"
 
 
 async def test_the_served_fake_speaks_tls() -> None:

@@ -110,6 +110,32 @@ async def test_in_an_outage_nothing_answers_and_mail_is_kept(autojump_clock: Moc
         assert isinstance(await events.receive(), CaughtUp)
 
 
+async def test_a_connection_that_is_being_made_when_an_outage_begins_comes_to_nothing(
+    autojump_clock: MockClock,
+) -> None:
+    fake = FakeAgentMail()
+    fake.delay_connections(8)
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        opened = await nursery.start(_open_and_say_so, fake)
+        await trio.sleep(5)
+        async with fake.outage():
+            await trio.sleep(10)
+            assert fake.attempts > 1  # it was tried again
+            assert not fake.handshakes
+        await opened.wait()
+        assert trio.current_time() - began > 15
+        nursery.cancel_scope.cancel()
+
+
+async def _open_and_say_so(fake: FakeAgentMail, *, task_status: trio.TaskStatus[trio.Event]) -> None:
+    opened = trio.Event()
+    task_status.started(opened)
+    async with open_agentmail_stream(backend=fake):
+        opened.set()
+        await trio.sleep_forever()
+
+
 async def chaos_for(hours: float, seed: int) -> list[tuple[float, str]]:
     fake = FakeAgentMail()
     async with trio_agentmail.open_agentmail_stream(backend=fake):

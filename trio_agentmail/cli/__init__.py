@@ -1,4 +1,4 @@
-"""The command `trio-agentmail`: `demo`, `listen`, `journal`, `emulate`, `trigger` and `fault`."""
+"""The command `trio-agentmail`: `demo`, `listen`, `journal`, `emulate`, `trigger`, `fault` and `reset`."""
 
 import sys
 

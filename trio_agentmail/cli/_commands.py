@@ -19,7 +19,7 @@ from trio_agentmail.errors import AgentMailError
 from ._crash_demo import crash_demo
 from ._demo import demo
 from ._emulate import emulate_command
-from ._emulator_orders import fault_commands, trigger_command
+from ._emulator_orders import fault_commands, reset_command, trigger_command
 from ._journal import journal as journal_commands
 from ._listen import explain, listen
 from ._output import Output, OutputClosed
@@ -35,7 +35,7 @@ def commands() -> None:
     """AgentMail's real-time events, on Trio."""
 
 
-for command in (journal_commands, emulate_command, trigger_command, fault_commands):
+for command in (journal_commands, emulate_command, trigger_command, fault_commands, reset_command):
     commands.add_command(command)
 
 

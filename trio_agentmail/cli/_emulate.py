@@ -115,18 +115,19 @@ def emulate_command(
     """Serve an AgentMail of your own: its WebSocket and its REST API, on ports of this machine.
 
     It needs no API key and no network, and this package, the official SDKs and curl can talk to it. `trigger` has mail
-    come, and anything else happen; `fault` breaks things. All mail is in memory, and gone when it ends.
+    come, and anything else happen; `fault` breaks things; `reset` begins anew. All mail is in memory, and gone when it
+    ends.
 
     Ctrl-C or SIGTERM ends it, with status 0. The status is 1 when a port is in use.
     """
     log = None if as_json else Log()
     emulator = Emulator(
-        silence if log is None else log.tell, api_keys=api_keys or None, permissions=permissions or None
+        silence if log is None else log.tell,
+        api_keys=api_keys or None,
+        permissions=permissions or None,
+        inboxes=[(inbox_id, pod_id or None) for inbox_id, _, pod_id in (inbox.partition("=") for inbox in inboxes)],
+        pods=pods,
     )
-    for inbox_id, _, pod_id in (inbox.partition("=") for inbox in inboxes):
-        emulator.add_inbox(inbox_id, pod_id=pod_id or None)
-    for pod_id in pods:
-        emulator.add_pod(pod_id)
     try:
         trio.run(partial(emulate, Output(), emulator, log, host, http_port, websocket_port))
     except OutputClosed:

@@ -1,4 +1,4 @@
-"""`trio-agentmail trigger` and `trio-agentmail fault`: orders to an emulator that runs."""
+"""`trio-agentmail trigger`, `fault` and `reset`: orders to an emulator that runs."""
 
 import base64
 import json
@@ -10,10 +10,11 @@ import httpx
 from trio_agentmail.errors import printable
 from trio_agentmail.testing._emulator_control import CONTROL_PATH, SERVER
 from trio_agentmail.testing._emulator_trigger import EVENT_TYPES
+from trio_agentmail.testing._fake_chaos import CHAOS
 
 from ._emulate import DEFAULT_EMULATOR
 
-__all__ = ["fault_commands", "trigger_command"]
+__all__ = ["fault_commands", "reset_command", "trigger_command"]
 
 
 TIMEOUT = 15.0
@@ -101,12 +102,24 @@ def trigger_command(
         click.echo("nobody listens for it: no subscription matches, or a fault keeps it back", err=True)
 
 
+@click.command("reset")
+@emulator_option
+def reset_command(emulator: str) -> None:
+    """Have a running emulator be as it was when it was started: for each test of a suite, for example.
+
+    All mail is gone, and inboxes and pods but those that it was started with. WebSockets are cut, faults end, and what
+    was sent under an Idempotency-Key is forgotten.
+    """
+    order(emulator, "POST", "reset")
+
+
 @click.group("fault")
 def fault_commands() -> None:
     """Break something at a running emulator.
 
     A fault is for the next connection, push or request, for more with --times, and until `fault clear` with --times
-    all. `cut`, `close` and `silent` are for the WebSockets that are open now.
+    all. `cut`, `close` and `silent` are for the WebSockets that are open now. `outage` and `chaos` last
+    until `fault clear`, or for --seconds.
     """
 
 
@@ -116,6 +129,10 @@ def _times(_context: click.Context, _option: click.Parameter, value: str) -> int
 
 def _bad_times() -> int:
     raise click.BadParameter('write a number, or "all" for all that follow')
+
+
+def _names(_context: click.Context, _option: click.Parameter, value: str | None) -> list[str] | None:
+    return None if value is None else [name.strip() for name in value.split(",")]
 
 
 ARGUMENTS = {
@@ -130,6 +147,25 @@ OPTIONS = {
     "reason": click.option("--reason", help="What the close frame says."),
     "retry_after": click.option("--retry-after", type=click.IntRange(0), metavar="SECONDS"),
     "copies": click.option("--copies", type=click.IntRange(1), help="How often it comes again. [default: 1]"),
+    "lasting": click.option(
+        "--seconds", type=click.FloatRange(0, 10**6), help="How long. [default: until `fault clear`]", metavar="SECONDS"
+    ),
+    "seed": click.option(
+        "--seed",
+        type=click.IntRange(0),
+        required=True,
+        metavar="N",
+        help="The same one gives the same faults at the same times.",
+    ),
+    "every": click.option(
+        "--every",
+        type=click.FloatRange(0.01, 10**6),
+        metavar="SECONDS",
+        help="Between two faults, in the mean. [default: 60]",
+    ),
+    "faults": click.option(
+        "--faults", metavar="A,B,…", callback=_names, help=f"Only some of {', '.join(CHAOS)}. [default: all of them]"
+    ),
     "path": click.option("--path", metavar="TEXT", help="Only requests whose path contains this."),
     "times": click.option(
         "--times", metavar="N", default="1", show_default=True, callback=_times, help='How often; "all": from now on.'
@@ -167,10 +203,12 @@ _add("swallow", "Do not push the next event; the REST API has the mail all the s
 _add("rest-error", "Answer the next REST request with a status.", "status", "retry_after", "path", "times")
 _add("rest-hang", "Never answer the next REST request.", "path", "times")
 _add("rest-break", "Reset the connection of the next REST request.", "path", "times")
+_add("outage", "Be gone: cut WebSockets, refuse new ones, and break off REST requests.", "lasting")
+_add("chaos", "Have something go wrong now and then, as a seed decides.", "seed", "every", "faults", "lasting")
 
 
 @fault_commands.command("clear")
 @emulator_option
 def clear_command(emulator: str) -> None:
-    """Let everything go well from now on, and push what `reorder` has held back."""
+    """Let everything go well from now on: end an outage and chaos, and push what `reorder` has held back."""
     order(emulator, "DELETE", "faults")

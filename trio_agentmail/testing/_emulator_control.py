@@ -3,25 +3,24 @@
     GET    /_emulator          how many are connected and subscribed, and where
     POST   /_emulator/trigger  {"event_type": "message.received", "inbox_id": …, …}: see `_emulator_trigger`
     POST   /_emulator/faults   {"fault": "cut", …}: see `_emulator_faults`
-    DELETE /_emulator/faults   what comes from now on goes well
+    DELETE /_emulator/faults   what comes from now on goes well, and what lasts ends
+    POST   /_emulator/reset    all is as it was in the beginning; no body
 
 What is wrong with an order is answered with a status and a `message`.
 """
 
 import ipaddress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 import orjson
 import trio
 
+from ._emulator_base import EmulatorBase
 from ._emulator_faults import BadOrder, order_fault
 from ._emulator_trigger import trigger
 
-if TYPE_CHECKING:
-    from ._emulator import Emulator
-
-__all__ = ["CONTROL_PATH", "SERVER", "Control"]
+__all__ = ["CONTROL_PATH", "SERVER", "answer_order"]
 
 CONTROL_PATH = "/_emulator"
 
@@ -29,48 +28,60 @@ SERVER = "trio-agentmail emulate"
 """The header `Server` of every answer: whoever gives orders can tell that it is an emulator that took them."""
 
 
-class Control:
-    """Answers the requests of the control API.
+async def answer_order(emulator: EmulatorBase, request: httpx.Request) -> httpx.Response:
+    """Do what is asked for, and say what has become of it.
 
     Args:
-        emulator: Whom the orders are for.
+        emulator: Whom the order is for.
     """
+    await trio.lowlevel.checkpoint()
+    try:
+        status, answer = 200, await _obey(emulator, request)
+    except BadOrder as bad:
+        status, answer = bad.status, {"message": bad.message}
+    return httpx.Response(
+        status, headers={"Content-Type": "application/json", "Server": SERVER}, content=orjson.dumps(answer)
+    )
 
-    def __init__(self, emulator: "Emulator") -> None:
-        self._emulator = emulator
 
-    async def answer(self, request: httpx.Request) -> httpx.Response:
-        """Do what is asked for, and say what has become of it."""
-        await trio.lowlevel.checkpoint()
-        try:
-            status, answer = 200, await self._obey(request)
-        except BadOrder as bad:
-            status, answer = bad.status, {"message": bad.message}
-        return httpx.Response(
-            status, headers={"Content-Type": "application/json", "Server": SERVER}, content=orjson.dumps(answer)
-        )
+async def _obey(emulator: EmulatorBase, request: httpx.Request) -> dict[str, Any]:
+    # A page in a browser on this machine can send requests here, but not without saying where it is from.
+    if not _is_loopback(request.extensions["server_address"]) or "Origin" in request.headers:
+        raise BadOrder(403, "the emulator takes orders from programs on its own machine only")
+    method, path = request.method, request.url.path.removeprefix(CONTROL_PATH)
+    if (method, path) in (("GET", ""), ("GET", "/")):
+        return {"connected": emulator.connected, "subscribed": emulator.subscribed}
+    # One after the other: who clears faults ends the outage that is just beginning.
+    async with emulator.orders:
+        return await _carry_out(emulator, method, path, request.content)
 
-    async def _obey(self, request: httpx.Request) -> dict[str, Any]:
-        # A page in a browser on this machine can send requests here, but not without saying where it is from.
-        if not _is_loopback(request.extensions["server_address"]) or "Origin" in request.headers:
-            raise BadOrder(403, "the emulator takes orders from programs on its own machine only")
-        match request.method, request.url.path.removeprefix(CONTROL_PATH):
-            case "GET", "" | "/":
-                return {"connected": self._emulator.connected, "subscribed": self._emulator.subscribed}
-            case "POST", "/trigger":
-                return await trigger(self._emulator, _fields(request.content))
-            case "POST", "/faults":
-                fields = _fields(request.content)
-                await order_fault(self._emulator, fields)
-                name = fields.pop("fault")
-                more = [f"{argument}={value}" for argument, value in fields.items()]
-                self._emulator.tell(f"fault: {' '.join([name, *more])}")
-                return {}
-            case "DELETE", "/faults":
-                self._emulator.clear_faults()
-                self._emulator.tell("faults: cleared")
-                return {}
-        raise BadOrder(404, f"the emulator has no {request.method} {request.url.path}")
+
+async def _carry_out(emulator: EmulatorBase, method: str, path: str, body: bytes) -> dict[str, Any]:
+    match method, path:
+        case "POST", "/trigger":
+            return await trigger(emulator, _fields(body))
+        case "POST", "/faults":
+            fields = _fields(body)
+            await order_fault(emulator, fields)
+            name = fields.pop("fault")
+            more = [f"{argument}={_shown(value)}" for argument, value in fields.items()]
+            emulator.tell(f"fault: {' '.join([name, *more])}")
+            return {}
+        case "DELETE", "/faults":
+            await emulator.lasting.end()
+            emulator.clear_faults()
+            emulator.tell("faults: cleared")
+            return {}
+        case "POST", "/reset":
+            if body and _fields(body):
+                raise BadOrder(400, "reset takes nothing, and needs no body")
+            await emulator.reset()
+            return {}
+    raise BadOrder(404, f"the emulator has no {method} {CONTROL_PATH}{path}")
+
+
+def _shown(value: object) -> str:
+    return ",".join(value) if isinstance(value, list) else str(value)
 
 
 def _is_loopback(address: str) -> bool:

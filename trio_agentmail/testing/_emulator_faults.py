@@ -3,14 +3,18 @@
 What is ordered comes over HTTP, and an argument that makes no sense is refused: in the fake it would end the emulator.
 """
 
+import math
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from inspect import isawaitable
 from typing import Any
 
 import attrs
 
+from ._emulator_base import EmulatorBase
 from ._fake import FakeAgentMail
+from ._fake_chaos import CHAOS
 
 __all__ = ["FAULTS", "BadOrder", "FaultKind", "order_fault"]
 
@@ -29,7 +33,7 @@ class FaultKind:
     """A fault by the name by which it is ordered.
 
     Attributes:
-        method: What it is in the fake.
+        method: What it is in the fake; called with the emulator.
         required: The arguments that must be given.
         optional: Those that may be.
     """
@@ -65,6 +69,22 @@ def _reorder(fake: FakeAgentMail, *, count: int) -> None:
     fake.reorder_pushes(count)
 
 
+async def _outage(emulator: EmulatorBase, *, seconds: float | None = None) -> None:
+    await _last(emulator, "outage", emulator.outage(), seconds)
+
+
+async def _chaos(emulator: EmulatorBase, *, seed: int, seconds: float | None = None, **more: Any) -> None:
+    await _last(emulator, "chaos", emulator.chaos(seed, **more), seconds)
+
+
+async def _last(
+    emulator: EmulatorBase, name: str, block: AbstractAsyncContextManager[object], seconds: float | None
+) -> None:
+    if name in emulator.lasting:
+        raise BadOrder(409, f"the fault {name} is going on already, until its time is over or faults are cleared")
+    await emulator.lasting.begin(name, block, math.inf if seconds is None else seconds)
+
+
 FAULTS: Mapping[str, FaultKind] = {
     "cut": FaultKind(FakeAgentMail.drop_connections),
     "close": FaultKind(FakeAgentMail.drop_connections, ("code",), ("reason",)),
@@ -83,6 +103,8 @@ FAULTS: Mapping[str, FaultKind] = {
     "rest-error": FaultKind(_rest_error, ("status",), ("retry_after", "path", "times")),
     "rest-hang": FaultKind(FakeAgentMail.hang_requests, (), ("path", "times")),
     "rest-break": FaultKind(FakeAgentMail.break_requests, (), ("path", "times")),
+    "outage": FaultKind(_outage, (), ("seconds",)),
+    "chaos": FaultKind(_chaos, ("seed",), ("every", "faults", "seconds")),
 }
 
 # RFC 6455, 7.4: what may stand in a close frame.
@@ -92,7 +114,11 @@ MAX_CLOSE_REASON = 123
 
 
 def _is_whole(value: object, low: int, high: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+    return isinstance(value, int) and _is_number(value, low, high)
+
+
+def _is_number(value: object, low: float, high: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
 
 
 CHECKS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
@@ -101,10 +127,7 @@ CHECKS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "copies": (lambda v: _is_whole(v, 1, 1000), "a number from 1 to 1000"),
     "status": (lambda v: _is_whole(v, 200, 599), "an HTTP status from 200 to 599"),
     "retry_after": (lambda v: _is_whole(v, 0, 10**6), "a number of seconds from 0 to 1000000"),
-    "seconds": (
-        lambda v: isinstance(v, int | float) and not isinstance(v, bool) and 0 <= v <= 10**6,
-        "a number of seconds from 0 to 1000000",
-    ),
+    "seconds": (lambda v: _is_number(v, 0, 10**6), "a number of seconds from 0 to 1000000"),
     "rate": (lambda v: _is_whole(v, 1, 10**9), "a number of bytes in a second from 1 to 1000000000"),
     "code": (lambda v: _is_whole(v, 0, 4999) and v in CLOSE_CODES, "a close code that may be sent, like 1001 or 4000"),
     "reason": (
@@ -112,17 +135,24 @@ CHECKS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         f"a text of at most {MAX_CLOSE_REASON} bytes",
     ),
     "path": (lambda v: isinstance(v, str), "a text"),
+    "seed": (lambda v: _is_whole(v, 0, 10**18), "a whole number from 0 to 1000000000000000000"),
+    "every": (lambda v: _is_number(v, 0.01, 10**6), "a number of seconds from 0.01 to 1000000"),
+    "faults": (
+        lambda v: isinstance(v, list) and v != [] and all(isinstance(name, str) and name in CHAOS for name in v),
+        f"a list of some of {', '.join(CHAOS)}",
+    ),
 }
 
 
-async def order_fault(fake: FakeAgentMail, fields: Mapping[str, Any]) -> None:
+async def order_fault(emulator: EmulatorBase, fields: Mapping[str, Any]) -> None:
     """Make something go wrong.
 
     Args:
         fields: The name of the fault as `fault`, and its arguments.
 
     Raises:
-        BadOrder: there is no such fault, or an argument is missing or makes no sense.
+        BadOrder: there is no such fault, an argument is missing or makes no sense, or a fault is going on already that
+            there can be one of.
     """
     arguments = dict(fields)
     name = arguments.pop("fault", None)
@@ -137,7 +167,7 @@ async def order_fault(fake: FakeAgentMail, fields: Mapping[str, Any]) -> None:
             raise BadOrder(400, f"{argument} is {what}")
     if arguments.get("times") == "all":
         arguments["times"] = None
-    result = kind.method(fake, **arguments)
+    result = kind.method(emulator, **arguments)
     if isawaitable(result):
         await result
 

@@ -2,16 +2,14 @@
 
 import base64
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from trio_agentmail.events import Event, Recipient
 
+from ._emulator_base import EmulatorBase
 from ._emulator_faults import BadOrder
 from ._make_event import EVENT_TYPES as KNOWN_TYPES
 from ._make_event import make_event
-
-if TYPE_CHECKING:
-    from ._emulator import Emulator
 
 __all__ = ["EVENT_TYPES", "trigger"]
 
@@ -41,7 +39,7 @@ the inboxes that it is addressed to, unless one is given, and there is nothing e
 EVENT_TYPES = tuple(FIELDS)
 
 
-async def trigger(emulator: "Emulator", fields: Mapping[str, Any]) -> dict[str, Any]:
+async def trigger(emulator: EmulatorBase, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Have something happen.
 
     Args:
@@ -81,7 +79,7 @@ def _check(event_type: str, name: str, value: Any) -> None:
         raise BadOrder(400, f"{name} is a text" + (", or a list of texts" if name == "to" else ""))
 
 
-async def _eml_comes(emulator: "Emulator", event_type: str, given: Mapping[str, Any]) -> dict[str, Any]:
+async def _eml_comes(emulator: EmulatorBase, event_type: str, given: Mapping[str, Any]) -> dict[str, Any]:
     if given.keys() - {"eml", "inbox_id"}:
         raise ValueError("a whole mail says everything itself: with eml, only inbox_id can be given")
     mail = base64.b64decode(given["eml"], validate=True)
@@ -95,7 +93,7 @@ async def _eml_comes(emulator: "Emulator", event_type: str, given: Mapping[str, 
     return {"message_id": events[0].message.message_id, "inbox_ids": [event.message.inbox_id for event in events]}
 
 
-async def _happen(emulator: "Emulator", event_type: str, given: dict[str, Any]) -> dict[str, Any]:
+async def _happen(emulator: EmulatorBase, event_type: str, given: dict[str, Any]) -> dict[str, Any]:
     inbox_id = given.pop("inbox_id", "")
     if "from" in given:
         given["from_"] = given.pop("from")
@@ -119,7 +117,7 @@ async def _happen(emulator: "Emulator", event_type: str, given: dict[str, Any]) 
     return {"event_id": getattr(event, "event_id", None), **_message_id(event)}
 
 
-def _made(emulator: "Emulator", event_type: str, inbox_id: str, given: dict[str, Any]) -> Event:
+def _made(emulator: EmulatorBase, event_type: str, inbox_id: str, given: dict[str, Any]) -> Event:
     """An event about the mail that is named: if the emulator has it, with what it knows of it."""
     recipients = _addresses(given.pop("to", ()))
     message = emulator.message(inbox_id, given.get("message_id", ""))

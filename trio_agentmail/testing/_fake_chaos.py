@@ -40,12 +40,14 @@ class FakeChaos(FakeMail):
         if not names or not CHAOS.keys() >= set(names):
             raise ValueError(f"faults are some of {', '.join(CHAOS)}, not {', '.join(names) or 'none'}")
         happened: list[tuple[float, str]] = []
+        self._note(f"chaos begins, with the seed {seed}")
         try:
             async with fake_tasks() as spawn:
                 spawn(self._strike, Random(seed), every, names, spawn, happened)
                 yield happened
         finally:
             self.clear_faults()
+            self._note("chaos ends")
 
     async def _strike(
         self,

@@ -9,8 +9,9 @@ import trio
 import trio_websocket
 
 from ._fake_faults import RejectHandshake
+from ._rest_errors import Refusal, not_found, powerless, refused_key
 
-__all__ = ["Handshake", "bearer", "read_handshake", "refused_key", "rejection"]
+__all__ = ["Handshake", "bearer", "read_handshake", "rejection"]
 
 
 @attrs.frozen(kw_only=True)
@@ -51,36 +52,23 @@ def rejection(
         api_keys: The keys that it knows; `None`: any.
         permissions: What the key may do; `None`: everything.
     """
+    refusal = _refusal(handshake, api_keys, permissions)
+    if refusal is None:
+        return None
+    return RejectHandshake(refusal.status, (("Content-Type", "application/json"),), orjson.dumps(refusal.answer))
+
+
+def _refusal(
+    handshake: Handshake, api_keys: Collection[str] | None, permissions: Collection[str] | None
+) -> Refusal | None:
     if handshake.path != "/v0":
-        return _rejection(404, "not_found", "there is nothing here")
-    refusal = refused_key(handshake.key, api_keys)
-    if refusal is not None:
-        return _rejection(401, *refusal)
-    if permissions is not None and not permissions:
-        return _rejection(403, "missing_permission", "this API key may not do anything")
-    return None
+        return not_found()
+    if (refusal := refused_key(handshake.key, api_keys)) is not None:
+        return refusal
+    return powerless() if permissions is not None and not permissions else None
 
 
 def bearer(authorization: str) -> str:
     """The API key in an `Authorization` header; `""`: there is none."""
     key = authorization.removeprefix("Bearer ")  # "case-sensitive", say AgentMail's documents
     return "" if key == authorization or key.split() != [key] else key
-
-
-def refused_key(key: str, api_keys: Collection[str] | None) -> tuple[str, str] | None:
-    """The name and the message of the error, unless there is a key, and a known one.
-
-    Args:
-        key: `""`: there is none.
-        api_keys: The keys that are known; `None`: any.
-    """
-    if not key:
-        return "missing_authorization", "an API key is required"
-    if api_keys is not None and key not in api_keys:
-        return "unknown_api_key", "this API key is not known"
-    return None
-
-
-def _rejection(status: int, name: str, message: str) -> RejectHandshake:
-    body = orjson.dumps({"name": name, "message": message})
-    return RejectHandshake(status, (("Content-Type", "application/json"),), body)

@@ -12,14 +12,14 @@ import trio
 
 from ._fake_base import FakeBase
 from ._fake_connection import Spawn
-from ._fake_handshake import bearer, refused_key
+from ._fake_handshake import bearer
 from ._fake_http_server import HttpConnection, Respond, accept_from
 from ._fake_request_faults import AnswerRequest, BreakRequest, HangRequest, RequestFaults
 from ._fake_rest import answer_call
 from ._post_office import PostOffice
 from ._rest_call import Call
 from ._rest_downloads import DOWNLOADS, download
-from ._rest_errors import Refusal
+from ._rest_errors import Refusal, refused_key
 
 __all__ = ["FakeHttp", "Request"]
 
@@ -102,7 +102,7 @@ class FakeHttp(FakeBase, RequestFaults):
                 return download(request, self._store, self._now())
             key = bearer(request.headers.get("Authorization", ""))
             if (refusal := refused_key(key, self.api_keys)) is not None:
-                raise Refusal(401, *refusal)
+                raise refusal
             call = Call(
                 request=request,
                 store=self._store,

@@ -57,6 +57,7 @@ class PushFaults:
         super().__init__()
         self._push_faults: FaultQueue[PushFault] = FaultQueue()
         self._held_back: list[str] = []
+        self._forgotten = trio.Event()
 
     def swallow_pushes(self, times: int | None = 1) -> None:
         """Nobody is told. A mail is there all the same, and the REST API has it."""
@@ -91,7 +92,7 @@ class PushFaults:
                     push_now(text)
             case DelayPush(seconds):
                 # Not in the nursery of a connection: that may be gone by then.
-                trio.lowlevel.spawn_system_task(_push_later, seconds, text, push_now)
+                trio.lowlevel.spawn_system_task(_push_later, seconds, text, push_now, self._forgotten)
             case ReorderPushes(times):
                 self._held_back.append(text)
                 if len(self._held_back) == times:
@@ -102,12 +103,21 @@ class PushFaults:
         self._push_faults.clear()
         self._push_held_back(push_now)
 
+    def _forget_pushes(self) -> None:
+        """What is held back or delayed is pushed to nobody, and what comes from now on goes well."""
+        self._push_faults.clear()
+        self._held_back.clear()
+        self._forgotten.set()
+        self._forgotten = trio.Event()
+
     def _push_held_back(self, push_now: PushNow) -> None:
         held_back, self._held_back = self._held_back, []
         for text in reversed(held_back):
             push_now(text)
 
 
-async def _push_later(seconds: float, text: str, push_now: PushNow) -> None:
-    await trio.sleep(seconds)
-    push_now(text)
+async def _push_later(seconds: float, text: str, push_now: PushNow, forgotten: trio.Event) -> None:
+    with trio.move_on_after(seconds):
+        await forgotten.wait()
+    if not forgotten.is_set():
+        push_now(text)

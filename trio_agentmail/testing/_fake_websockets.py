@@ -223,6 +223,9 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
         return fault
 
     async def _serve_stream(self, stream: trio.abc.Stream, fault: Fault | None) -> None:
+        if self._outages:  # it has begun while the connection was made
+            await trio.aclose_forcefully(stream)
+            return
         if isinstance(fault, AnswerConnection):
             async with stream:
                 await stream.send_all(fault.data)

@@ -1,11 +1,12 @@
-"""The errors of the REST API: what AgentMail answers to a request that it does not grant.
+"""The errors of the REST API, and of the handshake: what AgentMail answers to a request that it does not grant.
 
 Source: AgentMail's error reference. Programs are to look at `code`; `name` is older and says less.
 """
 
+from collections.abc import Collection
 from typing import Any
 
-__all__ = ["Refusal", "conflict", "forbidden", "invalid", "not_found", "unprocessable"]
+__all__ = ["Refusal", "conflict", "forbidden", "invalid", "not_found", "powerless", "refused_key", "unprocessable"]
 
 NAMES = {
     400: "ValidationError",
@@ -39,6 +40,20 @@ def invalid(field: str, expected: str) -> Refusal:
     return Refusal(400, "validation_error", message, errors=[{"path": [field], "message": message}])
 
 
+def refused_key(key: str, api_keys: Collection[str] | None) -> Refusal | None:
+    """The error, unless there is a key, and a known one.
+
+    Args:
+        key: `""`: there is none.
+        api_keys: The keys that are known; `None`: any.
+    """
+    if not key:
+        return Refusal(401, "missing_authorization", "an API key is required")
+    if api_keys is not None and key not in api_keys:
+        return Refusal(401, "unknown_api_key", "this API key is not known")
+    return None
+
+
 def forbidden(permission: str) -> Refusal:
     """The key lacks a permission, which only `fix` names, as it is at AgentMail."""
     return Refusal(
@@ -47,6 +62,12 @@ def forbidden(permission: str) -> Refusal:
         "Forbidden",
         fix=f"This API key does not have the '{permission}' permission. Give it to the key, or use another one.",
     )
+
+
+def powerless() -> Refusal:
+    """The key has no permission at all."""
+    fix = "This API key may not do anything. Give it permissions, or use another one."
+    return Refusal(403, "missing_permission", "Forbidden", fix=fix)
 
 
 def not_found() -> Refusal:

@@ -1,0 +1,125 @@
+"""The fake as `trio-agentmail emulate` has it, but for its control API: what the orders that come there are for."""
+
+import ssl
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+
+from trio_agentmail._settings import AgentMailEnvironment
+from trio_agentmail.events import Message
+
+from ._emulator_lasting import LastingFaults
+from ._fake import FakeAgentMail
+from ._mail_store import MailStore
+from ._post_office import PostOffice
+
+__all__ = ["EmulatorBase"]
+
+MAX_REMEMBERED = 1000
+"""How many requests, handshakes and the like are remembered: an emulator may run for weeks."""
+
+
+class EmulatorBase(FakeAgentMail):
+    """A `FakeAgentMail` that is alone in its process, and tells what happens.
+
+    Args:
+        tell: Called for each thing that happens, with a text in which others may have chosen what stands.
+        api_keys: The API keys that it knows; `None`: it knows any.
+        permissions: What the keys may do; `None`: everything.
+        inboxes: The inboxes that there are to begin with, each with its pod; `None`: the pod `default`.
+        pods: The pods that there are to begin with.
+
+    Attributes:
+        tell: As given.
+        orders: Held while an order is carried out.
+        lasting: The faults that go on when the order for them has been answered.
+        receivers: To how many connections the last event was pushed, or 0, if it was set to that since then.
+    """
+
+    def __init__(
+        self,
+        tell: Callable[[str], None],
+        *,
+        api_keys: Collection[str] | None = None,
+        permissions: Collection[str] | None = None,
+        inboxes: Collection[tuple[str, str | None]] = (),
+        pods: Collection[str] = (),
+    ) -> None:
+        super().__init__(api_keys=api_keys, permissions=permissions)
+        self.tell = tell
+        self.orders = trio.Lock()
+        self.lasting = LastingFaults()
+        self._inboxes = inboxes
+        self._pods = pods
+        self._begin()
+
+    @asynccontextmanager
+    async def serve(
+        self,
+        port: int = 0,
+        ssl_context: ssl.SSLContext | None = None,
+        *,
+        http_port: int = 0,
+        host: str = "127.0.0.1",
+    ) -> AsyncIterator[AgentMailEnvironment]:
+        """As `FakeAgentMail.serve`. What was ordered ends with the block."""
+        async with (
+            self.lasting.tasks(),
+            super().serve(port, ssl_context, http_port=http_port, host=host) as environment,
+        ):
+            yield environment
+
+    @property
+    def receivers(self) -> int:
+        return self._receivers
+
+    @receivers.setter
+    def receivers(self, count: int) -> None:
+        self._receivers = count
+
+    def message(self, inbox_id: str, message_id: str) -> Message | None:
+        """The mail, if there is one."""
+        mail = self._store.mail(inbox_id, message_id)
+        return None if mail is None else mail.message
+
+    async def reset(self) -> None:
+        """Be as in the beginning: all mail is gone, and inboxes and pods but those that there were to begin with;
+        WebSockets are cut, faults end, and nothing is remembered.
+
+        Who came while WebSockets are being cut would have one foot in the time before. So nobody is served meanwhile,
+        as in an outage; and no request is under way when mail goes, since each is answered in one go.
+        """
+        await self.lasting.end()
+        self._forget_pushes()
+        self.clear_faults()
+        self._outages += 1
+        try:
+            await self.drop_connections()
+            await self.wait_connected(0)
+        finally:
+            self._outages -= 1
+        self._store = MailStore(self._now())
+        self._post_office = PostOffice(self._store, self._push_event, self._index)
+        self._begin()
+        for things in self._remembered():
+            things.clear()
+        self._log.clear()
+        self.attempts = 0
+        self._note("reset: all is as it was in the beginning")
+
+    def _begin(self) -> None:
+        for inbox_id, pod_id in self._inboxes:
+            self.add_inbox(inbox_id, pod_id=pod_id)
+        for pod_id in self._pods:
+            self._store.add_pod(pod_id, self._now())
+
+    def _note(self, text: str) -> None:
+        super()._note(text)
+        self.tell(text)
+        for things in self._remembered():
+            del things[:-MAX_REMEMBERED]
+
+    def _remembered(self) -> Iterable[list[Any]]:
+        return self.handshakes, self.frames, self.subscriptions, self.close_codes, self.requests
