@@ -25,13 +25,27 @@ def agentmail() -> "Iterator[FakeAgentMail]":
         yield fake
 
 
+made_before = pytest.StashKey[int]()
+"""How many fakes had been made before the test began."""
+
+
+def _fakes() -> "dict[int, FakeAgentMail]":
+    testing = sys.modules.get("trio_agentmail.testing")
+    return {} if testing is None else dict(testing._fake_base.FAKES)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    item.stash[made_before] = max(_fakes(), default=-1) + 1
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Tell in the report of a failed test what happened at the fakes among its fixtures."""
+    """Tell in the report of a failed test what happened at the fakes that it has made, or has among its fixtures."""
     report = yield
-    testing = sys.modules.get("trio_agentmail.testing")
-    if report.failed and testing is not None:
-        for value in getattr(item, "funcargs", {}).values():
-            if isinstance(value, testing.FakeAgentMail):
-                report.sections.append(("AgentMail (fake)", value.explain()))
+    if report.failed:
+        its_fixtures = list(getattr(item, "funcargs", {}).values())
+        for number, fake in _fakes().items():
+            if number >= item.stash.get(made_before, 0) or any(fake is value for value in its_fixtures):
+                report.sections.append(("AgentMail (fake)", fake.explain()))
     return report

@@ -50,8 +50,40 @@ async def test_what_does_not_happen_in_time_is_an_error_that_tells_what_happened
     assert trio.current_time() == 65
 
 
-async def test_a_condition_that_nothing_at_the_fake_has_made_true_is_seen_at_the_end(autojump_clock: MockClock) -> None:
-    assert await FakeAgentMail().wait_for(lambda: trio.current_time() > 9, within=10)
+async def test_a_condition_that_nothing_at_the_fake_has_made_true_is_seen_soon(autojump_clock: MockClock) -> None:
+    assert await FakeAgentMail().wait_for(lambda: trio.current_time() > 9)
+    assert trio.current_time() == pytest.approx(9, abs=0.11)
+
+
+async def test_what_the_code_under_test_does_at_once_is_seen_at_once(autojump_clock: MockClock) -> None:
+    async def agent() -> None:
+        async for event in events:
+            await trio.lowlevel.checkpoint()
+            seen.append(event)
+
+    fake = FakeAgentMail()
+    seen: list[object] = []
+    async with open_agentmail_stream(backend=fake) as events, trio.open_nursery() as nursery:
+        nursery.start_soon(agent)
+        await fake.deliver(inbox_id=INBOX)
+        assert await fake.wait_for(lambda: len(seen) == 2)
+        assert trio.current_time() == 0
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_condition_that_is_an_async_function_is_refused(autojump_clock: MockClock) -> None:
+    async def ready() -> bool:
+        return False  # pragma: no cover
+
+    with pytest.raises(TypeError, match="async function"):
+        await FakeAgentMail().wait_for(ready)  # type: ignore[unused-coroutine]
+
+
+async def test_who_waits_for_a_connection_in_vain_is_told_so(autojump_clock: MockClock) -> None:
+    for wait in (FakeAgentMail().wait_connected, FakeAgentMail().wait_subscribed):
+        with pytest.raises(AssertionError, match="within 60 s\nnothing has happened here: nobody connected"):
+            await wait()
+    await FakeAgentMail().wait_connected(0)
 
 
 async def test_it_is_told_how_connections_began_and_ended(autojump_clock: MockClock) -> None:

@@ -584,6 +584,17 @@ async def test_requests_are_recorded_without_the_key(autojump_clock: MockClock) 
     ]
 
 
+async def test_what_was_requested_can_be_looked_at_but_its_repr_has_no_key(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    async with rest(fake) as client:
+        await client.post("/pods", json={"name": "x"}, headers={"Idempotency-Key": "k"})
+    [request] = fake.requests
+    assert json.loads(request.body) == {"name": "x"}
+    assert request.headers["idempotency-key"] == "k"
+    assert request.headers["Authorization"] == BEARER["Authorization"]
+    assert "am_key" not in repr(request)
+
+
 async def test_every_answer_says_what_time_it_is_here(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     fake.fail_requests(500)

@@ -123,6 +123,62 @@ def test_the_report_of_a_failure_says_what_was_pushed_to_whom_and_why_not_to_oth
     assert result.stdout.str().count("AgentMail (fake)") == 1
 
 
+FAILING_ELSEWHERE = r"""
+import pytest
+from trio_agentmail.testing import FakeAgentMail
+
+class Holder:
+    def __init__(self, fake):
+        self.fake = fake
+
+@pytest.fixture
+def broken(agentmail):
+    raise RuntimeError("a fixture that uses the fake")
+
+@pytest.fixture
+async def held():
+    fake = FakeAgentMail()
+    await fake.deliver(inbox_id="held")
+    yield Holder(fake)
+
+@pytest.fixture(scope="module")
+def shared():
+    return FakeAgentMail()
+
+def test_that_passes(shared):
+    pass
+
+def test_in_a_fixture(broken):
+    pass
+
+def test_by_name(request):
+    request.getfixturevalue("agentmail")
+    assert False
+
+async def test_held(held, autojump_clock):
+    await FakeAgentMail().deliver("From: J\xf6rg <j@x.com>\r\n\r\nhi".encode(), inbox_id="own")
+    assert False
+
+async def test_shared(shared, autojump_clock):
+    await shared.deliver(inbox_id="shared", subject="half \ud83d")
+    assert False
+"""
+
+
+@pytest.mark.parametrize("workers", [[], ["-n1"]], ids=["here", "xdist"])
+def test_the_report_tells_of_any_fake_that_the_test_has_made(project: pytest.Pytester, workers: list[str]) -> None:
+    project.makeini("[pytest]\ntrio_mode = true")
+    project.makepyfile(FAILING_ELSEWHERE)
+    result = project.runpytest_subprocess("-p", "no:cacheprovider", *workers)
+    result.assert_outcomes(passed=1, failed=3, errors=1)
+    text = result.stdout.str()
+    assert text.count("AgentMail (fake)") == 5
+    assert text.count("nothing has happened here") == 2
+    assert text.count("message.received in held") == 1
+    assert text.count("message.received in own") == 1
+    assert text.count("message.received in shared 'half \\ud83d'") == 1
+
+
 def test_a_project_without_trio_is_none_the_slower_for_it(project: pytest.Pytester) -> None:
     path = project.makepyfile(WITHOUT_TRIO)
     # Not in this process, where everything is imported already; and not with plug-ins that import Trio.

@@ -17,8 +17,8 @@ from ._post_office import PostOffice
 
 __all__ = ["EmulatorBase"]
 
-MAX_REMEMBERED = 1000
-"""How many requests, handshakes and the like are remembered: an emulator may run for weeks."""
+MAX_REMEMBERED = 100
+"""How many requests, handshakes and the like are remembered: an emulator may run for weeks, and bodies are large."""
 
 
 class EmulatorBase(FakeAgentMail):

@@ -57,8 +57,9 @@ class FakeAgentMail(FakeChaos):
 
     @property
     def api_key(self) -> str:
-        """The API key that is used when the caller gives none."""
-        return "am_fake_key"
+        """The API key that is used when the caller gives none, and `$AGENTMAIL_API_KEY` is not set: one that is known,
+        if any is."""
+        return next(iter(self.api_keys or ()), "am_fake_key")
 
     @contextmanager
     def installed(self) -> Iterator[Self]:

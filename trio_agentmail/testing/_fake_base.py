@@ -1,24 +1,35 @@
 """What all sides of the fake share: who may do what, the mail, the time, and what is seen of it all."""
 
+import inspect
 import time
+import weakref
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
+from itertools import count
 from typing import TypeVar
 
 import attrs
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trio_agentmail.events import Event
 
 from ._fake_events import to_milliseconds
 from ._mail_store import MailStore
 
-__all__ = ["FakeBase"]
+__all__ = ["FAKES", "FakeBase"]
 
 T = TypeVar("T")
+
+FAKES: "weakref.WeakValueDictionary[int, FakeBase]" = weakref.WeakValueDictionary()
+"""All that there are, numbered as they were made: the pytest plug-in tells of those that a failed test has made."""
+
+numbers = count()
+
+LOOK_EVERY = 0.1
+"""Seconds between two looks at a condition that nothing here makes true."""
 
 LOGGED = 1000
 """How many of the last things that happened are told by `explain`: a week of sweeps need not be kept."""
@@ -51,6 +62,7 @@ class FakeBase(ABC):
         self._outages = 0
         self._changed = trio.Event()
         self._log: deque[LogEntry] = deque(maxlen=LOGGED)
+        FAKES[next(numbers)] = self
 
     def now(self) -> float:
         """The time of day here, in seconds since the epoch: on a mock clock it passes as that does."""
@@ -66,24 +78,30 @@ class FakeBase(ABC):
     # What can be seen from here
 
     async def wait_for(self, condition: Callable[[], T], within: float = 60.0) -> T:
-        """Wait until a condition holds: it is looked at whenever something has happened here.
+        """Wait until a condition holds: it is looked at whenever something has happened here, whenever no task has
+        anything to do, and ten times a second.
 
         For example `await fake.wait_for(lambda: fake.messages("agent@agentmail.to", "sent"))`.
 
         Args:
-            condition: A function whose result is true when it holds.
-            within: Seconds, by Trio's clock.
+            condition: A function, not an async one, whose result is true when it holds.
+            within: Seconds, by Trio's clock; `math.inf`: as long as it takes.
 
         Returns:
             What the condition returned.
 
         Raises:
             AssertionError: It did not hold in time. The message is that of `explain`.
+            TypeError: The condition is an async function.
         """
         await trio.lowlevel.checkpoint()
         with trio.move_on_after(within):
-            await self._wait_until(condition)
-        if not (result := condition()):
+            while not _result(condition):
+                with trio.move_on_after(LOOK_EVERY):
+                    await wait_all_tasks_blocked()
+                    if not _result(condition):
+                        await self._changed.wait()
+        if not (result := _result(condition)):
             raise AssertionError(f"this did not happen within {within:g} s\n{self.explain()}")
         return result
 
@@ -93,7 +111,9 @@ class FakeBase(ABC):
         if not self._log:
             return "nothing has happened here: nobody connected, nothing was delivered, nothing requested"
         start = self._log[0].at
-        return "\n".join(f"{entry.at - start:10.3f} s  {entry}" for entry in self._log)
+        told = "\n".join(f"{entry.at - start:10.3f} s  {entry}" for entry in self._log)
+        # A mail may have anything in it, and not everybody who shows a text can show half a character.
+        return told.encode("utf-8", "backslashreplace").decode("utf-8")
 
     def _note(self, text: str) -> None:
         """Something has happened."""
@@ -109,11 +129,6 @@ class FakeBase(ABC):
         self._changed.set()
         self._changed = trio.Event()
 
-    async def _wait_until(self, condition: Callable[[], object]) -> None:
-        await trio.lowlevel.checkpoint()
-        while not condition():
-            await self._changed.wait()
-
     @abstractmethod
     def _push_event(self, event: Event) -> None:
         """Push an event to those who listen for it."""
@@ -124,3 +139,11 @@ class FakeBase(ABC):
             await trio.lowlevel.checkpoint()
             return function()
         return await trio.to_thread.run_sync(function)
+
+
+def _result(condition: Callable[[], T]) -> T:
+    result = condition()
+    if inspect.iscoroutine(result):
+        result.close()  # or Python would warn that nobody has waited for it
+        raise TypeError("the condition is an async function: wait_for() takes one that has its answer at once")
+    return result

@@ -2,6 +2,7 @@
 
 import math
 import ssl
+from collections.abc import Mapping
 from datetime import timedelta
 from email.utils import formatdate
 
@@ -26,13 +27,15 @@ __all__ = ["FakeHttp", "Request"]
 
 @attrs.define(kw_only=True)
 class Request:
-    """A request to the REST API, without the API key.
+    """A request to the REST API.
 
     Attributes:
         path: The path, without the query and without percent-encoding.
         query: The query; `""` if there was none.
         status: The status of the answer; `None`: there has been none so far.
         at: When it came, by Trio's clock.
+        headers: The headers, whose names are found in any case. Not in the repr: the API key is in them.
+        body: The body, for example for `json.loads`. Not in the repr.
     """
 
     method: str
@@ -40,6 +43,8 @@ class Request:
     query: str
     status: int | None
     at: float
+    headers: Mapping[str, str] = attrs.field(factory=dict, repr=False, eq=False)
+    body: bytes = attrs.field(default=b"", repr=False, eq=False)
 
 
 class FakeHttp(FakeBase, RequestFaults):
@@ -125,6 +130,8 @@ class FakeHttp(FakeBase, RequestFaults):
             query=request.url.query.decode("ascii"),
             status=None,
             at=trio.current_time(),
+            headers=request.headers,
+            body=request.content,
         )
         self.requests.append(recorded)
         self._notify()

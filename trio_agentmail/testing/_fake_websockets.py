@@ -71,13 +71,19 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
         """How many WebSockets with a confirmed subscription are open now, silent ones included."""
         return sum(connection.is_subscribed for connection in self._connections)
 
-    async def wait_connected(self, n: int = 1) -> None:
-        """Wait until `connected` is at least `n`; for an `n` of 0, until every connection has come to its end."""
-        await self._wait_until(lambda: self.connected >= n if n else not self._connections)
+    async def wait_connected(self, n: int = 1, within: float = 60.0) -> None:
+        """Wait until `connected` is at least `n`; for an `n` of 0, until every connection has come to its end.
 
-    async def wait_subscribed(self, n: int = 1) -> None:
-        """Wait until `subscribed` is at least `n`: what is pushed then goes to that many."""
-        await self._wait_until(lambda: self.subscribed >= n)
+        Otherwise as `wait_for`.
+        """
+        await self.wait_for(lambda: self.connected >= n if n else not self._connections, within)
+
+    async def wait_subscribed(self, n: int = 1, within: float = 60.0) -> None:
+        """Wait until `subscribed` is at least `n`: what is pushed then goes to that many.
+
+        Otherwise as `wait_for`.
+        """
+        await self.wait_for(lambda: self.subscribed >= n, within)
 
     # What is pushed, and what becomes of the connections
 

@@ -7,6 +7,7 @@ from typing import Any, TypeVar, get_args, overload
 
 import attrs
 
+from trio_agentmail._backend import default_backend
 from trio_agentmail.events import (
     AgentArmorManualOverride,
     AgentArmorReleaseActor,
@@ -120,12 +121,14 @@ def _message(inbox_id: str, event_type: str) -> Message:
         thread_id=None,
         event_id=None,
         timestamp=None,
+        now=_now(),
     )
     return event.message
 
 
 def _now() -> datetime:
-    return to_milliseconds(datetime.now(UTC))
+    """By the clock of the fake that is installed, if one is."""
+    return to_milliseconds(datetime.fromtimestamp(default_backend().now(), UTC))
 
 
 def _of_sent_mail(inbox_id: str, _: object) -> dict[str, Any]:
