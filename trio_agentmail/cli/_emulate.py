@@ -1,5 +1,6 @@
 """`trio-agentmail emulate`: an AgentMail on this machine, for programs in development and their tests."""
 
+import errno
 import ipaddress
 import json
 from collections.abc import Sequence
@@ -48,15 +49,29 @@ def _no_empty(_context: click.Context, _option: click.Parameter, items: tuple[st
     return items
 
 
+def _inboxes(_context: click.Context, _option: click.Parameter, items: tuple[str, ...]) -> list[tuple[str, str | None]]:
+    inboxes = [item.partition("=") for item in items]
+    if not all(inbox_id for inbox_id, _, _ in inboxes):
+        raise click.BadParameter("an empty text is no inbox")
+    return [(inbox_id, pod_id or None) for inbox_id, _, pod_id in inboxes]
+
+
 @click.command("emulate")
-@click.option("--http-port", type=click.IntRange(0, 65535), default=HTTP_PORT, show_default=True, metavar="PORT")
+@click.option(
+    "--http-port",
+    type=click.IntRange(0, 65535),
+    default=HTTP_PORT,
+    show_default=True,
+    metavar="PORT",
+    help="The port of the REST API; 0: any that is free.",
+)
 @click.option(
     "--websocket-port",
     type=click.IntRange(0, 65535),
     default=WEBSOCKET_PORT,
     show_default=True,
     metavar="PORT",
-    help="0, here as above: any that is free.",
+    help="That of the WebSocket, likewise.",
 )
 @click.option(
     "--host",
@@ -64,7 +79,7 @@ def _no_empty(_context: click.Context, _option: click.Parameter, items: tuple[st
     show_default=True,
     callback=_address,
     metavar="ADDRESS",
-    help="The IP address to listen on. With any other, whoever reaches this machine can read and send the mail in it, "
+    help="The IP address to listen on; :: is for IPv6 alone. With any other, whoever reaches this machine can read and send the mail in it, "
     "unencrypted; trigger and fault work from this machine only.",
 )
 @click.option(
@@ -88,7 +103,7 @@ def _no_empty(_context: click.Context, _option: click.Parameter, items: tuple[st
     "inboxes",
     metavar="INBOX[=POD]",
     multiple=True,
-    callback=_no_empty,
+    callback=_inboxes,
     help="An inbox that there is to begin with, in the pod `default` or in another. May be repeated.",
 )
 @click.option(
@@ -108,7 +123,7 @@ def emulate_command(
     host: str,
     api_keys: tuple[str, ...],
     permissions: tuple[str, ...],
-    inboxes: tuple[str, ...],
+    inboxes: list[tuple[str, str | None]],
     pods: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -120,12 +135,14 @@ def emulate_command(
 
     Ctrl-C or SIGTERM ends it, with status 0. The status is 1 when a port is in use.
     """
+    if http_port == websocket_port != 0:
+        raise click.UsageError("--http-port and --websocket-port are two different ports")
     log = None if as_json else Log()
     emulator = Emulator(
         silence if log is None else log.tell,
         api_keys=api_keys or None,
         permissions=permissions or None,
-        inboxes=[(inbox_id, pod_id or None) for inbox_id, _, pod_id in (inbox.partition("=") for inbox in inboxes)],
+        inboxes=inboxes,
         pods=pods,
     )
     try:
@@ -133,8 +150,9 @@ def emulate_command(
     except OutputClosed:
         return
     except OSError as exc:
-        options = "--http-port and --websocket-port choose other ports, and 0 any that is free"
-        raise click.ClickException(f"{printable(exc.strerror or str(exc), 200)}; {options}") from None
+        advice = "; --http-port and --websocket-port choose other ports, and 0 any that is free"
+        ports = exc.errno in (errno.EADDRINUSE, errno.EACCES)
+        raise click.ClickException(printable(exc.strerror or str(exc), 200) + (advice if ports else "")) from None
 
 
 async def emulate(

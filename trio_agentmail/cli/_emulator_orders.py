@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 from typing import Any
 
 import click
@@ -9,7 +10,8 @@ import httpx
 
 from trio_agentmail.errors import printable
 from trio_agentmail.testing._emulator_control import CONTROL_PATH, SERVER
-from trio_agentmail.testing._emulator_trigger import EVENT_TYPES
+from trio_agentmail.testing._emulator_faults import CLOSE_CODES
+from trio_agentmail.testing._emulator_trigger import EVENT_TYPES, FIELDS
 from trio_agentmail.testing._fake_chaos import CHAOS
 
 from ._emulate import DEFAULT_EMULATOR
@@ -57,14 +59,24 @@ def order(emulator: str, method: str, path: str, fields: dict[str, Any] | None =
     return answer
 
 
-@click.command("trigger")
+def _what_each_takes() -> str:
+    by_fields: dict[tuple[str, ...], list[str]] = {}
+    for event_type, fields in FIELDS.items():
+        by_fields.setdefault(fields, []).append(event_type)
+    lines = ["\b", "Besides --inbox, each takes:"]
+    for fields, event_types in by_fields.items():
+        lines += [*event_types, "    " + " ".join("--" + field.replace("_", "-") for field in fields)]
+    return "\n".join(lines)
+
+
+@click.command("trigger", epilog=_what_each_takes())
 @click.argument("event_type", metavar="EVENT_TYPE", type=click.Choice(EVENT_TYPES))
 @click.option("--inbox", "inbox_id", metavar="INBOX", help="The inbox that it is about.")
 @click.option("--from", "from_", metavar="ADDRESS", help="The sender of a mail that comes.")
 @click.option("--to", multiple=True, metavar="ADDRESS", help="A recipient. May be repeated.")
-@click.option("--subject")
-@click.option("--text")
-@click.option("--html")
+@click.option("--subject", help="The subject of the mail.")
+@click.option("--text", help="Its text.")
+@click.option("--html", help="Its text as HTML.")
 @click.option(
     "--eml",
     type=click.Path(exists=True, dir_okay=False, allow_dash=True),
@@ -73,12 +85,14 @@ def order(emulator: str, method: str, path: str, fields: dict[str, Any] | None =
 )
 @click.option("--message-id", metavar="ID", help="The mail that it is about, or the id of the new one.")
 @click.option("--thread-id", metavar="ID", help="The thread of the mail.")
-@click.option("--reason", help="Why a mail was rejected; what Agent Armor says of it.")
+@click.option("--reason", help="Why a mail was rejected.")
 @click.option("--title", help="The title of a calendar event.")
 @click.option("--domain", help="The domain that is verified.")
+@click.option("--json", "as_json", is_flag=True, help="Print the answer as it is, a JSON object.")
 @emulator_option
 def trigger_command(
     emulator: str,
+    as_json: bool,
     event_type: str,
     inbox_id: str | None,
     to: tuple[str, ...],
@@ -89,13 +103,16 @@ def trigger_command(
     """Have something happen at a running emulator: mail comes or is sent, bounces, is held, is released, …
 
     EVENT_TYPE is the type of the event that is pushed, for example message.received. A mail that comes or is sent is
-    kept, and the REST API has it. What is not given has a sensible value; each type takes what makes sense for it.
+    kept, and the REST API has it. What is not given has a sensible value.
     """
     body = {"event_type": event_type, "inbox_id": inbox_id, "from": from_, "to": list(to) or None, **fields}
     if eml is not None:
         with click.open_file(eml, "rb") as file:
             body["eml"] = base64.b64encode(file.read()).decode()
     answer = order(emulator, "POST", "trigger", {name: value for name, value in body.items() if value is not None})
+    if as_json:
+        click.echo(json.dumps(answer))
+        return
     ids = [f"{name}={printable(answer[name], 300)}" for name in ("event_id", "message_id") if answer.get(name)]
     click.echo("  ".join([event_type, *ids, f"pushed to {answer['receivers']}"]))
     if not answer["receivers"]:
@@ -124,29 +141,48 @@ def fault_commands() -> None:
 
 
 def _times(_context: click.Context, _option: click.Parameter, value: str) -> int | str:
-    return value if value == "all" else int(value) if value.isascii() and value.isdigit() else _bad_times()
+    if value == "all":
+        return value
+    if not (value.isascii() and value.isdigit() and 1 <= int(value) <= 10**6):
+        raise click.BadParameter('write a number from 1 to 1000000, or "all" for all that follow')
+    return int(value)
 
 
-def _bad_times() -> int:
-    raise click.BadParameter('write a number, or "all" for all that follow')
+def _a_number(_context: click.Context, _option: click.Parameter, value: float) -> float:
+    if math.isnan(value):
+        raise click.BadParameter("write a number")
+    return value
+
+
+def _close_code(_context: click.Context, _option: click.Parameter, value: int) -> int:
+    if value not in CLOSE_CODES:
+        raise click.BadParameter("write a close code that may be sent, like 1001 or 4000")
+    return value
 
 
 def _names(_context: click.Context, _option: click.Parameter, value: str | None) -> list[str] | None:
     return None if value is None else [name.strip() for name in value.split(",")]
 
 
+OF_PRESENT = ("cut", "close", "silent", "garbage")
+"""Faults of the WebSockets that are open."""
+
 ARGUMENTS = {
     "status": click.argument("status", type=click.IntRange(200, 599)),
-    "rate": click.argument("rate", type=click.IntRange(1)),
-    "count": click.argument("count", type=click.IntRange(2)),
-    "seconds": click.argument("seconds", type=click.FloatRange(0)),
+    "rate": click.argument("rate", type=click.IntRange(1, 10**9)),
+    "count": click.argument("count", type=click.IntRange(2, 1000)),
+    "seconds": click.argument("seconds", type=click.FloatRange(0, 10**6), callback=_a_number),
 }
 
 OPTIONS = {
-    "code": click.option("--code", type=int, default=1001, show_default=True, help="The close code."),
+    "code": click.option(
+        "--code", type=int, default=1001, show_default=True, callback=_close_code, help="The close code."
+    ),
     "reason": click.option("--reason", help="What the close frame says."),
-    "retry_after": click.option("--retry-after", type=click.IntRange(0), metavar="SECONDS"),
-    "copies": click.option("--copies", type=click.IntRange(1), help="How often it comes again. [default: 1]"),
+    "retry_after": click.option(
+        "--retry-after", type=click.IntRange(0, 10**6), metavar="SECONDS", help="What the answer's Retry-After says."
+    ),
+    "copies": click.option("--copies", type=click.IntRange(1, 1000), help="How often it comes again. [default: 1]"),
     "lasting": click.option(
         "--seconds", type=click.FloatRange(0, 10**6), help="How long. [default: until `fault clear`]", metavar="SECONDS"
     ),
@@ -179,7 +215,9 @@ def _add(name: str, help: str, *parameters: str) -> None:
     @emulator_option
     def command(emulator: str, **fields: Any) -> None:
         given = {parameter: value for parameter, value in fields.items() if value is not None}
-        order(emulator, "POST", "faults", {"fault": name, **given})
+        answer = order(emulator, "POST", "faults", {"fault": name, **given})
+        if name in OF_PRESENT and not answer["connected"]:
+            click.echo("no WebSocket is open", err=True)
 
     for parameter in reversed(parameters):
         command = (ARGUMENTS.get(parameter) or OPTIONS[parameter])(command)

@@ -1,19 +1,38 @@
 """The fake as `trio-agentmail emulate` serves it: it tells what happens, and takes orders over HTTP."""
 
+import logging
 from typing import Any
 
 import httpx
+import trio
 
 from ._emulator_base import EmulatorBase
 from ._emulator_control import CONTROL_PATH, answer_order
+from ._fake_faults import Fault
 
 __all__ = ["Emulator"]
 
+logger = logging.getLogger("trio_agentmail")
+
 
 class Emulator(EmulatorBase):
-    """An `EmulatorBase`, which documents the arguments, with the control API beside the REST API."""
+    """An `EmulatorBase`, which documents the arguments, with the control API beside the REST API.
+
+    A bug in it is logged, and the end of one request or connection; in a test it would have to come out.
+    """
 
     async def _respond(self, request: httpx.Request) -> Any:
-        if request.url.path.startswith(CONTROL_PATH):
-            return await answer_order(self, request)
-        return await super()._respond(request)
+        try:
+            if request.url.path.startswith(CONTROL_PATH):
+                return await answer_order(self, request)
+            return await super()._respond(request)
+        except Exception:
+            logger.exception("a bug in the emulator: %s %s", request.method, request.url.path)
+            message = "a bug in the emulator, which has logged it"
+            return httpx.Response(500, json={"name": "InternalServerError", "message": message})
+
+    async def _serve_stream(self, stream: trio.abc.Stream, fault: Fault | None) -> None:
+        try:
+            await super()._serve_stream(stream, fault)
+        except Exception:
+            logger.exception("a bug in the emulator, on a WebSocket")

@@ -12,6 +12,7 @@ from trio_agentmail.events import Message
 
 from ._emulator_lasting import LastingFaults
 from ._fake import FakeAgentMail
+from ._fake_connection import FakeConnection
 from ._mail_store import MailStore
 from ._post_office import PostOffice
 
@@ -35,7 +36,7 @@ class EmulatorBase(FakeAgentMail):
         tell: As given.
         orders: Held while an order is carried out.
         lasting: The faults that go on when the order for them has been answered.
-        receivers: To how many connections the last event was pushed, or 0, if it was set to that since then.
+        receivers: The connections to which something was pushed since it was emptied.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class EmulatorBase(FakeAgentMail):
         self.tell = tell
         self.orders = trio.Lock()
         self.lasting = LastingFaults()
+        self.receivers: set[FakeConnection] = set()
         self._inboxes = inboxes
         self._pods = pods
         self._begin()
@@ -70,14 +72,6 @@ class EmulatorBase(FakeAgentMail):
             super().serve(port, ssl_context, http_port=http_port, host=host) as environment,
         ):
             yield environment
-
-    @property
-    def receivers(self) -> int:
-        return self._receivers
-
-    @receivers.setter
-    def receivers(self, count: int) -> None:
-        self._receivers = count
 
     def message(self, inbox_id: str, message_id: str) -> Message | None:
         """The mail, if there is one."""
@@ -114,6 +108,9 @@ class EmulatorBase(FakeAgentMail):
             self.add_inbox(inbox_id, pod_id=pod_id)
         for pod_id in self._pods:
             self._store.add_pod(pod_id, self._now())
+
+    def _pushed_to(self, connections: Collection[FakeConnection]) -> None:
+        self.receivers.update(connections)
 
     def _note(self, text: str) -> None:
         super()._note(text)

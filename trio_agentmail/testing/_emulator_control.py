@@ -62,11 +62,12 @@ async def _carry_out(emulator: EmulatorBase, method: str, path: str, body: bytes
             return await trigger(emulator, _fields(body))
         case "POST", "/faults":
             fields = _fields(body)
+            connected = emulator.connected
             await order_fault(emulator, fields)
             name = fields.pop("fault")
             more = [f"{argument}={_shown(value)}" for argument, value in fields.items()]
             emulator.tell(f"fault: {' '.join([name, *more])}")
-            return {}
+            return {"connected": connected}
         case "DELETE", "/faults":
             await emulator.lasting.end()
             emulator.clear_faults()

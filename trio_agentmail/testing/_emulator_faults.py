@@ -16,7 +16,7 @@ from ._emulator_base import EmulatorBase
 from ._fake import FakeAgentMail
 from ._fake_chaos import CHAOS
 
-__all__ = ["FAULTS", "BadOrder", "FaultKind", "order_fault"]
+__all__ = ["CLOSE_CODES", "FAULTS", "BadOrder", "FaultKind", "order_fault"]
 
 
 class BadOrder(Exception):

@@ -6,6 +6,7 @@ from random import Random
 
 import trio
 
+from ._checks import check_seconds
 from ._fake_connection import fake_tasks
 from ._fake_mail import FakeMail
 
@@ -34,8 +35,13 @@ class FakeChaos(FakeMail):
             What has gone wrong so far: seconds since the beginning of the block, and the name of the fault.
 
         Raises:
-            ValueError: There is no such fault.
+            ValueError: There is no such fault, or `every` is not more than 0.
         """
+        if isinstance(faults, str):
+            faults = {faults}
+        check_seconds("every", every)
+        if not every:
+            raise ValueError("every is more than 0 seconds")
         names = sorted(CHAOS if faults is None else set(faults))
         if not names or not CHAOS.keys() >= set(names):
             raise ValueError(f"faults are some of {', '.join(CHAOS)}, not {', '.join(names) or 'none'}")

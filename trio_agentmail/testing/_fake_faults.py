@@ -1,13 +1,14 @@
 """What a test can make go wrong with the next connections; and the queue in which faults of any kind wait."""
 
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, TypeAlias, TypeVar
 
 import attrs
 
 from trio_agentmail.events import Event
 
+from ._checks import check_bytes, check_close_code, check_headers, check_seconds, check_status, check_whole
 from ._encode import encode_event
 
 __all__ = [
@@ -43,10 +44,10 @@ class FaultQueue(Generic[F]):
             times: How often; `None`: until `clear`.
 
         Raises:
-            ValueError: `times` is 0 or less.
+            TypeError, ValueError: `times` is no whole number, or 0 or less.
         """
-        if times is not None and times < 1:
-            raise ValueError(f"times is 1 or more, or None, not {times!r}")
+        if times is not None:
+            check_whole("times", times, 1)
         self._faults.append((fault, times))
 
     def take(self, applies: Callable[[F], bool] = lambda _: True) -> F | None:
@@ -139,7 +140,8 @@ def refused() -> FailConnection:
 class ConnectionFaults:
     """Faults of WebSockets to come. Each takes one, while there are some.
 
-    `times` is how many connections a fault is for; `None`: all that follow, until `clear_faults()`.
+    `times` is how many connections a fault is for; `None`: all that follow, until `clear_faults()`. An argument that
+    makes no sense is a TypeError or a ValueError at once.
     """
 
     def __init__(self) -> None:
@@ -157,10 +159,12 @@ class ConnectionFaults:
 
     def delay_connections(self, seconds: float, times: int | None = 1) -> None:
         """The network takes so long until there is a connection; `math.inf`: there never is."""
+        check_seconds("seconds", seconds, or_forever=True)
         self._connection_faults.add(DelayConnection(seconds), times)
 
     def answer_connections(self, data: bytes, times: int | None = 1) -> None:
         """There is no AgentMail, but something that says this, whatever it is asked, and hangs up."""
+        check_bytes("data", data)
         self._connection_faults.add(AnswerConnection(data), times)
 
     def hang_handshakes(self, times: int | None = 1) -> None:
@@ -171,12 +175,14 @@ class ConnectionFaults:
         self,
         status: int,
         *,
-        headers: Sequence[tuple[str, str]] = (),
+        headers: Mapping[str, str] | Sequence[tuple[str, str]] = (),
         body: bytes = b"",
         times: int | None = 1,
     ) -> None:
         """The request for a WebSocket is answered with an HTTP status, 200 to 999."""
-        self._connection_faults.add(RejectHandshake(status, tuple(headers), body), times)
+        check_status(status)
+        check_bytes("body", body)
+        self._connection_faults.add(RejectHandshake(status, check_headers(headers), body), times)
 
     def withhold_confirmations(self, times: int | None = 1) -> None:
         """Subscriptions are never answered, and nothing is pushed."""
@@ -188,6 +194,7 @@ class ConnectionFaults:
 
     def close_instead_of_confirming(self, code: int, reason: str = "", times: int | None = 1) -> None:
         """Subscriptions are answered with a close frame."""
+        check_close_code(code)
         self._connection_faults.add(CloseInsteadOfConfirming(code, reason), times)
 
     def push_before_confirming(self, *events_or_frames: Event | str | bytes, times: int | None = 1) -> None:

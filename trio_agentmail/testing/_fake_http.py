@@ -11,6 +11,7 @@ import httpx
 import orjson
 import trio
 
+from ._checks import check_seconds
 from ._fake_base import FakeBase
 from ._fake_connection import Spawn
 from ._fake_handshake import bearer
@@ -66,6 +67,7 @@ class FakeHttp(FakeBase, RequestFaults):
         Args:
             seconds: `None` or 0: at once, and so does all that has come before.
         """
+        check_seconds("seconds", seconds or 0)
         self._index_delay = seconds or 0.0
 
     def _index(self) -> None:

@@ -155,7 +155,7 @@ class FakeMail(FakeWebSockets, FakeHttp):
             known = ", ".join(self._store.inboxes) or "none"
             raise ValueError(
                 f"the mail is addressed to {recipients}, and the inboxes here are: {known}. "
-                "add_inbox() makes one; inbox_id=… delivers a mail whatever its headers say"
+                "Add the inbox, or say with inbox_id to which one it goes"
             )
         return inboxes
 

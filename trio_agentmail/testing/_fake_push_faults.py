@@ -5,6 +5,7 @@ from typing import Protocol, TypeAlias
 import attrs
 import trio
 
+from ._checks import check_seconds, check_whole
 from ._fake_faults import FaultQueue
 
 __all__ = ["PushFaults", "PushNow"]
@@ -50,7 +51,8 @@ class PushNow(Protocol):
 class PushFaults:
     """Faults of pushes to come. Each event that is pushed takes one, while there are some, whoever listens.
 
-    `times` is how many events a fault is for; `None`: all that follow, until `clear_faults()`.
+    `times` is how many events a fault is for; `None`: all that follow, until `clear_faults()`. An argument that makes
+    no sense is a TypeError or a ValueError at once.
     """
 
     def __init__(self) -> None:
@@ -69,14 +71,17 @@ class PushFaults:
 
     def duplicate_pushes(self, times: int | None = 1, copies: int = 1) -> None:
         """The event comes again, as often as `copies` says."""
+        check_whole("copies", copies, 1)
         self._push_faults.add(DuplicatePush(copies), times)
 
     def delay_pushes(self, seconds: float, times: int | None = 1) -> None:
         """The event comes so much later, to the connections that are open then. What follows overtakes it."""
+        check_seconds("seconds", seconds)
         self._push_faults.add(DelayPush(seconds), times)
 
     def reorder_pushes(self, times: int) -> None:
         """Events are held back until there are so many, and then come the last one first."""
+        check_whole("times", times, 1)
         self._push_faults.add(ReorderPushes(times), times)
 
     def _push(self, text: str, push_now: PushNow) -> PushFault | None:

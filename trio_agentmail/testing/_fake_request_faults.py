@@ -1,12 +1,13 @@
 """What a test can make go wrong with the next requests to the REST API."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import attrs
 import httpx
 import trio
 
+from ._checks import check_bytes, check_headers, check_status
 from ._fake_faults import FaultQueue
 
 __all__ = ["AnswerRequest", "BreakRequest", "HangRequest", "RequestFault", "RequestFaults"]
@@ -36,6 +37,7 @@ class RequestFaults:
 
     `times` is how many requests a fault is for; `None`: all that follow, until `clear_faults()`. `path` is what must
     occur in the request's path, without its percent-encoding: for example an inbox id; `None`: any path.
+    An argument that makes no sense is a TypeError or a ValueError at once.
     """
 
     def __init__(self) -> None:
@@ -46,17 +48,19 @@ class RequestFaults:
         self,
         status: int,
         *,
-        headers: Sequence[tuple[str, str]] = (),
+        headers: Mapping[str, str] | Sequence[tuple[str, str]] = (),
         body: bytes = b"",
         times: int | None = 1,
         path: str | None = None,
     ) -> None:
         """The request is answered with an HTTP status, 200 to 999."""
-        headers = [*headers]
+        check_status(status)
+        check_bytes("body", body)
+        pairs = check_headers(headers)
 
         async def answer(_: httpx.Request) -> httpx.Response:
             await trio.lowlevel.checkpoint()
-            return httpx.Response(status, headers=headers, content=body)
+            return httpx.Response(status, headers=pairs, content=body)
 
         self._request_faults.add(AnswerRequest(path, answer), times)
 

@@ -2,7 +2,7 @@
 
 import json
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from itertools import count
@@ -55,7 +55,6 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
         self.subscriptions: list[Subscribe] = []
         self.close_codes: list[int | None] = []
         self._connections: list[FakeConnection] = []
-        self._receivers = 0  # of the last push
         self._numbers = count(1)
         self._bytes_per_second: float | None = None
 
@@ -97,17 +96,22 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
     def _push_now(self, text: str, sent: str | None = None) -> None:
         # Not orjson, which refuses lone surrogates: an event may have one.
         frame = json.loads(text)
-        told, others = [], []
+        told: list[FakeConnection] = []
+        others = []
         for connection in self._connections:
             if connection.is_open:
                 reason = mismatch(connection.subscription, frame, self._store.pods)
                 if reason is None:
                     connection.push(text if sent is None else sent)
-                    told.append(str(connection))
+                    told.append(connection)
                 else:
                     others.append(f"{connection} {reason}")
-        self._receivers = len(told)
-        self._note("; ".join([f"{describe(frame)}: pushed to {', '.join(told) or 'nobody'}", *others]))
+        self._pushed_to(told)
+        receivers = ", ".join(map(str, told)) or "nobody"
+        self._note("; ".join([f"{describe(frame)}: pushed to {receivers}", *others]))
+
+    def _pushed_to(self, connections: Collection[FakeConnection]) -> None:
+        """An event was pushed to these: for who wants to know."""
 
     async def send_raw(self, frame: str | bytes) -> None:
         """Push a frame as it is, text or binary, to every subscribed connection, whatever its filters."""
@@ -182,7 +186,7 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
         fault = self._next_connection()
         if isinstance(fault, FailConnection):
             await trio.lowlevel.checkpoint()
-            raise fault.error
+            raise fault.error.with_traceback(None)  # or it would grow by each connection that it fails
         if isinstance(fault, DelayConnection):
             await trio.sleep(fault.seconds)
         parts = urlsplit(url)

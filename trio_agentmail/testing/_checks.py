@@ -1,0 +1,60 @@
+"""Arguments that make no sense are refused where they are given, and not later in some task of the fake."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = ["check_bytes", "check_close_code", "check_headers", "check_seconds", "check_status", "check_whole"]
+
+
+def check_seconds(name: str, value: float, *, or_forever: bool = False) -> None:
+    """
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is less than 0, or infinite, unless it may be.
+    """
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{name} is a number of seconds, not {value!r}")
+    if not 0 <= value <= (math.inf if or_forever else 2**31):
+        raise ValueError(f"{name} is 0 or more seconds{', or math.inf' if or_forever else ''}, not {value!r}")
+
+
+def check_whole(name: str, value: int, low: int, high: float = math.inf) -> None:
+    """
+    Raises:
+        TypeError: it is no whole number.
+        ValueError: it is too low or too high.
+    """
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} is a whole number, not {value!r}")
+    if not low <= value <= high:
+        raise ValueError(f"{name} is {low} {f'to {high}' if high < math.inf else 'or more'}, not {value!r}")
+
+
+def check_status(value: int) -> None:
+    check_whole("status", value, 200, 999)
+
+
+def check_close_code(value: int) -> None:
+    check_whole("code", value, 0, 2**16 - 1)
+
+
+def check_bytes(name: str, value: bytes) -> None:
+    if not isinstance(value, bytes):
+        raise TypeError(f"{name} is bytes, not {type(value).__name__}")
+
+
+def check_headers(headers: Mapping[str, str] | Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """
+    Returns:
+        Pairs of names and values.
+
+    Raises:
+        TypeError: they are something else.
+    """
+    pairs: Any = headers.items() if isinstance(headers, Mapping) else headers
+    checked = tuple(tuple(pair) if isinstance(pair, tuple | list) else pair for pair in pairs)
+    for pair in checked:
+        if not isinstance(pair, tuple) or len(pair) != 2 or not all(isinstance(item, str) for item in pair):
+            raise TypeError(f"headers are a mapping, or pairs of a name and a value, both str; not {pair!r}")
+    return checked
