@@ -2,7 +2,7 @@
 
 import json
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from itertools import count
@@ -58,6 +58,8 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
         self._receivers = 0  # of the last push
         self._numbers = count(1)
         self._bytes_per_second: float | None = None
+        # The client's and the server's end of a connection in memory. Private: tests of this package put others here.
+        self._stream_pair: Callable[[], tuple[trio.abc.Stream, trio.abc.Stream]] = memory_stream_pair
 
     # What can be seen from here
 
@@ -180,7 +182,7 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
         if isinstance(fault, DelayConnection):
             await trio.sleep(fault.seconds)
         parts = urlsplit(url)
-        client_end, server_end = memory_stream_pair()
+        client_end, server_end = self._stream_pair()
         async with fake_tasks() as spawn:
             spawn(self._serve_stream, server_end, fault)
             async with client_websocket(
