@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 
 from ._fake import FakeAgentMail
+from ._fake_chaos import GARBAGE
 
 __all__ = ["FAULTS", "BadOrder", "FaultKind", "order_fault"]
 
@@ -57,6 +58,10 @@ def _body(status: int) -> bytes:
     return b"" if status in (204, 304) else b'{"name":"emulated","message":"ordered of the emulator"}'
 
 
+async def _garbage(fake: FakeAgentMail) -> None:
+    await fake.send_bytes(GARBAGE)
+
+
 def _slow(fake: FakeAgentMail, *, rate: float) -> None:
     fake.slow_down(rate)
 
@@ -69,7 +74,7 @@ FAULTS: Mapping[str, FaultKind] = {
     "cut": FaultKind(FakeAgentMail.drop_connections),
     "close": FaultKind(FakeAgentMail.drop_connections, ("code",), ("reason",)),
     "silent": FaultKind(FakeAgentMail.go_silent),
-    "garbage": FaultKind(FakeAgentMail.send_garbage),
+    "garbage": FaultKind(_garbage),
     "slow": FaultKind(_slow, ("rate",)),
     "refuse": FaultKind(FakeAgentMail.refuse_connections, (), ("times",)),
     "reject": FaultKind(_reject, ("status",), ("retry_after", "times")),

@@ -13,6 +13,8 @@ __all__ = ["FakeChaos"]
 
 CLOSE_CODES = (1000, 1001, 1008, 1011, 1012, 1013, 4000)
 STATUSES = (408, 429, 500, 502, 503)
+GARBAGE = b"\xff" * 16
+"""No WebSocket frame, nor the beginning of one."""
 
 
 class FakeChaos(FakeMail):
@@ -85,7 +87,7 @@ async def close(fake: FakeChaos, draw: Random) -> None:
 
 
 async def garbage(fake: FakeChaos, _: Random) -> None:
-    await fake.send_garbage()
+    await fake.send_bytes(GARBAGE)
 
 
 async def silence(fake: FakeChaos, _: Random) -> None:

@@ -150,7 +150,7 @@ class FakeConnection:
         self._put_step.send_nowait(partial(self._send, frame))
 
     def send_bytes(self, data: bytes) -> None:
-        """Write bytes that are no frame, after what was pushed."""
+        """Write bytes as they are, after what was pushed."""
         self._put_step.send_nowait(partial(self._send_bytes, data))
 
     def fall_silent(self) -> None:

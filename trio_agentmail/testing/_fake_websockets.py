@@ -129,8 +129,13 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
                     connection.close(code, reason)
         self._notify()
 
-    async def send_garbage(self, data: bytes = b"\xff" * 16) -> None:
-        """Bytes that are no WebSocket frame go to all present connections, after what was pushed to them."""
+    async def send_bytes(self, data: bytes) -> None:
+        """Bytes go as they are to all present connections, after what was pushed to them.
+
+        Args:
+            data: A WebSocket frame, like the ping `b"\\x89\\x00"`, a part of one, or none at all. What comes after a
+                part is written behind it, whatever it is.
+        """
         for connection in self._connections:
             connection.send_bytes(data)
         await trio.lowlevel.checkpoint()
