@@ -65,6 +65,7 @@ class Emulator(FakeAgentMail):
             self.frames,
             self.subscriptions,
             self.close_codes,
+            self.pings,
             self.requests,
         ]
         for things in remembered:

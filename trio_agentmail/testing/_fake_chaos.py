@@ -73,6 +73,7 @@ class FakeChaos(FakeMail):
         self._clear_push_faults(self._push_now)
         self._request_faults.clear()
         self.slow_down(None)
+        self.delay_pongs(0)
 
 
 # Those of connections to come cut the present one, or nobody would notice.

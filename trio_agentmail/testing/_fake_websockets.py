@@ -54,10 +54,12 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
         self.frames: list[str | bytes] = []
         self.subscriptions: list[Subscribe] = []
         self.close_codes: list[int | None] = []
+        self.pings: list[float] = []
         self._connections: list[FakeConnection] = []
         self._receivers = 0  # of the last push
         self._numbers = count(1)
         self._bytes_per_second: float | None = None
+        self._pong_delay = 0.0
         # The client's and the server's end of a connection in memory. Private: tests of this package put others here.
         self._stream_pair: Callable[[], tuple[trio.abc.Stream, trio.abc.Stream]] = memory_stream_pair
 
@@ -148,6 +150,20 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
         """
         self._bytes_per_second = bytes_per_second
 
+    def delay_pongs(self, seconds: float) -> None:
+        """Pings that come from now on, on present connections and those to come, are answered late. Events are pushed
+        meanwhile as ever.
+
+        Args:
+            seconds: After the ping; `math.inf`: never; 0: at once, as by default.
+        """
+        self._pong_delay = seconds
+
+    def _take_ping(self, came: float) -> float:
+        self.pings.append(came)
+        self._notify()
+        return self._pong_delay
+
     @asynccontextmanager
     async def outage(self) -> AsyncIterator[None]:
         """For the block AgentMail is gone: connections are cut, new ones refused, and requests broken off.
@@ -234,7 +250,9 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
             async with stream:
                 await stream.send_all(fault.data)
             return
-        connection = FakeConnection(SlowStream(stream, lambda: self._bytes_per_second), next(self._numbers))
+        connection = FakeConnection(
+            SlowStream(stream, lambda: self._bytes_per_second), next(self._numbers), self._take_ping
+        )
         self._connections.append(connection)
         try:
             await connection.run(partial(self._talk, connection, fault))
