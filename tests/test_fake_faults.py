@@ -8,7 +8,8 @@ from trio.testing import MockClock
 
 import trio_agentmail
 from tests.streams import open_agentmail_session, open_agentmail_stream
-from tests.wires import PONG, Wire
+from tests.test_websocket import PING, PONG, TEXT, close_frame, frame
+from tests.wires import opcode, tap_client
 from trio_agentmail import CaughtUp, Disconnected, MessageReceivedEvent, ReconnectPolicy, Subscribed, UnknownEvent
 from trio_agentmail.testing import FakeAgentMail
 from trio_agentmail.testing._fake_chaos import CHAOS, GARBAGE
@@ -47,23 +48,20 @@ async def test_frames_that_are_sent_as_bytes_come_in_order_and_upset_nothing(aut
     pongs: list[bytes] = []
 
     async def note(data: bytes) -> None:
-        if data[0] == PONG:
+        if opcode(data) == PONG:
             pongs.append(data)
 
-    def pair() -> tuple[trio.abc.Stream, trio.abc.Stream]:
-        client_end, server_end = trio.testing.memory_stream_pair()
-        return Wire(client_end, after=note), server_end
-
-    fake._stream_pair = pair
+    tap_client(fake, after=note)
     async with open_agentmail_session(backend=fake) as session:
         events = session.events
         assert isinstance(await events.receive(), Subscribed)
         first = await fake.deliver(inbox_id=INBOX)
-        await fake.send_bytes(b"\x89\x00")  # a ping
-        await fake.send_bytes(b"\x01\x02no")  # the beginning of a text
-        await fake.send_bytes(b"\x89\x01?\x80")  # a ping within it, and a byte of what follows
+        await fake.send_bytes(frame(PING))
+        await fake.send_bytes(frame(TEXT, b"no", fin=False))
+        rest = frame(0, b" JSON")
+        await fake.send_bytes(frame(PING, b"?") + rest[:1])
         await trio.sleep(10)
-        await fake.send_bytes(b"\x05 JSON")
+        await fake.send_bytes(rest[1:])
         second = await fake.deliver(inbox_id=INBOX)
         assert await events.receive() == first
         text = await events.receive()
@@ -82,7 +80,7 @@ async def test_a_close_frame_that_is_sent_as_bytes_is_answered(autojump_clock: M
     fake = FakeAgentMail()
     async with open_agentmail_stream(backend=fake) as events:
         assert isinstance(await events.receive(), Subscribed)
-        await fake.send_bytes(b"\x88\x02\x0f\xa0")
+        await fake.send_bytes(close_frame(4000))
         lost = await events.receive()
         assert isinstance(lost, Disconnected)
         assert lost.code == 4000
