@@ -6,9 +6,21 @@ from trio.testing import MockClock, lockstep_stream_pair, wait_all_tasks_blocked
 
 from tests.streams import open_agentmail_stream
 from tests.test_websocket import PING, PONG, TEXT, frame, taking
-from tests.wires import opcode, tap_client
+from tests.wires import Tap, opcode, tap_client
 from trio_agentmail import ConnectionFailed
 from trio_agentmail.testing import FakeAgentMail
+
+
+class LeftOpen(Tap):
+    """A server's end that stays open: that the fake is cancelled together with the client must not help the client."""
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+def pair() -> tuple[trio.abc.Stream, trio.abc.Stream]:
+    client_end, server_end = lockstep_stream_pair()
+    return client_end, LeftOpen(server_end)
 
 
 def stops_reading_at(kind: int) -> tuple[FakeAgentMail, trio.Event]:
@@ -21,7 +33,7 @@ def stops_reading_at(kind: int) -> tuple[FakeAgentMail, trio.Event]:
             await wait_all_tasks_blocked()
             stopped.set()
 
-    tap_client(fake, before=stop, pair=lockstep_stream_pair)
+    tap_client(fake, before=stop, pair=pair)
     return fake, stopped
 
 

@@ -11,7 +11,7 @@ from trio.testing import memory_stream_pair
 
 from trio_agentmail.testing import FakeAgentMail
 
-__all__ = ["Pair", "opcode", "tap_client", "tap_server"]
+__all__ = ["Pair", "Tap", "opcode", "tap_client", "tap_server"]
 
 Hook: TypeAlias = Callable[[bytes], Awaitable[None]]
 
@@ -55,7 +55,9 @@ def tap_server(fake: FakeAgentMail, *, after: Hook, pair: Pair = memory_stream_p
 
 
 class Tap(trio.abc.Stream):
-    def __init__(self, stream: trio.abc.Stream, before: Hook, after: Hook) -> None:
+    """A stream that tells of what is sent on it, and is in all else the one below."""
+
+    def __init__(self, stream: trio.abc.Stream, before: Hook = do_nothing, after: Hook = do_nothing) -> None:
         self._stream = stream
         self._before = before
         self._after = after
