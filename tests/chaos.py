@@ -36,7 +36,7 @@ from trio_agentmail import (
     open_agentmail_session,
 )
 from trio_agentmail._websocket import WebSocket
-from trio_agentmail.testing import FakeAgentMail, _fake_websockets
+from trio_agentmail.testing import FakeAgentMail
 
 __all__ = ["FAULTS", "RECOVERY", "SUBSCRIPTIONS", "Schedule", "Verdict", "draw_schedule", "run"]
 
@@ -510,27 +510,27 @@ async def _run(schedule: Schedule, recovery: Recovery | None) -> Verdict:
         chaos.wires.append(Wire(client_end))
         return chaos.wires[-1], server_end
 
-    with patch.object(_fake_websockets, "memory_stream_pair", wired_pair):
-        async with open_agentmail_session(
-            chaos.subscribe, backend=backend, recovery=recovery, buffer_size=4
-        ) as chaos.session:
-            began = trio.current_time()
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(chaos.consume)
-                async with trio.open_nursery() as faults:
-                    for at, step in schedule.steps:
-                        await trio.sleep_until(began + at)
-                        if isinstance(step, Mail):
-                            await chaos.arrive(step)
-                        else:
-                            faults.start_soon(chaos.happen, step)
-                fake.clear_faults()
-                fake.index_after(None)
-                # A look that has just failed is followed by one a sweep later; and what came twice may come late.
-                await chaos.until(lambda: not chaos.missing, 2 * RECOVERY.sweep_interval + 300)
-                await trio.sleep(RECOVERY.sweep_interval + 60)
-                nursery.cancel_scope.cancel()
-            return chaos.verdict(trio.current_time() - began)
+    fake._stream_pair = wired_pair
+    async with open_agentmail_session(
+        chaos.subscribe, backend=backend, recovery=recovery, buffer_size=4
+    ) as chaos.session:
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(chaos.consume)
+            async with trio.open_nursery() as faults:
+                for at, step in schedule.steps:
+                    await trio.sleep_until(began + at)
+                    if isinstance(step, Mail):
+                        await chaos.arrive(step)
+                    else:
+                        faults.start_soon(chaos.happen, step)
+            fake.clear_faults()
+            fake.index_after(None)
+            # A look that has just failed is followed by one a sweep later; and what came twice may come late.
+            await chaos.until(lambda: not chaos.missing, 2 * RECOVERY.sweep_interval + 300)
+            await trio.sleep(RECOVERY.sweep_interval + 60)
+            nursery.cancel_scope.cancel()
+        return chaos.verdict(trio.current_time() - began)
 
 
 @contextmanager

@@ -1,28 +1,25 @@
 """A slow consumer slows the reading, and not the memory; and no consumer can dead-lock itself."""
 
-import ssl
+import socket
 import tracemalloc
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import pytest
 import trio
-import trio_websocket
 from trio.testing import MockClock, lockstep_stream_pair, wait_all_tasks_blocked
 
-from tests.backends import FakeBackend
 from tests.streams import open_agentmail_session, open_agentmail_stream
+from tests.test_websocket import TEXT
+from tests.wires import Pair, opcode, tap_server
 from trio_agentmail import (
-    AgentMailEnvironment,
     Disconnected,
     Event,
     MessageReceivedEvent,
     Subscribe,
     Subscribed,
 )
-from trio_agentmail._websocket import WebSocket, client_websocket
-from trio_agentmail.testing import FakeAgentMail, encode_event
+from trio_agentmail.testing import FakeAgentMail
 from trio_agentmail.testing._fake_events import received_event
 
 INBOX = "agent@agentmail.to"
@@ -308,90 +305,65 @@ async def test_several_consumers_share_the_events(autojump_clock: MockClock) -> 
 
 # The memory
 
-Talk: TypeAlias = Callable[[trio_websocket.WebSocketConnection], Awaitable[None]]
+
+def push_as_taken(fake: FakeAgentMail, mails: Iterable[MessageReceivedEvent], pair: Pair) -> list[int]:
+    """Have the fake push each mail when the one before it, or the confirmation, has been taken by the stream below.
+
+    So it cannot say more than that takes, and nothing waits in the fake.
+
+    Returns:
+        How many have been taken, as its only item.
+    """
+    taken = [-1]
+    rest = iter(mails)
+
+    async def push_next(data: bytes) -> None:
+        if opcode(data) == TEXT:
+            taken[0] += 1
+            if (event := next(rest, None)) is not None:
+                await fake.emit(event)
+
+    tap_server(fake, after=push_next, pair=pair)
+    return taken
 
 
-class LockstepBackend(FakeBackend):
-    """A server that cannot say more than is being read: nothing is buffered between it and the client."""
-
-    def __init__(self, talk: Talk) -> None:
-        super().__init__()
-        self._talk = talk
-
-    async def _serve(self, stream: trio.abc.Stream, nursery: trio.Nursery) -> None:
-        request = await trio_websocket.wrap_server_stream(nursery, stream)
-        with suppress(trio_websocket.ConnectionClosed):
-            websocket = await request.accept()
-            await websocket.get_message()
-            await websocket.send_message('{"type":"subscribed"}')
-            await self._talk(websocket)
-
-    @asynccontextmanager
-    async def open_websocket(
-        self, url: str, *, headers: Sequence[tuple[str, str]], max_message_size: int, ssl_context: ssl.SSLContext | None
-    ) -> AsyncIterator[WebSocket]:
-        client_end, server_end = lockstep_stream_pair()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._serve, server_end, nursery)
-            async with client_websocket(
-                client_end, host="", target="/v0", headers=headers, max_message_size=max_message_size
-            ) as websocket:
-                yield websocket
-            nursery.cancel_scope.cancel()
+def tcp_pair() -> tuple[trio.abc.Stream, trio.abc.Stream]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ends = socket.create_connection(listener.getsockname()), listener.accept()[0]
+    client_end, server_end = (trio.SocketStream(trio.socket.from_stdlib_socket(end)) for end in ends)
+    return client_end, server_end
 
 
 async def test_with_a_stalled_consumer_the_server_cannot_send_more_than_the_buffer_holds(
     autojump_clock: MockClock,
 ) -> None:
-    sent = 0
-
-    async def push(websocket: trio_websocket.WebSocketConnection) -> None:
-        nonlocal sent
-        for number in range(1000):
-            await websocket.send_message(encode_event(mail(number)))
-            sent += 1
-
-    async with open_agentmail_stream(backend=LockstepBackend(push), buffer_size=8, close_timeout=0) as events:
+    fake = FakeAgentMail()
+    sent = push_as_taken(fake, (mail(number) for number in range(1000)), lockstep_stream_pair)
+    async with open_agentmail_stream(backend=fake, buffer_size=8, close_timeout=0) as events:
         await trio.sleep(1000)
         # One more waits for room in the channel, one is being read, and one for being read.
-        assert 8 <= sent <= 8 + 3
+        assert 8 <= sent[0] <= 8 + 3
         received = [await events.receive() for _ in range(101)]
         await trio.sleep(1000)
-        assert 100 + 8 <= sent <= 100 + 1 + 8 + 3
+        assert 100 + 8 <= sent[0] <= 100 + 1 + 8 + 3
     assert subjects(received) == numbers(100)
 
 
 async def test_with_a_stalled_consumer_the_memory_stays_bounded() -> None:
-    sent = 0
-
-    async def push(request: trio_websocket.WebSocketRequest) -> None:
-        nonlocal sent
-        websocket = await request.accept()
-        await websocket.get_message()
-        await websocket.send_message('{"type":"subscribed"}')
-        with suppress(trio_websocket.ConnectionClosed):  # the client goes
-            for number in range(1000):
-                await websocket.send_message(encode_event(mail(number, "x" * 100_000)))
-                sent += 1
-
-    async with trio.open_nursery() as nursery:
-        server = await nursery.start(trio_websocket.serve_websocket, push, "127.0.0.1", 0, None)
-        environment = AgentMailEnvironment(http="http://127.0.0.1", websockets=f"ws://127.0.0.1:{server.port}")
-        tracemalloc.start()
-        try:
-            async with open_agentmail_session(
-                api_key="am_key", environment=environment, buffer_size=8, close_timeout=0.1
-            ) as session:
-                before = -1
-                while sent != before:
-                    before = sent
-                    await trio.sleep(0.2)
-                _, peak = tracemalloc.get_traced_memory()
-                # The rest waits in the sockets' buffers, which the system bounds.
-                assert session.statistics().received == 8  # the Subscribed takes the place of one
-                assert 8 <= sent < 1000
-        finally:
-            tracemalloc.stop()
-            nursery.cancel_scope.cancel()
+    fake = FakeAgentMail()
+    sent = push_as_taken(fake, (mail(number, "x" * 100_000) for number in range(1000)), tcp_pair)
+    tracemalloc.start()
+    try:
+        async with open_agentmail_session(backend=fake, buffer_size=8, close_timeout=0.1) as session:
+            before = -1
+            while sent[0] != before:
+                before = sent[0]
+                await trio.sleep(0.2)
+            _, peak = tracemalloc.get_traced_memory()
+            # The rest waits in the sockets' buffers, which the system bounds.
+            assert session.statistics().received == 8  # the Subscribed takes the place of one
+            assert 8 <= sent[0] < 1000
+    finally:
+        tracemalloc.stop()
     # The decoded events that wait are two or three times their size; one or two more are on their way.
     assert peak < (9 + 3) * 4 * 100_000

@@ -43,6 +43,7 @@ from trio_agentmail.testing._emulator import Emulator
 from trio_agentmail.testing._emulator_faults import FAULTS
 from trio_agentmail.testing._emulator_trigger import EVENT_TYPES
 from trio_agentmail.testing._fake_chaos import CHAOS
+from trio_agentmail.testing._mail_store import MailStore
 
 INBOX = "agent@agentmail.to"
 KEY = "am_key"
@@ -740,8 +741,12 @@ async def test_times_is_a_number_or_all(times: str) -> None:
 
 async def test_what_no_close_frame_can_carry_is_refused() -> None:
     async with serving() as served:
-        for arguments in (["--code", "1006"], ["--code", "12345"], ["--reason", "x" * 124]):
-            assert "the emulator refuses: " in (await served.command("fault", "close", *arguments)).stderr
+        for code in ("1006", "12345"):
+            result = await served.command("fault", "close", "--code", code)
+            assert (result.exit_code, "like 1001 or 4000" in result.stderr) == (2, True)
+            assert (await served.post("faults", {"fault": "close", "code": int(code)})).status_code == 400
+        result = await served.command("fault", "close", "--reason", "x" * 124)
+        assert "the emulator refuses: reason is a text of at most 123 bytes" in result.stderr
 
 
 # `reset`
@@ -1004,3 +1009,85 @@ async def test_what_is_remembered_of_requests_has_a_bound(monkeypatch: pytest.Mo
             await client.get("/v0/inboxes")
         assert len(served.emulator.requests) == 3
         assert len(served.told) == 5
+
+
+# What it survives
+
+
+async def test_a_bug_costs_one_request_or_connection_and_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def bug(*_: object) -> None:
+        raise ZeroDivisionError
+
+    async with serving() as served:
+        with monkeypatch.context() as patched:
+            patched.setattr(MailStore, "index", bug)
+            patched.setattr(MailStore, "know", bug)
+            headers = {"Authorization": f"Bearer {KEY}"}
+            async with httpx.AsyncClient(base_url=served.environment.http, headers=headers) as client:
+                assert (await client.get("/v0/inboxes")).status_code == 500
+            with pytest.raises(ConnectionFailed):
+                async with listening(Subscribe(inbox_ids=[INBOX]), environment=served.environment, enter_timeout=0.2):
+                    pytest.fail("entered")
+        async with listening(environment=served.environment) as events:
+            assert isinstance(await events.receive(), Subscribed)
+    assert caplog.text.count("ZeroDivisionError") >= 2
+    assert KEY not in caplog.text
+
+
+async def test_trigger_counts_all_to_whom_it_was_pushed_once() -> None:
+    async with serving(inboxes=[("one@agentmail.to", None), ("two@agentmail.to", None)]) as served:
+        eml = base64.b64encode(b"To: one@agentmail.to, two@agentmail.to\n\n").decode()
+        with_both = {"event_type": "message.received", "eml": eml}
+        assert (await served.post("trigger", with_both)).json()["receivers"] == 0
+        async with listening(Subscribe(inbox_ids=["one@agentmail.to"]), environment=served.environment):
+            assert (await served.post("trigger", with_both)).json()["receivers"] == 1
+            async with listening(environment=served.environment):
+                assert (await served.post("trigger", with_both)).json()["receivers"] == 2
+
+
+async def test_trigger_says_what_came_of_it_as_json_if_asked() -> None:
+    async with serving() as served:
+        answer = json.loads(await served.ok("trigger", "message.received", "--inbox", INBOX, "--json"))
+        assert answer["receivers"] == 0
+        assert answer["message_id"] == served.emulator.messages(INBOX)[0].message_id
+
+
+async def test_a_fault_of_open_websockets_says_when_there_are_none() -> None:
+    async with serving() as served:
+        result = await served.command("fault", "cut")
+        assert (result.exit_code, result.stderr) == (0, "no WebSocket is open\n")
+        async with listening(environment=served.environment):
+            assert (await served.command("fault", "cut")).stderr == ""
+
+
+def test_trigger_tells_which_options_are_for_which_event_type() -> None:
+    text = run("trigger", "--help").stdout
+    assert "message.opened\n      --message-id --thread-id\n" in text
+    assert all(event_type in text for event_type in EVENT_TYPES)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["emulate", "--inbox", "=pod"], "an empty text is no inbox"),
+        (["emulate", "--http-port", "5", "--websocket-port", "5"], "two different ports"),
+        (["fault", "delay", "nan"], "write a number"),
+        (["fault", "delay", "inf"], "0<=x<=1000000"),
+        (["fault", "swallow", "--times", "0"], "from 1 to 1000000"),
+    ],
+)
+def test_what_makes_no_sense_is_bad_usage(arguments: list[str], message: str) -> None:
+    result = run(*arguments)
+    assert (result.exit_code, message in result.stderr) == (2, True), result.stderr
+
+
+def test_ports_are_advised_where_it_is_the_port_that_is_wrong() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        result = run("emulate", "--http-port", str(taken.getsockname()[1]))
+    assert (result.exit_code, "choose other ports" in result.stderr) == (1, True)
+    result = run("emulate", "--host", "192.0.2.1")
+    assert (result.exit_code, "choose other ports" in result.stderr) == (1, False)

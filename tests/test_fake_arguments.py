@@ -13,7 +13,7 @@ from tests.streams import open_agentmail_stream
 from trio_agentmail import ReconnectPolicy
 from trio_agentmail.testing import FakeAgentMail
 
-WRONG: list[tuple[Callable[[FakeAgentMail], Any], type[Exception], str]] = [
+WRONG: list[tuple[Callable[[Any], Any], type[Exception], str]] = [
     (lambda fake: fake.delay_pushes(-1), ValueError, "seconds is 0 or more seconds, not -1"),
     (lambda fake: fake.delay_pushes(math.inf), ValueError, "seconds is 0 or more seconds, not inf"),
     (lambda fake: fake.delay_pushes("x"), TypeError, "seconds is a number of seconds, not 'x'"),

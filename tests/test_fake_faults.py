@@ -7,10 +7,12 @@ import trio.testing
 from trio.testing import MockClock
 
 import trio_agentmail
-from tests.streams import open_agentmail_stream
+from tests.streams import open_agentmail_session, open_agentmail_stream
+from tests.test_websocket import PING, PONG, TEXT, close_frame, frame
+from tests.wires import opcode, tap_client
 from trio_agentmail import CaughtUp, Disconnected, MessageReceivedEvent, ReconnectPolicy, Subscribed, UnknownEvent
 from trio_agentmail.testing import FakeAgentMail
-from trio_agentmail.testing._fake_chaos import CHAOS
+from trio_agentmail.testing._fake_chaos import CHAOS, GARBAGE
 from trio_agentmail.testing._slow_stream import SlowStream
 
 INBOX = "agent@agentmail.to"
@@ -35,13 +37,58 @@ async def test_garbage_on_the_wire_costs_the_connection_but_not_what_came_before
     async with open_agentmail_stream(backend=fake) as events:
         await events.receive()
         event = await fake.deliver(inbox_id=INBOX)
-        await fake.send_garbage()
+        await fake.send_bytes(GARBAGE)
         assert await events.receive() == event
         assert isinstance(await events.receive(), Disconnected)
         assert isinstance(await events.receive(), Subscribed)
 
 
-async def test_garbage_for_who_is_silent_or_no_websocket_yet_is_not_sent(autojump_clock: MockClock) -> None:
+async def test_frames_that_are_sent_as_bytes_come_in_order_and_upset_nothing(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    pongs: list[bytes] = []
+
+    async def note(data: bytes) -> None:
+        if opcode(data) == PONG:
+            pongs.append(data)
+
+    tap_client(fake, after=note)
+    async with open_agentmail_session(backend=fake) as session:
+        events = session.events
+        assert isinstance(await events.receive(), Subscribed)
+        first = await fake.deliver(inbox_id=INBOX)
+        await fake.send_bytes(frame(PING))
+        await fake.send_bytes(frame(TEXT, b"no", fin=False))
+        rest = frame(0, b" JSON")
+        await fake.send_bytes(frame(PING, b"?") + rest[:1])
+        await trio.sleep(10)
+        await fake.send_bytes(rest[1:])
+        second = await fake.deliver(inbox_id=INBOX)
+        assert await events.receive() == first
+        text = await events.receive()
+        assert isinstance(text, UnknownEvent)
+        assert text.raw == "no JSON"
+        assert await events.receive() == second
+        assert [len(pong) for pong in pongs] == [6, 7]
+        await trio.sleep(3600)
+        third = await fake.deliver(inbox_id=INBOX)
+        assert await events.receive() == third
+        assert session.statistics().connections == 1
+    assert fake.close_codes == [1000]
+
+
+async def test_a_close_frame_that_is_sent_as_bytes_is_answered(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    async with open_agentmail_stream(backend=fake) as events:
+        assert isinstance(await events.receive(), Subscribed)
+        await fake.send_bytes(close_frame(4000))
+        lost = await events.receive()
+        assert isinstance(lost, Disconnected)
+        assert lost.code == 4000
+        assert isinstance(await events.receive(), Subscribed)
+    assert fake.close_codes == [4000, 1000]
+
+
+async def test_bytes_for_who_is_silent_or_no_websocket_yet_are_not_sent(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     fake.hang_handshakes()
     async with open_agentmail_stream(backend=fake) as events, trio.open_nursery() as nursery:
@@ -50,7 +97,7 @@ async def test_garbage_for_who_is_silent_or_no_websocket_yet_is_not_sent(autojum
         nursery.start_soon(_open, fake)
         fake.go_silent()
         await fake.wait_for(lambda: len(fake.handshakes) == 3)
-        await fake.send_garbage()
+        await fake.send_bytes(GARBAGE)
         await fake.drop_connections()
         nursery.cancel_scope.cancel()
         assert isinstance(await events.receive(), Disconnected)

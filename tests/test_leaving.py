@@ -989,9 +989,13 @@ async def test_a_bug_in_the_backend_on_changing_the_subscription_is_raised_there
 
 @with_both
 async def test_a_bug_in_the_fake_on_entering_comes_out_as_itself(opener: Opener, autojump_clock: MockClock) -> None:
-    fake = FakeAgentMail(api_keys=5)  # type: ignore[arg-type]
+    class BrokenKeys(set[str]):
+        def __contains__(self, key: object) -> bool:
+            raise ZeroDivisionError
+
+    fake = FakeAgentMail(api_keys=BrokenKeys())
     async with leaving_nothing(fake), taking(0):
-        with pytest.raises(TypeError, match="argument of type 'int'"):
+        with pytest.raises(ZeroDivisionError):
             async with opener(backend=fake):
                 pytest.fail("not entered")
 
@@ -1004,7 +1008,7 @@ async def test_a_bug_in_the_fake_while_the_body_sleeps_comes_out_as_itself(
     async with leaving_nothing(fake), taking(0):
         with pytest.raises(ValueError, match="message"):
             async with opener(backend=fake):
-                await fake.send_raw(5)  # type: ignore[arg-type]
+                fake._connections[0].push(5)  # type: ignore[arg-type]
                 await trio.sleep_forever()
 
 

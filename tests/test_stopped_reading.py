@@ -1,82 +1,81 @@
 """A server that reads no more, and has taken no part of our last frame, holds up nobody."""
 
-import ssl
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-
 import pytest
 import trio
-from trio.testing import MockClock, lockstep_stream_pair
+from trio.testing import MockClock, lockstep_stream_pair, wait_all_tasks_blocked
 
-from tests.backends import FakeBackend
 from tests.streams import open_agentmail_stream
-from tests.test_websocket import PING, TEXT, Server, frame, taking
+from tests.test_websocket import PING, PONG, TEXT, frame, taking
+from tests.wires import Tap, opcode, tap_client
 from trio_agentmail import ConnectionFailed
-from trio_agentmail._nursery import background_nursery
-from trio_agentmail._websocket import WebSocket, client_websocket
 from trio_agentmail.testing import FakeAgentMail
 
 
-class StopsReading(FakeBackend):
-    """A backend whose server reads the handshake, and the subscription too if it is to confirm it, and no more."""
+class LeftOpen(Tap):
+    """A server's end that stays open: that the fake is cancelled together with the client must not help the client."""
 
-    def __init__(self, *, confirms: bool = True, pings: bool = False) -> None:
-        super().__init__()
-        self._confirms = confirms
-        self._pings = pings
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
 
-    @asynccontextmanager
-    async def open_websocket(
-        self, url: str, *, headers: Sequence[tuple[str, str]], max_message_size: int, ssl_context: ssl.SSLContext | None
-    ) -> AsyncIterator[WebSocket]:
-        client_end, server_end = lockstep_stream_pair()
-        async with background_nursery() as nursery:
-            nursery.start_soon(self._talk, Server(server_end))
-            async with client_websocket(
-                client_end, host="ws.example", target="/v0", headers=headers, max_message_size=max_message_size
-            ) as websocket:
-                yield websocket
 
-    async def _talk(self, server: Server) -> None:
-        await server.accept()
-        if self._confirms:
-            await server.stream.receive_some()
-            await server.send(frame(TEXT, b'{"type": "subscribed"}'))
-        await trio.sleep(5)
-        if self._pings:
-            await server.send(frame(PING, b"?"))
+def pair() -> tuple[trio.abc.Stream, trio.abc.Stream]:
+    client_end, server_end = lockstep_stream_pair()
+    return client_end, LeftOpen(server_end)
+
+
+def stops_reading_at(kind: int) -> tuple[FakeAgentMail, trio.Event]:
+    """A fake that takes no part of a client's first frame of that kind and reads no more; and when that is so."""
+    fake, stopped = FakeAgentMail(), trio.Event()
+
+    async def stop(data: bytes) -> None:
+        if opcode(data) == kind:
+            fake.go_silent()
+            await wait_all_tasks_blocked()
+            stopped.set()
+
+    tap_client(fake, before=stop, pair=pair)
+    return fake, stopped
 
 
 @pytest.mark.parametrize("who", ["server", "client"])
 async def test_a_ping_or_pong_that_it_does_not_take_does_not_hold_up_a_cancelled_stream(
     who: str, autojump_clock: MockClock
 ) -> None:
-    backend = StopsReading(pings=who == "server")
+    fake, stopped = stops_reading_at(PONG if who == "server" else PING)
     async with taking(7):
         with trio.move_on_after(7):
-            async with open_agentmail_stream(backend=backend, ping_interval=5 if who == "client" else None):
+            async with open_agentmail_stream(backend=fake, ping_interval=5 if who == "client" else None):
+                await trio.sleep(5)
+                if who == "server":
+                    await fake.send_bytes(frame(PING, b"?"))
                 await trio.sleep_forever()
+    assert stopped.is_set()
 
 
 @pytest.mark.parametrize("who", ["server", "client"])
 async def test_nor_one_that_is_left_in_peace_beyond_close_timeout(who: str, autojump_clock: MockClock) -> None:
-    backend = StopsReading(pings=who == "server")
+    fake, stopped = stops_reading_at(PONG if who == "server" else PING)
     async with taking(7 + 3):
-        async with open_agentmail_stream(
-            backend=backend, ping_interval=5 if who == "client" else None, close_timeout=3
-        ):
-            await trio.sleep(7)
+        async with open_agentmail_stream(backend=fake, ping_interval=5 if who == "client" else None, close_timeout=3):
+            await trio.sleep(5)
+            if who == "server":
+                await fake.send_bytes(frame(PING, b"?"))
+            await trio.sleep(2)
+            assert stopped.is_set()
 
 
 async def test_a_subscription_that_it_does_not_take_does_not_hold_up_entering(autojump_clock: MockClock) -> None:
+    fake, _ = stops_reading_at(TEXT)
     async with taking(4):
         with pytest.raises(ConnectionFailed):
-            async with open_agentmail_stream(backend=StopsReading(confirms=False), open_timeout=4, enter_timeout=4):
+            async with open_agentmail_stream(backend=fake, open_timeout=4, enter_timeout=4):
                 pytest.fail("entered")
     async with taking(3):
         with trio.move_on_after(3):
-            async with open_agentmail_stream(backend=StopsReading(confirms=False)):
+            async with open_agentmail_stream(backend=fake):
                 pytest.fail("entered")
+    assert len(fake.handshakes) == 2
+    assert not fake.frames
 
 
 async def test_left_in_the_moment_of_a_ping_it_still_says_goodbye(autojump_clock: MockClock) -> None:

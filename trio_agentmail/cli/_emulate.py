@@ -79,8 +79,8 @@ def _inboxes(_context: click.Context, _option: click.Parameter, items: tuple[str
     show_default=True,
     callback=_address,
     metavar="ADDRESS",
-    help="The IP address to listen on; :: is for IPv6 alone. With any other, whoever reaches this machine can read and send the mail in it, "
-    "unencrypted; trigger and fault work from this machine only.",
+    help="The IP address to listen on; :: is for IPv6 alone. With any other, whoever reaches this machine can read and "
+    "send the mail in it, unencrypted; trigger and fault work from this machine only.",
 )
 @click.option(
     "--api-key",

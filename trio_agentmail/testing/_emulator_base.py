@@ -119,4 +119,4 @@ class EmulatorBase(FakeAgentMail):
             del things[:-MAX_REMEMBERED]
 
     def _remembered(self) -> Iterable[list[Any]]:
-        return self.handshakes, self.frames, self.subscriptions, self.close_codes, self.requests
+        return self.handshakes, self.frames, self.subscriptions, self.close_codes, self.pings, self.requests

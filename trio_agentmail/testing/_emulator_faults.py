@@ -14,7 +14,7 @@ import attrs
 
 from ._emulator_base import EmulatorBase
 from ._fake import FakeAgentMail
-from ._fake_chaos import CHAOS
+from ._fake_chaos import CHAOS, GARBAGE
 
 __all__ = ["CLOSE_CODES", "FAULTS", "BadOrder", "FaultKind", "order_fault"]
 
@@ -61,6 +61,10 @@ def _body(status: int) -> bytes:
     return b"" if status in (204, 304) else b'{"name":"emulated","message":"ordered of the emulator"}'
 
 
+async def _garbage(fake: FakeAgentMail) -> None:
+    await fake.send_bytes(GARBAGE)
+
+
 def _slow(fake: FakeAgentMail, *, rate: float) -> None:
     fake.slow_down(rate)
 
@@ -89,7 +93,7 @@ FAULTS: Mapping[str, FaultKind] = {
     "cut": FaultKind(FakeAgentMail.drop_connections),
     "close": FaultKind(FakeAgentMail.drop_connections, ("code",), ("reason",)),
     "silent": FaultKind(FakeAgentMail.go_silent),
-    "garbage": FaultKind(FakeAgentMail.send_garbage),
+    "garbage": FaultKind(_garbage),
     "slow": FaultKind(_slow, ("rate",)),
     "refuse": FaultKind(FakeAgentMail.refuse_connections, (), ("times",)),
     "reject": FaultKind(_reject, ("status",), ("retry_after", "times")),

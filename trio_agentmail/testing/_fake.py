@@ -42,6 +42,8 @@ class FakeAgentMail(FakeChaos):
         subscriptions: Every valid `subscribe` frame, confirmed or not, in order.
         close_codes: Of every WebSocket that `drop_connections` or a fault did not end, when it has ended: the
             code with which the client closed it, or `None` where it just went.
+        pings: When each ping of a client came, in seconds by Trio's clock, in order; of those that find a connection
+            silent or being closed, nothing is known.
         requests: Every request to the REST API that was read, in order.
     """
 

@@ -14,6 +14,8 @@ __all__ = ["FakeChaos"]
 
 CLOSE_CODES = (1000, 1001, 1008, 1011, 1012, 1013, 4000)
 STATUSES = (408, 429, 500, 502, 503)
+GARBAGE = b"\xff" * 16
+"""No WebSocket frame, nor the beginning of one."""
 
 
 class FakeChaos(FakeMail):
@@ -79,6 +81,7 @@ class FakeChaos(FakeMail):
         self._clear_push_faults(self._push_now)
         self._request_faults.clear()
         self.slow_down(None)
+        self.delay_pongs(0)
 
 
 # Those of connections to come cut the present one, or nobody would notice.
@@ -93,7 +96,7 @@ async def close(fake: FakeChaos, draw: Random) -> None:
 
 
 async def garbage(fake: FakeChaos, _: Random) -> None:
-    await fake.send_garbage()
+    await fake.send_bytes(GARBAGE)
 
 
 async def silence(fake: FakeChaos, _: Random) -> None:

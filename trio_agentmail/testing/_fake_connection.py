@@ -21,6 +21,8 @@ from wsproto.utilities import ProtocolError
 from trio_agentmail._nursery import background_nursery, raise_as_it_is
 from trio_agentmail._settings import Subscribe
 
+from ._pong_stream import PongStream
+
 __all__ = ["FakeConnection", "Spawn", "fake_tasks"]
 
 CLOSE_TIMEOUT = 5.0
@@ -57,17 +59,23 @@ async def fake_tasks() -> AsyncIterator[Spawn]:
 class FakeConnection:
     """A stream on which the fake is the server. `run` is its life; the other methods are called meanwhile.
 
+    Args:
+        stream: Its `send_all` may be called by several tasks, and waits for its turn.
+        on_ping: Called for each ping of the client with when it came, by Trio's clock; says how many seconds after that
+            it is to be answered.
+
     Attributes:
         number: The how manieth of the fake's connections it is.
         key: The API key of the client.
         subscription: What the client listens to, once that is confirmed.
     """
 
-    def __init__(self, stream: trio.abc.Stream, number: int) -> None:
+    def __init__(self, stream: trio.abc.Stream, number: int, on_ping: Callable[[float], float]) -> None:
         self.number = number
         self.key = ""
         self.subscription: Subscribe | None = None
         self._stream = stream
+        self._on_ping = on_ping
         self._websocket: trio_websocket.WebSocketConnection | None = None
         self._dropped = False
         self._silent = False
@@ -122,7 +130,7 @@ class FakeConnection:
                     # No message waits in a queue of trio-websocket, to be lost when the reader ends.
                     request = await trio_websocket.wrap_server_stream(
                         cast(trio.Nursery, SimpleNamespace(start_soon=partial(spawn, self._read))),
-                        self._stream,
+                        PongStream(self._stream, partial(self._pong, spawn), lambda: self._websocket is not None),
                         message_queue_size=0,
                     )
                     with suppress(trio_websocket.ConnectionClosed):
@@ -150,7 +158,7 @@ class FakeConnection:
         self._put_step.send_nowait(partial(self._send, frame))
 
     def send_bytes(self, data: bytes) -> None:
-        """Write bytes that are no frame, after what was pushed."""
+        """Write bytes as they are, after what was pushed."""
         self._put_step.send_nowait(partial(self._send_bytes, data))
 
     def fall_silent(self) -> None:
@@ -183,6 +191,17 @@ class FakeConnection:
                         pass
         if not self._silent:
             self._alive.cancel()
+
+    async def _pong(self, spawn: Spawn, frame: bytes, pinged_at: float) -> None:
+        seconds = self._on_ping(pinged_at)
+        if not seconds:
+            await self._stream.send_all(frame)
+        elif seconds != math.inf:
+            spawn(self._pong_later, frame, pinged_at + seconds)
+
+    async def _pong_later(self, frame: bytes, when: float) -> None:
+        await trio.sleep_until(when)
+        self.send_bytes(frame)
 
     async def _work_off_steps(self) -> None:
         async for step in self._steps:

@@ -1,8 +1,9 @@
 """The WebSockets of the fake: who is connected, what they hear, and how each goes from its beginning to its end."""
 
 import json
+import math
 import ssl
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from itertools import count
@@ -17,6 +18,7 @@ from trio_agentmail._settings import Subscribe
 from trio_agentmail._websocket import WebSocket, client_websocket
 from trio_agentmail.events import Event
 
+from ._checks import check_bytes, check_close_code, check_seconds
 from ._encode import encode_event
 from ._fake_base import FakeBase
 from ._fake_connection import FakeConnection, Spawn, fake_tasks
@@ -54,9 +56,13 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
         self.frames: list[str | bytes] = []
         self.subscriptions: list[Subscribe] = []
         self.close_codes: list[int | None] = []
+        self.pings: list[float] = []
         self._connections: list[FakeConnection] = []
         self._numbers = count(1)
         self._bytes_per_second: float | None = None
+        self._pong_delay = 0.0
+        # The client's and the server's end of a connection in memory. Private: tests of this package put others here.
+        self._stream_pair: Callable[[], tuple[trio.abc.Stream, trio.abc.Stream]] = memory_stream_pair
 
     # What can be seen from here
 
@@ -114,7 +120,19 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
         """An event was pushed to these: for who wants to know."""
 
     async def send_raw(self, frame: str | bytes) -> None:
-        """Push a frame as it is, text or binary, to every subscribed connection, whatever its filters."""
+        """Push a frame as it is, text or binary, to every subscribed connection, whatever its filters.
+
+        Raises:
+            TypeError: It is neither.
+            ValueError: It cannot be sent as UTF-8.
+        """
+        if not isinstance(frame, str | bytes):
+            raise TypeError(f"frame is str or bytes, not {type(frame).__name__}: see json.dumps")
+        try:
+            if isinstance(frame, str):
+                frame.encode()
+        except UnicodeEncodeError:
+            raise ValueError("frame has half a character, which no WebSocket carries as text") from None
         for connection in self._connections:
             if connection.is_subscribed:
                 connection.push(frame)
@@ -129,6 +147,8 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
                 its way on return, and a client that does not answer it within five seconds is cut.
             reason: What the close frame says.
         """
+        if code is not None:
+            check_close_code(code)
         async with trio.open_nursery() as nursery:
             for connection in self._connections:
                 if code is None:
@@ -137,8 +157,14 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
                     connection.close(code, reason)
         self._notify()
 
-    async def send_garbage(self, data: bytes = b"\xff" * 16) -> None:
-        """Bytes that are no WebSocket frame go to all present connections, after what was pushed to them."""
+    async def send_bytes(self, data: bytes) -> None:
+        """Bytes go as they are to all present connections, after what was pushed to them.
+
+        Args:
+            data: A WebSocket frame, like the ping `b"\\x89\\x00"`, a part of one, or none at all. What comes after a
+                part is written behind it, whatever it is.
+        """
+        check_bytes("data", data)
         for connection in self._connections:
             connection.send_bytes(data)
         await trio.lowlevel.checkpoint()
@@ -148,8 +174,28 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
 
         Args:
             bytes_per_second: On each of them; `None`: as fast as it goes.
+
+        Raises:
+            ValueError: It is not more than 0, or infinite.
         """
+        if bytes_per_second is not None and not 0 < bytes_per_second < math.inf:
+            raise ValueError(f"bytes_per_second is more than 0, or None, not {bytes_per_second!r}")
         self._bytes_per_second = bytes_per_second
+
+    def delay_pongs(self, seconds: float) -> None:
+        """Pings that come from now on, on present connections and those to come, are answered late. Events are pushed
+        meanwhile as ever.
+
+        Args:
+            seconds: After the ping; `math.inf`: never; 0: at once, as by default.
+        """
+        check_seconds("seconds", seconds, or_forever=True)
+        self._pong_delay = seconds
+
+    def _take_ping(self, came: float) -> float:
+        self.pings.append(came)
+        self._notify()
+        return self._pong_delay
 
     @asynccontextmanager
     async def outage(self) -> AsyncIterator[None]:
@@ -190,7 +236,7 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
         if isinstance(fault, DelayConnection):
             await trio.sleep(fault.seconds)
         parts = urlsplit(url)
-        client_end, server_end = memory_stream_pair()
+        client_end, server_end = self._stream_pair()
         async with fake_tasks() as spawn:
             spawn(self._serve_stream, server_end, fault)
             async with client_websocket(
@@ -240,7 +286,9 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
             async with stream:
                 await stream.send_all(fault.data)
             return
-        connection = FakeConnection(SlowStream(stream, lambda: self._bytes_per_second), next(self._numbers))
+        connection = FakeConnection(
+            SlowStream(stream, lambda: self._bytes_per_second), next(self._numbers), self._take_ping
+        )
         self._connections.append(connection)
         try:
             await connection.run(partial(self._talk, connection, fault))
