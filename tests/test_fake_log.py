@@ -109,7 +109,7 @@ async def test_it_is_told_how_connections_began_and_ended(autojump_clock: MockCl
         "connection 2: the handshake is answered with 503",
         "connection 2: at its end before it was open",
         "connection 3: open",
-        "connection 3: the subscription is not confirmed, but met by WithholdConfirmation",
+        "connection 3: the subscription is not confirmed, but met by withhold_confirmations()",
         "connection 3: cut by the client",
         "connection 4: open",
         'connection 4: {"type":"subscribed","inbox_ids":["agent@agentmail.to"]}',
@@ -189,3 +189,44 @@ async def test_what_happens_again_and_again_is_told_once(autojump_clock: MockClo
     first, last = told(fake)
     assert first.endswith("pushed to nobody (3 times in 4.000 s)")
     assert last.endswith("pushed to nobody")
+
+
+async def test_what_a_test_does_to_connections_and_mail_is_told(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    async with open_agentmail_stream(backend=fake, ping_interval=None):
+        await fake.send_raw('{"a": 1}')
+        await fake.send_bytes(b"\x89\x00")
+        fake.slow_down(1000)
+        fake.slow_down(1000)
+        fake.slow_down(None)
+        mail = await fake.deliver(inbox_id=INBOX, subject=None)
+        await fake.label(INBOX, mail.message.message_id, add=["x"])
+        await fake.delete(INBOX, mail.message.message_id)
+        for fault in (
+            fake.swallow_pushes,
+            fake.duplicate_pushes,
+            lambda: fake.delay_pushes(5),
+            lambda: fake.reorder_pushes(2),
+        ):
+            fault()
+            await fake.deliver(inbox_id=INBOX)
+        fake.go_silent()
+        await fake.deliver(inbox_id=INBOX)
+        mail_told = f"message.received in {INBOX} 'Hello' from Jane <jane@example.com>"
+        assert [line for line in told(fake) if not line.startswith("GET")][2:] == [
+            "'{\"a\": 1}' as it is: pushed to connection 1",
+            "the bytes b'\\x89\\x00': sent to connection 1",
+            "1000 bytes a second from now on",
+            "as fast as it goes from now on",
+            f"message.received in {INBOX} from Jane <jane@example.com>: pushed to connection 1",
+            f"the mail {mail.message.message_id} in {INBOX}: labels received, unread, x",
+            f"the mail {mail.message.message_id} in {INBOX}: deleted",
+            f"{mail_told}: met by swallow_pushes()",
+            f"{mail_told}: pushed to connection 1 (2 times in 0.000 s)",
+            f"{mail_told}: met by duplicate_pushes(copies=1)",
+            f"{mail_told}: met by delay_pushes(5)",
+            f"{mail_told}: met by reorder_pushes(2)",
+            "connection 1: silent from now on",
+            f"{mail_told}: pushed to connection 1, which is silent (2 times in 0.000 s)",
+            f"{mail_told}: met by reorder_pushes(2)",
+        ]

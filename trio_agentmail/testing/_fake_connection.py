@@ -68,12 +68,14 @@ class FakeConnection:
         number: The how manieth of the fake's connections it is.
         key: The API key of the client.
         subscription: What the client listens to, once that is confirmed.
+        is_silent: Whether it reads and writes nothing more, once it has written what was pushed before.
     """
 
     def __init__(self, stream: trio.abc.Stream, number: int, on_ping: Callable[[float], float]) -> None:
         self.number = number
         self.key = ""
         self.subscription: Subscribe | None = None
+        self.is_silent = False
         self._stream = stream
         self._on_ping = on_ping
         self._websocket: trio_websocket.WebSocketConnection | None = None
@@ -163,6 +165,7 @@ class FakeConnection:
 
     def fall_silent(self) -> None:
         """Stop reading and writing, once what was pushed has been written, and leave the stream open."""
+        self.is_silent = True
         self._put_step.send_nowait(self._fall_silent)
 
     def close(self, code: int, reason: str) -> None:

@@ -94,7 +94,8 @@ class RejectHandshake:
 
 @attrs.frozen
 class WithholdConfirmation:
-    pass
+    def __str__(self) -> str:
+        return "withhold_confirmations()"
 
 
 @attrs.frozen
@@ -102,11 +103,17 @@ class RefuseSubscription:
     name: str
     message: str
 
+    def __str__(self) -> str:
+        return f"refuse_subscriptions({self.name!r}, {self.message!r})"
+
 
 @attrs.frozen
 class CloseInsteadOfConfirming:
     code: int
     reason: str
+
+    def __str__(self) -> str:
+        return f"close_instead_of_confirming({self.code})"
 
 
 @attrs.frozen

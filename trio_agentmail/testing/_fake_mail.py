@@ -263,6 +263,7 @@ class FakeMail(FakeWebSockets, FakeHttp):
         labels = tuple(label for label in dict.fromkeys((*mail.labels, *add)) if label not in remove)
         now = self._now()
         self._store.replace(mail, attrs.evolve(mail.message, labels=labels, updated_at=now), now)
+        self._note(f"the mail {message_id} in {inbox_id}: labels {', '.join(labels)}")
         await trio.lowlevel.checkpoint()
 
     async def delete(self, inbox_id: str, message_id: str) -> None:
@@ -272,6 +273,7 @@ class FakeMail(FakeWebSockets, FakeHttp):
             KeyError: There is no such mail.
         """
         self._store.delete(self._mail(inbox_id, message_id), self._now())
+        self._note(f"the mail {message_id} in {inbox_id}: deleted")
         await trio.lowlevel.checkpoint()
 
     async def emit(self, event: Event) -> None:

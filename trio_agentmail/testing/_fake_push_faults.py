@@ -10,30 +10,43 @@ from ._fake_faults import FaultQueue
 
 __all__ = ["PushFaults", "PushNow"]
 
+# As text, each is what a test has written to have it.
+
 
 @attrs.frozen
 class SwallowPush:
-    pass
+    def __str__(self) -> str:
+        return "swallow_pushes()"
 
 
 @attrs.frozen
 class CorruptPush:
-    pass
+    def __str__(self) -> str:
+        return "corrupt_pushes()"
 
 
 @attrs.frozen
 class DuplicatePush:
     copies: int
 
+    def __str__(self) -> str:
+        return f"duplicate_pushes(copies={self.copies})"
+
 
 @attrs.frozen
 class DelayPush:
     seconds: float
 
+    def __str__(self) -> str:
+        return f"delay_pushes({self.seconds:g})"
+
 
 @attrs.frozen
 class ReorderPushes:
     times: int
+
+    def __str__(self) -> str:
+        return f"reorder_pushes({self.times})"
 
 
 PushFault: TypeAlias = SwallowPush | CorruptPush | DuplicatePush | DelayPush | ReorderPushes

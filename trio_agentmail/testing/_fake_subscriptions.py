@@ -110,8 +110,9 @@ def describe(frame: Any) -> str:
     for part in _parts(frame):
         if "inbox_id" in part and len(words) == 1:
             words.append(f"in {part['inbox_id']}")
-        if "subject" in part and "from" in part:
-            words.append(f"{part['subject']!r} from {part['from']}")
+        if "from" in part:
+            words += [repr(part["subject"])] if "subject" in part else []
+            words.append(f"from {part['from']}")
     return " ".join(words)
 
 

@@ -113,7 +113,7 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
                 else:
                     others.append(f"{connection} {reason}")
         self._pushed_to(told)
-        receivers = ", ".join(map(str, told)) or "nobody"
+        receivers = ", ".join(f"{c}, which is silent" if c.is_silent else f"{c}" for c in told) or "nobody"
         self._note("; ".join([f"{describe(frame)}: pushed to {receivers}", *others]))
 
     def _pushed_to(self, connections: Collection[FakeConnection]) -> None:
@@ -133,9 +133,10 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
                 frame.encode()
         except UnicodeEncodeError:
             raise ValueError("frame has half a character, which no WebSocket carries as text") from None
-        for connection in self._connections:
-            if connection.is_subscribed:
-                connection.push(frame)
+        receivers = [connection for connection in self._connections if connection.is_subscribed]
+        for connection in receivers:
+            connection.push(frame)
+        self._note(f"{frame[:60]!r} as it is: pushed to {', '.join(map(str, receivers)) or 'nobody'}")
         await trio.lowlevel.checkpoint()
 
     async def drop_connections(self, code: int | None = None, reason: str = "") -> None:
@@ -167,6 +168,7 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
         check_bytes("data", data)
         for connection in self._connections:
             connection.send_bytes(data)
+        self._note(f"the bytes {data[:20]!r}: sent to {', '.join(map(str, self._connections)) or 'nobody'}")
         await trio.lowlevel.checkpoint()
 
     def slow_down(self, bytes_per_second: float | None) -> None:
@@ -180,6 +182,9 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
         """
         if bytes_per_second is not None and not 0 < bytes_per_second < math.inf:
             raise ValueError(f"bytes_per_second is more than 0, or None, not {bytes_per_second!r}")
+        if bytes_per_second != self._bytes_per_second:
+            slow = bytes_per_second is not None
+            self._note(f"{bytes_per_second:g} bytes a second from now on" if slow else "as fast as it goes from now on")
         self._bytes_per_second = bytes_per_second
 
     def delay_pongs(self, seconds: float) -> None:
@@ -216,6 +221,7 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
         """Present connections stay open, but read and write nothing more: no event, no pong, no close."""
         for connection in self._connections:
             connection.fall_silent()
+            self._note(f"{connection}: silent from now on")
 
     # One connection, from its beginning to its end
 
@@ -334,7 +340,7 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
         self.subscriptions.append(subscribe)
         self._store.know(subscribe, self._now())
         if isinstance(fault, WithholdConfirmation | RefuseSubscription | CloseInsteadOfConfirming):
-            self._note(f"{connection}: the subscription is not confirmed, but met by {type(fault).__name__}")
+            self._note(f"{connection}: the subscription is not confirmed, but met by {fault}")
         match fault:
             case WithholdConfirmation():
                 return
