@@ -1,6 +1,7 @@
 """Any event that AgentMail documents is made with one call, and comes as it was made."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from trio.testing import MockClock
@@ -88,11 +89,16 @@ def test_a_slip_is_an_error_that_says_what_there_is() -> None:
         make_event(MessageBouncedEvent, bounce=Bounce(), type="?")
     with pytest.raises(TypeError):
         make_event(ErrorEvent, reason="?")
+    wrong: Any
+    for wrong in (int, 5, FakeAgentMail, None):
+        with pytest.raises(TypeError, match=r"takes a class of trio_agentmail\.events, or an event_type, not"):
+            make_event(wrong)
 
 
 @pytest.mark.parametrize(
     ("cls", "fields"),
     [
+        (Disconnected, {}),
         (Disconnected, {"reason": "cut"}),
         (CaughtUp, {"since": datetime.now(UTC)}),
         (RecoveryFailed, {"since": datetime.now(UTC), "reason": "gone"}),

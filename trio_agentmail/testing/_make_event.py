@@ -15,8 +15,10 @@ from trio_agentmail.events import (
     Bounce,
     CalendarEvent,
     CalendarEventStartingEvent,
+    CaughtUp,
     Complaint,
     Delivery,
+    Disconnected,
     Domain,
     ErrorEvent,
     Event,
@@ -27,6 +29,7 @@ from trio_agentmail.events import (
     MessageSecurityOverride,
     Open,
     Recipient,
+    RecoveryFailed,
     Reject,
     Send,
     UnknownEvent,
@@ -52,6 +55,9 @@ def _event_types() -> Iterator[tuple[str, Any]]:
 
 EVENT_TYPES: Mapping[str, Any] = MappingProxyType(dict(_event_types()))
 """The class of every event_type that AgentMail documents."""
+
+NOTICES = (Disconnected, CaughtUp, RecoveryFailed)
+"""What a stream says of itself."""
 
 
 @overload
@@ -81,6 +87,10 @@ def make_event(kind: Any, *, inbox_id: str = "agent@agentmail.to", **fields: Any
             raise ValueError(f"there is no event_type {kind!r}; there are {', '.join(EVENT_TYPES)}")
         event = make_event(EVENT_TYPES[kind], inbox_id=inbox_id, **{"event_type": kind} | fields)
         return event
+    if kind not in get_args(Event):
+        raise TypeError(f"make_event takes a class of trio_agentmail.events, or an event_type, not {kind!r}")
+    if kind in NOTICES:
+        raise TypeError(f"a {kind.__name__} has no wire form: it is a stream that says so, and not AgentMail")
     event_fields: dict[str, Any] = attrs.fields_dict(kind)
     own = {name: value for name, value in fields.items() if name in event_fields}
     rest = {name: value for name, value in fields.items() if name not in event_fields}
