@@ -25,18 +25,13 @@ def agentmail() -> "Iterator[FakeAgentMail]":
         yield fake
 
 
-made_before = pytest.StashKey[int]()
-"""How many fakes had been made before the test began."""
-
-
-def _fakes() -> "dict[int, FakeAgentMail]":
-    testing = sys.modules.get("trio_agentmail.testing")
-    return {} if testing is None else dict(testing._fake_base.FAKES)
+made: "list[FakeAgentMail]" = []
+"""The fakes that have been made since the present test began."""
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    item.stash[made_before] = max(_fakes(), default=-1) + 1
+def pytest_runtest_setup() -> None:
+    made.clear()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -44,8 +39,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     """Tell in the report of a failed test what happened at the fakes that it has made, or has among its fixtures."""
     report = yield
     if report.failed:
-        its_fixtures = list(getattr(item, "funcargs", {}).values())
-        for number, fake in _fakes().items():
-            if number >= item.stash.get(made_before, 0) or any(fake is value for value in its_fixtures):
-                report.sections.append(("AgentMail (fake)", fake.explain()))
+        fixtures = getattr(item, "funcargs", {}).values()
+        testing = sys.modules.get("trio_agentmail.testing")
+        older = [value for value in fixtures if testing is not None and isinstance(value, testing.FakeAgentMail)]
+        for fake in {id(fake): fake for fake in (*older, *made)}.values():
+            report.sections.append(("AgentMail (fake)", fake.explain()))
     return report

@@ -228,3 +228,10 @@ async def test_what_a_test_does_to_connections_and_mail_is_told(autojump_clock: 
             f"{mail_told}: pushed to connection 1, which is silent (2 times in 0.000 s)",
             f"{mail_told}: met by reorder_pushes(2)",
         ]
+
+
+@pytest.mark.parametrize("looks", range(3))
+async def test_what_a_condition_raises_comes_out_as_it_is(looks: int, autojump_clock: MockClock) -> None:
+    answers = [False] * looks
+    with pytest.raises(IndexError):
+        await FakeAgentMail().wait_for(lambda: answers.pop())

@@ -234,7 +234,7 @@ async def test_a_loss_is_one_disconnected_and_one_subscribed_however_many_attemp
         fake.close_instead_of_confirming(1011)
         fake.refuse_subscriptions("rate_limit", "slow down")
         await fake.drop_connections()
-        await fake.wait_subscribed()
+        await fake.wait_subscribed(within=600)
         await mail(fake, "after")
         assert await take_all(events) == "S D S after"
 

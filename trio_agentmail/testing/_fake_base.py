@@ -1,32 +1,27 @@
 """What all sides of the fake share: who may do what, the mail, the time, and what is seen of it all."""
 
 import inspect
+import sys
 import time
-import weakref
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
-from itertools import count
 from typing import TypeVar
 
 import attrs
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from trio_agentmail._nursery import background_nursery
 from trio_agentmail.events import Event
 
 from ._fake_events import to_milliseconds
 from ._mail_store import MailStore
 
-__all__ = ["FAKES", "FakeBase"]
+__all__ = ["FakeBase"]
 
 T = TypeVar("T")
-
-FAKES: "weakref.WeakValueDictionary[int, FakeBase]" = weakref.WeakValueDictionary()
-"""All that there are, numbered as they were made: the pytest plug-in tells of those that a failed test has made."""
-
-numbers = count()
 
 LOOK_EVERY = 0.1
 """Seconds between two looks at a condition that nothing here makes true."""
@@ -62,7 +57,9 @@ class FakeBase(ABC):
         self._outages = 0
         self._changed = trio.Event()
         self._log: deque[LogEntry] = deque(maxlen=LOGGED)
-        FAKES[next(numbers)] = self
+        # The pytest plug-in, where there is one, tells of it if the test fails.
+        if (plugin := sys.modules.get("pytest_trio_agentmail")) is not None:
+            plugin.made.append(self)
 
     def now(self) -> float:
         """The time of day here, in seconds since the epoch: on a mock clock it passes as that does."""
@@ -97,13 +94,21 @@ class FakeBase(ABC):
         await trio.lowlevel.checkpoint()
         with trio.move_on_after(within):
             while not _result(condition):
-                with trio.move_on_after(LOOK_EVERY):
-                    await wait_all_tasks_blocked()
-                    if not _result(condition):
-                        await self._changed.wait()
+                changed = self._changed
+                async with background_nursery() as nursery:
+                    nursery.start_soon(self._look_when_idle, condition)
+                    with trio.move_on_after(LOOK_EVERY):
+                        await changed.wait()
+                    nursery.cancel_scope.cancel()
         if not (result := _result(condition)):
             raise AssertionError(f"this did not happen within {within:g} s\n{self.explain()}")
         return result
+
+    async def _look_when_idle(self, condition: Callable[[], object]) -> None:
+        """Once, and not again and again: on a mock clock, time does not pass while somebody waits for that."""
+        await wait_all_tasks_blocked()
+        if _result(condition):
+            self._notify()
 
     def explain(self) -> str:
         """What has happened here lately, in words: who connected and listened to what, what was pushed, to whom and why

@@ -82,7 +82,6 @@ class FakeChaos(FakeMail):
         self._request_faults.clear()
         self.slow_down(None)
         self.delay_pongs(0)
-        self.index_after(None)
 
 
 # Those of connections to come cut the present one, or nobody would notice.
