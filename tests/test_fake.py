@@ -264,6 +264,23 @@ async def test_asking_for_spam_takes_a_permission(autojump_clock: MockClock) -> 
         assert confirmed["type"] == "subscribed"
 
 
+async def test_the_thread_of_a_push_tells_of_no_mail_that_takes_a_permission_but_that_itself(
+    autojump_clock: MockClock,
+) -> None:
+    fake = FakeAgentMail()
+    for kind in ("", ".spam", ".blocked"):
+        await fake.deliver(inbox_id=INBOX, thread_id="t", event_type=f"message.received{kind}")
+    event = await fake.deliver(inbox_id=INBOX, thread_id="t", subject="ham")
+    assert event.thread is not None
+    assert (event.thread.message_count, event.thread.labels) == (2, ("received", "unread"))
+    event = await fake.deliver(inbox_id=INBOX, thread_id="t", event_type="message.received.spam")
+    assert event.thread is not None
+    assert (event.thread.message_count, event.thread.labels) == (4, ("received", "spam", "unread"))
+    await fake.deliver(inbox_id=INBOX, thread_id="spam", event_type="message.received.spam")
+    fake.index_after(60)
+    assert (await fake.deliver(inbox_id=INBOX, thread_id="spam")).thread is None
+
+
 async def test_a_delivered_mail_comes_as_the_event_that_deliver_returns(
     autojump_clock: MockClock,
 ) -> None:

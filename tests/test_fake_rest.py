@@ -557,6 +557,60 @@ async def test_what_a_key_may_not_see_is_not_there(autojump_clock: MockClock) ->
         assert subjects(answer["messages"]) == ["blocked"]
 
 
+async def test_a_thread_tells_a_key_only_of_messages_that_it_may_see(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail(permissions={"message_read", "message_update"})
+    seen = await fake.deliver(inbox_id=INBOX, thread_id="t", subject="Lunch?", text="Hungry?")
+    await trio.sleep(60)
+    spam = await fake.deliver(
+        inbox_id=INBOX,
+        thread_id="t",
+        from_="spam@example.com",
+        to=["victims@example.com"],
+        subject="SPAM",
+        text="Buy!",
+        event_type="message.received.spam",
+    )
+    async with rest(fake) as client:
+        thread = await get(client, "/threads/t")
+        assert thread.pop("count") == len(thread.pop("messages")) == 1
+        written = seen.message.timestamp
+        assert written is not None
+        at = written.isoformat().replace("+00:00", "Z")
+        assert thread == {
+            "inbox_id": INBOX,
+            "thread_id": "t",
+            "labels": ["received", "unread"],
+            "timestamp": at,
+            "received_timestamp": at,
+            "senders": [seen.message.from_],
+            "recipients": [INBOX],
+            "subject": "Lunch?",
+            "preview": "Hungry?",
+            "attachments": [],
+            "last_message_id": seen.message.message_id,
+            "message_count": 1,
+            "size": seen.message.size,
+            "updated_at": at,
+            "created_at": at,
+            "limit": 50,
+        }
+        patched = await client.patch("/threads/t", json={"add_labels": ["seen"]})
+        assert patched.json() == {"thread_id": "t", "labels": ["received", "unread", "seen"]}
+        # What happens from here on is counted, not looked up again.
+        await fake.label(INBOX, spam.message.message_id, remove=["spam"])
+        assert (await get(client, "/threads/t"))["message_count"] == 2
+        await fake.label(INBOX, spam.message.message_id, add=["trash"])
+        await fake.deliver(inbox_id=INBOX, thread_id="t", subject="Dinner?")
+        await fake.delete(INBOX, seen.message.message_id)
+        thread = await get(client, "/threads/t")
+        assert (thread["message_count"], thread["subject"], "seen" in thread["labels"]) == (1, "Dinner?", False)
+        patched = await client.patch("/threads/t", json={"add_labels": ["trash"]})
+        assert patched.json()["labels"] == ["received", "unread", "trash"]
+        assert await refusal(fake, "/threads/t") == (404, "not_found")
+        fake.permissions = None
+        assert (await get(client, "/threads/t"))["message_count"] == 2
+
+
 # Observation and faults
 
 

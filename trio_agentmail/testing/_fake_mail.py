@@ -295,10 +295,9 @@ class FakeMail(FakeWebSockets, FakeHttp):
         message = mail.message
         if not mail.body_in_push:
             message = attrs.evolve(message, text=None, html=None)
-        thread = self._store.thread(message.thread_id) if message.thread_id is not None else None
         return MessageReceivedEvent(
             event_type=mail.event_type,
             event_id=mail.event_id,
             message=message,
-            thread=None if thread is None else thread.state(),
+            thread=self._store.told_thread(message),
         )

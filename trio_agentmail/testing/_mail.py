@@ -15,7 +15,7 @@ from trio_agentmail.events import Attachment, Message, ThreadItem
 from ._encode import encode_part
 from ._ordered import Key, Ordered, sort_key
 
-__all__ = ["Mail", "Thread"]
+__all__ = ["Mail", "Thread", "ThreadView"]
 
 T = TypeVar("T")
 
@@ -54,6 +54,11 @@ class Mail:
         return self.message.created_at
 
     @property
+    def updated_at(self) -> datetime:
+        assert self.message.updated_at is not None
+        return self.message.updated_at
+
+    @property
     def labels(self) -> tuple[str, ...]:
         return self.message.labels
 
@@ -70,21 +75,22 @@ class Mail:
 
 
 class Thread:
-    """The mails of one inbox that have the same `thread_id`."""
+    """The mails of one inbox that have the same `thread_id`.
+
+    Attributes:
+        whole: What all of them are together.
+    """
 
     def __init__(self, inbox_id: str, thread_id: str, number: int) -> None:
         self.inbox_id = inbox_id
         self.thread_id = thread_id
         self.number = number
-        self.mails: Ordered[Mail] = Ordered()
-        self._labels: Counter[str] = Counter()
-        self._senders: Counter[str] = Counter()
-        self._recipients: Counter[str] = Counter()
-        self._attachments: Counter[Attachment] = Counter()
-        self._size = 0
-        self._created_at: datetime | None = None
-        self._updated_at: datetime | None = None
-        self._item: str | None = None
+        self.whole = ThreadView(inbox_id, thread_id)
+        self._views: dict[frozenset[str], ThreadView] = {}
+
+    @property
+    def mails(self) -> Ordered[Mail]:
+        return self.whole.mails
 
     @property
     def key(self) -> Key:
@@ -95,6 +101,58 @@ class Thread:
     @property
     def labels(self) -> tuple[str, ...]:
         """Those of all its mails."""
+        return self.whole.labels
+
+    def view(self, hidden: frozenset[str]) -> "ThreadView":
+        """The thread for those who may not see mails with these labels: it tells of the others only."""
+        if hidden.isdisjoint(self.labels):
+            return self.whole
+        if hidden not in self._views:
+            view = self._views[hidden] = ThreadView(self.inbox_id, self.thread_id, hidden)
+            for _, mail in self.mails.walk():
+                view.add(mail, mail.updated_at)
+        return self._views[hidden]
+
+    def add(self, mail: Mail, now: datetime) -> None:
+        for view in self._all_views():
+            view.add(mail, now)
+
+    def remove(self, mail: Mail, now: datetime) -> None:
+        for view in self._all_views():
+            view.remove(mail, now)
+
+    def replace(self, mail: Mail, message: Message, now: datetime) -> None:
+        self.remove(mail, now)
+        mail.replace(message)
+        self.add(mail, now)
+
+    def _all_views(self) -> list["ThreadView"]:
+        return [self.whole, *self._views.values()]
+
+
+class ThreadView:
+    """A thread as somebody sees it.
+
+    Args:
+        hidden: Mails with one of these labels are not in it.
+    """
+
+    def __init__(self, inbox_id: str, thread_id: str, hidden: frozenset[str] = frozenset()) -> None:
+        self.mails: Ordered[Mail] = Ordered()
+        self._inbox_id = inbox_id
+        self._thread_id = thread_id
+        self._hidden = hidden
+        self._labels: Counter[str] = Counter()
+        self._senders: Counter[str] = Counter()
+        self._recipients: Counter[str] = Counter()
+        self._attachments: Counter[Attachment] = Counter()
+        self._size = 0
+        self._created_at: datetime | None = None
+        self._updated_at: datetime | None = None
+        self._item: str | None = None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
         return tuple(self._labels)
 
     @property
@@ -113,26 +171,23 @@ class Thread:
         return self._item
 
     def add(self, mail: Mail, now: datetime) -> None:
-        self.mails.add(mail.key, mail)
-        self._created_at = self._created_at or mail.message.created_at
-        self._count(mail.message, 1, now)
+        if self._shows(mail):
+            self.mails.add(mail.key, mail)
+            self._created_at = min(self._created_at or mail.arrival, mail.arrival)
+            self._count(mail.message, 1, now)
 
     def remove(self, mail: Mail, now: datetime) -> None:
-        self.mails.remove(mail.key)
-        self._count(mail.message, -1, now)
-
-    def replace(self, mail: Mail, message: Message, now: datetime) -> None:
-        self._count(mail.message, -1, now)
-        mail.replace(message)
-        self._count(mail.message, 1, now)
+        if self._shows(mail):
+            self.mails.remove(mail.key)
+            self._count(mail.message, -1, now)
 
     def state(self) -> ThreadItem:
         newest = self._newest()
         assert newest is not None
         received, sent = self._newest("received"), self._newest("sent")
         return ThreadItem(
-            inbox_id=self.inbox_id,
-            thread_id=self.thread_id,
+            inbox_id=self._inbox_id,
+            thread_id=self._thread_id,
             labels=self.labels,
             timestamp=newest.timestamp,
             received_timestamp=None if received is None else received.timestamp,
@@ -149,6 +204,9 @@ class Thread:
             created_at=self._created_at,
         )
 
+    def _shows(self, mail: Mail) -> bool:
+        return self._hidden.isdisjoint(mail.labels)
+
     def _newest(self, label: str | None = None) -> Message | None:
         if label is not None and label not in self._labels:
             return None
@@ -161,7 +219,7 @@ class Thread:
         _tally(self._recipients, [*message.to, *message.cc, *message.bcc], by)
         _tally(self._attachments, message.attachments, by)
         self._size += by * (message.size or 0)
-        self._updated_at = now
+        self._updated_at = max(self._updated_at or now, now)
         self._item = None
 
 

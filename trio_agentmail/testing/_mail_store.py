@@ -15,8 +15,9 @@ from typing import Any
 import attrs
 
 from trio_agentmail._settings import Subscribe
-from trio_agentmail.events import Message
+from trio_agentmail.events import Message, ThreadItem
 
+from ._fake_listing import PERMISSION_TO_READ
 from ._mail import Mail, Thread
 from ._ordered import Key, Ordered, sort_key
 
@@ -212,6 +213,16 @@ class MailStore:
         """The thread, as far as it is in the listings."""
         thread = self._threads.get(thread_id)
         return thread if thread is not None and len(thread.mails) else None
+
+    def told_thread(self, message: Message) -> ThreadItem | None:
+        """The thread of a message that has come, as an event tells of it: whatever keys its receivers have.
+
+        So of mail that takes a permission there is nothing in it, unless the message itself takes the same.
+        """
+        assert message.thread_id is not None
+        thread = self.thread(message.thread_id)
+        view = None if thread is None else thread.view(frozenset(PERMISSION_TO_READ) - frozenset(message.labels))
+        return view.state() if view is not None and len(view.mails) else None
 
     def mails(self, inbox_id: str) -> list[Mail]:
         """The mails of an inbox, indexed or not, in the order of their times."""

@@ -177,9 +177,8 @@ class PostOffice:
                 received, now, event_type="message.received", event_id=event_id, contents=sent.contents, raw=sent.raw
             )
             self._index()
-        thread = self._store.thread(mail.message.thread_id or "")
-        state = None if thread is None else thread.state()
-        self._push(MessageReceivedEvent(event_id=event_id, message=mail.message, thread=state))
+        thread = self._store.told_thread(mail.message)
+        self._push(MessageReceivedEvent(event_id=event_id, message=mail.message, thread=thread))
 
     def _label(self, mail: Mail, label: str, now: datetime) -> None:
         labels = tuple(dict.fromkeys((*mail.labels, label)))
