@@ -474,6 +474,26 @@ async def test_a_thread_is_of_one_inbox() -> None:
     assert await listed(fake, "/threads") == ["Hello"]
 
 
+async def test_a_thread_goes_with_its_last_mail(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    await fake.deliver(inbox_id=INBOX, thread_id="t", message_id="<1>")
+    await trio.sleep(60)
+    again = await fake.deliver(inbox_id=INBOX, thread_id="t", message_id="<1>")
+    assert again.thread is not None
+    assert again.thread.created_at != again.message.created_at
+    await fake.delete(INBOX, "<1>")
+    anew = await fake.deliver(inbox_id=INBOX, thread_id="t", message_id="<2>")
+    assert anew.thread is not None
+    assert anew.thread.created_at == anew.message.created_at
+    await fake.deliver(inbox_id=INBOX, thread_id="another", message_id="<2>")
+    fake.index_after(60)
+    await fake.deliver(inbox_id=OTHER, thread_id="t", message_id="<3>")
+    await fake.delete(OTHER, "<3>")
+    await fake.deliver(inbox_id=INBOX, thread_id="t")
+    with pytest.raises(ValueError, match="in the inbox agent"):
+        await fake.deliver(inbox_id=OTHER, thread_id="t")
+
+
 # Held mail
 
 

@@ -78,7 +78,8 @@ class Thread:
     """The mails of one inbox that have the same `thread_id`.
 
     Attributes:
-        whole: What all of them are together.
+        whole: What all of them are together, as far as they are in the listings.
+        kept: How many there are, in the listings or not.
     """
 
     def __init__(self, inbox_id: str, thread_id: str, number: int) -> None:
@@ -86,6 +87,7 @@ class Thread:
         self.thread_id = thread_id
         self.number = number
         self.whole = ThreadView(inbox_id, thread_id)
+        self.kept = 0
         self._views: dict[frozenset[str], ThreadView] = {}
 
     @property

@@ -115,7 +115,6 @@ class MailStore:
         """The inbox goes, with its mail."""
         for mail in [mail for mail in self._mails.values() if mail.message.inbox_id == inbox.inbox_id]:
             self.delete(mail, now)
-        self._threads = {id_: thread for id_, thread in self._threads.items() if thread.inbox_id != inbox.inbox_id}
         self.inboxes_in_order.remove(self._inbox_keys.pop(inbox.inbox_id))
         del self.inboxes[inbox.inbox_id], self.pods[inbox.inbox_id]
 
@@ -165,9 +164,10 @@ class MailStore:
             thread = Thread(message.inbox_id, message.thread_id, next(self._numbers))
         elif thread.inbox_id != message.inbox_id:
             raise ValueError(f"the thread {thread.thread_id} is in the inbox {thread.inbox_id}, not {message.inbox_id}")
+        self._threads[message.thread_id] = thread
+        thread.kept += 1  # before the old one goes: if that was the last one, the thread stays
         if (old := self.mail(message.inbox_id, message.message_id)) is not None:
             self.delete(old, now)
-        self._threads[message.thread_id] = thread
         self.add_inbox(message.inbox_id, now)
         mail = Mail(
             message=message,
@@ -198,6 +198,7 @@ class MailStore:
             self._thread_of(mail).replace(mail, message, now)
 
     def delete(self, mail: Mail, now: datetime) -> None:
+        """The mail goes, and with its last mail a thread."""
         del self._mails[mail.message.inbox_id, mail.message.message_id]
         if mail in self._not_indexed:
             self._not_indexed.remove(mail)
@@ -205,6 +206,10 @@ class MailStore:
             self.inboxes[mail.message.inbox_id].mails.remove(mail.key)
             with self._changing(mail) as thread:
                 thread.remove(mail, now)
+        thread = self._thread_of(mail)
+        thread.kept -= 1
+        if not thread.kept:
+            del self._threads[thread.thread_id]
 
     def mail(self, inbox_id: str, message_id: str) -> Mail | None:
         return self._mails.get((inbox_id, message_id))
