@@ -68,6 +68,34 @@ async def test_an_answer_is_in_the_thread_of_what_it_answers(autojump_clock: Moc
     assert later.thread.message_count == 3
 
 
+async def test_ones_own_mail_that_comes_back_is_one_mail_sent_and_received(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    sent = await fake.send(inbox_id=INBOX, message_id="<1@example.com>", to="list@example.com")
+    [back] = await fake.deliver(letter(Message_ID="<1@example.com>", Subject="[list] Hello"), inbox_id=INBOX)
+    assert fake.messages(INBOX, "sent") == fake.messages(INBOX, "received") == (back.message,)
+    assert back.message.thread_id == sent.send.thread_id
+    again = await fake.deliver(inbox_id=INBOX, message_id="<1@example.com>")
+    assert fake.messages(INBOX, "sent", "unread") == (again.message,)
+    await fake.deliver(inbox_id=INBOX, message_id="<2@example.com>")
+    await fake.send(inbox_id=INBOX, message_id="<2@example.com>")
+    assert len(fake.messages(INBOX, "received")) == len(fake.messages(INBOX, "sent")) == 2
+
+
+async def test_a_mail_that_comes_again_under_its_id_keeps_its_thread_unless_another_is_given(
+    autojump_clock: MockClock,
+) -> None:
+    fake = FakeAgentMail()
+    first = await fake.deliver(inbox_id=INBOX, message_id="<1@example.com>", thread_id="t")
+    await fake.label(INBOX, "<1@example.com>", add=["mine"])
+    again = await fake.deliver(inbox_id=INBOX, message_id="<1@example.com>")
+    [raw] = await fake.deliver(letter(Message_ID="<1@example.com>"))
+    assert first.message.thread_id == again.message.thread_id == raw.message.thread_id == "t"
+    assert fake.messages(INBOX) == (raw.message,)
+    assert "mine" not in raw.message.labels
+    moved = await fake.deliver(inbox_id=INBOX, message_id="<1@example.com>", thread_id="other")
+    assert moved.message.thread_id == "other"
+
+
 async def test_a_mail_that_is_held_is_announced_when_it_is_released(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     fake.add_inbox(INBOX)

@@ -103,7 +103,8 @@ class FakeMail(FakeWebSockets, FakeHttp):
             inbox_id: With a `mail`: the one inbox that it goes to, whatever its headers say.
             to: `None`: the inbox.
             event_type: `"message.received"`, or one of its three kinds, like `"message.received.spam"`.
-            message_id: `None`, here as below: a new one. That of a mail of the inbox: in that one's place.
+            message_id: `None`, here as below: a new one. That of a mail of the inbox: in that one's place,
+                and in its thread. If the inbox itself has sent that one, it has the labels of both.
             thread_id: That of other mails of the inbox: it is a thread with them.
             timestamp: The mail's own time, aware. `None`: now.
             held: Agent Armor holds it, until `release`: it has the label `agent-armor-held`, and what is pushed is a
@@ -136,7 +137,7 @@ class FakeMail(FakeWebSockets, FakeHttp):
             to=to,
             event_type=event_type,
             message_id=message_id,
-            thread_id=thread_id,
+            thread_id=thread_id or self._store.thread_with(inbox_id, _known(message_id)),
             event_id=event_id,
             timestamp=timestamp,
             held=held,
@@ -164,7 +165,7 @@ class FakeMail(FakeWebSockets, FakeHttp):
     ) -> MessageReceivedEvent:
         message = mail.message(
             inbox_id=inbox_id,
-            thread_id=self._store.thread_with(inbox_id, mail.answers) or new_id(),
+            thread_id=self._store.thread_with(inbox_id, (*_known(mail.message_id), *mail.answers)) or new_id(),
             labels=received_labels(event_type),
             now=now,
         )
@@ -221,7 +222,7 @@ class FakeMail(FakeWebSockets, FakeHttp):
             html=html,
             labels=("sent",),
             message_id=message_id,
-            thread_id=thread_id,
+            thread_id=thread_id or self._store.thread_with(inbox_id, _known(message_id)),
             timestamp=timestamp,
             now=now,
         )
@@ -301,3 +302,7 @@ class FakeMail(FakeWebSockets, FakeHttp):
             message=message,
             thread=self._store.told_thread(message),
         )
+
+
+def _known(message_id: str | None) -> tuple[str, ...]:
+    return () if message_id is None else (message_id,)

@@ -82,10 +82,9 @@ class Thread:
         kept: How many there are, in the listings or not.
     """
 
-    def __init__(self, inbox_id: str, thread_id: str, number: int) -> None:
+    def __init__(self, inbox_id: str, thread_id: str) -> None:
         self.inbox_id = inbox_id
         self.thread_id = thread_id
-        self.number = number
         self.whole = ThreadView(inbox_id, thread_id)
         self.kept = 0
         self._views: dict[frozenset[str], ThreadView] = {}
@@ -96,9 +95,8 @@ class Thread:
 
     @property
     def key(self) -> Key:
-        """By its newest mail."""
-        [(time, _), _] = next(self.mails.walk())
-        return time, self.number
+        """That of its newest mail."""
+        return next(self.mails.walk())[0]
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -153,6 +153,8 @@ class MailStore:
     ) -> Mail:
         """Keep a mail, in place of one of the same ids. It is not yet in the listings.
 
+        One's own mail that comes back is one mail, sent and received: it has the labels of both.
+
         `Mail` says what the arguments mean.
 
         Raises:
@@ -161,13 +163,15 @@ class MailStore:
         assert message.thread_id is not None
         thread = self._threads.get(message.thread_id)
         if thread is None:
-            thread = Thread(message.inbox_id, message.thread_id, next(self._numbers))
+            thread = Thread(message.inbox_id, message.thread_id)
         elif thread.inbox_id != message.inbox_id:
             raise ValueError(f"the thread {thread.thread_id} is in the inbox {thread.inbox_id}, not {message.inbox_id}")
         self._threads[message.thread_id] = thread
         thread.kept += 1  # before the old one goes: if that was the last one, the thread stays
         if (old := self.mail(message.inbox_id, message.message_id)) is not None:
             self.delete(old, now)
+            if "sent" in (*old.labels, *message.labels):
+                message = attrs.evolve(message, labels=tuple(dict.fromkeys((*old.labels, *message.labels))))
         self.add_inbox(message.inbox_id, now)
         mail = Mail(
             message=message,

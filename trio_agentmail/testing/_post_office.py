@@ -169,7 +169,7 @@ class PostOffice:
             mail = sent
         else:
             answers = (*([message.in_reply_to] if message.in_reply_to else ()), *reversed(message.references))
-            thread_id = self._store.thread_with(inbox.inbox_id, answers) or new_id()
+            thread_id = self._store.thread_with(inbox.inbox_id, (message.message_id, *answers)) or new_id()
             received = attrs.evolve(
                 message, inbox_id=inbox.inbox_id, thread_id=thread_id, labels=("received", "unread"), bcc=()
             )
