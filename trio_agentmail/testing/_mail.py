@@ -80,6 +80,7 @@ class Thread:
     Attributes:
         whole: What all of them are together, as far as they are in the listings.
         kept: How many there are, in the listings or not.
+        message_ids: Of all mails that were in it, or were named by one that was.
     """
 
     def __init__(self, inbox_id: str, thread_id: str) -> None:
@@ -87,6 +88,7 @@ class Thread:
         self.thread_id = thread_id
         self.whole = ThreadView(inbox_id, thread_id)
         self.kept = 0
+        self.message_ids: set[str] = set()
         self._views: dict[frozenset[str], ThreadView] = {}
 
     @property

@@ -94,6 +94,7 @@ class MailStore:
         self.downloads: dict[str, Download] = {}
         self._mails: dict[tuple[str, str], Mail] = {}
         self._threads: dict[str, Thread] = {}
+        self._threads_by_message_id: dict[tuple[str, str], Thread] = {}
         self._not_indexed: deque[Mail] = deque()
         self._inbox_keys: dict[str, Key] = {}
         self._pod_keys: dict[str, Key] = {}
@@ -183,6 +184,7 @@ class MailStore:
             raw=raw,
         )
         self._mails[message.inbox_id, message.message_id] = mail
+        self._remember(message, thread)
         self._not_indexed.append(mail)
         return mail
 
@@ -213,7 +215,7 @@ class MailStore:
         thread = self._thread_of(mail)
         thread.kept -= 1
         if not thread.kept:
-            del self._threads[thread.thread_id]
+            self._forget(thread)
 
     def mail(self, inbox_id: str, message_id: str) -> Mail | None:
         return self._mails.get((inbox_id, message_id))
@@ -239,9 +241,29 @@ class MailStore:
         return sorted(mails, key=lambda mail: mail.key)
 
     def thread_with(self, inbox_id: str, message_ids: Iterable[str]) -> str | None:
-        """The thread, in an inbox, of the first of these mails that is there: what answers them belongs to it."""
-        mails = (self.mail(inbox_id, message_id) for message_id in message_ids)
-        return next((mail.message.thread_id for mail in mails if mail is not None), None)
+        """The thread of the first of these mails that is known in an inbox: what answers them belongs to it.
+
+        As mail programs do it ("message threading" by Jamie Zawinski), a mail need not be there to be known: it may
+        have gone, or only be named by another one, which it may follow. But unlike there, two threads never become
+        one: their ids are in the hands of clients.
+        """
+        threads = (self._threads_by_message_id.get((inbox_id, message_id)) for message_id in message_ids)
+        return next((thread.thread_id for thread in threads if thread is not None), None)
+
+    def _remember(self, message: Message, thread: Thread) -> None:
+        named = {message.message_id, *message.references}
+        if message.in_reply_to is not None:
+            named.add(message.in_reply_to)
+        for message_id in named:
+            self._threads_by_message_id.setdefault((message.inbox_id, message_id), thread)
+        self._threads_by_message_id[message.inbox_id, message.message_id] = thread
+        thread.message_ids |= named
+
+    def _forget(self, thread: Thread) -> None:
+        del self._threads[thread.thread_id]
+        for message_id in thread.message_ids:
+            if self._threads_by_message_id.get((thread.inbox_id, message_id)) is thread:
+                del self._threads_by_message_id[thread.inbox_id, message_id]
 
     def _thread_of(self, mail: Mail) -> Thread:
         assert mail.message.thread_id is not None
