@@ -1,6 +1,7 @@
 """A listing of the REST API: what its query says, and the page of things that it gets.
 
-A page token says where the page before it ended. So paging goes on there, whatever has arrived in between.
+A page token says where the page before it ended. So paging goes on there, whatever has come or gone in between; but a
+thread that gets mail in between moves to the front, where the reader has been already.
 """
 
 import base64
