@@ -194,7 +194,8 @@ class FakeMail(FakeWebSockets, FakeHttp):
         Args:
             labels: Only those with all of these, for example `"sent"`.
         """
-        return tuple(mail.message for mail in self._store.mails(inbox_id) if frozenset(labels).issubset(mail.labels))
+        wanted = frozenset(labels)
+        return tuple(mail.message for mail in self._store.mails(inbox_id) if wanted.issubset(mail.labels))
 
     async def send(
         self,

@@ -4,7 +4,7 @@ A thread counts instead of looking at all of its mails again, and what a listing
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import TypeVar
 
@@ -144,6 +144,8 @@ class ThreadView:
         self._inbox_id = inbox_id
         self._thread_id = thread_id
         self._hidden = hidden
+        self._received: Ordered[Mail] = Ordered()
+        self._sent: Ordered[Mail] = Ordered()
         self._labels: Counter[str] = Counter()
         self._senders: Counter[str] = Counter()
         self._recipients: Counter[str] = Counter()
@@ -174,26 +176,26 @@ class ThreadView:
 
     def add(self, mail: Mail, now: datetime) -> None:
         if self._shows(mail):
-            self.mails.add(mail.key, mail)
+            for mails in self._those_with(mail):
+                mails.add(mail.key, mail)
             self._created_at = min(self._created_at or mail.arrival, mail.arrival)
             self._count(mail.message, 1, now)
 
     def remove(self, mail: Mail, now: datetime) -> None:
         if self._shows(mail):
-            self.mails.remove(mail.key)
+            for mails in self._those_with(mail):
+                mails.remove(mail.key)
             self._count(mail.message, -1, now)
 
     def state(self) -> ThreadItem:
-        newest = self._newest()
-        assert newest is not None
-        received, sent = self._newest("received"), self._newest("sent")
+        newest = next(self.mails.walk())[1].message
         return ThreadItem(
             inbox_id=self._inbox_id,
             thread_id=self._thread_id,
             labels=self.labels,
             timestamp=newest.timestamp,
-            received_timestamp=None if received is None else received.timestamp,
-            sent_timestamp=None if sent is None else sent.timestamp,
+            received_timestamp=_newest_timestamp(self._received),
+            sent_timestamp=_newest_timestamp(self._sent),
             senders=self.senders,
             recipients=self.recipients,
             subject=newest.subject,
@@ -209,11 +211,13 @@ class ThreadView:
     def _shows(self, mail: Mail) -> bool:
         return self._hidden.isdisjoint(mail.labels)
 
-    def _newest(self, label: str | None = None) -> Message | None:
-        if label is not None and label not in self._labels:
-            return None
-        messages = (mail.message for _, mail in self.mails.walk())
-        return next((message for message in messages if label is None or label in message.labels), None)
+    def _those_with(self, mail: Mail) -> Iterator[Ordered[Mail]]:
+        """The mails, the received ones, the sent ones: where this one belongs."""
+        yield self.mails
+        if "received" in mail.labels:
+            yield self._received
+        if "sent" in mail.labels:
+            yield self._sent
 
     def _count(self, message: Message, by: int, now: datetime) -> None:
         _tally(self._labels, message.labels, by)
@@ -223,6 +227,10 @@ class ThreadView:
         self._size += by * (message.size or 0)
         self._updated_at = max(self._updated_at or now, now)
         self._item = None
+
+
+def _newest_timestamp(mails: Ordered[Mail]) -> datetime | None:
+    return next((mail.message.timestamp for _, mail in mails.walk()), None)
 
 
 def _tally(counter: Counter[T], things: Iterable[T], by: int) -> None:

@@ -50,6 +50,8 @@ class Inbox:
     Attributes:
         client_id: The id that it was made with by whoever made it.
         metadata: Strings, numbers and booleans, by their names.
+        kept: All its mails.
+        mails: Those that are in the listings.
     """
 
     inbox_id: str
@@ -58,6 +60,7 @@ class Inbox:
     display_name: str | None = None
     client_id: str | None = None
     metadata: dict[str, Any] = attrs.field(factory=dict)
+    kept: Ordered[Mail] = attrs.field(factory=Ordered)
     mails: Ordered[Mail] = attrs.field(factory=Ordered)
     threads: Ordered[Thread] = attrs.field(factory=Ordered)
 
@@ -114,7 +117,7 @@ class MailStore:
 
     def delete_inbox(self, inbox: Inbox, now: datetime) -> None:
         """The inbox goes, with its mail."""
-        for mail in [mail for mail in self._mails.values() if mail.message.inbox_id == inbox.inbox_id]:
+        for mail in self.mails(inbox.inbox_id):
             self.delete(mail, now)
         self.inboxes_in_order.remove(self._inbox_keys.pop(inbox.inbox_id))
         del self.inboxes[inbox.inbox_id], self.pods[inbox.inbox_id]
@@ -173,7 +176,7 @@ class MailStore:
             self.delete(old, now)
             if "sent" in (*old.labels, *message.labels):
                 message = attrs.evolve(message, labels=tuple(dict.fromkeys((*old.labels, *message.labels))))
-        self.add_inbox(message.inbox_id, now)
+        inbox = self.add_inbox(message.inbox_id, now)
         mail = Mail(
             message=message,
             number=next(self._numbers),
@@ -184,6 +187,7 @@ class MailStore:
             raw=raw,
         )
         self._mails[message.inbox_id, message.message_id] = mail
+        inbox.kept.add(mail.key, mail)
         self._remember(message, thread)
         self._not_indexed.append(mail)
         return mail
@@ -206,6 +210,7 @@ class MailStore:
     def delete(self, mail: Mail, now: datetime) -> None:
         """The mail goes, and with its last mail a thread."""
         del self._mails[mail.message.inbox_id, mail.message.message_id]
+        self.inboxes[mail.message.inbox_id].kept.remove(mail.key)
         if mail in self._not_indexed:
             self._not_indexed.remove(mail)
         else:
@@ -237,8 +242,8 @@ class MailStore:
 
     def mails(self, inbox_id: str) -> list[Mail]:
         """The mails of an inbox, indexed or not, in the order of their times."""
-        mails = (mail for (inbox, _), mail in self._mails.items() if inbox == inbox_id)
-        return sorted(mails, key=lambda mail: mail.key)
+        inbox = self.inboxes.get(inbox_id)
+        return [] if inbox is None else list(inbox.kept)
 
     def thread_with(self, inbox_id: str, message_ids: Iterable[str]) -> str | None:
         """The thread of the first of these mails that is known in an inbox: what answers them belongs to it.
