@@ -13,6 +13,7 @@ import pytest
 import trio
 import trustme
 import websockets
+from agentmail.api_keys import ApiKeyPermissions
 from trio.testing import MockClock
 from websockets.trio.client import ClientConnection
 from websockets.trio.client import connect as websockets_connect
@@ -44,6 +45,7 @@ from trio_agentmail._nursery import background_nursery
 from trio_agentmail._websocket import WebSocket, client_websocket
 from trio_agentmail.errors import ConnectionLost
 from trio_agentmail.testing import FakeAgentMail
+from trio_agentmail.testing._permissions import PERMISSIONS
 
 INBOX = "agent@agentmail.to"
 BEARER = [("Authorization", "Bearer am_key")]
@@ -120,6 +122,35 @@ async def test_each_key_may_do_what_is_said_of_it_and_other_keys_what_is_said_of
     fake.permissions = {"label_blocked_read"}
     async with connect(fake) as websocket:
         assert (await subscribe(websocket, event_types=["message.received.spam"]))["type"] == "error"
+
+
+def test_a_permission_that_agentmail_does_not_have_is_an_error_that_names_those_that_it_has() -> None:
+    with pytest.raises(
+        ValueError, match=r"no permission mesage_read, thread_read; it has inbox_read, .*message_read, "
+    ):
+        FakeAgentMail(permissions=["thread_read", "message_read", "mesage_read"])
+    with pytest.raises(ValueError, match="no permission mesage_read; it has "):
+        FakeAgentMail(api_keys={"am_all": None, "am_key": {"mesage_read"}})
+    fake = FakeAgentMail(api_keys={"am_key": {"inbox_read"}}, permissions={"message_read"})
+    with pytest.raises(ValueError, match="no permission mesage_read"):
+        fake.permissions = {"mesage_read"}
+    with pytest.raises(ValueError, match="no permission mesage_read"):
+        fake.api_keys = {"am_key": {"mesage_read"}}
+    assert (fake.api_keys, fake.permissions) == ({"am_key": {"inbox_read"}}, {"message_read"})
+
+
+def test_the_permissions_are_those_of_the_official_sdk() -> None:
+    assert set(PERMISSIONS) == ApiKeyPermissions.model_fields.keys()
+
+
+def test_a_string_is_no_collection_of_permissions_or_keys() -> None:
+    for wrong in ("label_spam_read", {"label_spam_read": False}):
+        with pytest.raises(TypeError, match="permissions is a collection of those that are granted"):
+            FakeAgentMail(permissions=wrong)
+        with pytest.raises(TypeError, match="permissions is a collection of those that are granted"):
+            FakeAgentMail(api_keys={"am_key": wrong})
+    with pytest.raises(TypeError, match="api_keys is a collection of keys"):
+        FakeAgentMail(api_keys="am_key")
 
 
 async def test_a_key_that_may_not_do_anything_is_not_let_in(autojump_clock: MockClock) -> None:

@@ -13,6 +13,7 @@ from rich.text import Text
 from trio_agentmail._settings import AgentMailEnvironment
 from trio_agentmail.errors import printable
 from trio_agentmail.testing._emulator import Emulator
+from trio_agentmail.testing._permissions import check_permissions
 
 from ._output import Output, OutputClosed
 from ._signals import stop_signals
@@ -48,6 +49,15 @@ def _no_empty(_context: click.Context, _option: click.Parameter, items: tuple[st
     return items
 
 
+def _known(context: click.Context, option: click.Parameter, permissions: tuple[str, ...]) -> tuple[str, ...]:
+    _no_empty(context, option, permissions)
+    try:
+        check_permissions(permissions)
+    except ValueError as exc:
+        raise click.BadParameter(printable(str(exc), 2000)) from None
+    return permissions
+
+
 @click.command("emulate")
 @click.option("--http-port", type=click.IntRange(0, 65535), default=HTTP_PORT, show_default=True, metavar="PORT")
 @click.option(
@@ -80,7 +90,7 @@ def _no_empty(_context: click.Context, _option: click.Parameter, items: tuple[st
     "permissions",
     metavar="PERMISSION",
     multiple=True,
-    callback=_no_empty,
+    callback=_known,
     help="Let keys do this only, for example message_read. May be repeated. [default: everything]",
 )
 @click.option(
