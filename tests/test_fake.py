@@ -44,7 +44,7 @@ from trio_agentmail import (
 from trio_agentmail._nursery import background_nursery
 from trio_agentmail._websocket import WebSocket, client_websocket
 from trio_agentmail.errors import ConnectionLost
-from trio_agentmail.testing import FakeAgentMail
+from trio_agentmail.testing import FakeAgentMail, make_event
 from trio_agentmail.testing._permissions import PERMISSIONS
 
 INBOX = "agent@agentmail.to"
@@ -287,12 +287,45 @@ async def test_a_malformed_frame_is_answered_with_an_error(frame: str, autojump_
 
 
 async def test_asking_for_spam_takes_a_permission(autojump_clock: MockClock) -> None:
-    fake = FakeAgentMail(permissions={"label_blocked_read"})
+    fake = FakeAgentMail(permissions={"message_read", "label_blocked_read"})
     async with connect(fake) as websocket:
         refused = await subscribe(websocket, event_types=["message.received.spam"])
         assert refused == {"type": "error", "name": "forbidden", "message": "label_spam_read is forbidden"}
         confirmed = await subscribe(websocket, event_types=["message.received.blocked"])
         assert confirmed["type"] == "subscribed"
+
+
+@pytest.mark.parametrize("event_types", [None, ["domain.verified", "message.bounced"]])
+async def test_a_key_that_may_not_read_messages_does_not_hear_of_them(
+    event_types: list[str] | None, autojump_clock: MockClock
+) -> None:
+    fake = FakeAgentMail(permissions={"inbox_read"})
+    async with connect(fake) as websocket:
+        refused = await subscribe(websocket, event_types=event_types)
+        assert refused == {"type": "error", "name": "forbidden", "message": "message_read is forbidden"}
+        assert (await subscribe(websocket, event_types=["domain.verified"]))["type"] == "subscribed"
+        fake.permissions = {"message_read"}
+        assert (await subscribe(websocket, event_types=event_types))["type"] == "subscribed"
+
+
+async def test_calendar_events_take_a_permission_and_are_left_out_for_who_does_not_ask_for_them(
+    autojump_clock: MockClock,
+) -> None:
+    fake = FakeAgentMail(permissions={"message_read"})
+    async with connect(fake) as websocket:
+        refused = await subscribe(websocket, event_types=["message.received", "calendar.event.starting"])
+        assert refused == {"type": "error", "name": "forbidden", "message": "calendar_event_read is forbidden"}
+        assert (await subscribe(websocket))["type"] == "subscribed"
+        await fake.emit(make_event("calendar.event.starting"))
+        mail = await fake.deliver(inbox_id=INBOX)
+        assert decode_event(await websocket.receive()) == mail
+        assert "may not do calendar_event_read, which calendar.event.starting takes" in fake.explain()
+        fake.permissions = {"message_read", "calendar_event_read"}
+        for event_types in (None, ["calendar.event.starting"]):
+            assert (await subscribe(websocket, event_types=event_types))["type"] == "subscribed"
+            event = make_event("calendar.event.starting")
+            await fake.emit(event)
+            assert decode_event(await websocket.receive()) == event
 
 
 async def test_the_thread_of_a_push_tells_of_no_mail_that_takes_a_permission_but_that_itself(

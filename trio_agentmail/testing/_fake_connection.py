@@ -8,7 +8,7 @@ leaving, and a close comes after what was pushed before it.
 """
 
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from types import SimpleNamespace
@@ -61,12 +61,14 @@ class FakeConnection:
         number: The how manieth of the fake's connections it is.
         key: The API key of the client.
         subscription: What the client listens to, once that is confirmed.
+        permissions: What its key might do when it asked for that; `None`: everything.
     """
 
     def __init__(self, stream: trio.abc.Stream, number: int) -> None:
         self.number = number
         self.key = ""
         self.subscription: Subscribe | None = None
+        self.permissions: Collection[str] | None = None
         self._stream = stream
         self._websocket: trio_websocket.WebSocketConnection | None = None
         self._dropped = False
