@@ -305,6 +305,15 @@ async def test_what_is_sent_again_under_the_same_key_is_sent_once(autojump_clock
     assert sum(isinstance(event, MessageSentEvent) for event in events) == 5
 
 
+async def test_an_idempotency_key_is_the_organizations_whichever_api_key_is_used(autojump_clock: MockClock) -> None:
+    # As AgentMail documents it: keys are "scoped to your organization".
+    async with api(fake_with(AGENT, OTHER)) as call:
+        first = await call.send(key="order-1")
+        call.client.headers["Authorization"] = "Bearer am_another_key"
+        assert await call.send(key="order-1") == first
+        await call.send(key="order-1", status=409, text="Something else")
+
+
 @pytest.mark.parametrize("key", ["", "a b", "x" * 257, "@"])
 async def test_a_malformed_key_is_refused(key: str, autojump_clock: MockClock) -> None:
     async with api(fake_with(AGENT)) as call:
