@@ -388,7 +388,7 @@ async def test_mails_of_the_same_thread_are_one_in_every_listing_of_threads(auto
         assert thread == {
             "inbox_id": INBOX,
             "thread_id": "t",
-            "labels": ["received", "unread", "sent"],
+            "labels": ["received", "unread", "sent", "delivered"],
             "timestamp": wire(answer.send.timestamp),
             "received_timestamp": wire(question.message.timestamp),
             "sent_timestamp": wire(answer.send.timestamp),

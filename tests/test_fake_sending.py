@@ -392,6 +392,22 @@ async def test_who_may_not_send_does_not(autojump_clock: MockClock) -> None:
     assert refused["docs"].endswith("#missing_permission")
 
 
+async def test_what_a_test_has_an_inbox_send_arrives_as_if_by_the_rest_api(autojump_clock: MockClock) -> None:
+    fake = fake_with(AGENT, OTHER)
+    async with told(fake) as events:
+        sent = await fake.send(inbox_id=AGENT, to=[OTHER, JANE, "nobody@agentmail.to"], text="Hi!", message_id="<1>")
+        to_oneself = await fake.send(inbox_id=AGENT, to=AGENT)
+    kinds = [type(event) for event in events]
+    assert kinds[:4] == [MessageSentEvent, MessageDeliveredEvent, MessageBouncedEvent, MessageReceivedEvent]
+    assert kinds[4:] == [MessageSentEvent, MessageDeliveredEvent, MessageReceivedEvent]
+    assert (events[0], events[4]) == (sent, to_oneself)
+    [arrived] = fake.messages(OTHER)
+    assert (arrived.message_id, arrived.text, arrived.labels) == ("<1>", "Hi!", ("received", "unread"))
+    first, second = fake.messages(AGENT, "sent")
+    assert first.labels == ("sent", "delivered", "bounced")
+    assert second.labels == ("sent", "delivered", "received", "unread")
+
+
 # Attachments and raw mail
 
 

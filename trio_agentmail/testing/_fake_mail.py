@@ -20,7 +20,6 @@ from ._fake_events import (
     received_labels,
     released,
     review_event,
-    sent_event,
 )
 from ._fake_http import FakeHttp
 from ._fake_websockets import FakeWebSockets
@@ -209,9 +208,13 @@ class FakeMail(FakeWebSockets, FakeHttp):
         thread_id: str | None = None,
         timestamp: datetime | None = None,
     ) -> MessageSentEvent:
-        """The inbox sends a mail, which is kept, and `message.sent` is pushed.
+        """The inbox sends a mail, as by the REST API: it is kept, and `message.sent` is pushed; inboxes here that it is
+        for get it, and the others are taken to have got it, but for those at AgentMail that do not exist.
 
         The arguments are those of `deliver`.
+
+        Returns:
+            The first of the events.
         """
         now = self._now()
         message = new_message(
@@ -227,10 +230,11 @@ class FakeMail(FakeWebSockets, FakeHttp):
             timestamp=timestamp,
             now=now,
         )
-        self._store.add(message, now)
-        self._index()
-        event = sent_event(message)
-        await self.emit(event)
+        mail, event = self._post_office.accept(message, now)
+        receivers = self._receivers
+        self._post_office.carry(mail, now)
+        self._receivers = receivers  # it is message.sent that was asked for
+        await trio.lowlevel.checkpoint()
         return event
 
     async def release(self, inbox_id: str, message_id: str) -> MessageReceivedEvent:

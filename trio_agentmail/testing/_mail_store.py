@@ -21,7 +21,7 @@ from ._fake_listing import PERMISSION_TO_READ
 from ._mail import Mail, Thread
 from ._ordered import Key, Ordered, sort_key
 
-__all__ = ["DEFAULT_POD", "Download", "Inbox", "MailStore", "Pod"]
+__all__ = ["DEFAULT_POD", "NOTHING", "Download", "Inbox", "MailStore", "Pod"]
 
 DEFAULT_POD = "default"
 """Where an inbox is that was put into no other pod."""
