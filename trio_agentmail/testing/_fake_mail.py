@@ -149,10 +149,10 @@ class FakeMail(FakeWebSockets, FakeHttp):
         )
 
     def _addressed(self, mail: ParsedMail) -> list[str]:
-        inboxes = [inbox_id for inbox_id in self._store.inboxes if inbox_id.lower() in mail.recipients]
+        inboxes = [inbox.inbox_id for name, inbox in self._store.inboxes.items() if name in mail.recipients]
         if not inboxes:
             recipients = ", ".join(mail.recipients) or "nobody"
-            known = ", ".join(self._store.inboxes) or "none"
+            known = ", ".join(inbox.inbox_id for inbox in self._store.inboxes.values()) or "none"
             raise ValueError(
                 f"the mail is addressed to {recipients}, and the inboxes here are: {known}. "
                 "add_inbox() makes one; inbox_id=… delivers a mail whatever its headers say"

@@ -96,7 +96,7 @@ def mismatch(
 
     Args:
         frame: The frame as parsed from JSON. What is no event is for everybody.
-        pods: The pods of the inboxes that are in one.
+        pods: The pods of the inboxes that are in one, by the inboxes' ids in lower case.
         permissions: What the key might do when it subscribed; `None`: everything.
     """
     if subscribe is None:
@@ -115,10 +115,10 @@ def mismatch(
         return None
     # Calendar events name their inbox themselves; in the others it is the payload that does.
     objects = [frame, *_parts(frame)]
-    inboxes = {str(part["inbox_id"]) for part in objects if "inbox_id" in part}
+    inboxes = {str(part["inbox_id"]).lower() for part in objects if "inbox_id" in part}
     in_pods = {str(part["pod_id"]) for part in objects if "pod_id" in part}
     in_pods |= {pods[inbox] for inbox in inboxes if inbox in pods}
-    if inboxes.isdisjoint(subscribe.inbox_ids or ()) and in_pods.isdisjoint(subscribe.pod_ids or ()):
+    if inboxes.isdisjoint(map(str.lower, subscribe.inbox_ids or ())) and in_pods.isdisjoint(subscribe.pod_ids or ()):
         filters = {"inbox_ids": subscribe.inbox_ids, "pod_ids": subscribe.pod_ids}
         wanted = " and ".join(f"{name} {_join(ids)}" for name, ids in filters.items() if ids is not None)
         origin = [*sorted(inboxes), *(f"the pod {pod}" for pod in sorted(in_pods) if subscribe.pod_ids is not None)]

@@ -45,13 +45,17 @@ class Pod:
 
 @attrs.define(eq=False, kw_only=True)
 class Inbox:
-    """An inbox: its id is its address.
+    """An inbox: its id is its address, which is the same in upper and lower case.
 
     Attributes:
+        inbox_id: As it was written first.
         client_id: The id that it was made with by whoever made it.
         metadata: Strings, numbers and booleans, by their names.
-        kept: All its mails.
+        by_id: All its mails.
+        kept: These, in the order of their times.
         mails: Those that are in the listings.
+        threads: Likewise.
+        threads_by_message_id: Of all mails that were in one, or were named by one that was.
     """
 
     inbox_id: str
@@ -60,9 +64,11 @@ class Inbox:
     display_name: str | None = None
     client_id: str | None = None
     metadata: dict[str, Any] = attrs.field(factory=dict)
+    by_id: dict[str, Mail] = attrs.field(factory=dict)
     kept: Ordered[Mail] = attrs.field(factory=Ordered)
     mails: Ordered[Mail] = attrs.field(factory=Ordered)
     threads: Ordered[Thread] = attrs.field(factory=Ordered)
+    threads_by_message_id: dict[str, Thread] = attrs.field(factory=dict)
 
 
 @attrs.frozen(kw_only=True)
@@ -78,8 +84,8 @@ class MailStore:
     """All mail, by its ids; and that part of it which is in the listings: see `index`.
 
     Attributes:
-        inboxes: By their ids.
-        pods: The pod of each inbox.
+        inboxes: By their ids in lower case: `inbox` finds one however its id is written.
+        pods: The pod of each inbox, likewise.
         pods_by_id: All pods, also those in which no inbox is.
         inboxes_in_order: By their creation.
         pods_in_order: By their creation.
@@ -95,9 +101,7 @@ class MailStore:
         self.pods_in_order: Ordered[Pod] = Ordered()
         self.threads_in_order: Ordered[Thread] = Ordered()
         self.downloads: dict[str, Download] = {}
-        self._mails: dict[tuple[str, str], Mail] = {}
         self._threads: dict[str, Thread] = {}
-        self._threads_by_message_id: dict[tuple[str, str], Thread] = {}
         self._not_indexed: deque[Mail] = deque()
         self._inbox_keys: dict[str, Key] = {}
         self._pod_keys: dict[str, Key] = {}
@@ -106,21 +110,26 @@ class MailStore:
 
     def add_inbox(self, inbox_id: str, now: datetime, pod_id: str | None = None) -> Inbox:
         """Make the inbox, if there is none, and put it into the pod, if one is given."""
-        inbox = self.inboxes.get(inbox_id)
+        name = inbox_id.lower()
+        inbox = self.inboxes.get(name)
         if inbox is None:
-            inbox = self.inboxes[inbox_id] = Inbox(inbox_id=inbox_id, created_at=now, updated_at=now)
-            self._inbox_keys[inbox_id] = sort_key(now, next(self._numbers))
-            self.inboxes_in_order.add(self._inbox_keys[inbox_id], inbox)
-        self.pods[inbox_id] = pod_id or self.pods.get(inbox_id, DEFAULT_POD)
-        self.add_pod(self.pods[inbox_id], now)
+            inbox = self.inboxes[name] = Inbox(inbox_id=inbox_id, created_at=now, updated_at=now)
+            self._inbox_keys[name] = sort_key(now, next(self._numbers))
+            self.inboxes_in_order.add(self._inbox_keys[name], inbox)
+        self.pods[name] = pod_id or self.pods.get(name, DEFAULT_POD)
+        self.add_pod(self.pods[name], now)
         return inbox
+
+    def inbox(self, inbox_id: str) -> Inbox | None:
+        return self.inboxes.get(inbox_id.lower())
 
     def delete_inbox(self, inbox: Inbox, now: datetime) -> None:
         """The inbox goes, with its mail."""
-        for mail in self.mails(inbox.inbox_id):
+        for mail in list(inbox.kept):
             self.delete(mail, now)
-        self.inboxes_in_order.remove(self._inbox_keys.pop(inbox.inbox_id))
-        del self.inboxes[inbox.inbox_id], self.pods[inbox.inbox_id]
+        name = inbox.inbox_id.lower()
+        self.inboxes_in_order.remove(self._inbox_keys.pop(name))
+        del self.inboxes[name], self.pods[name]
 
     def add_pod(self, pod_id: str, now: datetime, name: str | None = None, client_id: str | None = None) -> Pod:
         """Make the pod, if there is none."""
@@ -164,6 +173,8 @@ class MailStore:
         Raises:
             ValueError: its `thread_id` is that of a thread of another inbox.
         """
+        if (known := self.inbox(message.inbox_id)) is not None:
+            message = attrs.evolve(message, inbox_id=known.inbox_id)
         assert message.thread_id is not None
         thread = self._threads.get(message.thread_id)
         if thread is None:
@@ -186,9 +197,9 @@ class MailStore:
             contents=contents,
             raw=raw,
         )
-        self._mails[message.inbox_id, message.message_id] = mail
+        inbox.by_id[message.message_id] = mail
         inbox.kept.add(mail.key, mail)
-        self._remember(message, thread)
+        _remember(inbox, message, thread)
         self._not_indexed.append(mail)
         return mail
 
@@ -196,7 +207,7 @@ class MailStore:
         """Put into the listings what arrived until then."""
         while self._not_indexed and self._not_indexed[0].arrival <= until:
             mail = self._not_indexed.popleft()
-            self.inboxes[mail.message.inbox_id].mails.add(mail.key, mail)
+            self._inbox_of(mail).mails.add(mail.key, mail)
             with self._changing(mail) as thread:
                 thread.add(mail, now)
 
@@ -209,21 +220,24 @@ class MailStore:
 
     def delete(self, mail: Mail, now: datetime) -> None:
         """The mail goes, and with its last mail a thread."""
-        del self._mails[mail.message.inbox_id, mail.message.message_id]
-        self.inboxes[mail.message.inbox_id].kept.remove(mail.key)
+        inbox = self._inbox_of(mail)
+        del inbox.by_id[mail.message.message_id]
+        inbox.kept.remove(mail.key)
         if mail in self._not_indexed:
             self._not_indexed.remove(mail)
         else:
-            self.inboxes[mail.message.inbox_id].mails.remove(mail.key)
+            inbox.mails.remove(mail.key)
             with self._changing(mail) as thread:
                 thread.remove(mail, now)
         thread = self._thread_of(mail)
         thread.kept -= 1
         if not thread.kept:
-            self._forget(thread)
+            del self._threads[thread.thread_id]
+            _forget(inbox, thread)
 
     def mail(self, inbox_id: str, message_id: str) -> Mail | None:
-        return self._mails.get((inbox_id, message_id))
+        inbox = self.inbox(inbox_id)
+        return None if inbox is None else inbox.by_id.get(message_id)
 
     def thread(self, thread_id: str) -> Thread | None:
         """The thread, as far as it is in the listings."""
@@ -242,7 +256,7 @@ class MailStore:
 
     def mails(self, inbox_id: str) -> list[Mail]:
         """The mails of an inbox, indexed or not, in the order of their times."""
-        inbox = self.inboxes.get(inbox_id)
+        inbox = self.inbox(inbox_id)
         return [] if inbox is None else list(inbox.kept)
 
     def thread_with(self, inbox_id: str, message_ids: Iterable[str]) -> str | None:
@@ -252,23 +266,13 @@ class MailStore:
         have gone, or only be named by another one, which it may follow. But unlike there, two threads never become
         one: their ids are in the hands of clients.
         """
-        threads = (self._threads_by_message_id.get((inbox_id, message_id)) for message_id in message_ids)
+        inbox = self.inbox(inbox_id)
+        known = {} if inbox is None else inbox.threads_by_message_id
+        threads = (known.get(message_id) for message_id in message_ids)
         return next((thread.thread_id for thread in threads if thread is not None), None)
 
-    def _remember(self, message: Message, thread: Thread) -> None:
-        named = {message.message_id, *message.references}
-        if message.in_reply_to is not None:
-            named.add(message.in_reply_to)
-        for message_id in named:
-            self._threads_by_message_id.setdefault((message.inbox_id, message_id), thread)
-        self._threads_by_message_id[message.inbox_id, message.message_id] = thread
-        thread.message_ids |= named
-
-    def _forget(self, thread: Thread) -> None:
-        del self._threads[thread.thread_id]
-        for message_id in thread.message_ids:
-            if self._threads_by_message_id.get((thread.inbox_id, message_id)) is thread:
-                del self._threads_by_message_id[thread.inbox_id, message_id]
+    def _inbox_of(self, mail: Mail) -> Inbox:
+        return self.inboxes[mail.message.inbox_id.lower()]
 
     def _thread_of(self, mail: Mail) -> Thread:
         assert mail.message.thread_id is not None
@@ -278,7 +282,7 @@ class MailStore:
     def _changing(self, mail: Mail) -> Iterator[Thread]:
         """Whatever is done to the mail's thread, it stands afterwards where it belongs, if it has mails."""
         thread = self._thread_of(mail)
-        orders = self.threads_in_order, self.inboxes[thread.inbox_id].threads
+        orders = self.threads_in_order, self._inbox_of(mail).threads
         if len(thread.mails):
             for order in orders:
                 order.remove(thread.key)
@@ -286,3 +290,19 @@ class MailStore:
         if len(thread.mails):
             for order in orders:
                 order.add(thread.key, thread)
+
+
+def _remember(inbox: Inbox, message: Message, thread: Thread) -> None:
+    named = {message.message_id, *message.references}
+    if message.in_reply_to is not None:
+        named.add(message.in_reply_to)
+    for message_id in named:
+        inbox.threads_by_message_id.setdefault(message_id, thread)
+    inbox.threads_by_message_id[message.message_id] = thread
+    thread.message_ids |= named
+
+
+def _forget(inbox: Inbox, thread: Thread) -> None:
+    for message_id in thread.message_ids:
+        if inbox.threads_by_message_id.get(message_id) is thread:
+            del inbox.threads_by_message_id[message_id]

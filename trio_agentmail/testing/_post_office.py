@@ -141,14 +141,8 @@ class PostOffice:
         """Bring a mail to its recipients, and say what became of it."""
         self._report(mail, now)
         for address in dict.fromkeys(map(bare_address, _recipients(mail.message))):
-            if (recipient := self._inbox(address)) is not None:
+            if (recipient := self._store.inbox(address)) is not None:
                 self._arrive(mail, recipient, now)
-
-    def _inbox(self, address: str) -> Inbox | None:
-        """The inbox with this address, however that is written."""
-        if (inbox := self._store.inboxes.get(address)) is not None:
-            return inbox
-        return next((inbox for id_, inbox in self._store.inboxes.items() if id_.lower() == address), None)
 
     def _report(self, mail: Mail, now: datetime) -> None:
         """Say who got it, and who does not exist."""
@@ -160,7 +154,9 @@ class PostOffice:
             "timestamp": now,
         }
         addresses = list(dict.fromkeys(map(bare_address, _recipients(message))))
-        nobody = [address for address in addresses if address.endswith(OWN_DOMAIN) and self._inbox(address) is None]
+        nobody = [
+            address for address in addresses if address.endswith(OWN_DOMAIN) and self._store.inbox(address) is None
+        ]
         taken = [address for address in addresses if address not in nobody]
         if taken:
             self._label(mail, "delivered", now)

@@ -68,6 +68,8 @@ def _list(call: Call, pod_id: str | None, inbox_id: str | None) -> Answer:
 def _thread(call: Call, thread_id: str, pod_id: str | None, inbox_id: str | None) -> ThreadView:
     """The thread, as far as the key may see it."""
     thread = call.store.thread(thread_id)
+    if inbox_id is not None:
+        inbox_id = call.inbox(inbox_id).inbox_id
     if thread is None or inbox_id not in (None, thread.inbox_id) or not call.is_in(pod_id, thread.inbox_id):
         raise not_found()
     view = thread.view(hidden_labels(call.permissions))
