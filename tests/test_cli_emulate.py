@@ -377,6 +377,12 @@ def test_an_empty_name_is_refused(option: str) -> None:
     assert "empty" in result.stderr
 
 
+def test_a_permission_that_agentmail_does_not_have_is_refused() -> None:
+    result = run("emulate", "--permission", "message_read", "--permission", "mesage_read")
+    assert result.exit_code == 2
+    assert "AgentMail has no permission mesage_read; it has inbox_read, " in " ".join(result.stderr.split())
+
+
 @pytest.mark.parametrize(
     ("failure", "status", "shown"),
     [(OutputClosed(), 0, ""), (OSError(98, HOSTILE), 1, "forged"), (OSError("no ports"), 1, "no ports")],

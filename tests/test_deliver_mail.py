@@ -68,6 +68,73 @@ async def test_an_answer_is_in_the_thread_of_what_it_answers(autojump_clock: Moc
     assert later.thread.message_count == 3
 
 
+async def test_mails_that_name_a_mail_that_is_not_there_are_one_thread_and_so_is_that_mail(
+    autojump_clock: MockClock,
+) -> None:
+    fake = FakeAgentMail()
+    fake.add_inbox(INBOX)
+    fake.add_inbox("other@agentmail.to")
+    both = f"{INBOX}, other@agentmail.to"
+    named = "<1@example.com>"
+    threads = []
+    for mail in (
+        letter(both, Message_ID="<3@example.com>", References=f"{named} <2@example.com>"),
+        letter(both, Message_ID="<4@example.com>", In_Reply_To=named),
+        letter(both, Message_ID="<2@example.com>"),
+        letter(both, Message_ID=named),
+        letter(both, In_Reply_To="<4@example.com>"),
+    ):
+        threads.append([event.message.thread_id for event in await fake.deliver(mail)])
+    assert len({here for here, _ in threads}) == len({there for _, there in threads}) == 1
+    assert threads[0][0] != threads[0][1]
+    [alone] = await fake.deliver(letter(Message_ID="<5@example.com>"))
+    assert alone.message.thread_id != threads[0][0]
+
+
+async def test_what_answers_a_deleted_mail_is_in_its_thread_until_that_is_gone(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    first, second = "<1@example.com>", "<2@example.com>"
+    for message_id in (first, second):
+        await fake.deliver(inbox_id=INBOX, thread_id="t", message_id=message_id)
+    await fake.delete(INBOX, first)
+    [answer] = await fake.deliver(letter(In_Reply_To=first, Message_ID="<3@example.com>"))
+    assert answer.message.thread_id == "t"
+    await fake.deliver(inbox_id=INBOX, thread_id="another", message_id=second)
+    await fake.delete(INBOX, "<3@example.com>")
+    [answer] = await fake.deliver(letter(In_Reply_To=first))
+    assert answer.message.thread_id not in ("t", "another")
+    [answer] = await fake.deliver(letter(In_Reply_To=second))
+    assert answer.message.thread_id == "another"
+
+
+async def test_ones_own_mail_that_comes_back_is_one_mail_sent_and_received(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    sent = await fake.send(inbox_id=INBOX, message_id="<1@example.com>", to="list@example.com")
+    [back] = await fake.deliver(letter(Message_ID="<1@example.com>", Subject="[list] Hello"), inbox_id=INBOX)
+    assert fake.messages(INBOX, "sent") == fake.messages(INBOX, "received") == (back.message,)
+    assert back.message.thread_id == sent.send.thread_id
+    again = await fake.deliver(inbox_id=INBOX, message_id="<1@example.com>")
+    assert fake.messages(INBOX, "sent", "unread") == (again.message,)
+    await fake.deliver(inbox_id=INBOX, message_id="<2@example.com>")
+    await fake.send(inbox_id=INBOX, message_id="<2@example.com>")
+    assert len(fake.messages(INBOX, "received")) == len(fake.messages(INBOX, "sent")) == 2
+
+
+async def test_a_mail_that_comes_again_under_its_id_keeps_its_thread_unless_another_is_given(
+    autojump_clock: MockClock,
+) -> None:
+    fake = FakeAgentMail()
+    first = await fake.deliver(inbox_id=INBOX, message_id="<1@example.com>", thread_id="t")
+    await fake.label(INBOX, "<1@example.com>", add=["mine"])
+    again = await fake.deliver(inbox_id=INBOX, message_id="<1@example.com>")
+    [raw] = await fake.deliver(letter(Message_ID="<1@example.com>"))
+    assert first.message.thread_id == again.message.thread_id == raw.message.thread_id == "t"
+    assert fake.messages(INBOX) == (raw.message,)
+    assert "mine" not in raw.message.labels
+    moved = await fake.deliver(inbox_id=INBOX, message_id="<1@example.com>", thread_id="other")
+    assert moved.message.thread_id == "other"
+
+
 async def test_a_mail_that_is_held_is_announced_when_it_is_released(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     fake.add_inbox(INBOX)

@@ -13,6 +13,7 @@ import pytest
 import trio
 import trustme
 import websockets
+from agentmail.api_keys import ApiKeyPermissions
 from trio.testing import MockClock
 from websockets.trio.client import ClientConnection
 from websockets.trio.client import connect as websockets_connect
@@ -43,7 +44,8 @@ from trio_agentmail import (
 from trio_agentmail._nursery import background_nursery
 from trio_agentmail._websocket import WebSocket, client_websocket
 from trio_agentmail.errors import ConnectionLost
-from trio_agentmail.testing import FakeAgentMail
+from trio_agentmail.testing import FakeAgentMail, make_event
+from trio_agentmail.testing._permissions import PERMISSIONS
 
 INBOX = "agent@agentmail.to"
 BEARER = [("Authorization", "Bearer am_key")]
@@ -125,6 +127,35 @@ async def test_each_key_may_do_what_is_said_of_it_and_other_keys_what_is_said_of
     fake.permissions = {"label_blocked_read"}
     async with connect(fake) as websocket:
         assert (await subscribe(websocket, event_types=["message.received.spam"]))["type"] == "error"
+
+
+def test_a_permission_that_agentmail_does_not_have_is_an_error_that_names_those_that_it_has() -> None:
+    with pytest.raises(
+        ValueError, match=r"no permission mesage_read, thread_read; it has inbox_read, .*message_read, "
+    ):
+        FakeAgentMail(permissions=["thread_read", "message_read", "mesage_read"])
+    with pytest.raises(ValueError, match="no permission mesage_read; it has "):
+        FakeAgentMail(api_keys={"am_all": None, "am_key": {"mesage_read"}})
+    fake = FakeAgentMail(api_keys={"am_key": {"inbox_read"}}, permissions={"message_read"})
+    with pytest.raises(ValueError, match="no permission mesage_read"):
+        fake.permissions = {"mesage_read"}
+    with pytest.raises(ValueError, match="no permission mesage_read"):
+        fake.api_keys = {"am_key": {"mesage_read"}}
+    assert (fake.api_keys, fake.permissions) == ({"am_key": {"inbox_read"}}, {"message_read"})
+
+
+def test_the_permissions_are_those_of_the_official_sdk() -> None:
+    assert set(PERMISSIONS) == ApiKeyPermissions.model_fields.keys()
+
+
+def test_a_string_is_no_collection_of_permissions_or_keys() -> None:
+    for wrong in ("label_spam_read", {"label_spam_read": False}):
+        with pytest.raises(TypeError, match="permissions is a collection of those that are granted"):
+            FakeAgentMail(permissions=wrong)
+        with pytest.raises(TypeError, match="permissions is a collection of those that are granted"):
+            FakeAgentMail(api_keys={"am_key": wrong})
+    with pytest.raises(TypeError, match="api_keys is a collection of keys"):
+        FakeAgentMail(api_keys="am_key")
 
 
 async def test_a_key_that_may_not_do_anything_is_not_let_in(autojump_clock: MockClock) -> None:
@@ -263,12 +294,62 @@ async def test_a_malformed_frame_is_answered_with_an_error(frame: str, autojump_
 
 
 async def test_asking_for_spam_takes_a_permission(autojump_clock: MockClock) -> None:
-    fake = FakeAgentMail(permissions={"label_blocked_read"})
+    fake = FakeAgentMail(permissions={"message_read", "label_blocked_read"})
     async with connect(fake) as websocket:
         refused = await subscribe(websocket, event_types=["message.received.spam"])
         assert refused == {"type": "error", "name": "forbidden", "message": "label_spam_read is forbidden"}
         confirmed = await subscribe(websocket, event_types=["message.received.blocked"])
         assert confirmed["type"] == "subscribed"
+
+
+@pytest.mark.parametrize("event_types", [None, ["domain.verified", "message.bounced"]])
+async def test_a_key_that_may_not_read_messages_does_not_hear_of_them(
+    event_types: list[str] | None, autojump_clock: MockClock
+) -> None:
+    fake = FakeAgentMail(permissions={"inbox_read"})
+    async with connect(fake) as websocket:
+        refused = await subscribe(websocket, event_types=event_types)
+        assert refused == {"type": "error", "name": "forbidden", "message": "message_read is forbidden"}
+        assert (await subscribe(websocket, event_types=["domain.verified"]))["type"] == "subscribed"
+        fake.permissions = {"message_read"}
+        assert (await subscribe(websocket, event_types=event_types))["type"] == "subscribed"
+
+
+async def test_calendar_events_take_a_permission_and_are_left_out_for_who_does_not_ask_for_them(
+    autojump_clock: MockClock,
+) -> None:
+    fake = FakeAgentMail(permissions={"message_read"})
+    async with connect(fake) as websocket:
+        refused = await subscribe(websocket, event_types=["message.received", "calendar.event.starting"])
+        assert refused == {"type": "error", "name": "forbidden", "message": "calendar_event_read is forbidden"}
+        assert (await subscribe(websocket))["type"] == "subscribed"
+        await fake.emit(make_event("calendar.event.starting"))
+        mail = await fake.deliver(inbox_id=INBOX)
+        assert decode_event(await websocket.receive()) == mail
+        assert "may not do calendar_event_read, which calendar.event.starting takes" in fake.explain()
+        fake.permissions = {"message_read", "calendar_event_read"}
+        for event_types in (None, ["calendar.event.starting"]):
+            assert (await subscribe(websocket, event_types=event_types))["type"] == "subscribed"
+            event = make_event("calendar.event.starting")
+            await fake.emit(event)
+            assert decode_event(await websocket.receive()) == event
+
+
+async def test_the_thread_of_a_push_tells_of_no_mail_that_takes_a_permission_but_that_itself(
+    autojump_clock: MockClock,
+) -> None:
+    fake = FakeAgentMail()
+    for kind in ("", ".spam", ".blocked"):
+        await fake.deliver(inbox_id=INBOX, thread_id="t", event_type=f"message.received{kind}")
+    event = await fake.deliver(inbox_id=INBOX, thread_id="t", subject="ham")
+    assert event.thread is not None
+    assert (event.thread.message_count, event.thread.labels) == (2, ("received", "unread"))
+    event = await fake.deliver(inbox_id=INBOX, thread_id="t", event_type="message.received.spam")
+    assert event.thread is not None
+    assert (event.thread.message_count, event.thread.labels) == (4, ("received", "spam", "unread"))
+    await fake.deliver(inbox_id=INBOX, thread_id="spam", event_type="message.received.spam")
+    fake.index_after(60)
+    assert (await fake.deliver(inbox_id=INBOX, thread_id="spam")).thread is None
 
 
 async def test_a_delivered_mail_comes_as_the_event_that_deliver_returns(

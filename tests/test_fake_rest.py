@@ -394,7 +394,7 @@ async def test_mails_of_the_same_thread_are_one_in_every_listing_of_threads(auto
         assert thread == {
             "inbox_id": INBOX,
             "thread_id": "t",
-            "labels": ["received", "unread", "sent"],
+            "labels": ["received", "unread", "sent", "delivered"],
             "timestamp": wire(answer.send.timestamp),
             "received_timestamp": wire(question.message.timestamp),
             "sent_timestamp": wire(answer.send.timestamp),
@@ -436,6 +436,10 @@ async def test_a_thread_stands_where_its_newest_mail_stands(autojump_clock: Mock
         b, a = (await get(client, "/threads"))["threads"]
         assert (b["message_count"], b["size"], a["message_count"], a["size"]) == (2, 12, 1, 6)
         assert a["labels"] == ["received", "unread"]
+    # On a mock clock much comes in one moment.
+    for thread in ("a", "b", "a"):
+        await fake.deliver(inbox_id=INBOX, thread_id=thread, subject=thread)
+    assert await listed(fake, "/threads") == ["a", "b"]
 
 
 async def test_one_spam_hides_a_thread_from_those_who_do_not_ask_for_spam(autojump_clock: MockClock) -> None:
@@ -478,6 +482,26 @@ async def test_a_thread_is_of_one_inbox() -> None:
     with pytest.raises(ValueError, match="in the inbox agent"):
         await fake.deliver(inbox_id=OTHER, thread_id="t")
     assert await listed(fake, "/threads") == ["Hello"]
+
+
+async def test_a_thread_goes_with_its_last_mail(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    await fake.deliver(inbox_id=INBOX, thread_id="t", message_id="<1>")
+    await trio.sleep(60)
+    again = await fake.deliver(inbox_id=INBOX, thread_id="t", message_id="<1>")
+    assert again.thread is not None
+    assert again.thread.created_at != again.message.created_at
+    await fake.delete(INBOX, "<1>")
+    anew = await fake.deliver(inbox_id=INBOX, thread_id="t", message_id="<2>")
+    assert anew.thread is not None
+    assert anew.thread.created_at == anew.message.created_at
+    await fake.deliver(inbox_id=INBOX, thread_id="another", message_id="<2>")
+    fake.index_after(60)
+    await fake.deliver(inbox_id=OTHER, thread_id="t", message_id="<3>")
+    await fake.delete(OTHER, "<3>")
+    await fake.deliver(inbox_id=INBOX, thread_id="t")
+    with pytest.raises(ValueError, match="in the inbox agent"):
+        await fake.deliver(inbox_id=OTHER, thread_id="t")
 
 
 # Held mail
@@ -561,6 +585,58 @@ async def test_what_a_key_may_not_see_is_not_there(autojump_clock: MockClock) ->
         ids = {"message_ids": ["spam", "blocked"]}
         answer = (await client.post(f"/inboxes/{INBOX}/messages/batch-get", json=ids)).json()
         assert subjects(answer["messages"]) == ["blocked"]
+
+
+async def test_a_thread_tells_a_key_only_of_messages_that_it_may_see(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail(permissions={"message_read", "message_update"})
+    seen = await fake.deliver(inbox_id=INBOX, thread_id="t", subject="Lunch?", text="Hungry?")
+    await trio.sleep(60)
+    spam = await fake.deliver(
+        inbox_id=INBOX,
+        thread_id="t",
+        from_="spam@example.com",
+        to=["victims@example.com"],
+        subject="SPAM",
+        text="Buy!",
+        event_type="message.received.spam",
+    )
+    async with rest(fake) as client:
+        thread = await get(client, "/threads/t")
+        assert thread.pop("count") == len(thread.pop("messages")) == 1
+        at = wire(seen.message.timestamp)
+        assert thread == {
+            "inbox_id": INBOX,
+            "thread_id": "t",
+            "labels": ["received", "unread"],
+            "timestamp": at,
+            "received_timestamp": at,
+            "senders": [seen.message.from_],
+            "recipients": [INBOX],
+            "subject": "Lunch?",
+            "preview": "Hungry?",
+            "attachments": [],
+            "last_message_id": seen.message.message_id,
+            "message_count": 1,
+            "size": seen.message.size,
+            "updated_at": at,
+            "created_at": at,
+            "limit": 50,
+        }
+        patched = await client.patch("/threads/t", json={"add_labels": ["seen"]})
+        assert patched.json() == {"thread_id": "t", "labels": ["received", "unread", "seen"]}
+        # What happens from here on is counted, not looked up again.
+        await fake.label(INBOX, spam.message.message_id, remove=["spam"])
+        assert (await get(client, "/threads/t"))["message_count"] == 2
+        await fake.label(INBOX, spam.message.message_id, add=["trash"])
+        await fake.deliver(inbox_id=INBOX, thread_id="t", subject="Dinner?")
+        await fake.delete(INBOX, seen.message.message_id)
+        thread = await get(client, "/threads/t")
+        assert (thread["message_count"], thread["subject"], "seen" in thread["labels"]) == (1, "Dinner?", False)
+        patched = await client.patch("/threads/t", json={"add_labels": ["trash"]})
+        assert patched.json()["labels"] == ["received", "unread", "trash"]
+        assert await refusal(fake, "/threads/t") == (404, "not_found")
+        fake.permissions = None
+        assert (await get(client, "/threads/t"))["message_count"] == 2
 
 
 # Observation and faults

@@ -9,6 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from trio_agentmail import Subscribe, Subscribed, open_agentmail_stream
 from trio_agentmail.testing import FakeAgentMail
 
 AGENT = "agent@agentmail.to"
@@ -68,6 +69,30 @@ async def test_an_inbox_is_made_found_changed_and_deleted(autojump_clock: MockCl
         assert await call("DELETE", f"/inboxes/{AGENT}", 204) is None
         await call("GET", f"/inboxes/{AGENT}", 404)
         assert (await call("GET", "/inboxes"))["inboxes"] == []
+
+
+async def test_an_inbox_is_the_same_in_upper_and_lower_case(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    fake.add_inbox("Agent@agentmail.to", pod_id="pod")
+    fake.add_inbox("other@agentmail.to")
+    async with open_agentmail_stream(Subscribe(inbox_ids=["AGENT@AgentMail.to"]), backend=fake) as events:
+        assert isinstance(await events.receive(), Subscribed)
+        mail = await fake.deliver(inbox_id=AGENT, thread_id="t", message_id="m")
+        assert mail.message.inbox_id == "Agent@agentmail.to"
+        assert await events.receive() == mail
+        await fake.label(AGENT.upper(), "m", add=["seen"])
+        [message] = fake.messages(AGENT)
+        assert "seen" in message.labels
+        async with api(fake) as call:
+            for path in (f"/inboxes/{AGENT}", f"/pods/pod/inboxes/{AGENT.upper()}"):
+                assert (await call("GET", path))["inbox_id"] == "Agent@agentmail.to"
+            for path in (f"{MESSAGES}/m", f"/inboxes/{AGENT.upper()}/threads/t"):
+                assert (await call("GET", path))["inbox_id"] == "Agent@agentmail.to"
+            await call("GET", "/inboxes/other@agentmail.to/threads/t", 404)
+            await call("POST", "/inboxes", 403, username="agent")
+            assert (await call("GET", "/inboxes"))["count"] == 2
+            await call("DELETE", f"/inboxes/{AGENT}", 204)
+            assert (await call("GET", "/inboxes"))["count"] == 1
 
 
 async def test_an_inbox_of_which_nothing_is_said_has_an_address_of_its_own(autojump_clock: MockClock) -> None:

@@ -305,6 +305,15 @@ async def test_what_is_sent_again_under_the_same_key_is_sent_once(autojump_clock
     assert sum(isinstance(event, MessageSentEvent) for event in events) == 5
 
 
+async def test_an_idempotency_key_is_the_organizations_whichever_api_key_is_used(autojump_clock: MockClock) -> None:
+    # As AgentMail documents it: keys are "scoped to your organization".
+    async with api(fake_with(AGENT, OTHER)) as call:
+        first = await call.send(key="order-1")
+        call.client.headers["Authorization"] = "Bearer am_another_key"
+        assert await call.send(key="order-1") == first
+        await call.send(key="order-1", status=409, text="Something else")
+
+
 @pytest.mark.parametrize("key", ["", "a b", "x" * 257, "@"])
 async def test_a_malformed_key_is_refused(key: str, autojump_clock: MockClock) -> None:
     async with api(fake_with(AGENT)) as call:
@@ -381,6 +390,22 @@ async def test_who_may_not_send_does_not(autojump_clock: MockClock) -> None:
     )
     assert "'message_send'" in refused["fix"]
     assert refused["docs"].endswith("#missing_permission")
+
+
+async def test_what_a_test_has_an_inbox_send_arrives_as_if_by_the_rest_api(autojump_clock: MockClock) -> None:
+    fake = fake_with(AGENT, OTHER)
+    async with told(fake) as events:
+        sent = await fake.send(inbox_id=AGENT, to=[OTHER, JANE, "nobody@agentmail.to"], text="Hi!", message_id="<1>")
+        to_oneself = await fake.send(inbox_id=AGENT, to=AGENT)
+    kinds = [type(event) for event in events]
+    assert kinds[:4] == [MessageSentEvent, MessageDeliveredEvent, MessageBouncedEvent, MessageReceivedEvent]
+    assert kinds[4:] == [MessageSentEvent, MessageDeliveredEvent, MessageReceivedEvent]
+    assert (events[0], events[4]) == (sent, to_oneself)
+    [arrived] = fake.messages(OTHER)
+    assert (arrived.message_id, arrived.text, arrived.labels) == ("<1>", "Hi!", ("received", "unread"))
+    first, second = fake.messages(AGENT, "sent")
+    assert first.labels == ("sent", "delivered", "bounced")
+    assert second.labels == ("sent", "delivered", "received", "unread")
 
 
 # Attachments and raw mail

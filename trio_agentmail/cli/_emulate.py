@@ -14,6 +14,7 @@ from rich.text import Text
 from trio_agentmail._settings import AgentMailEnvironment
 from trio_agentmail.errors import printable
 from trio_agentmail.testing._emulator import Emulator
+from trio_agentmail.testing._permissions import check_permissions
 
 from ._output import Output, OutputClosed
 from ._signals import stop_signals
@@ -56,6 +57,15 @@ def _inboxes(_context: click.Context, _option: click.Parameter, items: tuple[str
     return [(inbox_id, pod_id or None) for inbox_id, _, pod_id in inboxes]
 
 
+def _known(context: click.Context, option: click.Parameter, permissions: tuple[str, ...]) -> tuple[str, ...]:
+    _no_empty(context, option, permissions)
+    try:
+        check_permissions(permissions)
+    except ValueError as exc:
+        raise click.BadParameter(printable(str(exc), 2000)) from None
+    return permissions
+
+
 @click.command("emulate")
 @click.option(
     "--http-port",
@@ -95,7 +105,7 @@ def _inboxes(_context: click.Context, _option: click.Parameter, items: tuple[str
     "permissions",
     metavar="PERMISSION",
     multiple=True,
-    callback=_no_empty,
+    callback=_known,
     help="Let keys do this only, for example message_read. May be repeated. [default: everything]",
 )
 @click.option(

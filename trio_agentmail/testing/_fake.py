@@ -33,6 +33,10 @@ class FakeAgentMail(FakeChaos):
         permissions: What other keys may do, for example `{"message_read", "label_spam_read"}`; `None`: everything. A
             key that may do nothing at all gets a 403 for an answer when it wants a WebSocket.
 
+    Raises:
+        TypeError: `api_keys` or `permissions` is a string, and no collection of them; here and when they are changed.
+        ValueError: AgentMail has no such permission; likewise.
+
     Attributes:
         api_keys: As given; may be changed, for the handshakes and requests to come.
         permissions: As given; may be changed, for the subscriptions and requests to come.

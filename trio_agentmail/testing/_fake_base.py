@@ -18,6 +18,7 @@ from trio_agentmail.events import Event
 
 from ._fake_events import to_milliseconds
 from ._mail_store import MailStore
+from ._permissions import ApiKeys, check_api_keys, check_permissions
 
 __all__ = ["FakeBase"]
 
@@ -50,8 +51,8 @@ class FakeBase(ABC):
 
     def __init__(self) -> None:
         super().__init__()
-        self.api_keys: Collection[str] | Mapping[str, Collection[str] | None] | None = None
-        self.permissions: Collection[str] | None = None
+        self._api_keys: ApiKeys = None
+        self._permissions: Collection[str] | None = None
         self._epoch = int(time.time())
         self._store = MailStore(datetime.fromtimestamp(self._epoch, UTC))
         self._outages = 0
@@ -60,6 +61,24 @@ class FakeBase(ABC):
         # The pytest plug-in, where there is one, tells of it if the test fails.
         if (plugin := sys.modules.get("pytest_trio_agentmail")) is not None:
             plugin.made.append(self)
+
+    @property
+    def api_keys(self) -> ApiKeys:
+        return self._api_keys
+
+    @api_keys.setter
+    def api_keys(self, api_keys: ApiKeys) -> None:
+        check_api_keys(api_keys)
+        self._api_keys = api_keys
+
+    @property
+    def permissions(self) -> Collection[str] | None:
+        return self._permissions
+
+    @permissions.setter
+    def permissions(self, permissions: Collection[str] | None) -> None:
+        check_permissions(permissions)
+        self._permissions = permissions
 
     def now(self) -> float:
         """The time of day here, in seconds since the epoch: on a mock clock it passes as that does."""
@@ -70,7 +89,7 @@ class FakeBase(ABC):
         return to_milliseconds(datetime.fromtimestamp(self.now(), UTC))
 
     def _permissions_of(self, key: str) -> Collection[str] | None:
-        return self.api_keys.get(key, self.permissions) if isinstance(self.api_keys, Mapping) else self.permissions
+        return self._api_keys.get(key, self._permissions) if isinstance(self._api_keys, Mapping) else self._permissions
 
     # What can be seen from here
 

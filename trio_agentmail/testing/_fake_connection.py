@@ -8,7 +8,7 @@ leaving, and a close comes after what was pushed before it.
 """
 
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from types import SimpleNamespace
@@ -69,6 +69,7 @@ class FakeConnection:
         key: The API key of the client.
         subscription: What the client listens to, once that is confirmed.
         is_silent: Whether it reads and writes nothing more, once it has written what was pushed before.
+        permissions: What its key might do when it asked for that; `None`: everything.
     """
 
     def __init__(self, stream: trio.abc.Stream, number: int, on_ping: Callable[[float], float]) -> None:
@@ -76,6 +77,7 @@ class FakeConnection:
         self.key = ""
         self.subscription: Subscribe | None = None
         self.is_silent = False
+        self.permissions: Collection[str] | None = None
         self._stream = stream
         self._on_ping = on_ping
         self._websocket: trio_websocket.WebSocketConnection | None = None

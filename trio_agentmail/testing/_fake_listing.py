@@ -1,6 +1,7 @@
 """A listing of the REST API: what its query says, and the page of things that it gets.
 
-A page token says where the page before it ended. So paging goes on there, whatever has arrived in between.
+A page token says where the page before it ended. So paging goes on there, whatever has come or gone in between; but a
+thread that gets mail in between moves to the front, where the reader has been already.
 """
 
 import base64
@@ -16,7 +17,7 @@ import orjson
 from ._ordered import Key, Ordered, sort_key
 from ._rest_errors import invalid
 
-__all__ = ["Query", "filtering", "hidden_labels", "read_paging", "read_query", "take_page"]
+__all__ = ["PERMISSION_TO_READ", "Query", "filtering", "hidden_labels", "read_paging", "read_query", "take_page"]
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 100
@@ -98,13 +99,13 @@ def read_query(params: httpx.QueryParams, permissions: Collection[str] | None) -
     )
 
 
-def read_paging(params: httpx.QueryParams, permissions: Collection[str] | None) -> Query:
-    """Read the query of a thread, which shows all that the key may see.
+def read_paging(params: httpx.QueryParams) -> Query:
+    """Read the query of a thread, which has no filters.
 
     Raises:
         Refusal: a parameter makes no sense.
     """
-    return Query(limit=_limit(params), beyond=_token(params), hidden=hidden_labels(permissions))
+    return Query(limit=_limit(params), beyond=_token(params))
 
 
 def filtering(params: httpx.QueryParams, strings_of: Mapping[str, Callable[[T], Iterable[str]]]) -> Callable[[T], bool]:

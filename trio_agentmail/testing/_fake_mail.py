@@ -20,7 +20,6 @@ from ._fake_events import (
     received_labels,
     released,
     review_event,
-    sent_event,
 )
 from ._fake_http import FakeHttp
 from ._fake_websockets import FakeWebSockets
@@ -103,7 +102,8 @@ class FakeMail(FakeWebSockets, FakeHttp):
             inbox_id: With a `mail`: the one inbox that it goes to, whatever its headers say.
             to: `None`: the inbox.
             event_type: `"message.received"`, or one of its three kinds, like `"message.received.spam"`.
-            message_id: `None`, here as below: a new one. That of a mail of the inbox: in that one's place.
+            message_id: `None`, here as below: a new one. That of a mail of the inbox: in that one's place,
+                and in its thread. If the inbox itself has sent that one, it has the labels of both.
             thread_id: That of other mails of the inbox: it is a thread with them.
             timestamp: The mail's own time, aware. `None`: now.
             held: Agent Armor holds it, until `release`: it has the label `agent-armor-held`, and what is pushed is a
@@ -136,7 +136,7 @@ class FakeMail(FakeWebSockets, FakeHttp):
             to=to,
             event_type=event_type,
             message_id=message_id,
-            thread_id=thread_id,
+            thread_id=thread_id or self._store.thread_with(inbox_id, _known(message_id)),
             event_id=event_id,
             timestamp=timestamp,
             held=held,
@@ -149,10 +149,10 @@ class FakeMail(FakeWebSockets, FakeHttp):
         )
 
     def _addressed(self, mail: ParsedMail) -> list[str]:
-        inboxes = [inbox_id for inbox_id in self._store.inboxes if inbox_id.lower() in mail.recipients]
+        inboxes = [inbox.inbox_id for name, inbox in self._store.inboxes.items() if name in mail.recipients]
         if not inboxes:
             recipients = ", ".join(mail.recipients) or "nobody"
-            known = ", ".join(self._store.inboxes) or "none"
+            known = ", ".join(inbox.inbox_id for inbox in self._store.inboxes.values()) or "none"
             raise ValueError(
                 f"the mail is addressed to {recipients}, and the inboxes here are: {known}. "
                 "Add the inbox, or say with inbox_id to which one it goes"
@@ -164,7 +164,7 @@ class FakeMail(FakeWebSockets, FakeHttp):
     ) -> MessageReceivedEvent:
         message = mail.message(
             inbox_id=inbox_id,
-            thread_id=self._store.thread_with(inbox_id, mail.answers) or new_id(),
+            thread_id=self._store.thread_with(inbox_id, (*_known(mail.message_id), *mail.answers)) or new_id(),
             labels=received_labels(event_type),
             now=now,
         )
@@ -193,7 +193,8 @@ class FakeMail(FakeWebSockets, FakeHttp):
         Args:
             labels: Only those with all of these, for example `"sent"`.
         """
-        return tuple(mail.message for mail in self._store.mails(inbox_id) if frozenset(labels).issubset(mail.labels))
+        wanted = frozenset(labels)
+        return tuple(mail.message for mail in self._store.mails(inbox_id) if wanted.issubset(mail.labels))
 
     async def send(
         self,
@@ -207,9 +208,13 @@ class FakeMail(FakeWebSockets, FakeHttp):
         thread_id: str | None = None,
         timestamp: datetime | None = None,
     ) -> MessageSentEvent:
-        """The inbox sends a mail, which is kept, and `message.sent` is pushed.
+        """The inbox sends a mail, as by the REST API: it is kept, and `message.sent` is pushed; inboxes here that it is
+        for get it, and the others are taken to have got it, but for those at AgentMail that do not exist.
 
         The arguments are those of `deliver`.
+
+        Returns:
+            The first of the events.
         """
         now = self._now()
         message = new_message(
@@ -221,14 +226,13 @@ class FakeMail(FakeWebSockets, FakeHttp):
             html=html,
             labels=("sent",),
             message_id=message_id,
-            thread_id=thread_id,
+            thread_id=thread_id or self._store.thread_with(inbox_id, _known(message_id)),
             timestamp=timestamp,
             now=now,
         )
-        self._store.add(message, now)
-        self._index()
-        event = sent_event(message)
-        await self.emit(event)
+        mail, event = self._post_office.accept(message, now)
+        self._post_office.carry(mail, now)
+        await trio.lowlevel.checkpoint()
         return event
 
     async def release(self, inbox_id: str, message_id: str) -> MessageReceivedEvent:
@@ -297,10 +301,13 @@ class FakeMail(FakeWebSockets, FakeHttp):
         message = mail.message
         if not mail.body_in_push:
             message = attrs.evolve(message, text=None, html=None)
-        thread = self._store.thread(message.thread_id) if message.thread_id is not None else None
         return MessageReceivedEvent(
             event_type=mail.event_type,
             event_id=mail.event_id,
             message=message,
-            thread=None if thread is None else thread.state(),
+            thread=self._store.told_thread(message),
         )
+
+
+def _known(message_id: str | None) -> tuple[str, ...]:
+    return () if message_id is None else (message_id,)

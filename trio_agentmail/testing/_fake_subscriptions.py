@@ -1,6 +1,6 @@
 """What a client may say on its WebSocket, how it is answered, and which events are for it."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -16,6 +16,13 @@ PERMISSION_FOR = {
     "message.received.unauthenticated": "label_unauthenticated_read",
 }
 """The event types that one has to ask for, and the permission that it takes."""
+
+READ_MESSAGES = "message_read"
+"""What events about messages take. That is our choice: AgentMail does not say that they take it, but a mail that the
+REST API keeps from a key should not come to it by another way."""
+
+READ_CALENDAR = "calendar_event_read"
+"""What calendar events take. (Source: AgentMail's API definition.)"""
 
 FILTERS = ("inbox_ids", "pod_ids", "event_types")
 
@@ -49,11 +56,23 @@ def parse_subscribe(data: str | bytes, permissions: Collection[str] | None) -> S
         subscribe = Subscribe(**filters)
     except (TypeError, ValueError) as exc:
         raise RefusedFrame("ValidationError", str(exc)) from None
-    for event_type in subscribe.event_types or ():
-        permission = PERMISSION_FOR.get(event_type)
-        if permission is not None and permissions is not None and permission not in permissions:
+    for permission in _permissions_for(subscribe):
+        if permissions is not None and permission not in permissions:
             raise RefusedFrame("forbidden", f"{permission} is forbidden")
     return subscribe
+
+
+def _permissions_for(subscribe: Subscribe) -> Iterator[str]:
+    if subscribe.event_types is None:
+        # Calendar events are left out, and nothing refused, if the key lacks their permission: see `mismatch`.
+        yield READ_MESSAGES
+    for event_type in subscribe.event_types or ():
+        if event_type in PERMISSION_FOR:
+            yield PERMISSION_FOR[event_type]
+        if event_type.startswith("message."):
+            yield READ_MESSAGES
+        elif event_type.startswith("calendar."):
+            yield READ_CALENDAR
 
 
 def subscribed_frame(subscribe: Subscribe) -> str:
@@ -67,7 +86,9 @@ def error_frame(name: str, message: str) -> str:
     return orjson.dumps({"type": "error", "name": name, "message": message}).decode()
 
 
-def mismatch(subscribe: Subscribe | None, frame: Any, pods: Mapping[str, str]) -> str | None:
+def mismatch(
+    subscribe: Subscribe | None, frame: Any, pods: Mapping[str, str], permissions: Collection[str] | None
+) -> str | None:
     """Why the event in a frame is not for this subscription; `None`: it is.
 
     An inbox that is named, or is in a pod that is named, matches: AgentMail documents it so for webhooks,
@@ -75,7 +96,8 @@ def mismatch(subscribe: Subscribe | None, frame: Any, pods: Mapping[str, str]) -
 
     Args:
         frame: The frame as parsed from JSON. What is no event is for everybody.
-        pods: The pods of the inboxes that are in one.
+        pods: The pods of the inboxes that are in one, by the inboxes' ids in lower case.
+        permissions: What the key might do when it subscribed; `None`: everything.
     """
     if subscribe is None:
         return "has not subscribed"
@@ -85,16 +107,18 @@ def mismatch(subscribe: Subscribe | None, frame: Any, pods: Mapping[str, str]) -
     if subscribe.event_types is None:
         if event_type in PERMISSION_FOR:
             return f"has no event_types, and {event_type} must be asked for"
+        if str(event_type).startswith("calendar.") and permissions is not None and READ_CALENDAR not in permissions:
+            return f"may not do {READ_CALENDAR}, which {event_type} takes"
     elif event_type not in subscribe.event_types:
         return f"listens to event_types {_join(subscribe.event_types)}"
     if subscribe.inbox_ids is None and subscribe.pod_ids is None:
         return None
     # Calendar events name their inbox themselves; in the others it is the payload that does.
     objects = [frame, *_parts(frame)]
-    inboxes = {str(part["inbox_id"]) for part in objects if "inbox_id" in part}
+    inboxes = {str(part["inbox_id"]).lower() for part in objects if "inbox_id" in part}
     in_pods = {str(part["pod_id"]) for part in objects if "pod_id" in part}
     in_pods |= {pods[inbox] for inbox in inboxes if inbox in pods}
-    if inboxes.isdisjoint(subscribe.inbox_ids or ()) and in_pods.isdisjoint(subscribe.pod_ids or ()):
+    if inboxes.isdisjoint(map(str.lower, subscribe.inbox_ids or ())) and in_pods.isdisjoint(subscribe.pod_ids or ()):
         filters = {"inbox_ids": subscribe.inbox_ids, "pod_ids": subscribe.pod_ids}
         wanted = " and ".join(f"{name} {_join(ids)}" for name, ids in filters.items() if ids is not None)
         origin = [*sorted(inboxes), *(f"the pod {pod}" for pod in sorted(in_pods) if subscribe.pod_ids is not None)]

@@ -106,7 +106,7 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
         others = []
         for connection in self._connections:
             if connection.is_open:
-                reason = mismatch(connection.subscription, frame, self._store.pods)
+                reason = mismatch(connection.subscription, frame, self._store.pods, connection.permissions)
                 if reason is None:
                     connection.push(text if sent is None else sent)
                     told.append(connection)
@@ -331,8 +331,9 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
 
     async def _answer(self, connection: FakeConnection, data: str | bytes, fault: Fault | None) -> None:
         self.frames.append(data)
+        permissions = self._permissions_of(connection.key)
         try:
-            subscribe = parse_subscribe(data, self._permissions_of(connection.key))
+            subscribe = parse_subscribe(data, permissions)
         except RefusedFrame as refused:
             self._note(f"{connection}: what it sent is answered with the error {refused.name}: {refused.message}")
             connection.push(error_frame(refused.name, refused.message))
@@ -355,7 +356,7 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
                     connection.push(frame)
         # Whether a second subscription on a connection replaces the first or adds to it is not documented.
         # Here it replaces it.
-        connection.subscription = subscribe
+        connection.subscription, connection.permissions = subscribe, permissions
         confirmation = subscribed_frame(subscribe)
         connection.push(confirmation)
         self._note(f"{connection}: {confirmation}")

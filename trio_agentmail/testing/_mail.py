@@ -4,7 +4,7 @@ A thread counts instead of looking at all of its mails again, and what a listing
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import TypeVar
 
@@ -15,7 +15,7 @@ from trio_agentmail.events import Attachment, Message, ThreadItem
 from ._encode import encode_part
 from ._ordered import Key, Ordered, sort_key
 
-__all__ = ["Mail", "Thread"]
+__all__ = ["Mail", "Thread", "ThreadView"]
 
 T = TypeVar("T")
 
@@ -54,6 +54,11 @@ class Mail:
         return self.message.created_at
 
     @property
+    def updated_at(self) -> datetime:
+        assert self.message.updated_at is not None
+        return self.message.updated_at
+
+    @property
     def labels(self) -> tuple[str, ...]:
         return self.message.labels
 
@@ -70,13 +75,77 @@ class Mail:
 
 
 class Thread:
-    """The mails of one inbox that have the same `thread_id`."""
+    """The mails of one inbox that have the same `thread_id`.
 
-    def __init__(self, inbox_id: str, thread_id: str, number: int) -> None:
+    Attributes:
+        whole: What all of them are together, as far as they are in the listings.
+        kept: How many there are, in the listings or not.
+        message_ids: Of all mails that were in it, or were named by one that was.
+    """
+
+    def __init__(self, inbox_id: str, thread_id: str) -> None:
         self.inbox_id = inbox_id
         self.thread_id = thread_id
-        self.number = number
+        self.whole = ThreadView(inbox_id, thread_id)
+        self.kept = 0
+        self.message_ids: set[str] = set()
+        self._views: dict[frozenset[str], ThreadView] = {}
+
+    @property
+    def mails(self) -> Ordered[Mail]:
+        return self.whole.mails
+
+    @property
+    def key(self) -> Key:
+        """That of its newest mail."""
+        return next(self.mails.walk())[0]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Those of all its mails."""
+        return self.whole.labels
+
+    def view(self, hidden: frozenset[str]) -> "ThreadView":
+        """The thread for those who may not see mails with these labels: it tells of the others only."""
+        if hidden.isdisjoint(self.labels):
+            return self.whole
+        if hidden not in self._views:
+            view = self._views[hidden] = ThreadView(self.inbox_id, self.thread_id, hidden)
+            for _, mail in self.mails.walk():
+                view.add(mail, mail.updated_at)
+        return self._views[hidden]
+
+    def add(self, mail: Mail, now: datetime) -> None:
+        for view in self._all_views():
+            view.add(mail, now)
+
+    def remove(self, mail: Mail, now: datetime) -> None:
+        for view in self._all_views():
+            view.remove(mail, now)
+
+    def replace(self, mail: Mail, message: Message, now: datetime) -> None:
+        self.remove(mail, now)
+        mail.replace(message)
+        self.add(mail, now)
+
+    def _all_views(self) -> list["ThreadView"]:
+        return [self.whole, *self._views.values()]
+
+
+class ThreadView:
+    """A thread as somebody sees it.
+
+    Args:
+        hidden: Mails with one of these labels are not in it.
+    """
+
+    def __init__(self, inbox_id: str, thread_id: str, hidden: frozenset[str] = frozenset()) -> None:
         self.mails: Ordered[Mail] = Ordered()
+        self._inbox_id = inbox_id
+        self._thread_id = thread_id
+        self._hidden = hidden
+        self._received: Ordered[Mail] = Ordered()
+        self._sent: Ordered[Mail] = Ordered()
         self._labels: Counter[str] = Counter()
         self._senders: Counter[str] = Counter()
         self._recipients: Counter[str] = Counter()
@@ -87,14 +156,7 @@ class Thread:
         self._item: str | None = None
 
     @property
-    def key(self) -> Key:
-        """By its newest mail."""
-        [(time, _), _] = next(self.mails.walk())
-        return time, self.number
-
-    @property
     def labels(self) -> tuple[str, ...]:
-        """Those of all its mails."""
         return tuple(self._labels)
 
     @property
@@ -113,30 +175,27 @@ class Thread:
         return self._item
 
     def add(self, mail: Mail, now: datetime) -> None:
-        self.mails.add(mail.key, mail)
-        self._created_at = self._created_at or mail.message.created_at
-        self._count(mail.message, 1, now)
+        if self._shows(mail):
+            for mails in self._those_with(mail):
+                mails.add(mail.key, mail)
+            self._created_at = min(self._created_at or mail.arrival, mail.arrival)
+            self._count(mail.message, 1, now)
 
     def remove(self, mail: Mail, now: datetime) -> None:
-        self.mails.remove(mail.key)
-        self._count(mail.message, -1, now)
-
-    def replace(self, mail: Mail, message: Message, now: datetime) -> None:
-        self._count(mail.message, -1, now)
-        mail.replace(message)
-        self._count(mail.message, 1, now)
+        if self._shows(mail):
+            for mails in self._those_with(mail):
+                mails.remove(mail.key)
+            self._count(mail.message, -1, now)
 
     def state(self) -> ThreadItem:
-        newest = self._newest()
-        assert newest is not None
-        received, sent = self._newest("received"), self._newest("sent")
+        newest = next(self.mails.walk())[1].message
         return ThreadItem(
-            inbox_id=self.inbox_id,
-            thread_id=self.thread_id,
+            inbox_id=self._inbox_id,
+            thread_id=self._thread_id,
             labels=self.labels,
             timestamp=newest.timestamp,
-            received_timestamp=None if received is None else received.timestamp,
-            sent_timestamp=None if sent is None else sent.timestamp,
+            received_timestamp=_newest_timestamp(self._received),
+            sent_timestamp=_newest_timestamp(self._sent),
             senders=self.senders,
             recipients=self.recipients,
             subject=newest.subject,
@@ -149,11 +208,16 @@ class Thread:
             created_at=self._created_at,
         )
 
-    def _newest(self, label: str | None = None) -> Message | None:
-        if label is not None and label not in self._labels:
-            return None
-        messages = (mail.message for _, mail in self.mails.walk())
-        return next((message for message in messages if label is None or label in message.labels), None)
+    def _shows(self, mail: Mail) -> bool:
+        return self._hidden.isdisjoint(mail.labels)
+
+    def _those_with(self, mail: Mail) -> Iterator[Ordered[Mail]]:
+        """The mails, the received ones, the sent ones: where this one belongs."""
+        yield self.mails
+        if "received" in mail.labels:
+            yield self._received
+        if "sent" in mail.labels:
+            yield self._sent
 
     def _count(self, message: Message, by: int, now: datetime) -> None:
         _tally(self._labels, message.labels, by)
@@ -161,8 +225,12 @@ class Thread:
         _tally(self._recipients, [*message.to, *message.cc, *message.bcc], by)
         _tally(self._attachments, message.attachments, by)
         self._size += by * (message.size or 0)
-        self._updated_at = now
+        self._updated_at = max(self._updated_at or now, now)
         self._item = None
+
+
+def _newest_timestamp(mails: Ordered[Mail]) -> datetime | None:
+    return next((mail.message.timestamp for _, mail in mails.walk()), None)
 
 
 def _tally(counter: Counter[T], things: Iterable[T], by: int) -> None:

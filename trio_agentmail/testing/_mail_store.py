@@ -15,12 +15,13 @@ from typing import Any
 import attrs
 
 from trio_agentmail._settings import Subscribe
-from trio_agentmail.events import Message
+from trio_agentmail.events import Message, ThreadItem
 
+from ._fake_listing import PERMISSION_TO_READ
 from ._mail import Mail, Thread
 from ._ordered import Key, Ordered, sort_key
 
-__all__ = ["DEFAULT_POD", "Download", "Inbox", "MailStore", "Pod"]
+__all__ = ["DEFAULT_POD", "NOTHING", "Download", "Inbox", "MailStore", "Pod"]
 
 DEFAULT_POD = "default"
 """Where an inbox is that was put into no other pod."""
@@ -44,11 +45,17 @@ class Pod:
 
 @attrs.define(eq=False, kw_only=True)
 class Inbox:
-    """An inbox: its id is its address.
+    """An inbox: its id is its address, which is the same in upper and lower case.
 
     Attributes:
+        inbox_id: As it was written first.
         client_id: The id that it was made with by whoever made it.
         metadata: Strings, numbers and booleans, by their names.
+        by_id: All its mails.
+        kept: These, in the order of their times.
+        mails: Those that are in the listings.
+        threads: Likewise.
+        threads_by_message_id: Of all mails that were in one, or were named by one that was.
     """
 
     inbox_id: str
@@ -57,8 +64,11 @@ class Inbox:
     display_name: str | None = None
     client_id: str | None = None
     metadata: dict[str, Any] = attrs.field(factory=dict)
+    by_id: dict[str, Mail] = attrs.field(factory=dict)
+    kept: Ordered[Mail] = attrs.field(factory=Ordered)
     mails: Ordered[Mail] = attrs.field(factory=Ordered)
     threads: Ordered[Thread] = attrs.field(factory=Ordered)
+    threads_by_message_id: dict[str, Thread] = attrs.field(factory=dict)
 
 
 @attrs.frozen(kw_only=True)
@@ -74,8 +84,8 @@ class MailStore:
     """All mail, by its ids; and that part of it which is in the listings: see `index`.
 
     Attributes:
-        inboxes: By their ids.
-        pods: The pod of each inbox.
+        inboxes: By their ids in lower case: `inbox` finds one however its id is written.
+        pods: The pod of each inbox, likewise.
         pods_by_id: All pods, also those in which no inbox is.
         inboxes_in_order: By their creation.
         pods_in_order: By their creation.
@@ -91,7 +101,6 @@ class MailStore:
         self.pods_in_order: Ordered[Pod] = Ordered()
         self.threads_in_order: Ordered[Thread] = Ordered()
         self.downloads: dict[str, Download] = {}
-        self._mails: dict[tuple[str, str], Mail] = {}
         self._threads: dict[str, Thread] = {}
         self._not_indexed: deque[Mail] = deque()
         self._inbox_keys: dict[str, Key] = {}
@@ -101,22 +110,26 @@ class MailStore:
 
     def add_inbox(self, inbox_id: str, now: datetime, pod_id: str | None = None) -> Inbox:
         """Make the inbox, if there is none, and put it into the pod, if one is given."""
-        inbox = self.inboxes.get(inbox_id)
+        name = inbox_id.lower()
+        inbox = self.inboxes.get(name)
         if inbox is None:
-            inbox = self.inboxes[inbox_id] = Inbox(inbox_id=inbox_id, created_at=now, updated_at=now)
-            self._inbox_keys[inbox_id] = sort_key(now, next(self._numbers))
-            self.inboxes_in_order.add(self._inbox_keys[inbox_id], inbox)
-        self.pods[inbox_id] = pod_id or self.pods.get(inbox_id, DEFAULT_POD)
-        self.add_pod(self.pods[inbox_id], now)
+            inbox = self.inboxes[name] = Inbox(inbox_id=inbox_id, created_at=now, updated_at=now)
+            self._inbox_keys[name] = sort_key(now, next(self._numbers))
+            self.inboxes_in_order.add(self._inbox_keys[name], inbox)
+        self.pods[name] = pod_id or self.pods.get(name, DEFAULT_POD)
+        self.add_pod(self.pods[name], now)
         return inbox
+
+    def inbox(self, inbox_id: str) -> Inbox | None:
+        return self.inboxes.get(inbox_id.lower())
 
     def delete_inbox(self, inbox: Inbox, now: datetime) -> None:
         """The inbox goes, with its mail."""
-        for mail in [mail for mail in self._mails.values() if mail.message.inbox_id == inbox.inbox_id]:
+        for mail in list(inbox.kept):
             self.delete(mail, now)
-        self._threads = {id_: thread for id_, thread in self._threads.items() if thread.inbox_id != inbox.inbox_id}
-        self.inboxes_in_order.remove(self._inbox_keys.pop(inbox.inbox_id))
-        del self.inboxes[inbox.inbox_id], self.pods[inbox.inbox_id]
+        name = inbox.inbox_id.lower()
+        self.inboxes_in_order.remove(self._inbox_keys.pop(name))
+        del self.inboxes[name], self.pods[name]
 
     def add_pod(self, pod_id: str, now: datetime, name: str | None = None, client_id: str | None = None) -> Pod:
         """Make the pod, if there is none."""
@@ -153,21 +166,28 @@ class MailStore:
     ) -> Mail:
         """Keep a mail, in place of one of the same ids. It is not yet in the listings.
 
+        One's own mail that comes back is one mail, sent and received: it has the labels of both.
+
         `Mail` says what the arguments mean.
 
         Raises:
             ValueError: its `thread_id` is that of a thread of another inbox.
         """
+        if (known := self.inbox(message.inbox_id)) is not None:
+            message = attrs.evolve(message, inbox_id=known.inbox_id)
         assert message.thread_id is not None
         thread = self._threads.get(message.thread_id)
         if thread is None:
-            thread = Thread(message.inbox_id, message.thread_id, next(self._numbers))
+            thread = Thread(message.inbox_id, message.thread_id)
         elif thread.inbox_id != message.inbox_id:
             raise ValueError(f"the thread {thread.thread_id} is in the inbox {thread.inbox_id}, not {message.inbox_id}")
+        self._threads[message.thread_id] = thread
+        thread.kept += 1  # before the old one goes: if that was the last one, the thread stays
         if (old := self.mail(message.inbox_id, message.message_id)) is not None:
             self.delete(old, now)
-        self._threads[message.thread_id] = thread
-        self.add_inbox(message.inbox_id, now)
+            if "sent" in (*old.labels, *message.labels):
+                message = attrs.evolve(message, labels=tuple(dict.fromkeys((*old.labels, *message.labels))))
+        inbox = self.add_inbox(message.inbox_id, now)
         mail = Mail(
             message=message,
             number=next(self._numbers),
@@ -177,7 +197,9 @@ class MailStore:
             contents=contents,
             raw=raw,
         )
-        self._mails[message.inbox_id, message.message_id] = mail
+        inbox.by_id[message.message_id] = mail
+        inbox.kept.add(mail.key, mail)
+        _remember(inbox, message, thread)
         self._not_indexed.append(mail)
         return mail
 
@@ -185,7 +207,7 @@ class MailStore:
         """Put into the listings what arrived until then."""
         while self._not_indexed and self._not_indexed[0].arrival <= until:
             mail = self._not_indexed.popleft()
-            self.inboxes[mail.message.inbox_id].mails.add(mail.key, mail)
+            self._inbox_of(mail).mails.add(mail.key, mail)
             with self._changing(mail) as thread:
                 thread.add(mail, now)
 
@@ -197,31 +219,60 @@ class MailStore:
             self._thread_of(mail).replace(mail, message, now)
 
     def delete(self, mail: Mail, now: datetime) -> None:
-        del self._mails[mail.message.inbox_id, mail.message.message_id]
+        """The mail goes, and with its last mail a thread."""
+        inbox = self._inbox_of(mail)
+        del inbox.by_id[mail.message.message_id]
+        inbox.kept.remove(mail.key)
         if mail in self._not_indexed:
             self._not_indexed.remove(mail)
         else:
-            self.inboxes[mail.message.inbox_id].mails.remove(mail.key)
+            inbox.mails.remove(mail.key)
             with self._changing(mail) as thread:
                 thread.remove(mail, now)
+        thread = self._thread_of(mail)
+        thread.kept -= 1
+        if not thread.kept:
+            del self._threads[thread.thread_id]
+            _forget(inbox, thread)
 
     def mail(self, inbox_id: str, message_id: str) -> Mail | None:
-        return self._mails.get((inbox_id, message_id))
+        inbox = self.inbox(inbox_id)
+        return None if inbox is None else inbox.by_id.get(message_id)
 
     def thread(self, thread_id: str) -> Thread | None:
         """The thread, as far as it is in the listings."""
         thread = self._threads.get(thread_id)
         return thread if thread is not None and len(thread.mails) else None
 
+    def told_thread(self, message: Message) -> ThreadItem | None:
+        """The thread of a message that has come, as an event tells of it: whatever keys its receivers have.
+
+        So of mail that takes a permission there is nothing in it, unless the message itself takes the same.
+        """
+        assert message.thread_id is not None
+        thread = self.thread(message.thread_id)
+        view = None if thread is None else thread.view(frozenset(PERMISSION_TO_READ) - frozenset(message.labels))
+        return view.state() if view is not None and len(view.mails) else None
+
     def mails(self, inbox_id: str) -> list[Mail]:
         """The mails of an inbox, indexed or not, in the order of their times."""
-        mails = (mail for (inbox, _), mail in self._mails.items() if inbox == inbox_id)
-        return sorted(mails, key=lambda mail: mail.key)
+        inbox = self.inbox(inbox_id)
+        return [] if inbox is None else list(inbox.kept)
 
     def thread_with(self, inbox_id: str, message_ids: Iterable[str]) -> str | None:
-        """The thread, in an inbox, of the first of these mails that is there: what answers them belongs to it."""
-        mails = (self.mail(inbox_id, message_id) for message_id in message_ids)
-        return next((mail.message.thread_id for mail in mails if mail is not None), None)
+        """The thread of the first of these mails that is known in an inbox: what answers them belongs to it.
+
+        As mail programs do it ("message threading" by Jamie Zawinski), a mail need not be there to be known: it may
+        have gone, or only be named by another one, which it may follow. But unlike there, two threads never become
+        one: their ids are in the hands of clients.
+        """
+        inbox = self.inbox(inbox_id)
+        known = {} if inbox is None else inbox.threads_by_message_id
+        threads = (known.get(message_id) for message_id in message_ids)
+        return next((thread.thread_id for thread in threads if thread is not None), None)
+
+    def _inbox_of(self, mail: Mail) -> Inbox:
+        return self.inboxes[mail.message.inbox_id.lower()]
 
     def _thread_of(self, mail: Mail) -> Thread:
         assert mail.message.thread_id is not None
@@ -231,7 +282,7 @@ class MailStore:
     def _changing(self, mail: Mail) -> Iterator[Thread]:
         """Whatever is done to the mail's thread, it stands afterwards where it belongs, if it has mails."""
         thread = self._thread_of(mail)
-        orders = self.threads_in_order, self.inboxes[thread.inbox_id].threads
+        orders = self.threads_in_order, self._inbox_of(mail).threads
         if len(thread.mails):
             for order in orders:
                 order.remove(thread.key)
@@ -239,3 +290,19 @@ class MailStore:
         if len(thread.mails):
             for order in orders:
                 order.add(thread.key, thread)
+
+
+def _remember(inbox: Inbox, message: Message, thread: Thread) -> None:
+    named = {message.message_id, *message.references}
+    if message.in_reply_to is not None:
+        named.add(message.in_reply_to)
+    for message_id in named:
+        inbox.threads_by_message_id.setdefault(message_id, thread)
+    inbox.threads_by_message_id[message.message_id] = thread
+    thread.message_ids |= named
+
+
+def _forget(inbox: Inbox, thread: Thread) -> None:
+    for message_id in thread.message_ids:
+        if inbox.threads_by_message_id.get(message_id) is thread:
+            del inbox.threads_by_message_id[message_id]

@@ -38,6 +38,9 @@ class Ordered(Generic[T]):
     def __len__(self) -> int:
         return len(self._keys)
 
+    def __iter__(self) -> Iterator[T]:
+        return map(self._things.__getitem__, self._keys)
+
     def walk(
         self,
         *,

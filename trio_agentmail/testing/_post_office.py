@@ -1,12 +1,12 @@
 """What becomes of mail that is sent: it is kept, goes out, arrives or comes back, and the events tell of that.
 
-Who sends by the REST API gets `message.sent`. Then come `message.delivered`, of the recipients whose servers took it,
+Who sends gets `message.sent`. Then come `message.delivered`, of the recipients whose servers took it,
 and `message.bounced`, of those who do not exist. That is anybody `@agentmail.to` who has no inbox here. With all other
 domains we take it that the mail is welcome; none of it leaves this process. An inbox among the recipients gets the
 mail, and `message.received`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -20,12 +20,13 @@ from trio_agentmail.events import (
     MessageBouncedEvent,
     MessageDeliveredEvent,
     MessageReceivedEvent,
+    MessageSentEvent,
     Recipient,
 )
 
 from ._fake_events import new_id, preview, sent_event
 from ._mail import Mail
-from ._mail_store import Inbox, MailStore
+from ._mail_store import NOTHING, Inbox, MailStore
 from ._mail_writing import write_mail
 from ._outgoing import Outgoing, bare_address
 from ._rest_errors import conflict
@@ -122,20 +123,26 @@ class PostOffice:
         )
         raw = write_mail(message, outgoing.contents, outgoing.headers)
         message = attrs.evolve(message, size=len(raw))
-        mail = self._store.add(message, now, contents=outgoing.contents, raw=raw)
-        self._index()
-        self._push(sent_event(attrs.evolve(message, to=outgoing.recipients)))
-        self._report(mail, now)
-        for address in dict.fromkeys(map(bare_address, outgoing.recipients)):
-            if (recipient := self._inbox(address)) is not None:
-                self._arrive(mail, recipient, now)
+        mail, _ = self.accept(message, now, contents=outgoing.contents, raw=raw)
+        self.carry(mail, now)
         return message
 
-    def _inbox(self, address: str) -> Inbox | None:
-        """The inbox with this address, however that is written."""
-        if (inbox := self._store.inboxes.get(address)) is not None:
-            return inbox
-        return next((inbox for id_, inbox in self._store.inboxes.items() if id_.lower() == address), None)
+    def accept(
+        self, message: Message, now: datetime, *, contents: Mapping[str, bytes] = NOTHING, raw: bytes | None = None
+    ) -> tuple[Mail, MessageSentEvent]:
+        """Keep a mail that an inbox sends, and say that it is sent. `carry` is what comes next."""
+        mail = self._store.add(message, now, contents=contents, raw=raw)
+        self._index()
+        event = sent_event(attrs.evolve(message, to=_recipients(message)))
+        self._push(event)
+        return mail, event
+
+    def carry(self, mail: Mail, now: datetime) -> None:
+        """Bring a mail to its recipients, and say what became of it."""
+        self._report(mail, now)
+        for address in dict.fromkeys(map(bare_address, _recipients(mail.message))):
+            if (recipient := self._store.inbox(address)) is not None:
+                self._arrive(mail, recipient, now)
 
     def _report(self, mail: Mail, now: datetime) -> None:
         """Say who got it, and who does not exist."""
@@ -146,8 +153,10 @@ class PostOffice:
             "message_id": message.message_id,
             "timestamp": now,
         }
-        addresses = list(dict.fromkeys(map(bare_address, (*message.to, *message.cc, *message.bcc))))
-        nobody = [address for address in addresses if address.endswith(OWN_DOMAIN) and self._inbox(address) is None]
+        addresses = list(dict.fromkeys(map(bare_address, _recipients(message))))
+        nobody = [
+            address for address in addresses if address.endswith(OWN_DOMAIN) and self._store.inbox(address) is None
+        ]
         taken = [address for address in addresses if address not in nobody]
         if taken:
             self._label(mail, "delivered", now)
@@ -169,7 +178,7 @@ class PostOffice:
             mail = sent
         else:
             answers = (*([message.in_reply_to] if message.in_reply_to else ()), *reversed(message.references))
-            thread_id = self._store.thread_with(inbox.inbox_id, answers) or new_id()
+            thread_id = self._store.thread_with(inbox.inbox_id, (message.message_id, *answers)) or new_id()
             received = attrs.evolve(
                 message, inbox_id=inbox.inbox_id, thread_id=thread_id, labels=("received", "unread"), bcc=()
             )
@@ -177,10 +186,13 @@ class PostOffice:
                 received, now, event_type="message.received", event_id=event_id, contents=sent.contents, raw=sent.raw
             )
             self._index()
-        thread = self._store.thread(mail.message.thread_id or "")
-        state = None if thread is None else thread.state()
-        self._push(MessageReceivedEvent(event_id=event_id, message=mail.message, thread=state))
+        thread = self._store.told_thread(mail.message)
+        self._push(MessageReceivedEvent(event_id=event_id, message=mail.message, thread=thread))
 
     def _label(self, mail: Mail, label: str, now: datetime) -> None:
         labels = tuple(dict.fromkeys((*mail.labels, label)))
         self._store.replace(mail, attrs.evolve(mail.message, labels=labels, updated_at=now), now)
+
+
+def _recipients(message: Message) -> tuple[str, ...]:
+    return (*message.to, *message.cc, *message.bcc)

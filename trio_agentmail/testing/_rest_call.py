@@ -80,13 +80,13 @@ class Call:
         Raises:
             Refusal: there is none, or not in this pod.
         """
-        inbox = self.store.inboxes.get(inbox_id)
+        inbox = self.store.inbox(inbox_id)
         if inbox is None or not self.is_in(pod_id, inbox_id):
             raise not_found()
         return inbox
 
     def is_in(self, pod_id: str | None, inbox_id: str) -> bool:
-        return pod_id is None or self.store.pods[inbox_id] == pod_id
+        return pod_id is None or self.store.pods[inbox_id.lower()] == pod_id
 
     def mail(self, inbox_id: str, message_id: str) -> Mail:
         """

@@ -93,7 +93,7 @@ def _create(call: Call, pod_id: str | None) -> Inbox:
             if inbox.client_id == client_id and call.is_in(pod_id, inbox.inbox_id):
                 return inbox
     inbox_id = f"{username}@{domain}"
-    if inbox_id in call.store.inboxes:
+    if call.store.inbox(inbox_id) is not None:
         raise Refusal(403, "resource_taken", f"the address {inbox_id} is taken", name="IsTakenError")
     inbox = call.store.add_inbox(inbox_id, call.now, pod_id)
     inbox.display_name, inbox.client_id, inbox.metadata = display_name, client_id, metadata
@@ -130,7 +130,7 @@ def _item(call: Call, inbox: Inbox) -> dict[str, Any]:
     optional = {"display_name": inbox.display_name, "client_id": inbox.client_id, "metadata": inbox.metadata or None}
     return {
         "inbox_id": inbox.inbox_id,
-        "pod_id": call.store.pods[inbox.inbox_id],
+        "pod_id": call.store.pods[inbox.inbox_id.lower()],
         "email": inbox.inbox_id,
         **{name: value for name, value in optional.items() if value is not None},
         "created_at": inbox.created_at,

@@ -6,9 +6,9 @@ import attrs
 import orjson
 
 from ._encode import encode_part
-from ._fake_listing import filtering, read_paging, read_query, take_page
+from ._fake_listing import filtering, hidden_labels, read_paging, read_query, take_page
 from ._labels import read_label_change
-from ._mail import Mail, Thread
+from ._mail import Mail, ThreadView
 from ._rest_call import Answer, Call, listing
 from ._rest_downloads import describe_attachment
 from ._rest_errors import not_found, unprocessable
@@ -33,15 +33,15 @@ def answer_threads(call: Call, segments: list[str], pod_id: str | None = None, i
             return _get(call, _thread(call, thread_id, pod_id, inbox_id))
         case ["PATCH", thread_id]:
             call.require("message_update")
-            return _update(call, _thread(call, thread_id, pod_id, inbox_id))
+            return _update(call, thread_id, _thread(call, thread_id, pod_id, inbox_id))
         case ["DELETE", thread_id]:
             call.require("message_delete")
-            for mail in _mails(call, _thread(call, thread_id, pod_id, inbox_id)):
+            for mail in _mails(_thread(call, thread_id, pod_id, inbox_id)):
                 call.store.delete(mail, call.now)
             return None
         case ["GET", thread_id, "attachments", attachment_id]:
             call.require("message_read")
-            return describe_attachment(call, _mails(call, _thread(call, thread_id, pod_id, inbox_id)), attachment_id)
+            return describe_attachment(call, _mails(_thread(call, thread_id, pod_id, inbox_id)), attachment_id)
     raise not_found()
 
 
@@ -51,9 +51,9 @@ def _list(call: Call, pod_id: str | None, inbox_id: str | None) -> Answer:
     matches = filtering(
         call.params,
         {
-            "senders": lambda thread: thread.senders,
-            "recipients": lambda thread: thread.recipients,
-            "subject": lambda thread: [thread.state().subject or ""],
+            "senders": lambda thread: thread.whole.senders,
+            "recipients": lambda thread: thread.whole.recipients,
+            "subject": lambda thread: [thread.whole.state().subject or ""],
         },
     )
     threads = call.store.threads_in_order if inbox_id is None else call.inbox(inbox_id).threads
@@ -62,25 +62,28 @@ def _list(call: Call, pod_id: str | None, inbox_id: str | None) -> Answer:
         query,
         lambda thread: query.wants(thread) and call.is_in(pod_id, thread.inbox_id) and matches(thread),
     )
-    return listing("threads", [orjson.Fragment(thread.item) for thread in page], query, token)
+    return listing("threads", [orjson.Fragment(thread.whole.item) for thread in page], query, token)
 
 
-def _thread(call: Call, thread_id: str, pod_id: str | None, inbox_id: str | None) -> Thread:
+def _thread(call: Call, thread_id: str, pod_id: str | None, inbox_id: str | None) -> ThreadView:
+    """The thread, as far as the key may see it."""
     thread = call.store.thread(thread_id)
+    if inbox_id is not None:
+        inbox_id = call.inbox(inbox_id).inbox_id
     if thread is None or inbox_id not in (None, thread.inbox_id) or not call.is_in(pod_id, thread.inbox_id):
         raise not_found()
-    if not _mails(call, thread):
+    view = thread.view(hidden_labels(call.permissions))
+    if not len(view.mails):
         raise not_found()
-    return thread
+    return view
 
 
-def _mails(call: Call, thread: Thread) -> list[Mail]:
-    """Its messages, as far as the key may see them."""
-    return [mail for _, mail in thread.mails.walk() if call.may_see(mail)]
+def _mails(thread: ThreadView) -> list[Mail]:
+    return [mail for _, mail in thread.mails.walk()]
 
 
-def _get(call: Call, thread: Thread) -> Answer:
-    query = read_paging(call.params, call.permissions)
+def _get(call: Call, thread: ThreadView) -> Answer:
+    query = read_paging(call.params)
     newest_first, token = take_page(thread.mails, query, query.wants)
     messages = [orjson.Fragment(encode_part(mail.message)) for mail in reversed(newest_first)]
     page = orjson.dumps(listing("messages", messages, query, token)).decode()
@@ -88,11 +91,13 @@ def _get(call: Call, thread: Thread) -> Answer:
     return orjson.Fragment(f"{thread.item[:-1]},{page[1:]}")
 
 
-def _update(call: Call, thread: Thread) -> dict[str, Any]:
+def _update(call: Call, thread_id: str, thread: ThreadView) -> dict[str, Any]:
     change = read_label_change(call.body())
-    if len(thread.mails) >= MAX_CHANGED:
+    mails = _mails(thread)
+    if len(mails) >= MAX_CHANGED:
         raise unprocessable(f"the thread has {MAX_CHANGED} messages or more")
-    for mail in _mails(call, thread):
+    for mail in mails:
         message = attrs.evolve(mail.message, labels=change.of(mail.labels), updated_at=call.now)
         call.store.replace(mail, message, call.now)
-    return {"thread_id": thread.thread_id, "labels": thread.labels}
+    # Of these mails, even if the change has put them out of the key's sight.
+    return {"thread_id": thread_id, "labels": list(dict.fromkeys(label for mail in mails for label in mail.labels))}
