@@ -1,8 +1,8 @@
 """A stream with a journal: what was not handled comes again, and what happened while the process was down as well."""
 
 import sqlite3
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -277,7 +277,8 @@ async def test_after_the_block_the_journal_is_closed(
         [_, event] = await take(opened.events)
     with pytest.raises(trio.ClosedResourceError):
         await journal.ack(event)
-    assert sqlite3.connect(path).execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
 @pytest.mark.parametrize("leave", ["by its end", "by an exception", "cancelled"])
@@ -326,12 +327,11 @@ async def test_when_the_last_receiver_is_closed_a_loss_ends_the_stream(
         assert opened.state == "closed"
 
 
-def breaks(statement: str) -> Callable[[sqlite3.Connection], None]:
-    def break_it(database: sqlite3.Connection) -> None:
+def change(path: Path, statement: str) -> None:
+    """Behind the journal's back."""
+    with closing(sqlite3.connect(path)) as database:
         database.execute(statement)
         database.commit()
-
-    return break_it
 
 
 @pytest.mark.parametrize("consumer", ["reads", "sleeps"])
@@ -341,7 +341,7 @@ async def test_a_journal_that_fails_ends_the_block_with_that_error_alone(
     with pytest.raises(JournalError) as caught:
         async with session(fake, path) as (opened, _):
             assert isinstance(await opened.events.receive(), Subscribed)
-            breaks("DROP TABLE events")(sqlite3.connect(path))
+            change(path, "DROP TABLE events")
             for _ in range(3):
                 await fake.deliver(inbox_id=A)
             if consumer == "reads":
@@ -360,7 +360,7 @@ async def test_an_ack_that_fails_raises_and_ends_the_block(
         async with session(fake, path) as (opened, journal):
             await fake.deliver(inbox_id=A)
             [_, event] = await take(opened.events)
-            breaks("DROP TABLE events")(sqlite3.connect(path))
+            change(path, "DROP TABLE events")
             try:
                 await journal.ack(event)
             except JournalError as exc:
