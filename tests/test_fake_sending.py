@@ -347,6 +347,9 @@ FILE = {"content": "aGk="}
         {"attachments": [{"url": "https://example.com/x"}]},
         {"attachments": [{"content": "not base64!"}]},
         {"attachments": [FILE | {"content_type": "text"}]},
+        {"attachments": [FILE | {"content_type": "text/plain; name=ü"}]},
+        {"attachments": [FILE | {"content_type": "text/plain; "}]},
+        {"attachments": [FILE | {"content_type": "text/plain\n; x=y"}]},
         {"attachments": [FILE | {"content_disposition": "hidden"}]},
         {"attachments": [FILE | {"filename": "a\nb"}]},
     ],
@@ -419,6 +422,23 @@ async def test_attachments_go_out_and_come_in_as_they_are(autojump_clock: MockCl
             await call("GET", f"{path}/attachments/none", 404)
         raw = await call.raw(message_id, OTHER)
         assert [part.get_filename() for part in raw.iter_attachments()] == ["Übersicht.bin", None, "mail.eml"]
+
+
+async def test_a_file_of_whatever_type_can_be_fetched() -> None:
+    fake = fake_with(AGENT)
+    [event] = await fake.deliver(
+        b"Content-Type: application/\xc3\xbc; name=x\nContent-Disposition: attachment\n\ndata", inbox_id=AGENT
+    )
+    async with api(fake) as call, fake.serve() as environment:
+        typed = [FILE | {"content_type": 'text/plain; name="a b"'}]
+        sent = await call.send(to=JANE, attachments=typed)
+        for message_id in (event.message.message_id, sent["message_id"]):
+            [attachment] = (await call.message(message_id))["attachments"]
+            where = await call("GET", f"{message_path(AGENT, message_id)}/attachments/{attachment['attachment_id']}")
+            path = httpx.URL(where["download_url"]).path
+            async with httpx.AsyncClient(base_url=environment.http) as client:
+                response = await client.get(path)
+            assert (response.status_code, response.headers["content-type"]) == (200, attachment["content_type"])
 
 
 async def test_an_address_for_a_download_lasts_an_hour(autojump_clock: MockClock) -> None:

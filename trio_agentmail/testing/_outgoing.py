@@ -44,7 +44,8 @@ OWN_HEADERS = frozenset(
 )
 """What the message says of itself, and no header may."""
 
-CONTENT_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+(\s*;[^\x00-\x1f\x7f]*)?", re.ASCII)
+CONTENT_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+( *;( *[!-~])*)?", re.ASCII)
+"""As it may stand in a header, of a mail and of HTTP."""
 
 
 @attrs.frozen(kw_only=True)
