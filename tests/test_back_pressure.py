@@ -371,7 +371,8 @@ async def test_with_a_stalled_consumer_the_memory_stays_bounded() -> None:
         await websocket.send_message('{"type":"subscribed"}')
         with suppress(trio_websocket.ConnectionClosed):  # the client goes
             for number in range(1000):
-                await websocket.send_message(encode_event(mail(number, "x" * 100_000)))
+                # All of the text is new, and so comes twice: 100,000 bytes.
+                await websocket.send_message(encode_event(mail(number, "x" * 50_000)))
                 sent += 1
 
     async with trio.open_nursery() as nursery:

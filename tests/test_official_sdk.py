@@ -293,7 +293,7 @@ async def test_the_sdk_lists_messages_page_by_page(kind: Kind) -> None:
             token = page.next_page_token
     assert len(fake.requests) == 3
     for ours, theirs in zip(mails, found, strict=True):
-        listed = attrs.evolve(ours.message, text=None, html=None)
+        listed = attrs.evolve(ours.message, text=None, html=None, extracted_text=None)
         assert differences(listed, theirs) == []
 
 

@@ -294,7 +294,7 @@ class FakeMail(FakeWebSockets, FakeHttp):
     def _announcement(self, mail: Mail) -> MessageReceivedEvent:
         message = mail.message
         if not mail.body_in_push:
-            message = attrs.evolve(message, text=None, html=None)
+            message = attrs.evolve(message, text=None, html=None, extracted_text=None, extracted_html=None)
         thread = self._store.thread(message.thread_id) if message.thread_id is not None else None
         return MessageReceivedEvent(
             event_type=mail.event_type,

@@ -23,6 +23,7 @@ from trio_agentmail.events import (
     Recipient,
 )
 
+from ._extraction import extract_html, extract_text
 from ._fake_events import new_id, preview, sent_event
 from ._mail import Mail
 from ._mail_store import Inbox, MailStore
@@ -113,6 +114,8 @@ class PostOffice:
             preview=preview(outgoing.text),
             text=outgoing.text,
             html=outgoing.html,
+            extracted_text=extract_text(outgoing.text),
+            extracted_html=extract_html(outgoing.html),
             attachments=outgoing.attachments,
             in_reply_to=in_reply_to,
             references=references,

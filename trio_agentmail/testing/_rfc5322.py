@@ -15,6 +15,7 @@ import attrs
 
 from trio_agentmail.events import Attachment, Message
 
+from ._extraction import extract_html, extract_text
 from ._fake_events import new_id, preview
 from ._lenient_mail import Part, attempt, harmless, read_mail
 
@@ -78,6 +79,8 @@ class ParsedMail:
             preview=preview(self.text),
             text=self.text,
             html=self.html,
+            extracted_text=extract_text(self.text),
+            extracted_html=extract_html(self.html),
             attachments=self.attachments,
             in_reply_to=self.in_reply_to,
             references=self.references,
