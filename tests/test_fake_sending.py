@@ -219,9 +219,45 @@ async def test_a_reply_goes_where_the_sender_wants_it(autojump_clock: MockClock)
         for sent, expected in ((plain, [AGENT]), (elsewhere, [JANE])):
             reply = await call.act("reply", sent["message_id"], OTHER, text="Yes")
             assert (await call.message(reply["message_id"], OTHER))["to"] == expected
-        given = await call.act("reply", plain["message_id"], OTHER, cc="me@example.com")
-        message = await call.message(given["message_id"], OTHER)
-        assert (message["to"], message["cc"]) == ([], ["me@example.com"])
+        given = await call.act("reply", plain["message_id"], OTHER, to="me@example.com")
+        assert (await call.message(given["message_id"], OTHER))["to"] == ["me@example.com"]
+
+
+@pytest.mark.parametrize("field", ["cc", "bcc"])
+async def test_who_else_gets_a_reply_takes_it_from_nobody(field: str, autojump_clock: MockClock) -> None:
+    fake = fake_with(AGENT, OTHER)
+    async with api(fake) as call:
+        sent = await call.send()
+        body: dict[str, Any] = {field: "me@example.com"}
+        reply = await call.act("reply", sent["message_id"], OTHER, **body)
+        message = await call.message(reply["message_id"], OTHER)
+        assert (message["to"], message[field]) == ([AGENT], ["me@example.com"])
+        assert fake.messages(AGENT, "received")
+
+
+@pytest.mark.parametrize("from_", ["", "nobody", "MAILER-DAEMON <>", "a@", "a b@example.com, c@example.com", "\ud800@"])
+async def test_a_mail_without_a_sender_can_be_answered_by_nobody_who_does_not_say_whom(
+    from_: str, autojump_clock: MockClock
+) -> None:
+    fake = FakeAgentMail()
+    mail = await fake.deliver(inbox_id=AGENT, from_=from_)
+    message_id = mail.message.message_id
+    async with api(fake) as call, told(fake) as events:
+        for body in ({}, {"cc": JANE}, {"reply_all": True}):
+            assert (await call.act("reply", message_id, status=422, **body))["code"] == "unprocessable"
+        await call.act("reply", message_id, to=JANE)
+    assert isinstance(events[0], MessageSentEvent)
+
+
+async def test_a_reply_goes_to_an_address_however_its_name_is_written(autojump_clock: MockClock) -> None:
+    fake = fake_with(AGENT, OTHER)
+    raw = b'From: "a, <b>" <other@agentmail.to>\nTo: nonsense, agent@agentmail.to, jane@example.com\n\nHi'
+    [mail] = await fake.deliver(raw)
+    async with api(fake) as call:
+        await call.act("reply", mail.message.message_id)
+        reply = await call.act("reply-all", mail.message.message_id)
+        assert len((await call.message(reply["message_id"]))["to"]) == 2
+    assert len(fake.messages(OTHER)) == 2
 
 
 async def test_a_reply_to_ones_own_mail_goes_to_those_who_got_it(autojump_clock: MockClock) -> None:

@@ -15,12 +15,14 @@ from ._labels import read_labels
 from ._rest_body import line, objects, text, texts
 from ._rest_errors import invalid
 
-__all__ = ["Outgoing", "bare_address", "read_outgoing"]
+__all__ = ["Outgoing", "bare_address", "is_address", "read_outgoing"]
 
 ADDRESS = re.compile(
     r"(?:[^<>\x00-\x1f\x7f]*<([^<>@\s,;\x00-\x1f\x7f]+@[^<>@\s,;]+)>|([^<>@\s,;\"]+@[^<>@\s,;\"]+))\s*"
 )
 """`user@example.com` or `Name <user@example.com>`."""
+
+BARE_ADDRESS = re.compile(r"[^<>@\s,;\"\x00-\x1f\x7f]+@[^<>@\s,;\"\x00-\x1f\x7f]+")
 
 HEADER_NAME = re.compile("[!-9;-~]+")
 
@@ -98,6 +100,11 @@ def read_outgoing(body: dict[str, Any]) -> Outgoing:
 def bare_address(address: str) -> str:
     """`user@example.com`, in lower case, of an address that has been checked."""
     return address.rstrip(" >").rpartition("<")[2].lower()
+
+
+def is_address(address: str) -> bool:
+    """Whether mail can go there. `address` has come in a mail, and may be anything."""
+    return BARE_ADDRESS.fullmatch(bare_address(address)) is not None
 
 
 def _addresses(body: dict[str, Any], name: str) -> tuple[str, ...]:
