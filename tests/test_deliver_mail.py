@@ -2,6 +2,7 @@
 
 from email.message import EmailMessage
 
+import attrs
 import pytest
 from trio.testing import MockClock
 
@@ -33,6 +34,7 @@ async def test_a_mail_comes_to_every_inbox_that_it_is_addressed_to(autojump_cloc
         for event in delivered:
             assert await events.receive() == event
             assert event.message.text == "Hi!\n"
+            assert "second@agentmail.to" not in str(attrs.evolve(event.message, inbox_id=""))
     assert fake.messages("third@agentmail.to") == ()
 
 

@@ -13,7 +13,7 @@ from email.message import EmailMessage
 from email.parser import BytesParser
 from typing import Any, TypeVar, cast
 
-__all__ = ["Part", "attempt", "harmless", "read_mail"]
+__all__ = ["Part", "attempt", "harmless", "read_mail", "without_header"]
 
 T = TypeVar("T")
 
@@ -21,6 +21,9 @@ ADDRESSES = ("From", "Reply-To", "To", "Cc", "Bcc", "Delivered-To")
 
 TOKEN = "[A-Za-z0-9!#$%&'*+.^_`|~-]+"
 CONTENT_TYPE = re.compile(f"{TOKEN}/{TOKEN}")
+HEADER_LINE = re.compile(rb"From |[!-9;-~]*:|[ \t]")
+"""What the parser takes for a line of the headers."""
+
 NEVER_BYTES = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 """Surrogates that do not stand for a byte which the parser could not decode."""
 
@@ -120,3 +123,17 @@ def read_mail(raw: bytes) -> Part:
         parsed = parser.parsebytes(raw, headersonly=True)
     assert isinstance(parsed, Part)
     return parsed
+
+
+def without_header(raw: bytes, name: str) -> bytes:
+    """The mail as it stands, without all headers of this name."""
+    lines = raw.splitlines(keepends=True)
+    end = next((number for number, line in enumerate(lines) if not HEADER_LINE.match(line)), len(lines))
+    kept, keep = [], True
+    for line in lines[:end]:
+        if line[:1] not in (b" ", b"\t"):  # by which a header goes on
+            keep = line.partition(b":")[0].lower() != name.lower().encode()
+        if keep:
+            # A line that ends in CR alone might come to stand before one that is LF alone.
+            kept.append(line + b"\n" if line.endswith(b"\r") else line)
+    return b"".join([*kept, *lines[end:]])

@@ -17,14 +17,14 @@ from trio_agentmail.events import Attachment, Message
 
 from ._extraction import extract_html, extract_text
 from ._fake_events import new_id, preview
-from ._lenient_mail import Part, attempt, harmless, read_mail
+from ._lenient_mail import Part, attempt, harmless, read_mail, without_header
 
 __all__ = ["ParsedMail", "parse_mail"]
 
 # What stands in it is written as it stands, since what the `email` package would fold again, it parses first.
 WIRE = policy.SMTP.clone(max_line_length=998, refold_source="none")
 
-SHOWN_ELSEWHERE = frozenset({"content-type", "content-transfer-encoding", "mime-version"})
+NOT_SHOWN = frozenset({"bcc", "content-type", "content-transfer-encoding", "mime-version"})
 
 
 @attrs.frozen(kw_only=True)
@@ -36,7 +36,7 @@ class ParsedMail:
         answers: The ids of the mails that it answers, the nearest first: In-Reply-To, then References.
         attachments: Their descriptions, each with an id of its own.
         contents: The content of each attachment, by its id.
-        raw: The mail itself.
+        raw: The mail itself, without Bcc.
     """
 
     message_id: str | None
@@ -45,7 +45,6 @@ class ParsedMail:
     reply_to: tuple[str, ...]
     to: tuple[str, ...]
     cc: tuple[str, ...]
-    bcc: tuple[str, ...]
     recipients: tuple[str, ...]
     subject: str | None
     text: str | None
@@ -74,7 +73,6 @@ class ParsedMail:
             reply_to=self.reply_to,
             to=self.to,
             cc=self.cc,
-            bcc=self.bcc,
             subject=self.subject,
             preview=preview(self.text),
             text=self.text,
@@ -92,7 +90,7 @@ class ParsedMail:
 
 
 def parse_mail(mail: EmailMessage | bytes) -> ParsedMail:
-    """Read a mail.
+    """Read a mail. To whom it goes by its Bcc shows in `recipients` alone, as with `sendmail -t`.
 
     Raises:
         TypeError: it is neither an `EmailMessage` nor bytes.
@@ -117,17 +115,16 @@ def parse_mail(mail: EmailMessage | bytes) -> ParsedMail:
         reply_to=_shown(parsed, "Reply-To"),
         to=_shown(parsed, "To"),
         cc=_shown(parsed, "Cc"),
-        bcc=_shown(parsed, "Bcc"),
         recipients=tuple(dict.fromkeys(bare.lower() for bare in everybody)),
         subject=None if parsed["Subject"] is None else str(parsed["Subject"]),
         text=None if plain is None else plain.text(),
         html=None if html is None else html.text(),
         in_reply_to=next(iter(_ids(parsed, "In-Reply-To")), None),
         references=_ids(parsed, "References"),
-        headers={name: str(value) for name, value in parsed.items() if name.lower() not in SHOWN_ELSEWHERE},
+        headers={name: str(value) for name, value in parsed.items() if name.lower() not in NOT_SHOWN},
         attachments=tuple(attachment for attachment, _ in attached),
         contents={str(attachment.attachment_id): content for attachment, content in attached},
-        raw=raw,
+        raw=without_header(raw, "Bcc"),
     )
 
 
