@@ -38,6 +38,16 @@ async def test_a_mail_comes_to_every_inbox_that_it_is_addressed_to(autojump_cloc
     assert fake.messages("third@agentmail.to") == ()
 
 
+async def test_a_mail_without_an_id_is_one_mail_in_all_inboxes(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    fake.add_inbox(INBOX)
+    fake.add_inbox("second@agentmail.to")
+    first, second = await fake.deliver(letter(INBOX, Cc="second@agentmail.to"))
+    assert first.message.message_id == second.message.message_id
+    [third, _] = await fake.deliver(letter(INBOX, Cc="second@agentmail.to"))
+    assert third.message.message_id != first.message.message_id
+
+
 async def test_a_mail_for_none_of_the_inboxes_is_an_error_that_names_them(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     with pytest.raises(ValueError, match=r"addressed to nobody, and the inboxes here are: none\."):

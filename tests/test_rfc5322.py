@@ -140,7 +140,7 @@ def test_however_a_mail_breaks_its_lines_the_parser_finds_no_blind_copy(
 @pytest.mark.parametrize(
     ("raw", "expected"),
     [
-        (b"", {"from_": "", "message_id": None, "subject": None, "text": "", "recipients": ()}),
+        (b"", {"from_": "", "subject": None, "text": "", "recipients": ()}),
         (b"Date: nope\n\n", {"timestamp": None}),
         (b"From: <\nTo: agent@agentmail.to\n\n", {"from_": "", "recipients": ("agent@agentmail.to",)}),
         (b"Date: Mon, 01 Jan 2024 00:00:00 -0000\n\n", {"timestamp": datetime(2024, 1, 1, tzinfo=UTC)}),

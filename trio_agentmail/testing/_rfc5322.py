@@ -32,6 +32,7 @@ class ParsedMail:
     """What a mail says.
 
     Attributes:
+        message_id: A new one if it has none: the same in whatever inbox it comes to.
         recipients: The bare addresses, in lower case, of To, Cc, Bcc and Delivered-To, each once.
         answers: The ids of the mails that it answers, the nearest first: In-Reply-To, then References.
         attachments: Their descriptions, each with an id of its own.
@@ -39,7 +40,7 @@ class ParsedMail:
         raw: The mail itself, without Bcc.
     """
 
-    message_id: str | None
+    message_id: str
     timestamp: datetime | None
     from_: str
     reply_to: tuple[str, ...]
@@ -65,7 +66,7 @@ class ParsedMail:
         """The mail in an inbox that gets it now."""
         return Message(
             inbox_id=inbox_id,
-            message_id=self.message_id or f"<{new_id()}@mail.example>",
+            message_id=self.message_id,
             thread_id=thread_id,
             labels=labels,
             timestamp=self.timestamp or now,
@@ -109,7 +110,7 @@ def parse_mail(mail: EmailMessage | bytes) -> ParsedMail:
     attached = [_attached(part) for part in parsed.leaves() if part is not plain and part is not html]
     everybody = [bare for name in ("To", "Cc", "Bcc", "Delivered-To") for _, bare in _addresses(parsed, name)]
     return ParsedMail(
-        message_id=next(iter(_ids(parsed, "Message-ID")), None),
+        message_id=next(iter(_ids(parsed, "Message-ID")), f"<{new_id()}@mail.example>"),
         timestamp=attempt(lambda: _date(parsed), None),
         from_=", ".join(_shown(parsed, "From")),
         reply_to=_shown(parsed, "Reply-To"),
