@@ -1,6 +1,7 @@
 """Mail that is sent through the fake's REST API: who gets it, how it threads, and what is told of it."""
 
 import base64
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from email import message_from_bytes, policy
@@ -484,9 +485,41 @@ async def test_an_address_for_a_download_lasts_an_hour(autojump_clock: MockClock
         url = (await call("GET", message_path(AGENT, message_id) + "/raw"))["download_url"]
         assert url.startswith("https://api.example/downloads/")
         assert (await call.client.post(url)).status_code == 404
-        assert (await call.client.get(url + "x")).json()["code"] == "not_found"
-        await trio.sleep(3600)
+        assert (await call.client.get(url + "x")).status_code == 403
+        await trio.sleep(3599)
+        assert (await call.client.get(url)).status_code == 200
+        await trio.sleep(1)
         assert (await call.client.get(url)).status_code == 403
+
+
+async def test_a_mail_that_is_fetched_again_and_again_is_one_mail(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    mail = await fake.deliver(inbox_id=AGENT, text="Hi!")
+    path = message_path(AGENT, mail.message.message_id) + "/raw"
+    async with api(fake) as call:
+        urls = [(await call("GET", path))["download_url"] for _ in range(2)]
+        first, second = [(await call.client.get(url)).content for url in urls]
+        assert first == second
+        await fake.delete(AGENT, mail.message.message_id)
+        assert (await call.client.get(urls[0])).content == first
+
+
+async def test_what_can_be_fetched_or_repeated_no_more_is_forgotten(autojump_clock: MockClock) -> None:
+    fake = fake_with(AGENT, OTHER)
+    async with api(fake) as call:
+        tracemalloc.start()
+        try:
+            sizes = []
+            for hour in range(50):
+                await trio.sleep(3600)
+                message_id = (await call.send(to=JANE, text="x" * 100_000, key=f"{hour}"))["message_id"]
+                await call("GET", message_path(AGENT, message_id) + "/raw")
+                await fake.delete(AGENT, message_id)
+                sizes.append(tracemalloc.get_traced_memory()[0])
+        finally:
+            tracemalloc.stop()
+    # After a day, nothing is added but a line in the log.
+    assert sizes[-1] - sizes[25] < 1_000_000
 
 
 async def test_mail_that_a_test_delivers_has_a_raw_form_too(autojump_clock: MockClock) -> None:

@@ -31,7 +31,7 @@ class Mail:
         event_id: The `event_id` of that event.
         body_in_push: Whether that event has its text and HTML.
         contents: The content of each attachment, by its id.
-        raw: The mail as it crossed the Internet; `None`: it never did, and is written when somebody asks for it.
+        raw: The mail as it crossed the Internet; `None`: it never did, and is written when somebody first asks for it.
     """
 
     message: Message
