@@ -15,11 +15,13 @@ from trio_agentmail.events import Attachment, Message, ThreadItem
 from ._encode import encode_part
 from ._ordered import Key, Ordered, sort_key
 
-__all__ = ["Mail", "Thread"]
+__all__ = ["BODIES", "Mail", "Thread"]
 
 T = TypeVar("T")
 
 BODIES = frozenset({"text", "html", "extracted_text", "extracted_html"})
+NOT_IN_ITEMS = BODIES | {"reply_to"}
+"""What a message has, and an item of a listing has not, by AgentMail's API definition."""
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -61,7 +63,7 @@ class Mail:
     def item(self) -> str:
         """Its JSON in a listing."""
         if self._item is None:
-            self._item = encode_part(self.message, without=BODIES)
+            self._item = encode_part(self.message, without=NOT_IN_ITEMS)
         return self._item
 
     def replace(self, message: Message) -> None:
