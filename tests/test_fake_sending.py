@@ -372,6 +372,7 @@ FILE = {"content": "aGk="}
         {"subject": "a\r\nBcc: eve@example.com"},
         {"subject": 1},
         {"text": ["Hi"]},
+        {"track_opens": "yes"},
         {"labels": ["sent"]},
         {"labels": [""]},
         {"headers": ["X"]},
@@ -382,6 +383,8 @@ FILE = {"content": "aGk="}
         {"attachments": {}},
         {"attachments": ["x"]},
         {"attachments": [{"url": "https://example.com/x"}]},
+        {"attachments": [{"filename": "empty.txt"}]},
+        {"attachments": [{"content": None, "url": None}]},
         {"attachments": [{"content": "not base64!"}]},
         {"attachments": [FILE | {"content_type": "text"}]},
         {"attachments": [FILE | {"content_type": "text/plain; name=ü"}]},
@@ -398,6 +401,17 @@ async def test_a_send_that_makes_no_sense_is_refused(body: dict[str, Any], autoj
         assert (refused["name"], refused["code"]) == ("ValidationError", "validation_error")
         assert len(refused["errors"]) == 1
     assert events == []
+
+
+async def test_a_request_of_more_than_six_megabytes_sends_nothing(autojump_clock: MockClock) -> None:
+    fake = fake_with(AGENT)
+    async with api(fake) as call:
+        most = 6 * 2**20 - len('{"to":"jane@example.com","subject":"Hi","text":""}')
+        sent = await call.send(to=JANE[6:-1], text="x" * most)
+        refused = await call.send(to=JANE[6:-1], text="x" * (most + 1), status=413)
+        assert (refused["name"], refused["code"]) == ("PayloadTooLargeError", "payload_too_large")
+        await call.act("reply", sent["message_id"], status=413, text="x" * 6 * 2**20)
+    assert len(fake.messages(AGENT)) == 1
 
 
 async def test_a_reply_that_makes_no_sense_is_refused(autojump_clock: MockClock) -> None:

@@ -127,6 +127,8 @@ def _headers(body: dict[str, Any]) -> dict[str, str]:
 def _attachment(fields: dict[str, Any]) -> tuple[Attachment, bytes]:
     if "url" in fields:
         raise invalid("attachments", "given by their content: FakeAgentMail fetches nothing")
+    if "content" not in fields:
+        raise invalid("attachments", "given by their content or url")
     try:
         content = base64.b64decode(text(fields, "content") or "", validate=True)
     except (binascii.Error, ValueError):
