@@ -351,7 +351,8 @@ async def test_with_a_stalled_consumer_the_server_cannot_send_more_than_the_buff
 
 async def test_with_a_stalled_consumer_the_memory_stays_bounded() -> None:
     fake = FakeAgentMail()
-    sent = push_as_taken(fake, (mail(number, "x" * 100_000) for number in range(1000)), tcp_pair)
+    # All of the text is new, and so comes twice: 100,000 bytes.
+    sent = push_as_taken(fake, (mail(number, "x" * 50_000) for number in range(1000)), tcp_pair)
     tracemalloc.start()
     try:
         async with open_agentmail_session(backend=fake, buffer_size=8, close_timeout=0.1) as session:

@@ -792,7 +792,7 @@ async def test_a_reset_leaves_nothing_but_what_there_was_to_begin_with() -> None
                 pass
             assert await served.ok("reset") == ""
             assert await all_that_there_is() == beginning
-            assert (await client.get(raw.json()["download_url"])).status_code == 404
+            assert (await client.get(raw.json()["download_url"])).status_code == 403
             assert await send() != sent
     assert served.told.count("reset: all is as it was in the beginning") == 1
 

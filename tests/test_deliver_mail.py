@@ -2,6 +2,7 @@
 
 from email.message import EmailMessage
 
+import attrs
 import pytest
 from trio.testing import MockClock
 
@@ -33,7 +34,18 @@ async def test_a_mail_comes_to_every_inbox_that_it_is_addressed_to(autojump_cloc
         for event in delivered:
             assert await events.receive() == event
             assert event.message.text == "Hi!\n"
+            assert "second@agentmail.to" not in str(attrs.evolve(event.message, inbox_id=""))
     assert fake.messages("third@agentmail.to") == ()
+
+
+async def test_a_mail_without_an_id_is_one_mail_in_all_inboxes(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    fake.add_inbox(INBOX)
+    fake.add_inbox("second@agentmail.to")
+    first, second = await fake.deliver(letter(INBOX, Cc="second@agentmail.to"))
+    assert first.message.message_id == second.message.message_id
+    [third, _] = await fake.deliver(letter(INBOX, Cc="second@agentmail.to"))
+    assert third.message.message_id != first.message.message_id
 
 
 async def test_a_mail_for_none_of_the_inboxes_is_an_error_that_names_them(autojump_clock: MockClock) -> None:

@@ -21,7 +21,7 @@ import httpx
 import pytest
 import trio
 import trustme
-from agentmail import AsyncAgentMail
+from agentmail import AsyncAgentMail, MessageItem
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trio_agentmail import MessageReceivedEvent, decode_event
@@ -89,7 +89,9 @@ async def test_a_delivered_mail_is_listed_without_and_fetched_with_its_text(auto
         whole = await get(client, f"/inboxes/{INBOX}/messages/{quote('<1@example.com>', safe='')}")
     assert (answer["count"], answer["limit"], "next_page_token" in answer) == (1, 50, False)
     [item] = answer["messages"]
-    assert item.keys() == whole.keys() - {"text", "html"}
+    assert item.keys() == whole.keys() - {"text", "html", "extracted_text", "extracted_html", "reply_to"}
+    # The names in the official SDK, which has `from_` for `from`.
+    assert {name.replace("from", "from_") for name in item} <= MessageItem.model_fields.keys()
     assert (whole["text"], whole["html"], whole["from"]) == ("Hi!", "<p>Hi!</p>", "Jane <jane@example.com>")
     frame = {"type": "event", "event_type": "message.received", "message": whole}
     assert decode_event(json.dumps(frame)) == MessageReceivedEvent(message=event.message)
@@ -194,7 +196,9 @@ async def test_a_batch_has_what_there_is_in_the_order_asked_for(autojump_clock: 
     answer = response.json()
     assert (answer["count"], answer["limit"]) == (2, 4)
     assert [message["message_id"] for message in answer["messages"]] == ["<2>", "<0>"]
-    assert answer["messages"][0].keys().isdisjoint({"text", "html"})
+    keys = answer["messages"][0].keys()
+    assert keys.isdisjoint({"text", "html", "extracted_text", "extracted_html"})
+    assert "reply_to" in keys  # these are messages, and no items
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,9 @@ async def test_an_address_that_is_taken_is_refused(autojump_clock: MockClock) ->
         {"display_name": "a\nb"},
         {"metadata": ["x"]},
         {"metadata": {"x": []}},
+        {"metadata": {"x" * 257: 1}},
+        {"metadata": {"x": "x" * 257}},
+        {"metadata": {str(number): number for number in range(257)}},
         [],
     ],
 )
@@ -136,6 +139,21 @@ async def test_an_inbox_that_makes_no_sense_is_refused(body: Any, autojump_clock
     async with api(FakeAgentMail()) as call:
         assert (await call.send("POST", "/inboxes", body, 400))["code"] == "validation_error"
         assert (await call("GET", "/inboxes"))["count"] == 0
+
+
+async def test_an_inbox_has_at_most_256_keys_of_metadata_and_it_is_null_that_clears_them(
+    autojump_clock: MockClock,
+) -> None:
+    most = {f"{number:0256}": "x" * 256 for number in range(256)}
+    async with api(FakeAgentMail()) as call:
+        await call("POST", "/inboxes", username="agent", metadata={})
+        await call("PATCH", f"/inboxes/{AGENT}", metadata=most)
+        for wrong in ({}, {"one more": 1}, dict.fromkeys(map(str, range(257)))):
+            refused = await call("PATCH", f"/inboxes/{AGENT}", 400, metadata=wrong, display_name="Agent")
+            assert refused["errors"][0]["path"] == ["metadata"]
+        inbox = await call("GET", f"/inboxes/{AGENT}")
+        assert (inbox["metadata"], "display_name" in inbox) == (most, False)
+        assert "metadata" not in await call("PATCH", f"/inboxes/{AGENT}", metadata=None)
 
 
 async def test_paused_inboxes_are_refused_since_there_are_none(autojump_clock: MockClock) -> None:

@@ -1,6 +1,7 @@
 """Mail that is sent through the fake's REST API: who gets it, how it threads, and what is told of it."""
 
 import base64
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from email import message_from_bytes, policy
@@ -219,9 +220,45 @@ async def test_a_reply_goes_where_the_sender_wants_it(autojump_clock: MockClock)
         for sent, expected in ((plain, [AGENT]), (elsewhere, [JANE])):
             reply = await call.act("reply", sent["message_id"], OTHER, text="Yes")
             assert (await call.message(reply["message_id"], OTHER))["to"] == expected
-        given = await call.act("reply", plain["message_id"], OTHER, cc="me@example.com")
-        message = await call.message(given["message_id"], OTHER)
-        assert (message["to"], message["cc"]) == ([], ["me@example.com"])
+        given = await call.act("reply", plain["message_id"], OTHER, to="me@example.com")
+        assert (await call.message(given["message_id"], OTHER))["to"] == ["me@example.com"]
+
+
+@pytest.mark.parametrize("field", ["cc", "bcc"])
+async def test_who_else_gets_a_reply_takes_it_from_nobody(field: str, autojump_clock: MockClock) -> None:
+    fake = fake_with(AGENT, OTHER)
+    async with api(fake) as call:
+        sent = await call.send()
+        body: dict[str, Any] = {field: "me@example.com"}
+        reply = await call.act("reply", sent["message_id"], OTHER, **body)
+        message = await call.message(reply["message_id"], OTHER)
+        assert (message["to"], message[field]) == ([AGENT], ["me@example.com"])
+        assert fake.messages(AGENT, "received")
+
+
+@pytest.mark.parametrize("from_", ["", "nobody", "MAILER-DAEMON <>", "a@", "a b@example.com, c@example.com", "\ud800@"])
+async def test_a_mail_without_a_sender_can_be_answered_by_nobody_who_does_not_say_whom(
+    from_: str, autojump_clock: MockClock
+) -> None:
+    fake = FakeAgentMail()
+    mail = await fake.deliver(inbox_id=AGENT, from_=from_)
+    message_id = mail.message.message_id
+    async with api(fake) as call, told(fake) as events:
+        for body in ({}, {"cc": JANE}, {"reply_all": True}):
+            assert (await call.act("reply", message_id, status=422, **body))["code"] == "unprocessable"
+        await call.act("reply", message_id, to=JANE)
+    assert isinstance(events[0], MessageSentEvent)
+
+
+async def test_a_reply_goes_to_an_address_however_its_name_is_written(autojump_clock: MockClock) -> None:
+    fake = fake_with(AGENT, OTHER)
+    raw = b'From: "a, <b>" <other@agentmail.to>\nTo: nonsense, agent@agentmail.to, jane@example.com\n\nHi'
+    [mail] = await fake.deliver(raw)
+    async with api(fake) as call:
+        await call.act("reply", mail.message.message_id)
+        reply = await call.act("reply-all", mail.message.message_id)
+        assert len((await call.message(reply["message_id"]))["to"]) == 2
+    assert len(fake.messages(OTHER)) == 2
 
 
 async def test_a_reply_to_ones_own_mail_goes_to_those_who_got_it(autojump_clock: MockClock) -> None:
@@ -344,6 +381,7 @@ FILE = {"content": "aGk="}
         {"subject": "a\r\nBcc: eve@example.com"},
         {"subject": 1},
         {"text": ["Hi"]},
+        {"track_opens": "yes"},
         {"labels": ["sent"]},
         {"labels": [""]},
         {"headers": ["X"]},
@@ -354,8 +392,13 @@ FILE = {"content": "aGk="}
         {"attachments": {}},
         {"attachments": ["x"]},
         {"attachments": [{"url": "https://example.com/x"}]},
+        {"attachments": [{"filename": "empty.txt"}]},
+        {"attachments": [{"content": None, "url": None}]},
         {"attachments": [{"content": "not base64!"}]},
         {"attachments": [FILE | {"content_type": "text"}]},
+        {"attachments": [FILE | {"content_type": "text/plain; name=ü"}]},
+        {"attachments": [FILE | {"content_type": "text/plain; "}]},
+        {"attachments": [FILE | {"content_type": "text/plain\n; x=y"}]},
         {"attachments": [FILE | {"content_disposition": "hidden"}]},
         {"attachments": [FILE | {"filename": "a\nb"}]},
     ],
@@ -367,6 +410,17 @@ async def test_a_send_that_makes_no_sense_is_refused(body: dict[str, Any], autoj
         assert (refused["name"], refused["code"]) == ("ValidationError", "validation_error")
         assert len(refused["errors"]) == 1
     assert events == []
+
+
+async def test_a_request_of_more_than_six_megabytes_sends_nothing(autojump_clock: MockClock) -> None:
+    fake = fake_with(AGENT)
+    async with api(fake) as call:
+        most = 6 * 2**20 - len('{"to":"jane@example.com","subject":"Hi","text":""}')
+        sent = await call.send(to=JANE[6:-1], text="x" * most)
+        refused = await call.send(to=JANE[6:-1], text="x" * (most + 1), status=413)
+        assert (refused["name"], refused["code"]) == ("PayloadTooLargeError", "payload_too_large")
+        await call.act("reply", sent["message_id"], status=413, text="x" * 6 * 2**20)
+    assert len(fake.messages(AGENT)) == 1
 
 
 async def test_a_reply_that_makes_no_sense_is_refused(autojump_clock: MockClock) -> None:
@@ -446,6 +500,23 @@ async def test_attachments_go_out_and_come_in_as_they_are(autojump_clock: MockCl
         assert [part.get_filename() for part in raw.iter_attachments()] == ["Übersicht.bin", None, "mail.eml"]
 
 
+async def test_a_file_of_whatever_type_can_be_fetched() -> None:
+    fake = fake_with(AGENT)
+    [event] = await fake.deliver(
+        b"Content-Type: application/\xc3\xbc; name=x\nContent-Disposition: attachment\n\ndata", inbox_id=AGENT
+    )
+    async with api(fake) as call, fake.serve() as environment:
+        typed = [FILE | {"content_type": 'text/plain; name="a b"'}]
+        sent = await call.send(to=JANE, attachments=typed)
+        for message_id in (event.message.message_id, sent["message_id"]):
+            [attachment] = (await call.message(message_id))["attachments"]
+            where = await call("GET", f"{message_path(AGENT, message_id)}/attachments/{attachment['attachment_id']}")
+            path = httpx.URL(where["download_url"]).path
+            async with httpx.AsyncClient(base_url=environment.http) as client:
+                response = await client.get(path)
+            assert (response.status_code, response.headers["content-type"]) == (200, attachment["content_type"])
+
+
 async def test_an_address_for_a_download_lasts_an_hour(autojump_clock: MockClock) -> None:
     fake = fake_with(AGENT)
     async with api(fake) as call:
@@ -453,9 +524,42 @@ async def test_an_address_for_a_download_lasts_an_hour(autojump_clock: MockClock
         url = (await call("GET", message_path(AGENT, message_id) + "/raw"))["download_url"]
         assert url.startswith("https://api.example/downloads/")
         assert (await call.client.post(url)).status_code == 404
-        assert (await call.client.get(url + "x")).json()["code"] == "not_found"
-        await trio.sleep(3600)
+        assert (await call.client.get(url + "x")).status_code == 403
+        await trio.sleep(3599)
+        assert (await call.client.get(url)).status_code == 200
+        await trio.sleep(1)
         assert (await call.client.get(url)).status_code == 403
+
+
+async def test_a_mail_that_is_fetched_again_and_again_is_one_mail(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    mail = await fake.deliver(inbox_id=AGENT, text="Hi!")
+    path = message_path(AGENT, mail.message.message_id) + "/raw"
+    async with api(fake) as call:
+        urls = [(await call("GET", path))["download_url"] for _ in range(2)]
+        first, second = [(await call.client.get(url)).content for url in urls]
+        assert first == second
+        await fake.delete(AGENT, mail.message.message_id)
+        assert (await call.client.get(urls[0])).content == first
+
+
+async def test_what_can_be_fetched_or_repeated_no_more_is_forgotten(autojump_clock: MockClock) -> None:
+    fake = fake_with(AGENT, OTHER)
+    async with api(fake) as call:
+        tracemalloc.start()
+        try:
+            sizes = []
+            for hour in range(50):
+                await trio.sleep(3600)
+                message_id = (await call.send(to=JANE, text="x" * 100_000, key=f"{hour}"))["message_id"]
+                await call("GET", message_path(AGENT, message_id) + "/raw")
+                await fake.delete(AGENT, message_id)
+                fake.requests.clear()  # which have bodies
+                sizes.append(tracemalloc.get_traced_memory()[0])
+        finally:
+            tracemalloc.stop()
+    # After a day, nothing is added but a line in the log.
+    assert sizes[-1] - sizes[25] < 1_000_000
 
 
 async def test_mail_that_a_test_delivers_has_a_raw_form_too(autojump_clock: MockClock) -> None:

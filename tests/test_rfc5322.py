@@ -1,7 +1,9 @@
 """Mails from outside are read as far as that goes, and what is written is read again as the same."""
 
 from datetime import UTC, datetime, timedelta, timezone
+from email import message_from_bytes
 from email.message import EmailMessage
+from email.message import Message as Part
 
 import attrs
 import pytest
@@ -42,7 +44,7 @@ def test_a_mails_headers_say_who_wrote_what_to_whom_and_when() -> None:
     message = in_inbox(mail)
     assert message.from_ == "Jané <jane@example.com>"
     assert message.to == ("Agent@agentmail.to", '"B, ob" <bob@example.com>')
-    assert (message.cc, message.bcc) == (("carol@example.com",), ("dave@example.com",))
+    assert message.cc == ("carol@example.com",)
     assert message.reply_to == ("office@example.com",)
     assert message.subject == "Grüße"
     assert message.timestamp == datetime(2024, 1, 1, tzinfo=timezone(timedelta(hours=1)))
@@ -91,14 +93,54 @@ def test_text_html_and_what_is_attached_come_apart() -> None:
 
 
 def test_a_mail_is_read_the_same_from_an_object_and_from_its_bytes() -> None:
-    mail = parse_mail(letter())
-    assert parse_mail(mail.raw) == mail
+    mail = letter()
+    del mail["Bcc"]
+    parsed = parse_mail(mail)
+    assert parse_mail(parsed.raw) == parsed
+
+
+def test_who_gets_a_blind_copy_stands_in_no_copy() -> None:
+    mail = letter()
+    del mail["Bcc"]
+    mail["BCC"] = ", ".join(f"eve{number}@example.com" for number in range(100))  # on many lines
+    mail.add_attachment(b"Bcc: in the attachment", maintype="text", subtype="plain")
+    parsed = parse_mail(mail)
+    assert {"eve0@example.com", "eve99@example.com"} < set(parsed.recipients)
+    message = in_inbox(parsed)
+    assert message.bcc == ()
+    [attachment] = message.attachments
+    assert parsed.contents[str(attachment.attachment_id)] == b"Bcc: in the attachment"
+    assert b"eve0@" not in parsed.raw
+    assert "eve0@" not in str(attrs.asdict(message))
+    assert message.size == len(parsed.raw) < len(mail.as_bytes())
+    assert parse_mail(b"To: a\nFrom x\nBcc: b\n\nBcc: c").raw == b"To: a\nFrom x\n\nBcc: c"
+
+
+NAMES = st.sampled_from([b"To", b"Bcc", b"bCC", b"X", b"Bcc ", b"", b" Bcc", b"\xff"])
+BREAKS = st.sampled_from([b"\n", b"\r\n", b"\r", b"\n ", b"\r\t", b""])
+
+
+def fields(mail: Part) -> list[tuple[str, list[str]]]:
+    return [(name, str(value).split()) for name, value in mail.items()]
+
+
+@given(st.lists(st.tuples(NAMES, st.binary(max_size=5), BREAKS), max_size=8))
+@example([(b"To", b"a\r", b""), (b"Bcc", b"b", b"\n")])
+def test_however_a_mail_breaks_its_lines_the_parser_finds_no_blind_copy(
+    headers: list[tuple[bytes, bytes, bytes]],
+) -> None:
+    raw = b"".join(b"%b: %b%b" % header for header in headers)
+    rest = message_from_bytes(parse_mail(raw).raw)
+    assert rest["Bcc"] is None
+    before = message_from_bytes(raw)
+    assert fields(rest) == [field for field in fields(before) if field[0].lower() != "bcc"]
+    assert rest.get_payload() == before.get_payload()
 
 
 @pytest.mark.parametrize(
     ("raw", "expected"),
     [
-        (b"", {"from_": "", "message_id": None, "subject": None, "text": "", "recipients": ()}),
+        (b"", {"from_": "", "subject": None, "text": "", "recipients": ()}),
         (b"Date: nope\n\n", {"timestamp": None}),
         (b"From: <\nTo: agent@agentmail.to\n\n", {"from_": "", "recipients": ("agent@agentmail.to",)}),
         (b"Date: Mon, 01 Jan 2024 00:00:00 -0000\n\n", {"timestamp": datetime(2024, 1, 1, tzinfo=UTC)}),

@@ -20,6 +20,8 @@ from trio_agentmail.events import (
     Send,
 )
 
+from ._extraction import extract_html, extract_text
+
 __all__ = [
     "HELD",
     "ORGANIZATION",
@@ -90,6 +92,8 @@ def new_message(
         preview=preview(text),
         text=text,
         html=html,
+        extracted_text=extract_text(text),
+        extracted_html=extract_html(html),
         size=len((text or "").encode()) + len((html or "").encode()),
         created_at=now,
         updated_at=now,

@@ -96,9 +96,9 @@ class FakeMail(FakeWebSockets, FakeHttp):
 
         Args:
             mail: As it stands in RFC 5322: an `email.message.EmailMessage`, or the bytes of an `.eml` file. It goes to
-                every inbox that its To, Cc, Bcc or Delivered-To addresses, and is in the thread of the mail that its
-                In-Reply-To or References names. With it, only `inbox_id`, `event_type`, `held` and `body_in_push` are
-                given. `None`: a mail as the other arguments say.
+                every inbox that its To, Cc, Bcc or Delivered-To addresses, without its Bcc, and is in the thread of the
+                mail that its In-Reply-To or References names. With it, only `inbox_id`, `event_type`, `held` and
+                `body_in_push` are given. `None`: a mail as the other arguments say.
             inbox_id: With a `mail`: the one inbox that it goes to, whatever its headers say.
             to: `None`: the inbox.
             event_type: `"message.received"`, or one of its three kinds, like `"message.received.spam"`.
@@ -300,7 +300,7 @@ class FakeMail(FakeWebSockets, FakeHttp):
     def _announcement(self, mail: Mail) -> MessageReceivedEvent:
         message = mail.message
         if not mail.body_in_push:
-            message = attrs.evolve(message, text=None, html=None)
+            message = attrs.evolve(message, text=None, html=None, extracted_text=None, extracted_html=None)
         return MessageReceivedEvent(
             event_type=mail.event_type,
             event_id=mail.event_id,

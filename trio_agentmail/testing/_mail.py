@@ -15,11 +15,13 @@ from trio_agentmail.events import Attachment, Message, ThreadItem
 from ._encode import encode_part
 from ._ordered import Key, Ordered, sort_key
 
-__all__ = ["Mail", "Thread", "ThreadView"]
+__all__ = ["BODIES", "Mail", "Thread", "ThreadView"]
 
 T = TypeVar("T")
 
 BODIES = frozenset({"text", "html", "extracted_text", "extracted_html"})
+NOT_IN_ITEMS = BODIES | {"reply_to"}
+"""What a message has, and an item of a listing has not, by AgentMail's API definition."""
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -31,7 +33,7 @@ class Mail:
         event_id: The `event_id` of that event.
         body_in_push: Whether that event has its text and HTML.
         contents: The content of each attachment, by its id.
-        raw: The mail as it crossed the Internet; `None`: it never did, and is written when somebody asks for it.
+        raw: The mail as it crossed the Internet; `None`: it never did, and is written when somebody first asks for it.
     """
 
     message: Message
@@ -66,7 +68,7 @@ class Mail:
     def item(self) -> str:
         """Its JSON in a listing."""
         if self._item is None:
-            self._item = encode_part(self.message, without=BODIES)
+            self._item = encode_part(self.message, without=NOT_IN_ITEMS)
         return self._item
 
     def replace(self, message: Message) -> None:

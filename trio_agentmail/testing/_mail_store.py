@@ -7,7 +7,7 @@ encoded once, and a thread counts instead of looking at all of its mails again.
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import count
 from types import MappingProxyType
 from typing import Any
@@ -15,8 +15,9 @@ from typing import Any
 import attrs
 
 from trio_agentmail._settings import Subscribe
-from trio_agentmail.events import Message, ThreadItem
+from trio_agentmail.events import Attachment, Message, ThreadItem
 
+from ._expiring import Expiring
 from ._fake_listing import PERMISSION_TO_READ
 from ._mail import Mail, Thread
 from ._ordered import Key, Ordered, sort_key
@@ -71,13 +72,16 @@ class Inbox:
     threads_by_message_id: dict[str, Thread] = attrs.field(factory=dict)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen
 class Download:
-    """A file that can be fetched without a key, for a while."""
+    """A file that can be fetched without a key, for an hour.
 
-    content: bytes
-    content_type: str
-    expires_at: datetime
+    Attributes:
+        attachment: `None`: it is the mail itself.
+    """
+
+    mail: Mail
+    attachment: Attachment | None = None
 
 
 class MailStore:
@@ -100,7 +104,7 @@ class MailStore:
         self.inboxes_in_order: Ordered[Inbox] = Ordered()
         self.pods_in_order: Ordered[Pod] = Ordered()
         self.threads_in_order: Ordered[Thread] = Ordered()
-        self.downloads: dict[str, Download] = {}
+        self.downloads: Expiring[Download] = Expiring(timedelta(hours=1))
         self._threads: dict[str, Thread] = {}
         self._not_indexed: deque[Mail] = deque()
         self._inbox_keys: dict[str, Key] = {}

@@ -8,10 +8,9 @@ one way that is always right, and the older classes of the `email` package write
 import base64
 import re
 from collections.abc import Iterator, Mapping
-from email import message_from_bytes, policy
+from email import policy
 from email.encoders import encode_base64
 from email.message import Message as Part
-from email.mime.message import MIMEMessage
 from email.mime.multipart import MIMEMultipart
 from email.mime.text import MIMEText
 from email.utils import format_datetime, quote, unquote
@@ -130,10 +129,21 @@ def _filename(name: str | None) -> dict[str, str | tuple[str, str, str]]:
     return {"filename": name if PLAIN_FILENAME.fullmatch(name) else ("utf-8", "", _utf8(name).decode())}
 
 
+class AttachedMail(Part):
+    """It may not be encoded, and is written as it stands: to take it apart is to lose some of it, or to fail."""
+
+    def get_content_maintype(self) -> str:
+        return "text"  # by which it is written
+
+
 def _file(content_type: str, content: bytes) -> Part:
-    if content_type == "message/rfc822":
-        return MIMEMessage(message_from_bytes(content))  # which may not be encoded
-    if not CONTENT_TYPE.fullmatch(content_type) or content_type.startswith(("message/", "multipart/")):
+    kind = content_type.lower()
+    if kind == "message/rfc822":
+        mail = AttachedMail()
+        mail["Content-Type"] = kind
+        mail.set_payload(content.decode("ascii", errors="surrogateescape"))
+        return mail
+    if not CONTENT_TYPE.fullmatch(content_type) or kind.startswith(("message/", "multipart/")):
         content_type = "application/octet-stream"
     part = Part()
     part["Content-Type"] = content_type

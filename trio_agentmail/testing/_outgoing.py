@@ -15,12 +15,14 @@ from ._labels import read_labels
 from ._rest_body import line, objects, text, texts
 from ._rest_errors import invalid
 
-__all__ = ["Outgoing", "bare_address", "read_outgoing"]
+__all__ = ["Outgoing", "bare_address", "is_address", "read_outgoing"]
 
 ADDRESS = re.compile(
     r"(?:[^<>\x00-\x1f\x7f]*<([^<>@\s,;\x00-\x1f\x7f]+@[^<>@\s,;]+)>|([^<>@\s,;\"]+@[^<>@\s,;\"]+))\s*"
 )
 """`user@example.com` or `Name <user@example.com>`."""
+
+BARE_ADDRESS = re.compile(r"[^<>@\s,;\"\x00-\x1f\x7f]+@[^<>@\s,;\"\x00-\x1f\x7f]+")
 
 HEADER_NAME = re.compile("[!-9;-~]+")
 
@@ -44,7 +46,8 @@ OWN_HEADERS = frozenset(
 )
 """What the message says of itself, and no header may."""
 
-CONTENT_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+(\s*;[^\x00-\x1f\x7f]*)?", re.ASCII)
+CONTENT_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+( *;( *[!-~])*)?", re.ASCII)
+"""As it may stand in a header, of a mail and of HTTP."""
 
 
 @attrs.frozen(kw_only=True)
@@ -99,6 +102,11 @@ def bare_address(address: str) -> str:
     return address.rstrip(" >").rpartition("<")[2].lower()
 
 
+def is_address(address: str) -> bool:
+    """Whether mail can go there. `address` has come in a mail, and may be anything."""
+    return BARE_ADDRESS.fullmatch(bare_address(address)) is not None
+
+
 def _addresses(body: dict[str, Any], name: str) -> tuple[str, ...]:
     addresses = texts(body, name)
     if not all(ADDRESS.fullmatch(address) for address in addresses):
@@ -119,6 +127,8 @@ def _headers(body: dict[str, Any]) -> dict[str, str]:
 def _attachment(fields: dict[str, Any]) -> tuple[Attachment, bytes]:
     if "url" in fields:
         raise invalid("attachments", "given by their content: FakeAgentMail fetches nothing")
+    if "content" not in fields:
+        raise invalid("attachments", "given by their content or url")
     try:
         content = base64.b64decode(text(fields, "content") or "", validate=True)
     except (binascii.Error, ValueError):

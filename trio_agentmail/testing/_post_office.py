@@ -24,6 +24,8 @@ from trio_agentmail.events import (
     Recipient,
 )
 
+from ._expiring import Expiring
+from ._extraction import extract_html, extract_text
 from ._fake_events import new_id, preview, sent_event
 from ._mail import Mail
 from ._mail_store import NOTHING, Inbox, MailStore
@@ -34,7 +36,6 @@ from ._rest_errors import conflict
 __all__ = ["PostOffice"]
 
 OWN_DOMAIN = "@agentmail.to"
-KEY_LIFETIME = timedelta(hours=24)
 
 
 @attrs.frozen
@@ -46,7 +47,6 @@ class Sent:
     """
 
     request: tuple[str, bytes]
-    at: datetime
     answer: dict[str, Any]
 
 
@@ -62,7 +62,7 @@ class PostOffice:
         self._store = store
         self._push = push
         self._index = index
-        self._sent: dict[str, Sent] = {}
+        self._sent: Expiring[Sent] = Expiring(timedelta(hours=24))
 
     def once(
         self, key: str | None, request: tuple[str, bytes], now: datetime, send: Callable[[], dict[str, Any]]
@@ -72,14 +72,14 @@ class PostOffice:
         Raises:
             Refusal: under this key, something else was sent; or what `send` raises.
         """
-        sent = self._sent.get(key or "")
-        if sent is not None and now - sent.at < KEY_LIFETIME:
+        sent = self._sent.get(key or "", now)
+        if sent is not None:
             if sent.request != request:
                 raise conflict("another request had this Idempotency-Key")
             return sent.answer
         answer = send()
         if key is not None:
-            self._sent[key] = Sent(request, now, answer)
+            self._sent.put(key, Sent(request, answer), now)
         return answer
 
     def send(
@@ -114,6 +114,8 @@ class PostOffice:
             preview=preview(outgoing.text),
             text=outgoing.text,
             html=outgoing.html,
+            extracted_text=extract_text(outgoing.text),
+            extracted_html=extract_html(outgoing.html),
             attachments=outgoing.attachments,
             in_reply_to=in_reply_to,
             references=references,

@@ -9,27 +9,30 @@ import attrs
 from trio_agentmail.events import Attachment, Message
 
 from ._fake_events import new_id
-from ._outgoing import Outgoing, bare_address
+from ._outgoing import Outgoing, bare_address, is_address
+from ._rest_errors import unprocessable
 
 __all__ = ["forward_of", "reply_to"]
 
 
 def reply_to(message: Message, outgoing: Outgoing, *, to_all: bool) -> Outgoing:
-    """The reply, where `outgoing` does not say otherwise: to the sender, or to those to whom the inbox itself had
-    sent it.
+    """The reply, to whom `outgoing` says; else to the sender, or to those to whom the inbox itself had sent it.
 
     Args:
         to_all: To everybody who got the message, too.
+
+    Raises:
+        Refusal: there is no such person.
     """
     sent = "sent" in message.labels
     answered = message.to if sent else message.reply_to or (message.from_,)
-    to, cc = outgoing.to, outgoing.cc
+    to, cc = outgoing.to or tuple(filter(is_address, answered)), outgoing.cc
     if to_all:
         everybody = (*answered, *message.to)
         to = _others(everybody, [message.inbox_id])
         cc = _others(message.cc, [message.inbox_id, *map(bare_address, to)])
-    elif not outgoing.recipients:
-        to = answered
+    elif not to:
+        raise unprocessable("the message has no sender who could be answered: say in `to` who gets the reply")
     return attrs.evolve(outgoing, to=to, cc=cc, subject=_prefixed("Re: ", message.subject))
 
 
@@ -69,7 +72,7 @@ def _others(addresses: Iterable[str], known: Iterable[str]) -> tuple[str, ...]:
     seen = {address.lower() for address in known}
     others = []
     for address in addresses:
-        if bare_address(address) not in seen:
+        if is_address(address) and bare_address(address) not in seen:
             seen.add(bare_address(address))
             others.append(address)
     return tuple(others)

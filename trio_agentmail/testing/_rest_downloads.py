@@ -1,7 +1,7 @@
 """Attachments and whole mails, which are fetched from an address that needs no key, for an hour."""
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import httpx
@@ -18,7 +18,6 @@ from ._rest_errors import Refusal, not_found
 __all__ = ["DOWNLOADS", "describe_attachment", "describe_raw", "download"]
 
 DOWNLOADS = "/downloads/"
-LIFETIME = timedelta(hours=1)
 
 
 def describe_attachment(call: Call, mails: Sequence[Mail], attachment_id: str) -> Answer:
@@ -30,17 +29,14 @@ def describe_attachment(call: Call, mails: Sequence[Mail], attachment_id: str) -
     for mail in mails:
         for attachment in mail.message.attachments:
             if attachment.attachment_id == attachment_id:
-                content = mail.contents.get(attachment_id, b"")
-                where = _offer(call, content, attachment.content_type or "application/octet-stream")
                 described: dict[str, Any] = orjson.loads(encode_part(attachment))
-                return described | where
+                return described | _offer(call, Download(mail, attachment))
     raise not_found()
 
 
 def describe_raw(call: Call, mail: Mail) -> Answer:
     """Where the mail is found as it crossed the Internet."""
-    raw = raw_mail(mail)
-    return {"message_id": mail.message.message_id, "size": len(raw), **_offer(call, raw, "message/rfc822")}
+    return {"message_id": mail.message.message_id, "size": len(_raw(mail)), **_offer(call, Download(mail))}
 
 
 def download(request: httpx.Request, store: MailStore, now: datetime) -> httpx.Response:
@@ -49,22 +45,29 @@ def download(request: httpx.Request, store: MailStore, now: datetime) -> httpx.R
     Raises:
         Refusal: there is none, or its time is over.
     """
-    offered = store.downloads.get(request.url.path.removeprefix(DOWNLOADS))
-    if request.method != "GET" or offered is None:
+    if request.method != "GET":
         raise not_found()
-    if offered.expires_at <= now:
-        raise Refusal(403, "forbidden", "the address has expired: ask for another one")
-    return httpx.Response(200, headers={"Content-Type": offered.content_type}, content=offered.content)
+    offered = store.downloads.get(request.url.path.removeprefix(DOWNLOADS), now)
+    if offered is None:
+        # Of those whose time is over none is known any more.
+        raise Refusal(403, "forbidden", "the address has expired, or never was one: ask for another one")
+    if offered.attachment is None:
+        content, content_type = _raw(offered.mail), "message/rfc822"
+    else:
+        content = offered.mail.contents.get(str(offered.attachment.attachment_id), b"")
+        content_type = offered.attachment.content_type or "application/octet-stream"
+    return httpx.Response(200, headers={"Content-Type": content_type}, content=content)
 
 
-def raw_mail(mail: Mail) -> bytes:
-    """The mail as it crossed the Internet, or would have."""
-    return write_mail(mail.message, mail.contents) if mail.raw is None else mail.raw
+def _raw(mail: Mail) -> bytes:
+    """The mail as it crossed the Internet, or would have: written once, since no two writings are the same."""
+    if mail.raw is None:
+        mail.raw = write_mail(mail.message, mail.contents)
+    return mail.raw
 
 
-def _offer(call: Call, content: bytes, content_type: str) -> dict[str, Any]:
+def _offer(call: Call, what: Download) -> dict[str, Any]:
     token = new_id()
-    expires_at = call.now + LIFETIME
-    call.store.downloads[token] = Download(content=content, content_type=content_type, expires_at=expires_at)
+    expires_at = call.store.downloads.put(token, what, call.now)
     url = call.request.url.copy_with(raw_path=f"{DOWNLOADS}{token}".encode("ascii"))
     return {"download_url": str(url), "expires_at": expires_at}

@@ -6,7 +6,17 @@ Source: AgentMail's error reference. Programs are to look at `code`; `name` is o
 from collections.abc import Collection
 from typing import Any
 
-__all__ = ["Refusal", "conflict", "forbidden", "invalid", "not_found", "powerless", "refused_key", "unprocessable"]
+__all__ = [
+    "Refusal",
+    "conflict",
+    "forbidden",
+    "invalid",
+    "not_found",
+    "powerless",
+    "refused_key",
+    "too_large",
+    "unprocessable",
+]
 
 NAMES = {
     400: "ValidationError",
@@ -14,6 +24,7 @@ NAMES = {
     403: "ForbiddenError",
     404: "NotFoundError",
     409: "ConflictError",
+    413: "PayloadTooLargeError",
     422: "UnprocessableError",
 }
 
@@ -78,6 +89,11 @@ def not_found() -> Refusal:
 def conflict(message: str) -> Refusal:
     """The idempotency key was used for something else."""
     return Refusal(409, "conflict", message)
+
+
+def too_large(message: str) -> Refusal:
+    """The body of the request has more bytes than AgentMail takes."""
+    return Refusal(413, "payload_too_large", message)
 
 
 def unprocessable(message: str) -> Refusal:

@@ -16,6 +16,9 @@ USERNAME = re.compile("[a-z0-9]([a-z0-9._+-]{0,62}[a-z0-9])?")
 DOMAIN = re.compile("([a-z0-9-]{1,63}[.])+[a-z]{2,63}")
 DEFAULT_DOMAIN = "agentmail.to"
 
+MAX_METADATA = 256
+"""Keys that an inbox may have, and characters that a key or a string may have: by AgentMail's documentation."""
+
 
 def answer_inboxes(call: Call, segments: list[str], pod_id: str | None = None) -> Answer:
     """What `/inboxes` answers, of all inboxes or of those in a pod.
@@ -108,6 +111,8 @@ def _update(call: Call, inbox_id: str, pod_id: str | None) -> Inbox:
         raise unprocessable("FakeAgentMail has no paused inboxes")
     if body.keys().isdisjoint({"display_name", "metadata", "status"}):
         raise invalid("display_name", "there, or else metadata, or status")
+    if body.get("metadata") == {}:
+        raise invalid("metadata", "null to clear it, and not an empty object")
     display_name = line(body, "display_name") if "display_name" in body else inbox.display_name
     metadata = _merged(inbox.metadata, body) if "metadata" in body else inbox.metadata
     inbox.display_name, inbox.metadata, inbox.updated_at = display_name, metadata, call.now
@@ -123,7 +128,12 @@ def _merged(metadata: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
         isinstance(value, str | int | float | None) for value in change.values()
     ):
         raise invalid("metadata", "an object of strings, numbers and booleans")
-    return {name: value for name, value in (metadata | change).items() if value is not None}
+    if any(len(text) > MAX_METADATA for text in (*change, *change.values()) if isinstance(text, str)):
+        raise invalid("metadata", f"of keys and strings of at most {MAX_METADATA} characters")
+    merged = {name: value for name, value in (metadata | change).items() if value is not None}
+    if max(len(change), len(merged)) > MAX_METADATA:
+        raise invalid("metadata", f"of at most {MAX_METADATA} keys")
+    return merged
 
 
 def _item(call: Call, inbox: Inbox) -> dict[str, Any]:

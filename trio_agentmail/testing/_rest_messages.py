@@ -8,7 +8,7 @@ import orjson
 from ._encode import encode_part
 from ._fake_listing import filtering, read_query, take_page
 from ._labels import LabelChange, read_label_change
-from ._mail import Mail
+from ._mail import BODIES, Mail
 from ._mail_store import Inbox
 from ._rest_body import ids
 from ._rest_call import Answer, Call, listing
@@ -75,8 +75,9 @@ def _list(call: Call, inbox: Inbox) -> Answer:
 def _batch_get(call: Call, inbox: Inbox) -> Answer:
     call.require("message_read")
     message_ids = ids(call.body(), "message_ids", MAX_BATCH_GET)
-    items = [orjson.Fragment(mail.item) for mail in _those_of(call, inbox, message_ids)]
-    return {"count": len(items), "limit": len(message_ids), "messages": items}
+    found = _those_of(call, inbox, message_ids)
+    messages = [orjson.Fragment(encode_part(mail.message, without=BODIES)) for mail in found]
+    return {"count": len(messages), "limit": len(message_ids), "messages": messages}
 
 
 def _batch_update(call: Call, inbox: Inbox) -> Answer:

@@ -7,11 +7,14 @@ from ._outgoing import Outgoing, read_outgoing
 from ._replies import forward_of, reply_to
 from ._rest_body import flag, key
 from ._rest_call import Call
-from ._rest_errors import invalid, unprocessable
+from ._rest_errors import invalid, too_large, unprocessable
 
 __all__ = ["answer_send"]
 
 MAX_RECIPIENTS = 50
+MAX_REQUEST = 6 * 2**20
+"""Bytes. AgentMail documents the limit (6 MB for a request with all of its attachments), but not the error."""
+
 RECIPIENTS = ("to", "cc", "bcc")
 
 
@@ -23,6 +26,8 @@ def answer_send(call: Call, segments: list[str], inbox: Inbox) -> dict[str, Any]
     """
     call.require("message_send")
     idempotency_key = key(call.request.headers.get("Idempotency-Key"), "Idempotency-Key")
+    if len(call.request.content) > MAX_REQUEST:
+        raise too_large("the request has more than 6 MB")
     request = call.request.url.path, call.request.content
     return call.post_office.once(idempotency_key, request, call.now, lambda: _send(call, segments, inbox))
 
@@ -30,6 +35,7 @@ def answer_send(call: Call, segments: list[str], inbox: Inbox) -> dict[str, Any]
 def _send(call: Call, segments: list[str], inbox: Inbox) -> dict[str, Any]:
     body = call.body()
     outgoing = read_outgoing(body)
+    flag(body, "track_opens")  # which nobody is told of here
     thread: dict[str, Any] = {}
     if segments != ["send"]:
         message_id, action = segments

@@ -1,0 +1,18 @@
+"""What is kept for a while is there for that while, and then takes no memory."""
+
+from datetime import UTC, datetime, timedelta
+
+from trio_agentmail.testing._expiring import Expiring
+
+
+def test_a_thing_is_kept_for_its_lifetime_and_no_longer() -> None:
+    start = datetime(2026, 2, 3, tzinfo=UTC)
+    things: Expiring[str] = Expiring(timedelta(seconds=10))
+    for second in range(100):
+        now = start + timedelta(seconds=second)
+        assert things.put(f"{second}", f"thing {second}", now) == now + timedelta(seconds=10)
+        assert things.get(f"{second - 9}", now) == (f"thing {second - 9}" if second >= 9 else None)
+        assert things.get(f"{second - 10}", now) is None
+        assert len(things) <= 10
+    assert things.get("99", start + timedelta(seconds=109)) is None
+    assert len(things) == 0

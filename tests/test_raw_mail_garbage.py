@@ -1,0 +1,206 @@
+"""Whatever comes from outside, however odd: it is read as far as that goes, and can be shown, fetched and sent on."""
+
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import orjson
+import pytest
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trio_agentmail.testing import FakeAgentMail
+from trio_agentmail.testing._encode import encode_part
+from trio_agentmail.testing._lenient_mail import Part
+from trio_agentmail.testing._mail_writing import write_mail
+from trio_agentmail.testing._rfc5322 import ParsedMail, parse_mail
+
+AGENT = "agent@agentmail.to"
+NOW = datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC)
+
+CHARSETS = [
+    b"utf-8",
+    b"us-ascii",
+    b"idna",
+    b"undefined",
+    b"unicode-escape",
+    b"utf-7",
+    b"utf-16",
+    b"hex",
+    b"x",
+    b"\xff",
+    b"",
+]
+
+ODD_VALUES = [
+    *(b"a@", b"<", b'"', b"=?x?b?!!?=", b"<a@[", b"=?utf-8?q?a_?= <", b"@", b"<>", b"(((", b",;:", b"a@b.c" * 300),
+    *(b"Mon, 1 Jan 99999999999999 00:00:00 +0000", b"Mon, 1 Jan 0001 00:00:00 +1400", b"1 Jan 2024 00:00:00 +9999"),
+    *(b"attachment; filename*", b"attachment; filename*=idna''%ff", b"attachment; filename*=undefined''a"),
+    *(b"attachment; filename*=unicode-escape''%5Cud800", b"attachment; filename*9999999999999999999999*=a"),
+    *(b"inline; filename=\xfc", b"\xc3\xbc/x", b"text/plain; charset=", b"text", b"text/", b"message/rfc822"),
+    *(b"multipart/mixed; boundary", b"multipart/mixed; boundary*=idna''%ff", b"message/delivery-status"),
+    *(b"base64", b"quoted-printable", b"x-uuencode", b"=?unicode-escape?q?=5Cud800?=", b"=?utf-8?q?=0A?=", b"\x00"),
+]
+
+NAMES = [
+    *(b"From", b"Sender", b"Reply-To", b"To", b"Cc", b"Bcc", b"Delivered-To", b"Subject", b"Date", b"Message-ID"),
+    *(b"In-Reply-To", b"References", b"Resent-From", b"Resent-To", b"Resent-Sender", b"Resent-Date", b"X-Odd"),
+    *(b"Content-Type", b"Content-Disposition", b"Content-Transfer-Encoding", b"Content-ID", b"MIME-Version"),
+]
+
+
+def encoded_word(charset: bytes, encoding: bytes, text: bytes) -> bytes:
+    return b"=?%b?%b?%b?=" % (charset, encoding, text)
+
+
+def parameter(value: bytes, name: bytes, content: bytes) -> bytes:
+    return b"%b; %b=%b" % (value, name, content)
+
+
+odd_values = st.recursive(
+    st.one_of(
+        st.sampled_from(ODD_VALUES),
+        st.binary(max_size=20),
+        st.builds(encoded_word, st.sampled_from(CHARSETS), st.sampled_from([b"b", b"q", b"z"]), st.binary(max_size=8)),
+    ),
+    lambda values: st.one_of(
+        st.builds(bytes.__add__, values, values),
+        st.builds(parameter, values, st.sampled_from([b"filename*", b"charset", b"boundary*0*", b"name"]), values),
+    ),
+    max_leaves=4,
+)
+types = st.one_of(
+    st.builds(
+        parameter, st.sampled_from([b"text/plain", b"text/html"]), st.just(b"charset"), st.sampled_from(CHARSETS)
+    ),
+    odd_values,
+)
+headers = st.lists(
+    st.one_of(st.tuples(st.sampled_from(NAMES), odd_values), st.tuples(st.just(b"Content-Type"), types)), max_size=5
+)
+
+
+def part(fields: list[tuple[bytes, bytes]], body: bytes) -> bytes:
+    return b"".join(b"%b: %b\r\n" % field for field in fields) + b"\r\n" + body
+
+
+def multipart(fields: list[tuple[bytes, bytes]], subtype: bytes, parts: list[bytes]) -> bytes:
+    kind = b"multipart/%b; boundary=b%d" % (subtype, len(parts))
+    between = b"\r\n--b%d" % len(parts)
+    body = b"".join(between + b"\r\n" + one for one in parts) + between + b"--\r\n"
+    return part([(b"Content-Type", kind), *fields], body)
+
+
+def attached(fields: list[tuple[bytes, bytes]], mail: bytes) -> bytes:
+    return part([(b"Content-Type", b"message/rfc822"), *fields], mail)
+
+
+mails = st.recursive(
+    st.builds(part, headers, st.binary(max_size=50)),
+    lambda parts: st.one_of(
+        st.builds(multipart, headers, st.sampled_from([b"mixed", b"related", b"digest"]), st.lists(parts, max_size=3)),
+        st.builds(attached, headers, parts),
+    ),
+    max_leaves=5,
+)
+
+
+def nested(kind: bytes, depth: int) -> bytes:
+    if kind == b"message/rfc822":
+        return b"Content-Type: message/rfc822\r\n\r\n" * depth
+    return b"".join(b"Content-Type: %b; boundary=b%d\r\n\r\n--b%d\r\n" % (kind, n, n) for n in range(depth))
+
+
+def check(mail: ParsedMail) -> None:
+    """All of it can be shown, and the mail be written again."""
+    message = mail.message(inbox_id=AGENT, thread_id="thread", labels=("received",), now=NOW)
+    orjson.loads(encode_part(message))
+    assert message.timestamp is not None
+    message.timestamp.astimezone(UTC)
+    for attachment in message.attachments:
+        orjson.loads(encode_part(attachment))
+        assert attachment.content_disposition in ("inline", "attachment")
+        assert (attachment.content_type or "").isascii()
+    parse_mail(write_mail(message, mail.contents))
+
+
+@given(mails)
+@settings(max_examples=300)
+def test_whatever_mail_comes_can_be_read_shown_and_written_again(raw: bytes) -> None:
+    check(parse_mail(raw))
+
+
+@pytest.mark.parametrize("value", ODD_VALUES)
+def test_no_header_is_so_odd_that_a_mail_is_refused(value: bytes) -> None:
+    for name in NAMES:
+        mail = parse_mail(b"%b: %b\nTo: agent@agentmail.to\nX-Last: seen\n\nHello" % (name, value))
+        check(mail)
+        assert "agent@agentmail.to" in mail.recipients
+        assert mail.headers["X-Last"] == "seen"
+
+
+@pytest.mark.parametrize("charset", CHARSETS)
+def test_in_no_charset_is_the_text_of_a_mail_lost(charset: bytes) -> None:
+    mail = parse_mail(b"Content-Type: text/plain; charset=%b\n\nHello \\ud800 \xff" % charset)
+    check(mail)
+    assert mail.text
+
+
+def test_what_cannot_be_read_of_a_part_does_not_cost_the_rest_of_the_mail() -> None:
+    odd = part([(b"Content-Disposition", b"attachment; filename*=idna''%ff")], b"data")
+    mail = parse_mail(multipart([], b"mixed", [part([], b"Hello"), odd]))
+    [attachment] = mail.attachments
+    assert (mail.text, attachment.filename, mail.contents[str(attachment.attachment_id)]) == ("Hello", None, b"data")
+
+
+def test_a_mail_that_is_attached_stays_as_it_is_whatever_is_in_it() -> None:
+    inner = b"Subject: inner\r\nSender: a@\r\n\r\n" + nested(b"message/rfc822", 2000)
+    mail = parse_mail(multipart([], b"mixed", [part([], b"Hello"), attached([], inner)]))
+    check(mail)
+    [attachment] = mail.attachments
+    assert (mail.text, attachment.content_type) == ("Hello", "message/rfc822")
+    assert mail.contents[str(attachment.attachment_id)] == inner
+
+
+def test_of_a_mail_of_parts_in_parts_without_end_the_headers_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def give_up(_: Part) -> None:
+        raise RecursionError
+
+    for _ in range(2):
+        mail = parse_mail(b"Subject: deep\r\n" + nested(b"multipart/mixed", 2000))
+        check(mail)
+        assert (mail.subject, mail.text, mail.attachments) == ("deep", None, ())
+        # How much the parser bears differs from one Python to the next.
+        monkeypatch.setattr(Part, "get_boundary", give_up)
+
+
+async def fetch_everything(raw: bytes) -> None:
+    fake = FakeAgentMail()
+    [event] = await fake.deliver(raw, inbox_id=AGENT)
+    async with httpx.AsyncClient(
+        transport=fake.http_transport(), base_url="https://api.example/v0", headers={"Authorization": "Bearer am_key"}
+    ) as client:
+
+        async def get(path: str) -> Any:
+            response = await client.get(path)
+            assert response.status_code == 200, response.text
+            return response
+
+        inbox = f"/inboxes/{AGENT}"
+        path = f"{inbox}/messages/{quote(event.message.message_id, safe='')}"
+        message = (await get(path)).json()
+        assert (await get(f"{inbox}/messages")).json()["count"] == 1
+        assert (await get(f"{inbox}/threads/{message['thread_id']}")).json()["messages"] == [message]
+        for file in ("raw", *(f"attachments/{one['attachment_id']}" for one in message["attachments"])):
+            where = (await get(f"{path}/{file}")).json()
+            assert len((await get(where["download_url"])).content) == where["size"]
+        answer = await client.post(f"{path}/forward", json={"to": "jane@example.com", "text": "Look"})
+        assert answer.status_code == 200, answer.text
+
+
+@given(mails)
+@settings(max_examples=50)
+def test_whatever_mail_comes_the_rest_api_has_it(raw: bytes) -> None:
+    trio.run(fetch_everything, raw)

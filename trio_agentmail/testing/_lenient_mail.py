@@ -1,0 +1,139 @@
+"""The standard library's parser of mail, kept from refusing any.
+
+Asked for the whole of a mail, it raises on many that come: on headers of addresses, dates and parameters that are none,
+on codecs that are not made for mail, on parts in parts in parts. So here it parses no header but those of addresses;
+what it trips over is text as it stands, or not there; and a mail that is attached stays one part, whatever is in it.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from email import policy
+from email.headerregistry import AddressHeader, HeaderRegistry, UnstructuredHeader
+from email.message import EmailMessage
+from email.parser import BytesParser
+from typing import Any, TypeVar, cast
+
+__all__ = ["Part", "attempt", "harmless", "read_mail", "without_header"]
+
+T = TypeVar("T")
+
+ADDRESSES = ("From", "Reply-To", "To", "Cc", "Bcc", "Delivered-To")
+
+TOKEN = "[A-Za-z0-9!#$%&'*+.^_`|~-]+"
+CONTENT_TYPE = re.compile(f"{TOKEN}/{TOKEN}")
+HEADER_LINE = re.compile(rb"From |[!-9;-~]*:|[ \t]")
+"""What the parser takes for a line of the headers."""
+
+NEVER_BYTES = re.compile("[\ud800-\udc7f\udd00-\udfff]")
+"""Surrogates that do not stand for a byte which the parser could not decode."""
+
+
+def attempt(read: Callable[[], T], otherwise: T) -> T:
+    """What is read, or something else where the standard library raises."""
+    try:
+        return read()
+    except Exception:  # noqa: BLE001  of many classes, which differ from one Python to the next
+        return otherwise
+
+
+def harmless(text: str) -> str:
+    """Without lone surrogates, which have no encoding."""
+    data = NEVER_BYTES.sub("\N{REPLACEMENT CHARACTER}", text).encode(errors="surrogateescape")
+    return data.decode(errors="replace")
+
+
+class Text(UnstructuredHeader):
+    """Any header: encoded words are decoded, and nothing else is looked for."""
+
+    @classmethod
+    def parse(cls, value: str, kwds: dict[str, Any]) -> None:
+        kwds |= {"parse_tree": None, "decoded": value}
+        attempt(lambda: UnstructuredHeader.parse(value, kwds), None)
+        kwds["decoded"] = harmless(kwds["decoded"])
+
+
+class Addresses(AddressHeader):
+    """Addresses as far as they are some."""
+
+    @classmethod
+    def parse(cls, value: str, kwds: dict[str, Any]) -> None:
+        Text.parse(value, kwds)
+        kwds["groups"] = []
+        attempt(lambda: AddressHeader.parse(value, kwds), None)
+        kwds["decoded"] = harmless(kwds["decoded"])
+
+
+HEADERS = HeaderRegistry(default_class=cast(Any, Text), use_default_map=False)
+for _name in ADDRESSES:
+    HEADERS.map_to_type(_name, cast(Any, Addresses))
+
+
+class Part(EmailMessage):
+    """A mail, or a part of one."""
+
+    @property
+    def content_type(self) -> str:
+        """In lower case, without parameters."""
+        match = CONTENT_TYPE.match(str(self.get("Content-Type", "")))
+        return self.get_default_type() if match is None else match[0].lower()
+
+    def get_content_type(self) -> str:
+        # The parser goes by this, and takes apart what is a message.
+        return "application/octet-stream" if self.content_type.startswith("message/") else self.content_type
+
+    def get_boundary(self, failobj: Any = None) -> Any:
+        return attempt(super().get_boundary, failobj)
+
+    @property
+    def filename(self) -> str | None:
+        name = attempt(self.get_filename, None)
+        return None if name is None else harmless(name)
+
+    @property
+    def is_attached(self) -> bool:
+        return self.get_content_disposition() == "attachment"
+
+    def leaves(self) -> Iterator["Part"]:
+        """All parts that are not made of others."""
+        waiting = [self]
+        while waiting:
+            part = waiting.pop()
+            if part.get_content_maintype() != "multipart":
+                yield part
+            elif part.is_multipart():
+                waiting += reversed(cast(list[Part], part.get_payload()))
+
+    def content(self) -> bytes:
+        return attempt(lambda: cast(bytes, self.get_payload(decode=True)), b"")
+
+    def text(self) -> str:
+        content = self.content()
+        text = attempt(
+            lambda: content.decode(str(self.get_content_charset("utf-8")), errors="replace"),
+            content.decode(errors="replace"),
+        )
+        return harmless(text).replace("\r\n", "\n")
+
+
+def read_mail(raw: bytes) -> Part:
+    """A mail with its parts; if the parser cannot make them out, with its headers alone."""
+    parser = BytesParser(Part, policy=policy.SMTP.clone(header_factory=HEADERS))
+    parsed = attempt(lambda: parser.parsebytes(raw), None)
+    if parsed is None:
+        parsed = parser.parsebytes(raw, headersonly=True)
+    assert isinstance(parsed, Part)
+    return parsed
+
+
+def without_header(raw: bytes, name: str) -> bytes:
+    """The mail as it stands, without all headers of this name."""
+    lines = raw.splitlines(keepends=True)
+    end = next((number for number, line in enumerate(lines) if not HEADER_LINE.match(line)), len(lines))
+    kept, keep = [], True
+    for line in lines[:end]:
+        if line[:1] not in (b" ", b"\t"):  # by which a header goes on
+            keep = line.partition(b":")[0].lower() != name.lower().encode()
+        if keep:
+            # A line that ends in CR alone might come to stand before one that is LF alone.
+            kept.append(line + b"\n" if line.endswith(b"\r") else line)
+    return b"".join([*kept, *lines[end:]])
