@@ -1097,3 +1097,26 @@ def test_ports_are_advised_where_it_is_the_port_that_is_wrong() -> None:
     assert (result.exit_code, "choose other ports" in result.stderr) == (1, True)
     result = run("emulate", "--host", "192.0.2.1")
     assert (result.exit_code, "choose other ports" in result.stderr) == (1, False)
+
+
+@pytest.mark.parametrize(
+    ("event_type", "label"),
+    [("delivered", "delivered"), ("bounced", "bounced"), ("complained", "complained"), ("opened", "opened")],
+)
+async def test_what_happens_to_a_mail_labels_it(event_type: str, label: str) -> None:
+    async with serving() as served:
+        sent = await served.emulator.send(inbox_id=INBOX, to="jane@example.com")
+        mail = ("--inbox", INBOX, "--message-id", sent.send.message_id)
+        await served.ok("trigger", f"message.{event_type}", *mail)
+        assert label in served.emulator.messages(INBOX)[0].labels
+        await served.ok("trigger", f"message.{event_type}", "--inbox", INBOX, "--message-id", "<another>")
+        await served.ok("trigger", f"message.{event_type}", "--inbox", INBOX)
+
+
+async def test_what_the_fake_does_not_have_is_told_from_what_is_not_there() -> None:
+    async with serving() as served, httpx.AsyncClient(base_url=served.environment.http) as client:
+        headers = {"Authorization": f"Bearer {KEY}"}
+        answer = await client.get("/v0/drafts", headers=headers)
+        assert (answer.status_code, answer.json()["message"]) == (404, "FakeAgentMail has no GET /v0/drafts")
+        answer = await client.get("/v0/inboxes/nobody", headers=headers)
+        assert (answer.status_code, answer.json()["message"]) == (404, "there is nothing here")

@@ -89,6 +89,8 @@ def test_a_slip_is_an_error_that_says_what_there_is() -> None:
         make_event(MessageBouncedEvent, bounce=Bounce(), type="?")
     with pytest.raises(TypeError):
         make_event(ErrorEvent, reason="?")
+    with pytest.raises(ValueError, match="is one of message.received, "):
+        make_event(MessageReceivedEvent, event_type="message.bounced")
     wrong: Any
     for wrong in (int, 5, FakeAgentMail, None):
         with pytest.raises(TypeError, match=r"takes a class of trio_agentmail\.events, or an event_type, not"):

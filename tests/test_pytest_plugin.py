@@ -4,6 +4,9 @@ import subprocess
 import sys
 
 import pytest
+from trio.testing import MockClock
+
+from trio_agentmail.testing import FakeAgentMail
 
 pytest_plugins = ["pytester"]
 
@@ -198,3 +201,10 @@ def test_a_project_without_trio_is_none_the_slower_for_it(project: pytest.Pytest
     assert "assert False" in result.stdout
     assert "1 failed" in result.stdout
     assert "AgentMail" not in result.stdout
+
+
+async def test_without_the_plug_in_a_fake_is_as_it_is_with_it(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    monkeypatch.delitem(sys.modules, "pytest_trio_agentmail")
+    await FakeAgentMail().deliver(inbox_id="a")

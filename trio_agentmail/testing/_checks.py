@@ -1,10 +1,20 @@
 """Arguments that make no sense are refused where they are given, and not later in some task of the fake."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-__all__ = ["check_bytes", "check_close_code", "check_headers", "check_seconds", "check_status", "check_whole"]
+__all__ = [
+    "check_bytes",
+    "check_close_code",
+    "check_headers",
+    "check_name",
+    "check_seconds",
+    "check_status",
+    "check_text",
+    "check_texts",
+    "check_whole",
+]
 
 
 def check_seconds(name: str, value: float, *, or_forever: bool = False) -> None:
@@ -42,6 +52,28 @@ def check_close_code(value: int) -> None:
 def check_bytes(name: str, value: bytes) -> None:
     if not isinstance(value, bytes):
         raise TypeError(f"{name} is bytes, not {type(value).__name__}")
+
+
+def check_text(name: str, value: str | None) -> None:
+    if not isinstance(value, str | None):
+        raise TypeError(f"{name} is a str, not {type(value).__name__}")
+
+
+def check_name(name: str, value: str) -> None:
+    """
+    Raises:
+        TypeError: it is no str.
+        ValueError: it is empty.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is a str, not {type(value).__name__}")
+    if not value:
+        raise ValueError(f"{name} is empty")
+
+
+def check_texts(name: str, values: Collection[str]) -> None:
+    if isinstance(values, str) or not all(isinstance(value, str) for value in values):
+        raise TypeError(f"{name} is a collection of str, not {values!r}")
 
 
 def check_headers(headers: Mapping[str, str] | Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:

@@ -38,6 +38,15 @@ the inboxes that it is addressed to, unless one is given, and there is nothing e
 
 EVENT_TYPES = tuple(FIELDS)
 
+LABELS = {
+    "message.delivered": "delivered",
+    "message.bounced": "bounced",
+    "message.complained": "complained",
+    "message.rejected": "rejected",
+    "message.opened": "opened",
+}
+"""What a mail is labelled with by what happens to it (source: AgentMail's documentation of labels)."""
+
 
 async def trigger(emulator: EmulatorBase, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Have something happen.
@@ -112,6 +121,8 @@ async def _happen(emulator: EmulatorBase, event_type: str, given: dict[str, Any]
         case _ if event_type.startswith("message.received"):
             received = await emulator.deliver(inbox_id=inbox_id, event_type=event_type, **given)
             return {"event_id": received.event_id, "message_id": received.message.message_id}
+    if (label := LABELS.get(event_type)) is not None and emulator.message(inbox_id, given.get("message_id", "")):
+        await emulator.label(inbox_id, given["message_id"], add=[label])
     event = _made(emulator, event_type, inbox_id, given)
     await emulator.emit(event)
     return {"event_id": getattr(event, "event_id", None), **_message_id(event)}

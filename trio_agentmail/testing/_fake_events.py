@@ -20,6 +20,7 @@ from trio_agentmail.events import (
     Send,
 )
 
+from ._checks import check_name, check_text, check_texts
 from ._extraction import extract_html, extract_text
 
 __all__ = [
@@ -42,6 +43,15 @@ HELD = "agent-armor-held"
 """The label of mail that Agent Armor holds for review."""
 
 ORGANIZATION = "organization"
+
+
+RECEIVED = {
+    "message.received": "unread",
+    "message.received.spam": "spam",
+    "message.received.blocked": "blocked",
+    "message.received.unauthenticated": "unauthenticated",
+}
+"""The event_types by which mail is announced, and what label it has besides `received`."""
 
 
 def new_id() -> str:
@@ -76,8 +86,23 @@ def new_message(
     """A message that AgentMail gets now: `FakeAgentMail.deliver` says what the arguments mean.
 
     Raises:
-        TypeError: the timestamp has no offset.
+        TypeError: the timestamp has no offset, or an argument is of another type.
+        ValueError: the inbox is empty.
     """
+    check_name("inbox_id", inbox_id)
+    check_texts("to", [to] if isinstance(to, str) else to)
+    if not isinstance(from_, str):  # it may be empty: there are mails without a sender
+        raise TypeError(f"from_ is a str, not {type(from_).__name__}")
+    for name, value in (
+        ("subject", subject),
+        ("text", text),
+        ("html", html),
+        ("message_id", message_id),
+        ("thread_id", thread_id),
+    ):
+        check_text(name, value)
+    if not isinstance(timestamp, datetime | None):
+        raise TypeError(f"timestamp is a datetime, not {type(timestamp).__name__}")
     if timestamp is not None and timestamp.tzinfo is None:
         raise TypeError("the timestamp has no offset: give it one, for example tzinfo=UTC")
     return Message(
@@ -142,9 +167,14 @@ def received_event(
 
 
 def received_labels(event_type: str) -> tuple[str, ...]:
-    """The labels of a mail whose arrival is announced by an event of this type."""
-    kind = event_type.removeprefix("message.received").removeprefix(".")
-    return "received", kind or "unread"
+    """The labels of a mail whose arrival is announced by an event of this type.
+
+    Raises:
+        ValueError: it announces no mail.
+    """
+    if event_type not in RECEIVED:
+        raise ValueError(f"the event_type of a mail that comes is one of {', '.join(RECEIVED)}, not {event_type!r}")
+    return "received", RECEIVED[event_type]
 
 
 def hold(message: Message) -> Message:

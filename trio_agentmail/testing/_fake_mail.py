@@ -10,6 +10,7 @@ import trio
 
 from trio_agentmail.events import Event, Message, MessageReceivedEvent, MessageSentEvent
 
+from ._checks import check_name, check_texts
 from ._fake_events import (
     HELD,
     hold,
@@ -39,6 +40,7 @@ class FakeMail(FakeWebSockets, FakeHttp):
         Args:
             pod_id: `None`: a new inbox is in the pod `default`.
         """
+        check_name("inbox_id", inbox_id)
         self._store.add_inbox(inbox_id, self._now(), pod_id)
 
     @overload
@@ -115,11 +117,20 @@ class FakeMail(FakeWebSockets, FakeHttp):
             cannot be given here, `attrs.evolve` and `emit` can.
 
         Raises:
-            TypeError: The timestamp has no offset; or neither a mail nor an inbox is given.
-            ValueError: The thread is one of another inbox; or the mail is for none of the inboxes that there are.
+            TypeError: The timestamp has no offset; or neither a mail nor an inbox is given; or an argument is of
+                another type, or none that goes with a `mail`.
+            ValueError: The thread is one of another inbox; or the mail is for none of the inboxes that there are; or
+                there is no such event_type.
         """
         now = self._now()
+        if inbox_id is not None:
+            check_name("inbox_id", inbox_id)
         if mail is not None:
+            said = (from_, subject, text, html, to, message_id, thread_id, event_id, timestamp)
+            if said != ("Jane <jane@example.com>", "Hello", "Hello!", None, None, None, None, None, None):
+                raise TypeError(
+                    "with a mail, deliver() takes inbox_id, event_type, held and body_in_push: the mail says the rest"
+                )
             parsed = parse_mail(mail)
             inboxes = self._addressed(parsed) if inbox_id is None else [inbox_id]
             return tuple(
@@ -263,6 +274,8 @@ class FakeMail(FakeWebSockets, FakeHttp):
         Raises:
             KeyError: There is no such mail.
         """
+        check_texts("add", add)
+        check_texts("remove", remove)
         mail = self._mail(inbox_id, message_id)
         labels = tuple(label for label in dict.fromkeys((*mail.labels, *add)) if label not in remove)
         now = self._now()

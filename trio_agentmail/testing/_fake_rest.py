@@ -5,7 +5,7 @@ from urllib.parse import unquote
 import httpx
 
 from ._rest_call import Answer, Call
-from ._rest_errors import not_found
+from ._rest_errors import no_such_call
 from ._rest_inboxes import answer_inboxes, answer_pods
 from ._rest_messages import answer_messages
 from ._rest_threads import answer_threads
@@ -35,7 +35,7 @@ def answer_call(call: Call) -> Answer:
             return answer_threads(call, [method, *rest], pod_id=call.pod(pod_id).pod_id)
         case ["", "v0", "pods", *rest]:
             return answer_pods(call, [method, *rest])
-    raise not_found()
+    raise no_such_call(call.request)
 
 
 def _segments(request: httpx.Request) -> list[str]:

@@ -6,11 +6,14 @@ Source: AgentMail's error reference. Programs are to look at `code`; `name` is o
 from collections.abc import Collection
 from typing import Any
 
+import httpx
+
 __all__ = [
     "Refusal",
     "conflict",
     "forbidden",
     "invalid",
+    "no_such_call",
     "not_found",
     "powerless",
     "refused_key",
@@ -79,6 +82,11 @@ def powerless() -> Refusal:
     """The key has no permission at all."""
     fix = "This API key may not do anything. Give it permissions, or use another one."
     return Refusal(403, "missing_permission", "Forbidden", fix=fix)
+
+
+def no_such_call(request: httpx.Request) -> Refusal:
+    """There is no such call here: it may be one that AgentMail has."""
+    return Refusal(404, "not_found", f"FakeAgentMail has no {request.method} {request.url.path}")
 
 
 def not_found() -> Refusal:

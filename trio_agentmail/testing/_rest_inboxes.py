@@ -8,7 +8,7 @@ from ._fake_listing import read_query, take_page
 from ._mail_store import Inbox, Pod
 from ._rest_body import key, line, text
 from ._rest_call import Answer, Call, listing
-from ._rest_errors import Refusal, invalid, not_found, unprocessable
+from ._rest_errors import Refusal, invalid, no_such_call, unprocessable
 
 __all__ = ["answer_inboxes", "answer_pods"]
 
@@ -40,7 +40,7 @@ def answer_inboxes(call: Call, segments: list[str], pod_id: str | None = None) -
             call.require("inbox_delete")
             call.store.delete_inbox(call.inbox(inbox_id, pod_id), call.now)
             return None
-    raise not_found()
+    raise no_such_call(call.request)
 
 
 def answer_pods(call: Call, segments: list[str]) -> Answer:
@@ -67,7 +67,7 @@ def answer_pods(call: Call, segments: list[str]) -> Answer:
                 raise Refusal(409, "cannot_delete", "there are inboxes in the pod")
             call.store.delete_pod(pod)
             return None
-    raise not_found()
+    raise no_such_call(call.request)
 
 
 def _list(call: Call, pod_id: str | None) -> Answer:

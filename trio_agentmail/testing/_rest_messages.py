@@ -13,7 +13,7 @@ from ._mail_store import Inbox
 from ._rest_body import ids
 from ._rest_call import Answer, Call, listing
 from ._rest_downloads import describe_attachment, describe_raw
-from ._rest_errors import not_found
+from ._rest_errors import no_such_call
 from ._rest_sending import answer_send
 
 __all__ = ["answer_messages"]
@@ -54,7 +54,7 @@ def answer_messages(call: Call, segments: list[str], inbox_id: str) -> Answer:
         case ["GET", message_id, "attachments", attachment_id]:
             call.require("message_read")
             return describe_attachment(call, [call.mail(inbox_id, message_id)], attachment_id)
-    raise not_found()
+    raise no_such_call(call.request)
 
 
 def _list(call: Call, inbox: Inbox) -> Answer:

@@ -11,7 +11,7 @@ from ._labels import read_label_change
 from ._mail import Mail, ThreadView
 from ._rest_call import Answer, Call, listing
 from ._rest_downloads import describe_attachment
-from ._rest_errors import not_found, unprocessable
+from ._rest_errors import no_such_call, not_found, unprocessable
 
 __all__ = ["answer_threads"]
 
@@ -42,7 +42,7 @@ def answer_threads(call: Call, segments: list[str], pod_id: str | None = None, i
         case ["GET", thread_id, "attachments", attachment_id]:
             call.require("message_read")
             return describe_attachment(call, _mails(_thread(call, thread_id, pod_id, inbox_id)), attachment_id)
-    raise not_found()
+    raise no_such_call(call.request)
 
 
 def _list(call: Call, pod_id: str | None, inbox_id: str | None) -> Answer:
