@@ -1106,8 +1106,8 @@ def test_ports_are_advised_where_it_is_the_port_that_is_wrong() -> None:
 async def test_what_happens_to_a_mail_labels_it(event_type: str, label: str) -> None:
     async with serving() as served:
         sent = await served.emulator.send(inbox_id=INBOX, to="jane@example.com")
-        mail = ("--inbox", INBOX, "--message-id", sent.send.message_id)
-        await served.ok("trigger", f"message.{event_type}", *mail)
+        assert sent.send.message_id is not None
+        await served.ok("trigger", f"message.{event_type}", "--inbox", INBOX, "--message-id", sent.send.message_id)
         assert label in served.emulator.messages(INBOX)[0].labels
         await served.ok("trigger", f"message.{event_type}", "--inbox", INBOX, "--message-id", "<another>")
         await served.ok("trigger", f"message.{event_type}", "--inbox", INBOX)
