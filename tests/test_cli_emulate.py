@@ -39,11 +39,11 @@ from trio_agentmail.cli import _emulate
 from trio_agentmail.cli._commands import commands
 from trio_agentmail.cli._emulator_orders import fault_commands
 from trio_agentmail.cli._output import Output, OutputClosed
-from trio_agentmail.testing._emulator import Emulator
-from trio_agentmail.testing._emulator_faults import FAULTS
-from trio_agentmail.testing._emulator_trigger import EVENT_TYPES
+from trio_agentmail.testing._emulator.emulator import Emulator
+from trio_agentmail.testing._emulator.faults import FAULTS
+from trio_agentmail.testing._emulator.trigger import EVENT_TYPES
 from trio_agentmail.testing._fake_chaos import CHAOS
-from trio_agentmail.testing._mail_store import MailStore
+from trio_agentmail.testing._mail.store import MailStore
 
 INBOX = "agent@agentmail.to"
 KEY = "am_key"
@@ -1009,7 +1009,7 @@ async def test_orders_come_from_this_machine_only(address: str, status: int) -> 
 
 
 async def test_what_is_remembered_of_requests_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trio_agentmail.testing._emulator_base.MAX_REMEMBERED", 3)
+    monkeypatch.setattr("trio_agentmail.testing._emulator.base.MAX_REMEMBERED", 3)
     async with serving() as served, httpx.AsyncClient(base_url=served.environment.http) as client:
         for _ in range(5):
             await client.get("/v0/inboxes")

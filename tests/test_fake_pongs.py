@@ -9,7 +9,7 @@ from trio.testing import MockClock
 from tests.streams import open_agentmail_session, open_agentmail_stream
 from trio_agentmail import ApiError, Disconnected, MessageReceivedEvent, Subscribed
 from trio_agentmail.testing import FakeAgentMail
-from trio_agentmail.testing._emulator import Emulator
+from trio_agentmail.testing._emulator.emulator import Emulator
 
 INBOX = "agent@agentmail.to"
 
@@ -122,7 +122,7 @@ async def test_the_body_of_a_refusal_may_begin_as_a_pong_does(autojump_clock: Mo
 async def test_what_an_emulator_remembers_of_pings_has_a_bound(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
-    monkeypatch.setattr("trio_agentmail.testing._emulator_base.MAX_REMEMBERED", 3)
+    monkeypatch.setattr("trio_agentmail.testing._emulator.base.MAX_REMEMBERED", 3)
     emulator = Emulator(lambda text: None)
     async with open_agentmail_stream(backend=emulator, ping_interval=1) as events:
         await trio.sleep(9.5)

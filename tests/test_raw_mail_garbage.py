@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from trio_agentmail.testing import FakeAgentMail
 from trio_agentmail.testing._encode import encode_part
-from trio_agentmail.testing._lenient_mail import Part
-from trio_agentmail.testing._mail_writing import write_mail
-from trio_agentmail.testing._rfc5322 import ParsedMail, parse_mail
+from trio_agentmail.testing._mail.lenient import Part
+from trio_agentmail.testing._mail.rfc5322 import ParsedMail, parse_mail
+from trio_agentmail.testing._mail.writing import write_mail
 
 AGENT = "agent@agentmail.to"
 NOW = datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC)

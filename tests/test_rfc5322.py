@@ -11,8 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trio_agentmail import Attachment, Message
-from trio_agentmail.testing._mail_writing import write_mail
-from trio_agentmail.testing._rfc5322 import ParsedMail, parse_mail
+from trio_agentmail.testing._mail.rfc5322 import ParsedMail, parse_mail
+from trio_agentmail.testing._mail.writing import write_mail
 
 NOW = datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC)
 

@@ -9,9 +9,9 @@ import click
 import httpx
 
 from trio_agentmail.errors import printable
-from trio_agentmail.testing._emulator_control import CONTROL_PATH, SERVER
-from trio_agentmail.testing._emulator_faults import CLOSE_CODES
-from trio_agentmail.testing._emulator_trigger import EVENT_TYPES, FIELDS
+from trio_agentmail.testing._emulator.control import CONTROL_PATH, SERVER
+from trio_agentmail.testing._emulator.faults import CLOSE_CODES
+from trio_agentmail.testing._emulator.trigger import EVENT_TYPES, FIELDS
 from trio_agentmail.testing._fake_chaos import CHAOS
 
 from ._emulate import DEFAULT_EMULATOR

@@ -16,8 +16,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from trio_agentmail._nursery import background_nursery
 from trio_agentmail.events import Event
 
-from ._fake_events import to_milliseconds
-from ._mail_store import MailStore
+from ._mail.events import to_milliseconds
+from ._mail.store import MailStore
 from ._permissions import ApiKeys, check_api_keys, check_permissions
 
 __all__ = ["FakeBase"]

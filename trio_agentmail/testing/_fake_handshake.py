@@ -8,8 +8,8 @@ import orjson
 import trio
 import trio_websocket
 
-from ._fake_faults import RejectHandshake
-from ._rest_errors import Refusal, not_found, powerless, refused_key
+from ._faults.connections import RejectHandshake
+from ._rest.errors import Refusal, not_found, powerless, refused_key
 
 __all__ = ["Handshake", "bearer", "read_handshake", "rejection"]
 

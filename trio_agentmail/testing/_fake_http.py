@@ -16,12 +16,12 @@ from ._fake_base import FakeBase
 from ._fake_connection import Spawn
 from ._fake_handshake import bearer
 from ._fake_http_server import HttpConnection, Respond, accept_from
-from ._fake_request_faults import AnswerRequest, BreakRequest, HangRequest, RequestFaults
-from ._fake_rest import answer_call
-from ._post_office import PostOffice
-from ._rest_call import Call
-from ._rest_downloads import DOWNLOADS, download
-from ._rest_errors import Refusal, refused_key
+from ._faults.requests import AnswerRequest, BreakRequest, HangRequest, RequestFaults
+from ._rest.api import answer_call
+from ._rest.call import Call
+from ._rest.downloads import DOWNLOADS, download
+from ._rest.errors import Refusal, refused_key
+from ._rest.post_office import PostOffice
 
 __all__ = ["FakeHttp", "Request"]
 

@@ -16,7 +16,7 @@ import h11
 import httpx
 import trio
 
-from ._fake_request_faults import BreakRequest, HangRequest
+from ._faults.requests import BreakRequest, HangRequest
 
 __all__ = ["HttpConnection", "Respond", "accept_from", "reset", "with_tls"]
 

@@ -11,7 +11,9 @@ import trio
 from trio_agentmail.events import Event, Message, MessageReceivedEvent, MessageSentEvent
 
 from ._checks import check_name, check_texts
-from ._fake_events import (
+from ._fake_http import FakeHttp
+from ._fake_websockets import FakeWebSockets
+from ._mail.events import (
     HELD,
     hold,
     new_id,
@@ -22,10 +24,8 @@ from ._fake_events import (
     released,
     review_event,
 )
-from ._fake_http import FakeHttp
-from ._fake_websockets import FakeWebSockets
-from ._mail import Mail
-from ._rfc5322 import ParsedMail, parse_mail
+from ._mail.mail import Mail
+from ._mail.rfc5322 import ParsedMail, parse_mail
 
 __all__ = ["FakeMail"]
 

@@ -1,96 +1,28 @@
-"""The WebSockets of the fake: who is connected, what they hear, and how each goes from its beginning to its end."""
+"""The WebSockets of the fake: what is pushed on them, and what a test does to those that are open."""
 
 import json
 import math
-import ssl
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
-from functools import partial
-from itertools import count
-from urllib.parse import urlsplit
 
-import attrs
 import trio
-import trio_websocket
-from trio.testing import memory_stream_pair
 
-from trio_agentmail._settings import Subscribe
-from trio_agentmail._websocket import WebSocket, client_websocket
 from trio_agentmail.events import Event
 
 from ._checks import check_bytes, check_close_code, check_seconds
 from ._encode import encode_event
-from ._fake_base import FakeBase
-from ._fake_connection import FakeConnection, Spawn, fake_tasks
-from ._fake_faults import (
-    AnswerConnection,
-    CloseInsteadOfConfirming,
-    ConnectionFaults,
-    DelayConnection,
-    DropAfterConfirming,
-    FailConnection,
-    Fault,
-    HangHandshake,
-    PushBeforeConfirming,
-    RefuseSubscription,
-    RejectHandshake,
-    WithholdConfirmation,
-    refused,
-)
-from ._fake_handshake import Handshake, read_handshake, rejection
-from ._fake_http_server import accept_from, reset, with_tls
-from ._fake_push_faults import PushFaults
-from ._fake_subscriptions import RefusedFrame, describe, error_frame, mismatch, parse_subscribe, subscribed_frame
-from ._slow_stream import SlowStream
+from ._fake_connecting import FakeConnecting
+from ._fake_connection import FakeConnection
+from ._fake_subscriptions import describe, mismatch
+from ._faults.pushes import PushFaults
 
 __all__ = ["FakeWebSockets"]
 
 
-class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
-    """The WebSocket side of `FakeAgentMail`, which documents the attributes."""
+class FakeWebSockets(FakeConnecting, PushFaults):
+    """The WebSocket side of `FakeAgentMail`."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.attempts = 0
-        self.handshakes: list[Handshake] = []
-        self.frames: list[str | bytes] = []
-        self.subscriptions: list[Subscribe] = []
-        self.close_codes: list[int | None] = []
-        self.pings: list[float] = []
-        self._connections: list[FakeConnection] = []
-        self._numbers = count(1)
-        self._bytes_per_second: float | None = None
-        self._pong_delay = 0.0
-        # The client's and the server's end of a connection in memory. Private: tests of this package put others here.
-        self._stream_pair: Callable[[], tuple[trio.abc.Stream, trio.abc.Stream]] = memory_stream_pair
-
-    # What can be seen from here
-
-    @property
-    def connected(self) -> int:
-        """How many WebSockets are open now, silent ones included."""
-        return sum(connection.is_open for connection in self._connections)
-
-    @property
-    def subscribed(self) -> int:
-        """How many WebSockets with a confirmed subscription are open now, silent ones included."""
-        return sum(connection.is_subscribed for connection in self._connections)
-
-    async def wait_connected(self, n: int = 1, within: float = 60.0) -> None:
-        """Wait until `connected` is at least `n`; for an `n` of 0, until every connection has come to its end.
-
-        Otherwise as `wait_for`.
-        """
-        await self.wait_for(lambda: self.connected >= n if n else not self._connections, within)
-
-    async def wait_subscribed(self, n: int = 1, within: float = 60.0) -> None:
-        """Wait until `subscribed` is at least `n`: what is pushed then goes to that many.
-
-        Otherwise as `wait_for`.
-        """
-        await self.wait_for(lambda: self.subscribed >= n, within)
-
-    # What is pushed, and what becomes of the connections
+    # What is pushed
 
     def _push_event(self, event: Event) -> None:
         """Push to those whose subscription the event matches, as the next fault says."""
@@ -197,11 +129,6 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
         check_seconds("seconds", seconds, or_forever=True)
         self._pong_delay = seconds
 
-    def _take_ping(self, came: float) -> float:
-        self.pings.append(came)
-        self._notify()
-        return self._pong_delay
-
     @asynccontextmanager
     async def outage(self) -> AsyncIterator[None]:
         """For the block AgentMail is gone: connections are cut, new ones refused, and requests broken off.
@@ -222,143 +149,3 @@ class FakeWebSockets(FakeBase, ConnectionFaults, PushFaults):
         for connection in self._connections:
             connection.fall_silent()
             self._note(f"{connection}: silent from now on")
-
-    # One connection, from its beginning to its end
-
-    @asynccontextmanager
-    async def open_websocket(
-        self,
-        url: str,
-        *,
-        headers: Sequence[tuple[str, str]],
-        max_message_size: int,
-        ssl_context: ssl.SSLContext | None,
-    ) -> AsyncIterator[WebSocket]:
-        """What makes this a `Backend`: a WebSocket to this fake, in memory, whatever the host in the URL."""
-        fault = self._next_connection()
-        if isinstance(fault, FailConnection):
-            await trio.lowlevel.checkpoint()
-            raise fault.error.with_traceback(None)  # or it would grow by each connection that it fails
-        if isinstance(fault, DelayConnection):
-            await trio.sleep(fault.seconds)
-        parts = urlsplit(url)
-        client_end, server_end = self._stream_pair()
-        async with fake_tasks() as spawn:
-            spawn(self._serve_stream, server_end, fault)
-            async with client_websocket(
-                client_end,
-                host=parts.netloc,
-                target=parts._replace(scheme="", netloc="").geturl(),
-                headers=headers,
-                max_message_size=max_message_size,
-                now=self.now,
-            ) as websocket:
-                yield websocket
-
-    async def _accept_websockets(
-        self, listener: trio.SocketListener, ssl_context: ssl.SSLContext | None, spawn: Spawn
-    ) -> None:
-        while True:
-            stream = await accept_from(listener)
-            fault = self._next_connection()
-            if isinstance(fault, FailConnection):
-                await reset(stream)
-            else:
-                spawn(self._serve_tcp, with_tls(stream, ssl_context), fault)
-
-    async def _serve_tcp(self, stream: trio.abc.Stream, fault: Fault | None) -> None:
-        if isinstance(fault, DelayConnection):
-            await trio.sleep(fault.seconds)
-        await self._serve_stream(stream, fault)
-
-    def _next_connection(self) -> Fault | None:
-        """Somebody wants a connection: what becomes of it; `None`: all goes well."""
-        self.attempts += 1
-        fault = refused() if self._outages else self._connection_faults.take()
-        match fault:
-            case FailConnection(error):
-                self._note(f"a connection: {error}")
-            case DelayConnection(seconds):
-                self._note(f"a connection: it takes {seconds:g} s")
-            case AnswerConnection(data):
-                self._note(f"a connection: {data!r}")
-        return fault
-
-    async def _serve_stream(self, stream: trio.abc.Stream, fault: Fault | None) -> None:
-        if self._outages:  # it has begun while the connection was made
-            await trio.aclose_forcefully(stream)
-            return
-        if isinstance(fault, AnswerConnection):
-            async with stream:
-                await stream.send_all(fault.data)
-            return
-        connection = FakeConnection(
-            SlowStream(stream, lambda: self._bytes_per_second), next(self._numbers), self._take_ping
-        )
-        self._connections.append(connection)
-        try:
-            await connection.run(partial(self._talk, connection, fault))
-        finally:
-            self._connections.remove(connection)
-            if connection.ended_by_client:
-                self.close_codes.append(connection.close_code)
-            self._note(f"{connection}: {connection.end}")
-
-    async def _talk(
-        self, connection: FakeConnection, fault: Fault | None, request: trio_websocket.WebSocketRequest
-    ) -> None:
-        handshake = read_handshake(request)
-        connection.key = handshake.key
-        if isinstance(fault, HangHandshake):
-            self.handshakes.append(handshake)
-            self._note(f"{connection}: the handshake is not answered")
-            await trio.sleep_forever()
-        refusal = (
-            fault
-            if isinstance(fault, RejectHandshake)
-            else rejection(handshake, self.api_keys, self._permissions_of(handshake.key))
-        )
-        self.handshakes.append(attrs.evolve(handshake, status=101 if refusal is None else refusal.status))
-        if refusal is not None:
-            self._note(f"{connection}: the handshake is answered with {refusal.status}")
-            headers = [(name.encode(), value.encode()) for name, value in refusal.headers]
-            await request.reject(refusal.status, extra_headers=headers, body=refusal.body)
-            return
-        await connection.accept(request)
-        self._note(f"{connection}: open")
-        while True:
-            await self._answer(connection, await connection.receive(), fault)
-
-    async def _answer(self, connection: FakeConnection, data: str | bytes, fault: Fault | None) -> None:
-        self.frames.append(data)
-        permissions = self._permissions_of(connection.key)
-        try:
-            subscribe = parse_subscribe(data, permissions)
-        except RefusedFrame as refused:
-            self._note(f"{connection}: what it sent is answered with the error {refused.name}: {refused.message}")
-            connection.push(error_frame(refused.name, refused.message))
-            return
-        self.subscriptions.append(subscribe)
-        self._store.know(subscribe, self._now())
-        if isinstance(fault, WithholdConfirmation | RefuseSubscription | CloseInsteadOfConfirming):
-            self._note(f"{connection}: the subscription is not confirmed, but met by {fault}")
-        match fault:
-            case WithholdConfirmation():
-                return
-            case RefuseSubscription(name, message):
-                connection.push(error_frame(name, message))
-                return
-            case CloseInsteadOfConfirming(code, reason):
-                connection.close(code, reason)
-                return
-            case PushBeforeConfirming(frames):
-                for frame in frames:
-                    connection.push(frame)
-        # Whether a second subscription on a connection replaces the first or adds to it is not documented.
-        # Here it replaces it.
-        connection.subscription, connection.permissions = subscribe, permissions
-        confirmation = subscribed_frame(subscribe)
-        connection.push(confirmation)
-        self._note(f"{connection}: {confirmation}")
-        if isinstance(fault, DropAfterConfirming):
-            await connection.cut()

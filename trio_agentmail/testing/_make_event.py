@@ -36,7 +36,7 @@ from trio_agentmail.events import (
 )
 
 from ._encode import encode_event
-from ._fake_events import ORGANIZATION, new_id, received_event, to_milliseconds
+from ._mail.events import ORGANIZATION, new_id, received_event, to_milliseconds
 
 __all__ = ["EVENT_TYPES", "make_event"]
 

@@ -7,10 +7,22 @@ pass, since that key may do less than is thought. So both are errors.
 from collections.abc import Collection, Mapping
 from typing import TypeAlias
 
-__all__ = ["PERMISSIONS", "ApiKeys", "check_api_keys", "check_permissions"]
+__all__ = ["PERMISSIONS", "PERMISSION_TO_READ", "ApiKeys", "check_api_keys", "check_permissions"]
 
 ApiKeys: TypeAlias = Collection[str] | Mapping[str, Collection[str] | None] | None
 """The keys that are known, with or without what each may do; `None`: any."""
+
+PERMISSION_TO_READ = {
+    "spam": "label_spam_read",
+    "blocked": "label_blocked_read",
+    "unauthenticated": "label_unauthenticated_read",
+    "trash": "label_trash_read",
+}
+"""The labels of what a listing leaves out unless it is asked for, and the permission that this takes.
+
+A thread has the labels of all its messages, and is left out by the same rule. (Source for all of this: AgentMail's
+documentation of labels.)
+"""
 
 ACTIONS = {
     "inbox": ("read", "create", "update", "delete"),

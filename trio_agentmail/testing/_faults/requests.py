@@ -7,8 +7,9 @@ import attrs
 import httpx
 import trio
 
-from ._checks import check_bytes, check_headers, check_status
-from ._fake_faults import FaultQueue
+from trio_agentmail.testing._checks import check_bytes, check_headers, check_status
+
+from .connections import FaultQueue
 
 __all__ = ["AnswerRequest", "BreakRequest", "HangRequest", "RequestFault", "RequestFaults"]
 

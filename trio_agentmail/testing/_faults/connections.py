@@ -7,9 +7,15 @@ from typing import Generic, TypeAlias, TypeVar
 import attrs
 
 from trio_agentmail.events import Event
-
-from ._checks import check_bytes, check_close_code, check_headers, check_seconds, check_status, check_whole
-from ._encode import encode_event
+from trio_agentmail.testing._checks import (
+    check_bytes,
+    check_close_code,
+    check_headers,
+    check_seconds,
+    check_status,
+    check_whole,
+)
+from trio_agentmail.testing._encode import encode_event
 
 __all__ = [
     "AnswerConnection",

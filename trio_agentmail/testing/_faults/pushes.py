@@ -5,8 +5,9 @@ from typing import Protocol, TypeAlias
 import attrs
 import trio
 
-from ._checks import check_seconds, check_whole
-from ._fake_faults import FaultQueue
+from trio_agentmail.testing._checks import check_seconds, check_whole
+
+from .connections import FaultQueue
 
 __all__ = ["PushFaults", "PushNow"]
 

@@ -9,12 +9,12 @@ import trio
 
 from trio_agentmail._settings import AgentMailEnvironment
 from trio_agentmail.events import Message
+from trio_agentmail.testing._fake import FakeAgentMail
+from trio_agentmail.testing._fake_connection import FakeConnection
+from trio_agentmail.testing._mail.store import MailStore
+from trio_agentmail.testing._rest.post_office import PostOffice
 
-from ._emulator_lasting import LastingFaults
-from ._fake import FakeAgentMail
-from ._fake_connection import FakeConnection
-from ._mail_store import MailStore
-from ._post_office import PostOffice
+from .lasting import LastingFaults
 
 __all__ = ["EmulatorBase"]
 

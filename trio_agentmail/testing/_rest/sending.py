@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from ._mail_store import Inbox
-from ._outgoing import Outgoing, read_outgoing
-from ._replies import forward_of, reply_to
-from ._rest_body import flag, key
-from ._rest_call import Call
-from ._rest_errors import invalid, too_large, unprocessable
+from trio_agentmail.testing._mail.store import Inbox
+
+from .body import flag, key
+from .call import Call
+from .errors import invalid, too_large, unprocessable
+from .outgoing import Outgoing, read_outgoing
+from .replies import forward_of, reply_to
 
 __all__ = ["answer_send"]
 

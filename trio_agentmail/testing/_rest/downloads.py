@@ -7,13 +7,14 @@ from typing import Any
 import httpx
 import orjson
 
-from ._encode import encode_part
-from ._fake_events import new_id
-from ._mail import Mail
-from ._mail_store import Download, MailStore
-from ._mail_writing import write_mail
-from ._rest_call import Answer, Call
-from ._rest_errors import Refusal, not_found
+from trio_agentmail.testing._encode import encode_part
+from trio_agentmail.testing._mail.events import new_id
+from trio_agentmail.testing._mail.mail import Mail
+from trio_agentmail.testing._mail.store import Download, MailStore
+from trio_agentmail.testing._mail.writing import write_mail
+
+from .call import Answer, Call
+from .errors import Refusal, not_found
 
 __all__ = ["DOWNLOADS", "describe_attachment", "describe_raw", "download"]
 

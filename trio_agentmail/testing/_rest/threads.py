@@ -5,13 +5,14 @@ from typing import Any
 import attrs
 import orjson
 
-from ._encode import encode_part
-from ._fake_listing import filtering, hidden_labels, read_paging, read_query, take_page
-from ._labels import read_label_change
-from ._mail import Mail, ThreadView
-from ._rest_call import Answer, Call, listing
-from ._rest_downloads import describe_attachment
-from ._rest_errors import no_such_call, not_found, unprocessable
+from trio_agentmail.testing._encode import encode_part
+from trio_agentmail.testing._mail.mail import Mail, ThreadView
+
+from .call import Answer, Call, listing
+from .downloads import describe_attachment
+from .errors import no_such_call, not_found, unprocessable
+from .labels import read_label_change
+from .listing import filtering, hidden_labels, read_paging, read_query, take_page
 
 __all__ = ["answer_threads"]
 

@@ -5,16 +5,17 @@ from typing import Any
 import attrs
 import orjson
 
-from ._encode import encode_part
-from ._fake_listing import filtering, read_query, take_page
-from ._labels import LabelChange, read_label_change
-from ._mail import BODIES, Mail
-from ._mail_store import Inbox
-from ._rest_body import ids
-from ._rest_call import Answer, Call, listing
-from ._rest_downloads import describe_attachment, describe_raw
-from ._rest_errors import no_such_call
-from ._rest_sending import answer_send
+from trio_agentmail.testing._encode import encode_part
+from trio_agentmail.testing._mail.mail import BODIES, Mail
+from trio_agentmail.testing._mail.store import Inbox
+
+from .body import ids
+from .call import Answer, Call, listing
+from .downloads import describe_attachment, describe_raw
+from .errors import no_such_call
+from .labels import LabelChange, read_label_change
+from .listing import filtering, read_query, take_page
+from .sending import answer_send
 
 __all__ = ["answer_messages"]
 

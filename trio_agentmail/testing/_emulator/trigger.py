@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trio_agentmail.events import Event, Recipient
+from trio_agentmail.testing._make_event import EVENT_TYPES as KNOWN_TYPES
+from trio_agentmail.testing._make_event import make_event
 
-from ._emulator_base import EmulatorBase
-from ._emulator_faults import BadOrder
-from ._make_event import EVENT_TYPES as KNOWN_TYPES
-from ._make_event import make_event
+from .base import EmulatorBase
+from .faults import BadOrder
 
 __all__ = ["EVENT_TYPES", "FIELDS", "trigger"]
 

@@ -9,11 +9,11 @@ from typing import Any
 import attrs
 
 from trio_agentmail.events import Attachment
+from trio_agentmail.testing._mail.events import new_id
 
-from ._fake_events import new_id
-from ._labels import read_labels
-from ._rest_body import line, objects, text, texts
-from ._rest_errors import invalid
+from .body import line, objects, text, texts
+from .errors import invalid
+from .labels import read_labels
 
 __all__ = ["Outgoing", "bare_address", "is_address", "read_outgoing"]
 

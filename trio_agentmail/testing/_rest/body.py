@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from ._rest_errors import invalid
+from .errors import invalid
 
 __all__ = ["flag", "ids", "key", "line", "objects", "text", "texts"]
 

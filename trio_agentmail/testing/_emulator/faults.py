@@ -12,9 +12,10 @@ from typing import Any
 
 import attrs
 
-from ._emulator_base import EmulatorBase
-from ._fake import FakeAgentMail
-from ._fake_chaos import CHAOS, GARBAGE
+from trio_agentmail.testing._fake import FakeAgentMail
+from trio_agentmail.testing._fake_chaos import CHAOS, GARBAGE
+
+from .base import EmulatorBase
 
 __all__ = ["CLOSE_CODES", "FAULTS", "BadOrder", "FaultKind", "order_fault"]
 

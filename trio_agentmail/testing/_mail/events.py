@@ -19,9 +19,9 @@ from trio_agentmail.events import (
     MessageSentEvent,
     Send,
 )
+from trio_agentmail.testing._checks import check_name, check_text, check_texts
 
-from ._checks import check_name, check_text, check_texts
-from ._extraction import extract_html, extract_text
+from .extraction import extract_html, extract_text
 
 __all__ = [
     "HELD",

@@ -3,12 +3,13 @@
 import re
 from typing import Any
 
-from ._fake_events import new_id
-from ._fake_listing import read_query, take_page
-from ._mail_store import Inbox, Pod
-from ._rest_body import key, line, text
-from ._rest_call import Answer, Call, listing
-from ._rest_errors import Refusal, invalid, no_such_call, unprocessable
+from trio_agentmail.testing._mail.events import new_id
+from trio_agentmail.testing._mail.store import Inbox, Pod
+
+from .body import key, line, text
+from .call import Answer, Call, listing
+from .errors import Refusal, invalid, no_such_call, unprocessable
+from .listing import read_query, take_page
 
 __all__ = ["answer_inboxes", "answer_pods"]
 

@@ -8,11 +8,12 @@ import attrs
 import httpx
 import orjson
 
-from ._fake_listing import Query, hidden_labels
-from ._mail import Mail
-from ._mail_store import Inbox, MailStore, Pod
-from ._post_office import PostOffice
-from ._rest_errors import Refusal, forbidden, not_found
+from trio_agentmail.testing._mail.mail import Mail
+from trio_agentmail.testing._mail.store import Inbox, MailStore, Pod
+
+from .errors import Refusal, forbidden, not_found
+from .listing import Query, hidden_labels
+from .post_office import PostOffice
 
 __all__ = ["Answer", "Call", "listing"]
 

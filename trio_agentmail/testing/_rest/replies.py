@@ -7,10 +7,10 @@ from html import escape
 import attrs
 
 from trio_agentmail.events import Attachment, Message
+from trio_agentmail.testing._mail.events import new_id
 
-from ._fake_events import new_id
-from ._outgoing import Outgoing, bare_address, is_address
-from ._rest_errors import unprocessable
+from .errors import unprocessable
+from .outgoing import Outgoing, bare_address, is_address
 
 __all__ = ["forward_of", "reply_to"]
 

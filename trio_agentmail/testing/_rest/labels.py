@@ -5,9 +5,10 @@ from typing import Any
 
 import attrs
 
-from ._fake_events import HELD
-from ._rest_body import texts
-from ._rest_errors import invalid
+from trio_agentmail.testing._mail.events import HELD
+
+from .body import texts
+from .errors import invalid
 
 __all__ = ["LabelChange", "read_label_change", "read_labels"]
 

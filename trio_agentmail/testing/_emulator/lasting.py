@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import attrs
 import trio
 
-from ._fake_connection import Spawn, fake_tasks
+from trio_agentmail.testing._fake_connection import Spawn, fake_tasks
 
 __all__ = ["LastingFaults"]
 

@@ -6,9 +6,10 @@ from typing import Any
 import httpx
 import trio
 
-from ._emulator_base import EmulatorBase
-from ._emulator_control import CONTROL_PATH, answer_order
-from ._fake_faults import Fault
+from trio_agentmail.testing._faults.connections import Fault
+
+from .base import EmulatorBase
+from .control import CONTROL_PATH, answer_order
 
 __all__ = ["Emulator"]
 

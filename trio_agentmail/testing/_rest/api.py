@@ -4,11 +4,11 @@ from urllib.parse import unquote
 
 import httpx
 
-from ._rest_call import Answer, Call
-from ._rest_errors import no_such_call
-from ._rest_inboxes import answer_inboxes, answer_pods
-from ._rest_messages import answer_messages
-from ._rest_threads import answer_threads
+from .call import Answer, Call
+from .errors import no_such_call
+from .inboxes import answer_inboxes, answer_pods
+from .messages import answer_messages
+from .threads import answer_threads
 
 __all__ = ["answer_call"]
 

@@ -1,8 +1,8 @@
 """The control API of the emulator: HTTP under a path that AgentMail does not have, for this machine only.
 
     GET    /_emulator          how many are connected and subscribed, and where
-    POST   /_emulator/trigger  {"event_type": "message.received", "inbox_id": …, …}: see `_emulator_trigger`
-    POST   /_emulator/faults   {"fault": "cut", …}: see `_emulator_faults`
+    POST   /_emulator/trigger  {"event_type": "message.received", "inbox_id": …, …}: see `trigger`
+    POST   /_emulator/faults   {"fault": "cut", …}: see `faults`
     DELETE /_emulator/faults   what comes from now on goes well, and what lasts ends
     POST   /_emulator/reset    all is as it was in the beginning; no body
 
@@ -16,9 +16,9 @@ import httpx
 import orjson
 import trio
 
-from ._emulator_base import EmulatorBase
-from ._emulator_faults import BadOrder, order_fault
-from ._emulator_trigger import trigger
+from .base import EmulatorBase
+from .faults import BadOrder, order_fault
+from .trigger import trigger
 
 __all__ = ["CONTROL_PATH", "SERVER", "answer_order"]
 

@@ -11,9 +11,9 @@ from typing import TypeVar
 import attrs
 
 from trio_agentmail.events import Attachment, Message, ThreadItem
+from trio_agentmail.testing._encode import encode_part
 
-from ._encode import encode_part
-from ._ordered import Key, Ordered, sort_key
+from .ordered import Key, Ordered, sort_key
 
 __all__ = ["BODIES", "Mail", "Thread", "ThreadView"]
 

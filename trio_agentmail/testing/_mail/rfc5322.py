@@ -15,9 +15,9 @@ import attrs
 
 from trio_agentmail.events import Attachment, Message
 
-from ._extraction import extract_html, extract_text
-from ._fake_events import new_id, preview
-from ._lenient_mail import Part, attempt, harmless, read_mail, without_header
+from .events import new_id, preview
+from .extraction import extract_html, extract_text
+from .lenient import Part, attempt, harmless, read_mail, without_header
 
 __all__ = ["ParsedMail", "parse_mail"]
 

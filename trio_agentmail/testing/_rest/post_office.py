@@ -23,15 +23,15 @@ from trio_agentmail.events import (
     MessageSentEvent,
     Recipient,
 )
+from trio_agentmail.testing._mail.events import new_id, preview, sent_event
+from trio_agentmail.testing._mail.expiring import Expiring
+from trio_agentmail.testing._mail.extraction import extract_html, extract_text
+from trio_agentmail.testing._mail.mail import Mail
+from trio_agentmail.testing._mail.store import NOTHING, Inbox, MailStore
+from trio_agentmail.testing._mail.writing import write_mail
 
-from ._expiring import Expiring
-from ._extraction import extract_html, extract_text
-from ._fake_events import new_id, preview, sent_event
-from ._mail import Mail
-from ._mail_store import NOTHING, Inbox, MailStore
-from ._mail_writing import write_mail
-from ._outgoing import Outgoing, bare_address
-from ._rest_errors import conflict
+from .errors import conflict
+from .outgoing import Outgoing, bare_address
 
 __all__ = ["PostOffice"]
 

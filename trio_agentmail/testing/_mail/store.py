@@ -16,11 +16,11 @@ import attrs
 
 from trio_agentmail._settings import Subscribe
 from trio_agentmail.events import Attachment, Message, ThreadItem
+from trio_agentmail.testing._permissions import PERMISSION_TO_READ
 
-from ._expiring import Expiring
-from ._fake_listing import PERMISSION_TO_READ
-from ._mail import Mail, Thread
-from ._ordered import Key, Ordered, sort_key
+from .expiring import Expiring
+from .mail import Mail, Thread
+from .ordered import Key, Ordered, sort_key
 
 __all__ = ["DEFAULT_POD", "NOTHING", "Download", "Inbox", "MailStore", "Pod"]
 

@@ -14,25 +14,15 @@ import attrs
 import httpx
 import orjson
 
-from ._ordered import Key, Ordered, sort_key
-from ._rest_errors import invalid
+from trio_agentmail.testing._mail.ordered import Key, Ordered, sort_key
+from trio_agentmail.testing._permissions import PERMISSION_TO_READ
 
-__all__ = ["PERMISSION_TO_READ", "Query", "filtering", "hidden_labels", "read_paging", "read_query", "take_page"]
+from .errors import invalid
+
+__all__ = ["Query", "filtering", "hidden_labels", "read_paging", "read_query", "take_page"]
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 100
-
-PERMISSION_TO_READ = {
-    "spam": "label_spam_read",
-    "blocked": "label_blocked_read",
-    "unauthenticated": "label_unauthenticated_read",
-    "trash": "label_trash_read",
-}
-"""The labels of what a listing leaves out unless it is asked for, and the permission that this takes.
-
-A thread has the labels of all its messages, and is left out by the same rule. (Source for all of this: AgentMail's
-documentation of labels.)
-"""
 
 
 class Labelled(Protocol):
