@@ -178,7 +178,7 @@ async def test_a_connection_that_is_being_made_when_an_outage_begins_comes_to_no
 async def _open_and_say_so(fake: FakeAgentMail, *, task_status: trio.TaskStatus[trio.Event]) -> None:
     opened = trio.Event()
     task_status.started(opened)
-    async with open_agentmail_stream(backend=fake):
+    async with open_agentmail_stream(backend=fake, enter_timeout=600):
         opened.set()
         await trio.sleep_forever()
 
