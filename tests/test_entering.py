@@ -1,5 +1,6 @@
 """Entering the block: what is held until then, how long it may take, and what is refused at once."""
 
+import asyncio
 import math
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -450,3 +451,14 @@ async def test_a_confirmation_in_the_very_moment_in_which_time_runs_out_is_too_l
         assert isinstance(session.events.receive_nowait(), Subscribed)
         with pytest.raises(trio.WouldBlock):
             session.events.receive_nowait()
+
+
+def test_outside_of_trio_it_says_where_it_runs() -> None:
+    async def main() -> None:
+        async with open_agentmail_stream(backend=FakeAgentMail()):
+            pytest.fail("entered")
+
+    with pytest.raises(RuntimeError, match="this runs under Trio"):
+        asyncio.run(main())
+    with pytest.raises(RuntimeError, match="this runs under Trio"):
+        main().send(None)

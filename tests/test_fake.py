@@ -828,7 +828,7 @@ async def test_faults_come_in_the_order_in_which_they_were_asked_for(
     with pytest.raises(ConnectionRefusedError):
         async with connect(fake):
             pass
-    for status, body in [(503, "later"), (503, "later"), (429, ""), (429, "")]:
+    for status, body in [(503, "later"), (503, "later"), (429, LIMITED), (429, LIMITED)]:
         with pytest.raises(ApiError) as caught:
             async with connect(fake):
                 pass
@@ -838,6 +838,12 @@ async def test_faults_come_in_the_order_in_which_they_were_asked_for(
     async with connect(fake) as websocket:
         assert await subscribe(websocket) == {"type": "subscribed"}
     assert len(fake.handshakes) == 5
+
+
+LIMITED = (
+    '{"name":"RateLimitError","code":"rate_limit_exceeded","message":"ordered by a test",'
+    '"docs":"https://docs.agentmail.to/errors#rate_limit_exceeded"}'
+)
 
 
 async def test_a_fault_for_no_connection_is_a_mistake() -> None:

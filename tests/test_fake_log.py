@@ -42,10 +42,10 @@ async def test_what_does_not_happen_in_time_is_an_error_that_tells_what_happened
     autojump_clock: MockClock,
 ) -> None:
     fake = FakeAgentMail()
-    with pytest.raises(AssertionError, match=r"within 60 s\nnothing has happened here"):
+    with pytest.raises(AssertionError, match=r"within 60 s: the condition is \[\]\nnothing has happened here"):
         await fake.wait_for(lambda: fake.requests)
     await fake.deliver(inbox_id=INBOX)
-    with pytest.raises(AssertionError, match=r"within 5 s\n +0\.000 s  message\.received in agent.*: pushed to nobody"):
+    with pytest.raises(AssertionError, match=r"within 5 s: .*\n +0\.000 s  message\.received in .*: pushed to nobody"):
         await fake.wait_for(lambda: fake.requests, within=5)
     assert trio.current_time() == 65
 
@@ -80,9 +80,9 @@ async def test_a_condition_that_is_an_async_function_is_refused(autojump_clock: 
 
 
 async def test_who_waits_for_a_connection_in_vain_is_told_so(autojump_clock: MockClock) -> None:
-    for wait in (FakeAgentMail().wait_connected, FakeAgentMail().wait_subscribed):
-        with pytest.raises(AssertionError, match="within 60 s\nnothing has happened here: nobody connected"):
-            await wait()
+    for wait, what in ((FakeAgentMail().wait_connected, "open"), (FakeAgentMail().wait_subscribed, "subscribed")):
+        with pytest.raises(AssertionError, match=f"within 60 s: 0 WebSockets are {what}, and were to be 2\nnothing"):
+            await wait(2)
     await FakeAgentMail().wait_connected(0)
 
 
@@ -176,7 +176,7 @@ async def test_requests_are_told_of_but_no_api_key(autojump_clock: MockClock) ->
     async with open_agentmail_stream(backend=fake, api_key="am_secret"):
         pass
     assert 'GET /v0/threads/a: 404 {"name":"' in told(fake)[1]
-    assert told(fake)[0] == "GET /v0/inboxes: no answer"
+    assert told(fake)[0] == "GET /v0/inboxes: no answer, by break_requests()"
     assert "am_secret" not in fake.explain()
 
 
@@ -235,3 +235,52 @@ async def test_what_a_condition_raises_comes_out_as_it_is(looks: int, autojump_c
     answers = [False] * looks
     with pytest.raises(IndexError):
         await FakeAgentMail().wait_for(lambda: answers.pop())
+
+
+async def test_faults_are_told_when_they_strike_and_when_they_have_not(autojump_clock: MockClock) -> None:
+    def refuse(request: httpx.Request) -> httpx.Response:
+        raise httpx.ReadError("no")
+
+    fake = FakeAgentMail()
+    fake.fail_requests(503, path="/inboxes")
+    fake.answer_requests(lambda _: httpx.Response(200), path="/pods")
+    fake.answer_requests(refuse, path="/pods")
+    fake.hang_requests(path="/replies", times=2)
+    fake.swallow_pushes(times=None)
+    fake.refuse_connections()
+    fake.delay_connections(5)
+    fake.answer_connections(b"SSH-2.0")
+    fake.hang_handshakes()
+    fake.reject_handshakes(503, times=3)
+    fake.withhold_confirmations()
+    fake.refuse_subscriptions("forbidden", "no")
+    fake.close_instead_of_confirming(1011)
+    fake.push_before_confirming("{}")
+    fake.drop_after_confirming()
+    async with httpx.AsyncClient(transport=fake.http_transport(), base_url="http://fake/v0") as client:
+        await client.get("/inboxes")
+        await client.post("/pods", json={"name": "x" * 200})
+        with pytest.raises(httpx.ReadError):
+            await client.get("/pods")
+    [failed, answered, refused, left] = fake.explain().splitlines()
+    assert failed.endswith(", by fail_requests(503) of /inboxes")
+    assert 'POST /v0/pods {"name":"xxx' in answered
+    assert answered.endswith("xx: 200, by answer_requests(<lambda>) of /pods")
+    assert refused.endswith("GET /v0/pods: ReadError, by answer_requests(refuse) of /pods")
+    assert left == (
+        "still to come: fail_connections(ConnectionRefusedError(111, 'refused by FakeAgentMail')), "
+        "delay_connections(5), answer_connections(b'SSH-2.0'), hang_handshakes(), reject_handshakes(503), times=3, "
+        "withhold_confirmations(), refuse_subscriptions('forbidden', 'no'), close_instead_of_confirming(1011), "
+        "push_before_confirming(…), drop_after_confirming(), swallow_pushes(), times=None, "
+        "hang_requests() of /replies, times=2"
+    )
+
+
+async def test_who_is_told_of_is_told_to_whom(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    await fake.send(inbox_id=INBOX, to=["jane@example.com", "nobody@agentmail.to"])
+    assert told(fake) == [
+        f"message.sent in {INBOX} to jane@example.com, nobody@agentmail.to: pushed to nobody",
+        f"message.delivered in {INBOX} to jane@example.com: pushed to nobody",
+        f"message.bounced in {INBOX} to nobody@agentmail.to: pushed to nobody",
+    ]

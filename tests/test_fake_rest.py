@@ -701,6 +701,44 @@ async def test_failing_requests_come_in_order_and_only_for_their_path(autojump_c
     assert [request.status for request in fake.requests] == [429, 403, 429, 403, 200, 200]
 
 
+@pytest.mark.parametrize(("status", "code"), [(404, "not_found"), (418, "error"), (504, "internal_error")])
+async def test_an_error_that_a_test_wants_looks_like_one_of_agentmails(
+    status: int, code: str, autojump_clock: MockClock
+) -> None:
+    fake = FakeAgentMail()
+    fake.fail_requests(status)
+    fake.fail_requests(status, body=b"")
+    fake.fail_requests(status, headers={"Content-Type": "application/problem+json"})
+    async with rest(fake) as client:
+        response = await client.get("/inboxes")
+        assert (response.json()["code"], response.headers["Content-Type"]) == (code, "application/json")
+        response = await client.get("/inboxes")
+        assert (response.content, "Content-Type" in response.headers) == (b"", False)
+        response = await client.get("/inboxes")
+        assert (response.json()["code"], response.headers["Content-Type"]) == (code, "application/problem+json")
+
+
+async def test_what_is_no_error_has_no_body(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    fake.fail_requests(204)
+    async with rest(fake) as client:
+        response = await client.get("/inboxes")
+        assert (response.status_code, response.content) == (204, b"")
+
+
+async def test_there_is_no_search_and_that_is_said(autojump_clock: MockClock) -> None:
+    async with rest(FakeAgentMail()) as client:
+        for path in ("/inboxes/search", f"/inboxes/{INBOX}/messages/search", "/threads/search"):
+            assert (await client.get(path)).json()["message"] == f"FakeAgentMail has no GET /v0{path}"
+
+
+async def test_a_function_need_not_be_async(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    fake.answer_requests(lambda request: httpx.Response(202, text=request.method))
+    async with rest(fake) as client:
+        assert (await client.get("/inboxes")).text == "GET"
+
+
 async def test_a_function_answers_as_it_likes_and_takes_its_time(autojump_clock: MockClock) -> None:
     async def answer(request: httpx.Request) -> httpx.Response:
         assert [request.status for request in fake.requests] == [None]
@@ -915,7 +953,8 @@ async def test_faults_of_requests_come_over_a_port_too() -> None:
     fake.hang_requests()
     async with served(fake, timeout=0.2) as client:
         response = await client.get("/inboxes")
-        assert (response.status_code, response.headers["Retry-After"], response.content) == (503, "1", b"")
+        assert (response.status_code, response.headers["Retry-After"]) == (503, "1")
+        assert response.json()["code"] == "internal_error"
         with pytest.raises(httpx.ReadError):
             await client.get("/inboxes")
         with pytest.raises(httpx.ReadTimeout):

@@ -82,6 +82,8 @@ async def open_agentmail_session(
     Beside the events, it can change the subscription, and tells state and statistics. Arguments and exceptions are
     those of `open_agentmail_stream`.
     """
+    if not trio.lowlevel.in_trio_task():
+        raise RuntimeError('this runs under Trio: in trio.run(…), or in anyio.run(…, backend="trio")')
     if not isinstance(subscribe, Subscribe):
         raise TypeError(f"the first argument is a Subscribe(…), not {type(subscribe).__name__}")
     settings = Settings(

@@ -110,6 +110,13 @@ class FakeBase(ABC):
             AssertionError: It did not hold in time. The message is that of `explain`.
             TypeError: The condition is an async function.
         """
+        return await self._wait_for(condition, within, lambda result: f"the condition is {repr(result)[:200]}")
+
+    async def _wait_for(self, condition: Callable[[], T], within: float, but: Callable[[T], str]) -> T:
+        """
+        Args:
+            but: What is so instead.
+        """
         await trio.lowlevel.checkpoint()
         with trio.move_on_after(within):
             while not _result(condition):
@@ -120,7 +127,7 @@ class FakeBase(ABC):
                         await changed.wait()
                     nursery.cancel_scope.cancel()
         if not (result := _result(condition)):
-            raise AssertionError(f"this did not happen within {within:g} s\n{self.explain()}")
+            raise AssertionError(f"this did not happen within {within:g} s: {but(result)}\n{self.explain()}")
         return result
 
     async def _look_when_idle(self, condition: Callable[[], object]) -> None:
@@ -132,10 +139,14 @@ class FakeBase(ABC):
     def explain(self) -> str:
         """What has happened here lately, in words: who connected and listened to what, what was pushed, to whom and why
         not to others, and what was requested."""
-        if not self._log:
-            return "nothing has happened here: nobody connected, nothing was delivered, nothing requested"
-        start = self._log[0].at
-        told = "\n".join(f"{entry.at - start:10.3f} s  {entry}" for entry in self._log)
+        if self._log:
+            start = self._log[0].at
+            lines = [f"{entry.at - start:10.3f} s  {entry}" for entry in self._log]
+        else:
+            lines = ["nothing has happened here: nobody connected, nothing was delivered, nothing requested"]
+        if left := self._faults_left():
+            lines.append(f"still to come: {', '.join(left)}")
+        told = "\n".join(lines)
         # A mail may have anything in it, and not everybody who shows a text can show half a character.
         return told.encode("utf-8", "backslashreplace").decode("utf-8")
 
@@ -156,6 +167,10 @@ class FakeBase(ABC):
     @abstractmethod
     def _push_event(self, event: Event) -> None:
         """Push an event to those who listen for it."""
+
+    @abstractmethod
+    def _faults_left(self) -> list[str]:
+        """Faults that were asked for, and have not struck."""
 
     async def run_sync(self, function: Callable[[], T]) -> T:
         """What makes this a `Backend`: on a mock clock no thread is used, since that would not wait for one."""

@@ -75,6 +75,9 @@ class FakeChaos(FakeMail):
             self._note(f"chaos: {name}")
             spawn(CHAOS[name], self, Random(seed))
 
+    def _faults_left(self) -> list[str]:
+        return [*self._connection_faults.left(), *self._push_faults.left(), *self._request_faults.left()]
+
     def clear_faults(self) -> None:
         """What comes from now on goes well, and what `reorder_pushes` holds back comes now."""
         self._connection_faults.clear()

@@ -75,14 +75,22 @@ class FakeConnecting(FakeBase, ConnectionFaults):
 
         Otherwise as `wait_for`.
         """
-        await self.wait_for(lambda: self.connected >= n if n else not self._connections, within)
+        await self._wait_for(
+            lambda: self.connected >= n if n else not self._connections,
+            within,
+            lambda _: f"{self.connected} WebSockets are open, and were to be {n}",
+        )
 
     async def wait_subscribed(self, n: int = 1, within: float = 60.0) -> None:
         """Wait until `subscribed` is at least `n`: what is pushed then goes to that many.
 
         Otherwise as `wait_for`.
         """
-        await self.wait_for(lambda: self.subscribed >= n, within)
+        await self._wait_for(
+            lambda: self.subscribed >= n,
+            within,
+            lambda _: f"{self.subscribed} WebSockets are subscribed, and were to be {n}",
+        )
 
     # From the beginning to the end
 

@@ -1,5 +1,6 @@
 """The HTTP side of the fake: what becomes of a request to the REST API, in memory or on a port."""
 
+import inspect
 import math
 import ssl
 from collections.abc import Mapping
@@ -24,6 +25,9 @@ from ._rest.errors import Refusal, refused_key
 from ._rest.post_office import PostOffice
 
 __all__ = ["FakeHttp", "Request"]
+
+SHOWN = 120
+"""Bytes of a request's body that are told."""
 
 
 @attrs.define(kw_only=True)
@@ -79,21 +83,23 @@ class FakeHttp(FakeBase, RequestFaults):
         await trio.lowlevel.checkpoint()
         recorded = self._record(request)
         fault = BreakRequest(None) if self._outages else self._take_request_fault(request.url.path)
+        asked, by = _asked(request), f", by {fault}" if fault is not None and not self._outages else ""
         if isinstance(fault, HangRequest | BreakRequest):
-            self._note(f"{request.method} {request.url.path}: no answer")
+            self._note(f"{asked}: no answer{by}")
             return fault
         if isinstance(fault, AnswerRequest):
             try:
-                response = await fault.answer(request)
+                answer = fault.answer(request)
+                response = await answer if inspect.isawaitable(answer) else answer
             except httpx.RequestError as exc:
-                self._note(f"{request.method} {request.url.path}: {type(exc).__name__}")
+                self._note(f"{asked}: {type(exc).__name__}{by}")
                 raise
         else:
             response = self._answer_request(request)
         response.headers.setdefault("Date", formatdate(self.now(), usegmt=True))
         recorded.status = response.status_code
         complaint = f" {response.text[:200]}" if response.is_error and response.is_stream_consumed else ""
-        self._note(f"{request.method} {request.url.path}: {response.status_code}{complaint}")
+        self._note(f"{asked}: {response.status_code}{complaint}{by}")
         return response
 
     async def _accept_http(
@@ -138,6 +144,12 @@ class FakeHttp(FakeBase, RequestFaults):
         self.requests.append(recorded)
         self._notify()
         return recorded
+
+
+def _asked(request: httpx.Request) -> str:
+    """A request in words: what is to change, and what something is to be, is a matter of its body."""
+    body = request.content[:SHOWN].decode("utf-8", "backslashreplace")
+    return f"{request.method} {request.url.path}{' ' if body else ''}{body}"
 
 
 class FakeTransport(httpx.AsyncBaseTransport):

@@ -166,7 +166,7 @@ class FakeMail(FakeWebSockets, FakeHttp):
             known = ", ".join(inbox.inbox_id for inbox in self._store.inboxes.values()) or "none"
             raise ValueError(
                 f"the mail is addressed to {recipients}, and the inboxes here are: {known}. "
-                "Add the inbox, or say with inbox_id to which one it goes"
+                "Make the inbox first, or name the one that it goes to"
             )
         return inboxes
 

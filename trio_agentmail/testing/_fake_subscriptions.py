@@ -131,13 +131,19 @@ def describe(frame: Any) -> str:
     if not isinstance(frame, dict):
         return "a frame that is no JSON object"
     words = [str(frame.get("event_type") or frame.get("type"))]
-    for part in _parts(frame):
+    for part in (frame, *_parts(frame)):
         if "inbox_id" in part and len(words) == 1:
             words.append(f"in {part['inbox_id']}")
         if "from" in part:
             words += [repr(part["subject"])] if "subject" in part else []
             words.append(f"from {part['from']}")
+        if isinstance(part.get("recipients"), list) and "senders" not in part:  # that would be the thread
+            words.append(f"to {_join([str(_address(recipient)) for recipient in part['recipients']])}")
     return " ".join(words)
+
+
+def _address(recipient: Any) -> Any:
+    return recipient.get("address") if isinstance(recipient, dict) else recipient
 
 
 def _parts(frame: dict[str, Any]) -> list[dict[str, Any]]:

@@ -45,21 +45,15 @@ class FaultKind:
 
 
 def _reject(fake: FakeAgentMail, *, status: int, retry_after: int | None = None, **more: Any) -> None:
-    fake.reject_handshakes(status, headers=_headers(retry_after), body=_body(status), **more)
+    fake.reject_handshakes(status, headers=_headers(retry_after), **more)
 
 
 def _rest_error(fake: FakeAgentMail, *, status: int, retry_after: int | None = None, **more: Any) -> None:
-    headers = [("Content-Type", "application/json"), *_headers(retry_after)]
-    fake.fail_requests(status, headers=headers, body=_body(status), **more)
+    fake.fail_requests(status, headers=_headers(retry_after), **more)
 
 
 def _headers(retry_after: int | None) -> list[tuple[str, str]]:
     return [] if retry_after is None else [("Retry-After", str(retry_after))]
-
-
-def _body(status: int) -> bytes:
-    # With 204 and 304 there is no body.
-    return b"" if status in (204, 304) else b'{"name":"emulated","message":"ordered of the emulator"}'
 
 
 async def _garbage(fake: FakeAgentMail) -> None:

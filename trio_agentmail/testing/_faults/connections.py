@@ -16,6 +16,7 @@ from trio_agentmail.testing._checks import (
     check_whole,
 )
 from trio_agentmail.testing._encode import encode_event
+from trio_agentmail.testing._rest.errors import ordered
 
 __all__ = [
     "AnswerConnection",
@@ -67,6 +68,10 @@ class FaultQueue(Generic[F]):
                 return fault
         return None
 
+    def left(self) -> list[str]:
+        """What has not struck, in words."""
+        return [str(fault) if times == 1 else f"{fault}, times={times}" for fault, times in self._faults]
+
     def clear(self) -> None:
         self._faults.clear()
 
@@ -75,20 +80,30 @@ class FaultQueue(Generic[F]):
 class FailConnection:
     error: Exception
 
+    def __str__(self) -> str:
+        return f"fail_connections({self.error!r})"
+
 
 @attrs.frozen
 class DelayConnection:
     seconds: float
+
+    def __str__(self) -> str:
+        return f"delay_connections({self.seconds:g})"
 
 
 @attrs.frozen
 class AnswerConnection:
     data: bytes
 
+    def __str__(self) -> str:
+        return f"answer_connections({self.data[:20]!r})"
+
 
 @attrs.frozen
 class HangHandshake:
-    pass
+    def __str__(self) -> str:
+        return "hang_handshakes()"
 
 
 @attrs.frozen
@@ -96,6 +111,9 @@ class RejectHandshake:
     status: int
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes = b""
+
+    def __str__(self) -> str:
+        return f"reject_handshakes({self.status})"
 
 
 @attrs.frozen
@@ -126,10 +144,14 @@ class CloseInsteadOfConfirming:
 class PushBeforeConfirming:
     frames: tuple[str | bytes, ...]
 
+    def __str__(self) -> str:
+        return "push_before_confirming(…)"
+
 
 @attrs.frozen
 class DropAfterConfirming:
-    pass
+    def __str__(self) -> str:
+        return "drop_after_confirming()"
 
 
 Fault: TypeAlias = (
@@ -189,13 +211,19 @@ class ConnectionFaults:
         status: int,
         *,
         headers: Mapping[str, str] | Sequence[tuple[str, str]] = (),
-        body: bytes = b"",
+        body: bytes | None = None,
         times: int | None = 1,
     ) -> None:
-        """The request for a WebSocket is answered with an HTTP status, 200 to 999."""
+        """The request for a WebSocket is answered with an HTTP status, 200 to 999.
+
+        Args:
+            body: `None`: the JSON of AgentMail's errors, from 400 on.
+        """
         check_status(status)
-        check_bytes("body", body)
-        self._connection_faults.add(RejectHandshake(status, check_headers(headers), body), times)
+        if body is not None:
+            check_bytes("body", body)
+        content = ordered(status) if body is None else body
+        self._connection_faults.add(RejectHandshake(status, check_headers(headers), content), times)
 
     def withhold_confirmations(self, times: int | None = 1) -> None:
         """Subscriptions are never answered, and nothing is pushed."""

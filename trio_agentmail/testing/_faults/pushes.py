@@ -11,8 +11,6 @@ from .connections import FaultQueue
 
 __all__ = ["PushFaults", "PushNow"]
 
-# As text, each is what a test has written to have it.
-
 
 @attrs.frozen
 class SwallowPush:

@@ -5,29 +5,51 @@ from typing import TypeAlias
 
 import attrs
 import httpx
-import trio
 
 from trio_agentmail.testing._checks import check_bytes, check_headers, check_status
+from trio_agentmail.testing._rest.errors import ordered
 
 from .connections import FaultQueue
 
 __all__ = ["AnswerRequest", "BreakRequest", "HangRequest", "RequestFault", "RequestFaults"]
 
 
+Answer: TypeAlias = Callable[[httpx.Request], httpx.Response | Awaitable[httpx.Response]]
+
+
 @attrs.frozen
 class AnswerRequest:
+    """
+    Attributes:
+        asked_for: As the test has written it.
+    """
+
     path: str | None
-    answer: Callable[[httpx.Request], Awaitable[httpx.Response]]
+    answer: Answer
+    asked_for: str
+
+    def __str__(self) -> str:
+        return f"{self.asked_for}{_of(self.path)}"
 
 
 @attrs.frozen
 class HangRequest:
     path: str | None
 
+    def __str__(self) -> str:
+        return f"hang_requests(){_of(self.path)}"
+
 
 @attrs.frozen
 class BreakRequest:
     path: str | None
+
+    def __str__(self) -> str:
+        return f"break_requests(){_of(self.path)}"
+
+
+def _of(path: str | None) -> str:
+    return "" if path is None else f" of {path}"
 
 
 RequestFault: TypeAlias = AnswerRequest | HangRequest | BreakRequest
@@ -50,31 +72,44 @@ class RequestFaults:
         status: int,
         *,
         headers: Mapping[str, str] | Sequence[tuple[str, str]] = (),
-        body: bytes = b"",
+        body: bytes | None = None,
         times: int | None = 1,
         path: str | None = None,
     ) -> None:
-        """The request is answered with an HTTP status, 200 to 999."""
+        """The request is answered with an HTTP status, 200 to 999.
+
+        Args:
+            body: `None`: the JSON of AgentMail's errors, from 400 on.
+        """
         check_status(status)
-        check_bytes("body", body)
-        pairs = check_headers(headers)
+        if body is not None:
+            check_bytes("body", body)
+        all_headers = httpx.Headers(check_headers(headers))
+        content = ordered(status) if body is None else body
+        if body is None and content:
+            all_headers.setdefault("Content-Type", "application/json")
 
-        async def answer(_: httpx.Request) -> httpx.Response:
-            await trio.lowlevel.checkpoint()
-            return httpx.Response(status, headers=pairs, content=body)
+        def answer(_: httpx.Request) -> httpx.Response:
+            return httpx.Response(status, headers=all_headers, content=content)
 
-        self._request_faults.add(AnswerRequest(path, answer), times)
+        self._request_faults.add(AnswerRequest(path, answer, f"fail_requests({status})"), times)
 
     def answer_requests(
         self,
-        answer: Callable[[httpx.Request], Awaitable[httpx.Response]],
+        answer: Answer,
         times: int | None = 1,
         path: str | None = None,
     ) -> None:
-        """The request is answered as an async function says. It gets the request, read to its end, and may take its
-        time, or raise an `httpx.TransportError`, with which in memory the request ends; on a port the connection is
-        reset. A `Date` that it does not give is given by the fake."""
-        self._request_faults.add(AnswerRequest(path, answer), times)
+        """The request is answered as a function says.
+
+        Args:
+            answer: A function, async or not, that takes the `httpx.Request`, read to its end, and returns an
+                `httpx.Response`. An async one may take its time. What it raises is what the client gets in memory; on a
+                port, an `httpx.RequestError` resets the connection. A `Date` that it does not give is given by the
+                fake.
+        """
+        name = getattr(answer, "__name__", type(answer).__name__)
+        self._request_faults.add(AnswerRequest(path, answer, f"answer_requests({name})"), times)
 
     def hang_requests(self, times: int | None = 1, path: str | None = None) -> None:
         """The request is never answered."""

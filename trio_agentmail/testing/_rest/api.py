@@ -21,6 +21,8 @@ def answer_call(call: Call) -> Answer:
     """
     method = call.request.method
     match _segments(call.request):
+        case [*_, "search"]:
+            raise no_such_call(call.request)  # and no inbox, message or thread of that name
         case ["", "v0", "inboxes", inbox_id, "messages", *rest]:
             return answer_messages(call, [method, *rest], inbox_id)
         case ["", "v0", "inboxes", inbox_id, "threads", *rest]:

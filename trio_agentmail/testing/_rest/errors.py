@@ -7,6 +7,7 @@ from collections.abc import Collection
 from typing import Any
 
 import httpx
+import orjson
 
 __all__ = [
     "Refusal",
@@ -15,6 +16,7 @@ __all__ = [
     "invalid",
     "no_such_call",
     "not_found",
+    "ordered",
     "powerless",
     "refused_key",
     "too_large",
@@ -29,7 +31,20 @@ NAMES = {
     409: "ConflictError",
     413: "PayloadTooLargeError",
     422: "UnprocessableError",
+    429: "RateLimitError",
 }
+
+CODES = {
+    400: "validation_error",
+    401: "unknown_api_key",
+    403: "forbidden",
+    404: "not_found",
+    409: "conflict",
+    413: "payload_too_large",
+    422: "unprocessable",
+    429: "rate_limit_exceeded",
+}
+"""What is wrong, where a test wants an error and does not say which."""
 
 DOCS = "https://docs.agentmail.to/errors#"
 
@@ -46,6 +61,16 @@ class Refusal(Exception):
         super().__init__(status, code, message)
         self.status = status
         self.answer = {"name": NAMES[status], "code": code, "message": message, "docs": DOCS + code} | more
+
+
+def ordered(status: int) -> bytes:
+    """The body of an error that a test wants; of what is none, there is none."""
+    if status < 400:
+        return b""
+    server = status >= 500
+    name = NAMES.get(status, "InternalServerError" if server else "Error")
+    code = CODES.get(status, "internal_error" if server else "error")
+    return orjson.dumps({"name": name, "code": code, "message": "ordered by a test", "docs": DOCS + code})
 
 
 def invalid(field: str, expected: str) -> Refusal:
