@@ -21,7 +21,7 @@ from trio_agentmail import (
     Subscribe,
 )
 from trio_agentmail._delivered import Delivered
-from trio_agentmail._recovery.held import GONE_AFTER
+from trio_agentmail._recovery.held import BATCH, GONE_FOR
 from trio_agentmail._recovery.listing import MailListing
 from trio_agentmail._recovery.rest import UNDER_WAY
 from trio_agentmail._recovery.source import Counts, Target, recovered_types, targets_of
@@ -648,30 +648,49 @@ async def test_held_mail_that_is_gone_is_forgotten() -> None:
         assert looker.listing.state() == []
 
 
-async def test_held_mail_of_an_inbox_that_is_gone_is_forgotten_in_time_and_no_failure() -> None:
+async def test_held_mail_of_an_inbox_that_is_gone_is_forgotten_in_time_and_no_failure(
+    autojump_clock: MockClock,
+) -> None:
     answers = inbox(whole("n"), name="x") | {"/inboxes/x/messages/batch-get": batch(mail("n"))}
     async with looking(answers) as looker:
-        looker.listing.note(review("a@b", "m"))
+        for number in range(BATCH + 1):  # more than one request asks for
+            looker.listing.note(review("a@b", str(number)))
         looker.listing.note(review("x", "n"))
         assert await looker.look_at_held() == ["n"]
-        for _ in range(GONE_AFTER - 1):
-            assert looker.listing.state() == [("a@b", "m")]
+        for _ in range(20):
+            await trio.sleep((GONE_FOR - 1) / 20)
             assert await looker.look_at_held() == []
+            assert len(looker.listing.state()) == BATCH + 1
+        await trio.sleep(2)
+        assert await looker.look_at_held() == []
         assert looker.listing.state() == []
 
 
-async def test_held_mail_of_an_inbox_that_is_there_again_is_not_forgotten() -> None:
+async def test_held_mail_of_an_inbox_that_is_there_again_is_not_forgotten(autojump_clock: MockClock) -> None:
     answers = inbox(whole("m", 0, HELD))
     async with looking(answers) as looker:
         looker.listing.note(review("a@b", "m"))
         for _ in range(3):
-            for _ in range(GONE_AFTER - 1):
-                await looker.look_at_held()
+            await looker.look_at_held()
+            await trio.sleep(GONE_FOR - 1)
+            await looker.look_at_held()
             answers[BATCH_GET] = batch(mail("m", 0, HELD))
             await looker.look_at_held()
             del answers[BATCH_GET]
         answers.update(inbox(whole("m")) | {BATCH_GET: batch(mail("m"))})
         assert await looker.look_at_held() == ["m"]
+
+
+async def test_an_inbox_without_held_mail_is_gone_from_anew_when_it_has_some_again(autojump_clock: MockClock) -> None:
+    async with looking({}) as looker:
+        looker.listing.note(review("a@b", "m"))
+        await looker.look_at_held()
+        looker.listing.note(pushed("m"))
+        await looker.look_at_held()
+        await trio.sleep(GONE_FOR)
+        looker.listing.note(review("a@b", "n"))
+        await looker.look_at_held()
+        assert looker.listing.state() == [("a@b", "n")]
 
 
 async def test_held_mail_of_an_inbox_that_is_not_subscribed_any_more_is_forgotten() -> None:

@@ -1,10 +1,11 @@
 """Held mail: looked at again until it is released or gone."""
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import TypeVar
+
+import trio
 
 from trio_agentmail.errors import ApiError, RequestFailed
 
@@ -19,9 +20,9 @@ T = TypeVar("T")
 BATCH = 500
 """Mails that one batch-get may ask for (source: AgentMail's API definition)."""
 
-GONE_AFTER = 12
-"""How often in a row an inbox must not be there for its held mail to be forgotten: an hour, with the default settings.
-One that the key may not see for a while is not there either."""
+GONE_FOR = 3600.0
+"""Seconds for which an inbox must not be there for its held mail to be forgotten. One that the key may not see for a
+while is not there either."""
 
 
 class HeldMail:
@@ -30,12 +31,14 @@ class HeldMail:
     def __init__(self, rest: Rest, mails: Mails) -> None:
         self._rest = rest
         self._mails = mails
-        self._looks_without: Counter[str] = Counter()
-        """How often in a row each inbox was not there."""
+        self._gone_since: dict[str, float] = {}
+        """Since when an inbox with held mail is not there, on Trio's clock."""
 
     async def look(self, floors: Floors, counts: Counts) -> list[Exception]:
         """Hand over what has been released; return the failures."""
         failures: list[Exception] = []
+        inboxes = {inbox_id for inbox_id, _ in self._mails.held}
+        self._gone_since = {inbox: since for inbox, since in self._gone_since.items() if inbox in inboxes}
         # Sorted by inbox alone: within one, in the order in which they were held.
         for inbox_id, held in groupby(sorted(self._mails.held, key=itemgetter(0)), key=itemgetter(0)):
             for ids in _batches([message_id for _, message_id in held], BATCH):
@@ -53,11 +56,12 @@ class HeldMail:
         except ApiError as exc:
             if exc.status_code != 404:
                 raise
-            self._looks_without[inbox_id] += 1
-            if self._looks_without[inbox_id] < GONE_AFTER:
+            since = self._gone_since.setdefault(inbox_id, trio.current_time())
+            if trio.current_time() - since < GONE_FOR:
                 return []
             answer = {"messages": []}
-        self._looks_without.pop(inbox_id, None)
+        else:
+            self._gone_since.pop(inbox_id, None)
         items = answer.get("messages")
         if not isinstance(items, list):  # else all of them would seem to be gone
             raise RequestFailed("the REST API answered without the messages that it was asked for")
