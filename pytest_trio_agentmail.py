@@ -5,6 +5,7 @@ import by that, and imports it only for a test that asks for the fixture.
 """
 
 import sys
+from collections import deque
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
@@ -25,8 +26,8 @@ def agentmail() -> "Iterator[FakeAgentMail]":
         yield fake
 
 
-made: "list[FakeAgentMail]" = []
-"""The fakes that have been made since the present test began."""
+made: "deque[FakeAgentMail]" = deque(maxlen=8)
+"""The fakes that have been made since the present test began: the last ones, since it may make thousands."""
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -39,10 +39,12 @@ from trio_agentmail.cli import _emulate
 from trio_agentmail.cli._commands import commands
 from trio_agentmail.cli._emulator_orders import fault_commands
 from trio_agentmail.cli._output import Output, OutputClosed
+from trio_agentmail.testing._emulator.base import MAX_REMEMBERED
 from trio_agentmail.testing._emulator.emulator import Emulator
 from trio_agentmail.testing._emulator.faults import FAULTS
 from trio_agentmail.testing._emulator.trigger import EVENT_TYPES
 from trio_agentmail.testing._fake_chaos import CHAOS
+from trio_agentmail.testing._fake_http_server import HttpConnection
 from trio_agentmail.testing._mail.store import MailStore
 
 INBOX = "agent@agentmail.to"
@@ -1120,3 +1122,41 @@ async def test_what_the_fake_does_not_have_is_told_from_what_is_not_there() -> N
         assert (answer.status_code, answer.json()["message"]) == (404, "FakeAgentMail has no GET /v0/drafts")
         answer = await client.get("/v0/inboxes/nobody", headers=headers)
         assert (answer.status_code, answer.json()["message"]) == (404, "there is nothing here")
+
+
+@pytest.mark.parametrize("request_line", [b"HEAD * HTTP/1.1", b"CONNECT a:1 HTTP/1.1", b"CONNECT /v0/inboxes HTTP/1.1"])
+async def test_no_request_ends_it(request_line: bytes) -> None:
+    async with serving() as served:
+        await served.ok("fault", "rest-error", "200", "--times", "all")
+        port = int(served.environment.http.rpartition(":")[2])
+        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+            await stream.send_all(request_line + b"\r\nHost: a\r\n\r\n")
+            assert (await stream.receive_some()).startswith(b"HTTP/1.1 400")
+        await served.ok("fault", "clear")
+
+
+async def test_nor_does_a_bug_on_a_connection(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def bug(*_: object) -> None:
+        raise ZeroDivisionError
+
+    async with serving() as served:
+        with monkeypatch.context() as patched:
+            patched.setattr(HttpConnection, "_answer_requests", bug)
+            async with httpx.AsyncClient(base_url=served.environment.http) as client:
+                with pytest.raises(httpx.HTTPError):
+                    await client.get("/v0/inboxes", timeout=0.2)
+        await served.ok("fault", "clear")
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_what_it_remembers_has_a_bound_however_little_happens() -> None:
+    async with serving() as served:
+        async with listening(environment=served.environment) as events:
+            assert isinstance(await events.receive(), Subscribed)
+            for number in range(3 * MAX_REMEMBERED):
+                served.emulator._take_ping(number)
+        assert len(served.emulator.pings) == MAX_REMEMBERED
+        await served.emulator.deliver(inbox_id=INBOX)
+        assert served.emulator._receivers is None

@@ -36,6 +36,22 @@ WRONG: list[tuple[Callable[[Any], Any], type[Exception], str]] = [
     ),
     (lambda fake: fake.fail_requests(503, headers={"Retry-After": 3}), TypeError, "both str; not .*3"),
     (lambda fake: fake.fail_requests(503, headers=[("a", "b", "c")]), TypeError, "pairs"),
+    (lambda fake: fake.reject_handshakes(503, headers={"X": "a\nb"}), ValueError, "HTTP has no response with this"),
+    (lambda fake: fake.reject_handshakes(503, headers={"X y": "a"}), ValueError, "HTTP has no response"),
+    (lambda fake: fake.reject_handshakes(503, headers={"X": "\ud800"}), ValueError, "HTTP has no response"),
+    (lambda fake: fake.reject_handshakes(304, body=b"x"), ValueError, "HTTP has no response"),
+    (lambda fake: fake.fail_requests(204, body=b"x"), ValueError, "HTTP has no response"),
+    (lambda fake: fake.fail_requests(200, headers={"content-length": "3"}, body=b"xxxxx"), ValueError, "no response"),
+    (lambda fake: fake.fail_requests(500, path=5), TypeError, "path is a str, not int"),
+    (lambda fake: fake.hang_requests(path=5), TypeError, "path is a str, not int"),
+    (lambda fake: fake.answer_requests(5), TypeError, "answer is a function of an httpx.Request, not 5"),
+    (lambda fake: fake.fail_connections("x"), TypeError, "error is an exception, not 'x'"),
+    (lambda fake: fake.refuse_subscriptions(5, "x"), TypeError, "name is a str, not int"),
+    (lambda fake: fake.refuse_subscriptions("x", ""), ValueError, "message is empty"),
+    (lambda fake: fake.close_instead_of_confirming(1000, 5), TypeError, "reason is a str, not int"),
+    (lambda fake: fake.close_instead_of_confirming(1000, "\ud800"), ValueError, "half a character"),
+    (lambda fake: fake.add_inbox("a", pod_id=5), TypeError, "pod_id is a str, not int"),
+    (lambda fake: fake.index_after(""), TypeError, "seconds is a number of seconds, not ''"),
     (lambda fake: fake.answer_connections("x"), TypeError, "data is bytes, not str"),
     (lambda fake: fake.close_instead_of_confirming(70_000), ValueError, "code is 0 to 65535, not 70000"),
     (lambda fake: fake.drop_connections("1000"), TypeError, "code is a whole number, not '1000'"),
@@ -112,3 +128,16 @@ async def test_an_error_that_ends_many_connections_does_not_grow(autojump_clock:
     while traceback is not None:
         depth, traceback = depth + 1, traceback.tb_next
     assert depth < 20
+
+
+def test_what_is_asked_for_may_be_asked_for_before_there_is_a_run() -> None:
+    fake = FakeAgentMail()
+    fake.slow_down(100)
+    fake.delay_pongs(1)
+    fake.index_after(5)
+    fake.swallow_pushes()
+    fake.fail_requests(503)
+    fake.reject_handshakes(503)
+    fake.go_silent()
+    fake.clear_faults()
+    assert fake.explain().startswith("nothing has happened here")

@@ -55,6 +55,19 @@ async def test_a_condition_that_nothing_at_the_fake_has_made_true_is_seen_soon(a
     assert trio.current_time() == pytest.approx(9, abs=0.11)
 
 
+async def test_waiting_for_days_costs_few_looks(autojump_clock: MockClock) -> None:
+    looks = 0
+
+    def is_over() -> bool:
+        nonlocal looks
+        looks += 1
+        return trio.current_time() >= 10 * 86_400
+
+    await FakeAgentMail().wait_for(is_over, within=11 * 86_400)
+    assert trio.current_time() < 10.2 * 86_400
+    assert looks < 4000
+
+
 async def test_what_the_code_under_test_does_at_once_is_seen_at_once(autojump_clock: MockClock) -> None:
     async def agent() -> None:
         async for event in events:

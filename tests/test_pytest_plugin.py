@@ -168,6 +168,24 @@ async def test_shared(shared, autojump_clock):
 """
 
 
+THOUSANDS = """
+from trio_agentmail.testing import FakeAgentMail
+
+async def test_it(autojump_clock):
+    for number in range(1000):
+        await FakeAgentMail().deliver(inbox_id=str(number))
+    assert False
+"""
+
+
+def test_the_report_tells_of_the_last_of_very_many_fakes_only(project: pytest.Pytester) -> None:
+    project.makeini("[pytest]\ntrio_mode = true")
+    project.makepyfile(THOUSANDS)
+    text = project.runpytest("-p", "no:cacheprovider").stdout.str()
+    assert text.count("AgentMail (fake)") == 8
+    assert "message.received in 999" in text
+
+
 @pytest.mark.parametrize("workers", [[], ["-n1"]], ids=["here", "xdist"])
 def test_the_report_tells_of_any_fake_that_the_test_has_made(project: pytest.Pytester, workers: list[str]) -> None:
     project.makeini("[pytest]\ntrio_mode = true")

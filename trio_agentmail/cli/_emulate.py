@@ -90,7 +90,7 @@ def _known(context: click.Context, option: click.Parameter, permissions: tuple[s
     callback=_address,
     metavar="ADDRESS",
     help="The IP address to listen on; :: is for IPv6 alone. With any other, whoever reaches this machine can read and "
-    "send the mail in it, unencrypted; trigger and fault work from this machine only.",
+    "send the mail in it, unencrypted; trigger, fault and reset work from this machine only.",
 )
 @click.option(
     "--api-key",

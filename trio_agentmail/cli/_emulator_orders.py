@@ -135,7 +135,7 @@ def fault_commands() -> None:
     """Break something at a running emulator.
 
     A fault is for the next connection, push or request, for more with --times, and until `fault clear` with --times
-    all. `cut`, `close` and `silent` are for the WebSockets that are open now. `outage` and `chaos` last
+    all. `cut`, `close`, `silent` and `garbage` are for the WebSockets that are open now. `outage` and `chaos` last
     until `fault clear`, or for --seconds.
     """
 

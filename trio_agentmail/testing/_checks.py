@@ -4,13 +4,14 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import h11
+
 __all__ = [
     "check_bytes",
-    "check_close_code",
-    "check_headers",
+    "check_close",
     "check_name",
+    "check_response",
     "check_seconds",
-    "check_status",
     "check_text",
     "check_texts",
     "check_whole",
@@ -41,12 +42,41 @@ def check_whole(name: str, value: int, low: int, high: float = math.inf) -> None
         raise ValueError(f"{name} is {low} {f'to {high}' if high < math.inf else 'or more'}, not {value!r}")
 
 
-def check_status(value: int) -> None:
-    check_whole("status", value, 200, 999)
+def check_response(
+    status: int, headers: Mapping[str, str] | Sequence[tuple[str, str]], body: bytes
+) -> tuple[tuple[str, str], ...]:
+    """
+    Returns:
+        The headers, as pairs of names and values.
+
+    Raises:
+        TypeError: the status is no whole number, the headers are no mapping or pairs, or the body is not bytes.
+        ValueError: HTTP has no such response.
+    """
+    check_whole("status", status, 200, 999)
+    check_bytes("body", body)
+    pairs = check_headers(headers)
+    # Whoever is to send it would say the same, but later.
+    server = h11.Connection(h11.SERVER)
+    server.receive_data(b"GET / HTTP/1.1\r\nHost: fake\r\n\r\n")
+    server.next_event()
+    lengths = [] if any(name.lower() == "content-length" for name, _ in pairs) else [("Content-Length", str(len(body)))]
+    try:
+        server.send(h11.Response(status_code=status, headers=[*pairs, *lengths]))
+        server.send(h11.Data(data=body))
+        server.send(h11.EndOfMessage())
+    except (h11.LocalProtocolError, UnicodeEncodeError) as exc:
+        raise ValueError(f"HTTP has no response with this status, headers and body: {exc}") from None
+    return pairs
 
 
-def check_close_code(value: int) -> None:
-    check_whole("code", value, 0, 2**16 - 1)
+def check_close(code: int, reason: str) -> None:
+    check_whole("code", code, 0, 2**16 - 1)
+    check_text("reason", reason)
+    try:
+        reason.encode()
+    except UnicodeEncodeError:
+        raise ValueError("reason has half a character, which no close frame carries") from None
 
 
 def check_bytes(name: str, value: bytes) -> None:

@@ -25,7 +25,9 @@ __all__ = ["FakeBase"]
 T = TypeVar("T")
 
 LOOK_EVERY = 0.1
-"""Seconds between two looks at a condition that nothing here makes true."""
+LOOK_EVERY_PART = 0.01
+"""Between two looks at a condition that nothing here makes true: so many seconds, or such a part of the time waited so
+far. On a mock clock a day may pass, and each look costs a millisecond."""
 
 LOGGED = 1000
 """How many of the last things that happened are told by `explain`: a week of sweeps need not be kept."""
@@ -95,7 +97,7 @@ class FakeBase(ABC):
 
     async def wait_for(self, condition: Callable[[], T], within: float = 60.0) -> T:
         """Wait until a condition holds: it is looked at whenever something has happened here, whenever no task has
-        anything to do, and ten times a second.
+        anything to do, and now and then.
 
         For example `await fake.wait_for(lambda: fake.messages("agent@agentmail.to", "sent"))`.
 
@@ -118,12 +120,14 @@ class FakeBase(ABC):
             but: What is so instead.
         """
         await trio.lowlevel.checkpoint()
+        began = trio.current_time()
         with trio.move_on_after(within):
             while not _result(condition):
+                waited = trio.current_time() - began
                 changed = self._changed
                 async with background_nursery() as nursery:
                     nursery.start_soon(self._look_when_idle, condition)
-                    with trio.move_on_after(LOOK_EVERY):
+                    with trio.move_on_after(max(LOOK_EVERY, LOOK_EVERY_PART * waited)):
                         await changed.wait()
                     nursery.cancel_scope.cancel()
         if not (result := _result(condition)):
@@ -151,7 +155,9 @@ class FakeBase(ABC):
         return told.encode("utf-8", "backslashreplace").decode("utf-8")
 
     def _note(self, text: str) -> None:
-        """Something has happened."""
+        """Something has happened. Outside of a run there is no time at which."""
+        if not trio.lowlevel.in_trio_run():
+            return
         now = trio.current_time()
         if self._log and self._log[-1].text == text:
             self._log[-1].times += 1

@@ -71,7 +71,8 @@ class FakeHttp(FakeBase, RequestFaults):
         Args:
             seconds: `None` or 0: at once, and so does all that has come before.
         """
-        check_seconds("seconds", seconds or 0)
+        if seconds is not None:
+            check_seconds("seconds", seconds)
         self._index_delay = seconds or 0.0
 
     def _index(self) -> None:
@@ -106,7 +107,10 @@ class FakeHttp(FakeBase, RequestFaults):
         self, listener: trio.SocketListener, ssl_context: ssl.SSLContext | None, spawn: Spawn
     ) -> None:
         while True:
-            spawn(HttpConnection(await accept_from(listener), ssl_context, self._respond).run)
+            spawn(self._serve_http, HttpConnection(await accept_from(listener), ssl_context, self._respond))
+
+    async def _serve_http(self, connection: HttpConnection) -> None:
+        await connection.run()
 
     def _answer_request(self, request: httpx.Request) -> httpx.Response:
         self._index()

@@ -68,6 +68,7 @@ class HttpConnection:
         self._scheme = "http" if ssl_context is None else "https"
         self._respond = respond
         self._http = h11.Connection(h11.SERVER)
+        self._method = ""
 
     async def run(self) -> None:
         try:
@@ -86,7 +87,7 @@ class HttpConnection:
             while (request := await self._receive_request()) is not None:
                 match await self._respond(request):
                     case httpx.Response() as response:
-                        await self._send(response, with_body=request.method != "HEAD")
+                        await self._send(response)
                     case HangRequest():
                         while await self._stream.receive_some(RECEIVE_SIZE):
                             pass
@@ -104,7 +105,7 @@ class HttpConnection:
                 "code": "validation_error",
                 "message": f"this is no HTTP request: {exc}",
             }
-            await self._send(httpx.Response(status, headers={"Connection": "close"}, json=answer), with_body=True)
+            await self._send(httpx.Response(status, headers={"Connection": "close"}, json=answer))
 
     async def _receive_request(self) -> httpx.Request | None:
         """The next request, read to its end; `None`: the client has gone."""
@@ -119,11 +120,14 @@ class HttpConnection:
                 self._http.receive_data(bytes(await self._stream.receive_some(RECEIVE_SIZE)))
             elif isinstance(event, h11.Request):
                 head = event
+                self._method = head.method.decode()
+                if self._method == "CONNECT":
+                    raise httpx.InvalidURL("CONNECT is for proxies")
             elif isinstance(event, h11.Data):
                 body += event.data
             elif isinstance(event, h11.EndOfMessage) and head is not None:
                 return httpx.Request(
-                    head.method.decode(),
+                    self._method,
                     self._url(head),
                     headers=list(head.headers),
                     content=bytes(body),
@@ -143,10 +147,10 @@ class HttpConnection:
         host = httpx.Headers(list(head.headers)).get("Host", "localhost")
         return httpx.URL(f"{self._scheme}://{host}{target}")
 
-    async def _send(self, response: httpx.Response, *, with_body: bool) -> None:
+    async def _send(self, response: httpx.Response) -> None:
         head = h11.Response(status_code=response.status_code, headers=response.headers.raw)
         data = self._http.send(head) or b""
-        if with_body:
+        if self._method != "HEAD":
             assert isinstance(response.stream, httpx.AsyncByteStream)
             async for content in response.stream:  # and not its `content`, which has been decoded
                 data += self._http.send(h11.Data(data=content)) or b""

@@ -10,7 +10,7 @@ import trio
 
 from trio_agentmail.events import Event, Message, MessageReceivedEvent, MessageSentEvent
 
-from ._checks import check_name, check_texts
+from ._checks import check_name, check_text, check_texts
 from ._fake_http import FakeHttp
 from ._fake_websockets import FakeWebSockets
 from ._mail.events import (
@@ -41,6 +41,7 @@ class FakeMail(FakeWebSockets, FakeHttp):
             pod_id: `None`: a new inbox is in the pod `default`.
         """
         check_name("inbox_id", inbox_id)
+        check_text("pod_id", pod_id)
         self._store.add_inbox(inbox_id, self._now(), pod_id)
 
     @overload

@@ -9,7 +9,7 @@ import trio
 
 from trio_agentmail.events import Event
 
-from ._checks import check_bytes, check_close_code, check_seconds
+from ._checks import check_bytes, check_close, check_seconds
 from ._encode import encode_event
 from ._fake_connecting import FakeConnecting
 from ._fake_connection import FakeConnection
@@ -81,7 +81,7 @@ class FakeWebSockets(FakeConnecting, PushFaults):
             reason: What the close frame says.
         """
         if code is not None:
-            check_close_code(code)
+            check_close(code, reason)
         async with trio.open_nursery() as nursery:
             for connection in self._connections:
                 if code is None:

@@ -1,8 +1,8 @@
 """The fake as `trio-agentmail emulate` has it, but for its control API: what the orders that come there are for."""
 
 import ssl
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import trio
@@ -36,7 +36,6 @@ class EmulatorBase(FakeAgentMail):
         tell: As given.
         orders: Held while an order is carried out.
         lasting: The faults that go on when the order for them has been answered.
-        receivers: The connections to which something was pushed since it was emptied.
     """
 
     def __init__(
@@ -52,7 +51,7 @@ class EmulatorBase(FakeAgentMail):
         self.tell = tell
         self.orders = trio.Lock()
         self.lasting = LastingFaults()
-        self.receivers: set[FakeConnection] = set()
+        self._receivers: set[FakeConnection] | None = None
         self._inboxes = inboxes
         self._pods = pods
         self._begin()
@@ -109,12 +108,25 @@ class EmulatorBase(FakeAgentMail):
         for pod_id in self._pods:
             self._store.add_pod(pod_id, self._now())
 
+    @contextmanager
+    def counting(self) -> Iterator[set[FakeConnection]]:
+        """The connections to which something is pushed in the block."""
+        self._receivers = receivers = set[FakeConnection]()
+        try:
+            yield receivers
+        finally:
+            self._receivers = None
+
     def _pushed_to(self, connections: Collection[FakeConnection]) -> None:
-        self.receivers.update(connections)
+        if self._receivers is not None:
+            self._receivers.update(connections)
 
     def _note(self, text: str) -> None:
         super()._note(text)
         self.tell(text)
+
+    def _notify(self) -> None:
+        super()._notify()
         for things in self._remembered():
             del things[:-MAX_REMEMBERED]
 

@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import trio
 
+from trio_agentmail.testing._fake_http_server import HttpConnection
 from trio_agentmail.testing._faults.connections import Fault
 
 from .base import EmulatorBase
@@ -31,6 +32,12 @@ class Emulator(EmulatorBase):
             logger.exception("a bug in the emulator: %s %s", request.method, request.url.path)
             message = "a bug in the emulator, which has logged it"
             return httpx.Response(500, json={"name": "InternalServerError", "message": message})
+
+    async def _serve_http(self, connection: HttpConnection) -> None:
+        try:
+            await super()._serve_http(connection)
+        except Exception:
+            logger.exception("a bug in the emulator, on a connection to the REST API")
 
     async def _serve_stream(self, stream: trio.abc.Stream, fault: Fault | None) -> None:
         try:

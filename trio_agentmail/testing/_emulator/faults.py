@@ -1,6 +1,6 @@
 """The faults that can be ordered of the emulator: each is a method of the fake, and its arguments.
 
-What is ordered comes over HTTP, and an argument that makes no sense is refused: in the fake it would end the emulator.
+What is ordered comes over HTTP, and an argument that makes no sense is refused with a word on what would.
 """
 
 import math

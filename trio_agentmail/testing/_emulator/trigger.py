@@ -68,14 +68,14 @@ async def trigger(emulator: EmulatorBase, fields: Mapping[str, Any]) -> dict[str
         _check(event_type, name, value)
     if not given.get("inbox_id") and event_type != "domain.verified" and "eml" not in given:
         raise BadOrder(400, f"{event_type} needs an inbox_id")
-    emulator.receivers.clear()
     try:
-        come = await (_eml_comes if "eml" in given else _happen)(emulator, event_type, given)
+        with emulator.counting() as receivers:
+            come = await (_eml_comes if "eml" in given else _happen)(emulator, event_type, given)
     except KeyError as exc:
         raise BadOrder(404, str(exc.args[0])) from None
     except ValueError as exc:
         raise BadOrder(400, str(exc)) from None
-    return {"event_type": event_type, **come, "receivers": len(emulator.receivers)}
+    return {"event_type": event_type, **come, "receivers": len(receivers)}
 
 
 def _check(event_type: str, name: str, value: Any) -> None:

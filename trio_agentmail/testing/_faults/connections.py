@@ -9,10 +9,10 @@ import attrs
 from trio_agentmail.events import Event
 from trio_agentmail.testing._checks import (
     check_bytes,
-    check_close_code,
-    check_headers,
+    check_close,
+    check_name,
+    check_response,
     check_seconds,
-    check_status,
     check_whole,
 )
 from trio_agentmail.testing._encode import encode_event
@@ -190,6 +190,8 @@ class ConnectionFaults:
     def fail_connections(self, error: Exception, times: int | None = 1) -> None:
         """There is no connection, and this is why: for example `socket.gaierror(-2, "unknown name")`. Behind `serve()`:
         accepted, and reset at once."""
+        if not isinstance(error, Exception):
+            raise TypeError(f"error is an exception, not {error!r}")
         self._connection_faults.add(FailConnection(error), times)
 
     def delay_connections(self, seconds: float, times: int | None = 1) -> None:
@@ -219,11 +221,9 @@ class ConnectionFaults:
         Args:
             body: `None`: the JSON of AgentMail's errors, from 400 on.
         """
-        check_status(status)
-        if body is not None:
-            check_bytes("body", body)
+        pairs = check_response(status, headers, body or b"")
         content = ordered(status) if body is None else body
-        self._connection_faults.add(RejectHandshake(status, check_headers(headers), content), times)
+        self._connection_faults.add(RejectHandshake(status, pairs, content), times)
 
     def withhold_confirmations(self, times: int | None = 1) -> None:
         """Subscriptions are never answered, and nothing is pushed."""
@@ -231,11 +231,13 @@ class ConnectionFaults:
 
     def refuse_subscriptions(self, name: str, message: str, times: int | None = 1) -> None:
         """Subscriptions are answered with an `error` frame."""
+        check_name("name", name)
+        check_name("message", message)
         self._connection_faults.add(RefuseSubscription(name, message), times)
 
     def close_instead_of_confirming(self, code: int, reason: str = "", times: int | None = 1) -> None:
         """Subscriptions are answered with a close frame."""
-        check_close_code(code)
+        check_close(code, reason)
         self._connection_faults.add(CloseInsteadOfConfirming(code, reason), times)
 
     def push_before_confirming(self, *events_or_frames: Event | str | bytes, times: int | None = 1) -> None:

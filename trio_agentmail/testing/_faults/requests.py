@@ -6,7 +6,7 @@ from typing import TypeAlias
 import attrs
 import httpx
 
-from trio_agentmail.testing._checks import check_bytes, check_headers, check_status
+from trio_agentmail.testing._checks import check_response, check_text
 from trio_agentmail.testing._rest.errors import ordered
 
 from .connections import FaultQueue
@@ -81,10 +81,7 @@ class RequestFaults:
         Args:
             body: `None`: the JSON of AgentMail's errors, from 400 on.
         """
-        check_status(status)
-        if body is not None:
-            check_bytes("body", body)
-        all_headers = httpx.Headers(check_headers(headers))
+        all_headers = httpx.Headers(check_response(status, headers, body or b""))
         content = ordered(status) if body is None else body
         if body is None and content:
             all_headers.setdefault("Content-Type", "application/json")
@@ -92,7 +89,7 @@ class RequestFaults:
         def answer(_: httpx.Request) -> httpx.Response:
             return httpx.Response(status, headers=all_headers, content=content)
 
-        self._request_faults.add(AnswerRequest(path, answer, f"fail_requests({status})"), times)
+        self._add(AnswerRequest(path, answer, f"fail_requests({status})"), times)
 
     def answer_requests(
         self,
@@ -108,16 +105,22 @@ class RequestFaults:
                 port, an `httpx.RequestError` resets the connection. A `Date` that it does not give is given by the
                 fake.
         """
+        if not callable(answer):
+            raise TypeError(f"answer is a function of an httpx.Request, not {answer!r}")
         name = getattr(answer, "__name__", type(answer).__name__)
-        self._request_faults.add(AnswerRequest(path, answer, f"answer_requests({name})"), times)
+        self._add(AnswerRequest(path, answer, f"answer_requests({name})"), times)
 
     def hang_requests(self, times: int | None = 1, path: str | None = None) -> None:
         """The request is never answered."""
-        self._request_faults.add(HangRequest(path), times)
+        self._add(HangRequest(path), times)
 
     def break_requests(self, times: int | None = 1, path: str | None = None) -> None:
         """The request is read, and the connection reset: `httpx.ReadError`."""
-        self._request_faults.add(BreakRequest(path), times)
+        self._add(BreakRequest(path), times)
+
+    def _add(self, fault: RequestFault, times: int | None) -> None:
+        check_text("path", fault.path)
+        self._request_faults.add(fault, times)
 
     def _take_request_fault(self, path: str) -> RequestFault | None:
         return self._request_faults.take(lambda fault: fault.path is None or fault.path in path)
