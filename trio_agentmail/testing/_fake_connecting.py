@@ -203,9 +203,9 @@ class FakeConnecting(FakeBase, ConnectionFaults):
         permissions = self._permissions_of(connection.key)
         try:
             subscribe = parse_subscribe(data, permissions)
-        except RefusedFrame as refused:
-            self._note(f"{connection}: what it sent is answered with the error {refused.name}: {refused.message}")
-            connection.push(error_frame(refused.name, refused.message))
+        except RefusedFrame as no:
+            self._note(f"{connection}: what it sent is answered with the error {no.name}: {no.message}")
+            connection.push(error_frame(no.name, no.message))
             return
         self.subscriptions.append(subscribe)
         self._store.know(subscribe, self._now())
