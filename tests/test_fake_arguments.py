@@ -47,7 +47,7 @@ WRONG: list[tuple[Callable[[Any], Any], type[Exception], str]] = [
     (lambda fake: fake.answer_requests(5), TypeError, "answer is a function of an httpx.Request, not 5"),
     (lambda fake: fake.fail_connections("x"), TypeError, "error is an exception, not 'x'"),
     (lambda fake: fake.refuse_subscriptions(5, "x"), TypeError, "name is a str, not int"),
-    (lambda fake: fake.refuse_subscriptions("x", ""), ValueError, "message is empty"),
+    (lambda fake: fake.refuse_subscriptions("x", None), TypeError, "message is a str, not NoneType"),
     (lambda fake: fake.close_instead_of_confirming(1000, 5), TypeError, "reason is a str, not int"),
     (lambda fake: fake.close_instead_of_confirming(1000, "\ud800"), ValueError, "half a character"),
     (lambda fake: fake.add_inbox("a", pod_id=5), TypeError, "pod_id is a str, not int"),

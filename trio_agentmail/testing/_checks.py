@@ -72,7 +72,7 @@ def check_response(
 
 def check_close(code: int, reason: str) -> None:
     check_whole("code", code, 0, 2**16 - 1)
-    check_text("reason", reason)
+    check_text("reason", reason, or_none=False)
     try:
         reason.encode()
     except UnicodeEncodeError:
@@ -84,8 +84,8 @@ def check_bytes(name: str, value: bytes) -> None:
         raise TypeError(f"{name} is bytes, not {type(value).__name__}")
 
 
-def check_text(name: str, value: str | None) -> None:
-    if not isinstance(value, str | None):
+def check_text(name: str, value: str | None, *, or_none: bool = True) -> None:
+    if not (isinstance(value, str) or (value is None and or_none)):
         raise TypeError(f"{name} is a str, not {type(value).__name__}")
 
 

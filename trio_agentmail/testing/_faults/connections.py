@@ -10,9 +10,9 @@ from trio_agentmail.events import Event
 from trio_agentmail.testing._checks import (
     check_bytes,
     check_close,
-    check_name,
     check_response,
     check_seconds,
+    check_text,
     check_whole,
 )
 from trio_agentmail.testing._encode import encode_event
@@ -231,8 +231,8 @@ class ConnectionFaults:
 
     def refuse_subscriptions(self, name: str, message: str, times: int | None = 1) -> None:
         """Subscriptions are answered with an `error` frame."""
-        check_name("name", name)
-        check_name("message", message)
+        check_text("name", name, or_none=False)
+        check_text("message", message, or_none=False)
         self._connection_faults.add(RefuseSubscription(name, message), times)
 
     def close_instead_of_confirming(self, code: int, reason: str = "", times: int | None = 1) -> None:

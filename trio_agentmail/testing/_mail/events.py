@@ -91,8 +91,7 @@ def new_message(
     """
     check_name("inbox_id", inbox_id)
     check_texts("to", [to] if isinstance(to, str) else to)
-    if not isinstance(from_, str):  # it may be empty: there are mails without a sender
-        raise TypeError(f"from_ is a str, not {type(from_).__name__}")
+    check_text("from_", from_, or_none=False)  # it may be empty: there are mails without a sender
     for name, value in (
         ("subject", subject),
         ("text", text),
