@@ -215,3 +215,9 @@ def test_whatever_a_message_says_can_be_written(from_: str, subject: str, text: 
 @given(st.binary())
 def test_whatever_bytes_come_can_be_read(raw: bytes) -> None:
     in_inbox(parse_mail(raw))
+
+
+@pytest.mark.parametrize("address", ["@" * 50_000 + " <x@y.z>", "a@" * 50_000 + "ü", "<@> " * 20_000])
+def test_an_address_however_long_is_written_at_once(address: str) -> None:
+    # Were each part of it tried from each character on, this would take hours.
+    assert write_mail(attrs.evolve(in_inbox(parse_mail(letter())), to=(address,)), {})
