@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from trio_agentmail.testing import FakeAgentMail
 from trio_agentmail.testing._encode import encode_part
-from trio_agentmail.testing._mail.lenient import Part
+from trio_agentmail.testing._mail.lenient import MAX_PARSED, Part
 from trio_agentmail.testing._mail.rfc5322 import ParsedMail, parse_mail
 from trio_agentmail.testing._mail.writing import write_mail
 
@@ -204,3 +204,25 @@ async def fetch_everything(raw: bytes) -> None:
 @settings(max_examples=50)
 def test_whatever_mail_comes_the_rest_api_has_it(raw: bytes) -> None:
     trio.run(fetch_everything, raw)
+
+
+@pytest.mark.parametrize("name", [b"Content-Type", b"Content-Disposition", b"Subject", b"To", b"Date", b"Message-ID"])
+@pytest.mark.parametrize("value", [b"a ", b"; a=b", b'"', b",", b"=?utf-8?q?a?= "])
+def test_no_header_is_so_long_that_it_takes_for_ever(name: bytes, value: bytes) -> None:
+    # Parsed by the standard library, most of these would take minutes.
+    mail = parse_mail(b"%b: text/plain %b\n\nHello" % (name, value * 100_000))
+    assert (mail.text, mail.recipients) == ("Hello", ())
+
+
+def test_a_header_is_parsed_up_to_a_length_and_text_beyond() -> None:
+    for length, recipients in ((MAX_PARSED, ("agent@agentmail.to",)), (MAX_PARSED + 1, ())):
+        value = b"agent@agentmail.to (" + b")".rjust(length - 20, b"a")
+        assert parse_mail(b"To: " + value + b"\n\n").recipients == recipients
+    many = ", ".join(f"agent{number}@agentmail.to" for number in range(100))
+    assert len(parse_mail(f"To: {many}\n\n".encode()).recipients) == 100
+
+
+@pytest.mark.parametrize("charset", [b"punycode", b"idna", b"unicode_escape", b"raw_unicode_escape"])
+def test_codecs_that_are_no_charset_are_not_used(charset: bytes) -> None:
+    text = "Hello \\u00fc " + "a" * 2_000_000
+    assert parse_mail(b"Content-Type: text/plain; charset=%b\n\n%b" % (charset, text.encode())).text == text
