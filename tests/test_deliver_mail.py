@@ -66,7 +66,7 @@ async def test_a_mail_can_be_put_into_an_inbox_whatever_its_headers_say(autojump
 
 async def test_neither_a_mail_nor_an_inbox_is_an_error() -> None:
     with pytest.raises(TypeError, match="takes an inbox_id"):
-        await FakeAgentMail().deliver()  # type: ignore[call-overload]
+        await FakeAgentMail().deliver()
 
 
 async def test_an_answer_is_in_the_thread_of_what_it_answers(autojump_clock: MockClock) -> None:
@@ -130,6 +130,31 @@ async def test_ones_own_mail_that_comes_back_is_one_mail_sent_and_received(autoj
     await fake.deliver(inbox_id=INBOX, message_id="<2@example.com>")
     await fake.send(inbox_id=INBOX, message_id="<2@example.com>")
     assert len(fake.messages(INBOX, "received")) == len(fake.messages(INBOX, "sent")) == 2
+
+
+async def test_ones_own_mail_that_comes_again_has_no_label_of_how_it_came_before(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    message_id = "<1@example.com>"
+    await fake.send(inbox_id=INBOX, message_id=message_id)
+    await fake.label(INBOX, message_id, add=["mine"])
+    for arguments, labels in (
+        ({"event_type": "message.received.spam"}, ("received", "spam")),
+        ({"held": True}, ("received", "unread", "agent-armor-held")),
+        ({}, ("received", "unread")),
+    ):
+        await fake.deliver(inbox_id=INBOX, message_id=message_id, **arguments)
+        [mail] = fake.messages(INBOX)
+        assert mail.labels == ("sent", "delivered", "mine", *labels)
+
+
+async def test_what_the_inbox_itself_sends_is_not_held(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    await fake.deliver(inbox_id=INBOX, message_id="<1@example.com>", held=True)
+    await fake.send(inbox_id=INBOX, message_id="<1@example.com>")
+    [mail] = fake.messages(INBOX)
+    assert mail.labels == ("received", "unread", "sent", "delivered")
+    with pytest.raises(ValueError, match="is not held"):
+        await fake.release(INBOX, "<1@example.com>")
 
 
 async def test_a_mail_that_comes_again_under_its_id_keeps_its_thread_unless_another_is_given(

@@ -24,6 +24,7 @@ from trio_agentmail.testing._checks import check_name, check_text, check_texts
 from .extraction import extract_html, extract_text
 
 __all__ = [
+    "ARRIVAL_LABELS",
     "HELD",
     "ORGANIZATION",
     "hold",
@@ -52,6 +53,9 @@ RECEIVED = {
     "message.received.unauthenticated": "unauthenticated",
 }
 """The event_types by which mail is announced, and what label it has besides `received`."""
+
+ARRIVAL_LABELS = frozenset({"received", *RECEIVED.values(), HELD})
+"""All labels that tell of how a mail came."""
 
 
 def new_id() -> str:

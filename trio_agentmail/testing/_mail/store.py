@@ -18,6 +18,7 @@ from trio_agentmail._settings import Subscribe
 from trio_agentmail.events import Attachment, Message, ThreadItem
 from trio_agentmail.testing._permissions import PERMISSION_TO_READ
 
+from .events import ARRIVAL_LABELS, HELD
 from .expiring import Expiring
 from .mail import Mail, Thread
 from .ordered import Key, Ordered, sort_key
@@ -170,7 +171,8 @@ class MailStore:
     ) -> Mail:
         """Keep a mail, in place of one of the same ids. It is not yet in the listings.
 
-        One's own mail that comes back is one mail, sent and received: it has the labels of both.
+        One's own mail that comes back is one mail, sent and received: it has the labels of both, but not of how it came
+        an earlier time.
 
         `Mail` says what the arguments mean.
 
@@ -190,7 +192,10 @@ class MailStore:
         if (old := self.mail(message.inbox_id, message.message_id)) is not None:
             self.delete(old, now)
             if "sent" in (*old.labels, *message.labels):
-                message = attrs.evolve(message, labels=tuple(dict.fromkeys((*old.labels, *message.labels))))
+                # It comes anew, or is out of Agent Armor's hands, since the inbox itself has sent it.
+                past = ARRIVAL_LABELS if "received" in message.labels else {HELD}
+                labels = (*(label for label in old.labels if label not in past), *message.labels)
+                message = attrs.evolve(message, labels=tuple(dict.fromkeys(labels)))
         inbox = self.add_inbox(message.inbox_id, now)
         mail = Mail(
             message=message,
