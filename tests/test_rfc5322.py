@@ -146,7 +146,7 @@ def test_however_a_mail_breaks_its_lines_the_parser_finds_no_blind_copy(
         (b"Date: Mon, 01 Jan 2024 00:00:00 -0000\n\n", {"timestamp": datetime(2024, 1, 1, tzinfo=UTC)}),
         (b"To: undisclosed-recipients:;\nFrom: <>\n\n", {"to": (), "from_": "", "recipients": ()}),
         (b"Content-Type: text/plain; charset=klingon\n\n\xc3\xbc\xff", {"text": "ü�"}),
-        (b"Content-Type: multipart/mixed\n\nno parts", {"text": None, "html": None, "attachments": ()}),
+        (b"Content-Type: multipart/mixed\n\nno parts", {"text": "no parts", "html": None, "attachments": ()}),
     ],
 )
 def test_a_mail_that_is_not_well_formed_is_read_as_far_as_that_goes(raw: bytes, expected: dict[str, object]) -> None:

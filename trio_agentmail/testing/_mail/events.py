@@ -123,7 +123,7 @@ def new_message(
         html=html,
         extracted_text=extract_text(text),
         extracted_html=extract_html(html),
-        size=len((text or "").encode()) + len((html or "").encode()),
+        size=sum(len(body.encode(errors="surrogatepass")) for body in (text, html) if body is not None),
         created_at=now,
         updated_at=now,
     )

@@ -17,7 +17,7 @@ from email.message import EmailMessage
 from email.parser import BytesParser
 from typing import Any, TypeVar, cast
 
-__all__ = ["MAX_PARSED", "Part", "attempt", "harmless", "read_mail", "without_header"]
+__all__ = ["MAX_PARSED", "NEVER_BYTES", "Part", "attempt", "harmless", "read_mail", "without_header"]
 
 T = TypeVar("T")
 
@@ -85,9 +85,10 @@ class Part(EmailMessage):
 
     @property
     def content_type(self) -> str:
-        """In lower case, without parameters."""
+        """In lower case, without parameters. Of many parts that cannot be told apart, it is that of one text."""
         match = CONTENT_TYPE.match(str(self.get("Content-Type", "")))
-        return self.get_default_type() if match is None else match[0].lower()
+        kind = self.get_default_type() if match is None else match[0].lower()
+        return "text/plain" if kind.startswith("multipart/") and isinstance(self.get_payload(), str) else kind
 
     def get_content_type(self) -> str:
         # The parser goes by this, and takes apart what is a message.
@@ -155,6 +156,7 @@ def without_header(raw: bytes, name: str) -> bytes:
         if line[:1] not in (b" ", b"\t"):  # by which a header goes on
             keep = line.partition(b":")[0].lower() != name.lower().encode()
         if keep:
-            # A line that ends in CR alone might come to stand before one that is LF alone.
-            kept.append(line + b"\n" if line.endswith(b"\r") else line)
+            kept.append(line)
+    if kept and kept[-1].endswith(b"\r") and lines[end:] and lines[end].startswith(b"\n"):
+        kept.append(b"\n")  # or else the CR would make one end of a line with the LF, which is the empty line
     return b"".join([*kept, *lines[end:]])
