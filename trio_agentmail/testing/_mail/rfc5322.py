@@ -11,7 +11,7 @@ from email.headerregistry import AddressHeader
 from email.message import EmailMessage
 from email.utils import parsedate_to_datetime
 from io import BytesIO
-from typing import cast
+from typing import BinaryIO, cast
 
 import attrs
 
@@ -31,6 +31,8 @@ NOT_SHOWN = frozenset({"bcc", "content-type", "content-transfer-encoding", "mime
 
 class Writer(BytesGenerator):
     """Writes also what its charset or its encoding does not allow for."""
+
+    _fp: BinaryIO
 
     def write(self, s: str) -> None:
         self._fp.write(NEVER_BYTES.sub("\N{REPLACEMENT CHARACTER}", s).encode(errors="surrogateescape"))
