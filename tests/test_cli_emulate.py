@@ -27,6 +27,7 @@ from trio_agentmail import (
     ConnectionFailed,
     Disconnected,
     Event,
+    MessageDeliveredEvent,
     MessageReceivedEvent,
     MessageSecurityCompletedEvent,
     MessageSecurityReviewEvent,
@@ -1113,6 +1114,21 @@ async def test_what_happens_to_a_mail_labels_it(event_type: str, label: str) -> 
         assert label in served.emulator.messages(INBOX)[0].labels
         await served.ok("trigger", f"message.{event_type}", "--inbox", INBOX, "--message-id", "<another>")
         await served.ok("trigger", f"message.{event_type}", "--inbox", INBOX)
+
+
+async def test_what_happens_to_a_mail_happens_to_all_who_got_it() -> None:
+    async with serving() as served, httpx.AsyncClient(base_url=served.environment.http) as client:
+        served.emulator.add_inbox(INBOX)
+        body = {"to": "to@example.com", "cc": "cc@example.com", "bcc": "bcc@example.com", "text": "Hi"}
+        headers = {"Authorization": f"Bearer {KEY}"}
+        sent = await client.post(f"/v0/inboxes/{INBOX}/messages/send", headers=headers, json=body)
+        message_id = sent.json()["message_id"]
+        async with listening(Subscribe(event_types=["message.delivered"]), environment=served.environment) as events:
+            assert isinstance(await events.receive(), Subscribed)
+            await served.ok("trigger", "message.delivered", "--inbox", INBOX, "--message-id", message_id)
+            event = await events.receive()
+            assert isinstance(event, MessageDeliveredEvent)
+            assert event.delivery.recipients == ("to@example.com", "cc@example.com", "bcc@example.com")
 
 
 async def test_what_the_fake_does_not_have_is_told_from_what_is_not_there() -> None:

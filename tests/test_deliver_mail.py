@@ -132,6 +132,31 @@ async def test_ones_own_mail_that_comes_back_is_one_mail_sent_and_received(autoj
     assert len(fake.messages(INBOX, "received")) == len(fake.messages(INBOX, "sent")) == 2
 
 
+async def test_ones_own_mail_that_comes_again_has_no_label_of_how_it_came_before(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    message_id = "<1@example.com>"
+    await fake.send(inbox_id=INBOX, message_id=message_id)
+    await fake.label(INBOX, message_id, add=["mine"])
+    for event_type, held, labels in (
+        ("message.received.spam", False, ("received", "spam")),
+        ("message.received", True, ("received", "unread", "agent-armor-held")),
+        ("message.received", False, ("received", "unread")),
+    ):
+        await fake.deliver(inbox_id=INBOX, message_id=message_id, event_type=event_type, held=held)
+        [mail] = fake.messages(INBOX)
+        assert mail.labels == ("sent", "delivered", "mine", *labels)
+
+
+async def test_what_the_inbox_itself_sends_is_not_held(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    await fake.deliver(inbox_id=INBOX, message_id="<1@example.com>", held=True)
+    await fake.send(inbox_id=INBOX, message_id="<1@example.com>")
+    [mail] = fake.messages(INBOX)
+    assert mail.labels == ("received", "unread", "sent", "delivered")
+    with pytest.raises(ValueError, match="is not held"):
+        await fake.release(INBOX, "<1@example.com>")
+
+
 async def test_a_mail_that_comes_again_under_its_id_keeps_its_thread_unless_another_is_given(
     autojump_clock: MockClock,
 ) -> None:
@@ -166,3 +191,30 @@ async def test_mails_of_an_inbox_can_be_seen_by_their_labels(autojump_clock: Moc
     await fake.send(inbox_id="other@agentmail.to")
     assert [message.text for message in fake.messages(INBOX, "sent")] == ["answer"]
     assert fake.messages(INBOX)[0] == received.message
+
+
+async def test_a_mail_that_is_sent_is_the_same_for_all_who_have_it(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    fake.add_inbox("other@agentmail.to")
+    await fake.send(inbox_id=INBOX, to="other@agentmail.to", text="Hi!", html="<p>Hi!</p>")
+    [sent], [received] = fake._store.mails(INBOX), fake._store.mails("other@agentmail.to")
+    assert sent.raw is not None
+    assert sent.raw == received.raw
+    assert sent.message.size == received.message.size == len(sent.raw)
+
+
+async def test_texts_may_have_half_characters_and_ids_and_labels_not(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    event = await fake.deliver(inbox_id=INBOX, subject="\ud83d", text="\ud83d", html="\ud83d", message_id="<1@x>")
+    assert (event.message.text, event.message.html) == ("\ud83d", "\ud83d")
+    await fake.send(inbox_id=INBOX, subject="\ud83d", text="\ud83d")
+    with pytest.raises(ValueError, match="half a character"):
+        fake.add_inbox("\ud800@x")
+    with pytest.raises(ValueError, match="half a character"):
+        fake.add_inbox(INBOX, pod_id="\ud800")
+    with pytest.raises(ValueError, match="half a character"):
+        await fake.label(INBOX, "<1@x>", add=["\ud800"])
+    for name in ("inbox_id", "message_id", "thread_id"):
+        with pytest.raises(ValueError, match="half a character"):
+            await fake.deliver(**{"inbox_id": INBOX, name: "\ud800"})  # type: ignore[call-overload]
+    assert len(fake.messages(INBOX)) == 2

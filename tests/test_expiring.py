@@ -16,3 +16,17 @@ def test_a_thing_is_kept_for_its_lifetime_and_no_longer() -> None:
         assert len(things) <= 10
     assert things.get("99", start + timedelta(seconds=109)) is None
     assert len(things) == 0
+
+
+def test_a_thing_is_gone_in_time_though_the_clock_was_set_back() -> None:
+    start = datetime(2026, 2, 3, tzinfo=UTC)
+    things: Expiring[str] = Expiring(timedelta(seconds=10))
+    things.put("a", "before", start + timedelta(hours=1))
+    assert things.put("b", "after", start) == start + timedelta(seconds=10)
+    for seconds, expected in ((9, "after"), (10, None)):
+        assert things.get("b", start + timedelta(seconds=seconds)) == expected
+    assert things.get("a", start) == "before"
+    things.put("b", "again", start + timedelta(seconds=10))
+    assert things.get("b", start + timedelta(seconds=19)) == "again"
+    assert things.get("a", start + timedelta(hours=2)) is None
+    assert len(things) == 0

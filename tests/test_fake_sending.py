@@ -224,6 +224,19 @@ async def test_a_reply_goes_where_the_sender_wants_it(autojump_clock: MockClock)
         assert (await call.message(given["message_id"], OTHER))["to"] == ["me@example.com"]
 
 
+@pytest.mark.parametrize("reply_to", ["undisclosed", "undisclosed, nobody@", "nobody:;"])
+async def test_a_reply_goes_to_the_sender_if_he_wants_it_nowhere_that_there_is(
+    reply_to: str, autojump_clock: MockClock
+) -> None:
+    fake = fake_with(AGENT)
+    raw = f"From: jane@example.com\nReply-To: {reply_to}\nTo: {AGENT}\n\nHi"
+    [mail] = await fake.deliver(raw.encode())
+    async with api(fake) as call:
+        for action in ("reply", "reply-all"):
+            reply = await call.act(action, mail.message.message_id)
+            assert (await call.message(reply["message_id"]))["to"] == ["jane@example.com"]
+
+
 @pytest.mark.parametrize("field", ["cc", "bcc"])
 async def test_who_else_gets_a_reply_takes_it_from_nobody(field: str, autojump_clock: MockClock) -> None:
     fake = fake_with(AGENT, OTHER)

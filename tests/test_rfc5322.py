@@ -146,7 +146,7 @@ def test_however_a_mail_breaks_its_lines_the_parser_finds_no_blind_copy(
         (b"Date: Mon, 01 Jan 2024 00:00:00 -0000\n\n", {"timestamp": datetime(2024, 1, 1, tzinfo=UTC)}),
         (b"To: undisclosed-recipients:;\nFrom: <>\n\n", {"to": (), "from_": "", "recipients": ()}),
         (b"Content-Type: text/plain; charset=klingon\n\n\xc3\xbc\xff", {"text": "ü�"}),
-        (b"Content-Type: multipart/mixed\n\nno parts", {"text": None, "html": None, "attachments": ()}),
+        (b"Content-Type: multipart/mixed\n\nno parts", {"text": "no parts", "html": None, "attachments": ()}),
     ],
 )
 def test_a_mail_that_is_not_well_formed_is_read_as_far_as_that_goes(raw: bytes, expected: dict[str, object]) -> None:
@@ -215,3 +215,9 @@ def test_whatever_a_message_says_can_be_written(from_: str, subject: str, text: 
 @given(st.binary())
 def test_whatever_bytes_come_can_be_read(raw: bytes) -> None:
     in_inbox(parse_mail(raw))
+
+
+@pytest.mark.parametrize("address", ["@" * 50_000 + " <x@y.z>", "a@" * 50_000 + "ü", "<@> " * 20_000])
+def test_an_address_however_long_is_written_at_once(address: str) -> None:
+    # Were each part of it tried from each character on, this would take hours.
+    assert write_mail(attrs.evolve(in_inbox(parse_mail(letter())), to=(address,)), {})

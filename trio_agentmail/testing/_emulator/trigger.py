@@ -133,7 +133,7 @@ def _made(emulator: EmulatorBase, event_type: str, inbox_id: str, given: dict[st
     recipients = _addresses(given.pop("to", ()))
     message = emulator.message(inbox_id, given.get("message_id", ""))
     if message is not None:
-        recipients = recipients or message.to
+        recipients = recipients or (*message.to, *message.cc, *message.bcc)
         if "thread_id" in FIELDS[event_type]:
             given.setdefault("thread_id", message.thread_id)
     if recipients and "to" in FIELDS[event_type]:

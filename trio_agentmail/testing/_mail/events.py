@@ -24,6 +24,7 @@ from trio_agentmail.testing._checks import check_name, check_text, check_texts
 from .extraction import extract_html, extract_text
 
 __all__ = [
+    "ARRIVAL_LABELS",
     "HELD",
     "ORGANIZATION",
     "hold",
@@ -52,6 +53,9 @@ RECEIVED = {
     "message.received.unauthenticated": "unauthenticated",
 }
 """The event_types by which mail is announced, and what label it has besides `received`."""
+
+ARRIVAL_LABELS = frozenset({"received", *RECEIVED.values(), HELD})
+"""All labels that tell of how a mail came."""
 
 
 def new_id() -> str:
@@ -118,7 +122,7 @@ def new_message(
         html=html,
         extracted_text=extract_text(text),
         extracted_html=extract_html(html),
-        size=len((text or "").encode()) + len((html or "").encode()),
+        size=sum(len(body.encode(errors="surrogatepass")) for body in (text, html) if body is not None),
         created_at=now,
         updated_at=now,
     )

@@ -3,8 +3,12 @@
 Asked for the whole of a mail, it raises on many that come: on headers of addresses, dates and parameters that are none,
 on codecs that are not made for mail, on parts in parts in parts. So here it parses no header but those of addresses;
 what it trips over is text as it stands, or not there; and a mail that is attached stays one part, whatever is in it.
+
+It also takes time that grows with the square of the length of a header. So a header longer than `MAX_PARSED` is text as
+it stands: it has no addresses, no encoded words, and no parameters.
 """
 
+import codecs
 import re
 from collections.abc import Callable, Iterator
 from email import policy
@@ -13,9 +17,15 @@ from email.message import EmailMessage
 from email.parser import BytesParser
 from typing import Any, TypeVar, cast
 
-__all__ = ["Part", "attempt", "harmless", "read_mail", "without_header"]
+__all__ = ["MAX_PARSED", "NEVER_BYTES", "Part", "attempt", "harmless", "read_mail", "without_header"]
 
 T = TypeVar("T")
+
+MAX_PARSED = 4 * 2**10
+"""Characters of a header that is parsed: a hundred addresses have room there."""
+
+NO_CHARSETS = frozenset({"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"})
+"""Codecs of Python, by which no mail is written: some take time that grows with the square of the text's length."""
 
 ADDRESSES = ("From", "Reply-To", "To", "Cc", "Bcc", "Delivered-To")
 
@@ -48,7 +58,8 @@ class Text(UnstructuredHeader):
     @classmethod
     def parse(cls, value: str, kwds: dict[str, Any]) -> None:
         kwds |= {"parse_tree": None, "decoded": value}
-        attempt(lambda: UnstructuredHeader.parse(value, kwds), None)
+        if len(value) <= MAX_PARSED:
+            attempt(lambda: UnstructuredHeader.parse(value, kwds), None)
         kwds["decoded"] = harmless(kwds["decoded"])
 
 
@@ -59,7 +70,8 @@ class Addresses(AddressHeader):
     def parse(cls, value: str, kwds: dict[str, Any]) -> None:
         Text.parse(value, kwds)
         kwds["groups"] = []
-        attempt(lambda: AddressHeader.parse(value, kwds), None)
+        if len(value) <= MAX_PARSED:
+            attempt(lambda: AddressHeader.parse(value, kwds), None)
         kwds["decoded"] = harmless(kwds["decoded"])
 
 
@@ -73,13 +85,20 @@ class Part(EmailMessage):
 
     @property
     def content_type(self) -> str:
-        """In lower case, without parameters."""
+        """In lower case, without parameters. Of many parts that cannot be told apart, it is that of one text."""
         match = CONTENT_TYPE.match(str(self.get("Content-Type", "")))
-        return self.get_default_type() if match is None else match[0].lower()
+        kind = self.get_default_type() if match is None else match[0].lower()
+        return "text/plain" if kind.startswith("multipart/") and isinstance(self.get_payload(), str) else kind
 
     def get_content_type(self) -> str:
         # The parser goes by this, and takes apart what is a message.
         return "application/octet-stream" if self.content_type.startswith("message/") else self.content_type
+
+    def get_param(self, param: str, failobj: Any = None, header: str = "content-type", unquote: bool = True) -> Any:
+        # By this, all other methods get at parameters.
+        if len(str(self.get(header, ""))) > MAX_PARSED:
+            return failobj
+        return super().get_param(param, failobj, header, unquote)
 
     def get_boundary(self, failobj: Any = None) -> Any:
         return attempt(super().get_boundary, failobj)
@@ -109,10 +128,13 @@ class Part(EmailMessage):
     def text(self) -> str:
         content = self.content()
         text = attempt(
-            lambda: content.decode(str(self.get_content_charset("utf-8")), errors="replace"),
-            content.decode(errors="replace"),
+            lambda: content.decode(self._charset_of_text(), errors="replace"), content.decode(errors="replace")
         )
         return harmless(text).replace("\r\n", "\n")
+
+    def _charset_of_text(self) -> str:
+        charset = codecs.lookup(str(self.get_content_charset("utf-8"))).name
+        return "utf-8" if charset in NO_CHARSETS else charset
 
 
 def read_mail(raw: bytes) -> Part:
@@ -134,6 +156,7 @@ def without_header(raw: bytes, name: str) -> bytes:
         if line[:1] not in (b" ", b"\t"):  # by which a header goes on
             keep = line.partition(b":")[0].lower() != name.lower().encode()
         if keep:
-            # A line that ends in CR alone might come to stand before one that is LF alone.
-            kept.append(line + b"\n" if line.endswith(b"\r") else line)
+            kept.append(line)
+    if kept and kept[-1].endswith(b"\r") and lines[end:] and lines[end].startswith(b"\n"):
+        kept.append(b"\n")  # or else the CR would make one end of a line with the LF, which is the empty line
     return b"".join([*kept, *lines[end:]])

@@ -6,10 +6,12 @@ What comes from outside need not be well-formed: it is read as far as that goes,
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email import policy
+from email.generator import BytesGenerator
 from email.headerregistry import AddressHeader
 from email.message import EmailMessage
 from email.utils import parsedate_to_datetime
-from typing import cast
+from io import BytesIO
+from typing import BinaryIO, cast
 
 import attrs
 
@@ -17,7 +19,7 @@ from trio_agentmail.events import Attachment, Message
 
 from .events import new_id, preview
 from .extraction import extract_html, extract_text
-from .lenient import Part, attempt, harmless, read_mail, without_header
+from .lenient import NEVER_BYTES, Part, attempt, harmless, read_mail, without_header
 
 __all__ = ["ParsedMail", "parse_mail"]
 
@@ -25,6 +27,15 @@ __all__ = ["ParsedMail", "parse_mail"]
 WIRE = policy.SMTP.clone(max_line_length=998, refold_source="none")
 
 NOT_SHOWN = frozenset({"bcc", "content-type", "content-transfer-encoding", "mime-version"})
+
+
+class Writer(BytesGenerator):
+    """Writes also what its charset or its encoding does not allow for."""
+
+    _fp: BinaryIO
+
+    def write(self, s: str) -> None:
+        self._fp.write(NEVER_BYTES.sub("\N{REPLACEMENT CHARACTER}", s).encode(errors="surrogateescape"))
 
 
 @attrs.frozen(kw_only=True)
@@ -97,7 +108,9 @@ def parse_mail(mail: EmailMessage | bytes) -> ParsedMail:
         TypeError: it is neither an `EmailMessage` nor bytes.
     """
     if isinstance(mail, EmailMessage):
-        raw = mail.as_bytes(policy=WIRE)
+        file = BytesIO()
+        Writer(file, mangle_from_=False, policy=WIRE).flatten(mail)
+        raw = file.getvalue()
     elif isinstance(mail, bytes):
         raw = mail
     else:

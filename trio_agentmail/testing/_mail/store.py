@@ -18,6 +18,7 @@ from trio_agentmail._settings import Subscribe
 from trio_agentmail.events import Attachment, Message, ThreadItem
 from trio_agentmail.testing._permissions import PERMISSION_TO_READ
 
+from .events import ARRIVAL_LABELS, HELD
 from .expiring import Expiring
 from .mail import Mail, Thread
 from .ordered import Key, Ordered, sort_key
@@ -113,7 +114,12 @@ class MailStore:
         self.add_pod(DEFAULT_POD, now)
 
     def add_inbox(self, inbox_id: str, now: datetime, pod_id: str | None = None) -> Inbox:
-        """Make the inbox, if there is none, and put it into the pod, if one is given."""
+        """Make the inbox, if there is none, and put it into the pod, if one is given.
+
+        Raises:
+            ValueError: an id has a lone surrogate.
+        """
+        _check_whole_characters(inbox_id, pod_id or "")
         name = inbox_id.lower()
         inbox = self.inboxes.get(name)
         if inbox is None:
@@ -170,13 +176,15 @@ class MailStore:
     ) -> Mail:
         """Keep a mail, in place of one of the same ids. It is not yet in the listings.
 
-        One's own mail that comes back is one mail, sent and received: it has the labels of both.
+        One's own mail that comes back is one mail, sent and received: it has the labels of both, but not of how it came
+        an earlier time.
 
         `Mail` says what the arguments mean.
 
         Raises:
-            ValueError: its `thread_id` is that of a thread of another inbox.
+            ValueError: its `thread_id` is that of a thread of another inbox, or an id or label has a lone surrogate.
         """
+        _check_whole_characters(message.inbox_id, message.message_id, message.thread_id or "", *message.labels)
         if (known := self.inbox(message.inbox_id)) is not None:
             message = attrs.evolve(message, inbox_id=known.inbox_id)
         assert message.thread_id is not None
@@ -190,7 +198,10 @@ class MailStore:
         if (old := self.mail(message.inbox_id, message.message_id)) is not None:
             self.delete(old, now)
             if "sent" in (*old.labels, *message.labels):
-                message = attrs.evolve(message, labels=tuple(dict.fromkeys((*old.labels, *message.labels))))
+                # It comes anew, or is out of Agent Armor's hands, since the inbox itself has sent it.
+                past = ARRIVAL_LABELS if "received" in message.labels else {HELD}
+                labels = (*(label for label in old.labels if label not in past), *message.labels)
+                message = attrs.evolve(message, labels=tuple(dict.fromkeys(labels)))
         inbox = self.add_inbox(message.inbox_id, now)
         mail = Mail(
             message=message,
@@ -216,7 +227,12 @@ class MailStore:
                 thread.add(mail, now)
 
     def replace(self, mail: Mail, message: Message, now: datetime) -> None:
-        """Change a mail, but neither its ids nor its `timestamp`: its place in the listings stays as it is."""
+        """Change a mail, but neither its ids nor its `timestamp`: its place in the listings stays as it is.
+
+        Raises:
+            ValueError: a label has a lone surrogate.
+        """
+        _check_whole_characters(*message.labels)
         if mail in self._not_indexed:
             mail.replace(message)
         else:
@@ -294,6 +310,15 @@ class MailStore:
         if len(thread.mails):
             for order in orders:
                 order.add(thread.key, thread)
+
+
+def _check_whole_characters(*names: str) -> None:
+    """Texts may have lone surrogates, which half of an emoji is; what a client names a thing by may not."""
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"an id or label has half a character, a lone surrogate: {name!r}") from None
 
 
 def _remember(inbox: Inbox, message: Message, thread: Thread) -> None:

@@ -34,7 +34,8 @@ PLAIN_HEADER = re.compile(r"[!-~]{1,900}( [!-~]{1,900})*")
 PLAIN_NAME = re.compile(r"[\w!#$%&'*+/=?^`{|}~-]+( [\w!#$%&'*+/=?^`{|}~-]+)*", re.ASCII)
 PLAIN_FILENAME = re.compile(r"[\w.+-]+( [\w.+-]+)*", re.ASCII)
 PLAIN_TEXT = re.compile(r"[\t\n -~]*")
-MAILBOX = re.compile(r"(.*?)<?([!-;=?-~]+@[!-;=?-~]+)>?\s*", re.DOTALL)
+ADDRESS_AT_END = re.compile(r"<?(?<![!-;=?-~])([!-;=?-~]+)>?\s*\Z")
+"""From its first character on: who looks for it from every other one as well takes forever over a long one."""
 CONTENT_TYPE = re.compile(r"[!-.0-~]+/[!-~]+( *;[ -~]*)?")
 
 
@@ -85,10 +86,10 @@ def _encoded(text: str) -> str:
 
 def _mailbox(address: str) -> str:
     """`user@example.com` or `Name <user@example.com>`, where the name may be quoted, and need not be."""
-    match = MAILBOX.fullmatch(address)
-    if match is None:  # nothing that a mail could go to
+    match = ADDRESS_AT_END.search(address)
+    if match is None or "@" not in match[1][1:-1]:  # nothing that a mail could go to
         return _encoded(address)
-    name, bare = unquote(" ".join(match[1].split())), match[2]
+    name, bare = unquote(" ".join(address[: match.start()].split())), match[1]
     if not name:
         return bare
     if PLAIN_NAME.fullmatch(name) and "=?" not in name:

@@ -123,17 +123,17 @@ class PostOffice:
             created_at=now,
             updated_at=now,
         )
-        raw = write_mail(message, outgoing.contents, outgoing.headers)
-        message = attrs.evolve(message, size=len(raw))
-        mail, _ = self.accept(message, now, contents=outgoing.contents, raw=raw)
+        mail, _ = self.accept(message, now, contents=outgoing.contents)
         self.carry(mail, now)
         return message
 
     def accept(
-        self, message: Message, now: datetime, *, contents: Mapping[str, bytes] = NOTHING, raw: bytes | None = None
+        self, message: Message, now: datetime, *, contents: Mapping[str, bytes] = NOTHING
     ) -> tuple[Mail, MessageSentEvent]:
         """Keep a mail that an inbox sends, and say that it is sent. `carry` is what comes next."""
-        mail = self._store.add(message, now, contents=contents, raw=raw)
+        # Written now, once: all who have it have the same.
+        raw = write_mail(message, contents, message.headers)
+        mail = self._store.add(attrs.evolve(message, size=len(raw)), now, contents=contents, raw=raw)
         self._index()
         event = sent_event(attrs.evolve(message, to=_recipients(message)))
         self._push(event)

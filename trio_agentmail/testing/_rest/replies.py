@@ -25,7 +25,7 @@ def reply_to(message: Message, outgoing: Outgoing, *, to_all: bool) -> Outgoing:
         Refusal: there is no such person.
     """
     sent = "sent" in message.labels
-    answered = message.to if sent else message.reply_to or (message.from_,)
+    answered = message.to if sent else tuple(filter(is_address, message.reply_to)) or (message.from_,)
     to, cc = outgoing.to or tuple(filter(is_address, answered)), outgoing.cc
     if to_all:
         everybody = (*answered, *message.to)
