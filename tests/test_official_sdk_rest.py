@@ -505,7 +505,7 @@ async def test_under_trio_the_sdk_can_neither_retry_nor_stream() -> None:
         with pytest.raises(ApiError) as caught:
             await client.inboxes.list(request_options=ONCE)
         assert caught.value.status_code == 503
-        with pytest.raises(RuntimeError, match="no (running|current) event loop"):
+        with pytest.raises(RuntimeError, match=r"no (running|current) event loop"):
             async with client.websockets.connect():
                 pass
     assert fake.handshakes == []
