@@ -119,8 +119,8 @@ class Part(EmailMessage):
             part = waiting.pop()
             if part.get_content_maintype() != "multipart":
                 yield part
-            elif part.is_multipart():
-                waiting += reversed(cast(list[Part], part.get_payload()))
+            else:
+                waiting += reversed(cast(list[Part], part.get_payload() or []))
 
     def content(self) -> bytes:
         return attempt(lambda: cast(bytes, self.get_payload(decode=True)), b"")
