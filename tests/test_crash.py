@@ -193,6 +193,7 @@ class Torment:
         await server.stdin.send_all(b"stop\n")
         await read_line(server)
         async with self.life() as (process, reader):
+            await reader.until(lambda: "subscribed" in reader.lines)  # it may have nothing left to handle
             await reader.until(self._all_is_handled)
             await reader.until(lambda: False, 0.3)  # what is no mail as well
             process.send_signal(signal.SIGTERM)
