@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trio_agentmail.events import Event, Recipient
+from trio_agentmail.testing._mail.events import recipients_of
 from trio_agentmail.testing._make_event import EVENT_TYPES as KNOWN_TYPES
 from trio_agentmail.testing._make_event import make_event
 
@@ -133,7 +134,7 @@ def _made(emulator: EmulatorBase, event_type: str, inbox_id: str, given: dict[st
     recipients = _addresses(given.pop("to", ()))
     message = emulator.message(inbox_id, given.get("message_id", ""))
     if message is not None:
-        recipients = recipients or (*message.to, *message.cc, *message.bcc)
+        recipients = recipients or recipients_of(message)
         if "thread_id" in FIELDS[event_type]:
             given.setdefault("thread_id", message.thread_id)
     if recipients and "to" in FIELDS[event_type]:

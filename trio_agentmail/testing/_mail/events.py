@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import TypedDict
 
 import attrs
 
@@ -27,13 +28,15 @@ __all__ = [
     "ARRIVAL_LABELS",
     "HELD",
     "ORGANIZATION",
+    "answered_ids",
+    "bodies",
     "hold",
     "new_id",
     "new_message",
     "override_event",
-    "preview",
     "received_event",
     "received_labels",
+    "recipients_of",
     "released",
     "review_event",
     "sent_event",
@@ -71,6 +74,36 @@ def to_milliseconds(time: datetime) -> datetime:
 def preview(text: str | None) -> str | None:
     """The beginning of a mail's text, as listings show it."""
     return None if text is None else " ".join(text.split())[:200]
+
+
+class Bodies(TypedDict):
+    text: str | None
+    html: str | None
+    preview: str | None
+    extracted_text: str | None
+    extracted_html: str | None
+
+
+def bodies(text: str | None, html: str | None) -> Bodies:
+    """The texts of a message, and what comes of them."""
+    return Bodies(
+        text=text,
+        html=html,
+        preview=preview(text),
+        extracted_text=extract_text(text),
+        extracted_html=extract_html(html),
+    )
+
+
+def recipients_of(message: Message) -> tuple[str, ...]:
+    """All to whom it goes."""
+    return (*message.to, *message.cc, *message.bcc)
+
+
+def answered_ids(in_reply_to: str | None, references: Sequence[str]) -> tuple[str, ...]:
+    """The ids of the mails that a mail answers, the nearest first."""
+    nearest = (in_reply_to,) if in_reply_to else ()
+    return tuple(dict.fromkeys((*nearest, *reversed(references))))
 
 
 def new_message(
@@ -117,11 +150,7 @@ def new_message(
         from_=from_,
         to=(to,) if isinstance(to, str) else tuple(to),
         subject=subject,
-        preview=preview(text),
-        text=text,
-        html=html,
-        extracted_text=extract_text(text),
-        extracted_html=extract_html(html),
+        **bodies(text, html),
         size=sum(len(body.encode(errors="surrogatepass")) for body in (text, html) if body is not None),
         created_at=now,
         updated_at=now,

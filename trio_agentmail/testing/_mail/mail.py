@@ -13,6 +13,7 @@ import attrs
 from trio_agentmail.events import Attachment, Message, ThreadItem
 from trio_agentmail.testing._encode import encode_part
 
+from .events import recipients_of
 from .ordered import Key, Ordered, sort_key
 
 __all__ = ["BODIES", "Mail", "Thread", "ThreadView"]
@@ -224,7 +225,7 @@ class ThreadView:
     def _count(self, message: Message, by: int, now: datetime) -> None:
         _tally(self._labels, message.labels, by)
         _tally(self._senders, [message.from_], by)
-        _tally(self._recipients, [*message.to, *message.cc, *message.bcc], by)
+        _tally(self._recipients, recipients_of(message), by)
         _tally(self._attachments, message.attachments, by)
         self._size += by * (message.size or 0)
         self._updated_at = max(self._updated_at or now, now)

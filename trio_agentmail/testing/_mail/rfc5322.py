@@ -17,8 +17,7 @@ import attrs
 
 from trio_agentmail.events import Attachment, Message
 
-from .events import new_id, preview
-from .extraction import extract_html, extract_text
+from .events import answered_ids, bodies, new_id
 from .lenient import NEVER_BYTES, Part, attempt, harmless, read_mail, without_header
 
 __all__ = ["ParsedMail", "parse_mail"]
@@ -70,8 +69,7 @@ class ParsedMail:
 
     @property
     def answers(self) -> tuple[str, ...]:
-        nearest = (self.in_reply_to,) if self.in_reply_to is not None else ()
-        return tuple(dict.fromkeys((*nearest, *reversed(self.references))))
+        return answered_ids(self.in_reply_to, self.references)
 
     def message(self, *, inbox_id: str, thread_id: str, labels: tuple[str, ...], now: datetime) -> Message:
         """The mail in an inbox that gets it now."""
@@ -86,11 +84,7 @@ class ParsedMail:
             to=self.to,
             cc=self.cc,
             subject=self.subject,
-            preview=preview(self.text),
-            text=self.text,
-            html=self.html,
-            extracted_text=extract_text(self.text),
-            extracted_html=extract_html(self.html),
+            **bodies(self.text, self.html),
             attachments=self.attachments,
             in_reply_to=self.in_reply_to,
             references=self.references,

@@ -18,7 +18,7 @@ from trio_agentmail._settings import Subscribe
 from trio_agentmail.events import Attachment, Message, ThreadItem
 from trio_agentmail.testing._permissions import PERMISSION_TO_READ
 
-from .events import ARRIVAL_LABELS, HELD
+from .events import ARRIVAL_LABELS, HELD, answered_ids
 from .expiring import Expiring
 from .mail import Mail, Thread
 from .ordered import Key, Ordered, sort_key
@@ -322,9 +322,7 @@ def _check_whole_characters(*names: str) -> None:
 
 
 def _remember(inbox: Inbox, message: Message, thread: Thread) -> None:
-    named = {message.message_id, *message.references}
-    if message.in_reply_to is not None:
-        named.add(message.in_reply_to)
+    named = {message.message_id, *answered_ids(message.in_reply_to, message.references)}
     for message_id in named:
         inbox.threads_by_message_id.setdefault(message_id, thread)
     inbox.threads_by_message_id[message.message_id] = thread

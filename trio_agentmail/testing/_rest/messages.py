@@ -6,6 +6,7 @@ import attrs
 import orjson
 
 from trio_agentmail.testing._encode import encode_part
+from trio_agentmail.testing._mail.events import recipients_of
 from trio_agentmail.testing._mail.mail import BODIES, Mail
 from trio_agentmail.testing._mail.store import Inbox
 
@@ -65,7 +66,7 @@ def _list(call: Call, inbox: Inbox) -> Answer:
         call.params,
         {
             "from": lambda mail: [mail.message.from_],
-            "to": lambda mail: [*mail.message.to, *mail.message.cc, *mail.message.bcc],
+            "to": lambda mail: recipients_of(mail.message),
             "subject": lambda mail: [mail.message.subject or ""],
         },
     )

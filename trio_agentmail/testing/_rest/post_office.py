@@ -23,9 +23,8 @@ from trio_agentmail.events import (
     MessageSentEvent,
     Recipient,
 )
-from trio_agentmail.testing._mail.events import new_id, preview, sent_event
+from trio_agentmail.testing._mail.events import answered_ids, bodies, new_id, recipients_of, sent_event
 from trio_agentmail.testing._mail.expiring import Expiring
-from trio_agentmail.testing._mail.extraction import extract_html, extract_text
 from trio_agentmail.testing._mail.mail import Mail
 from trio_agentmail.testing._mail.store import NOTHING, Inbox, MailStore
 from trio_agentmail.testing._mail.writing import write_mail
@@ -111,11 +110,7 @@ class PostOffice:
             cc=outgoing.cc,
             bcc=outgoing.bcc,
             subject=outgoing.subject,
-            preview=preview(outgoing.text),
-            text=outgoing.text,
-            html=outgoing.html,
-            extracted_text=extract_text(outgoing.text),
-            extracted_html=extract_html(outgoing.html),
+            **bodies(outgoing.text, outgoing.html),
             attachments=outgoing.attachments,
             in_reply_to=in_reply_to,
             references=references,
@@ -135,14 +130,14 @@ class PostOffice:
         raw = write_mail(message, contents, message.headers)
         mail = self._store.add(attrs.evolve(message, size=len(raw)), now, contents=contents, raw=raw)
         self._index()
-        event = sent_event(attrs.evolve(message, to=_recipients(message)))
+        event = sent_event(attrs.evolve(message, to=recipients_of(message)))
         self._push(event)
         return mail, event
 
     def carry(self, mail: Mail, now: datetime) -> None:
         """Bring a mail to its recipients, and say what became of it."""
         self._report(mail, now)
-        for address in dict.fromkeys(map(bare_address, _recipients(mail.message))):
+        for address in dict.fromkeys(map(bare_address, recipients_of(mail.message))):
             if (recipient := self._store.inbox(address)) is not None:
                 self._arrive(mail, recipient, now)
 
@@ -155,7 +150,7 @@ class PostOffice:
             "message_id": message.message_id,
             "timestamp": now,
         }
-        addresses = list(dict.fromkeys(map(bare_address, _recipients(message))))
+        addresses = list(dict.fromkeys(map(bare_address, recipients_of(message))))
         nobody = [
             address for address in addresses if address.endswith(OWN_DOMAIN) and self._store.inbox(address) is None
         ]
@@ -179,7 +174,7 @@ class PostOffice:
                 self._label(sent, label, now)
             mail = sent
         else:
-            answers = (*([message.in_reply_to] if message.in_reply_to else ()), *reversed(message.references))
+            answers = answered_ids(message.in_reply_to, message.references)
             thread_id = self._store.thread_with(inbox.inbox_id, (message.message_id, *answers)) or new_id()
             received = attrs.evolve(
                 message, inbox_id=inbox.inbox_id, thread_id=thread_id, labels=("received", "unread"), bcc=()
@@ -194,7 +189,3 @@ class PostOffice:
     def _label(self, mail: Mail, label: str, now: datetime) -> None:
         labels = tuple(dict.fromkeys((*mail.labels, label)))
         self._store.replace(mail, attrs.evolve(mail.message, labels=labels, updated_at=now), now)
-
-
-def _recipients(message: Message) -> tuple[str, ...]:
-    return (*message.to, *message.cc, *message.bcc)
