@@ -15,6 +15,7 @@ __all__ = [
     "check_text",
     "check_texts",
     "check_whole",
+    "has_half_a_character",
 ]
 
 
@@ -73,10 +74,8 @@ def check_response(
 def check_close(code: int, reason: str) -> None:
     check_whole("code", code, 0, 2**16 - 1)
     check_text("reason", reason, or_none=False)
-    try:
-        reason.encode()
-    except UnicodeEncodeError:
-        raise ValueError("reason has half a character, which no close frame carries") from None
+    if has_half_a_character(reason):
+        raise ValueError("reason has half a character, which no close frame carries")
 
 
 def check_bytes(name: str, value: bytes) -> None:
@@ -95,10 +94,18 @@ def check_name(name: str, value: str) -> None:
         TypeError: it is no str.
         ValueError: it is empty.
     """
-    if not isinstance(value, str):
-        raise TypeError(f"{name} is a str, not {type(value).__name__}")
+    check_text(name, value, or_none=False)
     if not value:
         raise ValueError(f"{name} is empty")
+
+
+def has_half_a_character(text: str) -> bool:
+    """Whether it has a lone surrogate, as half an emoji is, which UTF-8 cannot encode."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def check_texts(name: str, values: Collection[str]) -> None:

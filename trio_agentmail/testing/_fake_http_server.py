@@ -17,6 +17,7 @@ import httpx
 import trio
 
 from ._faults.requests import BreakRequest, HangRequest
+from ._rest.errors import Refusal
 
 __all__ = ["HttpConnection", "Respond", "accept_from", "reset", "with_tls"]
 
@@ -27,7 +28,6 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 """As SO_LINGER: closing the socket resets the connection."""
 
 RECEIVE_SIZE = 2**16
-
 
 TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 
@@ -100,11 +100,7 @@ class HttpConnection:
                 self._http.start_next_cycle()
         except (h11.RemoteProtocolError, httpx.InvalidURL) as exc:
             status = exc.error_status_hint if isinstance(exc, h11.RemoteProtocolError) else 400
-            answer = {
-                "name": "ValidationError",
-                "code": "validation_error",
-                "message": f"this is no HTTP request: {exc}",
-            }
+            answer = Refusal(400, "validation_error", f"this is no HTTP request: {exc}").answer
             await self._send(httpx.Response(status, headers={"Connection": "close"}, json=answer))
 
     async def _receive_request(self) -> httpx.Request | None:

@@ -15,6 +15,9 @@ from ._fake_http import FakeHttp
 from ._fake_websockets import FakeWebSockets
 from ._mail.events import (
     HELD,
+    SENDER,
+    SUBJECT,
+    TEXT,
     hold,
     new_id,
     new_message,
@@ -62,9 +65,9 @@ class FakeMail(FakeWebSockets, FakeHttp):
         /,
         *,
         inbox_id: str,
-        from_: str = "Jane <jane@example.com>",
-        subject: str | None = "Hello",
-        text: str | None = "Hello!",
+        from_: str = SENDER,
+        subject: str | None = SUBJECT,
+        text: str | None = TEXT,
         html: str | None = None,
         to: str | Sequence[str] | None = None,
         event_type: str = "message.received",
@@ -82,9 +85,9 @@ class FakeMail(FakeWebSockets, FakeHttp):
         /,
         *,
         inbox_id: str | None = None,
-        from_: str = "Jane <jane@example.com>",
-        subject: str | None = "Hello",
-        text: str | None = "Hello!",
+        from_: str = SENDER,
+        subject: str | None = SUBJECT,
+        text: str | None = TEXT,
         html: str | None = None,
         to: str | Sequence[str] | None = None,
         event_type: str = "message.received",
@@ -128,7 +131,7 @@ class FakeMail(FakeWebSockets, FakeHttp):
             check_name("inbox_id", inbox_id)
         if mail is not None:
             said = (from_, subject, text, html, to, message_id, thread_id, event_id, timestamp)
-            if said != ("Jane <jane@example.com>", "Hello", "Hello!", None, None, None, None, None, None):
+            if said != (SENDER, SUBJECT, TEXT, None, None, None, None, None, None):
                 raise TypeError(
                     "with a mail, deliver() takes inbox_id, event_type, held and body_in_push: the mail says the rest"
                 )
@@ -212,7 +215,7 @@ class FakeMail(FakeWebSockets, FakeHttp):
         self,
         *,
         inbox_id: str,
-        to: str | Sequence[str] = "Jane <jane@example.com>",
+        to: str | Sequence[str] = SENDER,
         subject: str | None = "Re: Hello",
         text: str | None = "Hello, Jane!",
         html: str | None = None,

@@ -8,12 +8,13 @@ import orjson
 
 from trio_agentmail._settings import Subscribe
 
+from ._mail.events import RECEIVED
+from ._permissions import PERMISSION_TO_READ
+
 __all__ = ["RefusedFrame", "describe", "error_frame", "mismatch", "parse_subscribe", "subscribed_frame"]
 
 PERMISSION_FOR = {
-    "message.received.spam": "label_spam_read",
-    "message.received.blocked": "label_blocked_read",
-    "message.received.unauthenticated": "label_unauthenticated_read",
+    event_type: PERMISSION_TO_READ[label] for event_type, label in RECEIVED.items() if label in PERMISSION_TO_READ
 }
 """The event types that one has to ask for, and the permission that it takes."""
 

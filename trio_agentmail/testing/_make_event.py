@@ -36,21 +36,19 @@ from trio_agentmail.events import (
 )
 
 from ._encode import encode_event
-from ._mail.events import ORGANIZATION, new_id, received_event, to_milliseconds
+from ._mail.events import ORGANIZATION, RECEIVED, SENDER, SUBJECT, TEXT, new_id, received_event, to_milliseconds
 
 __all__ = ["EVENT_TYPES", "make_event"]
 
 E = TypeVar("E", bound=Event)
-
-KINDS = ("", ".spam", ".blocked", ".unauthenticated")
 
 
 def _event_types() -> Iterator[tuple[str, Any]]:
     for cls in get_args(Event):
         fields: dict[str, Any] = attrs.fields_dict(cls)
         if cls is not UnknownEvent and "event_type" in fields:
-            for kind in KINDS if cls is MessageReceivedEvent else ("",):
-                yield fields["event_type"].default + kind, cls
+            for event_type in RECEIVED if cls is MessageReceivedEvent else (fields["event_type"].default,):
+                yield event_type, cls
 
 
 EVENT_TYPES: Mapping[str, Any] = MappingProxyType(dict(_event_types()))
@@ -121,10 +119,10 @@ def make_event(kind: Any, *, inbox_id: str = "agent@agentmail.to", **fields: Any
 def _message(inbox_id: str, event_type: str) -> Message:
     event = received_event(
         inbox_id=inbox_id,
-        from_="Jane <jane@example.com>",
+        from_=SENDER,
         to=None,
-        subject="Hello",
-        text="Hello!",
+        subject=SUBJECT,
+        text=TEXT,
         html=None,
         event_type=event_type,
         message_id=None,

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trio_agentmail.events import Event, Recipient
-from trio_agentmail.testing._mail.events import recipients_of
+from trio_agentmail.testing._mail.events import RECEIVED, recipients_of
 from trio_agentmail.testing._make_event import EVENT_TYPES as KNOWN_TYPES
 from trio_agentmail.testing._make_event import make_event
 
@@ -14,14 +14,11 @@ from .faults import BadOrder
 
 __all__ = ["EVENT_TYPES", "FIELDS", "trigger"]
 
-RECEIVED = ("from", "to", "subject", "text", "html", "message_id", "thread_id", "eml")
+OF_A_NEW_ONE = ("from", "to", "subject", "text", "html", "message_id", "thread_id", "eml")
 OF_A_MAIL = ("message_id", "thread_id")
 
 FIELDS: Mapping[str, tuple[str, ...]] = {
-    "message.received": RECEIVED,
-    "message.received.spam": RECEIVED,
-    "message.received.blocked": RECEIVED,
-    "message.received.unauthenticated": RECEIVED,
+    **dict.fromkeys(RECEIVED, OF_A_NEW_ONE),
     "message.sent": ("to", "subject", "text", "html", "message_id", "thread_id"),
     "message.delivered": ("to", *OF_A_MAIL),
     "message.bounced": ("to", *OF_A_MAIL),
@@ -29,7 +26,7 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "message.rejected": ("reason", *OF_A_MAIL),
     "message.opened": OF_A_MAIL,
     "message.security.completed": ("message_id",),
-    "message.security.review": RECEIVED,
+    "message.security.review": OF_A_NEW_ONE,
     "message.security.override": ("message_id",),
     "domain.verified": ("domain",),
     **{event_type: ("title",) for event_type in KNOWN_TYPES if event_type.startswith("calendar.")},

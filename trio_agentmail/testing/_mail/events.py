@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TypedDict
 
 import attrs
@@ -28,6 +28,10 @@ __all__ = [
     "ARRIVAL_LABELS",
     "HELD",
     "ORGANIZATION",
+    "RECEIVED",
+    "SENDER",
+    "SUBJECT",
+    "TEXT",
     "answered_ids",
     "bodies",
     "hold",
@@ -48,6 +52,8 @@ HELD = "agent-armor-held"
 
 ORGANIZATION = "organization"
 
+SENDER, SUBJECT, TEXT = "Jane <jane@example.com>", "Hello", "Hello!"
+"""Of a mail of which nothing else is said."""
 
 RECEIVED = {
     "message.received": "unread",
@@ -171,14 +177,14 @@ def received_event(
     event_id: str | None,
     timestamp: datetime | None,
     held: bool = False,
-    now: datetime | None = None,
+    now: datetime,
 ) -> MessageReceivedEvent:
     """The event by which AgentMail announces a mail, without the thread.
 
     `FakeAgentMail.deliver` says what the arguments mean.
 
     Args:
-        now: When it came; `None`: now, by the real clock.
+        now: When it came.
     """
     message = new_message(
         inbox_id=inbox_id,
@@ -191,7 +197,7 @@ def received_event(
         message_id=message_id,
         thread_id=thread_id,
         timestamp=timestamp,
-        now=now or to_milliseconds(datetime.now(UTC)),
+        now=now,
     )
     if held:
         message = hold(message)

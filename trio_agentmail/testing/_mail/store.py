@@ -16,6 +16,7 @@ import attrs
 
 from trio_agentmail._settings import Subscribe
 from trio_agentmail.events import Attachment, Message, ThreadItem
+from trio_agentmail.testing._checks import has_half_a_character
 from trio_agentmail.testing._permissions import PERMISSION_TO_READ
 
 from .events import ARRIVAL_LABELS, HELD, answered_ids
@@ -313,12 +314,10 @@ class MailStore:
 
 
 def _check_whole_characters(*names: str) -> None:
-    """Texts may have lone surrogates, which half of an emoji is; what a client names a thing by may not."""
+    """Texts may have half a character; what a client names a thing by may not."""
     for name in names:
-        try:
-            name.encode()
-        except UnicodeEncodeError:
-            raise ValueError(f"an id or label has half a character, a lone surrogate: {name!r}") from None
+        if has_half_a_character(name):
+            raise ValueError(f"an id or label has half a character, a lone surrogate: {name!r}")
 
 
 def _remember(inbox: Inbox, message: Message, thread: Thread) -> None:
