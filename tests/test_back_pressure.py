@@ -3,6 +3,7 @@
 import socket
 import tracemalloc
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -46,6 +47,7 @@ def mail(number: int, text: str = "Hello!") -> MessageReceivedEvent:
         subject=str(number),
         text=text,
         event_type="message.received",
+        now=datetime.now(UTC),
         **fields,
     )
 
