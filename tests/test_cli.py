@@ -40,9 +40,9 @@ from trio_agentmail.cli._verdict import Record, judge, ranges, summary
 from trio_agentmail.errors import (
     ApiError,
     AuthenticationError,
-    ConnectionFailed,
+    ConnectionFailedError,
     PermissionDeniedError,
-    SubscriptionRejected,
+    SubscriptionRejectedError,
 )
 from trio_agentmail.events import (
     AgentArmorManualOverride,
@@ -450,10 +450,10 @@ async def test_a_second_signal_does_not_wait_for_the_goodbye(capsys: pytest.Capt
         (AuthenticationError(401, {}, '{"name": "unknown_api_key"}'), ["AGENTMAIL_API_KEY", "401", "unknown_api_key"]),
         (PermissionDeniedError(403, {}, ""), ["permissions", "403"]),
         (ApiError(404, {}, ""), ["404"]),
-        (SubscriptionRejected("forbidden", "label_spam_read is forbidden"), ["--event-type", "label_spam_read"]),
-        (ConnectionFailed("not subscribed within enter_timeout"), ["not subscribed"]),
+        (SubscriptionRejectedError("forbidden", "label_spam_read is forbidden"), ["--event-type", "label_spam_read"]),
+        (ConnectionFailedError("not subscribed within enter_timeout"), ["not subscribed"]),
         (ssl.SSLCertVerificationError("self-signed"), ["certificate", "self-signed"]),
-        (ConnectionFailed(HOSTILE), ["forged"]),
+        (ConnectionFailedError(HOSTILE), ["forged"]),
     ],
 )
 def test_a_failure_is_one_clear_line_and_status_1(

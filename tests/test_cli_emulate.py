@@ -24,7 +24,7 @@ from tests.test_cli import read_rest, read_until, running
 from trio_agentmail import (
     AgentMailEnvironment,
     AuthenticationError,
-    ConnectionFailed,
+    ConnectionFailedError,
     Disconnected,
     Event,
     MessageDeliveredEvent,
@@ -855,7 +855,7 @@ async def test_nobody_is_served_in_the_middle_of_a_reset(autojump_clock: MockClo
         async with httpx.AsyncClient(transport=emulator.http_transport()) as client:
             with pytest.raises(httpx.ReadError):
                 await client.post("https://x/v0/inboxes", json={}, headers={"Authorization": f"Bearer {KEY}"})
-        with pytest.raises(ConnectionFailed, match="refused"):
+        with pytest.raises(ConnectionFailedError, match="refused"):
             async with listening(backend=emulator, enter_timeout=0.2):
                 pass
         await drop_connections()
@@ -1036,7 +1036,7 @@ async def test_a_bug_costs_one_request_or_connection_and_is_logged(
             headers = {"Authorization": f"Bearer {KEY}"}
             async with httpx.AsyncClient(base_url=served.environment.http, headers=headers) as client:
                 assert (await client.get("/v0/inboxes")).status_code == 500
-            with pytest.raises(ConnectionFailed):
+            with pytest.raises(ConnectionFailedError):
                 async with listening(Subscribe(inbox_ids=[INBOX]), environment=served.environment, enter_timeout=0.2):
                     pytest.fail("entered")
         async with listening(environment=served.environment) as events:

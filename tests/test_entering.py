@@ -16,7 +16,7 @@ from tests.streams import open_agentmail_session, open_agentmail_stream
 from trio_agentmail import (
     AgentMailEnvironment,
     ApiError,
-    ConnectionFailed,
+    ConnectionFailedError,
     Disconnected,
     Event,
     ReconnectPolicy,
@@ -25,7 +25,7 @@ from trio_agentmail import (
     UnknownEvent,
 )
 from trio_agentmail._websocket import WebSocket
-from trio_agentmail.errors import ConnectionLost
+from trio_agentmail.errors import ConnectionLostError
 from trio_agentmail.testing import FakeAgentMail
 
 MIB = 2**20
@@ -191,7 +191,7 @@ async def test_trouble_that_outlasts_enter_timeout_raises_connection_failed(
     fake = FakeAgentMail()
     fake.reject_handshakes(503, body=b"down for maintenance", times=None)
     began = trio.current_time()
-    with pytest.raises(ConnectionFailed, match=r"enter_timeout \(30.0 s\).*down for maintenance") as caught:
+    with pytest.raises(ConnectionFailedError, match=r"enter_timeout \(30.0 s\).*down for maintenance") as caught:
         async with opener(backend=fake):
             pass  # pragma: no cover
     assert trio.current_time() - began == pytest.approx(30)
@@ -207,12 +207,12 @@ async def test_enter_timeout_holds_for_all_attempts_and_cuts_the_last(
     fake = FakeAgentMail()
     fault(fake, times=None)
     began = trio.current_time()
-    with pytest.raises(ConnectionFailed) as caught:
+    with pytest.raises(ConnectionFailedError) as caught:
         async with open_agentmail_stream(backend=fake):
             pass  # pragma: no cover
     assert trio.current_time() - began == pytest.approx(30)
     assert times(fake) == [0, 10.5, 21.5]
-    assert isinstance(caught.value.__cause__, ConnectionLost)
+    assert isinstance(caught.value.__cause__, ConnectionLostError)
     await fake.wait_connected(0)
 
 
@@ -220,7 +220,7 @@ async def test_enter_timeout_may_be_shorter_than_one_attempt(autojump_clock: Moc
     fake = FakeAgentMail()
     fake.hang_handshakes()
     began = trio.current_time()
-    with pytest.raises(ConnectionFailed, match=r"enter_timeout \(3 s\)"):
+    with pytest.raises(ConnectionFailedError, match=r"enter_timeout \(3 s\)"):
         async with open_agentmail_stream(backend=fake, enter_timeout=3):
             pass  # pragma: no cover
     assert trio.current_time() - began == pytest.approx(3)

@@ -22,11 +22,9 @@ from trio_agentmail import (
     AgentMailEnvironment,
     ApiError,
     AuthenticationError,
-    CalendarEvent,
     CalendarEventStartingEvent,
     CaughtUp,
     Disconnected,
-    Domain,
     DomainVerifiedEvent,
     ErrorEvent,
     Event,
@@ -36,14 +34,14 @@ from trio_agentmail import (
     MessageSentEvent,
     PermissionDeniedError,
     RecoveryFailed,
-    Send,
     Subscribe,
     UnknownEvent,
     decode_event,
 )
 from trio_agentmail._nursery import background_nursery
 from trio_agentmail._websocket import WebSocket, client_websocket
-from trio_agentmail.errors import ConnectionLost
+from trio_agentmail.errors import ConnectionLostError
+from trio_agentmail.events import CalendarEvent, Domain, Send
 from trio_agentmail.testing import FakeAgentMail, make_event
 from trio_agentmail.testing._permissions import PERMISSIONS
 
@@ -653,7 +651,7 @@ async def test_cut_connections_end_after_what_was_pushed_and_without_a_close_fra
         assert (fake.connected, fake.subscribed) == (0, 0)
         await fake.deliver(inbox_id=INBOX, subject="too late")
         assert decode_event(await websocket.receive()) == event
-        with pytest.raises(ConnectionLost) as caught:
+        with pytest.raises(ConnectionLostError) as caught:
             await websocket.receive()
         assert caught.value.code == 1006
     assert fake.close_codes == []
@@ -670,7 +668,7 @@ async def test_connections_closed_with_a_code_end_after_what_was_pushed(
         assert fake.connected == 0
         await fake.send_raw("too late")
         assert decode_event(await websocket.receive()) == event
-        with pytest.raises(ConnectionLost, match="going away") as caught:
+        with pytest.raises(ConnectionLostError, match="going away") as caught:
             await websocket.receive()
         assert caught.value.code == 1001
     assert fake.close_codes == []
@@ -698,13 +696,13 @@ async def test_a_ping_that_crosses_the_close_frame_does_no_harm(
         async with trio.open_nursery() as nursery:
             await fake.drop_connections(1001)
             nursery.start_soon(ping_in_vain, websocket)
-        with pytest.raises(ConnectionLost) as caught:
+        with pytest.raises(ConnectionLostError) as caught:
             await websocket.receive()
         assert caught.value.code == 1001
 
 
 async def ping_in_vain(websocket: WebSocket) -> None:
-    with trio.move_on_after(1), pytest.raises(ConnectionLost):
+    with trio.move_on_after(1), pytest.raises(ConnectionLostError):
         await websocket.ping()
 
 
@@ -735,7 +733,7 @@ async def test_silent_connections_can_be_dropped(code: int | None, autojump_cloc
         await subscribe(websocket)
         fake.go_silent()
         await fake.drop_connections(code)
-        with pytest.raises(ConnectionLost) as caught:
+        with pytest.raises(ConnectionLostError) as caught:
             await websocket.receive()
         assert caught.value.code == 1006
     assert trio.current_time() == autojump_clock.current_time()
@@ -874,7 +872,7 @@ async def test_hanging_handshakes_are_dropped_with_the_rest(code: int | None, au
             await fake.drop_connections(code)
 
         nursery.start_soon(drop)
-        with pytest.raises(ConnectionLost):
+        with pytest.raises(ConnectionLostError):
             async with connect(fake):
                 pass
 
@@ -904,7 +902,7 @@ async def test_a_subscription_can_be_answered_with_a_close_frame(
     fake = FakeAgentMail()
     fake.close_instead_of_confirming(4401, "who are you?")
     async with connect(fake) as websocket:
-        with pytest.raises(ConnectionLost, match="who are you") as caught:
+        with pytest.raises(ConnectionLostError, match="who are you") as caught:
             await subscribe(websocket)
         assert caught.value.code == 4401
 
@@ -928,7 +926,7 @@ async def test_a_connection_can_be_dropped_as_soon_as_it_is_confirmed(
     fake.drop_after_confirming()
     async with connect(fake) as websocket:
         assert await subscribe(websocket) == {"type": "subscribed"}
-        with pytest.raises(ConnectionLost):
+        with pytest.raises(ConnectionLostError):
             await websocket.receive()
 
 

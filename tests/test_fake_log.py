@@ -8,13 +8,13 @@ from trio.testing import MockClock
 from tests.streams import open_agentmail_stream
 from trio_agentmail import (
     AuthenticationError,
-    Domain,
     DomainVerifiedEvent,
     ReconnectPolicy,
     Subscribe,
-    SubscriptionRejected,
+    SubscriptionRejectedError,
     UnknownEvent,
 )
+from trio_agentmail.events import Domain
 from trio_agentmail.testing import FakeAgentMail
 
 INBOX = "agent@agentmail.to"
@@ -137,7 +137,7 @@ async def test_it_is_told_how_connections_began_and_ended(autojump_clock: MockCl
 
 async def test_it_is_told_why_a_subscription_was_refused(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail(permissions={"message_read"})
-    with pytest.raises(SubscriptionRejected):
+    with pytest.raises(SubscriptionRejectedError):
         async with open_agentmail_stream(Subscribe(event_types=["message.received.spam"]), backend=fake):
             pass
     line = "connection 1: what it sent is answered with the error forbidden: label_spam_read is forbidden"

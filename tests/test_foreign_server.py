@@ -23,7 +23,7 @@ from tests.backends import FakeBackend
 from tests.streams import open_agentmail_session, open_agentmail_stream
 from trio_agentmail import (
     AuthenticationError,
-    ConnectionFailed,
+    ConnectionFailedError,
     Disconnected,
     MessageReceivedEvent,
     PermissionDeniedError,
@@ -310,7 +310,7 @@ async def test_a_server_that_stays_busy_is_a_connection_failed(autojump_clock: M
     foreign = Foreign(
         process_request=lambda connection, request: connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "later\n")
     )
-    with pytest.raises(ConnectionFailed, match="HTTP status 503: later"):
+    with pytest.raises(ConnectionFailedError, match="HTTP status 503: later"):
         async with open_agentmail_stream(backend=foreign):
             pass  # pragma: no cover
     assert trio.current_time() - foreign.opened_at[0] == pytest.approx(30)

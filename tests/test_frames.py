@@ -18,7 +18,7 @@ from wsproto.frame_protocol import FrameProtocol, Opcode, ParseFailed
 from tests.test_websocket import BINARY, CLOSE, PING, PONG, TEXT, Server, close_frame, connected_to, frame
 from trio_agentmail._frames import Close, Failure, Ping, Pong, Received, Receiver
 from trio_agentmail._websocket import RECEIVE_BYTES
-from trio_agentmail.errors import ConnectionLost
+from trio_agentmail.errors import ConnectionLostError
 
 CONTINUATION = 0
 NO_LIMIT = 2**63
@@ -396,7 +396,7 @@ async def test_a_case_of_the_autobahn_test_suite_comes_out_as_it_should(case: Ca
 
     messages = []
     async with connected_to(talk, max_message_size=2**20) as websocket:
-        with pytest.raises(ConnectionLost) as caught:
+        with pytest.raises(ConnectionLostError) as caught:
             while True:
                 messages.append(await websocket.receive())
         await wait_all_tasks_blocked()

@@ -16,8 +16,8 @@ from trio_agentmail import (
     Disconnected,
     ErrorEvent,
     Event,
-    JournalInUse,
-    JournalMismatch,
+    JournalInUseError,
+    JournalMismatchError,
     Message,
     MessageReceivedEvent,
     SQLiteJournal,
@@ -384,17 +384,17 @@ async def test_what_a_stream_has_to_know_at_its_start_is_kept(path: Path) -> Non
             ("message.received", "agent@agentmail.to\0<1@example.com>", created),
             ("", "delivery 2", None),
         ]
-    with pytest.raises(JournalMismatch):
+    with pytest.raises(JournalMismatchError):
         async with journal.opened(SCOPE, inline, time.time):
             raise AssertionError
 
 
 async def test_a_second_consumer_is_refused(path: Path) -> None:
     async with opened(path) as journal:
-        with pytest.raises(JournalInUse):
+        with pytest.raises(JournalInUseError):
             async with opened(path):
                 raise AssertionError
-        with pytest.raises(JournalInUse):
+        with pytest.raises(JournalInUseError):
             async with journal.opened(SCOPE, inline, time.time):
                 raise AssertionError
         await journal.record(mail(1))  # and the first goes on
@@ -432,7 +432,7 @@ async def test_a_journal_that_is_reached_by_a_link_is_the_same_journal(path: Pat
     link = path.with_name("link.db")
     link.symlink_to(path)
     async with opened(path):
-        with pytest.raises(JournalInUse):
+        with pytest.raises(JournalInUseError):
             async with opened(link):
                 raise AssertionError
     assert repr(SQLiteJournal(path)) == f"SQLiteJournal({str(path)!r})"

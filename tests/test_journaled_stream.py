@@ -18,8 +18,8 @@ from trio_agentmail import (
     ErrorEvent,
     Event,
     JournalError,
-    JournalInUse,
-    JournalMismatch,
+    JournalInUseError,
+    JournalMismatchError,
     MessageReceivedEvent,
     ReconnectPolicy,
     SQLiteJournal,
@@ -211,7 +211,7 @@ async def test_a_second_stream_is_told_that_the_journal_is_in_use(
 ) -> None:
     async with session(fake, path) as (first, _):
         for journal in (SQLiteJournal(path), SQLiteJournal(path)):
-            with pytest.raises(JournalInUse):
+            with pytest.raises(JournalInUseError):
                 async with open_agentmail_stream(ONE, backend=fake, journal=journal):
                     pytest.fail("entered")
         await fake.deliver(inbox_id=A, subject="1")
@@ -231,7 +231,7 @@ async def test_another_subscription_or_environment_than_the_journals_is_refused(
 ) -> None:
     async with session(fake, path):
         pass
-    with pytest.raises(JournalMismatch):
+    with pytest.raises(JournalMismatchError):
         async with session(fake, path, **other):
             pytest.fail("entered")
 
@@ -245,7 +245,7 @@ async def test_a_journal_follows_the_subscription(
     async with session(fake, path, **more) as (opened, _):
         await opened.subscribe(other)
         await trio.sleep(1)
-    with pytest.raises(JournalMismatch):
+    with pytest.raises(JournalMismatchError):
         async with session(fake, path, **more):
             pytest.fail("entered")
     async with session(fake, path, other, **more) as (opened, _):

@@ -23,7 +23,7 @@ from trio_agentmail import (
     ReconnectPolicy,
     Subscribe,
     Subscribed,
-    SubscriptionRejected,
+    SubscriptionRejectedError,
 )
 from trio_agentmail.testing import FakeAgentMail
 
@@ -255,7 +255,7 @@ async def test_a_fatal_error_cancels_the_body_and_comes_out_alone(opener: Opener
     fake = FakeAgentMail()
     cleaned_up = False
     async with leaving_nothing(fake):
-        with pytest.raises(SubscriptionRejected) as caught:
+        with pytest.raises(SubscriptionRejectedError) as caught:
             async with opener(backend=fake):
                 await refuse_for_good(fake)
                 try:
@@ -272,12 +272,12 @@ async def test_a_fatal_error_cancels_the_body_at_once(opener: Opener, autojump_c
     fake = FakeAgentMail()
     fake.refuse_subscriptions("forbidden", "not any more")
     async with leaving_nothing(fake):
-        with pytest.raises(SubscriptionRejected):
+        with pytest.raises(SubscriptionRejectedError):
             async with opener(backend=fake):
                 pytest.fail("refused on entering")
         policy = ReconnectPolicy(initial_delay=0, max_delay=0)
         async with taking(0):
-            with pytest.raises(SubscriptionRejected):
+            with pytest.raises(SubscriptionRejectedError):
                 async with opener(backend=fake, reconnect=policy):
                     await refuse_for_good(fake)
                     await trio.sleep(1)
@@ -288,7 +288,7 @@ async def test_a_fatal_error_during_the_bodys_cleanup_waits_for_it(opener: Opene
     fake = FakeAgentMail()
     policy = ReconnectPolicy(initial_delay=0, max_delay=0)
     async with leaving_nothing(fake), taking(7):
-        with pytest.raises(SubscriptionRejected):
+        with pytest.raises(SubscriptionRejectedError):
             async with opener(backend=fake, reconnect=policy):
                 await refuse_for_good(fake)
                 with trio.CancelScope(shield=True):
@@ -310,7 +310,7 @@ async def test_what_the_body_raises_about_a_fatal_error_comes_out_with_that_in_i
                     raise Mishap
     mishap, fatal = chain(caught.value)
     assert mishap is caught.value
-    assert isinstance(fatal, SubscriptionRejected)
+    assert isinstance(fatal, SubscriptionRejectedError)
 
 
 @with_both
@@ -329,7 +329,7 @@ async def test_what_the_body_raises_after_a_fatal_error_keeps_its_own_context_be
                         raise KeyError("the body's own context")
                 except KeyError:
                     raise Mishap  # noqa: B904
-    assert [type(exc) for exc in chain(caught.value)] == [Mishap, KeyError, SubscriptionRejected]
+    assert [type(exc) for exc in chain(caught.value)] == [Mishap, KeyError, SubscriptionRejectedError]
 
 
 @with_both
@@ -338,7 +338,7 @@ async def test_a_body_that_swallows_its_cancellation_does_not_swallow_the_fatal_
 ) -> None:
     fake = FakeAgentMail()
     async with leaving_nothing(fake):
-        with pytest.raises(SubscriptionRejected) as caught:
+        with pytest.raises(SubscriptionRejectedError) as caught:
             async with opener(backend=fake):
                 await refuse_for_good(fake)
                 with suppress(trio.Cancelled):
@@ -352,7 +352,7 @@ async def test_a_fatal_error_cancels_the_bodys_own_nursery_and_still_comes_out_a
 ) -> None:
     fake = FakeAgentMail()
     async with leaving_nothing(fake):
-        with pytest.raises(SubscriptionRejected) as caught:
+        with pytest.raises(SubscriptionRejectedError) as caught:
             async with opener(backend=fake):
                 async with trio.open_nursery() as nursery:
                     for _ in range(3):
@@ -381,7 +381,7 @@ async def test_what_the_bodys_tasks_raise_when_a_fatal_error_cancels_them_comes_
                     nursery.start_soon(trio.sleep_forever)
                     await refuse_for_good(fake)
     assert [type(exc) for exc in caught.value.exceptions] == [Mishap, Mishap]
-    assert any(isinstance(exc, SubscriptionRejected) for exc in chain(caught.value))
+    assert any(isinstance(exc, SubscriptionRejectedError) for exc in chain(caught.value))
 
 
 async def test_a_fatal_error_raised_to_a_caller_who_handles_an_exception_keeps_that_as_its_context(
@@ -389,7 +389,7 @@ async def test_a_fatal_error_raised_to_a_caller_who_handles_an_exception_keeps_t
 ) -> None:
     fake = FakeAgentMail()
     outside = ValueError("outside")
-    with pytest.raises(SubscriptionRejected) as caught:
+    with pytest.raises(SubscriptionRejectedError) as caught:
         try:
             raise outside
         except ValueError:
@@ -619,7 +619,7 @@ async def test_a_fatal_error_ends_a_subscribe_that_waits(where: str, autojump_cl
 
     fake = FakeAgentMail()
     async with leaving_nothing(fake), trio.open_nursery() as nursery:
-        with pytest.raises(SubscriptionRejected):
+        with pytest.raises(SubscriptionRejectedError):
             async with open_agentmail_session(backend=fake) as session:
                 fake.reject_handshakes(503, headers=[("Retry-After", "60")])
                 await refuse_for_good(fake)
@@ -751,7 +751,7 @@ async def test_clones_in_worker_tasks_come_to_their_end_after_what_was_delivered
     received: list[Event] = []
     ends: list[float] = []
     async with leaving_nothing(fake), trio.open_nursery() as nursery:
-        with suppress(Mishap, SubscriptionRejected):
+        with suppress(Mishap, SubscriptionRejectedError):
             with trio.CancelScope() as scope:
                 async with opener(backend=fake) as opened:
                     events = opened.events if isinstance(opened, AgentMailSession) else opened
@@ -1127,7 +1127,7 @@ async def test_of_nested_streams_the_fatal_error_of_one_comes_out_alone(
 ) -> None:
     outer, inner = FakeAgentMail(), FakeAgentMail()
     async with leaving_nothing(outer), leaving_nothing(inner):
-        with pytest.raises(SubscriptionRejected) as caught:
+        with pytest.raises(SubscriptionRejectedError) as caught:
             async with opener(backend=outer), opener(backend=inner):
                 await refuse_for_good(outer if which == "outer" else inner)
                 await trio.sleep_forever()
@@ -1175,7 +1175,7 @@ async def test_the_fatal_error_of_a_stream_in_a_task_comes_out_of_the_nursery_as
                 await refuse_for_good(fake)
                 await trio.sleep_forever()
     [fatal] = caught.value.exceptions
-    assert isinstance(fatal, SubscriptionRejected)
+    assert isinstance(fatal, SubscriptionRejectedError)
 
 
 # Over real sockets
@@ -1244,7 +1244,7 @@ async def test_ended_by_a_fatal_error_no_socket_stays_open(opener: Opener) -> No
     fake = FakeAgentMail()
     policy = ReconnectPolicy(initial_delay=0.01)
     async with served_leaving_nothing(fake) as environment:
-        with pytest.raises(SubscriptionRejected):
+        with pytest.raises(SubscriptionRejectedError):
             async with opener(api_key="am_key", environment=environment, reconnect=policy):
                 await refuse_for_good(fake)
                 await trio.sleep(5)

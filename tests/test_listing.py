@@ -25,7 +25,7 @@ from trio_agentmail._recovery.held import BATCH, GONE_FOR
 from trio_agentmail._recovery.listing import MailListing
 from trio_agentmail._recovery.rest import UNDER_WAY
 from trio_agentmail._recovery.source import Counts, Target, recovered_types, targets_of
-from trio_agentmail.errors import RequestFailed
+from trio_agentmail.errors import RequestFailedError
 from trio_agentmail.events import Event, MessageSecurity, MessageSentEvent, Send
 
 from .rest_api import EPOCH, Api, at, mail, rest
@@ -264,7 +264,7 @@ async def test_another_mail_is_not_taken_for_the_one_that_was_asked_for(answer: 
     answers = inbox(whole("m"))
     answers[f"{A}/m"] = answer
     async with looking(answers) as looker:
-        with pytest.raises(RequestFailed, match="another message"):
+        with pytest.raises(RequestFailedError, match="another message"):
             await looker.look()
         assert looker.put == []
 
@@ -422,7 +422,7 @@ async def test_a_single_thread_that_makes_no_sense_takes_no_other_thread_with_it
     nonsense = httpx.Response(200, text="no JSON")
     answers = threads(thread("t", "m"), thread("u", "n"), u=[whole("n")]) | {THREAD: nonsense}
     async with looking(answers) as looker:
-        with pytest.raises(RequestFailed):
+        with pytest.raises(RequestFailedError):
             await looker.look(KEY)
         assert looker.found == ["n"]
 
@@ -765,7 +765,7 @@ async def test_held_mail_is_not_forgotten_without_an_answer(answer: Any) -> None
     async with looking(answers) as looker:
         looker.listing.note(review("a@b", "m"))
         looker.listing.note(review("x", "n"))
-        with pytest.raises((ApiError, RequestFailed)):
+        with pytest.raises((ApiError, RequestFailedError)):
             await looker.look_at_held()
         assert looker.found == ["n"]
         assert looker.listing.state() == [("a@b", "m")]
@@ -875,9 +875,9 @@ def test_whatever_json_comes_a_look_fails_in_no_other_way_than_a_request_does(js
             listing = MailListing(asks, Delivered(), put)
             listing.note(review("a@b", "m"))
             for _ in range(2):
-                with suppress(ApiError, RequestFailed):
+                with suppress(ApiError, RequestFailedError):
                     await listing.look(target, EPOCH, EVERY_KIND, Counts())
-                with suppress(ApiError, RequestFailed):
+                with suppress(ApiError, RequestFailedError):
                     await listing.look_at_held(EVERY_KIND, Counts())
 
     trio.run(main, clock=MockClock(autojump_threshold=0))

@@ -8,7 +8,6 @@ from trio.testing import MockClock
 
 from tests.streams import open_agentmail_stream
 from trio_agentmail import (
-    Bounce,
     CalendarEventStartingEvent,
     CaughtUp,
     Disconnected,
@@ -23,6 +22,7 @@ from trio_agentmail import (
     UnknownEvent,
     decode_event,
 )
+from trio_agentmail.events import Bounce
 from trio_agentmail.testing import FakeAgentMail, encode_event, make_event
 from trio_agentmail.testing._make_event import EVENT_TYPES
 

@@ -16,7 +16,7 @@ from trio_agentmail import (
     ApiError,
     AuthenticationError,
     CaughtUp,
-    ConnectionFailed,
+    ConnectionFailedError,
     Disconnected,
     ErrorEvent,
     Event,
@@ -25,10 +25,10 @@ from trio_agentmail import (
     RecoveryFailed,
     Subscribe,
     Subscribed,
-    SubscriptionRejected,
+    SubscriptionRejectedError,
     UnknownEvent,
 )
-from trio_agentmail.errors import ConnectionLost
+from trio_agentmail.errors import ConnectionLostError
 from trio_agentmail.testing import FakeAgentMail
 
 A = Subscribe(inbox_ids=["a"])
@@ -350,7 +350,7 @@ async def test_after_give_up_after_the_block_ends_with_connection_failed_alone(
 ) -> None:
     fake = FakeAgentMail()
     lost_at = 0.0
-    with pytest.raises(ConnectionFailed, match=r"give_up_after.*100") as caught:
+    with pytest.raises(ConnectionFailedError, match=r"give_up_after.*100") as caught:
         async with open_agentmail_stream(backend=fake, reconnect=ReconnectPolicy(give_up_after=100)):
             fake.reject_handshakes(503, times=None)
             await trio.sleep(1_000)
@@ -365,13 +365,13 @@ async def test_after_give_up_after_the_block_ends_with_connection_failed_alone(
 async def test_give_up_after_cuts_an_attempt_that_is_under_way(no_jitter: None, autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     lost_at = 0.0
-    with pytest.raises(ConnectionFailed) as caught:
+    with pytest.raises(ConnectionFailedError) as caught:
         async with open_agentmail_stream(backend=fake, reconnect=ReconnectPolicy(give_up_after=13)):
             fake.hang_handshakes(times=None)  # from 0.5 to 10.5, and from 11.5
             await fake.drop_connections()
             lost_at = trio.current_time()
             await trio.sleep_forever()
-    assert isinstance(caught.value.__cause__, ConnectionLost)
+    assert isinstance(caught.value.__cause__, ConnectionLostError)
     assert len(fake.handshakes) == 3
     assert trio.current_time() - lost_at == pytest.approx(13)
     await fake.wait_connected(0)
@@ -799,8 +799,11 @@ async def test_the_new_subscription_is_the_one_that_is_sent_later(autojump_clock
 
 
 REFUSALS: dict[str, tuple[Callable[[FakeAgentMail], None], type[Exception]]] = {
-    "error forbidden": (lambda fake: fake.refuse_subscriptions("forbidden", "no"), SubscriptionRejected),
-    "close 4403, three times": (lambda fake: fake.close_instead_of_confirming(4403, times=3), SubscriptionRejected),
+    "error forbidden": (lambda fake: fake.refuse_subscriptions("forbidden", "no"), SubscriptionRejectedError),
+    "close 4403, three times": (
+        lambda fake: fake.close_instead_of_confirming(4403, times=3),
+        SubscriptionRejectedError,
+    ),
     "HTTP 402": (lambda fake: fake.reject_handshakes(402), ApiError),
     "HTTP 401 for long": (lambda fake: fake.reject_handshakes(401, times=None), AuthenticationError),
 }

@@ -28,7 +28,7 @@ from trio_agentmail._journal.protocol import Journal, Notice
 from trio_agentmail._outbox import Abandoned, Outbox
 from trio_agentmail._recovery.recoverer import Recoverer
 from trio_agentmail._recovery.source import Counts, Floors, Source, Target
-from trio_agentmail.errors import AgentMailError, ApiError, ConnectionLost
+from trio_agentmail.errors import AgentMailError, ApiError, ConnectionLostError
 from trio_agentmail.events import MessageSecurity
 
 from .rest_api import EPOCH, Api, RestBackend, asked_key, mail, settings
@@ -869,7 +869,7 @@ async def test_mail_that_waits_to_be_read_since_the_consumer_is_behind_is_none(a
         assert world.renewed == []
 
 
-@pytest.mark.parametrize("failure", [ConnectionLost("no"), ApiError(503, {}, ""), OSError("refused")], ids=repr)
+@pytest.mark.parametrize("failure", [ConnectionLostError("no"), ApiError(503, {}, ""), OSError("refused")], ids=repr)
 async def test_a_connection_that_cannot_be_replaced_stays(
     failure: AgentMailError | OSError, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -20,7 +20,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from trio_agentmail import AgentMailEnvironment, ApiError, AuthenticationError, PermissionDeniedError
 from trio_agentmail._backend import NetworkBackend
 from trio_agentmail._recovery.rest import ATTEMPTS, CONCURRENCY, REQUEST_TIMEOUT, Rest, segment
-from trio_agentmail.errors import RequestFailed
+from trio_agentmail.errors import RequestFailedError
 from trio_agentmail.testing import FakeAgentMail
 
 from . import rest_api
@@ -184,7 +184,7 @@ async def test_a_server_that_never_answers_is_given_up_each_time(autojump_clock:
         raise AssertionError
 
     async with rest(Api({"/x": never})) as asks:
-        with pytest.raises(RequestFailed, match="no answer within 30 s"):
+        with pytest.raises(RequestFailedError, match="no answer within 30 s"):
             await asks.get("/x")
     assert trio.current_time() == ATTEMPTS * REQUEST_TIMEOUT + 1 + 2 + 4 + 8
 
@@ -221,7 +221,7 @@ async def test_whatever_httpx_says_of_a_connection_is_trouble_that_may_pass(
         assert await asks.get("/x") == ANSWER
     api = answers(kind("the cable is out"))
     async with rest(api) as asks:
-        with pytest.raises(RequestFailed, match=f"^{kind.__name__}: the cable is out$"):
+        with pytest.raises(RequestFailedError, match=f"^{kind.__name__}: the cable is out$"):
             await asks.get("/x")
     assert len(api.requests) == ATTEMPTS
 
@@ -231,7 +231,7 @@ async def test_a_failure_says_what_was_at_its_bottom(autojump_clock: MockClock) 
     failure.__cause__ = RuntimeError()
     failure.__cause__.__context__ = OSError("no route to host")
     async with rest(answers(failure)) as asks:
-        with pytest.raises(RequestFailed, match=r"^OSError: no route to host$"):
+        with pytest.raises(RequestFailedError, match=r"^OSError: no route to host$"):
             await asks.get("/x")
 
 
@@ -241,7 +241,7 @@ async def test_a_body_that_cannot_be_unpacked_is_trouble_that_may_pass(autojump_
         return httpx.Response(200, headers={"Content-Encoding": "gzip"}, stream=httpx.ByteStream(b"no gzip"))
 
     async with rest(Api({"/x": broken})) as asks:
-        with pytest.raises(RequestFailed):
+        with pytest.raises(RequestFailedError):
             await asks.get("/x")
     gc.collect()  # httpx leaves its generators to it; the warning of that is this test's, and not another one's
 
@@ -262,7 +262,7 @@ async def test_an_answer_that_is_no_object_is_trouble_that_may_pass(body: bytes,
         assert await asks.get("/x") == ANSWER
     api = answers(httpx.Response(200, content=body))
     async with rest(api) as asks:
-        with pytest.raises(RequestFailed, match="no JSON object"):
+        with pytest.raises(RequestFailedError, match="no JSON object"):
             await asks.get("/x")
     assert len(api.requests) == ATTEMPTS
 
@@ -330,7 +330,7 @@ def test_any_text_stays_one_segment(text: str) -> None:
 
 async def test_a_message_id_too_long_for_a_url_is_a_request_that_failed(autojump_clock: MockClock) -> None:
     async with rest(Api({})) as asks:
-        with pytest.raises(RequestFailed, match="InvalidURL"):
+        with pytest.raises(RequestFailedError, match="InvalidURL"):
             await asks.get(f"/inboxes/a/messages/{segment('x' * 2**17)}")
 
 
@@ -470,7 +470,7 @@ async def test_what_the_callers_function_raises_comes_out_as_it_is() -> None:
 )
 async def test_no_failure_shows_the_key(failure: Any, autojump_clock: MockClock) -> None:
     async with rest(answers(failure), SECRET) as asks:
-        with pytest.raises((ApiError, RequestFailed)) as caught:
+        with pytest.raises((ApiError, RequestFailedError)) as caught:
             await asks.get("/x", {"a": "b"})
         assert_no_secret(caught.value)
         assert caught.value.__context__ is None
@@ -638,7 +638,7 @@ async def test_a_page_token_that_comes_again_does_not_go_on_for_ever(circle: lis
     # And it is no end either: whoever asks must know that it has not seen all.
     left = iter([*circle, *circle, *circle])
     async with rest(lambda_handler(lambda _: {"items": [], "next_page_token": next(left)})) as asks:
-        with pytest.raises(RequestFailed, match="page_token twice"):
+        with pytest.raises(RequestFailedError, match="page_token twice"):
             await collect(asks)
     assert asks.requests == len(set(circle)) + 1
 
@@ -671,7 +671,7 @@ async def test_a_page_may_have_any_shape(page: dict[str, Any], items: list[Any])
 )
 async def test_a_page_that_does_not_say_what_is_on_it_is_no_empty_one(page: dict[str, Any]) -> None:
     async with rest(Api({"/x": page})) as asks:
-        with pytest.raises(RequestFailed, match="without items"):
+        with pytest.raises(RequestFailedError, match="without items"):
             await collect(asks)
 
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from trio_agentmail import Attachment, Message
+from trio_agentmail import Message
+from trio_agentmail.events import Attachment
 from trio_agentmail.testing._mail.rfc5322 import ParsedMail, parse_mail
 from trio_agentmail.testing._mail.writing import write_mail
 

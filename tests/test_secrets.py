@@ -18,7 +18,7 @@ from trio_agentmail import (
     AgentMailError,
     ApiError,
     AuthenticationError,
-    ConnectionFailed,
+    ConnectionFailedError,
     Disconnected,
     ErrorEvent,
     Event,
@@ -26,10 +26,10 @@ from trio_agentmail import (
     ReconnectPolicy,
     Subscribe,
     Subscribed,
-    SubscriptionRejected,
+    SubscriptionRejectedError,
 )
 from trio_agentmail._websocket import client_websocket
-from trio_agentmail.errors import ConnectionLost
+from trio_agentmail.errors import ConnectionLostError
 from trio_agentmail.testing import FakeAgentMail
 
 MARK = "SECRETMARK"
@@ -97,7 +97,7 @@ async def raised_on_entering(fake: FakeAgentMail, **options: Any) -> BaseExcepti
         (401, AuthenticationError),
         (403, PermissionDeniedError),
         (302, ApiError),
-        (503, ConnectionFailed),
+        (503, ConnectionFailedError),
     ],
 )
 async def test_a_refusal_that_repeats_the_key_does_not_give_it_away(
@@ -117,7 +117,7 @@ async def test_a_refusal_that_repeats_the_key_does_not_give_it_away(
     )
     refusal = await raised_on_entering(fake)
     assert type(refusal) is error
-    cause = refusal.__cause__ if isinstance(refusal, ConnectionFailed) else refusal
+    cause = refusal.__cause__ if isinstance(refusal, ConnectionFailedError) else refusal
     assert isinstance(cause, ApiError)
     assert cause.status_code == status
     assert cause.body == '{"message":"the key *** *** is not known"}'
@@ -130,7 +130,7 @@ async def test_a_subscription_refused_with_the_key_in_the_message_does_not_give_
     fake = FakeAgentMail()
     fake.refuse_subscriptions(f"forbidden {KEY}", f"{KEY} may not do this")
     refusal = await raised_on_entering(fake)
-    assert isinstance(refusal, SubscriptionRejected)
+    assert isinstance(refusal, SubscriptionRejectedError)
     assert refusal.message == "*** may not do this"
 
 
@@ -138,11 +138,11 @@ async def test_a_close_with_the_key_as_its_reason_does_not_give_it_away(autojump
     fake = FakeAgentMail()
     fake.close_instead_of_confirming(4401, f"no such key: {KEY}", times=None)
     refusal = await raised_on_entering(fake)
-    assert isinstance(refusal, SubscriptionRejected)
+    assert isinstance(refusal, SubscriptionRejectedError)
     assert refusal.message.endswith("no such key: ***")
     fake.clear_faults()
     fake.close_instead_of_confirming(1011, f"no such key: {KEY}", times=None)
-    assert isinstance(await raised_on_entering(fake), ConnectionFailed)
+    assert isinstance(await raised_on_entering(fake), ConnectionFailedError)
 
 
 async def test_a_loss_with_the_key_as_its_reason_does_not_give_it_away(autojump_clock: MockClock) -> None:
@@ -174,7 +174,7 @@ async def test_what_is_no_websocket_server_and_repeats_the_request_does_not_give
                 listeners = await nursery.start(trio.serve_tcp, talk, 0)
             port = listeners[0].socket.getsockname()[1]
             environment = AgentMailEnvironment(http="http://127.0.0.1", websockets=f"ws://127.0.0.1:{port}")
-            with pytest.raises(ConnectionFailed) as caught:
+            with pytest.raises(ConnectionFailedError) as caught:
                 async with open_agentmail_stream(api_key=KEY, environment=environment, enter_timeout=0.1):
                     pytest.fail("entered")
             assert_no_secret(caught.value)
@@ -193,7 +193,7 @@ async def test_in_a_run_in_which_all_goes_wrong_the_key_is_shown_nowhere(
 
     fake = FakeAgentMail(api_keys={KEY})
     received: list[Event] = []
-    policy = ReconnectPolicy(auth_grace=30)
+    policy = ReconnectPolicy(refusal_grace=30)
     with pytest.raises(AuthenticationError) as caught:
         async with (
             open_agentmail_session(
@@ -224,7 +224,7 @@ async def test_in_a_run_in_which_all_goes_wrong_the_key_is_shown_nowhere(
             fake.go_silent()
             await trio.sleep(60)
             fake.refuse_subscriptions("forbidden", KEY)
-            with pytest.raises(SubscriptionRejected) as refused:
+            with pytest.raises(SubscriptionRejectedError) as refused:
                 await session.subscribe(Subscribe(inbox_ids=["other@agentmail.to"]))
             assert_no_secret(refused.value)
             await session.subscribe(Subscribe(inbox_ids=["other@agentmail.to"]))
@@ -410,7 +410,7 @@ async def test_an_acceptance_that_holds_the_key_does_not_give_it_away(
             await theirs.send_all(head + upgrade + f"\r\n{header}: {MARK}\r\n\r\n".encode())
 
         nursery.start_soon(answer)
-        with pytest.raises(ConnectionLost, match="not a WebSocket server") as caught:
+        with pytest.raises(ConnectionLostError, match="not a WebSocket server") as caught:
             async with client_websocket(ours, host="x", target="/v0", headers=[], max_message_size=100):
                 pytest.fail("opened")
     assert_no_secret(caught.value)

@@ -23,12 +23,12 @@ from tests.servers import (
 from trio_agentmail import (
     ApiError,
     AuthenticationError,
-    ConnectionFailed,
+    ConnectionFailedError,
     PermissionDeniedError,
     ReconnectPolicy,
-    SubscriptionRejected,
+    SubscriptionRejectedError,
 )
-from trio_agentmail.errors import ConnectionLost
+from trio_agentmail.errors import ConnectionLostError
 
 Misbehaviour = Callable[[Peer], Awaitable[None]]
 
@@ -259,7 +259,7 @@ async def test_trouble_on_entering_that_passes_is_not_seen(misbehave: Misbehavio
 )
 async def test_trouble_that_outlasts_the_time_for_entering_is_told_with_its_cause(misbehave: Misbehaviour) -> None:
     async with serve(misbehave) as server:
-        with pytest.raises(ConnectionFailed, match="enter_timeout") as caught:
+        with pytest.raises(ConnectionFailedError, match="enter_timeout") as caught:
             async with open_stream(
                 server,
                 open_timeout=0.1,
@@ -267,7 +267,7 @@ async def test_trouble_that_outlasts_the_time_for_entering_is_told_with_its_caus
                 reconnect=ReconnectPolicy(initial_delay=0.05, max_delay=0.05),
             ):
                 pytest.fail("entered")
-    assert isinstance(caught.value.__cause__, (ConnectionLost, trio.BrokenResourceError))
+    assert isinstance(caught.value.__cause__, (ConnectionLostError, trio.BrokenResourceError))
     assert server.connections > 1
 
 
@@ -277,7 +277,7 @@ async def test_every_attempt_that_failed_is_cut() -> None:
         await peer.stay()  # it does not confirm
 
     async with serve(handle) as server:
-        with pytest.raises(ConnectionFailed):
+        with pytest.raises(ConnectionFailedError):
             async with open_stream(server, open_timeout=0.1, enter_timeout=0.3):
                 pytest.fail("entered")
         assert server.connections > 1
@@ -289,7 +289,7 @@ async def test_trouble_on_entering_is_not_hammered() -> None:
     # Full jitter: ten delays, with ceilings of 0.1, 0.2, 0.4, … seconds, take 0.8 s or less in one of 10¹⁰ runs.
     policy = ReconnectPolicy(initial_delay=0.1, max_delay=100.0)
     async with serve(hangs_up_at_once) as server:
-        with pytest.raises(ConnectionFailed):
+        with pytest.raises(ConnectionFailedError):
             async with open_stream(server, enter_timeout=0.8, reconnect=policy):
                 pytest.fail("entered")
     assert server.connections <= 10
@@ -322,7 +322,7 @@ async def test_leaving_a_server_that_never_answers_needs_no_time_out() -> None:
 
 async def test_a_host_that_does_not_exist_is_trouble_that_may_pass() -> None:
     with trio.fail_after(10):
-        with pytest.raises(ConnectionFailed) as caught:
+        with pytest.raises(ConnectionFailedError) as caught:
             async with open_stream(environment(80, host="does-not-exist.invalid"), enter_timeout=0.5):
                 pytest.fail("entered")
     assert isinstance(caught.value.__cause__, socket.gaierror)
@@ -330,7 +330,7 @@ async def test_a_host_that_does_not_exist_is_trouble_that_may_pass() -> None:
 
 async def test_a_port_that_refuses_connections_is_trouble_that_may_pass() -> None:
     with trio.fail_after(10), reserved_port() as port:
-        with pytest.raises(ConnectionFailed) as caught:
+        with pytest.raises(ConnectionFailedError) as caught:
             async with open_stream(environment(port), enter_timeout=0.2):
                 pytest.fail("entered")
     assert isinstance(caught.value.__cause__, OSError)
@@ -383,7 +383,7 @@ def full_port() -> Iterator[int]:
 
 async def test_a_connection_that_never_comes_about_is_given_up(full_port: int) -> None:
     with trio.fail_after(10):
-        with pytest.raises(ConnectionFailed) as caught:
+        with pytest.raises(ConnectionFailedError) as caught:
             async with open_stream(environment(full_port), open_timeout=0.1, enter_timeout=0.25):
                 pytest.fail("entered")
     assert "did not open within open_timeout" in str(caught.value.__cause__)
@@ -463,7 +463,7 @@ async def test_no_redirect_is_followed_with_the_key(status: int) -> None:
 
 async def test_a_server_that_asks_for_more_patience_than_is_left_is_not_waited_for() -> None:
     async with serve(answers("503 Service Unavailable", "Retry-After: 1000", "Content-Length: 0")) as server:
-        with pytest.raises(ConnectionFailed) as caught:
+        with pytest.raises(ConnectionFailedError) as caught:
             async with open_stream(server, enter_timeout=NEVER):
                 pytest.fail("entered")
     cause = caught.value.__cause__
@@ -498,7 +498,7 @@ async def test_a_close_code_that_may_mean_a_refusal_is_fatal_the_third_time(code
         await peer.wait_for_hang_up()
 
     async with serve(handle) as server:
-        with pytest.raises(SubscriptionRejected, match="no such inbox") as caught:
+        with pytest.raises(SubscriptionRejectedError, match="no such inbox") as caught:
             async with open_stream(server, enter_timeout=NEVER):
                 pytest.fail("entered")
     assert caught.value.name == f"close {code}"
@@ -513,7 +513,7 @@ async def test_a_subscription_that_is_refused_raises_at_once_as_itself() -> None
         await peer.wait_for_hang_up()
 
     async with serve(handle) as server:
-        with pytest.raises(SubscriptionRejected) as caught:
+        with pytest.raises(SubscriptionRejectedError) as caught:
             async with open_stream(server, enter_timeout=NEVER):
                 pytest.fail("entered")
     assert (caught.value.name, caught.value.message) == ("ForbiddenError", "not yours")

@@ -31,7 +31,7 @@ from tests.servers import (
     websockets_server,
     word,
 )
-from trio_agentmail import ApiError, AuthenticationError, ConnectionFailed, Disconnected, ReconnectPolicy
+from trio_agentmail import ApiError, AuthenticationError, ConnectionFailedError, Disconnected, ReconnectPolicy
 
 LIMIT = 2**16
 """`max_message_size` in these tests."""
@@ -446,7 +446,7 @@ async def test_a_key_that_is_refused_for_longer_than_the_grace_ends_the_block() 
             await peer.read_request()
             await peer.send(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")
 
-    policy = ReconnectPolicy(initial_delay=0.05, max_delay=0.05, auth_grace=0.3)
+    policy = ReconnectPolicy(initial_delay=0.05, max_delay=0.05, refusal_grace=0.3)
     async with serve(handle) as server:
         with pytest.raises(AuthenticationError):
             async with open_stream(server, reconnect=policy) as events:
@@ -464,7 +464,7 @@ async def test_an_outage_that_lasts_too_long_ends_the_block() -> None:
 
     policy = ReconnectPolicy(initial_delay=0.05, max_delay=0.05, give_up_after=0.3)
     async with serve(handle) as server:
-        with pytest.raises(ConnectionFailed, match="give_up_after"):
+        with pytest.raises(ConnectionFailedError, match="give_up_after"):
             async with open_stream(server, reconnect=policy) as events:
                 assert await story(events, 2) == ["subscribed", "disconnected 1006"]
                 await trio.sleep_forever()

@@ -26,8 +26,8 @@ from tests.servers import (
     story,
     websockets_server,
 )
-from trio_agentmail import ConnectionFailed, Event, MessageReceivedEvent, ReconnectPolicy
-from trio_agentmail.errors import ConnectionLost
+from trio_agentmail import ConnectionFailedError, Event, MessageReceivedEvent, ReconnectPolicy
+from trio_agentmail.errors import ConnectionLostError
 
 YESTERDAY = datetime.now(UTC) - timedelta(days=1)
 
@@ -171,7 +171,7 @@ async def test_a_server_without_tls_is_trouble_that_may_pass_and_does_not_get_th
 
     policy = ReconnectPolicy(initial_delay=0.05, max_delay=0.05)
     async with serve(handle) as server:
-        with pytest.raises(ConnectionFailed) as caught:
+        with pytest.raises(ConnectionFailedError) as caught:
             async with open_tls_stream(server, authority, enter_timeout=0.4, reconnect=policy):
                 pytest.fail("entered")
     assert isinstance(caught.value.__cause__, trio.BrokenResourceError)
@@ -181,10 +181,10 @@ async def test_a_server_without_tls_is_trouble_that_may_pass_and_does_not_get_th
 
 async def test_a_tls_server_that_is_spoken_to_without_tls_is_trouble_that_may_pass(authority: Authority) -> None:
     async with serve(partial(confirm_over_tls, authority.good)) as server:
-        with pytest.raises(ConnectionFailed) as caught:
+        with pytest.raises(ConnectionFailedError) as caught:
             async with open_stream(server, enter_timeout=0.3):
                 pytest.fail("entered")
-    assert isinstance(caught.value.__cause__, ConnectionLost)
+    assert isinstance(caught.value.__cause__, ConnectionLostError)
     assert server.connections > 1
 
 
@@ -209,7 +209,7 @@ async def test_a_tls_handshake_that_does_not_succeed_is_tried_again(
 
 async def test_a_tls_handshake_that_hangs_is_given_up(authority: Authority) -> None:
     async with serve(Peer.wait_for_hang_up) as server:
-        with pytest.raises(ConnectionFailed) as caught:
+        with pytest.raises(ConnectionFailedError) as caught:
             async with open_tls_stream(server, authority, open_timeout=0.1, enter_timeout=0.4):
                 pytest.fail("entered")
     assert "did not open within open_timeout" in str(caught.value.__cause__)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from trio_agentmail import JournalError, JournalInUse, JournalMismatch
+from trio_agentmail import JournalError, JournalInUseError, JournalMismatchError
 from trio_agentmail._journal import sqlite_file as file_module
 from trio_agentmail._journal import sqlite_store as store_module
 from trio_agentmail._journal.entry import NewRow
@@ -98,7 +98,7 @@ def test_a_transaction_in_which_something_fails_is_not_written_at_all(path: Path
 def test_a_second_owner_is_refused_in_the_same_process_and_does_not_wait(path: Path) -> None:
     with open_store(path) as store:
         for _ in range(2):  # the refused one must not have loosened the lock
-            with pytest.raises(JournalInUse, match="in use by another process or another stream"):
+            with pytest.raises(JournalInUseError, match="in use by another process or another stream"):
                 SQLiteStore(path, SCOPE, NOW)
         add(store, 1)
     with open_store(path):
@@ -108,7 +108,7 @@ def test_a_second_owner_is_refused_in_the_same_process_and_does_not_wait(path: P
 def test_when_opening_fails_the_lock_is_free_again(path: Path) -> None:
     with open_store(path):
         pass
-    with pytest.raises(JournalMismatch):
+    with pytest.raises(JournalMismatchError):
         SQLiteStore(path, "elsewhere", NOW)
     path.write_bytes(b"this is no database, but a letter to my aunt" * 100)
     with pytest.raises(JournalError, match="not an SQLite database"):
@@ -121,7 +121,9 @@ def test_when_opening_fails_the_lock_is_free_again(path: Path) -> None:
 def test_a_journal_of_another_scope_is_refused_and_both_are_named(path: Path) -> None:
     with open_store(path):
         pass
-    with pytest.raises(JournalMismatch, match=r"belongs to here, everything, and this stream is elsewhere") as caught:
+    with pytest.raises(
+        JournalMismatchError, match=r"belongs to here, everything, and this stream is elsewhere"
+    ) as caught:
         SQLiteStore(path, "elsewhere", NOW)
     assert "a journal of its own" in str(caught.value)
     with open_store(path, scope=None) as store:

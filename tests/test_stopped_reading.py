@@ -7,7 +7,7 @@ from trio.testing import MockClock, lockstep_stream_pair, wait_all_tasks_blocked
 from tests.streams import open_agentmail_stream
 from tests.test_websocket import PING, PONG, TEXT, frame, taking
 from tests.wires import Tap, opcode, tap_client
-from trio_agentmail import ConnectionFailed
+from trio_agentmail import ConnectionFailedError
 from trio_agentmail.testing import FakeAgentMail
 
 
@@ -67,7 +67,7 @@ async def test_nor_one_that_is_left_in_peace_beyond_close_timeout(who: str, auto
 async def test_a_subscription_that_it_does_not_take_does_not_hold_up_entering(autojump_clock: MockClock) -> None:
     fake, _ = stops_reading_at(TEXT)
     async with taking(4):
-        with pytest.raises(ConnectionFailed):
+        with pytest.raises(ConnectionFailedError):
             async with open_agentmail_stream(backend=fake, open_timeout=4, enter_timeout=4):
                 pytest.fail("entered")
     async with taking(3):

@@ -9,7 +9,7 @@ import pytest
 from mypy import api as mypy
 
 import trio_agentmail
-from trio_agentmail import events
+from trio_agentmail import _parts, errors, events
 
 ROOT = Path(__file__).parent.parent
 PYTHON_BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -52,24 +52,15 @@ PUBLIC_NAMES = [
     "RecoveryFailed",
     "Message",
     "ThreadItem",
-    "Attachment",
-    "Send",
-    "Delivery",
-    "Bounce",
-    "Complaint",
-    "Reject",
-    "Open",
-    "Domain",
-    "CalendarEvent",
     "AgentMailError",
     "ApiError",
     "AuthenticationError",
     "PermissionDeniedError",
-    "SubscriptionRejected",
-    "ConnectionFailed",
+    "SubscriptionRejectedError",
+    "ConnectionFailedError",
     "JournalError",
-    "JournalInUse",
-    "JournalMismatch",
+    "JournalInUseError",
+    "JournalMismatchError",
 ]
 
 
@@ -87,8 +78,14 @@ def test_all_names_what_there_is_and_nothing_else() -> None:
     assert public - modules == set(trio_agentmail.__all__) - {"__version__"}
 
 
-def test_every_event_and_every_part_of_one_is_exported() -> None:
-    assert set(events.__all__) <= set(trio_agentmail.__all__)
+def test_every_event_is_at_the_root_and_the_parts_of_events_are_in_their_module_alone() -> None:
+    parts = set(_parts.__all__) - {"Message", "ThreadItem"}
+    assert parts <= set(events.__all__)
+    assert set(events.__all__) & set(trio_agentmail.__all__) == set(events.__all__) - parts
+
+
+def test_errors_end_in_error() -> None:
+    assert [name for name in errors.__all__ if name[0].isupper() and not name.endswith("Error")] == []
 
 
 def test_importing_the_package_imports_nothing_that_it_does_not_need() -> None:

@@ -21,17 +21,17 @@ from tests.streams import open_agentmail_stream
 from trio_agentmail import (
     ApiError,
     AuthenticationError,
-    ConnectionFailed,
+    ConnectionFailedError,
     Disconnected,
     ErrorEvent,
     Event,
     PermissionDeniedError,
     ReconnectPolicy,
     Subscribed,
-    SubscriptionRejected,
+    SubscriptionRejectedError,
 )
 from trio_agentmail._reconnect import Attempts, Verdict, ceilings, retry_after, verdict
-from trio_agentmail.errors import ConnectionLost
+from trio_agentmail.errors import ConnectionLostError
 from trio_agentmail.testing import FakeAgentMail
 
 TRANSIENT_STATUSES = [408, 425, 429, 500, 501, 502, 503, 504, 507, 520, 599]
@@ -110,29 +110,29 @@ def test_a_refused_key_is_fatal_if_it_persists(status: int, error: type[ApiError
 
 @pytest.mark.parametrize("code", [1000, 1001, 1002, 1003, 1005, 1006, 1007, 1009, 1011, 1012, 1013, 3000, 3999, 5000])
 def test_a_connection_that_ends_before_the_confirmation_is_transient(code: int) -> None:
-    assert verdict(ConnectionLost("gone", code)) is Verdict.TRANSIENT
+    assert verdict(ConnectionLostError("gone", code)) is Verdict.TRANSIENT
 
 
 @pytest.mark.parametrize("code", [1008, 4000, 4001, 4401, 4429, 4999])
 def test_a_close_that_means_a_policy_or_the_application_is_fatal_the_third_time(code: int) -> None:
-    assert verdict(ConnectionLost("gone", code)) is Verdict.FATAL_THE_THIRD_TIME
+    assert verdict(ConnectionLostError("gone", code)) is Verdict.FATAL_THE_THIRD_TIME
 
 
 @pytest.mark.parametrize(("name", "message"), TRANSIENT_NAMES)
 def test_an_error_that_names_a_rate_limit_or_an_internal_fault_is_transient(name: str, message: str) -> None:
-    assert verdict(SubscriptionRejected(name, message)) is Verdict.TRANSIENT
+    assert verdict(SubscriptionRejectedError(name, message)) is Verdict.TRANSIENT
 
 
 @pytest.mark.parametrize(("name", "message"), FATAL_NAMES)
 def test_an_error_that_names_a_permission_or_a_validation_is_fatal(name: str, message: str) -> None:
-    assert verdict(SubscriptionRejected(name, message)) is Verdict.FATAL
+    assert verdict(SubscriptionRejectedError(name, message)) is Verdict.FATAL
 
 
 @pytest.mark.parametrize(
     ("name", "message"), [*NAMES_THAT_SAY_NEITHER, ("UnknownError", ""), ("Error", "an unknown error occurred")]
 )
 def test_an_error_that_names_neither_is_fatal_the_third_time(name: str, message: str) -> None:
-    assert verdict(SubscriptionRejected(name, message)) is Verdict.FATAL_THE_THIRD_TIME
+    assert verdict(SubscriptionRejectedError(name, message)) is Verdict.FATAL_THE_THIRD_TIME
 
 
 def test_a_certificate_that_is_not_verified_is_fatal() -> None:
@@ -202,7 +202,10 @@ TRANSIENT_FAULTS: dict[str, Fault] = {
 }
 FATAL_FAULTS: dict[str, tuple[Fault, type[Exception]]] = {
     **{f"HTTP {status}": (rejection(status), ApiError) for status in FATAL_STATUSES},
-    **{f"error {name!r}, {message!r}": (refusal(name, message), SubscriptionRejected) for name, message in FATAL_NAMES},
+    **{
+        f"error {name!r}, {message!r}": (refusal(name, message), SubscriptionRejectedError)
+        for name, message in FATAL_NAMES
+    },
 }
 
 
@@ -403,7 +406,7 @@ async def test_a_key_that_is_refused_beyond_the_grace_ends_the_block(
 async def test_the_grace_may_be_none(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     with pytest.raises(AuthenticationError):
-        async with stream(fake, reconnect=ReconnectPolicy(auth_grace=0)):
+        async with stream(fake, reconnect=ReconnectPolicy(refusal_grace=0)):
             fake.reject_handshakes(401)
             await fake.drop_connections()
             await trio.sleep_forever()
@@ -474,12 +477,12 @@ async def test_a_close_before_the_confirmation_is_fatal_the_third_time_running_o
 ) -> None:
     fake = FakeAgentMail()
     fake.close_instead_of_confirming(code, "go away", times=None)
-    with pytest.raises(SubscriptionRejected) as caught:
+    with pytest.raises(SubscriptionRejectedError) as caught:
         async with stream(fake):
             pass  # pragma: no cover
     assert caught.value.name == f"close {code}"
     assert "go away" in caught.value.message
-    assert isinstance(caught.value.__cause__, ConnectionLost)
+    assert isinstance(caught.value.__cause__, ConnectionLostError)
     assert len(fake.handshakes) == 3
 
 
@@ -488,7 +491,7 @@ async def test_a_close_before_the_confirmation_is_fatal_the_third_time_running_l
     code: int, autojump_clock: MockClock
 ) -> None:
     fake = FakeAgentMail()
-    with pytest.raises(SubscriptionRejected, match=f"close {code}"):
+    with pytest.raises(SubscriptionRejectedError, match=f"close {code}"):
         async with stream(fake):
             fake.close_instead_of_confirming(code, times=None)
             await fake.drop_connections()
@@ -502,13 +505,13 @@ async def test_an_error_that_says_neither_is_fatal_the_third_time_running(
 ) -> None:
     fake = FakeAgentMail()
     fake.refuse_subscriptions(name, message, times=None)
-    with pytest.raises(SubscriptionRejected) as caught:
+    with pytest.raises(SubscriptionRejectedError) as caught:
         async with stream(fake):
             pass  # pragma: no cover
     assert (caught.value.name, caught.value.message) == (name, message)
     assert len(fake.handshakes) == 3
     fake.clear_faults()
-    with pytest.raises(SubscriptionRejected):
+    with pytest.raises(SubscriptionRejectedError):
         async with stream(fake):
             fake.refuse_subscriptions(name, message, times=None)
             await fake.drop_connections()
@@ -520,7 +523,7 @@ async def test_a_run_of_refusals_need_not_be_of_one_code(autojump_clock: MockClo
     fake = FakeAgentMail()
     for code in (1008, 4000, 4999):
         fake.close_instead_of_confirming(code)
-    with pytest.raises(SubscriptionRejected, match="close 4999"):
+    with pytest.raises(SubscriptionRejectedError, match="close 4999"):
         async with stream(fake):
             pass  # pragma: no cover
 
@@ -609,7 +612,7 @@ def test_retry_after_may_be_a_date_of_any_of_http_s_three_forms() -> None:
 
 
 def test_only_an_answer_of_http_can_have_a_retry_after() -> None:
-    assert retry_after(ConnectionLost("Retry-After: 7")) == 0
+    assert retry_after(ConnectionLostError("Retry-After: 7")) == 0
     assert retry_after(OSError("retry-after: 7")) == 0
     assert retry_after(api_error(429)) == 0
 
@@ -690,7 +693,7 @@ async def test_on_entering_a_retry_after_beyond_what_is_left_raises_at_once(
     fake = FakeAgentMail()
     fake.reject_handshakes(503, headers=[("Retry-After", "20")])
     fake.reject_handshakes(429, headers=[("Retry-After", "11")])
-    with pytest.raises(ConnectionFailed) as caught:
+    with pytest.raises(ConnectionFailedError) as caught:
         async with stream(fake, enter_timeout=30):
             pass  # pragma: no cover
     assert isinstance(caught.value.__cause__, ApiError)

@@ -21,7 +21,7 @@ from trio_agentmail._handshake import MAX_BYTES as MAX_HANDSHAKE_BYTES
 from trio_agentmail._nursery import background_nursery
 from trio_agentmail._watched_stream import SEND_TIMEOUT, WatchedStream
 from trio_agentmail._websocket import WebSocket, client_websocket
-from trio_agentmail.errors import ConnectionLost
+from trio_agentmail.errors import ConnectionLostError
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 
@@ -152,7 +152,7 @@ async def taking(seconds: float) -> AsyncIterator[None]:
 
 async def refused_by(talk: Talk) -> Exception:
     """What comes out when the server answers the handshake like this."""
-    with pytest.raises((ApiError, ConnectionLost)) as caught:
+    with pytest.raises((ApiError, ConnectionLostError)) as caught:
         async with connected_to(talk):
             pytest.fail("connected")
     assert caught.value.__context__ is None or caught.value.__suppress_context__
@@ -321,7 +321,7 @@ async def test_an_interim_answer_before_the_acceptance_is_passed_over(early: byt
 async def test_what_is_no_websocket_server_is_a_lost_connection(answer: bytes, autojump_clock: MockClock) -> None:
     async with taking(0):
         lost = await refused_by(saying(answer, then="hang up"))
-    assert isinstance(lost, ConnectionLost)
+    assert isinstance(lost, ConnectionLostError)
     assert len(str(lost)) < 600
 
 
@@ -394,7 +394,7 @@ async def test_a_consent_to_something_else_is_a_lost_connection(
 
     async with taking(0):
         lost = await refused_by(talk)
-    assert isinstance(lost, ConnectionLost)
+    assert isinstance(lost, ConnectionLostError)
     assert "accepts the handshake in a way that is not valid" in str(lost)
 
 
@@ -404,7 +404,7 @@ async def test_a_token_in_other_letters_is_another_token(autojump_clock: MockClo
         head, token = answer.rstrip().rsplit(b" ", 1)
         await server.send(head + b" " + token.swapcase() + b"\r\n\r\n")
 
-    assert isinstance(await refused_by(talk), ConnectionLost)
+    assert isinstance(await refused_by(talk), ConnectionLostError)
 
 
 async def test_a_server_that_hangs_up_at_any_point_of_the_handshake_is_noticed_at_once(
@@ -420,7 +420,7 @@ async def test_a_server_that_hangs_up_at_any_point_of_the_handshake_is_noticed_a
 
         async with taking(0):
             lost = await refused_by(talk)
-        assert isinstance(lost, ConnectionLost)
+        assert isinstance(lost, ConnectionLostError)
         assert "hung up during the handshake" in str(lost)
 
 
@@ -429,7 +429,7 @@ async def test_a_server_that_hangs_up_before_the_request_is_noticed_at_once(auto
         await server.stream.aclose()
 
     async with taking(0):
-        with pytest.raises((ConnectionLost, trio.BrokenResourceError)):
+        with pytest.raises((ConnectionLostError, trio.BrokenResourceError)):
             async with connected_to(talk):
                 pytest.fail("connected")
 
@@ -528,13 +528,13 @@ async def test_whatever_ends_it_nothing_before_is_lost_and_it_is_left_at_once(
         await wait_all_tasks_blocked()
         for text in (b"one", b"two", b"three"):
             assert await websocket.receive() == text
-        with pytest.raises(ConnectionLost) as caught:
+        with pytest.raises(ConnectionLostError) as caught:
             await websocket.receive()
         assert caught.value.code == code
         for action in (websocket.receive, websocket.ping):
-            with pytest.raises(ConnectionLost):
+            with pytest.raises(ConnectionLostError):
                 await action()
-        with pytest.raises(ConnectionLost):
+        with pytest.raises(ConnectionLostError):
             await websocket.send("x")
 
 
@@ -543,7 +543,7 @@ async def test_the_reason_of_a_close_frame_is_told(autojump_clock: MockClock) ->
         await server.send(await server.read_request() + close_frame(4000, "maintenance"))
 
     async with connected_to(talk) as websocket:
-        with pytest.raises(ConnectionLost, match="maintenance"):
+        with pytest.raises(ConnectionLostError, match="maintenance"):
             await websocket.receive()
 
 
@@ -565,7 +565,7 @@ async def test_a_stream_cut_at_any_byte_loses_no_whole_message(autojump_clock: M
 
         received = []
         async with taking(0), connected_to(talk) as websocket:
-            with pytest.raises(ConnectionLost) as caught:
+            with pytest.raises(ConnectionLostError) as caught:
                 while True:
                     received.append(await websocket.receive())
         assert caught.value.code == 1006
@@ -593,7 +593,7 @@ async def test_a_stream_that_breaks_is_a_lost_connection(autojump_clock: MockClo
             await server_end.send_all(frame(TEXT, b"the last"))
             assert await websocket.receive() == b"the last"
             client_end.receive_stream, real = BreakingStream(), client_end.receive_stream  # type: ignore[assignment]
-            with pytest.raises(ConnectionLost) as caught:
+            with pytest.raises(ConnectionLostError) as caught:
                 await websocket.receive()
         await real.aclose()
     assert caught.value.code == 1006
@@ -652,7 +652,7 @@ async def test_a_pong_that_cannot_be_sent_costs_nothing_that_came_before_the_end
     async with connected_to(talk) as websocket:
         await wait_all_tasks_blocked()
         assert [await websocket.receive(), await websocket.receive()] == [b"one", b"two"]
-        with pytest.raises(ConnectionLost) as caught:
+        with pytest.raises(ConnectionLostError) as caught:
             await websocket.receive()
         assert caught.value.code == 1006
 
@@ -666,12 +666,12 @@ async def test_a_ping_that_waits_when_the_connection_ends_is_told(autojump_clock
 
     async with taking(2), connected_to(talk) as websocket, trio.open_nursery() as nursery:
         nursery.start_soon(receive_until_lost, websocket)
-        with pytest.raises(ConnectionLost):
+        with pytest.raises(ConnectionLostError):
             await websocket.ping()
 
 
 async def receive_until_lost(websocket: WebSocket) -> None:
-    with suppress(ConnectionLost):
+    with suppress(ConnectionLostError):
         while True:
             await websocket.receive()
 
@@ -774,7 +774,7 @@ async def test_closing_what_has_ended_takes_no_time(autojump_clock: MockClock) -
         await server.send(await server.read_request() + close_frame(1001))
 
     async with taking(0), connected_to(talk) as websocket:
-        with pytest.raises(ConnectionLost):
+        with pytest.raises(ConnectionLostError):
             await websocket.receive()
         await websocket.close()
 
@@ -787,7 +787,7 @@ async def test_closing_what_was_cut_takes_no_time_even_if_the_server_reads_no_mo
         await trio.sleep_forever()
 
     async with taking(0), connected_to(talk, lockstep=True) as websocket:
-        with pytest.raises(ConnectionLost):
+        with pytest.raises(ConnectionLostError):
             await websocket.receive()
         await websocket.close()
 
@@ -846,7 +846,7 @@ async def test_a_receive_that_is_cancelled_anywhere_loses_nothing(tls: bool, aut
     received = []
     cancelled = 0
     async with connected_to(talk, tls=tls) as websocket:
-        with pytest.raises(ConnectionLost) as caught:
+        with pytest.raises(ConnectionLostError) as caught:
             while True:
                 with trio.move_on_after(0.7) as scope:
                     received.append(await websocket.receive())
@@ -873,10 +873,10 @@ async def test_a_receive_that_is_cancelled_while_it_says_goodbye_does_not_lose_t
         await trio.sleep_forever()  # and read no answer
 
     async with connected_to(talk, lockstep=True) as websocket:
-        with trio.move_on_after(1), suppress(ConnectionLost):
+        with trio.move_on_after(1), suppress(ConnectionLostError):
             await websocket.receive()
         async with taking(0):
-            with trio.fail_after(10), pytest.raises(ConnectionLost) as caught:
+            with trio.fail_after(10), pytest.raises(ConnectionLostError) as caught:
                 await websocket.receive()
         assert caught.value.code == code
 
@@ -921,7 +921,7 @@ async def test_of_two_tasks_that_receive_each_message_goes_to_one(tls: bool, aut
         await server.send(close_frame(1001))
 
     async def receive() -> None:
-        with pytest.raises(ConnectionLost) as caught:
+        with pytest.raises(ConnectionLostError) as caught:
             while True:
                 received.append(int(await websocket.receive()))
                 await trio.lowlevel.checkpoint()
@@ -959,7 +959,7 @@ async def test_two_tasks_that_receive_both_learn_of_the_end_at_once(
         await trio.sleep_forever()
 
     async def receive() -> None:
-        with pytest.raises(ConnectionLost) as caught:
+        with pytest.raises(ConnectionLostError) as caught:
             await websocket.receive()
         codes.append(caught.value.code)
 
@@ -1041,7 +1041,7 @@ async def test_whatever_crosses_our_close_frame_there_is_no_second_one(
         await wait_all_tasks_blocked()
         await websocket.close()
         await wait_all_tasks_blocked()
-        with pytest.raises(ConnectionLost) as caught:
+        with pytest.raises(ConnectionLostError) as caught:
             await websocket.receive()
     assert caught.value.code == code
     assert frames == [(CLOSE, (1000).to_bytes(2))]
@@ -1078,9 +1078,9 @@ async def test_nothing_is_sent_behind_our_close_frame(autojump_clock: MockClock)
         nursery.start_soon(websocket.close)
         await wait_all_tasks_blocked()
         with trio.fail_after(1):
-            with pytest.raises(ConnectionLost):
+            with pytest.raises(ConnectionLostError):
                 await websocket.send("x")
-            with pytest.raises(ConnectionLost):
+            with pytest.raises(ConnectionLostError):
                 await websocket.ping()
         await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()

@@ -12,8 +12,6 @@ from trio_agentmail import (
     ApiError,
     AuthenticationError,
     Backend,
-    Bounce,
-    CalendarEvent,
     CalendarEventCreatedEvent,
     CalendarEventDeletedEvent,
     CalendarEventEndingEvent,
@@ -21,11 +19,8 @@ from trio_agentmail import (
     CalendarEventStartingEvent,
     CalendarEventUpdatedEvent,
     CaughtUp,
-    Complaint,
-    ConnectionFailed,
-    Delivery,
+    ConnectionFailedError,
     Disconnected,
-    Domain,
     DomainVerifiedEvent,
     ErrorEvent,
     Event,
@@ -40,23 +35,21 @@ from trio_agentmail import (
     MessageSecurityOverrideEvent,
     MessageSecurityReviewEvent,
     MessageSentEvent,
-    Open,
     PermissionDeniedError,
     ReconnectPolicy,
     Recovery,
     RecoveryFailed,
-    Reject,
-    Send,
     State,
     Statistics,
     Subscribe,
     Subscribed,
-    SubscriptionRejected,
+    SubscriptionRejectedError,
     UnknownEvent,
     decode_event,
     open_agentmail_session,
     open_agentmail_stream,
 )
+from trio_agentmail.events import Bounce, CalendarEvent, Complaint, Delivery, Domain, Open, Reject, Send
 from trio_agentmail.testing import FakeAgentMail, encode_event
 
 
@@ -171,10 +164,10 @@ async def errors_have_typed_attributes() -> None:
     except ApiError as exc:
         assert_type(exc.headers, dict[str, str])
         assert_type(exc.body, str)
-    except SubscriptionRejected as exc:
+    except SubscriptionRejectedError as exc:
         assert_type(exc.name, str)
         assert_type(exc.message, str)
-    except ConnectionFailed as exc:
+    except ConnectionFailedError as exc:
         assert_type(exc.__cause__, BaseException | None)
     except AgentMailError:
         pass

@@ -71,7 +71,7 @@ class NetworkBackend:
         Raises:
             OSError: The server cannot be reached; `ssl.SSLCertVerificationError` is one.
             trio.BrokenResourceError: TLS failed otherwise.
-            ApiError, ConnectionLost: see `client_websocket`.
+            ApiError, ConnectionLostError: see `client_websocket`.
         """
         parts = urlsplit(url)
         assert parts.hostname is not None  # AgentMailEnvironment has checked it

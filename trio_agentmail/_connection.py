@@ -14,7 +14,7 @@ from ._nursery import background_nursery
 from ._reconnect import Verdict, verdict
 from ._settings import Settings, Subscribe
 from ._websocket import WebSocket
-from .errors import ConnectionLost, SubscriptionRejected
+from .errors import ConnectionLostError, SubscriptionRejectedError
 from .events import ErrorEvent, Event, Subscribed
 
 __all__ = ["Connection"]
@@ -57,7 +57,7 @@ class Connection:
         self._draining = 0.0
         """Seconds that were spent waiting for frames since the connection was retired."""
         self._drained = False
-        self._given_up: ConnectionLost | None = None
+        self._given_up: ConnectionLostError | None = None
         self.subscribed: Subscribed
         self.asked_at: float
         """When it was asked for, in seconds since the epoch."""
@@ -83,8 +83,8 @@ class Connection:
         """Open, subscribe, report the confirmation as `started`, and stay open until told otherwise.
 
         Raises, until it has started:
-            ApiError, SubscriptionRejected, OSError, trio.BrokenResourceError: as they happen.
-            ConnectionLost: the connection ended before the confirmation, or the confirmation did not come in time.
+            ApiError, SubscriptionRejectedError, OSError, trio.BrokenResourceError: as they happen.
+            ConnectionLostError: the connection ended before the confirmation, or the confirmation did not come in time.
             trio.ClosedResourceError: `close` or `cut` was called.
         """
         settings = self._settings
@@ -112,7 +112,7 @@ class Connection:
                             await self._websocket.close()
             if opening.cancelled_caught:
                 missing = "the confirmation did not come" if self.accepted else "the WebSocket did not open"
-                raise ConnectionLost(f"{missing} within open_timeout ({settings.open_timeout} s)")
+                raise ConnectionLostError(f"{missing} within open_timeout ({settings.open_timeout} s)")
             if not self._started:
                 raise trio.ClosedResourceError("the stream was left")
         except trio.Cancelled:
@@ -130,7 +130,7 @@ class Connection:
         """The next event; None when the connection has been retired, and all that it had has been received.
 
         Raises:
-            ConnectionLost: the connection has ended, and all that came before that has been received.
+            ConnectionLostError: the connection has ended, and all that came before that has been received.
         """
         if self._held:
             return self._held.popleft()
@@ -140,7 +140,7 @@ class Connection:
         began = trio.current_time() if draining else 0.0
         try:
             data = await self._websocket.receive()
-        except ConnectionLost as exc:
+        except ConnectionLostError as exc:
             if self._drained:
                 return None
             self._api_key.redact(exc)
@@ -180,11 +180,11 @@ class Connection:
                 self.subscribed = event
                 return
             if isinstance(event, ErrorEvent):
-                raise SubscriptionRejected(event.name, event.message)
+                raise SubscriptionRejectedError(event.name, event.message)
             self._held.append(event)
             size += len(data)
             if len(self._held) > MAX_HELD_EVENTS or size > MAX_HELD_SIZE:
-                raise ConnectionLost(f"{len(self._held)} events came, and no confirmation")
+                raise ConnectionLostError(f"{len(self._held)} events came, and no confirmation")
 
     async def _stay_open(self, pings: trio.Nursery) -> None:
         async with background_nursery() as nursery:
@@ -229,11 +229,11 @@ class Connection:
         return self._websocket.watched.quiet_since == since
 
     async def _ping(self) -> None:
-        with trio.move_on_after(self._settings.ping_timeout), suppress(ConnectionLost):  # receive() tells
+        with trio.move_on_after(self._settings.ping_timeout), suppress(ConnectionLostError):  # receive() tells
             await self._websocket.ping()
 
     def _give_up(self, reason: str) -> None:
-        self._given_up = ConnectionLost(reason)
+        self._given_up = ConnectionLostError(reason)
         self.cut()
 
     async def _close_when_drained(self) -> None:
@@ -244,7 +244,7 @@ class Connection:
             nursery.start_soon(self._give_up_when_silent)
             try:
                 await self._websocket.ping()
-            except ConnectionLost:
+            except ConnectionLostError:
                 return  # receive() tells
         self._finish()
 

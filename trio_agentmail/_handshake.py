@@ -10,7 +10,7 @@ import trio
 import trio.abc
 from wsproto.utilities import generate_accept_token
 
-from .errors import AgentMailError, ConnectionLost, refusal
+from .errors import AgentMailError, ConnectionLostError, refusal
 
 __all__ = ["shake_hands"]
 
@@ -31,7 +31,7 @@ async def shake_hands(stream: trio.abc.Stream, host: str, target: str, headers: 
 
     Raises:
         ApiError: The server refuses.
-        ConnectionLost: It hung up, or is not a WebSocket server.
+        ConnectionLostError: It hung up, or is not a WebSocket server.
     """
     key = base64.b64encode(os.urandom(16))
     http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_BYTES)
@@ -50,11 +50,11 @@ async def shake_hands(stream: trio.abc.Stream, host: str, target: str, headers: 
     while True:
         event = _next_event(http)
         if isinstance(event, str):
-            raise ConnectionLost(f"not a WebSocket server: {event}")
+            raise ConnectionLostError(f"not a WebSocket server: {event}")
         if event is h11.NEED_DATA:
             data = await stream.receive_some(MAX_BYTES)
             if not data:
-                raise ConnectionLost("the server hung up during the handshake")
+                raise ConnectionLostError("the server hung up during the handshake")
             http.receive_data(bytes(data))
         elif isinstance(event, h11.Response):
             raise _refused(event, await _receive_body(http, stream))
@@ -78,7 +78,7 @@ def _check_consent(response: h11.InformationalResponse, token: bytes) -> None:
         or b"sec-websocket-extensions" in headers
         or b"sec-websocket-protocol" in headers
     ):
-        raise ConnectionLost("not a WebSocket server: it accepts the handshake in a way that is not valid")
+        raise ConnectionLostError("not a WebSocket server: it accepts the handshake in a way that is not valid")
 
 
 async def _receive_body(http: h11.Connection, stream: trio.abc.Stream) -> bytes:
@@ -111,6 +111,6 @@ def _next_event(http: h11.Connection) -> object:
 def _refused(response: h11.Response, body: bytes) -> AgentMailError:
     status = response.status_code
     if status < 300:
-        return ConnectionLost(f"not a WebSocket server: it answered with HTTP status {status}")
+        return ConnectionLostError(f"not a WebSocket server: it answered with HTTP status {status}")
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in response.headers}
     return refusal(status, headers, body.decode(errors="replace"))

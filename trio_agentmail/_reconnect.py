@@ -14,10 +14,10 @@ from ._settings import ReconnectPolicy
 from .errors import (
     ApiError,
     AuthenticationError,
-    ConnectionLost,
+    ConnectionLostError,
     PermissionDeniedError,
-    RequestFailed,
-    SubscriptionRejected,
+    RequestFailedError,
+    SubscriptionRejectedError,
 )
 
 __all__ = ["Attempts", "Verdict", "ceilings", "full_jitter", "retry_after", "verdict"]
@@ -45,7 +45,7 @@ class Verdict(enum.Enum):
     TRANSIENT = enum.auto()
     FATAL = enum.auto()
     FATAL_IF_IT_PERSISTS = enum.auto()
-    """The key was refused: fatal, unless the key has been accepted before and `auth_grace` is not over."""
+    """The key was refused: fatal, unless the key has been accepted before and `refusal_grace` is not over."""
     FATAL_THE_THIRD_TIME = enum.auto()
     """Refused in a way that may mean anything: fatal the third time running."""
 
@@ -68,7 +68,7 @@ def verdict(failure: Exception) -> Verdict:
         case ApiError(status_code=status):
             transient = status >= 500 or status in TRANSIENT_STATUSES
             return Verdict.TRANSIENT if transient else Verdict.FATAL
-        case SubscriptionRejected(name=name, message=message):
+        case SubscriptionRejectedError(name=name, message=message):
             # The name is AgentMail's own term, the message is prose: it decides only where the name says nothing.
             for text in (name, message):
                 if TRANSIENT_ERROR.search(text):
@@ -76,12 +76,12 @@ def verdict(failure: Exception) -> Verdict:
                 if FATAL_ERROR.search(text):
                     return Verdict.FATAL
             return Verdict.FATAL_THE_THIRD_TIME
-        case ConnectionLost(code=code):
+        case ConnectionLostError(code=code):
             refused = code == 1008 or 4000 <= code <= 4999
             return Verdict.FATAL_THE_THIRD_TIME if refused else Verdict.TRANSIENT
         case ssl.SSLCertVerificationError():
             return Verdict.FATAL
-        case OSError() | trio.BrokenResourceError() | RequestFailed():
+        case OSError() | trio.BrokenResourceError() | RequestFailedError():
             return Verdict.TRANSIENT
         case _:
             return Verdict.FATAL  # nothing that a network does: a bad argument, or a bug
@@ -130,12 +130,12 @@ class Attempts:
             now = trio.current_time()
             if self._key_refused_since is None:
                 self._key_refused_since = now
-            if not self._key_accepted or now - self._key_refused_since >= self._policy.auth_grace:
+            if not self._key_accepted or now - self._key_refused_since >= self._policy.refusal_grace:
                 raise failure
         self._refusals_running = self._refusals_running + 1 if judged is Verdict.FATAL_THE_THIRD_TIME else 0
         if self._refusals_running >= 3:
-            if isinstance(failure, ConnectionLost):
-                raise SubscriptionRejected(f"close {failure.code}", failure.reason) from failure
+            if isinstance(failure, ConnectionLostError):
+                raise SubscriptionRejectedError(f"close {failure.code}", failure.reason) from failure
             raise failure
         return max(self.delay(), retry_after(failure))
 

@@ -157,9 +157,9 @@ class ReconnectPolicy:
         multiplier: By what the ceiling grows, from attempt to attempt.
         stable_after: Seconds that a subscription must have been in force for the ceiling to start over: a server
             that accepts and then drops is not hammered.
-        auth_grace: Seconds that a 401 or 403 may persist once the key has been accepted, since services
+        refusal_grace: Seconds that a 401 or 403 may persist once the key has been accepted, since services
             refuse good keys while they are being deployed or a key is being replaced.
-        give_up_after: Seconds of outage after which the block ends with `ConnectionFailed`. None: never.
+        give_up_after: Seconds of outage after which the block ends with `ConnectionFailedError`. None: never.
 
     Raises:
         TypeError: not a number.
@@ -170,7 +170,7 @@ class ReconnectPolicy:
     max_delay: float = attrs.field(default=30.0, validator=_seconds(0))
     multiplier: float = attrs.field(default=2.0, validator=_seconds(1))
     stable_after: float = attrs.field(default=30.0, validator=_seconds(0))
-    auth_grace: float = attrs.field(default=60.0, validator=_seconds(0))
+    refusal_grace: float = attrs.field(default=60.0, validator=_seconds(0))
     give_up_after: float | None = attrs.field(default=None, validator=attrs.validators.optional(_seconds(0)))
 
     def __attrs_post_init__(self) -> None:

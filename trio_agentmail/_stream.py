@@ -47,7 +47,7 @@ class AgentMailSession:
         that.
 
         Raises:
-            SubscriptionRejected, ApiError, ssl.SSLCertVerificationError: it was refused. What was in force before
+            SubscriptionRejectedError, ApiError, ssl.SSLCertVerificationError: it was refused. What was in force before
                 stays in force, as it does when this is cancelled.
             Exception: what the `api_key` callable raised.
             TypeError: not a `Subscribe`.
@@ -214,13 +214,13 @@ async def open_agentmail_stream(
         The receive end of a memory channel. To share it among worker tasks, give each of them a clone.
 
     Raises:
-        AuthenticationError, PermissionDeniedError: The key was refused, on entering, or for `reconnect.auth_grace`
+        AuthenticationError, PermissionDeniedError: The key was refused, on entering, or for `reconnect.refusal_grace`
             seconds after it had been accepted.
-        SubscriptionRejected: The subscription was refused.
+        SubscriptionRejectedError: The subscription was refused.
         ApiError: The handshake was refused in a way that is not transient.
         ssl.SSLCertVerificationError: The server's certificate cannot be verified.
-        ConnectionFailed: Transient trouble outlasted `enter_timeout` or `reconnect.give_up_after`; its cause is the
-            last failure.
+        ConnectionFailedError: Transient trouble outlasted `enter_timeout` or `reconnect.give_up_after`; its cause is
+            the last failure.
         JournalError: The journal cannot be opened, read or written; see its subclasses.
         TypeError, ValueError: A bad argument, or no API key.
         Exception: What the `api_key` callable raised.

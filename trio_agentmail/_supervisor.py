@@ -20,7 +20,7 @@ from ._recovery.recoverer import Recoverer
 from ._settings import AgentMailEnvironment, Recovery, Settings, Subscribe
 from ._statistics import State, Statistics
 from ._trouble import Trouble
-from .errors import ConnectionFailed, ConnectionLost
+from .errors import ConnectionFailedError, ConnectionLostError
 from .events import Disconnected, MessageReceivedEvent, UnknownEvent
 
 __all__ = ["Supervisor", "journal_scope"]
@@ -216,7 +216,7 @@ class Supervisor:
             return successor
         return self._successors.popleft()
 
-    async def _forward(self, connection: Connection) -> ConnectionLost | None:
+    async def _forward(self, connection: Connection) -> ConnectionLostError | None:
         """Forward a connection's events; return how it was lost, or None when it is drained."""
         # Looked up once, and not for each event.
         recoverer, put = self._recoverer, self.outbox.put
@@ -231,11 +231,11 @@ class Supervisor:
                     if fetches_bodies and isinstance(event, MessageReceivedEvent):
                         event = await recoverer.with_body(event)
                 await put(event)
-        except ConnectionLost as lost:
+        except ConnectionLostError as lost:
             return lost
         return None
 
-    async def _note_loss(self, connection: Connection, lost: ConnectionLost) -> None:
+    async def _note_loss(self, connection: Connection, lost: ConnectionLostError) -> None:
         connection.cut()
         await connection.ended.wait()
         if connection.bug is not None:
@@ -274,7 +274,7 @@ class Supervisor:
         """
         entering = delay is None
         deadline = trio.current_time() + (math.inf if limit is None else limit)
-        failure: Exception = ConnectionLost("the first attempt was still under way")
+        failure: Exception = ConnectionLostError("the first attempt was still under way")
         with trio.move_on_at(deadline):
             while True:
                 if delay is not None:
@@ -290,7 +290,7 @@ class Supervisor:
                 delay = self._attempts.delay_after(failure)
                 if entering and trio.current_time() + retry_after(failure) > deadline:
                     break
-        raise ConnectionFailed(f"not subscribed within {limit_name} ({limit} s): {failure}") from failure
+        raise ConnectionFailedError(f"not subscribed within {limit_name} ({limit} s): {failure}") from failure
 
     async def _attempt(self, subscribe: Subscribe, attempts: Attempts) -> Connection | Exception:
         """One attempt to be subscribed: the connection, or what it failed of."""

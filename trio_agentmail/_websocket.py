@@ -17,7 +17,7 @@ from wsproto.frame_protocol import CloseReason, FrameProtocol
 from ._frames import Close, Failure, Ping, Pong, Received, Receiver
 from ._handshake import shake_hands
 from ._watched_stream import WatchedStream
-from .errors import ConnectionLost
+from .errors import ConnectionLostError
 
 __all__ = ["WebSocket", "client_websocket", "close_at_once"]
 
@@ -53,7 +53,7 @@ class WebSocket:
         """Send a text message.
 
         Raises:
-            ConnectionLost: the connection has ended.
+            ConnectionLostError: the connection has ended.
         """
         self._check_open()
         await self._send(self._out.send_data(text))
@@ -64,7 +64,7 @@ class WebSocket:
         There is no checkpoint, unless the stream has to be read.
 
         Raises:
-            ConnectionLost: the connection has ended, and every message before its end has been received.
+            ConnectionLostError: the connection has ended, and every message before its end has been received.
         """
         while True:
             if self._received:
@@ -80,7 +80,7 @@ class WebSocket:
         """Send a ping, and wait until somebody who receives comes upon its pong.
 
         Raises:
-            ConnectionLost: the connection has ended.
+            ConnectionLostError: the connection has ended.
         """
         self._check_open()
         self._pings += 1
@@ -101,7 +101,7 @@ class WebSocket:
         """
         if self._end is None:
             await self._say_goodbye(1000)
-        with suppress(ConnectionLost):
+        with suppress(ConnectionLostError):
             while True:
                 await self.receive()
 
@@ -168,11 +168,11 @@ class WebSocket:
     def _check_open(self) -> None:
         self._check_end()
         if self._closing:
-            raise ConnectionLost("the WebSocket is being closed")
+            raise ConnectionLostError("the WebSocket is being closed")
 
     def _check_end(self) -> None:
         if self._end is not None:
-            raise ConnectionLost(*self._end)
+            raise ConnectionLostError(*self._end)
 
 
 @asynccontextmanager
@@ -200,7 +200,7 @@ async def client_websocket(
 
     Raises:
         ApiError: The server refused the handshake.
-        ConnectionLost: The server hung up, or is not a WebSocket server.
+        ConnectionLostError: The server hung up, or is not a WebSocket server.
     """
     if watched is None:
         stream = watched = WatchedStream(stream, now)

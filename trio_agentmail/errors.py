@@ -10,14 +10,14 @@ __all__ = [
     "AgentMailError",
     "ApiError",
     "AuthenticationError",
-    "ConnectionFailed",
-    "ConnectionLost",
+    "ConnectionFailedError",
+    "ConnectionLostError",
     "JournalError",
-    "JournalInUse",
-    "JournalMismatch",
+    "JournalInUseError",
+    "JournalMismatchError",
     "PermissionDeniedError",
-    "RequestFailed",
-    "SubscriptionRejected",
+    "RequestFailedError",
+    "SubscriptionRejectedError",
     "printable",
     "refusal",
 ]
@@ -68,7 +68,7 @@ def refusal(status_code: int, headers: Mapping[str, str], body: str) -> ApiError
     return error(status_code, headers, body[:MAX_BODY])
 
 
-class SubscriptionRejected(AgentMailError):
+class SubscriptionRejectedError(AgentMailError):
     """AgentMail refused the subscription: by an `error` frame, or by closing before it was confirmed.
 
     Attributes:
@@ -88,8 +88,8 @@ class SubscriptionRejected(AgentMailError):
         return f"{type(self).__name__}(name={printable(self.name, 100)!r})"
 
 
-class ConnectionLost(AgentMailError):
-    """One connection ended. The stream makes another: it is seen only as the cause of a `ConnectionFailed`.
+class ConnectionLostError(AgentMailError):
+    """One connection ended. The stream makes another: it is seen only as the cause of a `ConnectionFailedError`.
 
     Attributes:
         reason: What happened, in words.
@@ -105,11 +105,11 @@ class ConnectionLost(AgentMailError):
         return f"{printable(self.reason, 500)} (close code {self.code})"
 
 
-class RequestFailed(AgentMailError):
+class RequestFailedError(AgentMailError):
     """A request to the REST API got no answer that makes sense. It is seen only in what `RecoveryFailed` says."""
 
 
-class ConnectionFailed(AgentMailError):
+class ConnectionFailedError(AgentMailError):
     """Transient trouble outlasted `enter_timeout` or `give_up_after`. `__cause__` is the last failure."""
 
 
@@ -120,11 +120,11 @@ class JournalError(AgentMailError):
     """
 
 
-class JournalInUse(JournalError):
+class JournalInUseError(JournalError):
     """Another process, or another stream of this one, has the journal open. One consumer at a time."""
 
 
-class JournalMismatch(JournalError):
+class JournalMismatchError(JournalError):
     """The journal belongs to another environment or subscription."""
 
 

@@ -28,7 +28,7 @@ from trio_agentmail import (
     MessageSecurityReviewEvent,
     Subscribe,
     Subscribed,
-    SubscriptionRejected,
+    SubscriptionRejectedError,
 )
 
 E = TypeVar("E", bound=Event)
@@ -111,7 +111,7 @@ async def test_a_subscription_is_confirmed_with_its_filters(service: Service) ->
 
 
 async def test_a_subscription_to_what_the_key_may_not_read_is_an_error(limited: Service) -> None:
-    with pytest.raises(SubscriptionRejected, match="label_spam_read is forbidden"):
+    with pytest.raises(SubscriptionRejectedError, match="label_spam_read is forbidden"):
         async with limited.stream(Subscribe(event_types=["message.received.spam"])):
             pass
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from trio_agentmail.errors import JournalError, JournalInUse
+from trio_agentmail.errors import JournalError, JournalInUseError
 
 __all__ = ["check", "connect", "errors_explained", "lock", "transaction"]
 
@@ -83,7 +83,7 @@ def lock(path: Path) -> sqlite3.Connection:
     transaction in an empty database beside the journal. In the journal itself it would keep readers out.
 
     Raises:
-        JournalInUse: somebody else is.
+        JournalInUseError: somebody else is.
         JournalError: the file cannot be made or opened.
     """
     beside = path.with_name(path.name + "-lock")
@@ -96,7 +96,7 @@ def lock(path: Path) -> sqlite3.Connection:
         except BaseException as exc:
             connection.close()
             if isinstance(exc, sqlite3.OperationalError) and exc.sqlite_errorcode == sqlite3.SQLITE_BUSY:
-                raise JournalInUse(
+                raise JournalInUseError(
                     f"the journal {path} is in use by another process or another stream: a journal has one consumer "
                     "at a time; give this one a file of its own, or end the other"
                 ) from None

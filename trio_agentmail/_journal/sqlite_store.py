@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from trio_agentmail.errors import JournalMismatch
+from trio_agentmail.errors import JournalMismatchError
 
 from .entry import DeadRow, NewRow, PendingRow
 from .protocol import Kept, KeptIdentity
@@ -50,8 +50,8 @@ class SQLiteStore:
             now: In seconds since the epoch.
 
         Raises:
-            JournalInUse: it is open elsewhere.
-            JournalMismatch: it belongs to another scope.
+            JournalInUseError: it is open elsewhere.
+            JournalMismatchError: it belongs to another scope.
             JournalError: it cannot be opened.
         """
         self._path = path
@@ -263,7 +263,7 @@ class SQLiteStore:
         if row is None:
             self._connection.execute("INSERT INTO journal (scope, state) VALUES (?, x'')", (scope or "",))
         elif scope is not None and row[0] not in ("", scope):
-            raise JournalMismatch(
+            raise JournalMismatchError(
                 f"the journal {self._path} belongs to {row[0]}, and this stream is {scope}: open the stream as before, "
                 "or give it a journal of its own"
             )

@@ -5,7 +5,7 @@ import logging
 import trio
 
 from trio_agentmail._codec import with_message
-from trio_agentmail.errors import ApiError, RequestFailed, printable
+from trio_agentmail.errors import ApiError, RequestFailedError, printable
 from trio_agentmail.events import MessageReceivedEvent
 
 from .rest import Rest, segment
@@ -32,7 +32,7 @@ async def with_body(rest: Rest, event: MessageReceivedEvent) -> MessageReceivedE
             if whole is not None:
                 return whole
             why = "the REST API answered with another message"
-        except (ApiError, RequestFailed) as exc:
+        except (ApiError, RequestFailedError) as exc:
             why = str(exc)
     logger.warning("a mail comes without its body, which could not be fetched: %s", printable(why, 500))
     return event

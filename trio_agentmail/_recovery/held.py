@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import trio
 
-from trio_agentmail.errors import ApiError, RequestFailed
+from trio_agentmail.errors import ApiError, RequestFailedError
 
 from .mails import HELD, Mails
 from .rest import Rest, segment
@@ -44,7 +44,7 @@ class HeldMail:
             for ids in _batches([message_id for _, message_id in held], BATCH):
                 try:
                     failures += await self._look_at(inbox_id, ids, floors, counts)
-                except (ApiError, RequestFailed) as exc:
+                except (ApiError, RequestFailedError) as exc:
                     failures.append(exc)
         return failures
 
@@ -64,7 +64,7 @@ class HeldMail:
             self._gone_since.pop(inbox_id, None)
         items = answer.get("messages")
         if not isinstance(items, list):  # else all of them would seem to be gone
-            raise RequestFailed("the REST API answered without the messages that it was asked for")
+            raise RequestFailedError("the REST API answered without the messages that it was asked for")
         listed = [self._mails.read(item, inbox_id) for item in items if isinstance(item, dict)]
         found = {event.message.message_id: event for event in listed if event is not None}
         for message_id in ids:
@@ -80,7 +80,7 @@ class HeldMail:
                         await self._mails.put(whole, True)
                 except BaseException as exc:
                     self._mails.hold(inbox_id, message_id)
-                    if not isinstance(exc, (ApiError, RequestFailed)):
+                    if not isinstance(exc, (ApiError, RequestFailedError)):
                         raise
                     failures.append(exc)
         return failures

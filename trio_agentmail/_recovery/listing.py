@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from trio_agentmail._delivered import Delivered
-from trio_agentmail.errors import ApiError, PermissionDeniedError, RequestFailed
+from trio_agentmail.errors import ApiError, PermissionDeniedError, RequestFailedError
 from trio_agentmail.events import Event, MessageReceivedEvent, MessageSecurityReviewEvent
 
 from .held import HeldMail
@@ -94,7 +94,7 @@ class MailListing:
         async def fetch(event: MessageReceivedEvent) -> list[MessageReceivedEvent]:
             try:
                 return await self._mails.fetch(event, floors)
-            except (ApiError, RequestFailed) as exc:
+            except (ApiError, RequestFailedError) as exc:
                 failures.append(exc)
                 return []
 

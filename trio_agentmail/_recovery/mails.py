@@ -6,7 +6,7 @@ from typing import Any
 
 from trio_agentmail._codec import recovered_event
 from trio_agentmail._delivered import RECOVERED, Delivered
-from trio_agentmail.errors import ApiError, RequestFailed
+from trio_agentmail.errors import ApiError, RequestFailedError
 from trio_agentmail.events import Event, MessageReceivedEvent
 
 from .rest import Rest, segment
@@ -87,7 +87,7 @@ class Mails:
             raise
         whole = self.read(item, inbox_id)
         if whole is None or whole.message.message_id != message_id:
-            raise RequestFailed("the REST API answered with another message than it was asked for")
+            raise RequestFailedError("the REST API answered with another message than it was asked for")
         return [whole] if self.is_wanted(whole, floors) else []
 
     def hold(self, inbox_id: str, message_id: str) -> None:

@@ -26,7 +26,7 @@ from trio_agentmail._delivered import Delivered
 from trio_agentmail._journal.protocol import Journal
 from trio_agentmail._outbox import Abandoned, JournaledOutbox, Outbox
 from trio_agentmail._settings import Recovery, Settings, Subscribe
-from trio_agentmail.errors import AgentMailError, ApiError, RequestFailed, printable
+from trio_agentmail.errors import AgentMailError, ApiError, RequestFailedError, printable
 from trio_agentmail.events import CaughtUp, Event, MessageReceivedEvent, RecoveryFailed
 
 from .bodies import with_body
@@ -232,7 +232,7 @@ class Recoverer:
                 failure = None
                 try:
                     await self._source.look(target, after, self._floors_of(target), self._found)
-                except (ApiError, RequestFailed) as exc:
+                except (ApiError, RequestFailedError) as exc:
                     failure = exc
                 await trio.lowlevel.checkpoint_if_cancelled()
                 if failure is not None:
@@ -256,7 +256,7 @@ class Recoverer:
         floors = {event_type: -math.inf for its in self._progress.values() for event_type in its.floors}
         try:
             await self._source.look_at_held(floors, self._found)
-        except (ApiError, RequestFailed) as exc:
+        except (ApiError, RequestFailedError) as exc:
             # They stay remembered, and the next look has another try.
             logger.warning("held mail could not be looked at: %s", printable(str(exc), 500))
 
@@ -265,7 +265,7 @@ class Recoverer:
         forgotten = math.nextafter(self._delivered.forgotten_until, math.inf)
         return {event_type: max(floor, forgotten) for event_type, floor in self._progress[target].floors.items()}
 
-    def _note_failure(self, target: Target, failure: ApiError | RequestFailed) -> None:
+    def _note_failure(self, target: Target, failure: ApiError | RequestFailedError) -> None:
         its = self._progress[target]
         its.gap = its.missing_since
         if not its.is_told:

@@ -14,7 +14,7 @@ from trio_agentmail._backend import Backend
 from trio_agentmail._codec import encode_object, parse_object
 from trio_agentmail._reconnect import Verdict, ceilings, full_jitter, retry_after, verdict
 from trio_agentmail._settings import ReconnectPolicy, Settings
-from trio_agentmail.errors import ApiError, AuthenticationError, RequestFailed, refusal
+from trio_agentmail.errors import ApiError, AuthenticationError, RequestFailedError, refusal
 
 if TYPE_CHECKING:
     import httpx
@@ -100,7 +100,7 @@ class Rest:
         """Ask for something small; any answer at all tells the time. Without one, our clock is taken for theirs."""
         try:
             await self.get("/inboxes", {"limit": "1"})
-        except (ApiError, RequestFailed):
+        except (ApiError, RequestFailedError):
             return
 
     async def get(self, path: str, parameters: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -111,7 +111,7 @@ class Rest:
 
         Raises:
             ApiError: AgentMail refuses, or its trouble has outlasted `ATTEMPTS`.
-            RequestFailed: it cannot be reached, or answers with no JSON object, and that has.
+            RequestFailedError: it cannot be reached, or answers with no JSON object, and that has.
         """
         return await self._ask("GET", path, parameters, None)
 
@@ -133,13 +133,13 @@ class Rest:
             page = await self.get(path, asked)
             items = page.get(field, [] if page.get("count") == 0 else None)
             if not isinstance(items, list):
-                raise RequestFailed(f"the REST API answered without {field}, so nobody knows what there is")
+                raise RequestFailedError(f"the REST API answered without {field}, so nobody knows what there is")
             yield [item for item in items if isinstance(item, dict)]
             token = page.get("next_page_token")
             if not isinstance(token, str) or not token:
                 return
             if token in tokens:
-                raise RequestFailed("the REST API gave a page_token twice, so the listing has no end")
+                raise RequestFailedError("the REST API gave a page_token twice, so the listing has no end")
             tokens.add(token)
             asked["page_token"] = token
 
@@ -172,7 +172,7 @@ class Rest:
 
     async def _once(
         self, method: str, path: str, parameters: Mapping[str, str] | None, body: bytes | None, authorization: str
-    ) -> dict[str, Any] | ApiError | RequestFailed:
+    ) -> dict[str, Any] | ApiError | RequestFailedError:
         async with self._under_way:
             while trio.current_time() < self._not_before:  # noqa: ASYNC110  it may be put off while we wait
                 await trio.sleep_until(self._not_before)
@@ -180,7 +180,7 @@ class Rest:
             headers = {"Authorization": authorization}
             if body is not None:
                 headers["Content-Type"] = "application/json"
-            failure: ApiError | RequestFailed
+            failure: ApiError | RequestFailedError
             try:
                 with trio.move_on_after(REQUEST_TIMEOUT) as patience:
                     response = await self._client.request(
@@ -188,22 +188,22 @@ class Rest:
                     )
             except (self._httpx.RequestError, self._httpx.InvalidURL) as exc:  # the latter: a Message-ID of 64 KiB
                 # Raised outside, and so without this as its context: it holds the request, with the key.
-                failure = RequestFailed(_explained(exc))
+                failure = RequestFailedError(_explained(exc))
             else:
                 if not patience.cancelled_caught:
                     return self._read(response)
-                failure = RequestFailed(f"no answer within {REQUEST_TIMEOUT:.0f} s")
+                failure = RequestFailedError(f"no answer within {REQUEST_TIMEOUT:.0f} s")
         self._api_key.redact(failure)
         return failure
 
-    def _read(self, response: "httpx.Response") -> dict[str, Any] | ApiError | RequestFailed:
+    def _read(self, response: "httpx.Response") -> dict[str, Any] | ApiError | RequestFailedError:
         self._read_clock(response.headers.get("date", ""))
-        failure: ApiError | RequestFailed
+        failure: ApiError | RequestFailedError
         if response.status_code == 200:
             answer = parse_object(response.content)
             if answer is not None:
                 return answer
-            failure = RequestFailed("the REST API answered with something that is no JSON object")
+            failure = RequestFailedError("the REST API answered with something that is no JSON object")
         else:
             failure = refusal(response.status_code, dict(response.headers), response.text)
         self._api_key.redact(failure)
@@ -242,7 +242,7 @@ async def items_of(
             async for page in pages:
                 for item in page:
                     yield item
-        except (ApiError, RequestFailed) as exc:
+        except (ApiError, RequestFailedError) as exc:
             failures.append(exc)
 
 

@@ -64,7 +64,7 @@ class Source(Protocol):
             after: Since when, by the mail's own time, in seconds since the epoch.
 
         Raises:
-            ApiError, RequestFailed: something could not be listed or fetched.
+            ApiError, RequestFailedError: something could not be listed or fetched.
         """
 
     async def look_at_held(self, floors: Floors, counts: Counts) -> None:

@@ -6,7 +6,7 @@ from contextlib import aclosing
 from functools import partial
 
 from trio_agentmail._codec import decode_thread
-from trio_agentmail.errors import ApiError, RequestFailed
+from trio_agentmail.errors import ApiError, RequestFailedError
 from trio_agentmail.events import Message, MessageReceivedEvent, ThreadItem
 
 from .in_order import in_order
@@ -46,7 +46,7 @@ class Threads:
                 # It has gone since it was listed; should it be listed again, it is looked at again.
                 if exc.status_code != 404:
                     failures.append(exc)
-            except RequestFailed as exc:
+            except RequestFailedError as exc:
                 failures.append(exc)
             return None
 

@@ -11,7 +11,7 @@ import click
 
 from trio_agentmail._journal.entry import DeadRow, restored
 from trio_agentmail._journal.sqlite_store import SQLiteStore, read_journal
-from trio_agentmail.errors import JournalError, JournalInUse, printable
+from trio_agentmail.errors import JournalError, JournalInUseError, printable
 from trio_agentmail.events import Event
 
 from ._render import event_line
@@ -119,7 +119,7 @@ def _event(row: DeadRow) -> Event:
 def _explained() -> Iterator[None]:
     try:
         yield
-    except JournalInUse:
+    except JournalInUseError:
         raise click.ClickException(
             "an agent has the journal open: stop it first, or let it do this itself, with SQLiteJournal.requeue or drop"
         ) from None

@@ -9,7 +9,7 @@ from trio_agentmail._backend import Backend
 from trio_agentmail._journal.sqlite_journal import SQLiteJournal
 from trio_agentmail._settings import AgentMailEnvironment, Recovery, Subscribe
 from trio_agentmail._stream import open_agentmail_stream
-from trio_agentmail.errors import AuthenticationError, PermissionDeniedError, SubscriptionRejected, printable
+from trio_agentmail.errors import AuthenticationError, PermissionDeniedError, SubscriptionRejectedError, printable
 
 from ._output import Output
 from ._render import event_json, event_line
@@ -70,7 +70,7 @@ def explain(failure: Exception) -> str:
             advice = "AgentMail does not know this API key; check $AGENTMAIL_API_KEY and --environment"
         case PermissionDeniedError():
             advice = "AgentMail knows this API key, and does not let it listen; check the key's permissions"
-        case SubscriptionRejected():
+        case SubscriptionRejectedError():
             advice = "check --inbox, --pod, --event-type and the permissions of the API key"
         case ssl.SSLCertVerificationError():
             advice = "the server's certificate cannot be verified; check the clock, and what stands in between"
