@@ -1,6 +1,5 @@
 """Text to event, and subscription to text: the only place in this package that knows JSON."""
 
-import hashlib
 import re
 from typing import Any, get_args
 
@@ -9,26 +8,26 @@ import orjson
 
 from ._class_hook import Hook
 from ._settings import Subscribe
-from ._structuring import converter, optional_text
+from ._structuring import converter, optional_datetime, optional_text
 from .errors import printable
-from .events import ErrorEvent, Event, MessageReceivedEvent, Subscribed, ThreadItem, UnknownEvent, _ServerEvent
+from .events import ErrorEvent, Event, MessageReceivedEvent, Subscribed, ThreadItem, UnknownEvent
 
 __all__ = [
+    "RECEIVED_TYPES",
     "as_unknown",
     "decode_event",
     "decode_thread",
     "encode_object",
     "encode_subscribe",
-    "identity",
-    "mail_key",
     "parse_object",
+    "parse_time",
     "recovered_event",
     "with_message",
 ]
 
 
-MAX_IDENTITY_LENGTH = 256
-"""Characters; see `mail_key`."""
+RECEIVED_TYPES = tuple("message.received" + kind for kind in ("", ".spam", ".blocked", ".unauthenticated"))
+"""The event_types of received mail."""
 
 
 class _Kind:
@@ -55,8 +54,7 @@ def _kinds() -> dict[str | None, _Kind]:
         if cls is UnknownEvent or "event_type" not in fields:
             continue
         [payload] = [field.name for field in fields.values() if field.default is attrs.NOTHING]
-        for variant in ("", ".spam", ".blocked", ".unauthenticated") if cls is MessageReceivedEvent else ("",):
-            event_type = fields["event_type"].default + variant
+        for event_type in RECEIVED_TYPES if cls is MessageReceivedEvent else (fields["event_type"].default,):
             kind = _Kind(cls, event_type, payload)
             # The second is the older documentation's spelling, message_received.
             kinds[event_type] = kinds[event_type.replace(".", "_")] = kind
@@ -185,48 +183,25 @@ def decode_thread(item: dict[str, Any]) -> ThreadItem | None:
     return thread
 
 
+def parse_time(value: Any) -> float | None:
+    """A time that the REST API gave, in seconds since the epoch; `None`: it is none."""
+    time = optional_datetime(value, None)
+    return None if time is None else time.timestamp()
+
+
 def with_message(event: MessageReceivedEvent, message: dict[str, Any]) -> MessageReceivedEvent | None:
     """A pushed event whose body was left out, with the message as the REST API gave it; None: it gave another."""
     frame = parse_object(_encoded(event._raw)) or {}
     frame["message"] = {"inbox_id": event.message.inbox_id} | message
     whole = decode_event(orjson.dumps(frame))
-    return whole if isinstance(whole, MessageReceivedEvent) and identity(whole) == identity(event) else None
+    if not isinstance(whole, MessageReceivedEvent) or whole.event_type != event.event_type:
+        return None
+    message_ = whole.message
+    same = (message_.inbox_id, message_.message_id) == (event.message.inbox_id, event.message.message_id)
+    return whole if same else None
 
 
 def encode_subscribe(subscribe: Subscribe) -> str:
     """The frame that asks for a subscription. Filters that are `None` are left out: they match everything."""
     filters = attrs.asdict(subscribe, filter=lambda _, value: value is not None)
     return orjson.dumps({"type": "subscribe"} | filters).decode()
-
-
-def identity(event: Event) -> tuple[str, str | bytes] | None:
-    """What tells whether two events are the same one, delivered twice. `None`: it is never the same one.
-
-    For a received mail its event_type and `mail_key`: its inbox_id and message_id, which a listing through the REST
-    API has as well, whereas it has no `event_id`. For any other event `""` and its `event_id`; and where that is
-    missing, its text. `Subscribed`, `ErrorEvent` and what is made here tell something new every time, and an event
-    that was made by hand, without `event_id` and `raw`, resembles no other.
-    """
-    if isinstance(event, MessageReceivedEvent):
-        return event.event_type, mail_key(event.message.inbox_id, event.message.message_id)
-    if not isinstance(event, (_ServerEvent, UnknownEvent)):
-        return None
-    event_id = event.event_id
-    if event_id:
-        return "", event_id if len(event_id) <= MAX_IDENTITY_LENGTH else _digest(event_id)
-    return ("", _digest(event._raw)) if event._raw else None
-
-
-def mail_key(inbox_id: str, message_id: str) -> str | bytes:
-    """The second part of a received mail's identity.
-
-    Whatever is long is replaced by 16 bytes of its hash: texts have any length, and a Message-ID is chosen by
-    whoever sends the mail, so that remembering one must not cost more than remembering another.
-    """
-    key = f"{inbox_id}\0{message_id}"
-    return key if len(key) <= MAX_IDENTITY_LENGTH else _digest(key)
-
-
-def _digest(text: str | bytes) -> bytes:
-    data = text if isinstance(text, bytes) else text.encode(errors="surrogatepass")
-    return hashlib.blake2b(data, digest_size=16).digest()

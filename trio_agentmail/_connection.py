@@ -9,6 +9,7 @@ import trio
 
 from ._api_key import ApiKey
 from ._backend import Backend
+from ._clock import Moment
 from ._codec import as_unknown, decode_event, encode_subscribe
 from ._nursery import background_nursery
 from ._reconnect import Verdict, verdict
@@ -59,10 +60,10 @@ class Connection:
         self._drained = False
         self._given_up: ConnectionLostError | None = None
         self.subscribed: Subscribed
-        self.asked_at: float
-        """When it was asked for, in seconds since the epoch."""
-        self.confirmed_at: float
-        """When `subscribed` came, in seconds since the epoch."""
+        self.asked_at: Moment
+        """When the subscription was asked for."""
+        self.confirmed_at: Moment
+        """When `subscribed` came."""
         self.accepted = False
         """Whether the handshake has succeeded, and so the key has been accepted."""
         self.ended = trio.Event()
@@ -70,9 +71,10 @@ class Connection:
         """What ended `run` after it had started, which nothing in a network can do."""
 
     @property
-    def last_received(self) -> float:
-        """When the last sign of life came, in seconds since the epoch."""
-        return self._websocket.watched.last_received
+    def last_received(self) -> Moment:
+        """When the last sign of life came."""
+        watched = self._websocket.watched
+        return Moment(watched.last_received, watched.last_heard)
 
     @property
     def held(self) -> int:
@@ -99,12 +101,12 @@ class Connection:
                         ssl_context=settings.ssl_context,
                     ) as self._websocket:
                         self.accepted = True
-                        self.asked_at = self._backend.now()
+                        self.asked_at = self._now()
                         await self._websocket.send(encode_subscribe(self.subscribe))
                         await self._receive_confirmation()
                         opening.deadline = math.inf
                         await trio.lowlevel.checkpoint_if_cancelled()  # the deadline may have come in the same moment
-                        self.confirmed_at = self._backend.now()
+                        self.confirmed_at = self._now()
                         self._started = True
                         task_status.started()
                         await self._stay_open(pings)
@@ -125,6 +127,9 @@ class Connection:
                 self.bug = exc
         finally:
             self.ended.set()
+
+    def _now(self) -> Moment:
+        return Moment(self._backend.now(), trio.current_time())
 
     async def receive(self) -> Event | None:
         """The next event; None when the connection has been retired, and all that it had has been received.

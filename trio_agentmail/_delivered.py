@@ -1,126 +1,158 @@
-"""What has been delivered: the memory of identities, so that nothing comes twice."""
+"""What has been delivered: the memory of identities, by which nothing is delivered twice."""
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable
+from datetime import datetime
 
-from ._codec import identity, mail_key
+from ._identities import Identities, Record
+from ._identity import DIGEST_SIZE, identity, is_mail, is_same_push, mail_key, push_record
 from ._journal.protocol import KeptIdentity
 from .events import Event, MessageReceivedEvent
 
-__all__ = ["RECOVERED", "Delivered"]
+__all__ = ["PLAUSIBLE", "Delivered"]
 
-REMEMBERED = 2**15
-"""How many identities of received mails are remembered, and how many of other events: at a hundred events a second
-those of five minutes, which is longer than any two connections overlap; at a mail every three seconds those of a day,
-which is how far back a sweep looks. It costs about 12 MiB for mails and 5 for other events (see docs/stream.md)."""
+GENERATIONS_WITHIN = 8
+"""Generations within the time for which an identity is kept: it may be kept longer by one of them."""
 
-RECOVERED = "recovered"
-"""The `origin` of a mail that was found through the REST API."""
+MIN_SPAN = 15.0
+"""Seconds that a generation spans at least."""
 
-_ANY = ""
-"""Among the kinds under which a mail was delivered: it was found in a listing, which has no event_type."""
+PLAUSIBLE = 3600.0
+"""Seconds by which the `created_at` of a mail may be ahead of the clock. Beyond that it is no time."""
+
+MAX_UNDATED = 2**16
+"""Mails without a plausible `created_at` that are remembered."""
 
 
 class Delivered:
-    """Remembers what has been delivered, and what is just being.
+    """Remembers what has been delivered, and what is just being delivered.
 
-    A live event is the same as an earlier one if its `identity` is. A recovered mail has no event_type but what its
-    labels say, so it is one with any live event of the same mail, whichever comes first.
+    A mail has one identity and may be pushed as several events: as spam, and as received once it is released. A mail
+    that was found in a listing has no event_type but what its labels say, so it is the same as any push of that mail.
+    Senders choose Message-IDs, and some choose one for many mails. Two pushes with different event_ids, whose
+    timestamps differ by a whole second or more, are two mails.
 
-    Memory is bounded, and what was forgotten must not come again from a listing. So what bounds the memory bounds
-    recovery too: nothing is recovered that AgentMail created up to `forgotten_until`.
+    A listing may give a mail again long after it was delivered. So forgetting its identity is only right together with
+    leaving alone whatever AgentMail created up to then: that is `floor`. It is raised by whoever lists (`forget`), and
+    then only to where listings have been completed. When memory runs out before that, `floor` is raised all the same,
+    since nothing may come twice: then mail created before it may have been missed.
+
+    Args:
+        now: AgentMail's clock, in seconds since the epoch.
+        keep: Seconds for which an identity is kept at least, if there is room.
+
+    Attributes:
+        floor: Mail that AgentMail created before this, in seconds since the epoch, may have been delivered and
+            forgotten. `-math.inf`: none was.
+        ran_out_until: Up to then, identities were forgotten since there was no room for them; `-math.inf`: none was.
     """
 
-    def __init__(self) -> None:
-        # When AgentMail created a mail, and the kinds under which it was delivered: nearly always one. Each mail that
-        # comes makes an entry, so it is one flat tuple, and what can be done when it is forgotten is done then.
-        self._mails: OrderedDict[str | bytes, tuple[datetime | None, *tuple[str, ...]]] = OrderedDict()
-        self._others: OrderedDict[str | bytes, None] = OrderedDict()
-        self._youngest_forgotten: datetime | None = None
-        self._forgotten_in_journal = -math.inf
+    def __init__(self, now: Callable[[], float], keep: float) -> None:
+        self._now = now
+        span = max(keep / GENERATIONS_WITHIN, MIN_SPAN)
+        self._mails = Identities(span)
+        self._others = Identities(span)
+        # No floor forgets these, so each is forgotten by itself.
+        self._undated: OrderedDict[bytes, Record] = OrderedDict()
+        self._plausible_until = -math.inf
+        self.floor = -math.inf
+        self.ran_out_until = -math.inf
 
-    @property
-    def forgotten_until(self) -> float:
-        """Seconds since the epoch."""
-        if self._youngest_forgotten is None:
-            return self._forgotten_in_journal
-        return max(self._forgotten_in_journal, self._youngest_forgotten.timestamp())
+    def __len__(self) -> int:
+        return len(self._mails) + len(self._others) + len(self._undated)
 
-    def load(self, identities: Iterable[KeptIdentity], forgotten_until: float) -> None:
-        """Know what a journal knows."""
-        for kept in identities:
-            if kept.kind:
-                known = self._mails.get(kept.key)
-                created = None if kept.created is None else datetime.fromtimestamp(kept.created, UTC)
-                # Whether it was pushed or found, nobody wants it again.
-                kinds = (kept.kind, _ANY) if known is None else (*known[1:], kept.kind, _ANY)
-                self._mails[kept.key] = (created, *kinds)
+    def load(self, kept: Iterable[KeptIdentity]) -> None:
+        """Remember what a journal knows."""
+        for key, created, record in kept:
+            if not is_mail(key):
+                self._others.add(key, 1, created)
+            elif record < 0:
+                self._add_mail_record(key[:DIGEST_SIZE], ~record, None)
             else:
-                self._others[kept.key] = None
-        self._forgotten_in_journal = max(self._forgotten_in_journal, forgotten_until)
-        while len(self._mails) > REMEMBERED:
-            self._forget_a_mail()
-        while len(self._others) > REMEMBERED:
-            self._others.popitem(last=False)
+                self._add_mail_record(key[:DIGEST_SIZE], record, created)
 
     def claim(self, event: Event) -> bool:
-        """Whether it is new, and may be delivered. From then on it counts as delivered, unless it is given back."""
+        """Whether an event is new, and may be delivered. From then on it counts as delivered, unless given back."""
         if isinstance(event, MessageReceivedEvent):
             return self._claim_mail(event)
-        found = identity(event)
-        if found is None:
+        key = identity(event)
+        if key is None:
             return True
-        _, key = found
-        if key in self._others:
+        if self._others.get(key) is not None:
             return False
-        self._others[key] = None
-        if len(self._others) > REMEMBERED:
-            self._others.popitem(last=False)
+        self._others.add(key, 1, self._now())
         return True
 
     def _claim_mail(self, event: MessageReceivedEvent) -> bool:
         message = event.message
-        key = mail_key(message.inbox_id, message.message_id)
-        kind = _kind(event)
-        known = self._mails.get(key)
-        if known is None:
-            self._mails[key] = (message.created_at, kind)
-            if len(self._mails) > REMEMBERED:
-                self._forget_a_mail()
-            return True
-        kinds = known[1:]
-        if kind in kinds or kind == _ANY or _ANY in kinds:
+        mail = mail_key(message.inbox_id, message.message_id)
+        record = push_record(event)
+        if any(is_same_push(record, known) for known in self._records(mail)):
             return False
-        kinds = (*kinds, kind)
-        self._mails[key] = (message.created_at or known[0], *kinds)
+        created = message.created_at
+        self._add_mail_record(mail, record, None if created is None else created.timestamp())
         return True
 
     def give_back(self, event: Event) -> None:
-        """It was claimed, and has not been delivered."""
-        found = identity(event)
-        if found is None:
-            return
-        _, key = found
-        if not isinstance(event, MessageReceivedEvent):
-            self._others.pop(key, None)
-        elif key in self._mails:
-            known = self._mails.pop(key)
-            claimed = _kind(event)
-            left = tuple(kind for kind in known[1:] if kind != claimed)
-            if left:
-                self._mails[key] = (known[0], *left)
+        """Take a claim back: the event has not been delivered."""
+        if isinstance(event, MessageReceivedEvent):
+            mail = mail_key(event.message.inbox_id, event.message.message_id)
+            record = push_record(event)
+            known = self._records(mail)
+            if record in known:
+                left = tuple(other for other in known if other != record)
+                self._replace(mail, left or None)
+        elif (key := identity(event)) is not None:
+            self._others.replace(key, None)
 
     def has_mail(self, inbox_id: str, message_id: str) -> bool:
         """Whether a mail has been delivered, as whatever event."""
-        return mail_key(inbox_id, message_id) in self._mails
+        return bool(self._records(mail_key(inbox_id, message_id)))
 
-    def _forget_a_mail(self) -> None:
-        created = self._mails.popitem(last=False)[1][0]
-        if created is not None and (self._youngest_forgotten is None or created > self._youngest_forgotten):
-            self._youngest_forgotten = created
+    def may_be_forgotten(self, created: datetime | None) -> bool:
+        """Whether a mail that AgentMail created at that time may have been delivered and forgotten."""
+        return created is not None and created.timestamp() < self.floor
 
+    def forget(self, before: float) -> None:
+        """Forget what AgentMail created before a time, in seconds since the epoch, and raise the floor with it."""
+        self._raise_floor(self._mails.forget(before))
+        self._others.forget(before)
 
-def _kind(event: MessageReceivedEvent) -> str:
-    return _ANY if event.origin == RECOVERED else event.event_type
+    def _raise_floor(self, newest: float) -> None:
+        if newest >= self.floor:
+            self.floor = math.nextafter(newest, math.inf)
+
+    def _records(self, mail: bytes) -> tuple[int, ...]:
+        known = self._mails.get(mail)
+        if known is None and self._undated:
+            known = self._undated.get(mail)
+        if known is None:
+            return ()
+        return known if isinstance(known, tuple) else (known,)
+
+    def _add_mail_record(self, mail: bytes, record: int, created: float | None) -> None:
+        if known := self._records(mail):
+            self._replace(mail, (*known, record))
+        elif created is None or not self._is_plausible(created):
+            self._undated[mail] = record
+            if len(self._undated) > MAX_UNDATED:
+                self._undated.popitem(last=False)
+        elif (forgotten := self._mails.add(mail, record, created)) is not None:
+            self.ran_out_until = min(forgotten, self._now())
+            self._raise_floor(self.ran_out_until)
+
+    def _replace(self, mail: bytes, records: tuple[int, ...] | None) -> None:
+        record = records[0] if records is not None and len(records) == 1 else records
+        if mail not in self._undated:
+            self._mails.replace(mail, record)
+        elif record is None:
+            del self._undated[mail]
+        else:
+            self._undated[mail] = record
+
+    def _is_plausible(self, created: float) -> bool:
+        # The clock is asked only when it may make a difference.
+        if created > self._plausible_until:
+            self._plausible_until = self._now() + PLAUSIBLE
+        return created <= self._plausible_until

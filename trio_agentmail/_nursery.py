@@ -1,10 +1,12 @@
 """A nursery whose block raises as if there were no nursery."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Hashable
 from contextlib import asynccontextmanager
 from typing import NoReturn
 
 import trio
+
+from .errors import JournalError
 
 __all__ = ["add_context", "background_nursery", "raise_as_it_is", "sole_exception"]
 
@@ -46,7 +48,7 @@ def sole_exception(exc: BaseException, caught: BaseException | None) -> BaseExce
     """
     group = exc if isinstance(exc, BaseExceptionGroup) else BaseExceptionGroup("", [exc])
     _, others = group.split(trio.Cancelled)
-    if others is not None and len(told := {id(leaf): leaf for leaf in _leaves(others)}) == 1:
+    if others is not None and len(told := {_what(leaf): leaf for leaf in _leaves(others)}) == 1:
         others = BaseExceptionGroup("", list(told.values()))  # several tasks were told of one thing
     if others is None and caught is not None:
         return caught
@@ -56,6 +58,11 @@ def sole_exception(exc: BaseException, caught: BaseException | None) -> BaseExce
     if caught is not None:
         add_context(found, caught)
     return found
+
+
+def _what(exc: BaseException) -> Hashable:
+    """What an exception tells. A journal that fails tells each task that waits for it, with an exception of its own."""
+    return (type(exc), str(exc)) if isinstance(exc, JournalError) else id(exc)
 
 
 def _leaves(exc: BaseException) -> list[BaseException]:

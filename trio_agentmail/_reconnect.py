@@ -4,8 +4,8 @@ import enum
 import random
 import re
 import ssl
-from collections.abc import Iterator
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 import trio
@@ -20,7 +20,7 @@ from .errors import (
     SubscriptionRejectedError,
 )
 
-__all__ = ["Attempts", "Verdict", "ceilings", "full_jitter", "retry_after", "verdict"]
+__all__ = ["Attempts", "Verdict", "ceilings", "full_jitter", "http_date", "retry_after", "verdict"]
 
 MAX_RETRY_AFTER = 3600.0
 """Seconds: what a server asks for beyond this is cut, since a typing error there must not end a stream."""
@@ -92,11 +92,13 @@ class Attempts:
 
     Args:
         policy: The delays and limits.
+        now: The time of day, in seconds since the epoch.
         key_accepted: Whether AgentMail has accepted the key before.
     """
 
-    def __init__(self, policy: ReconnectPolicy, *, key_accepted: bool = False) -> None:
+    def __init__(self, policy: ReconnectPolicy, now: Callable[[], float], *, key_accepted: bool = False) -> None:
         self._policy = policy
+        self._now = now
         self._key_accepted = key_accepted
         self._key_refused_since: float | None = None
         self._refusals_running = 0
@@ -137,18 +139,35 @@ class Attempts:
             if isinstance(failure, ConnectionLostError):
                 raise SubscriptionRejectedError(f"close {failure.code}", failure.reason) from failure
             raise failure
-        return max(self.delay(), retry_after(failure))
+        return max(self.delay(), retry_after(failure, self._now))
 
 
-def retry_after(failure: Exception) -> float:
-    """What the server's `Retry-After` asks for, in seconds from now: 0.0 without one, an hour at most."""
-    value = failure.headers.get("retry-after", "").strip() if isinstance(failure, ApiError) else ""
+def retry_after(failure: Exception, now: Callable[[], float]) -> float:
+    """What the server's `Retry-After` asks for, in seconds from now: 0.0 without one, an hour at most.
+
+    A date in it is by the server's clock. So it is compared with the `Date` of the same answer, and only where that is
+    missing with the time of day.
+
+    Args:
+        now: The time of day, in seconds since the epoch.
+    """
+    if not isinstance(failure, ApiError):
+        return 0.0
+    value = failure.headers.get("retry-after", "").strip()
     if value.isascii() and value.isdigit():
         return min(float(value), MAX_RETRY_AFTER)
-    try:
-        when = parsedate_to_datetime(value)
-    except (ValueError, OverflowError):
+    when = http_date(value)
+    if when is None:
         return 0.0
-    # A date without an offset is GMT (RFC 9110, section 5.6.7).
-    seconds = (when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
-    return min(max(seconds, 0.0), MAX_RETRY_AFTER)
+    answered_at = http_date(failure.headers.get("date", ""))
+    return min(max(when - (now() if answered_at is None else answered_at), 0.0), MAX_RETRY_AFTER)
+
+
+def http_date(text: str) -> float | None:
+    """A date of an HTTP header, in seconds since the epoch; `None`: it is none."""
+    try:
+        when = parsedate_to_datetime(text)
+        # A date without an offset is GMT (RFC 9110, section 5.6.7).
+        return when.replace(tzinfo=when.tzinfo or UTC).timestamp()
+    except (ValueError, OverflowError):
+        return None

@@ -134,14 +134,18 @@ AgentMailEnvironment.PROD = AgentMailEnvironment(http="https://api.agentmail.to"
 AgentMailEnvironment.EU_PROD = AgentMailEnvironment(http="https://api.agentmail.eu", websockets="wss://ws.agentmail.eu")
 
 
-def _seconds(minimum: float) -> Callable[[object, "attrs.Attribute[float]", float], None]:
+def _number(minimum: float, of: str = "") -> Callable[[object, "attrs.Attribute[float]", float], None]:
     def check(instance: object, attribute: "attrs.Attribute[float]", value: float) -> None:
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise TypeError(f"{attribute.name} takes a number of seconds, not {value!r}")
+            raise TypeError(f"{attribute.name} takes a number{of}, not {value!r}")
         if not minimum <= value < math.inf:
             raise ValueError(f"{attribute.name} must be a finite number from {minimum}, not {value!r}")
 
     return check
+
+
+def _seconds(minimum: float) -> Callable[[object, "attrs.Attribute[float]", float], None]:
+    return _number(minimum, " of seconds")
 
 
 @attrs.frozen
@@ -200,10 +204,14 @@ class Recovery:
         since: Where a first start begins, aware; `None`: now. A journal that has seen the stream before knows better.
         fetch_bodies: Whether to fetch the text and HTML of a pushed mail that came without either, since it was too
             large. The events behind it wait for that.
+        sweep_rate: Requests a minute that sweeps make at most, on average; up to a quarter of them come at once. A
+            sweep that takes longer than `sweep_interval` at this rate goes on at its place, and recent mail is looked
+            at in between.
 
     Raises:
         TypeError: not a number, or not a datetime.
-        ValueError: negative or not finite, `sweep_depth` below `overlap`, or `since` without an offset.
+        ValueError: negative or not finite, `sweep_depth` below `overlap`, `sweep_rate` below 1, or `since` without an
+            offset.
     """
 
     overlap: float = attrs.field(default=300.0, validator=_seconds(0))
@@ -211,6 +219,7 @@ class Recovery:
     sweep_depth: float = attrs.field(default=86_400.0, validator=_seconds(0))
     since: datetime | None = attrs.field(default=None, validator=attrs.validators.optional(_aware))
     fetch_bodies: bool = attrs.field(default=False, validator=lambda *args: _an(bool)(*args))
+    sweep_rate: float = attrs.field(default=120.0, validator=_number(1))
 
     def __attrs_post_init__(self) -> None:
         if self.sweep_depth < self.overlap:

@@ -22,6 +22,9 @@ class Statistics:
         unknown: Of the received, those of which an `UnknownEvent` was made.
         recovered: Mails that were missed, found through the REST API, and handed to the channel or the journal.
         requests: Requests that were made to the REST API.
+        remembered: Identities of delivered events that are remembered.
+        missing_since: Since when mail may be missing: the begin of the earliest gap that is not closed yet. None: no
+            gap is open.
         buffered: Events and notices that wait for the consumer now.
         last_received: When the last sign of life came. None before the first connection.
         last_error: What ended the last connection or attempt that failed, in words.
@@ -35,6 +38,8 @@ class Statistics:
     unknown: int
     recovered: int
     requests: int
+    remembered: int
+    missing_since: datetime | None
     buffered: int
     last_received: datetime | None
     last_error: str | None

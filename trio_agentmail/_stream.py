@@ -8,11 +8,13 @@ import trio
 
 from ._api_key import ApiKey
 from ._backend import Backend, default_backend
-from ._journal.protocol import NOTHING_KEPT, Journal, Kept
+from ._clock import ServerClock
+from ._delivered import Delivered
+from ._journal.protocol import Journal, Kept, nothing_kept
 from ._nursery import add_context, raise_as_it_is, sole_exception
 from ._settings import AgentMailEnvironment, ReconnectPolicy, Recovery, Settings, Subscribe
 from ._statistics import State, Statistics
-from ._supervisor import Supervisor, journal_scope
+from ._supervisor import KEEP_IDENTITIES_FOR, Supervisor, journal_scope
 from .events import Event
 
 __all__ = ["AgentMailSession", "open_agentmail_session", "open_agentmail_stream"]
@@ -109,10 +111,15 @@ async def open_agentmail_session(
     key = ApiKey(api_key, default=backend.api_key)
     del api_key
 
-    keeping: AbstractAsyncContextManager[Kept] = nullcontext(NOTHING_KEPT)
+    clock = ServerClock(backend.now)
+    keeping: AbstractAsyncContextManager[Kept] = nullcontext(nothing_kept())
     if journal is not None:
-        keeping = journal.opened(journal_scope(environment, subscribe), backend.run_sync, backend.now)
+        keeping = journal.opened(journal_scope(environment, subscribe), backend.run_sync, clock.now)
     async with keeping as kept:
+        delivered = Delivered(clock.now, KEEP_IDENTITIES_FOR if recovery is None else recovery.sweep_depth)
+        delivered.floor = kept.forgotten_until
+        async for identities in kept.identities:
+            delivered.load(identities)
         # The nursery of the stream. A nursery wraps what its block raises in a group, and adds what its tasks raise.
         # The caller must see neither: whose exception comes out is decided here.
         #
@@ -123,7 +130,9 @@ async def open_agentmail_session(
         try:
             async with trio.open_nursery() as nursery:
                 body = trio.CancelScope()
-                supervisor = Supervisor(backend, settings, key, subscribe, nursery, body, recovery, journal, kept)
+                supervisor = Supervisor(
+                    backend, settings, key, subscribe, nursery, body, recovery, journal, clock, delivered, kept.state
+                )
                 try:
                     nursery.start_soon(supervisor.run)
                     await supervisor.entered.wait()

@@ -18,7 +18,7 @@ from cattrs import Converter
 from ._class_hook import Hook, class_hook
 from .events import RecurrencePeriod
 
-__all__ = ["converter", "optional_text"]
+__all__ = ["converter", "optional_datetime", "optional_text"]
 
 NOT_FROM_THE_WIRE = ("_raw", "event_type", "origin", "attempt")
 """The fields of an event that its frame has no say in: the arguments of its hook, after cattrs' two."""
@@ -46,7 +46,7 @@ def _optional_bool(value: Any, _: Any) -> bool | None:
     return value if isinstance(value, bool) else None
 
 
-def _optional_datetime(value: Any, _: Any) -> datetime | None:
+def optional_datetime(value: Any, _: Any) -> datetime | None:
     try:
         time: datetime = _fromisoformat(value)
     except (TypeError, ValueError):
@@ -111,7 +111,7 @@ _HOOKS: dict[Any, Hook] = {
     str | None: optional_text,
     int | None: _optional_int,
     bool | None: _optional_bool,
-    datetime | None: _optional_datetime,
+    datetime | None: optional_datetime,
     tuple[str, ...]: _texts,
     tuple[str, ...] | None: _optional_texts,
     Mapping[str, str]: _headers,

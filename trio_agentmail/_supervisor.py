@@ -9,10 +9,11 @@ import trio
 
 from ._api_key import ApiKey
 from ._backend import Backend
+from ._clock import ServerClock
 from ._codec import encode_subscribe
 from ._connection import Connection
 from ._delivered import Delivered
-from ._journal.protocol import Journal, Kept
+from ._journal.protocol import Journal
 from ._nursery import background_nursery
 from ._outbox import Abandoned, JournaledOutbox, Outbox
 from ._reconnect import Attempts, retry_after
@@ -27,6 +28,9 @@ __all__ = ["Supervisor", "journal_scope"]
 
 logger = logging.getLogger("trio_agentmail")
 
+KEEP_IDENTITIES_FOR = 86_400.0
+"""Seconds for which identities are kept where there is no recovery, which knows better."""
+
 
 class Supervisor:
     """Keeps `subscribe` in force.
@@ -39,7 +43,9 @@ class Supervisor:
         body: Cancelled when `run` has failed.
         recovery: How missed mail is found; None: not at all.
         journal: Where events are kept until they are handled, if they are; opened already.
-        kept: What the journal knew.
+        clock: AgentMail's clock.
+        delivered: What has been delivered, as far as the journal knows.
+        kept: What the journal remembered for recovery.
     """
 
     def __init__(
@@ -52,7 +58,9 @@ class Supervisor:
         body: trio.CancelScope,
         recovery: Recovery | None,
         journal: Journal | None,
-        kept: Kept,
+        clock: ServerClock,
+        delivered: Delivered,
+        kept: bytes,
     ) -> None:
         self._backend = backend
         self._settings = settings
@@ -61,7 +69,7 @@ class Supervisor:
         self._nursery = nursery
         self._body = body
         self._scope = trio.CancelScope()
-        self._attempts = Attempts(settings.reconnect)
+        self._attempts = Attempts(settings.reconnect, backend.now)
         self._live: set[Connection] = set()
         self._current: Connection | None = None
         self._successors: deque[Connection] = deque()
@@ -76,19 +84,18 @@ class Supervisor:
         self.state: State = "closed"
         self.entered = trio.Event()
         """Set when the subscription is in force, or cannot be: see `error`."""
-        delivered = Delivered()
-        delivered.load(kept.identities, kept.forgotten_until)
+        self._clock = clock
+        self._delivered = delivered
         self.outbox: Outbox | JournaledOutbox
         if journal is None:
             self.outbox = Outbox(settings.buffer_size, delivered)
         else:
             self.outbox = JournaledOutbox(settings.buffer_size, delivered, journal)
         self._journal = journal
-        self._scope_kept = journal_scope(settings.environment, subscribe)
         self._recoverer: Recoverer | None = None
         if recovery is not None:
             self._recoverer = Recoverer(
-                recovery, backend, settings, api_key, delivered, self.outbox, self._renew, journal, kept.state
+                recovery, backend, settings, api_key, clock, delivered, self.outbox, self._renew, journal, kept
             )
         self._error: BaseException | None = None
 
@@ -101,6 +108,7 @@ class Supervisor:
     def statistics(self) -> Statistics:
         now = trio.current_time()
         current = self._current
+        missing_since = self._recoverer.missing_since if self._recoverer is not None else math.inf
         return Statistics(
             connections=self._connections,
             received=self._received,
@@ -109,8 +117,10 @@ class Supervisor:
             unknown=self._unknown,
             recovered=self._recoverer.recovered if self._recoverer is not None else 0,
             requests=self._recoverer.requests if self._recoverer is not None else 0,
+            remembered=len(self._delivered),
+            missing_since=_utc(missing_since) if missing_since < math.inf else None,
             buffered=self.outbox.waiting + (current.held if current is not None else 0),
-            last_received=_utc(current.last_received) if current is not None else None,
+            last_received=_utc(current.last_received.wall) if current is not None else None,
             last_error=self._trouble.last_error,
             next_attempt_in=None if self._next_attempt_at is None else max(0.0, self._next_attempt_at - now),
         )
@@ -123,14 +133,19 @@ class Supervisor:
                     nursery.start_soon(self.outbox.run)
                     if self._recoverer is not None:
                         nursery.start_soon(self._recoverer.run)
-                    if self._recoverer is not None:
                         await self._recoverer.begin(self._subscribe)
+                    else:
+                        nursery.start_soon(self._forget_in_time)
                     connection = await self._establish(self._settings.enter_timeout, "enter_timeout")
                     self._subscribed_since = trio.current_time()
+                    if self._journal is not None:
+                        # What is given at a start that succeeded is in force, and nothing else any more.
+                        await self._journal.keep(scope=self._scope_of(self._subscribe))
+                    if self._recoverer is not None:
+                        self._recoverer.subscribed_to(self._subscribe, connection.asked_at)
                     self._adopt(connection)
                     self.entered.set()
                     while True:
-                        await self._keep_scope(connection.subscribe)
                         connection = await self._next(connection)
                         self._adopt(connection)
         except Abandoned:
@@ -165,7 +180,7 @@ class Supervisor:
         async with self._replacing:
             if subscribe is None:
                 subscribe = self._subscribe
-            attempts = Attempts(self._settings.reconnect, key_accepted=True)
+            attempts = Attempts(self._settings.reconnect, self._backend.now, key_accepted=True)
             while True:
                 await self._until_subscribed()
                 connection = await self._attempt(subscribe, attempts)
@@ -175,7 +190,15 @@ class Supervisor:
                 with trio.move_on_after(attempts.delay_after(connection)):
                     while self.state != "closed":
                         await self._state_changed.wait()
+            if subscribe != self._subscribe:
+                try:
+                    await self._keep(subscribe, connection)
+                except BaseException:
+                    connection.close()
+                    raise
             # From here on to the end there is no checkpoint.
+            if self._recoverer is not None:
+                self._recoverer.subscribed_to(subscribe, connection.asked_at)
             predecessor = self._successors[-1] if self._successors else self._current
             assert predecessor is not None  # the block has been entered
             predecessor.retire()
@@ -184,6 +207,30 @@ class Supervisor:
             self._attempts.key_was_accepted()
             self._attempts.was_subscribed()
             self._reestablishing.cancel()
+
+    async def _keep(self, subscribe: Subscribe, connection: Connection) -> None:
+        """Have it on disk that a subscription is in force, and when what it adds began.
+
+        Should the process die before the caller knows, the next one may still start with the present subscription.
+        """
+        if self._journal is not None:
+            state = None
+            if self._recoverer is not None:
+                state = await self._recoverer.extended(subscribe, connection.asked_at)
+            await self._journal.keep(state, scope=self._scope_of(subscribe), also=self._scope_of(self._subscribe))
+            if self.state == "closed":
+                raise trio.ClosedResourceError("the stream has ended")
+
+    def _scope_of(self, subscribe: Subscribe) -> str:
+        return journal_scope(self._settings.environment, subscribe)
+
+    async def _forget_in_time(self) -> None:
+        """Forget identities. Where nothing is listed, only a push can bring an event again, and it does so soon."""
+        while True:
+            await trio.sleep(KEEP_IDENTITIES_FOR / 8)
+            self._delivered.forget(self._clock.now() - KEEP_IDENTITIES_FOR)
+            if self._journal is not None:
+                await self._journal.keep(forgotten_until=self._delivered.floor)
 
     async def _until_subscribed(self) -> None:
         while self.state != "subscribed":
@@ -197,14 +244,7 @@ class Supervisor:
         self._set_state("subscribed")
         self.outbox.notify(connection.subscribed)
         if self._recoverer is not None:
-            self._recoverer.resume(connection.subscribe, connection.asked_at, connection.confirmed_at)
-
-    async def _keep_scope(self, subscribe: Subscribe) -> None:
-        """A journal belongs to a subscription: to this one, if it has changed."""
-        scope = journal_scope(self._settings.environment, subscribe)
-        if self._journal is not None and scope != self._scope_kept:
-            await self._journal.keep(None, scope)
-            self._scope_kept = scope
+            self._recoverer.resume(connection.confirmed_at)
 
     async def _next(self, connection: Connection) -> Connection:
         """Forward a connection's events until it ends or is drained; return the one that comes after it."""
@@ -247,7 +287,7 @@ class Supervisor:
         if self._recoverer is not None:
             self._recoverer.pause(connection.last_received)
         self.outbox.notify(
-            Disconnected(reason=lost.reason, code=lost.code, last_received=_utc(connection.last_received))
+            Disconnected(reason=lost.reason, code=lost.code, last_received=_utc(connection.last_received.wall))
         )
 
     async def _reestablish(self) -> Connection:
@@ -288,7 +328,7 @@ class Supervisor:
                 await trio.lowlevel.checkpoint()
                 self._trouble.note(failure)
                 delay = self._attempts.delay_after(failure)
-                if entering and trio.current_time() + retry_after(failure) > deadline:
+                if entering and trio.current_time() + retry_after(failure, self._backend.now) > deadline:
                     break
         raise ConnectionFailedError(f"not subscribed within {limit_name} ({limit} s): {failure}") from failure
 

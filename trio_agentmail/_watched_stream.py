@@ -22,6 +22,7 @@ class WatchedStream(trio.abc.Stream):
     Attributes:
         quiet_since: Since when a read has been waiting for bytes, on Trio's clock; None while nobody reads.
         last_received: When the last byte came, in seconds since the epoch.
+        last_heard: The same, on Trio's clock.
     """
 
     def __init__(self, stream: trio.abc.Stream, now: Callable[[], float] = time.time) -> None:
@@ -31,6 +32,7 @@ class WatchedStream(trio.abc.Stream):
         self._mute = False
         self.quiet_since: float | None = None
         self.last_received = now()
+        self.last_heard = trio.current_time()
 
     async def changed(self) -> None:
         """Wait until `quiet_since` changes."""
@@ -52,6 +54,7 @@ class WatchedStream(trio.abc.Stream):
             self._set_quiet_since(None)
         if data:
             self.last_received = self._now()
+            self.last_heard = trio.current_time()
         return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:

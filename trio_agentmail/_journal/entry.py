@@ -1,10 +1,10 @@
 """An event in a journal: what is kept of it, and how the event is made of that again."""
 
-from collections.abc import Hashable
-
 import attrs
 
-from trio_agentmail._codec import as_unknown, decode_event, identity
+from trio_agentmail._codec import as_unknown, decode_event
+from trio_agentmail._delivered import PLAUSIBLE
+from trio_agentmail._identity import identity, push_record
 from trio_agentmail.errors import printable
 from trio_agentmail.events import Event, MessageReceivedEvent, Subscribed, UnknownEvent, _ServerEvent
 
@@ -13,11 +13,11 @@ __all__ = ["DeadRow", "Entry", "NewRow", "PendingRow", "new_row", "restored"]
 
 @attrs.frozen
 class NewRow:
-    """An event to be written down."""
+    """An event to be written down: its identity as `KeptIdentity` has it, and what is kept until it is handled."""
 
-    kind: str
-    key: str | bytes
-    created: float | None
+    key: bytes
+    created: float
+    push: int
     recorded_at: float
     origin: str
     event_type: str
@@ -29,8 +29,7 @@ class PendingRow:
     """An event that is not handled; `under_way`: an attempt had begun, and the process ended before it did."""
 
     id: int
-    kind: str
-    key: str | bytes
+    key: bytes
     attempts: int
     under_way: bool
     origin: str
@@ -54,7 +53,7 @@ class Entry:
     """An event that is not handled. It is on disk, or on its way there; in memory it is when its turn is near."""
 
     id: int
-    key: Hashable  # what `identity` says of the event
+    key: bytes  # what `identity` says of the event
     event_type: str
     origin: str
     attempts: int = 0
@@ -86,11 +85,18 @@ def new_row(event: Event, now: float) -> NewRow:
         )
     key = identity(event)
     assert key is not None  # what has a text has one
-    created = event.message.created_at if isinstance(event, MessageReceivedEvent) else None
+    created, push = now, 0
+    if isinstance(event, MessageReceivedEvent):
+        push = push_record(event)
+        created_at = event.message.created_at
+        if created_at is not None and created_at.timestamp() <= now + PLAUSIBLE:
+            created = created_at.timestamp()
+        else:
+            push = ~push  # the time is that of the recording
     return NewRow(
-        kind=key[0],
-        key=key[1],
-        created=None if created is None else created.timestamp(),
+        key=key,
+        created=created,
+        push=push,
         recorded_at=now,
         origin=event.origin,
         event_type=printable(event.event_type or "an unknown event", 100),

@@ -1,15 +1,15 @@
 """What a stream needs of a journal: a small protocol, so that one on a shared engine can follow `SQLiteJournal`."""
 
 import math
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import attrs
 
 from trio_agentmail.events import CaughtUp, Disconnected, ErrorEvent, Event, RecoveryFailed, Subscribed
 
-__all__ = ["NOTHING_KEPT", "Journal", "Kept", "KeptIdentity", "Notice", "RunSync"]
+__all__ = ["Journal", "Kept", "KeptIdentity", "Notice", "RunSync", "nothing_kept"]
 
 Notice: TypeAlias = Subscribed | Disconnected | ErrorEvent | CaughtUp | RecoveryFailed
 """What is not written down: it tells of the stream, and not of something that happened at AgentMail."""
@@ -18,19 +18,25 @@ RunSync: TypeAlias = Callable[[Callable[[], Any]], Awaitable[Any]]
 """`Backend.run_sync`: the one way in which a journal waits for a disk."""
 
 
-@attrs.frozen
-class KeptIdentity:
-    """An event that the journal has written down before: it is not delivered again as a new one.
+class KeptIdentity(NamedTuple):
+    """The identity of an event that a journal has written down: it is not delivered again as a new one.
 
     Attributes:
-        kind: Its `event_type` if it is a received mail, else `""`.
-        key: The rest of `identity`.
-        created: AgentMail's time of a received mail's arrival, in seconds since the epoch, if it is known.
+        key: What `identity` says of the event.
+        created: When AgentMail created a received mail, and when anything else was written down, in seconds since the
+            epoch.
+        push: What `push_record` says of a received mail; its bitwise complement if AgentMail did not say when it
+            created the mail, or said nonsense. Then `created` is when it was written down.
     """
 
-    kind: str
-    key: str | bytes
-    created: float | None
+    key: bytes
+    created: float
+    push: int
+
+
+async def _no_identities() -> AsyncIterator[Sequence[KeptIdentity]]:
+    return
+    yield
 
 
 @attrs.frozen
@@ -38,19 +44,21 @@ class Kept:
     """What a journal knows when it is opened.
 
     Attributes:
-        identities: Of the events written down, the oldest first, as far as they are kept.
+        identities: Of the events written down, in batches, the oldest first. They are asked for before anything else
+            is asked of the journal.
         forgotten_until: Mail that AgentMail created before this, in seconds since the epoch, may have been written
             down and forgotten. `-math.inf`: nothing has been forgotten.
         state: What `keep` was last given; `b""` in a new journal.
     """
 
-    identities: Iterable[KeptIdentity]
+    identities: AsyncIterator[Sequence[KeptIdentity]]
     forgotten_until: float
     state: bytes
 
 
-NOTHING_KEPT = Kept(identities=(), forgotten_until=-math.inf, state=b"")
-"""What a stream without a journal knows."""
+def nothing_kept() -> Kept:
+    """What a stream without a journal knows."""
+    return Kept(identities=_no_identities(), forgotten_until=-math.inf, state=b"")
 
 
 class Journal(Protocol):
@@ -64,7 +72,7 @@ class Journal(Protocol):
         """Open it for the block, which is a stream's life; what the journal does in the background ends with it.
 
         Args:
-            scope: The environment and the subscription, as text. A journal belongs to one.
+            scope: The environment and the subscription, as text. A journal belongs to one; see `keep`.
             run_sync: See `RunSync`.
             now: The time of day, in seconds since the epoch.
 
@@ -98,10 +106,24 @@ class Journal(Protocol):
     def waiting(self) -> int:
         """Events and notices that `next` has not given."""
 
-    async def keep(self, state: bytes | None, scope: str | None = None) -> None:
-        """Write down what recovery has to know, or the subscription that it belongs to from now on, or both.
+    async def keep(
+        self,
+        state: bytes | None = None,
+        *,
+        scope: str | None = None,
+        also: str | None = None,
+        forgotten_until: float = -math.inf,
+    ) -> None:
+        """Write down, in one transaction, what the next run has to know.
 
         On disk it comes after all that was recorded before.
+
+        Args:
+            state: What recovery has to know; `None`: as before.
+            scope: What the journal belongs to from now on; `None`: as before.
+            also: Together with `scope`: the journal may be opened with this scope as well.
+            forgotten_until: Identities of received mail that AgentMail created before this, in seconds since the epoch,
+                need not be kept any more, and as little those of other events that were written down before it.
         """
 
     async def ack(self, event: Event) -> None:

@@ -1,7 +1,7 @@
 """What a journal does with events, from when they are recorded until they are handled: the asynchronous half."""
 
 import logging
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import trio
 
-from trio_agentmail._codec import identity
+from trio_agentmail._identity import identity
 from trio_agentmail.errors import JournalError
 from trio_agentmail.events import Event
 
@@ -50,7 +50,7 @@ class JournalQueue:
         self.retry_delay = retry_delay
         self._max_pending = max_pending
         self._last_id = store.last_id()
-        self._entries: dict[Hashable, Entry] = {}
+        self._entries: dict[bytes, Entry] = {}
         self._line = Line()
         # Suspects with few attempts come first: the innocent among them succeed.
         for row in sorted(pending, key=lambda row: row.attempts if row.under_way else 0):
@@ -63,7 +63,7 @@ class JournalQueue:
         self._ended = trio.Event()
 
     def _entry(self, row: PendingRow) -> Entry:
-        entry = Entry(row.id, (row.kind, row.key), row.event_type, row.origin, row.attempts, given=True)
+        entry = Entry(row.id, row.key, row.event_type, row.origin, row.attempts, given=True)
         self._entries[entry.key] = entry
         return entry
 
@@ -113,7 +113,6 @@ class JournalQueue:
         """See `Journal`. Without a checkpoint where there is room, like reading the network, of which this is part."""
         self._check_open()
         row = new_row(event, self._now())
-        key = (row.kind, row.key)
         while (
             (full := len(self._entries) >= self._max_pending)
             or self._unwritten >= UNWRITTEN_EVENTS
@@ -124,11 +123,13 @@ class JournalQueue:
                 logger.warning("%d events in the journal are not handled: no more are read", len(self._entries))
             await self._room.park()
             self._check_open()
-        if key in self._entries:
+        if row.key in self._entries:
             return False
         self._last_id += 1
-        entry = Entry(self._last_id, key, row.event_type, row.origin, on_disk=False, content=event, size=len(row.text))
-        self._entries[key] = entry
+        entry = Entry(
+            self._last_id, row.key, row.event_type, row.origin, on_disk=False, content=event, size=len(row.text)
+        )
+        self._entries[row.key] = entry
         self._line.add(entry)
         self._unwritten += 1
         self._unwritten_bytes += entry.size
@@ -151,10 +152,10 @@ class JournalQueue:
         self._line.add_notice(notice)
         self._ready.unpark_all()
 
-    async def keep(self, state: bytes | None, scope: str | None) -> None:
+    async def keep(self, state: bytes | None, scope: str | None, also: str | None, forgotten_until: float) -> None:
         """See `Journal`."""
         self._check_open()
-        await self._commits.write(partial(self.store.keep, state, scope))
+        await self._commits.write(partial(self.store.keep, state, scope, also, forgotten_until))
 
     # Out
 
@@ -200,7 +201,7 @@ class JournalQueue:
             event = content  # as it came: what is given again is read again
         entry.given = True
         key = identity(event)
-        if key != entry.key:
+        if key is not None and key != entry.key:
             # What another version of this package wrote down as unknown, this one may know, and identify otherwise.
             self._entries[key] = self._entries.pop(entry.key)
             entry.key = key
@@ -215,13 +216,14 @@ class JournalQueue:
             trio.ClosedResourceError: the journal is closed.
         """
         self._check_open()
-        return self._entries.get(identity(event))
+        key = identity(event)
+        return None if key is None else self._entries.get(key)
 
     async def ack(self, entry: Entry) -> None:
         """The event is handled."""
         self._check_open()
         entry.done = True
-        await self._commits.write(partial(self.store.ack, entry.id, self._now()), lambda _: self._end(entry))
+        await self._commits.write(partial(self.store.ack, entry.id), lambda _: self._end(entry))
 
     async def begin_attempt(self, entry: Entry) -> None:
         """An attempt to handle the event begins."""
@@ -294,7 +296,7 @@ class JournalQueue:
     async def drop(self, id: int) -> None:
         """A dead letter counts as handled; nothing happens if there is none of this number."""
         self._check_open()
-        await self._commits.write(partial(self.store.drop, id, self._now()))
+        await self._commits.write(partial(self.store.drop, id))
 
 
 CRASHED = "the process ended during the attempt"

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+from trio_agentmail._codec import encode_object, parse_object
+from trio_agentmail._identity import digest, variant
 from trio_agentmail.errors import JournalError, JournalInUseError
 
 __all__ = ["check", "connect", "errors_explained", "lock", "transaction"]
@@ -42,6 +44,38 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX unhandled ON events (state, id) WHERE state != 'handled'",
         # The text of each that is not handled.
         "CREATE TABLE texts (id INTEGER PRIMARY KEY, text BLOB NOT NULL)",
+    ),
+    (
+        # Of each event that was ever written down, until it is forgotten: what tells that it is not new.
+        "CREATE TABLE identities (key BLOB PRIMARY KEY, created REAL NOT NULL, push INTEGER NOT NULL) WITHOUT ROWID",
+        "CREATE INDEX identities_by_age ON identities (created)",
+        "INSERT OR IGNORE INTO identities SELECT identity(kind, key), coalesce(created, recorded_at), 0 FROM events",
+        # One row for each event that is not handled. A number is never given twice.
+        """
+        CREATE TABLE unhandled_events (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            key BLOB NOT NULL,
+            recorded_at REAL NOT NULL,
+            origin TEXT NOT NULL,
+            event_type TEXT NOT NULL,
+            state TEXT NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'dead')),
+            attempts INTEGER NOT NULL DEFAULT 0,
+            under_way INTEGER NOT NULL DEFAULT 0,
+            error TEXT,
+            ended_at REAL
+        )
+        """,
+        """
+        INSERT INTO unhandled_events
+        SELECT id, identity(kind, key), recorded_at, origin, event_type, state, attempts, under_way, error, ended_at
+        FROM events WHERE state != 'handled'
+        """,
+        "INSERT INTO sqlite_sequence SELECT 'unhandled_events', 0 WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence)",
+        "UPDATE sqlite_sequence SET seq = (SELECT coalesce(max(id), 0) FROM events)",
+        "DROP TABLE events",
+        "ALTER TABLE unhandled_events RENAME TO events",
+        "UPDATE journal SET state = recovery_state(state)",
+        "ALTER TABLE journal ADD COLUMN also TEXT",
     ),
 )
 """What brings a file from each schema version to the next. Whoever changes the schema adds a step, and changes none."""
@@ -168,12 +202,30 @@ def _checked_version(connection: sqlite3.Connection, path: Path) -> int:
 
 
 def _migrate(connection: sqlite3.Connection, version: int) -> None:
+    connection.create_function("identity", 2, _identity)
+    connection.create_function("recovery_state", 1, _recovery_state)
     for number, steps in enumerate(MIGRATIONS[version:], start=version + 1):
         with transaction(connection):
             for statement in steps:
                 connection.execute(statement)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {number}")
+
+
+def _identity(kind: str, key: str | bytes) -> bytes:
+    """The identity of an event that schema 1 wrote down, which had no time of a mail."""
+    hashed = key if isinstance(key, bytes) else digest(key)
+    return hashed + variant(kind) if kind else hashed
+
+
+def _recovery_state(kept: bytes) -> bytes:
+    """What recovery remembered in schema 1, as it remembers it now."""
+    state = parse_object(kept)
+    if state is None:
+        return kept
+    fields = ("inbox_id", "pod_id", "wanted", "missing_since", "swept_until")
+    targets = [dict(zip(fields, target, strict=True)) | {"look": None, "sweep": None} for target in state["targets"]]
+    return encode_object({"targets": targets, "clock_is_known": True, "source": state["source"]})
 
 
 @contextmanager

@@ -99,7 +99,7 @@ class SQLiteJournal:
         """See `Journal`: the stream opens it on entering, and closes it on leaving."""
         store, pending = await run_sync(partial(open_store, self._path, scope, now(), self._max_attempts))
         try:
-            kept: Kept = await run_sync(store.kept)
+            kept: Kept = await run_sync(partial(store.kept, run_sync))
             queue = JournalQueue(
                 store,
                 pending,
@@ -146,9 +146,16 @@ class SQLiteJournal:
         """See `Journal`."""
         return 0 if self._queue is None else self._queue.waiting
 
-    async def keep(self, state: bytes | None, scope: str | None = None) -> None:
+    async def keep(
+        self,
+        state: bytes | None = None,
+        *,
+        scope: str | None = None,
+        also: str | None = None,
+        forgotten_until: float = -math.inf,
+    ) -> None:
         """See `Journal`."""
-        await self._open_queue().keep(state, scope)
+        await self._open_queue().keep(state, scope, also, forgotten_until)
 
     # What the consumer does
 

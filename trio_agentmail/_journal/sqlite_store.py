@@ -2,7 +2,7 @@
 
 import math
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -10,20 +10,16 @@ from typing import Any, TypeAlias
 from trio_agentmail.errors import JournalMismatchError
 
 from .entry import DeadRow, NewRow, PendingRow
-from .protocol import Kept, KeptIdentity
+from .protocol import Kept, KeptIdentity, RunSync
 from .sqlite_file import check, connect, errors_explained, lock, transaction
 
 __all__ = ["SQLiteStore", "Step", "read_journal"]
 
-KEPT_HANDLED = 2**15
-"""How many identities of handled events are kept, of received mails and as many of others: as many as the stream
-remembers. A row takes 250 bytes, so that is 16 MB at the most."""
+FORGOTTEN_AT_ONCE = 2_000
+"""Identities that are deleted in one transaction at the most: it takes some milliseconds."""
 
-KEPT_HANDLED_FOR = 30 * 86400.0
-"""Seconds. The identities of what was handled longer ago are forgotten."""
-
-PRUNE_EVERY = 1000
-"""Handled events. It takes a few milliseconds."""
+BATCH = 2_000
+"""Identities that are read at once."""
 
 SPARE_PAGES = 4096
 """Pages (of 4 KB) that are free in the file may stay, for the events to come, and as many as are in use."""
@@ -55,8 +51,8 @@ class SQLiteStore:
             JournalError: it cannot be opened.
         """
         self._path = path
-        self._handled_since_pruning = 0
-        self._last_handled = now
+        self._forgotten_until = -math.inf
+        """Identities that are older may have to be deleted still."""
         self._lock = lock(path)
         try:
             self._connection = connect(path)
@@ -64,7 +60,6 @@ class SQLiteStore:
                 check(self._connection, path)
                 with self._transaction():
                     self._claim(scope)
-                    self._prune(now)
                 self._give_room_back()
             except BaseException:
                 self._connection.close()
@@ -92,8 +87,7 @@ class SQLiteStore:
         """
         with self._transaction():
             results = [step() for step in steps]
-            if self._handled_since_pruning >= PRUNE_EVERY:
-                self._prune(self._last_handled)
+            self._forget()
         self._give_room_back()
         return results
 
@@ -107,12 +101,15 @@ class SQLiteStore:
     def add(self, id: int, row: NewRow) -> bool:
         """Write an event down; False: it has been written down before, and nothing happens."""
         added = self._connection.execute(
-            "INSERT INTO events (id, kind, key, created, recorded_at, origin, event_type) VALUES (?, ?, ?, ?, ?, ?, ?)"
-            " ON CONFLICT (kind, key) DO NOTHING",
-            (id, row.kind, row.key, row.created, row.recorded_at, row.origin, row.event_type),
+            "INSERT INTO identities (key, created, push) VALUES (?, ?, ?) ON CONFLICT (key) DO NOTHING",
+            (row.key, row.created, row.push),
         )
         if not added.rowcount:
             return False
+        self._connection.execute(
+            "INSERT INTO events (id, key, recorded_at, origin, event_type) VALUES (?, ?, ?, ?, ?)",
+            (id, row.key, row.recorded_at, row.origin, row.event_type),
+        )
         self._connection.execute("INSERT INTO texts (id, text) VALUES (?, ?)", (id, row.text))
         return True
 
@@ -142,24 +139,20 @@ class SQLiteStore:
             (error, now, id),
         )
 
-    def ack(self, id: int, now: float) -> None:
+    def ack(self, id: int) -> None:
         """The event is handled; nothing happens if it is already, or is a dead letter."""
-        self._handle(id, "pending", now)
+        self._handle(id, "pending")
 
-    def drop(self, id: int, now: float) -> bool:
+    def drop(self, id: int) -> bool:
         """A dead letter counts as handled; False: there is none of this number."""
-        return self._handle(id, "dead", now)
+        return self._handle(id, "dead")
 
-    def _handle(self, id: int, state: str, now: float) -> bool:
-        handled = self._connection.execute(
-            "UPDATE events SET state = 'handled', under_way = 0, error = NULL, ended_at = ? WHERE id = ? AND state = ?",
-            (now, id, state),
-        )
+    def _handle(self, id: int, state: str) -> bool:
+        # Its identity stays.
+        handled = self._connection.execute("DELETE FROM events WHERE id = ? AND state = ?", (id, state))
         if not handled.rowcount:
             return False
         self._connection.execute("DELETE FROM texts WHERE id = ?", (id,))
-        self._handled_since_pruning += 1
-        self._last_handled = now
         return True
 
     def requeue(self, id: int) -> PendingRow | None:
@@ -174,30 +167,46 @@ class SQLiteStore:
         [row] = self._pending("id = ?", id)
         return row
 
-    def keep(self, state: bytes | None, scope: str | None) -> None:
-        """What recovery has to know, what the journal belongs to from now on, or both."""
-        self._connection.execute(
-            "UPDATE journal SET state = coalesce(?, state), scope = coalesce(?, scope)", (state, scope)
-        )
+    def keep(self, state: bytes | None, scope: str | None, also: str | None, forgotten_until: float) -> None:
+        """See `Journal.keep`."""
+        if state is not None:
+            self._connection.execute("UPDATE journal SET state = ?", (state,))
+        if scope is not None:
+            self._connection.execute("UPDATE journal SET scope = ?, also = ?", (scope, also))
+        if forgotten_until > -math.inf:
+            self._connection.execute("UPDATE journal SET forgotten_until = ?", (forgotten_until,))
+            self._forgotten_until = forgotten_until
 
     # Reading
 
-    def kept(self) -> Kept:
+    def kept(self, run_sync: RunSync) -> Kept:
         """What a stream has to know at its start.
+
+        Args:
+            run_sync: Reads the identities, a batch at a time.
 
         Raises:
             JournalError: it cannot be read.
         """
-        newest = "SELECT id, kind, key, created FROM events WHERE kind {} '' ORDER BY id DESC LIMIT ?"
-        query = f"SELECT * FROM ({newest.format('!=')}) UNION ALL SELECT * FROM ({newest.format('=')}) ORDER BY id"
         with errors_explained(self._path):
-            rows = self._connection.execute(query, (KEPT_HANDLED, KEPT_HANDLED)).fetchall()
             state, forgotten_until = self._connection.execute("SELECT state, forgotten_until FROM journal").fetchone()
         return Kept(
-            identities=[KeptIdentity(kind, key, created) for _, kind, key, created in rows],
+            identities=self._identities(run_sync),
             forgotten_until=-math.inf if forgotten_until is None else forgotten_until,
             state=state,
         )
+
+    async def _identities(self, run_sync: RunSync) -> AsyncIterator[Sequence[KeptIdentity]]:
+        with errors_explained(self._path):
+            found = self._connection.execute("SELECT key, created, push FROM identities ORDER BY created")
+
+        def next_batch() -> list[KeptIdentity]:
+            with errors_explained(self._path):
+                return [KeptIdentity._make(row) for row in found.fetchmany(BATCH)]
+
+        with closing(found):
+            while batch := await run_sync(next_batch):
+                yield batch
 
     def pending(self) -> list[PendingRow]:
         """What is not handled, the oldest first.
@@ -210,23 +219,23 @@ class SQLiteStore:
 
     def _pending(self, condition: str, *parameters: Any) -> list[PendingRow]:
         rows = self._connection.execute(
-            "SELECT id, kind, key, attempts, under_way, origin, event_type FROM events"
+            "SELECT id, key, attempts, under_way, origin, event_type FROM events"
             f" WHERE state = 'pending' AND {condition} ORDER BY id",
             parameters,
         )
         return [
-            PendingRow(id, kind, key, attempts, bool(under_way), origin, event_type)
-            for id, kind, key, attempts, under_way, origin, event_type in rows
+            PendingRow(id, key, attempts, bool(under_way), origin, event_type)
+            for id, key, attempts, under_way, origin, event_type in rows
         ]
 
     def last_id(self) -> int:
-        """The highest number that an event has.
+        """The highest number that an event has ever had.
 
         Raises:
             JournalError: it cannot be read.
         """
         with errors_explained(self._path):
-            last: int = self._connection.execute("SELECT coalesce(max(id), 0) FROM events").fetchone()[0]
+            last: int = self._connection.execute("SELECT coalesce(max(seq), 0) FROM sqlite_sequence").fetchone()[0]
         return last
 
     def texts(self, ids: Sequence[int], limit: int) -> dict[int, bytes]:
@@ -259,34 +268,25 @@ class SQLiteStore:
     # Housekeeping
 
     def _claim(self, scope: str | None) -> None:
-        row = self._connection.execute("SELECT scope FROM journal").fetchone()
+        row = self._connection.execute("SELECT scope, also FROM journal").fetchone()
         if row is None:
             self._connection.execute("INSERT INTO journal (scope, state) VALUES (?, x'')", (scope or "",))
-        elif scope is not None and row[0] not in ("", scope):
+        elif scope is not None and row[0] and scope not in row:
             raise JournalMismatchError(
                 f"the journal {self._path} belongs to {row[0]}, and this stream is {scope}: open the stream as before, "
                 "or give it a journal of its own"
             )
 
-    def _prune(self, now: float) -> None:
-        doomed: list[int] = []
-        forgotten = []
-        for comparison in ("!=", "="):  # received mails, and others: many of one do not push out the other
-            handled = f"FROM events WHERE kind {comparison} '' AND state = 'handled'"
-            rows = self._connection.execute(
-                f"SELECT id, coalesce(created, recorded_at) {handled} AND (ended_at < ? OR id <= coalesce("
-                f"(SELECT id {handled} ORDER BY id DESC LIMIT 1 OFFSET ?), 0))",
-                (now - KEPT_HANDLED_FOR, KEPT_HANDLED),
-            ).fetchall()
-            doomed += [id for id, _ in rows]
-            if comparison == "!=":
-                forgotten = [created for _, created in rows]
-        self._connection.executemany("DELETE FROM events WHERE id = ?", [(id,) for id in doomed])
-        if forgotten:
-            self._connection.execute(
-                "UPDATE journal SET forgotten_until = max(coalesce(forgotten_until, ?1), ?1)", (max(forgotten),)
-            )
-        self._handled_since_pruning = 0
+    def _forget(self) -> None:
+        if self._forgotten_until == -math.inf:
+            return
+        forgotten = self._connection.execute(
+            "DELETE FROM identities WHERE key IN (SELECT key FROM identities WHERE created < ?"
+            " AND key NOT IN (SELECT key FROM events) ORDER BY created LIMIT ?)",
+            (self._forgotten_until, FORGOTTEN_AT_ONCE),
+        )
+        if forgotten.rowcount < FORGOTTEN_AT_ONCE:
+            self._forgotten_until = -math.inf
 
     def _give_room_back(self) -> None:
         # What is handled leaves room that the next events use. After a burst there may be much more of it.

@@ -1,6 +1,6 @@
 """Held mail: looked at again until it is released or gone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import TypeVar
@@ -11,7 +11,7 @@ from trio_agentmail.errors import ApiError, RequestFailedError
 
 from .mails import HELD, Mails
 from .rest import Rest, segment
-from .source import Counts, Floors
+from .source import Counts
 
 __all__ = ["HeldMail"]
 
@@ -34,7 +34,7 @@ class HeldMail:
         self._gone_since: dict[str, float] = {}
         """Since when an inbox with held mail is not there, on Trio's clock."""
 
-    async def look(self, floors: Floors, counts: Counts) -> list[Exception]:
+    async def look(self, wanted: Container[str], counts: Counts) -> list[Exception]:
         """Hand over what has been released; return the failures."""
         failures: list[Exception] = []
         inboxes = {inbox_id for inbox_id, _ in self._mails.held}
@@ -43,12 +43,14 @@ class HeldMail:
         for inbox_id, held in groupby(sorted(self._mails.held, key=itemgetter(0)), key=itemgetter(0)):
             for ids in _batches([message_id for _, message_id in held], BATCH):
                 try:
-                    failures += await self._look_at(inbox_id, ids, floors, counts)
+                    failures += await self._look_at(inbox_id, ids, wanted, counts)
                 except (ApiError, RequestFailedError) as exc:
                     failures.append(exc)
         return failures
 
-    async def _look_at(self, inbox_id: str, ids: Sequence[str], floors: Floors, counts: Counts) -> list[Exception]:
+    async def _look_at(
+        self, inbox_id: str, ids: Sequence[str], wanted: Container[str], counts: Counts
+    ) -> list[Exception]:
         """What one batch-get tells of; the failures of single mails, which stay remembered."""
         failures: list[Exception] = []
         try:
@@ -74,10 +76,10 @@ class HeldMail:
                 continue
             # Forgotten first: what is fetched may say that it is held after all.
             self._mails.held.pop((inbox_id, message_id), None)
-            if event is not None and self._mails.is_wanted(event, floors):
+            if event is not None and self._mails.is_wanted(event, wanted):
                 try:
-                    for whole in await self._mails.fetch(event, floors):
-                        await self._mails.put(whole, True)
+                    for whole in await self._mails.fetch(event, wanted):
+                        await self._mails.put(whole, counts, was_held=True)
                 except BaseException as exc:
                     self._mails.hold(inbox_id, message_id)
                     if not isinstance(exc, (ApiError, RequestFailedError)):

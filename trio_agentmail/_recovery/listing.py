@@ -1,20 +1,24 @@
 """The `Source` that lists mail through AgentMail's REST API."""
 
-from collections.abc import Awaitable, Callable
+import math
+from collections.abc import Mapping
 from contextlib import aclosing
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+import trio
+
+from trio_agentmail._clock import ServerClock
 from trio_agentmail._delivered import Delivered
 from trio_agentmail.errors import ApiError, PermissionDeniedError, RequestFailedError
 from trio_agentmail.events import Event, MessageReceivedEvent, MessageSecurityReviewEvent
 
 from .held import HeldMail
 from .in_order import in_order
-from .mails import Mails
-from .rest import UNDER_WAY, Rest, items_of, raise_first, segment
-from .source import KINDS, Counts, Floors, Target
+from .mails import Mails, Put
+from .pages import LookPages
+from .rest import UNDER_WAY, Pace, Rest, raise_first, segment
+from .source import KINDS, Counts, Look, Target
 from .threads import Threads
 
 __all__ = ["MailListing"]
@@ -25,13 +29,11 @@ class MailListing:
 
     An inbox is listed by its messages, without their bodies: what is missing is fetched. A pod and a whole key are
     listed by threads, which costs no request for each inbox and finds new inboxes.
-
-    Args:
-        put: Takes what was missed, in order, and whether it is a mail that was held before.
     """
 
-    def __init__(self, rest: Rest, delivered: Delivered, put: Callable[[Event, bool], Awaitable[None]]) -> None:
+    def __init__(self, rest: Rest, clock: ServerClock, delivered: Delivered, put: Put) -> None:
         self._rest = rest
+        self._clock = clock
         self._mails = Mails(rest, delivered, put)
         self._threads = Threads(rest, self._mails)
         self._held = HeldMail(rest, self._mails)
@@ -62,46 +64,52 @@ class MailListing:
         for inbox_id, message_id in state:
             self._mails.hold(inbox_id, message_id)
 
-    async def look(self, target: Target, after: float, floors: Floors, counts: Counts) -> None:
+    async def look(
+        self, look: Look, counts: Counts, *, pages: float = math.inf, pace: Pace = trio.lowlevel.checkpoint
+    ) -> bool:
         """See `Source`."""
-        since = datetime.fromtimestamp(max(after, 0.0), UTC).isoformat(timespec="milliseconds")
-        asked = {"after": since.replace("+00:00", "Z"), "ascending": "true"}
-        wanted = {f"include_{kind}": "true" for kind in KINDS if f"message.received.{kind}" in floors}
+        wanted = {f"include_{kind}": "true" for kind in KINDS if f"message.received.{kind}" in look.wanted}
+        target = look.target
         if target.inbox_id is not None:
-            await self._look_at_inbox(target.inbox_id, asked | wanted, floors, counts)
-            return
+            path = f"/inboxes/{segment(target.inbox_id)}/messages"
+            listed = LookPages(self._rest, self._clock, look, path, "messages", wanted, pages, pace)
+            await self._look_at_inbox(target.inbox_id, look, counts, listed)
+            return listed.reached_the_end
         path = "/threads" if target.pod_id is None else f"/pods/{segment(target.pod_id)}/threads"
         # AgentMail leaves out a whole thread for one mail in it that is spam, so all threads are asked for.
         everything = {f"include_{label}": "true" for label in (*KINDS, "trash")}
-        try:
-            failures = await self._threads.look(
-                path, asked | (everything if self._may_see_all else wanted), after, floors, counts
-            )
-        except PermissionDeniedError:
-            if not self._may_see_all:
-                raise
-            self._may_see_all = False
-            failures = await self._threads.look(path, asked | wanted, after, floors, counts)
-        raise_first(failures)
+        if self._may_see_all:
+            listed = LookPages(self._rest, self._clock, look, path, "threads", everything, pages, pace)
+            try:
+                await self._threads.look(look, counts, listed, pace)
+            except PermissionDeniedError:
+                self._may_see_all = False
+            else:
+                return listed.reached_the_end
+        listed = LookPages(self._rest, self._clock, look, path, "threads", wanted, pages, pace)
+        await self._threads.look(look, counts, listed, pace)
+        return listed.reached_the_end
 
-    async def look_at_held(self, floors: Floors, counts: Counts) -> None:
+    async def look_at_held(self, wanted: Mapping[str, float], counts: Counts) -> None:
         """See `Source`."""
-        raise_first(await self._held.look(floors, counts))
+        raise_first(await self._held.look(wanted, counts))
 
-    async def _look_at_inbox(self, inbox_id: str, asked: dict[str, str], floors: Floors, counts: Counts) -> None:
+    async def _look_at_inbox(self, inbox_id: str, look: Look, counts: Counts, listed: LookPages) -> None:
         failures: list[Exception] = []
 
         async def fetch(event: MessageReceivedEvent) -> list[MessageReceivedEvent]:
             try:
-                return await self._mails.fetch(event, floors)
+                return await self._mails.fetch(event, look.wanted)
             except (ApiError, RequestFailedError) as exc:
                 failures.append(exc)
                 return []
 
-        pages = self._rest.pages(f"/inboxes/{segment(inbox_id)}/messages", "messages", asked)
-        async with in_order(UNDER_WAY) as start, aclosing(items_of(pages, failures)) as items:
-            async for item in items:
-                event = self._mails.read(item, inbox_id)
-                if event is not None and self._mails.is_missed(event, floors, counts):
-                    await start(partial(fetch, event), self._mails.put_all)
+        put = partial(self._mails.put_all, counts=counts)
+        async with in_order(UNDER_WAY) as start, aclosing(listed.walk(failures)) as pages:
+            async for page in pages:
+                for item in page:
+                    event = self._mails.missed(item, inbox_id, look, counts)
+                    if event is not None:
+                        await start(partial(fetch, event), put)
+                await start(trio.lowlevel.checkpoint, listed.mark(failures))
         raise_first(failures)

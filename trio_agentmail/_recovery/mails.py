@@ -1,18 +1,19 @@
 """What all looks at mail have in common: which of what is listed was missed, and the whole of it."""
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import Container, Sequence
+from typing import Any, Protocol
 
 from trio_agentmail._codec import recovered_event
-from trio_agentmail._delivered import RECOVERED, Delivered
+from trio_agentmail._delivered import Delivered
+from trio_agentmail._identity import RECOVERED
 from trio_agentmail.errors import ApiError, RequestFailedError
 from trio_agentmail.events import Event, MessageReceivedEvent
 
 from .rest import Rest, segment
-from .source import KINDS, Counts, Floors
+from .source import KINDS, Counts, Look
 
-__all__ = ["HELD", "Mails"]
+__all__ = ["HELD", "Mails", "Put"]
 
 HELD = "agent-armor-held"
 """The label of mail that Agent Armor holds."""
@@ -21,20 +22,28 @@ REMEMBERED_HELD = 10_000
 """How many held mails are remembered."""
 
 
+class Put(Protocol):
+    """Takes a mail that was missed, in order."""
+
+    async def __call__(self, event: Event, counts: Counts, *, was_held: bool) -> None:
+        """Hand it over.
+
+        Args:
+            was_held: Whether it was held before: then its times say nothing of when it could be delivered.
+        """
+
+
 class Mails:
     """Reads listed mail, and knows which is held.
 
     Labels are looked at here, since how AgentMail wants to be asked for them differs between its documentation and its
     SDK.
 
-    Args:
-        put: Takes what was missed, in order, and whether it is a mail that was held before.
-
     Attributes:
         held: The inbox_id and message_id of each mail that was seen to be held.
     """
 
-    def __init__(self, rest: Rest, delivered: Delivered, put: Callable[[Event, bool], Awaitable[None]]) -> None:
+    def __init__(self, rest: Rest, delivered: Delivered, put: Put) -> None:
         self.put = put
         self.delivered = delivered
         self.held: OrderedDict[tuple[str, str], None] = OrderedDict()
@@ -52,31 +61,51 @@ class Mails:
                 return recovered_event(item, f"message.received.{kind}", RECOVERED)
         return event
 
-    def is_wanted(self, event: MessageReceivedEvent, floors: Floors) -> bool:
+    def missed(self, item: dict[str, Any], inbox_id: str, look: Look, counts: Counts) -> MessageReceivedEvent | None:
+        """A listed item as an event, if it is a mail that is wanted, new enough, and was not delivered."""
+        # Nearly all that is listed was delivered. It is told from its ids, without making an event of it.
+        if self._is_known(item, inbox_id):
+            counts.known += 1
+            return None
+        event = self.read(item, inbox_id)
+        return event if event is not None and self.is_missed(event, look, counts) else None
+
+    def _is_known(self, item: dict[str, Any], inbox_id: str) -> bool:
+        inbox_id = item.get("inbox_id") or inbox_id
+        message_id, labels = item.get("message_id"), item.get("labels")
+        if not isinstance(inbox_id, str) or not isinstance(message_id, str) or not isinstance(labels, list):
+            return False
+        return HELD not in labels and self.delivered.has_mail(inbox_id, message_id)
+
+    def is_wanted(self, event: MessageReceivedEvent, wanted: Container[str]) -> bool:
         """Whether it is of a type that is asked for, and not held."""
         message = event.message
         if HELD in message.labels:
             self.hold(message.inbox_id, message.message_id)
             return False
-        return event.event_type in floors
+        return event.event_type in wanted
 
-    def is_missed(self, event: MessageReceivedEvent, floors: Floors, counts: Counts) -> bool:
-        """Whether it is wanted, new enough, and has not been delivered."""
+    def is_missed(self, event: MessageReceivedEvent, look: Look, counts: Counts) -> bool:
+        """Whether it is wanted, new enough, and was not delivered."""
         message = event.message
-        if not self.is_wanted(event, floors):
+        if not self.is_wanted(event, look.wanted):
             return False
-        created = message.created_at or message.timestamp
         if self.delivered.has_mail(message.inbox_id, message.message_id):
             counts.known += 1
             return False
-        return created is None or created.timestamp() >= floors[event.event_type]
+        created = message.created_at or message.timestamp
+        if created is not None and created.timestamp() < look.wanted[event.event_type]:
+            return False
+        return not self.delivered.may_be_forgotten(created)
 
-    async def put_all(self, missed: Sequence[MessageReceivedEvent]) -> None:
+    async def put_all(self, missed: Sequence[MessageReceivedEvent], counts: Counts) -> None:
         """Hand over mails that were missed."""
         for event in missed:
-            await self.put(event, False)
+            # It may have been pushed, delivered and forgotten while it was fetched.
+            if not self.delivered.may_be_forgotten(event.message.created_at or event.message.timestamp):
+                await self.put(event, counts, was_held=False)
 
-    async def fetch(self, event: MessageReceivedEvent, floors: Floors) -> list[MessageReceivedEvent]:
+    async def fetch(self, event: MessageReceivedEvent, wanted: Container[str]) -> list[MessageReceivedEvent]:
         """The whole mail of one that was listed, in a list; an empty one if it has gone or is held by now."""
         inbox_id, message_id = event.message.inbox_id, event.message.message_id
         try:
@@ -88,7 +117,7 @@ class Mails:
         whole = self.read(item, inbox_id)
         if whole is None or whole.message.message_id != message_id:
             raise RequestFailedError("the REST API answered with another message than it was asked for")
-        return [whole] if self.is_wanted(whole, floors) else []
+        return [whole] if self.is_wanted(whole, wanted) else []
 
     def hold(self, inbox_id: str, message_id: str) -> None:
         """It is held: it is looked at again until it is not."""

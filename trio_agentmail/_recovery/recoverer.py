@@ -1,15 +1,14 @@
-"""When to look for mail that was missed: after every gap, a little later again, and in sweeps.
+"""Recovery: finds mail that was missed and hands it over.
 
 AgentMail pushes once, and what it pushes while nobody is connected can only be found in a listing. The listing is by
-the mail's own time, which its sender chose. So a gap is closed in three steps:
+the mail's own time, which its sender chose, and a mail may be listed some time after it was created. So one look is not
+enough. There are two kinds, which go on beside each other:
 
-1. The subscription is in force again before anything is listed: what comes from then on is pushed.
-2. Listed is at once what is dated since shortly before the gap (`Recovery.overlap`). That is nearly all, and quick.
-3. Half a minute later, at the latest, comes a sweep, which reaches `Recovery.sweep_depth` back from the last one: for
-   mail that is back-dated, or was only just being indexed. And then one every `Recovery.sweep_interval`, gap or no
-   gap: a connection may be alive and deliver nothing.
+- When the subscription is in force again after a loss, `Gaps` looks at what is dated since shortly before the gap.
+  That is nearly all, and it comes at once.
+- Half a minute after a gap, and then every `Recovery.sweep_interval`, `Sweeps` looks `Recovery.sweep_depth` back.
 
-What was found is delivered unless it has been (`_delivered`), or was created before the stream began.
+What was found is delivered unless it was delivered before (`_delivered`), or was created before the stream began.
 """
 
 import logging
@@ -17,56 +16,51 @@ import math
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
-import attrs
 import trio
 
 from trio_agentmail._api_key import ApiKey
 from trio_agentmail._backend import Backend
+from trio_agentmail._clock import Moment, ServerClock
 from trio_agentmail._delivered import Delivered
 from trio_agentmail._journal.protocol import Journal
+from trio_agentmail._nursery import background_nursery
 from trio_agentmail._outbox import Abandoned, JournaledOutbox, Outbox
 from trio_agentmail._settings import Recovery, Settings, Subscribe
 from trio_agentmail.errors import AgentMailError, ApiError, RequestFailedError, printable
 from trio_agentmail.events import CaughtUp, Event, MessageReceivedEvent, RecoveryFailed
 
 from .bodies import with_body
+from .gaps import Gaps
 from .listing import MailListing
 from .progress import Progress, decode_progress, encode_progress, follow
 from .rest import Rest
 from .source import Counts, Source, Target
+from .sweeps import Rate, Sweeps
 
 __all__ = ["Recoverer"]
 
 logger = logging.getLogger("trio_agentmail")
 
-SECOND_LOOK_AFTER = 30.0
-"""Seconds after a gap was closed at which a sweep looks whether all of it was."""
-
-TARGETS_AT_ONCE = 4
-"""How many inboxes or pods are listed at the same time."""
-
 PUSHED_BY_THEN = 60.0
 """Seconds after which a mail that was not pushed will not be."""
 
+KEEP_AFTER, KEEP_EVERY = 1.0, 5.0
+"""Seconds after a change until a journal keeps it, and between two times while a look is under way."""
 
-@attrs.define
-class _Found(Counts):
-    """What has been found since the last news of it."""
-
-    recovered: int = 0
-    requests_before: int = 0
-    closed: float = math.inf
-    """Where the earliest gap began, of those that were closed."""
+ASK_AGAIN_AFTER = 2.0
+"""Seconds after which the time is asked for again, when nobody has answered."""
 
 
 class Recoverer:
-    """Finds mail that was missed and hands it over. `run` is its task; a supervisor tells how the connection fares.
-
-    Times are in seconds since the epoch, by AgentMail's clock as far as it is known.
+    """Finds mail that was missed and hands it over. `run` is its task; the supervisor tells how the connection fares.
 
     Args:
         renew: Makes a connection that takes the place of the present one.
         kept: What was remembered in an earlier run; `b""`: nothing.
+
+    Attributes:
+        note: Called with each event that was pushed.
+        recovered: How many mails were recovered.
     """
 
     def __init__(
@@ -75,6 +69,7 @@ class Recoverer:
         backend: Backend,
         settings: Settings,
         api_key: ApiKey,
+        clock: ServerClock,
         delivered: Delivered,
         outbox: Outbox | JournaledOutbox,
         renew: Callable[[], Awaitable[None]],
@@ -82,82 +77,103 @@ class Recoverer:
         kept: bytes,
     ) -> None:
         self._recovery = recovery
+        self._clock = clock
         self._delivered = delivered
         self._outbox = outbox
         self._renew = renew
         self._journal = journal
-        self._kept = kept
-        self._rest = Rest(backend, settings, api_key)
-        self._source: Source = MailListing(self._rest, delivered, self._put)
+        self._kept = decode_progress(kept)
+        self._rest = Rest(backend, settings, api_key, clock)
+        self._source: Source = MailListing(self._rest, clock, delivered, self._put)
         self.note = self._source.note
-        """Told of each event that was pushed."""
-        self._ahead = 0.0
-        """Seconds by which AgentMail's clock is ahead of ours."""
-        self._resumed = trio.Event()
-        self._looking = trio.CancelScope()
+        self._counts = Counts()
+        rate = Rate(recovery.sweep_rate)
+        self._gaps = Gaps(self, recovery, self._source, self._rest, clock, self._counts, rate.wait, backend.now)
+        self._sweeps = Sweeps(self, recovery, self._source, self._rest, clock, rate)
+        self._is_first_start = self._kept is None
+        self._has_begun = False
+        """Whether the clock is known, and what an earlier run remembered has been taken over."""
         self._confirmed_at = math.inf
-        self._progress: dict[Target, Progress] = {}
-        """What is looked at."""
-        self._next_sweep = -math.inf
-        """On Trio's clock."""
-        self._found = _Found()
-        self._unpushed = 0
-        """Mails that a sweep has found and that should have been pushed long ago."""
+        self._closed_since = math.inf
+        """When the earliest of the gaps began that are closed, and were not told of yet."""
+        self._requests_told = 0
         self._was_behind = False
-        """Whether the consumer was behind during a sweep: then what was pushed may wait to be read."""
+        self._has_run_out = False
+        self._to_keep = trio.Event()
         self.recovered = 0
-        """How many mails were recovered."""
+        # What `Situation` describes.
+        self.progress: dict[Target, Progress] = {}
+        self.is_connected = False
+        self.changed = trio.Event()
 
     @property
     def requests(self) -> int:
         """How many requests were made."""
         return self._rest.requests
 
+    @property
+    def missing_since(self) -> float:
+        """Since when mail may be missing, in seconds since the epoch; `math.inf`: none is known to be."""
+        return min((its.open_since for its in self.progress.values()), default=math.inf)
+
     # What the supervisor says
 
     async def begin(self, subscribe: Subscribe) -> None:
-        """The first connection is about to be made: from now on, a crash at any moment leaves a gap that is known.
-
-        What a journal keeps is otherwise written when a look begins, and a process that died between its first
-        subscription and that would not know, when it starts again, that there had been one. The clock is ours here,
-        since AgentMail's is not known yet.
-        """
-        if self._journal is None or self._kept:
+        """The first connection is about to be made. From now on, a crash at any moment leaves a gap that is known."""
+        if self._journal is None or self._kept is not None:
             return
         since = self._recovery.since
-        begin = self._rest.now if since is None else since.timestamp()
-        await self._write(self._journal, follow({}, subscribe, begin))
+        begin = self._clock.now() if since is None else since.timestamp()
+        await self._journal.keep(self._encode(follow({}, subscribe, begin)))
 
-    def resume(self, subscribe: Subscribe, asked_at: float, confirmed_at: float) -> None:
-        """A subscription is in force: when it was asked for, and when we knew, by our clock.
+    async def extended(self, subscribe: Subscribe, asked_at: Moment) -> bytes:
+        """What a journal has to keep before a subscription that was asked for then is in force."""
+        if self._has_begun and not self._clock.is_certain:
+            with trio.move_on_after(ASK_AGAIN_AFTER):
+                await self._learn_the_time()
+        # Until the earlier progress is taken over, it is the one to be kept.
+        before = self.progress if self._has_begun or self._kept is None else self._kept[0]
+        return self._encode(follow(before, subscribe, self._clock.at(asked_at)))
 
-        What is new in it begins when it was asked for: it is in force somewhere between the two, and the connection
-        may break with what was pushed then unread.
+    def subscribed_to(self, subscribe: Subscribe, asked_at: Moment) -> None:
+        """A subscription is in force from now on; what is new in it begins when it was asked for.
+
+        It was in force somewhere between then and its confirmation, and the connection may break with what was pushed
+        then unread.
         """
-        is_first = self._confirmed_at == math.inf
-        self._confirmed_at = confirmed_at + self._ahead
-        # Just behind it: what had come by then is not new.
-        begin = math.nextafter(asked_at + self._ahead, math.inf)
-        if is_first and self._recovery.since is not None:
-            begin = min(begin, self._recovery.since.timestamp())
-        before = self._progress
-        self._progress = follow(before, subscribe, begin)
-        for target in before.keys() - self._progress.keys():
+        begin = self._clock.at(asked_at)
+        if self._is_first_start:
+            # What had come by then is not new, and what comes in the same moment may have come by then.
+            begin = math.nextafter(begin, math.inf)
+            if self._recovery.since is not None:
+                begin = min(begin, self._recovery.since.timestamp())
+        self._is_first_start = False
+        before, following = self.progress, follow(self.progress, subscribe, begin)
+        self.progress = {target: before.get(target, its) for target, its in following.items()}
+        is_new = self.progress.keys() != before.keys()
+        for target, its in self.progress.items():
+            is_new = is_new or its.wanted != following[target].wanted
+            its.wanted = following[target].wanted
+        for target in before.keys() - self.progress.keys():
             self._source.forget(target)
-        if begin < asked_at + self._ahead:
-            for progress in self._progress.values():
-                progress.gap = begin
-        if _floors(before) != _floors(self._progress):
-            self._next_sweep = -math.inf
-            self._looking.cancel()
-        self._resumed.set()
+        if is_new:
+            self._sweeps.hurry()
+        self._tell_of_change()
 
-    def pause(self, last_received: float) -> None:
-        """The connection was lost; the last sign of life came then, by our clock."""
-        for progress in self._progress.values():
-            progress.gap = min(progress.gap, last_received + self._ahead)
-        self._resumed = trio.Event()
-        self._looking.cancel()
+    def resume(self, confirmed_at: Moment) -> None:
+        """A subscription is in force on a new connection."""
+        self._confirmed_at = self._clock.at(confirmed_at)
+        self.is_connected = True
+        self._gaps.retry_soon()
+        if self.missing_since < math.inf:
+            self._sweeps.gap_has_ended(self.missing_since)
+        self._tell_of_change()
+
+    def pause(self, last_received: Moment) -> None:
+        """The connection was lost; the last sign of life came then."""
+        self.is_connected = False
+        self._gaps.open(self._clock.at(last_received))
+        self._tell_of_change()
 
     @property
     def fetches_bodies(self) -> bool:
@@ -167,159 +183,184 @@ class Recoverer:
         """The mail with its body, if it was left out and can be fetched."""
         return await with_body(self._rest, event)
 
+    def _tell_of_change(self) -> None:
+        self.changed.set()
+        self.changed = trio.Event()
+        self._to_keep.set()
+
     # The task
 
     async def run(self) -> None:
-        """Look whenever it is time, as long as the subscription is in force."""
-        await self._resumed.wait()
-        if self._progress:
+        """Look whenever it is time."""
+        while not self.is_connected or not self.progress:
+            await self.changed.wait()
+        await self._wait_for_the_clock()
+        self._take_over()
+        async with background_nursery() as nursery:
+            nursery.start_soon(self._gaps.run)
+            nursery.start_soon(self._sweeps.run)
+            if self._journal is None:
+                await trio.sleep_forever()
+            else:
+                await self._keep_what_changes(self._journal)
+
+    async def _wait_for_the_clock(self) -> None:
+        while not self._clock.is_known:
+            if (failure := await self._learn_the_time()) is not None:
+                for target in self.progress:
+                    self.note_failure(target, failure)
+                await trio.sleep(ASK_AGAIN_AFTER)
+
+    async def _learn_the_time(self) -> RequestFailedError | None:
+        try:
             async with self._rest.connected():
                 await self._rest.learn_the_time()
-        self._set_clock(self._rest.ahead)
-        self._restore()
-        while True:
-            await self._resumed.wait()
-            with trio.CancelScope() as self._looking:
-                if self._resumed.is_set():  # it may be another one, since there was another loss
-                    await self._look_while_subscribed()
+        except RequestFailedError as exc:
+            return exc
+        return None
 
-    def _set_clock(self, ahead: float) -> None:
-        """Now AgentMail's clock is known: the times so far were by ours, but for the one that was given."""
-        since = self._recovery.since
-        self._ahead = ahead
-        self._confirmed_at += ahead
-        for progress in self._progress.values():
-            progress.set_clock(ahead, given=None if since is None else since.timestamp())
+    def _take_over(self) -> None:
+        """Now AgentMail's clock is known. The times so far were by ours, but for the one that was given."""
+        since = None if self._recovery.since is None else self._recovery.since.timestamp()
+        self._confirmed_at += self._clock.ahead
+        for its in self.progress.values():
+            its.shift(self._clock.ahead, since)
+        if self._kept is not None:
+            earlier, clock_was_known, source = self._kept
+            for target, its in earlier.items():
+                if target in self.progress:
+                    if not clock_was_known:
+                        its.shift(self._clock.ahead, since)
+                    its.clamp(self._clock.now())
+                    its.wanted = self.progress[target].wanted | its.wanted
+                    for look in (its.look, its.sweep):
+                        if look is not None:
+                            look.wanted = its.wanted
+                    # What was lost since this run began is a gap as well.
+                    its.gap = min(its.gap, self.progress[target].gap)
+                    its.has_failed = self.progress[target].has_failed
+                    self.progress[target] = its
+            self._source.restore(source)
+        else:
+            for its in self.progress.values():
+                if since in its.wanted.values():  # the beginning that was given lies before the first subscription
+                    its.gap = min(its.gap, since or math.inf)
+        self._delivered.floor = min(self._delivered.floor, self._clock.now())
+        self._has_begun = True
+        if self.missing_since < math.inf:
+            self._sweeps.gap_has_ended(self.missing_since)
+        self._tell_of_change()
 
-    async def _look_while_subscribed(self) -> None:
-        await self._keep()
-        gaps = {target: its.gap for target, its in self._progress.items() if its.has_gap}
-        if gaps:
-            await self._look_at({target: gap - self._recovery.overlap for target, gap in gaps.items()})
-            self._next_sweep = trio.current_time() + min(SECOND_LOOK_AFTER, self._recovery.sweep_interval)
-        while self._progress:
-            await trio.sleep_until(self._next_sweep)
-            await self._sweep()
-        await trio.sleep_forever()
+    # What `Situation` describes
 
-    async def _sweep(self) -> None:
-        # While the consumer is behind, what was pushed may wait to be read, and need not be fetched.
-        for _ in range(int(self._recovery.sweep_interval / SECOND_LOOK_AFTER)):
-            if not self._outbox.is_full:
-                break
-            await trio.sleep(SECOND_LOOK_AFTER)
-        began = self._rest.now
-        since = {target: min(its.swept_until, its.gap) for target, its in self._progress.items()}
-        self._unpushed = 0
-        self._was_behind = self._outbox.is_full
-        await self._look_at({target: at - self._recovery.sweep_depth for target, at in since.items()})
-        for target, its in self._progress.items():
-            if target in since and not its.has_gap:
-                its.swept_until = began
-        self._next_sweep = trio.current_time() + self._recovery.sweep_interval
-        if self._unpushed and not self._was_behind:
-            await self._replace_the_connection()
+    @property
+    def is_behind(self) -> bool:
+        """Whether the consumer has as much waiting as it asked for."""
+        return self._outbox.is_full
 
-    async def _look_at(self, afters: dict[Target, float]) -> None:
-        began = self._rest.now
-        self._found.known = self._found.held = 0
-        waiting = iter(afters.items())
+    def note_failure(self, target: Target, failure: ApiError | RequestFailedError) -> None:
+        """See `Situation`."""
+        its = self.progress.get(target)
+        if its is None:
+            return  # it is not subscribed to any more
+        if its.open_since == math.inf:
+            its.gap = its.complete_until
+            self._tell_of_change()
+        # While there is no connection, a gap is open anyway.
+        if self.is_connected and not its.has_failed:
+            its.has_failed = True
+            self._tell_of_failure(target, its.open_since, str(failure))
 
-        async def work() -> None:
-            # What the supervisor says meanwhile holds: a new gap, or a target that is none any more.
-            await trio.lowlevel.checkpoint_if_cancelled()
-            for target, after in waiting:
-                failure = None
-                try:
-                    await self._source.look(target, after, self._floors_of(target), self._found)
-                except (ApiError, RequestFailedError) as exc:
-                    failure = exc
-                await trio.lowlevel.checkpoint_if_cancelled()
-                if failure is not None:
-                    self._note_failure(target, failure)
-                else:
-                    its = self._progress[target]
-                    self._found.closed = min(self._found.closed, its.gap)
-                    its.gap, its.is_told, its.complete_until = math.inf, False, began
+    def _tell_of_failure(self, target: Target, since: float, why: str) -> None:
+        reason = printable(why, 500)
+        logger.warning("mail could not be recovered: %s", reason)
+        self._notify(RecoveryFailed(inbox_id=target.inbox_id, pod_id=target.pod_id, since=_utc(since), reason=reason))
 
-        async with self._rest.connected():
-            async with trio.open_nursery() as nursery:
-                for _ in range(TARGETS_AT_ONCE):
-                    nursery.start_soon(work)
-            await self._look_at_held()
-        self._ahead = self._rest.ahead  # our clock may have been set right
-        await trio.lowlevel.checkpoint_if_cancelled()  # the news is for the place where the stream goes on
-        self._tell()
-        await self._keep()
+    async def note_closed(self, since: float) -> None:
+        """See `Situation`."""
+        self._closed_since = min(self._closed_since, since)
+        self._to_keep.set()
+        if self._is_caught_up():
+            await self._look_at_held(self._counts)
+            if self._is_caught_up():
+                self._tell_of_gaps()
+        self._forget()
 
-    async def _look_at_held(self) -> None:
-        floors = {event_type: -math.inf for its in self._progress.values() for event_type in its.floors}
+    def _is_caught_up(self) -> bool:
+        """Whether all gaps are closed, but for those of which a `RecoveryFailed` has told."""
+        return (
+            self.is_connected
+            and self._closed_since < math.inf
+            and all(its.open_since == math.inf or its.has_failed for its in self.progress.values())
+        )
+
+    def _tell_of_gaps(self) -> None:
+        counts = self._counts
+        self._notify(
+            CaughtUp(
+                since=_utc(self._closed_since),
+                recovered=counts.recovered,
+                known=counts.known,
+                held=counts.held,
+                failed=sum(its.has_failed for its in self.progress.values()),
+                requests=self.requests - self._requests_told,
+            )
+        )
+        self._requests_told = self.requests
+        self._closed_since = math.inf
+        counts.recovered = counts.known = counts.held = 0
+
+    async def note_swept(self, counts: Counts) -> None:
+        """See `Situation`."""
+        await self._look_at_held(counts)
+        self._forget()
+        self._to_keep.set()
+        was_behind, self._was_behind = self._was_behind, self._outbox.is_full
+        if counts.unpushed and not was_behind:
+            logger.warning("the connection is alive, and %d mails were not pushed: it is replaced", counts.unpushed)
+            try:
+                await self._renew()
+            except (AgentMailError, OSError) as exc:
+                logger.warning("the connection could not be replaced: %s", printable(str(exc), 500))
+
+    async def _look_at_held(self, counts: Counts) -> None:
+        wanted = {event_type: -math.inf for its in self.progress.values() for event_type in its.wanted}
         try:
-            await self._source.look_at_held(floors, self._found)
+            async with self._rest.connected():
+                await self._source.look_at_held(wanted, counts)
         except (ApiError, RequestFailedError) as exc:
             # They stay remembered, and the next look has another try.
             logger.warning("held mail could not be looked at: %s", printable(str(exc), 500))
 
-    def _floors_of(self, target: Target) -> dict[str, float]:
-        # What arrived at that very moment is among what was forgotten.
-        forgotten = math.nextafter(self._delivered.forgotten_until, math.inf)
-        return {event_type: max(floor, forgotten) for event_type, floor in self._progress[target].floors.items()}
-
-    def _note_failure(self, target: Target, failure: ApiError | RequestFailedError) -> None:
-        its = self._progress[target]
-        its.gap = its.missing_since
-        if not its.is_told:
-            its.is_told = True
-            reason = printable(str(failure), 500)
-            logger.warning("mail could not be recovered: %s", reason)
-            self._notify(
-                RecoveryFailed(
-                    inbox_id=target.inbox_id,
-                    pod_id=target.pod_id,
-                    since=datetime.fromtimestamp(its.gap, UTC),
-                    reason=reason,
-                )
-            )
-
-    def _tell(self) -> None:
-        """Of gaps that were closed, if any were."""
-        found = self._found
-        if found.closed < math.inf:
-            self._notify(
-                CaughtUp(
-                    since=datetime.fromtimestamp(found.closed, UTC),
-                    recovered=found.recovered,
-                    known=found.known,
-                    held=found.held,
-                    failed=sum(its.has_gap for its in self._progress.values()),
-                    requests=self.requests - found.requests_before,
-                )
-            )
-        self._found = _Found(requests_before=self.requests)
-
-    async def _replace_the_connection(self) -> None:
-        logger.warning("the connection is alive, and %d mails were not pushed: another one is made", self._unpushed)
-        try:
-            await self._renew()
-        except (AgentMailError, OSError) as exc:
-            logger.warning("the connection could not be replaced: %s", printable(str(exc), 500))
+    def _forget(self) -> None:
+        """Forget the identities that no look needs, and tell if memory has run out before that."""
+        covered = min((its.covered_until for its in self.progress.values()), default=-math.inf)
+        # What the journal has no room for yet is missing to the next run, which has to find it.
+        until = min(covered, self._outbox.unwritten_since, self._clock.now() - self._recovery.sweep_depth)
+        self._delivered.forget(until)
+        if self._delivered.ran_out_until <= covered:
+            self._has_run_out = False
+        elif not self._has_run_out:
+            self._has_run_out = True
+            self._tell_of_failure(Target(), covered, "more mail has come since than identities can be remembered")
 
     # What is handed over
 
-    async def _put(self, event: Event, was_held: bool) -> None:
+    async def _put(self, event: Event, counts: Counts, *, was_held: bool) -> None:
         self._was_behind |= self._outbox.is_full
         try:
             is_new = await self._outbox.put(event)
         except Abandoned:
             await trio.sleep_forever()  # the supervisor ends the stream, when it is told the same
         assert isinstance(event, MessageReceivedEvent)
+        if not is_new:
+            return
+        self.recovered += 1
+        counts.recovered += 1
         created = event.message.created_at
-        if is_new:
-            self.recovered += 1
-            self._found.recovered += 1
-            if not was_held and created is not None:
-                overdue = self._rest.now - PUSHED_BY_THEN
-                self._unpushed += self._confirmed_at < created.timestamp() < overdue
+        if not was_held and created is not None:
+            overdue = self._clock.now() - PUSHED_BY_THEN
+            counts.unpushed += self._confirmed_at < created.timestamp() < overdue
 
     def _notify(self, notice: CaughtUp | RecoveryFailed) -> None:
         try:
@@ -329,25 +370,24 @@ class Recoverer:
 
     # From one run to the next
 
-    async def _keep(self) -> None:
-        if self._journal is None:
-            return
-        await self._write(self._journal, self._progress)
+    async def _keep_what_changes(self, journal: Journal) -> None:
+        while True:
+            self._to_keep = trio.Event()
+            await journal.keep(self._encode(self.progress), forgotten_until=self._delivered.floor)
+            await trio.sleep(KEEP_AFTER)
+            is_looking = any(its.look is not None or its.sweep is not None for its in self.progress.values())
+            with trio.move_on_after(KEEP_EVERY if is_looking else math.inf):
+                await self._to_keep.wait()
 
-    async def _write(self, journal: Journal, progress: dict[Target, Progress]) -> None:
+    def _encode(self, progress: dict[Target, Progress]) -> bytes:
         # What the journal has no room for is known here, and would not be to the next run.
-        await journal.keep(encode_progress(progress, self._outbox.unwritten_since, self._source.state()))
-
-    def _restore(self) -> None:
-        if (kept := decode_progress(self._kept)) is None:
-            return
-        earlier, source = kept
-        for target, progress in earlier.items():
-            if target in self._progress:  # with its gap, and not that of `Recovery.since`, which was a first start's
-                floors = self._progress[target].floors | progress.floors
-                self._progress[target] = attrs.evolve(progress, floors=floors)
-        self._source.restore(source)
+        return encode_progress(
+            progress,
+            unwritten_since=self._outbox.unwritten_since,
+            clock_is_known=self._has_begun or (self._kept is not None and self._kept[1]),
+            source=self._source.state(),
+        )
 
 
-def _floors(progress: dict[Target, Progress]) -> dict[Target, dict[str, float]]:
-    return {target: its.floors for target, its in progress.items()}
+def _utc(seconds: float) -> datetime:
+    return datetime.fromtimestamp(max(seconds, 0.0), UTC)

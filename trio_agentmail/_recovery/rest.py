@@ -1,25 +1,24 @@
 """AgentMail's REST API, as far as recovery asks it: the one place that knows HTTP."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
-from datetime import UTC
-from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from urllib.parse import quote
 
 import trio
 
 from trio_agentmail._api_key import ApiKey
 from trio_agentmail._backend import Backend
+from trio_agentmail._clock import ServerClock
 from trio_agentmail._codec import encode_object, parse_object
-from trio_agentmail._reconnect import Verdict, ceilings, full_jitter, retry_after, verdict
+from trio_agentmail._reconnect import Verdict, ceilings, full_jitter, http_date, retry_after, verdict
 from trio_agentmail._settings import ReconnectPolicy, Settings
 from trio_agentmail.errors import ApiError, AuthenticationError, RequestFailedError, refusal
 
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["UNDER_WAY", "Rest", "items_of", "raise_first", "segment"]
+__all__ = ["UNDER_WAY", "Pace", "Page", "Rest", "raise_first", "segment"]
 
 PAGE_SIZE = 100
 """Items of a page: as many as AgentMail is sure to give."""
@@ -41,30 +40,34 @@ MAX_PATIENCE = 60.0
 
 DELAYS = ReconnectPolicy(initial_delay=1.0)
 
-CLOCKS_AGREE = 1.5
-"""Seconds by which clocks may differ without our seeing it: AgentMail tells the time in whole seconds."""
 
-MOST_AHEAD = 366 * 86_400.0
-"""Seconds: no clock is that wrong, since TLS would not work. Such a date is nonsense."""
+Pace: TypeAlias = Callable[[], Awaitable[None]]
+"""Waits until another request may be made."""
+
+
+class Page(NamedTuple):
+    """A page of a listing: its items, and whether there is another page."""
+
+    items: list[dict[str, Any]]
+    has_more: bool
 
 
 class Rest:
-    """Asks AgentMail, in a block of `connected`."""
+    """Asks AgentMail, in a block of `connected`. Each answer tells `clock` the time."""
 
-    def __init__(self, backend: Backend, settings: Settings, api_key: ApiKey) -> None:
+    def __init__(self, backend: Backend, settings: Settings, api_key: ApiKey, clock: ServerClock) -> None:
         import httpx  # here, before there is a connection: it takes 0.1 s, in which no event could be read
 
         self._httpx = httpx
         self._backend = backend
         self._settings = settings
         self._api_key = api_key
+        self._clock = clock
         self._client: httpx.AsyncClient
         self._users = 0
         self._under_way = trio.CapacityLimiter(CONCURRENCY)
         self._not_before = 0.0
         """By Trio's clock: AgentMail has said that we ask too much."""
-        self.ahead = 0.0
-        """Seconds by which AgentMail's clock is ahead of ours."""
         self.requests = 0
         """How many have been made."""
 
@@ -91,16 +94,15 @@ class Rest:
                 del self._client
                 await client.aclose()
 
-    @property
-    def now(self) -> float:
-        """The time of day by AgentMail's clock, in seconds since the epoch."""
-        return self._backend.now() + self.ahead
-
     async def learn_the_time(self) -> None:
-        """Ask for something small; any answer at all tells the time. Without one, our clock is taken for theirs."""
+        """Ask for something small: any answer at all tells the time.
+
+        Raises:
+            RequestFailedError: there is no answer.
+        """
         try:
             await self.get("/inboxes", {"limit": "1"})
-        except (ApiError, RequestFailedError):
+        except ApiError:
             return
 
     async def get(self, path: str, parameters: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -120,23 +122,32 @@ class Rest:
         return await self._ask("POST", path, None, encode_object(body))
 
     async def pages(
-        self, path: str, field: str, parameters: Mapping[str, str], size: int = PAGE_SIZE
-    ) -> AsyncGenerator[list[dict[str, Any]], None]:
+        self,
+        path: str,
+        field: str,
+        parameters: Mapping[str, str],
+        size: int = PAGE_SIZE,
+        pace: Pace = trio.lowlevel.checkpoint,
+    ) -> AsyncGenerator[Page, None]:
         """Go through a listing to its end, a page at a time; as `get`.
 
         Args:
             field: Which field of a page holds its items.
+            pace: Waited for before each request.
         """
         asked = {"limit": str(size), **parameters}
         tokens: set[str] = set()
         while True:
+            await pace()
             page = await self.get(path, asked)
             items = page.get(field, [] if page.get("count") == 0 else None)
             if not isinstance(items, list):
                 raise RequestFailedError(f"the REST API answered without {field}, so nobody knows what there is")
-            yield [item for item in items if isinstance(item, dict)]
             token = page.get("next_page_token")
-            if not isinstance(token, str) or not token:
+            if not isinstance(token, str):
+                token = ""
+            yield Page([item for item in items if isinstance(item, dict)], has_more=bool(token))
+            if not token:
                 return
             if token in tokens:
                 raise RequestFailedError("the REST API gave a page_token twice, so the listing has no end")
@@ -161,7 +172,7 @@ class Rest:
             left -= 1
             if not left or verdict(answer) is not Verdict.TRANSIENT:
                 raise answer
-            patience = max(full_jitter(next(delays)), retry_after(answer))
+            patience = max(full_jitter(next(delays)), retry_after(answer, self._backend.now))
             if isinstance(answer, ApiError) and answer.status_code == 429:
                 # It is the key that asks too much: nobody asks any more for so long.
                 self._not_before = max(self._not_before, trio.current_time() + patience)
@@ -197,7 +208,7 @@ class Rest:
         return failure
 
     def _read(self, response: "httpx.Response") -> dict[str, Any] | ApiError | RequestFailedError:
-        self._read_clock(response.headers.get("date", ""))
+        self._clock.answered(http_date(response.headers.get("date", "")))
         failure: ApiError | RequestFailedError
         if response.status_code == 200:
             answer = parse_object(response.content)
@@ -208,16 +219,6 @@ class Rest:
             failure = refusal(response.status_code, dict(response.headers), response.text)
         self._api_key.redact(failure)
         return failure
-
-    def _read_clock(self, date: str) -> None:
-        try:
-            when = parsedate_to_datetime(date)
-        except (ValueError, OverflowError):
-            return
-        # A date without an offset is GMT (RFC 9110, section 5.6.7).
-        ahead = when.replace(tzinfo=when.tzinfo or UTC).timestamp() - self._backend.now()
-        if abs(ahead) < MOST_AHEAD:
-            self.ahead = 0.0 if abs(ahead) < CLOCKS_AGREE else ahead
 
 
 def _explained(failure: BaseException) -> str:
@@ -231,19 +232,6 @@ def segment(text: str) -> str:
     """A part of a path: a Message-ID may hold any character, slashes included."""
     quoted = quote(text, safe="", errors="surrogatepass")
     return quoted if quoted.strip(".") else quoted.replace(".", "%2E")  # "..": else httpx takes it for a step up
-
-
-async def items_of(
-    pages: AsyncGenerator[list[dict[str, Any]], None], failures: list[Exception]
-) -> AsyncGenerator[dict[str, Any], None]:
-    """The items of a listing; a failure ends it and is noted, so that what was started meanwhile is not cancelled."""
-    async with aclosing(pages):
-        try:
-            async for page in pages:
-                for item in page:
-                    yield item
-        except (ApiError, RequestFailedError) as exc:
-            failures.append(exc)
 
 
 def raise_first(failures: Sequence[Exception]) -> None:

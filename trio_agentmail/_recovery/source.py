@@ -1,14 +1,19 @@
-"""Where missed events come from: what is to be looked at, and what a look is asked for."""
+"""Where missed events come from: what is looked through, a look and its place, and what makes a source."""
 
+import math
 from collections.abc import Mapping
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import attrs
+import trio
 
+from trio_agentmail._codec import RECEIVED_TYPES
 from trio_agentmail._settings import Subscribe
 from trio_agentmail.events import Event
 
-__all__ = ["KINDS", "Counts", "Floors", "Source", "Target", "recovered_types", "targets_of"]
+from .rest import Pace
+
+__all__ = ["KINDS", "Counts", "Look", "Source", "Target", "recovered_types", "targets_of"]
 
 KINDS = ("spam", "blocked", "unauthenticated")
 """The labels of mail that comes only to those who ask for it, under an event_type of its own."""
@@ -20,11 +25,6 @@ class Target:
 
     inbox_id: str | None = None
     pod_id: str | None = None
-
-
-Floors: TypeAlias = Mapping[str, float]
-"""Which event_types of received mail are wanted; and since when AgentMail must have created such mail, in seconds since
-the epoch: what is older came before the stream began, or may have been delivered and forgotten."""
 
 
 def targets_of(subscribe: Subscribe) -> tuple[Target, ...]:
@@ -39,42 +39,81 @@ def recovered_types(subscribe: Subscribe) -> tuple[str, ...]:
     """The event_types that can be listed, of those that are pushed."""
     if subscribe.event_types is None:
         return ("message.received",)
-    listed = ("message.received", *(f"message.received.{kind}" for kind in KINDS))
-    return tuple(event_type for event_type in listed if event_type in subscribe.event_types)
+    return tuple(event_type for event_type in RECEIVED_TYPES if event_type in subscribe.event_types)
+
+
+@attrs.define(eq=False)
+class Look:
+    """One look through what a target has, and its place there.
+
+    A listing is in the order of the mails' own times, so a place is such a time. It is only moved on when all before
+    it has been handed over. A look that fails, or whose process dies, goes on from its place.
+
+    All times are in seconds since the epoch.
+
+    Attributes:
+        wanted: The event_types that are wanted, and since when AgentMail must have created a mail of each.
+        after: Mail dated from then on is looked at.
+        began: When the look began. All mail that AgentMail created before is found by it.
+        since: When the gap began that this look closes; `math.inf`: it closes none.
+        place: All that is dated before has been looked at.
+    """
+
+    target: Target
+    wanted: Mapping[str, float]
+    after: float
+    began: float
+    since: float = math.inf
+    place: float = attrs.field(default=attrs.Factory(lambda self: self.after, takes_self=True))
 
 
 @attrs.define
 class Counts:
-    """What a look has found, so far."""
+    """What looks have found so far.
 
+    Attributes:
+        recovered: Mails that had been missed.
+        unpushed: Of these, the mails that should have been pushed long ago on the present connection.
+        known: Mails that had been delivered before.
+        held: Mails that are still held.
+    """
+
+    recovered: int = 0
+    unpushed: int = 0
     known: int = 0
     held: int = 0
 
 
 class Source(Protocol):
-    """Where missed events come from. A listing today; a source with a cursor may come later."""
+    """Where missed events come from: a listing. A source with a cursor can be another."""
 
     def note(self, event: Event) -> None:
-        """An event has come by itself."""
+        """Take notice of an event that was pushed."""
 
-    async def look(self, target: Target, after: float, floors: Floors, counts: Counts) -> None:
-        """Hand over what was missed, once the whole target has been gone through raise the first failure.
+    async def look(
+        self, look: Look, counts: Counts, *, pages: float = math.inf, pace: Pace = trio.lowlevel.checkpoint
+    ) -> bool:
+        """Hand over what was missed, from the place of the look on. What can be handed over is, before this raises.
 
         Args:
-            after: Since when, by the mail's own time, in seconds since the epoch.
+            pages: Pages after which to stop.
+            pace: Waited for before each request that a look needs even if nothing was missed.
+
+        Returns:
+            Whether the end was reached.
 
         Raises:
-            ApiError, RequestFailedError: something could not be listed or fetched.
+            ApiError, RequestFailedError: Something could not be listed or fetched. The place is before that.
         """
 
-    async def look_at_held(self, floors: Floors, counts: Counts) -> None:
+    async def look_at_held(self, wanted: Mapping[str, float], counts: Counts) -> None:
         """Hand over what was held and has been released; as `look`."""
 
     def forget(self, target: Target) -> None:
-        """It is not in the subscription any more."""
+        """Forget what is known of a target that is not subscribed to any more."""
 
     def state(self) -> Any:
-        """What it has to remember from one run to the next, as JSON has it."""
+        """What has to be remembered from one run to the next, as JSON has it."""
 
     def restore(self, state: Any) -> None:
         """Remember what `state` gave in an earlier run."""

@@ -5,19 +5,22 @@ from collections import OrderedDict
 from contextlib import aclosing
 from functools import partial
 
+import trio
+
 from trio_agentmail._codec import decode_thread
 from trio_agentmail.errors import ApiError, RequestFailedError
 from trio_agentmail.events import Message, MessageReceivedEvent, ThreadItem
 
 from .in_order import in_order
 from .mails import HELD, Mails
-from .rest import UNDER_WAY, Rest, items_of, raise_first, segment
-from .source import Counts, Floors
+from .pages import LookPages
+from .rest import UNDER_WAY, Pace, Rest, raise_first, segment
+from .source import Counts, Look
 
 __all__ = ["Threads"]
 
-REMEMBERED_THREADS = 2**15
-"""How many threads are remembered as they were seen last."""
+REMEMBERED_THREADS = 2**17
+"""How many threads are remembered as they were seen last: about 20 MB, where that many have had a reply."""
 
 THREAD_PAGE = 20
 """Messages of a thread that are fetched at once, with their bodies."""
@@ -29,19 +32,21 @@ class Threads:
     def __init__(self, rest: Rest, mails: Mails) -> None:
         self._rest = rest
         self._mails = mails
-        self._seen: OrderedDict[str | None, tuple[ThreadItem, float]] = OrderedDict()
-        """How a thread was seen last, and from when on it was gone through then."""
+        self._seen: OrderedDict[int, tuple[int, float]] = OrderedDict()
+        """By the hash of its thread_id: what a thread looked like when it was gone through last, and from when on."""
 
-    async def look(
-        self, path: str, asked: dict[str, str], after: float, floors: Floors, counts: Counts
-    ) -> list[Exception]:
-        """What the listing tells of; the failures of single threads. It raises if it is the listing that fails."""
+    async def look(self, look: Look, counts: Counts, listed: LookPages, pace: Pace) -> None:
+        """Hand over what was missed.
+
+        Raises:
+            ApiError, RequestFailedError: The listing, or a thread in it, could not be had.
+        """
         failures: list[Exception] = []
         listing_failures: list[Exception] = []
 
         async def fetch(thread: ThreadItem) -> tuple[list[MessageReceivedEvent], float] | None:
             try:
-                return await self._fetch_thread(thread, after, floors, counts)
+                return await self._fetch_thread(thread, look, counts, pace)
             except ApiError as exc:
                 # It has gone since it was listed; should it be listed again, it is looked at again.
                 if exc.status_code != 404:
@@ -54,30 +59,34 @@ class Threads:
             if found is None:
                 return
             missed, reached = found
-            await self._mails.put_all(missed)
-            self._seen[thread.thread_id] = _signature(thread), reached
+            await self._mails.put_all(missed, counts)
+            self._seen[hash(thread.thread_id)] = _signature(thread), reached
             if len(self._seen) > REMEMBERED_THREADS:
                 self._seen.popitem(last=False)
 
-        pages = self._rest.pages(path, "threads", asked)
-        async with in_order(UNDER_WAY) as start, aclosing(items_of(pages, listing_failures)) as items:
-            async for item in items:
-                thread = decode_thread(item)
-                if thread is not None and self._has_news(thread, after, floors):
-                    await start(partial(fetch, thread), partial(put, thread))
+        async with in_order(UNDER_WAY) as start, aclosing(listed.walk(listing_failures)) as pages:
+            async for page in pages:
+                for item in page:
+                    thread = decode_thread(item)
+                    if thread is not None and self._has_news(thread, look):
+                        await start(partial(fetch, thread), partial(put, thread))
+                await start(trio.lowlevel.checkpoint, listed.mark(failures))
         raise_first(listing_failures)
-        return failures
+        raise_first(failures)
 
-    def _has_news(self, thread: ThreadItem, after: float, floors: Floors) -> bool:
+    def _has_news(self, thread: ThreadItem, look: Look) -> bool:
         """Whether there may be a mail in it that was missed."""
         if not thread.thread_id:
             return False
-        seen, reached = self._seen.get(thread.thread_id, (None, math.inf))
-        if seen == _signature(thread) and reached <= after:
+        seen, reached = self._seen.get(hash(thread.thread_id), (None, math.inf))
+        if seen == _signature(thread) and reached <= look.after:
             return False
         if HELD in thread.labels:
             return True
-        if thread.updated_at is not None and thread.updated_at.timestamp() < min(floors.values()):
+        if thread.updated_at is not None and (
+            thread.updated_at.timestamp() < min(look.wanted.values())
+            or self._mails.delivered.may_be_forgotten(thread.updated_at)
+        ):
             return False
         # Nearly every mail that was pushed begins a thread: that this one was is known without a request.
         is_known = thread.message_count == 1 and self._mails.delivered.has_mail(
@@ -86,36 +95,35 @@ class Threads:
         return not is_known
 
     async def _fetch_thread(
-        self, thread: ThreadItem, after: float, floors: Floors, counts: Counts
+        self, thread: ThreadItem, look: Look, counts: Counts, pace: Pace
     ) -> tuple[list[MessageReceivedEvent], float]:
         """The mails of a thread that were missed, the oldest first; and from when on it was gone through:
         infinity means that it was not, since a mail could not be had."""
         inbox = f"/inboxes/{segment(thread.inbox_id)}" if thread.inbox_id else ""
-        pages = self._rest.pages(f"{inbox}/threads/{segment(thread.thread_id or '')}", "messages", {}, THREAD_PAGE)
+        path = f"{inbox}/threads/{segment(thread.thread_id or '')}"
+        pages = self._rest.pages(path, "messages", {}, THREAD_PAGE, pace)
         missed: list[MessageReceivedEvent] = []
         is_complete = True
         async with aclosing(pages):
             async for page in pages:  # the first page is the newest, and each is ascending
-                listed = [self._mails.read(item, thread.inbox_id or "") for item in page]
+                listed = [self._mails.read(item, thread.inbox_id or "") for item in page.items]
                 events = [event for event in listed if event is not None]
                 wholes = [
-                    [event] if _has_body(event.message) else await self._mails.fetch(event, floors)
+                    [event] if _has_body(event.message) else await self._mails.fetch(event, look.wanted)
                     for event in events
-                    if self._mails.is_missed(event, floors, counts)
+                    if self._mails.is_missed(event, look, counts)
                 ]
                 # What is listed and not there may be there in the next look.
                 is_complete = is_complete and [] not in wholes
                 missed[:0] = [whole for found in wholes for whole in found]
-                if any(_time(event.message) < after for event in events):
-                    return missed, after if is_complete else math.inf
+                if any(_time(event.message) < look.after for event in events):
+                    return missed, look.after if is_complete else math.inf
         return missed, -math.inf if is_complete else math.inf
 
 
-def _signature(thread: ThreadItem) -> ThreadItem:
+def _signature(thread: ThreadItem) -> int:
     """What of a thread changes when there is something new in it."""
-    return ThreadItem(
-        updated_at=thread.updated_at, message_count=thread.message_count, last_message_id=thread.last_message_id
-    )
+    return hash((thread.updated_at, thread.message_count, thread.last_message_id))
 
 
 def _has_body(message: Message) -> bool:

@@ -84,7 +84,7 @@ def drop_command(path: str, id: int) -> None:
     with _explained():
         _found(path, id)
         with _store(path) as store:
-            store.apply([lambda: store.drop(id, time.time())])
+            store.apply([lambda: store.drop(id)])
     click.echo(f"{id} is dropped")
 
 

@@ -1,0 +1,163 @@
+"""Sweeps: mail that was missed though there was a connection, or that a gap's look could not see."""
+
+import math
+from collections import deque
+from collections.abc import Iterable
+
+import trio
+
+from trio_agentmail._clock import ServerClock
+from trio_agentmail._nursery import background_nursery
+from trio_agentmail._settings import Recovery
+from trio_agentmail.errors import ApiError, RequestFailedError
+
+from .gaps import TARGETS_AT_ONCE, Situation
+from .rest import Rest
+from .source import Counts, Look, Source
+
+__all__ = ["Rate", "Sweeps"]
+
+SECOND_LOOK_AFTER = 30.0
+"""Seconds after a gap was closed at which a sweep looks for what was not listed yet then."""
+
+
+class Rate:
+    """Limits requests to so many a minute; a quarter of them may come at once.
+
+    This is a token bucket: it fills at a constant rate, each request takes one token, and waits until there is one.
+    """
+
+    def __init__(self, a_minute: float) -> None:
+        self._seconds_each = 60.0 / a_minute
+        self._room = max(1.0, a_minute / 4)
+        self._full_at = -math.inf
+        """When the bucket is full again, on Trio's clock."""
+
+    async def wait(self) -> None:
+        """Wait until another request may be made."""
+        await trio.lowlevel.checkpoint()
+        now = trio.current_time()
+        self._full_at = max(self._full_at, now) + self._seconds_each
+        await trio.sleep_until(self._full_at - self._room * self._seconds_each)
+
+
+class Sweeps:
+    """Sweeps every so often, gap or no gap: a connection may be alive and deliver nothing.
+
+    A sweep reaches `Recovery.sweep_depth` back from the last one, since mail may be back-dated. In a busy inbox that
+    is more than can be listed in one `sweep_interval`. So a sweep goes on at its rate for as long as it takes, and each
+    time that the next one would be due, recent mail is looked at instead. What was missed lately is found soon,
+    however much there is.
+    """
+
+    def __init__(
+        self, situation: Situation, recovery: Recovery, source: Source, rest: Rest, clock: ServerClock, rate: Rate
+    ) -> None:
+        self._situation = situation
+        self._recovery = recovery
+        self._source = source
+        self._rest = rest
+        self._clock = clock
+        self._rate = rate
+        self._due_at = -math.inf
+        """When the next one is due, on Trio's clock."""
+        self._is_sweeping = False
+        self._has_not_run = True
+        self._recent_from = math.inf
+        """What AgentMail created before has been looked at."""
+        self._unsettled: deque[tuple[float, float]] = deque()
+        """When a gap ended, on Trio's clock, and when it had begun: it needs a second look."""
+
+    def gap_has_ended(self, since: float) -> None:
+        """The subscription is in force again."""
+        self._unsettled.append((trio.current_time(), since))
+        second_look_at = trio.current_time() + SECOND_LOOK_AFTER
+        # After a start that follows a gap, the look that closes the gap comes first.
+        self._due_at = second_look_at if self._has_not_run else min(self._due_at, second_look_at)
+
+    def hurry(self) -> None:
+        """Something new has been subscribed to."""
+        self._due_at = -math.inf
+
+    async def run(self) -> None:
+        """Sweep whenever it is time."""
+        async with background_nursery() as nursery:
+            while True:
+                await self._until_due()
+                self._has_not_run = False
+                await self._wait_for_consumer()
+                if self._is_sweeping:
+                    await self._look_at_recent_mail()
+                else:
+                    self._is_sweeping = True
+                    nursery.start_soon(self._sweep, self._settle())
+                self._due_at = trio.current_time() + self._recovery.sweep_interval
+                if self._unsettled:
+                    self._due_at = min(self._due_at, self._unsettled[0][0] + SECOND_LOOK_AFTER)
+
+    async def _until_due(self) -> None:
+        while not self._situation.progress or trio.current_time() < self._due_at:
+            changed = self._situation.changed
+            with trio.move_on_at(self._due_at if self._situation.progress else math.inf):
+                await changed.wait()
+
+    async def _wait_for_consumer(self) -> None:
+        # While the consumer is behind, what was pushed may wait to be read, and need not be fetched.
+        for _ in range(int(self._recovery.sweep_interval / SECOND_LOOK_AFTER)):
+            if not self._situation.is_behind:
+                return
+            await trio.sleep(SECOND_LOOK_AFTER)
+
+    def _settle(self) -> float:
+        """Where recent mail begins now: what is dated from then on has to be looked at."""
+        since = min(self._recent_from, *(since for _, since in self._unsettled), math.inf)
+        while self._unsettled and self._unsettled[0][0] <= trio.current_time() - SECOND_LOOK_AFTER:
+            self._unsettled.popleft()
+        self._recent_from = self._clock.now()
+        return since
+
+    async def _sweep(self, recent_from: float) -> None:
+        looks = []
+        for target, its in self._situation.progress.items():
+            if its.sweep is None:
+                after = min(its.swept_until, its.open_since, recent_from) - self._recovery.sweep_depth
+                its.sweep = Look(target, its.wanted, after, self._clock.now())
+            looks.append(its.sweep)
+        try:
+            await self._look_at(looks)
+        finally:
+            self._is_sweeping = False
+
+    async def _look_at_recent_mail(self) -> None:
+        since, began = self._settle(), self._clock.now()
+        if since < math.inf:
+            progress = self._situation.progress
+            await self._look_at(
+                [Look(target, its.wanted, since - self._recovery.overlap, began) for target, its in progress.items()]
+            )
+
+    async def _look_at(self, looks: Iterable[Look]) -> None:
+        counts = Counts()
+        waiting = iter(looks)
+
+        async def work() -> None:
+            for look in waiting:
+                try:
+                    await self._source.look(look, counts, pace=self._rate.wait)
+                except (ApiError, RequestFailedError) as exc:
+                    self._situation.note_failure(look.target, exc)
+                else:
+                    self._note_completed(look)
+
+        async with self._rest.connected(), trio.open_nursery() as nursery:
+            for _ in range(TARGETS_AT_ONCE):
+                nursery.start_soon(work)
+        await self._situation.note_swept(counts)
+
+    def _note_completed(self, look: Look) -> None:
+        its = self._situation.progress.get(look.target)
+        if its is None:
+            return  # it is not subscribed to any more
+        its.complete_until = max(its.complete_until, look.began)
+        if its.sweep is look:
+            its.sweep, its.swept_until = None, look.began
