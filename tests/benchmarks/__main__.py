@@ -37,6 +37,8 @@ groups, all by default:
               10,000 mails; requests when idle
 alone:
   profile     the top ten functions by own time, of the stream and of the loop; see --size
+by itself:
+  python -m tests.benchmarks.soak     much mail, a connection that is cut all the time, and a judge; see its --help
 """
 
 
