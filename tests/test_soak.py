@@ -89,6 +89,7 @@ def test_the_judge_tells_where_a_lost_mail_was(judge: Judge, tmp_path: Path) -> 
     assert not judge.holds
     assert judge.diagnosis() == [
         "lost: 1",
+        "  1 not pushed, after connection 1, came never",
         "  mail 2 to soak-2@agentmail.to: came at 2.000 s; not pushed, 0.500 s after a connection and 1.000 s before "
         "the next; the client got it never",
     ]
@@ -99,8 +100,9 @@ def test_the_judge_tells_how_a_mail_came_twice(judge: Judge, tmp_path: Path) -> 
     assert not judge.holds
     assert judge.twice == [1]
     assert judge.again_after_ack == {1}
-    assert judge.diagnosis()[:2] == [
+    assert judge.diagnosis()[:3] == [
         "twice: 1",
+        "  1 pushed on connection 1, came live and recovered",
         "  mail 1 to soak-1@agentmail.to: came at 1.000 s, dated 7 s before that; pushed on connection 1, 0.500 s "
         "before its end (reset); the client got it live at 1.250, recovered at 3.700 in gap 1; acked at 1.500",
     ]

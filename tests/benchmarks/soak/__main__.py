@@ -5,7 +5,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks.processes import end_on_sigterm
+from tests.benchmarks.processes import RunFailed, end_on_sigterm
 
 from .client import POLICIES
 from .run import Load, soak
@@ -44,7 +44,10 @@ def main() -> None:
         directory.mkdir(parents=True, exist_ok=True)
         if any(directory.iterdir()):
             parser.error(f"{directory} is not empty: a journal in it would know mails of the same names")
-        outcome = soak(directory, load, options.patience, options.profile)
+        try:
+            outcome = soak(directory, load, options.patience, options.profile)
+        except RunFailed as exc:
+            sys.exit(f"ERROR {exc}")
     print(outcome.report())
     if not outcome.judge.holds:
         sys.exit(1)

@@ -1,6 +1,7 @@
 """The judge of the soak: compares the server's log with the client's ledger."""
 
 import statistics
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -224,6 +225,7 @@ class Judge:
         return f"not pushed, {at - before:.3f} s after a connection and {after - at:.3f} s before the next"
 
     def diagnosis(self) -> list[str]:
+        """For each kind of fault: what happened to how many mails, and all about some of them."""
         lines = []
         faults: dict[str, Sequence[int]] = {
             "lost": self.lost,
@@ -234,17 +236,20 @@ class Judge:
         }
         for name, numbers in faults.items():
             if numbers:
-                lines += [f"{name}: {len(numbers):,}"]
-                lines += [f"  {self.describe(number)}" for number in numbers[:DESCRIBED]]
-        lines += [f"  twice: {times:,} {how}" for how, times in self._ways_of_twice().most_common()]
+                lines.append(f"{name}: {len(numbers):,}")
+                stories = Counter(map(self._story, numbers)).most_common(DESCRIBED)
+                lines += [f"  {times:,} {story}" for story, times in stories]
+                lines += [f"  {self.describe(number)}" for number in numbers[:: -(-len(numbers) // DESCRIBED)]]
         lines += [f"recovery failed: {times} times: {reason}" for reason, times in Counter(self.failures).most_common()]
         return lines
 
-    def _ways_of_twice(self) -> Counter[str]:
-        """The origins of the first two deliveries, and whether they are far apart."""
-        ways: Counter[str] = Counter()
-        for number in self.twice:
-            first, second, *_ = self.got[number]
-            apart = second.at - first.at
-            ways[f"{first.origin}, then {second.origin}, {'less' if apart < 60 else 'more'} than a minute later"] += 1
-        return ways
+    def _story(self, number: int) -> str:
+        """The same text for all mails that fared alike."""
+        if number not in self.sent:
+            return "never sent"
+        came = " and ".join(got.origin for got in self.got.get(number, [])) or "never"
+        # Connections are counted in the order of their confirmations.
+        last = bisect_right([each.confirmed for each in self.connections.values()], self.sent[number].at)
+        if last and self.connections[last].first <= number < self.connections[last].end:
+            return f"pushed on connection {last}, came {came}"
+        return f"not pushed, after connection {last}, came {came}"

@@ -58,7 +58,7 @@ class Outcome:
         judge, sent = self.judge, len(self.judge.sent)
         cuts = ", ".join(f"{number} by {how}" for how, number in judge.cuts.items())
         origins = ", ".join(f"{number:,} {origin}" for origin, number in judge.origins.most_common())
-        last = judge.samples[-1]
+        middle, last = judge.samples[len(judge.samples) // 2], judge.samples[-1]
         return {
             "load": f"{self.load.rate:g} mails/s for {self.load.seconds:g} s, policy {self.load.policy}, "
             + ", ".join(f"{name} {value:g}" for name, value in self.load.recovery.items()),
@@ -72,8 +72,8 @@ class Outcome:
             "latency, no gap open": quantiles(judge.latencies(lambda got: not got.gap)),
             "latency, all live mail": quantiles(judge.latencies(lambda _: True)),
             "gaps": f"{len(judge.gaps)}, open {self._share_of_gaps():.0%} of the time",
-            "memory": f"{last.memory / MIB:.1f} MiB, {judge.growth(lambda sample: sample.memory):,.0f} bytes a mail",
-            "journal": f"{last.file / MIB:.1f} MiB, {judge.growth(lambda sample: sample.file):,.0f} bytes a mail",
+            "memory": size(middle.memory, last.memory, judge.growth(lambda sample: sample.memory)),
+            "journal": size(middle.file, last.file, judge.growth(lambda sample: sample.file)),
             "client's CPU": f"{self._share_of_cpu():.0%} of a core, {last.cpu / max(sent, 1) * 1e3:.2f} ms a mail",
             "server's CPU": f"{self.server['cpu']:.0%} of a core; at most {self.server['latest'] * 1e3:.0f} ms late",
             "notices": ", ".join(f"{number} {name}" for name, number in judge.notices.items()),
@@ -87,6 +87,10 @@ class Outcome:
     def _share_of_cpu(self) -> float:
         first, last = self.judge.samples[0], self.judge.samples[-1]
         return (last.cpu - first.cpu) / (last.at - first.at)
+
+
+def size(middle: int, last: int, growth: float) -> str:
+    return f"{middle / MIB:.1f} MiB at half-time, {last / MIB:.1f} MiB in the end; grows by {growth:,.0f} bytes a mail"
 
 
 def quantiles(seconds: Sequence[float]) -> str:
