@@ -60,8 +60,8 @@ class Outcome:
         origins = ", ".join(f"{number:,} {origin}" for origin, number in judge.origins.most_common())
         middle, last = judge.samples[len(judge.samples) // 2], judge.samples[-1]
         return {
-            "load": f"{self.load.rate:g} mails/s for {self.load.seconds:g} s, policy {self.load.policy}, "
-            + ", ".join(f"{name} {value:g}" for name, value in self.load.recovery.items()),
+            "load": f"{self.load.rate:g} mails/s for {self.load.seconds:g} s, policy {self.load.policy}",
+            "recovery": ", ".join(f"{name} {value:g}" for name, value in self.load.recovery.items()) or "default",
             "sent": f"{sent:,}, {sent / self.load.seconds:.0f}/s",
             "cuts": f"{judge.cuts.total()}: {cuts}",
             "delivered": f"{len(judge.got):,}: {origins}",

@@ -96,18 +96,19 @@ class Server:
     # WebSockets
 
     async def serve_websocket(self, websocket: ServerConnection) -> None:
-        with suppress(ConnectionClosed):
-            await websocket.recv()
-            await websocket.send('{"type":"subscribed"}')
-            try:
-                await self._push(websocket, next(self._connections))
-            except Exception as exc:  # noqa: BLE001  raised when the server ends
-                self.bugs.append(exc)
+        try:
+            with suppress(ConnectionClosed):
+                await websocket.recv()
+                await self._push(websocket)
+        except Exception as exc:  # noqa: BLE001  raised when the server ends
+            self.bugs.append(exc)
 
-    async def _push(self, websocket: ServerConnection, connection: int) -> None:
+    async def _push(self, websocket: ServerConnection) -> None:
+        first = position = len(self._mails)  # what comes from now on is pushed
+        await websocket.send('{"type":"subscribed"}')
+        connection = next(self._connections)
         self._note("confirmed", connection, time.perf_counter())
         self.first_confirmed.set()
-        first = position = len(self._mails)
         deadline = trio.current_time() + CONNECTED_FOR
         how = "lost"
         try:
