@@ -70,9 +70,20 @@ def test_the_judge_has_nothing_against_a_run_in_which_all_came_once(judge: Judge
     assert judge.holds
     assert judge.is_complete
     assert judge.complete_after == -0.5
-    assert judge.latencies(lambda got: not got.gap) == [0.25, 0.25]
+    assert judge.latencies(lambda sent, got: sent.at >= got.calm_since) == [0.25, 0.25]
     assert judge.gaps == [(2.75, 4.75)]
     assert judge.diagnosis() == []
+
+
+def test_latency_outside_gaps_is_that_of_mail_sent_and_delivered_when_no_gap_is_open(
+    judge: Judge, tmp_path: Path
+) -> None:
+    log = "mail 3 4.5 0\nmail 4 4.6 0\nmail 5 6.0 0\n"
+    ledger = "disconnected 5.0 1006\ngot 5.25 4 live\ncaught-up 5.5 0 0 0\ngot 6.5 5 live\n"
+    read(judge, tmp_path, LOG + log, LEDGER + "got 5.0 3 live\n" + ledger)
+    assert judge.latencies(lambda sent, got: sent.at >= got.calm_since) == [0.25, 0.25, 0.5]
+    assert judge.latencies(lambda sent, got: not got.gap) == [0.25, 0.25, 0.5, 0.5]
+    assert judge.latencies(lambda sent, got: True) == pytest.approx([0.25, 0.25, 0.5, 0.5, 0.65])
 
 
 def test_the_judge_waits_for_what_is_missing_and_for_the_rest_of_a_line(judge: Judge, tmp_path: Path) -> None:

@@ -46,6 +46,8 @@ class Got:
     origin: str
     gap: int
     """The number of the gap that was open, counting from 1; 0 if none was."""
+    calm_since: float
+    """When the last gap was closed; infinity if one is open."""
 
 
 @attrs.define
@@ -117,7 +119,8 @@ class Judge:
                 number = int(text)
                 if number in self.acked:
                     self.again_after_ack.add(number)
-                self.got[number].append(Got(at, origin, len(self.gaps) if self._gap_is_open else 0))
+                _, calm_since = self.gaps[-1] if self.gaps else (0.0, 0.0)
+                self.got[number].append(Got(at, origin, len(self.gaps) if self._gap_is_open else 0, calm_since))
             case "acked", [number]:
                 self.acked[int(number)] = at
             case "wrong", [number]:
@@ -175,12 +178,12 @@ class Judge:
         """Seconds from when the server sent its last mail until the last first delivery."""
         return max((times[0].at for times in self.got.values()), default=0.0) - (self.finished or 0.0)
 
-    def latencies(self, is_counted: Callable[[Got], bool]) -> list[float]:
+    def latencies(self, is_counted: Callable[[Sent, Got], bool]) -> list[float]:
         """Seconds from a mail's arrival at the server to a worker, of live mail, in ascending order."""
         return sorted(
             got.at - self.sent[number].at
             for number, [got, *_] in self.got.items()
-            if got.origin == "live" and number in self.sent and is_counted(got)
+            if got.origin == "live" and number in self.sent and is_counted(self.sent[number], got)
         )
 
     def growth(self, of: Callable[[Sample], int]) -> float:

@@ -55,6 +55,10 @@ class Outcome:
         return "\n".join(lines + self.judge.diagnosis())
 
     def _figures(self) -> dict[str, str]:
+        """The latency outside gaps is that of mail sent and delivered while no gap was open.
+
+        With no gap open, a mail is delivered that may have been sent, and have waited, while one was.
+        """
         judge, sent = self.judge, len(self.judge.sent)
         cuts = ", ".join(f"{number} by {how}" for how, number in judge.cuts.items())
         origins = ", ".join(f"{number:,} {origin}" for origin, number in judge.origins.most_common())
@@ -69,8 +73,9 @@ class Outcome:
             "twice": f"{len(judge.twice):,}",
             "again after its ack": f"{len(judge.again_after_ack):,}",
             "all there" if judge.is_complete else "last new mail": f"{judge.complete_after:.1f} s after the end",
-            "latency, no gap open": quantiles(judge.latencies(lambda got: not got.gap)),
-            "latency, all live mail": quantiles(judge.latencies(lambda _: True)),
+            "latency outside gaps": quantiles(judge.latencies(lambda sent, got: sent.at >= got.calm_since)),
+            "latency, no gap open": quantiles(judge.latencies(lambda sent, got: not got.gap)),
+            "latency, all live": quantiles(judge.latencies(lambda sent, got: True)),
             "gaps": f"{len(judge.gaps)}, open {self._share_of_gaps():.0%} of the time",
             "memory": size(middle.memory, last.memory, judge.growth(lambda sample: sample.memory)),
             "journal": size(middle.file, last.file, judge.growth(lambda sample: sample.file)),
