@@ -71,6 +71,7 @@ def test_the_judge_has_nothing_against_a_run_in_which_all_came_once(judge: Judge
     assert judge.is_complete
     assert judge.complete_after == -0.5
     assert judge.latencies(lambda sent, got: sent.at >= got.calm_since) == [0.25, 0.25]
+    assert judge.ack_times == [0.25, 0.25, 0.25]
     assert judge.gaps == [(2.75, 4.75)]
     assert judge.diagnosis() == []
 

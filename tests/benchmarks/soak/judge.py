@@ -186,6 +186,11 @@ class Judge:
             if got.origin == "live" and number in self.sent and is_counted(self.sent[number], got)
         )
 
+    @property
+    def ack_times(self) -> list[float]:
+        """Seconds from a delivery until its ack returned, in ascending order."""
+        return sorted(at - self.got[number][-1].at for number, at in self.acked.items())
+
     def growth(self, of: Callable[[Sample], int]) -> float:
         """Bytes for each mail delivered: a linear fit through the second half of the samples taken while mail came."""
         taken = [sample for sample in self.samples if sample.at <= (self.finished or sample.at)]

@@ -76,6 +76,7 @@ class Outcome:
             "latency outside gaps": quantiles(judge.latencies(lambda sent, got: sent.at >= got.calm_since)),
             "latency, no gap open": quantiles(judge.latencies(lambda sent, got: not got.gap)),
             "latency, all live": quantiles(judge.latencies(lambda sent, got: True)),
+            "ack": quantiles(judge.ack_times),
             "gaps": f"{len(judge.gaps)}, open {self._share_of_gaps():.0%} of the time",
             "memory": size(middle.memory, last.memory, judge.growth(lambda sample: sample.memory)),
             "journal": size(middle.file, last.file, judge.growth(lambda sample: sample.file)),
