@@ -4,17 +4,16 @@ import argparse
 import json
 import os
 import platform
-import signal
 import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
-from types import FrameType
 from typing import Any
 
 import attrs
 
 from . import decode, journal, journaled, latency, memory, profiling, reliability, start, storm, throughput
+from .processes import end_on_sigterm
 from .report import Results, table
 
 ABOUT = """\
@@ -38,6 +37,8 @@ groups, all by default:
               10,000 mails; requests when idle
 alone:
   profile     the top ten functions by own time, of the stream and of the loop; see --size
+by itself:
+  python -m tests.benchmarks.soak     much mail, a connection that is cut all the time, and a judge; see its --help
 """
 
 
@@ -83,10 +84,6 @@ def measure(names: list[str], rounds: int | None) -> tuple[list[Results], float]
     return measured, time.monotonic() - began
 
 
-def end(signum: int, frame: FrameType | None) -> None:
-    sys.exit(128 + signum)  # as an exception, so that no process is left behind
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         "python -m tests.benchmarks",
@@ -99,7 +96,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON document, with every single figure")
     parser.add_argument("--size", choices=profiling.SIZES, default="2.6", help="of the events, in KB, for profile")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, end)
+    end_on_sigterm()
     if options.groups == ["profile"]:
         found = profiling.profile(options.size)
         print(json.dumps(found, indent=1) if options.json else profiling.as_text(options.size, found))

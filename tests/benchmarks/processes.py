@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import attrs
@@ -129,6 +130,15 @@ def certificates() -> tempfile.TemporaryDirectory[str]:
     authority.cert_pem.write_to_path(f"{directory.name}/ca.pem")
     authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(f"{directory.name}/server.pem")
     return directory
+
+
+def end_on_sigterm() -> None:
+    """SIGTERM raises SystemExit in this process, so that no process is left behind."""
+
+    def end(signum: int, frame: FrameType | None) -> None:
+        sys.exit(128 + signum)
+
+    signal.signal(signal.SIGTERM, end)
 
 
 # In the child
