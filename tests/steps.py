@@ -432,7 +432,7 @@ async def _tell(plot: Plot, folder: Path, end: End | None, step: int | None) -> 
         await earlier_life(world, path)
     with interruption.counting():
         try:
-            with first:
+            with first, trio.fail_after(LONG_ENOUGH):
                 await first_life(world, path)
         except Exception as exc:  # noqa: BLE001  the judge tells of it
             raised.append(f"first life: {shape(exc)}")
@@ -443,7 +443,8 @@ async def _tell(plot: Plot, folder: Path, end: End | None, step: int | None) -> 
     await world.deliver(B, "b30")
     await trio.sleep(3 * SECOND)
     try:
-        await second_life(world, copied if end == "killed" else path)
+        with trio.fail_after(2 * LONG_ENOUGH):
+            await second_life(world, copied if end == "killed" else path)
     except Exception as exc:  # noqa: BLE001  the judge tells of it
         raised.append(f"second life: {shape(exc)}")
     handled = world.first.handled | world.second.handled

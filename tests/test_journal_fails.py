@@ -144,6 +144,7 @@ def test_whichever_transaction_fails_the_error_comes_out_alone(reads: bool, tmp_
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", range(8))
 @bodies
 def test_and_so_it_is_with_whichever_scheduling(reads: bool, seed: int, tmp_path: Path) -> None:

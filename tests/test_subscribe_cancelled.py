@@ -225,6 +225,7 @@ def test_subscribe_that_is_cancelled_has_changed_nothing(
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 @circumstances
 @journals
 def test_and_so_it_is_at_every_step(circumstance: Circumstance, with_journal: bool, tmp_path: Path) -> None:
