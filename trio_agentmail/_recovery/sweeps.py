@@ -59,6 +59,7 @@ class Sweeps:
         self._rest = rest
         self._clock = clock
         self._rate = rate
+        self._second_look_after = min(SECOND_LOOK_AFTER, recovery.sweep_interval)
         self._due_at = -math.inf
         """When the next one is due, on Trio's clock."""
         self._is_sweeping = False
@@ -71,7 +72,7 @@ class Sweeps:
     def gap_has_ended(self, since: float) -> None:
         """The subscription is in force again."""
         self._unsettled.append((trio.current_time(), since))
-        second_look_at = trio.current_time() + SECOND_LOOK_AFTER
+        second_look_at = trio.current_time() + self._second_look_after
         # After a start that follows a gap, the look that closes the gap comes first.
         self._due_at = second_look_at if self._has_not_run else min(self._due_at, second_look_at)
 
@@ -93,7 +94,7 @@ class Sweeps:
                     nursery.start_soon(self._sweep, self._settle())
                 self._due_at = trio.current_time() + self._recovery.sweep_interval
                 if self._unsettled:
-                    self._due_at = min(self._due_at, self._unsettled[0][0] + SECOND_LOOK_AFTER)
+                    self._due_at = min(self._due_at, self._unsettled[0][0] + self._second_look_after)
 
     async def _until_due(self) -> None:
         while not self._situation.progress or trio.current_time() < self._due_at:
@@ -111,7 +112,7 @@ class Sweeps:
     def _settle(self) -> float:
         """Where recent mail begins now: what is dated from then on has to be looked at."""
         since = min(self._recent_from, *(since for _, since in self._unsettled), math.inf)
-        while self._unsettled and self._unsettled[0][0] <= trio.current_time() - SECOND_LOOK_AFTER:
+        while self._unsettled and self._unsettled[0][0] <= trio.current_time() - self._second_look_after:
             self._unsettled.popleft()
         self._recent_from = self._clock.now()
         return since
