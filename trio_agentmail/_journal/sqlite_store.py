@@ -3,14 +3,17 @@
 import math
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from trio_agentmail.errors import JournalMismatchError
 
 from .entry import DeadRow, NewRow, PendingRow
+from .file_lock import FileLock
+from .file_watch import FileWatch, make_private, refuse_links
 from .protocol import Kept, KeptIdentity
+from .read_only import read_only
 from .sqlite_file import check, connect, errors_explained, lock, transaction
 
 __all__ = ["SQLiteStore", "Step", "read_journal"]
@@ -57,32 +60,33 @@ class SQLiteStore:
         self._path = path
         self._handled_since_pruning = 0
         self._last_handled = now
-        self._lock = lock(path)
-        try:
+        with ExitStack() as opened:
+            refuse_links(path)
+            opened.callback(lock(path).close)
+            file_lock = FileLock(path)
+            opened.callback(file_lock.close)
             self._connection = connect(path)
-            try:
-                check(self._connection, path)
-                with self._transaction():
+            opened.callback(self._connection.close)  # before the lock on the file: see there
+            check(self._connection, path)
+            file_lock.acquire()
+            make_private(path)
+            self._watch = FileWatch(path)
+            with self._writing():
+                with transaction(self._connection):
                     self._claim(scope)
                     self._prune(now)
                 self._give_room_back()
-            except BaseException:
-                self._connection.close()
-                raise
-        except BaseException:
-            self._lock.close()
-            raise
+            self._opened = opened.pop_all()
 
     def close(self) -> None:
         """Give the file up. What has been applied is in it."""
-        try:
-            with errors_explained(self._path):
-                self._connection.close()
-        finally:
-            self._lock.close()
+        with errors_explained(self._path):
+            self._opened.close()
 
     def apply(self, steps: Iterable[Step]) -> list[Any]:
-        """Make changes, all in one transaction that is on disk when this returns; or if it raises, none of them.
+        """Make changes, all in one transaction that is on disk when this returns.
+
+        If it raises, none of them is: they were not made, or the file in which they were is not the journal any more.
 
         Returns:
             What each step returned.
@@ -90,16 +94,17 @@ class SQLiteStore:
         Raises:
             JournalError: they cannot be written.
         """
-        with self._transaction():
-            results = [step() for step in steps]
-            if self._handled_since_pruning >= PRUNE_EVERY:
-                self._prune(self._last_handled)
-        self._give_room_back()
+        with self._writing():
+            with transaction(self._connection):
+                results = [step() for step in steps]
+                if self._handled_since_pruning >= PRUNE_EVERY:
+                    self._prune(self._last_handled)
+            self._give_room_back()
         return results
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with errors_explained(self._path), transaction(self._connection):
+    def _writing(self) -> Iterator[None]:
+        with errors_explained(self._path), self._watch.writing():
             yield
 
     # Steps
@@ -313,7 +318,9 @@ def read_journal(path: Path) -> tuple[int, list[DeadRow]]:
     Raises:
         JournalError: it cannot be read.
     """
-    with closing(connect(path, read_only=True)) as connection:
-        with errors_explained(path):
-            [pending] = connection.execute("SELECT count(*) FROM events WHERE state = 'pending'").fetchone()
+
+    def read(connection: sqlite3.Connection) -> tuple[int, list[DeadRow]]:
+        [pending] = connection.execute("SELECT count(*) FROM events WHERE state = 'pending'").fetchone()
         return pending, dead_rows(connection, path)
+
+    return read_only(path, read)
