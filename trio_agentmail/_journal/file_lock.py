@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trio_agentmail.errors import JournalError, JournalInUseError
 
-if sys.platform == "linux":
+if sys.platform == "linux":  # pragma: no branch
     import fcntl
 
 __all__ = ["FileLock", "in_use"]

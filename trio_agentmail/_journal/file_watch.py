@@ -16,14 +16,14 @@ from pathlib import Path
 
 from trio_agentmail.errors import JournalError
 
-__all__ = ["FileWatch", "files_of", "make_private", "refuse_links"]
+__all__ = ["FileWatch", "check_files", "files_of", "make_private"]
 
 LONG_LOG = 64 * 2**20
 """Bytes of write-ahead log, above which somebody must be keeping it from starting over. (It does every 4 MB.)"""
 
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 WATCHES_CONTENT = os.name != "nt"
-"""Windows may set a file's time long after it was written."""
+"""Windows may set the time of a file long after it was written."""
 
 logger = logging.getLogger("trio_agentmail")
 
@@ -34,7 +34,7 @@ def files_of(path: Path) -> list[Path]:
 
 
 class FileWatch:
-    """What the files were when the journal was opened, and when it was last written."""
+    """Knows what the files were when the journal was opened, and when it was last written."""
 
     def __init__(self, path: Path) -> None:
         """Look at the files, which all exist.
@@ -44,38 +44,39 @@ class FileWatch:
         """
         self._path = path
         self._files = files_of(path)
-        self._found: list[os.stat_result] | None = None
-        self._identities: list[tuple[int, int]] | None = None
         self._warned_of_names = self._warned_of_log = False
-        self._look()
+        self._opened = self._statuses()
+        self._written: list[os.stat_result] | None = self._opened
+        """What the last `writing` left; None after an exception: then what has changed may be ours."""
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """The block writes to the files. It may report success only if this ends without an exception.
+        """The block writes to the files. It has succeeded only if this ends without an exception.
 
         Raises:
-            JournalError: a file was removed or replaced, before the block or while it wrote, or somebody else has
-                written to it since the last such block.
+            JournalError: a file was removed or replaced, before the block or during it, or somebody else has written to
+                one since the last block.
         """
-        before = self._found
-        self._look()
-        if before is not None and WATCHES_CONTENT:
-            self._check_content(before)
-        self._found = None  # what an exception leaves behind is ours too
+        found = self._look()
+        if self._written is not None and WATCHES_CONTENT:
+            self._check_content(self._written, found)
+        self._written = None
         yield
-        self._look()
-        self._warn()
+        self._written = self._look()
+        self._warn(self._written)
 
-    def _look(self) -> None:
+    def _statuses(self) -> list[os.stat_result]:
         try:
-            found = [os.lstat(file) for file in self._files]
+            return [os.lstat(file) for file in self._files]
         except OSError as exc:
-            raise self._moved(f"{exc.filename}: {exc.strerror}") from None
-        identities = [(status.st_dev, status.st_ino) for status in found]
-        for file, now, before in zip(self._files, identities, self._identities or identities, strict=True):
-            if now != before:
+            raise self._moved(f"{exc.filename}: {exc.strerror}") from exc
+
+    def _look(self) -> list[os.stat_result]:
+        found = self._statuses()
+        for file, now, opened in zip(self._files, found, self._opened, strict=True):
+            if not os.path.samestat(now, opened):
                 raise self._moved(f"{file} is another file now")
-        self._found, self._identities = found, identities
+        return found
 
     def _moved(self, what: str) -> JournalError:
         return JournalError(
@@ -83,56 +84,57 @@ class FileWatch:
             "written, since it would be lost. End the stream before you move, remove or restore its files"
         )
 
-    def _check_content(self, before: list[os.stat_result]) -> None:
-        assert self._found is not None
-        for file, then, now in list(zip(self._files, before, self._found, strict=True))[:2]:  # database and log
-            if (then.st_size, then.st_mtime_ns) != (now.st_size, now.st_mtime_ns):
-                self._found = before
+    def _check_content(self, before: list[os.stat_result], now: list[os.stat_result]) -> None:
+        for file, then, found in zip(self._files[:2], before[:2], now[:2], strict=True):  # the database and its log
+            if (then.st_size, then.st_mtime_ns) != (found.st_size, found.st_mtime_ns):
                 raise JournalError(
                     f"another program has written to {file} while the journal was open, so what is in it is uncertain: "
                     "nothing more is written. End the stream before you restore or change its files"
                 )
 
-    def _warn(self) -> None:
-        assert self._found is not None
-        names = max(status.st_nlink for status in self._found)
-        if names > 1 and not self._warned_of_names:
+    def _warn(self, found: list[os.stat_result]) -> None:
+        second_name = any(status.st_nlink > 1 for status in found)
+        if second_name and not self._warned_of_names:
             logger.warning(
                 "a file of the journal %s has a second name (a hard link): remove that name, or the journal cannot be "
                 "opened again",
                 self._path,
             )
-        self._warned_of_names = names > 1
-        size = self._found[1].st_size
-        if size > LONG_LOG and not self._warned_of_log:
+        self._warned_of_names = second_name
+        log_size = found[1].st_size
+        if log_size > LONG_LOG and not self._warned_of_log:
             logger.warning(
                 "the write-ahead log of the journal %s has grown to %d MiB: another program has been reading the "
                 "journal for long, which keeps the log from starting over",
                 self._path,
-                size // 2**20,
+                log_size // 2**20,
             )
-        self._warned_of_log = size > LONG_LOG
+        self._warned_of_log = log_size > LONG_LOG
 
 
-def refuse_links(path: Path) -> None:
-    """Make sure that each file of the journal has one name, as far as it exists.
+def check_files(path: Path) -> None:
+    """Make sure that the journal's files, as far as they exist, are files, each with one name.
 
-    The write-ahead log and the lock stand beside a name. Opened by two names, a journal has two logs, of which the one
-    overwrites what the other has brought into the file, and two locks.
+    The write-ahead log and the lock stand beside a name. Opened by two names, a journal has two locks, and two logs, of
+    which each overwrites what the other has brought into the file.
 
     Raises:
-        JournalError: one has more.
+        JournalError: one is something else, or has a second name.
     """
     for file in files_of(path):
-        with suppress(OSError):  # whoever opens it tells what is the matter
+        try:
             status = os.lstat(file)
-            if stat.S_ISLNK(status.st_mode):
-                raise JournalError(f"{file} is a symbolic link: the files of a journal are in one directory; remove it")
-            if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
-                raise JournalError(
-                    f"{file} has {status.st_nlink} names (hard links), and opened by two of them a journal is damaged: "
-                    f"remove the others, or replace it by a copy; `find -samefile {file}` finds them"
-                )
+        except OSError:
+            continue  # whoever makes or opens it tells what is the matter
+        if stat.S_ISLNK(status.st_mode):
+            raise JournalError(f"{file} is a symbolic link: the files of a journal are in one directory; remove it")
+        if not stat.S_ISREG(status.st_mode):
+            raise JournalError(f"the journal {path} cannot be opened: {file} is no regular file")
+        if status.st_nlink > 1:
+            raise JournalError(
+                f"{file} has {status.st_nlink} names (hard links), and opened by two of them a journal is damaged: "
+                f"remove the others (`find -samefile {file}` finds them), or replace it by a copy"
+            )
 
 
 def make_private(path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from trio_agentmail.errors import JournalError
 
-from .file_watch import files_of, refuse_links
+from .file_watch import check_files, files_of
 from .sqlite_file import connect_read_only, errors_explained
 
 __all__ = ["read_only"]
@@ -31,9 +31,9 @@ def read_only(path: Path, read: Callable[[sqlite3.Connection], T]) -> T:
         read: May be called more than once.
 
     Raises:
-        JournalError: it cannot be read.
+        JournalError: it cannot be read, is no journal, or of a newer schema.
     """
-    refuse_links(path)
+    check_files(path)
     _, log, index, _ = files_of(path)
     if not log.exists():
         with suppress(_ChangedError):

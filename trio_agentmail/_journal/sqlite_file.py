@@ -10,7 +10,7 @@ from trio_agentmail.errors import JournalError
 
 from .file_lock import in_use
 
-__all__ = ["check", "connect", "connect_read_only", "errors_explained", "lock", "transaction"]
+__all__ = ["check", "connect", "connect_read_only", "create", "errors_explained", "lock", "transaction"]
 
 APPLICATION_ID = 0x41674D6A
 """What SQLite files have in their header to say whose they are: "AgMj"."""
@@ -93,7 +93,7 @@ def lock(path: Path) -> sqlite3.Connection:
     """
     beside = path.with_name(path.name + "-lock")
     with errors_explained(path):
-        _create(beside)
+        create(beside)
         connection = _connection(f"{beside.as_uri()}?mode=rw", timeout=0.0)
         try:
             connection.execute("PRAGMA journal_mode = MEMORY")  # nothing is ever written: one file less beside it
@@ -107,7 +107,7 @@ def lock(path: Path) -> sqlite3.Connection:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """A connection to the journal, which is made if it does not exist, and brought up to date.
+    """A connection to the journal, which exists, if only as an empty file, and is brought up to date.
 
     Used by one thread at a time, not always the same.
 
@@ -115,7 +115,6 @@ def connect(path: Path) -> sqlite3.Connection:
         JournalError: it cannot be opened, is damaged, no journal, or of a newer schema.
     """
     with errors_explained(path):
-        _create(path)
         connection = _connection(f"{path.as_uri()}?mode=rw", timeout=BUSY_TIMEOUT)
         try:
             # Has an effect on a file that is still empty only: room that is free can be given back.
@@ -157,7 +156,12 @@ def connect_read_only(path: Path, parameter: str) -> sqlite3.Connection:
     return connection
 
 
-def _create(path: Path) -> None:
+def create(path: Path) -> None:
+    """Make the file, empty, if it does not exist.
+
+    Raises:
+        JournalError: it cannot be made.
+    """
     # For its owner alone; SQLite gives the files that it makes beside it the same mode. One that exists must not even
     # be opened: closing a file drops all locks that this process has on it, those of other connections too.
     try:

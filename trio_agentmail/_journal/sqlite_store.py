@@ -11,10 +11,10 @@ from trio_agentmail.errors import JournalMismatchError
 
 from .entry import DeadRow, NewRow, PendingRow
 from .file_lock import FileLock
-from .file_watch import FileWatch, make_private, refuse_links
+from .file_watch import FileWatch, check_files, make_private
 from .protocol import Kept, KeptIdentity
 from .read_only import read_only
-from .sqlite_file import check, connect, errors_explained, lock, transaction
+from .sqlite_file import check, connect, create, errors_explained, lock, transaction
 
 __all__ = ["SQLiteStore", "Step", "read_journal"]
 
@@ -61,14 +61,18 @@ class SQLiteStore:
         self._handled_since_pruning = 0
         self._last_handled = now
         with ExitStack() as opened:
-            refuse_links(path)
+            check_files(path)
             opened.callback(lock(path).close)
+            create(path)
+            # Only what is a journal is locked, and only what is locked is opened for writing: SQLite, closing what it
+            # takes for unused, would delete the write-ahead log of a consumer that has lost its POSIX locks.
+            read_only(path, _nothing)
             file_lock = FileLock(path)
             opened.callback(file_lock.close)
-            self._connection = connect(path)
-            opened.callback(self._connection.close)  # before the lock on the file: see there
-            check(self._connection, path)
             file_lock.acquire()
+            self._connection = connect(path)
+            opened.callback(self._connection.close)
+            check(self._connection, path)
             make_private(path)
             self._watch = FileWatch(path)
             with self._writing():
@@ -301,6 +305,10 @@ class SQLiteStore:
             if free > SPARE_PAGES and free > pages / 2:
                 # As a script: it gives back one page at each step, and `execute` takes only the first.
                 self._connection.executescript(f"PRAGMA incremental_vacuum({RETURNED_PAGES})")
+
+
+def _nothing(connection: sqlite3.Connection) -> None:
+    """What `read_only` checks is enough."""
 
 
 def dead_rows(connection: sqlite3.Connection, path: Path) -> list[DeadRow]:
