@@ -1,10 +1,12 @@
 """A nursery whose block raises as if there were no nursery."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Hashable
 from contextlib import asynccontextmanager
 from typing import NoReturn
 
 import trio
+
+from .errors import JournalError
 
 __all__ = ["add_context", "background_nursery", "raise_as_it_is", "sole_exception"]
 
@@ -46,7 +48,7 @@ def sole_exception(exc: BaseException, caught: BaseException | None) -> BaseExce
     """
     group = exc if isinstance(exc, BaseExceptionGroup) else BaseExceptionGroup("", [exc])
     _, others = group.split(trio.Cancelled)
-    if others is not None and len(told := {id(leaf): leaf for leaf in _leaves(others)}) == 1:
+    if others is not None and len(told := {_what(leaf): leaf for leaf in _leaves(others)}) == 1:
         others = BaseExceptionGroup("", list(told.values()))  # several tasks were told of one thing
     if others is None and caught is not None:
         return caught
@@ -56,6 +58,12 @@ def sole_exception(exc: BaseException, caught: BaseException | None) -> BaseExce
     if caught is not None:
         add_context(found, caught)
     return found
+
+
+def _what(leaf: BaseException) -> Hashable:
+    """The same for exceptions that tell of one thing."""
+    # A journal that has failed raises a new exception for each who asks, with the same text.
+    return (type(leaf), str(leaf)) if isinstance(leaf, JournalError) else id(leaf)
 
 
 def _leaves(exc: BaseException) -> list[BaseException]:
