@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
+import trio
+from trio.testing import MockClock
 
 from trio_agentmail import JournalError, JournalInUseError, SQLiteJournal
 from trio_agentmail._journal import file_lock, file_watch, sqlite_file
@@ -25,7 +27,7 @@ from trio_agentmail._journal import read_only as read_only_module
 from trio_agentmail._journal.file_lock import FileLock
 from trio_agentmail._journal.sqlite_store import SQLiteStore, read_journal
 
-from .journals import mail, opened, take
+from .journals import mail, nothing_for, opened, take
 from .test_sqlite_store import NOW, SCOPE, add, open_store, pending, row
 
 SUFFIXES = ("", "-wal", "-shm", "-lock")
@@ -159,6 +161,29 @@ async def test_when_the_journal_is_removed_the_ack_fails_and_so_does_the_stream(
                 await journal.ack(event)
             with pytest.raises(JournalError, match="removed, renamed or replaced"):
                 await journal.record(mail(2))
+
+
+@posix
+async def test_who_waits_for_mail_is_told_within_a_minute_and_not_by_the_next_mail(
+    path: Path, autojump_clock: MockClock
+) -> None:
+    with pytest.raises(JournalError, match="removed, renamed or replaced"):
+        async with opened(path) as journal:
+            assert await nothing_for(journal, 200)
+            remove_all(path)
+            before = trio.current_time()
+            with pytest.raises(JournalError, match="removed, renamed or replaced"):
+                await journal.next()
+            assert trio.current_time() - before <= 60
+
+
+@posix
+async def test_who_leaves_without_having_written_anything_since_is_told_too(path: Path) -> None:
+    with pytest.raises(JournalError, match="removed, renamed or replaced"):
+        async with opened(path) as journal:
+            await journal.record(mail(1))
+            await take(journal, 1)
+            remove_all(path)
 
 
 @posix

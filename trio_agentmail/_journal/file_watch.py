@@ -49,17 +49,24 @@ class FileWatch:
         self._written: list[os.stat_result] | None = self._opened
         """What the last `writing` left; None after an exception: then what has changed may be ours."""
 
+    def check(self) -> None:
+        """Look whether all is as the last `writing` left it.
+
+        Raises:
+            JournalError: a file was removed or replaced, or somebody else has written to one.
+        """
+        found = self._look()
+        if self._written is not None and WATCHES_CONTENT:
+            self._check_content(self._written, found)
+
     @contextmanager
     def writing(self) -> Iterator[None]:
         """The block writes to the files. It has succeeded only if this ends without an exception.
 
         Raises:
-            JournalError: a file was removed or replaced, before the block or during it, or somebody else has written to
-                one since the last block.
+            JournalError: see `check`; or a file was removed or replaced during the block.
         """
-        found = self._look()
-        if self._written is not None and WATCHES_CONTENT:
-            self._check_content(self._written, found)
+        self.check()
         self._written = None
         yield
         self._written = self._look()

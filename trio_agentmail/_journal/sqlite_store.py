@@ -87,6 +87,14 @@ class SQLiteStore:
         with errors_explained(self._path):
             self._opened.close()
 
+    def check_files(self) -> None:
+        """Make sure that the files are still the journal's, as `apply` does.
+
+        Raises:
+            JournalError: they are not.
+        """
+        self._watch.check()
+
     def apply(self, steps: Iterable[Step]) -> list[Any]:
         """Make changes, all in one transaction that is on disk when this returns.
 
