@@ -369,6 +369,24 @@ def test_who_copies_its_own_files_still_holds_its_lock(path: Path, tmp_path: Pat
         add(store, 1)
 
 
+@posix
+@pytest.mark.parametrize("copied", [("",), SUFFIXES], ids=str)
+def test_when_another_program_deletes_the_log_of_one_that_has_copied_its_files_nothing_confirmed_is_lost(
+    path: Path, copied: tuple[str, ...]
+) -> None:
+    with open_store(path) as store:
+        add(store, 1, 2)
+        for suffix in copied:
+            shutil.copyfile(f"{path}{suffix}", f"{path}{suffix}.backup")
+        assert child("read with sqlite", path).stdout == "2\n"
+        assert not path.with_name("agent.db-wal").exists()  # or this tests nothing
+        assert pending(store) == [1, 2]
+        with pytest.raises(JournalError, match="removed, renamed or replaced"):
+            add(store, 3)
+    with open_store(path) as store:
+        assert pending(store) == [1, 2]
+
+
 @linux
 def test_a_forked_child_does_not_hold_the_lock_when_its_parent_is_gone(path: Path) -> None:
     forked = child("fork", path)
@@ -620,6 +638,11 @@ def read(path: Path, user: str | None = None) -> None:
     if user is not None:
         os.setuid(int(user))
     print(read_journal(path)[0])
+
+
+def read_with_sqlite(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        print(connection.execute("SELECT count(*) FROM events").fetchone()[0])
 
 
 def read_on(path: Path) -> None:
