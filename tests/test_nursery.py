@@ -6,6 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from trio_agentmail import JournalError
 from trio_agentmail._nursery import add_context, background_nursery
 
 
@@ -184,6 +185,17 @@ async def test_what_several_tasks_were_told_of_one_thing_comes_out_once(autojump
             nursery.start_soon(fail_in_a_nursery, error, error)
             await trio.sleep_forever()
     assert caught.value is error
+
+
+@pytest.mark.parametrize(("texts", "alone"), [(("full", "full"), True), (("full", "gone"), False)])
+async def test_a_journal_that_fails_tells_several_tasks_of_one_thing_with_an_exception_each(
+    texts: tuple[str, str], alone: bool
+) -> None:
+    with pytest.raises(JournalError if alone else ExceptionGroup):
+        async with background_nursery() as nursery:
+            for text in texts:
+                nursery.start_soon(fail, JournalError(text))
+            await trio.sleep_forever()
 
 
 async def test_exceptions_are_told_apart_by_what_they_are() -> None:

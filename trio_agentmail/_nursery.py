@@ -60,9 +60,10 @@ def sole_exception(exc: BaseException, caught: BaseException | None) -> BaseExce
     return found
 
 
-def _what(exc: BaseException) -> Hashable:
-    """What an exception tells. A journal that fails tells each task that waits for it, with an exception of its own."""
-    return (type(exc), str(exc)) if isinstance(exc, JournalError) else id(exc)
+def _what(leaf: BaseException) -> Hashable:
+    """The same for exceptions that tell of one thing."""
+    # A journal that has failed raises a new exception for each who asks, with the same text.
+    return (type(leaf), str(leaf)) if isinstance(leaf, JournalError) else id(leaf)
 
 
 def _leaves(exc: BaseException) -> list[BaseException]:

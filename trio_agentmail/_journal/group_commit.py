@@ -15,6 +15,10 @@ __all__ = ["GroupCommit"]
 
 T = TypeVar("T")
 
+CHECK_EVERY = 60.0
+"""Seconds without a change, after which the files are looked at: an agent that waits for mail learns that its journal
+was removed before the next mail comes, which could not be written down."""
+
 
 class GroupCommit:
     """Writes to a store, one transaction at a time; each has in it all that came while the last was written.
@@ -86,10 +90,24 @@ class GroupCommit:
         """Write what comes, until `close`; whoever cancels this has to close as well."""
         with trio.CancelScope(shield=True):
             while self._error is None:
-                await self._wanted.wait()
-                if not self._steps:
-                    return  # closing
-                await self._write_all()
+                with trio.move_on_after(CHECK_EVERY):
+                    await self._wanted.wait()
+                if self._steps:
+                    await self._write_all()
+                else:
+                    await self._check_files()
+                    if self._closing and not self._steps:
+                        return
+
+    async def _check_files(self) -> None:
+        try:
+            await self.read(self._store.check_files)
+        except JournalError as exc:
+            self._fail(exc)
+
+    def _fail(self, exc: JournalError) -> None:
+        self._error = exc
+        self._written.set()  # whoever waits for it is told
 
     async def _write_all(self) -> None:
         steps, self._steps = self._steps, []
@@ -99,8 +117,7 @@ class GroupCommit:
         try:
             results = await self.read(partial(self._store.apply, [step for step, _ in steps]))
         except JournalError as exc:
-            self._error = exc
-            self._written.set()  # nor can be what came in the meantime
+            self._fail(exc)  # nor can be written what came in the meantime
         else:
             for (_, then), result in zip(steps, results, strict=True):
                 if then is not None:

@@ -8,15 +8,20 @@ from pathlib import Path
 
 from trio_agentmail._codec import encode_object, parse_object
 from trio_agentmail._identity import digest, variant
-from trio_agentmail.errors import JournalError, JournalInUseError
+from trio_agentmail.errors import JournalError
 
-__all__ = ["check", "connect", "errors_explained", "lock", "transaction"]
+from .file_lock import in_use
+
+__all__ = ["check", "connect", "connect_read_only", "create", "errors_explained", "lock", "transaction"]
 
 APPLICATION_ID = 0x41674D6A
 """What SQLite files have in their header to say whose they are: "AgMj"."""
 
 BUSY_TIMEOUT = 5.0
 """Seconds to wait for another program that writes to the file, which is none of ours."""
+
+LOG_LIMIT = 16 * 2**20
+"""Bytes to which the write-ahead log is cut back when it starts over."""
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
@@ -122,7 +127,7 @@ def lock(path: Path) -> sqlite3.Connection:
     """
     beside = path.with_name(path.name + "-lock")
     with errors_explained(path):
-        _create(beside)
+        create(beside)
         connection = _connection(f"{beside.as_uri()}?mode=rw", timeout=0.0)
         try:
             connection.execute("PRAGMA journal_mode = MEMORY")  # nothing is ever written: one file less beside it
@@ -130,16 +135,13 @@ def lock(path: Path) -> sqlite3.Connection:
         except BaseException as exc:
             connection.close()
             if isinstance(exc, sqlite3.OperationalError) and exc.sqlite_errorcode == sqlite3.SQLITE_BUSY:
-                raise JournalInUseError(
-                    f"the journal {path} is in use by another process or another stream: a journal has one consumer "
-                    "at a time; give this one a file of its own, or end the other"
-                ) from None
+                raise in_use(path) from None
             raise
     return connection
 
 
-def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
-    """A connection to the journal; unless it only reads, the file is made if it does not exist, and brought up to date.
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection to the journal, which exists, if only as an empty file, and is brought up to date.
 
     Used by one thread at a time, not always the same.
 
@@ -147,30 +149,53 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
         JournalError: it cannot be opened, is damaged, no journal, or of a newer schema.
     """
     with errors_explained(path):
-        if not read_only:
-            _create(path)
-        # A reader too opens it for writing: it has to share the index of the write-ahead log.
         connection = _connection(f"{path.as_uri()}?mode=rw", timeout=BUSY_TIMEOUT)
         try:
-            if read_only:
-                connection.execute("PRAGMA query_only = ON")
-            else:
-                # Has an effect on a file that is still empty only: room that is free can be given back.
-                connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            # Has an effect on a file that is still empty only: room that is free can be given back.
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             version = _checked_version(connection, path)
-            if not read_only:
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("PRAGMA synchronous = FULL")
-                # After a burst the log is cut back to this. (It is written to the file every 4 MB.)
-                connection.execute(f"PRAGMA journal_size_limit = {16 * 2**20}")
-                _migrate(connection, version)
+            [mode] = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            if mode != "wal":
+                raise JournalError(
+                    f"the journal {path} cannot have a write-ahead log: its file system lacks shared memory or locks; "
+                    "put it on a local disk"
+                )
+            connection.execute("PRAGMA synchronous = FULL")
+            # After a burst the log is cut back to this. (It is written to the file every 4 MB.)
+            connection.execute(f"PRAGMA journal_size_limit = {LOG_LIMIT}")
+            _migrate(connection, version)
         except BaseException:
             connection.close()
             raise
     return connection
 
 
-def _create(path: Path) -> None:
+def connect_read_only(path: Path, parameter: str) -> sqlite3.Connection:
+    """A connection that can only read, to a journal that exists: see `read_only`.
+
+    Args:
+        path: Absolute.
+        parameter: How SQLite opens it, besides; part of the URI.
+
+    Raises:
+        JournalError: it cannot be opened, is damaged, no journal, or of a newer schema.
+    """
+    with errors_explained(path):
+        connection = _connection(f"{path.as_uri()}?mode=ro&{parameter}", timeout=BUSY_TIMEOUT)
+        try:
+            _checked_version(connection, path)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def create(path: Path) -> None:
+    """Make the file, empty, if it does not exist.
+
+    Raises:
+        JournalError: it cannot be made.
+    """
     # For its owner alone; SQLite gives the files that it makes beside it the same mode. One that exists must not even
     # be opened: closing a file drops all locks that this process has on it, those of other connections too.
     try:

@@ -3,15 +3,18 @@
 import math
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from trio_agentmail.errors import JournalMismatchError
 
 from .entry import DeadRow, NewRow, PendingRow
+from .file_lock import FileLock
+from .file_watch import FileWatch, check_files, make_private
 from .protocol import Kept, KeptIdentity, RunSync
-from .sqlite_file import check, connect, errors_explained, lock, transaction
+from .read_only import read_only
+from .sqlite_file import check, connect, create, errors_explained, lock, transaction
 
 __all__ = ["SQLiteStore", "Step", "read_journal"]
 
@@ -53,31 +56,44 @@ class SQLiteStore:
         self._path = path
         self._forgotten_until = -math.inf
         """Identities that are older may have to be deleted still."""
-        self._lock = lock(path)
-        try:
+        with ExitStack() as opened:
+            check_files(path)
+            opened.callback(lock(path).close)
+            create(path)
+            # Only what is a journal is locked, and only what is locked is opened for writing: SQLite, closing what it
+            # takes for unused, would delete the write-ahead log of a consumer that has lost its POSIX locks.
+            read_only(path, _nothing)
+            file_lock = FileLock(path)
+            opened.callback(file_lock.close)
+            file_lock.acquire()
             self._connection = connect(path)
-            try:
-                check(self._connection, path)
-                with self._transaction():
+            opened.callback(self._connection.close)
+            check(self._connection, path)
+            make_private(path)
+            self._watch = FileWatch(path)
+            with self._writing():
+                with transaction(self._connection):
                     self._claim(scope)
                 self._give_room_back()
-            except BaseException:
-                self._connection.close()
-                raise
-        except BaseException:
-            self._lock.close()
-            raise
+            self._opened = opened.pop_all()
 
     def close(self) -> None:
         """Give the file up. What has been applied is in it."""
-        try:
-            with errors_explained(self._path):
-                self._connection.close()
-        finally:
-            self._lock.close()
+        with errors_explained(self._path):
+            self._opened.close()
+
+    def check_files(self) -> None:
+        """Make sure that the files are still the journal's, as `apply` does.
+
+        Raises:
+            JournalError: they are not.
+        """
+        self._watch.check()
 
     def apply(self, steps: Iterable[Step]) -> list[Any]:
-        """Make changes, all in one transaction that is on disk when this returns; or if it raises, none of them.
+        """Make changes, all in one transaction that is on disk when this returns.
+
+        If it raises, none of them is: they were not made, or the file in which they were is not the journal any more.
 
         Returns:
             What each step returned.
@@ -85,15 +101,16 @@ class SQLiteStore:
         Raises:
             JournalError: they cannot be written.
         """
-        with self._transaction():
-            results = [step() for step in steps]
-            self._forget()
-        self._give_room_back()
+        with self._writing():
+            with transaction(self._connection):
+                results = [step() for step in steps]
+                self._forget()
+            self._give_room_back()
         return results
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with errors_explained(self._path), transaction(self._connection):
+    def _writing(self) -> Iterator[None]:
+        with errors_explained(self._path), self._watch.writing():
             yield
 
     # Steps
@@ -298,6 +315,10 @@ class SQLiteStore:
                 self._connection.executescript(f"PRAGMA incremental_vacuum({RETURNED_PAGES})")
 
 
+def _nothing(connection: sqlite3.Connection) -> None:
+    """What `read_only` checks is enough."""
+
+
 def dead_rows(connection: sqlite3.Connection, path: Path) -> list[DeadRow]:
     with errors_explained(path):
         rows = connection.execute(
@@ -313,7 +334,9 @@ def read_journal(path: Path) -> tuple[int, list[DeadRow]]:
     Raises:
         JournalError: it cannot be read.
     """
-    with closing(connect(path, read_only=True)) as connection:
-        with errors_explained(path):
-            [pending] = connection.execute("SELECT count(*) FROM events WHERE state = 'pending'").fetchone()
+
+    def read(connection: sqlite3.Connection) -> tuple[int, list[DeadRow]]:
+        [pending] = connection.execute("SELECT count(*) FROM events WHERE state = 'pending'").fetchone()
         return pending, dead_rows(connection, path)
+
+    return read_only(path, read)

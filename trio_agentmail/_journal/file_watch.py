@@ -1,0 +1,157 @@
+"""The files of an open journal, watched: whether they are still those that were opened, and nobody else writes to them.
+
+SQLite does not notice when a file that it has open is removed, renamed or replaced. It goes on writing to what has no
+name any more, and every commit succeeds. So whoever commits looks at the names before and after.
+
+The files are looked at by their names, with `lstat`, and never opened: closing a file drops all POSIX locks that the
+process has on it, SQLite's too.
+"""
+
+import logging
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from trio_agentmail.errors import JournalError
+
+__all__ = ["FileWatch", "check_files", "files_of", "make_private"]
+
+LONG_LOG = 64 * 2**20
+"""Bytes of write-ahead log, above which somebody must be keeping it from starting over. (It does every 4 MB.)"""
+
+OTHERS = stat.S_IRWXG | stat.S_IRWXO
+WATCHES_CONTENT = os.name != "nt"
+"""Windows may set the time of a file long after it was written."""
+
+logger = logging.getLogger("trio_agentmail")
+
+
+def files_of(path: Path) -> list[Path]:
+    """The journal's files: the database, the write-ahead log, its index, and the lock."""
+    return [path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm", "-lock")]
+
+
+class FileWatch:
+    """Knows what the files were when the journal was opened, and when it was last written."""
+
+    def __init__(self, path: Path) -> None:
+        """Look at the files, which all exist.
+
+        Raises:
+            JournalError: one of them does not.
+        """
+        self._path = path
+        self._files = files_of(path)
+        self._warned_of_names = self._warned_of_log = False
+        self._opened = self._statuses()
+        self._written: list[os.stat_result] | None = self._opened
+        """What the last `writing` left; None after an exception: then what has changed may be ours."""
+
+    def check(self) -> None:
+        """Look whether all is as the last `writing` left it.
+
+        Raises:
+            JournalError: a file was removed or replaced, or somebody else has written to one.
+        """
+        found = self._look()
+        if self._written is not None and WATCHES_CONTENT:
+            self._check_content(self._written, found)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """The block writes to the files. It has succeeded only if this ends without an exception.
+
+        Raises:
+            JournalError: see `check`; or a file was removed or replaced during the block.
+        """
+        self.check()
+        self._written = None
+        yield
+        self._written = self._look()
+        self._warn(self._written)
+
+    def _statuses(self) -> list[os.stat_result]:
+        try:
+            return [os.lstat(file) for file in self._files]
+        except OSError as exc:
+            raise self._moved(f"{exc.filename}: {exc.strerror}") from exc
+
+    def _look(self) -> list[os.stat_result]:
+        found = self._statuses()
+        for file, now, opened in zip(self._files, found, self._opened, strict=True):
+            if not os.path.samestat(now, opened):
+                raise self._moved(f"{file} is another file now")
+        return found
+
+    def _moved(self, what: str) -> JournalError:
+        return JournalError(
+            f"the journal {self._path} was removed, renamed or replaced while it was open ({what}): nothing more is "
+            "written, since it would be lost. End the stream before you move, remove or restore its files"
+        )
+
+    def _check_content(self, before: list[os.stat_result], now: list[os.stat_result]) -> None:
+        for file, then, found in zip(self._files[:2], before[:2], now[:2], strict=True):  # the database and its log
+            if (then.st_size, then.st_mtime_ns) != (found.st_size, found.st_mtime_ns):
+                raise JournalError(
+                    f"another program has written to {file} while the journal was open, so what is in it is uncertain: "
+                    "nothing more is written. End the stream before you restore or change its files"
+                )
+
+    def _warn(self, found: list[os.stat_result]) -> None:
+        second_name = any(status.st_nlink > 1 for status in found)
+        if second_name and not self._warned_of_names:
+            logger.warning(
+                "a file of the journal %s has a second name (a hard link): remove that name, or the journal cannot be "
+                "opened again",
+                self._path,
+            )
+        self._warned_of_names = second_name
+        log_size = found[1].st_size
+        if log_size > LONG_LOG and not self._warned_of_log:
+            logger.warning(
+                "the write-ahead log of the journal %s has grown to %d MiB: another program has been reading the "
+                "journal for long, which keeps the log from starting over",
+                self._path,
+                log_size // 2**20,
+            )
+        self._warned_of_log = log_size > LONG_LOG
+
+
+def check_files(path: Path) -> None:
+    """Make sure that the journal's files, as far as they exist, are files, each with one name.
+
+    The write-ahead log and the lock stand beside a name. Opened by two names, a journal has two locks, and two logs, of
+    which each overwrites what the other has brought into the file.
+
+    Raises:
+        JournalError: one is something else, or has a second name.
+    """
+    for file in files_of(path):
+        try:
+            status = os.lstat(file)
+        except OSError:
+            continue  # whoever makes or opens it tells what is the matter
+        if stat.S_ISLNK(status.st_mode):
+            raise JournalError(f"{file} is a symbolic link: the files of a journal are in one directory; remove it")
+        if not stat.S_ISREG(status.st_mode):
+            raise JournalError(f"the journal {path} cannot be opened: {file} is no regular file")
+        if status.st_nlink > 1:
+            raise JournalError(
+                f"{file} has {status.st_nlink} names (hard links), and opened by two of them a journal is damaged: "
+                f"remove the others (`find -samefile {file}` finds them), or replace it by a copy"
+            )
+
+
+def make_private(path: Path) -> None:
+    """Take the files' permissions from everybody but their owner. What cannot be changed is a WARNING."""
+    if os.name == "nt":  # pragma: no cover  permissions are inherited from the directory
+        return
+    for file in files_of(path):
+        mode = os.lstat(file).st_mode
+        if mode & OTHERS:
+            with suppress(OSError):
+                os.chmod(file, stat.S_IMODE(mode) & ~OTHERS)
+            if os.lstat(file).st_mode & OTHERS:
+                logger.warning("others may open %s, which holds mail, and its mode cannot be changed", file)
