@@ -88,7 +88,7 @@ async def reading(fake: FakeAgentMail, subscribe: Subscribe = ONE, **more: Any) 
 
 @asynccontextmanager
 async def outage(fake: FakeAgentMail, seconds: float = 60) -> AsyncIterator[None]:
-    """The block happens while there is neither a connection nor an answer to a request, and for so long there is none."""
+    """The block happens in an outage of so many seconds: no connection, and no answer to a request."""
     fake.refuse_connections(times=None)
     fake.fail_requests(503, times=None)
     await fake.drop_connections()

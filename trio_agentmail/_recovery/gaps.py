@@ -23,7 +23,7 @@ TARGETS_AT_ONCE = 4
 """How many inboxes or pods are looked at at the same time."""
 
 OVERLAP_PAGES = 10
-"""Pages of mail dated before the gap that are listed at once. Where there is more, a sweep lists it."""
+"""Pages of mail dated before the gap that are listed at once. Where there is more, the second look lists it."""
 
 CLOSE = 5.0
 """Seconds before a gap. Mail that was created in a gap is nearly always dated from then on."""
@@ -62,7 +62,8 @@ class Gaps:
 
     A gap is closed by a look that begins when the subscription is in force again, since from then on mail is pushed.
     It begins `Recovery.overlap` before the gap: mail may be dated earlier than it was created. In a busy inbox that is
-    much mail, nearly all of it delivered; so after a few pages the look goes on right before the gap.
+    much mail, nearly all of it delivered; so after a few pages the look goes on right before the gap. What it skips is
+    listed half a minute later.
 
     The look goes on when the connection is lost again, and keeps its place when it fails or is interrupted. What falls
     into the next gap is for the next look. While there is no connection, recent mail is asked for at a slow pace.
@@ -154,7 +155,9 @@ class Gaps:
         try:
             async with self._rest.connected():
                 if not await self._source.look(look, self._counts, pages=OVERLAP_PAGES):
-                    look.place = max(look.place, right_before)
+                    if look.place < right_before:
+                        its.skipped_from = min(its.skipped_from, look.place)
+                        look.place = right_before
                     await self._source.look(look, self._counts)
         except (ApiError, RequestFailedError) as exc:
             its.failures += 1

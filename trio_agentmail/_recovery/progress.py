@@ -24,6 +24,8 @@ class Progress:
         swept_until: A sweep has looked for what AgentMail created before, so that the next one reaches back from there.
         gap: Since when something may be missing that no look looks for yet; `math.inf`: nothing is.
         look: The look that closes an earlier gap; it is under way, or will be tried again.
+        skipped_from: From where on, by the mail's own time, the look after a gap has skipped mail; `math.inf`: it has
+            not.
         sweep: The sweep that has not come to its end.
         has_failed: Whether a `RecoveryFailed` has told of the open gap.
         failures: Looks that have failed since the last one that did not.
@@ -35,6 +37,7 @@ class Progress:
     swept_until: float
     gap: float = math.inf
     look: Look | None = None
+    skipped_from: float = math.inf
     sweep: Look | None = None
     has_failed: bool = False
     failures: int = 0
@@ -109,7 +112,12 @@ def encode_progress(
             "inbox_id": target.inbox_id,
             "pod_id": target.pod_id,
             "wanted": its.wanted,
-            "missing_since": min(unwritten_since, its.gap, its.complete_until if its.look is None else its.look.began),
+            "missing_since": min(
+                unwritten_since,
+                its.gap,
+                its.skipped_from,  # the next run skips nothing of that, unless it is as much again
+                its.complete_until if its.look is None else its.look.began,
+            ),
             "swept_until": min(unwritten_since, its.swept_until),
             "look": _encode_look(its.look),
             "sweep": _encode_look(its.sweep),

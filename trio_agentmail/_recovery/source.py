@@ -57,6 +57,7 @@ class Look:
         began: When the look began. All mail that AgentMail created before is found by it.
         since: When the gap began that this look closes; `math.inf`: it closes none.
         place: All that is dated before has been looked at.
+        is_done: Whether it has come to its end.
     """
 
     target: Target
@@ -65,6 +66,7 @@ class Look:
     began: float
     since: float = math.inf
     place: float = attrs.field(default=attrs.Factory(lambda self: self.after, takes_self=True))
+    is_done: bool = False
 
 
 @attrs.define

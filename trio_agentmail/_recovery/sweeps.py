@@ -12,7 +12,7 @@ from trio_agentmail._settings import Recovery
 from trio_agentmail.errors import ApiError, RequestFailedError
 
 from .gaps import TARGETS_AT_ONCE, Situation
-from .rest import Rest
+from .rest import Pace, Rest
 from .source import Counts, Look, Source
 
 __all__ = ["Rate", "Sweeps"]
@@ -87,6 +87,7 @@ class Sweeps:
                 await self._until_due()
                 self._has_not_run = False
                 await self._wait_for_consumer()
+                await self._look_at_what_was_skipped()
                 if self._is_sweeping:
                     await self._look_at_recent_mail()
                 else:
@@ -137,14 +138,34 @@ class Sweeps:
                 [Look(target, its.wanted, since - self._recovery.overlap, began) for target, its in progress.items()]
             )
 
-    async def _look_at(self, looks: Iterable[Look]) -> None:
+    async def _look_at_what_was_skipped(self) -> None:
+        """Look at the mail before a gap that was too much to be looked at at once.
+
+        It comes from a gap, so it is not put off by the rate of the sweeps.
+        """
+        began = self._clock.now()
+        skipped = {}
+        for target, its in self._situation.progress.items():
+            if its.skipped_from < math.inf:
+                skipped[target] = Look(target, its.wanted, its.skipped_from, began)
+                its.skipped_from = math.inf
+        try:
+            if skipped:
+                await self._look_at(skipped.values(), pace=trio.lowlevel.checkpoint)
+        finally:
+            for target, look in skipped.items():
+                its_now = self._situation.progress.get(target)
+                if its_now is not None and not look.is_done:
+                    its_now.skipped_from = min(its_now.skipped_from, look.place)
+
+    async def _look_at(self, looks: Iterable[Look], pace: Pace | None = None) -> None:
         counts = Counts()
         waiting = iter(looks)
 
         async def work() -> None:
             for look in waiting:
                 try:
-                    await self._source.look(look, counts, pace=self._rate.wait)
+                    look.is_done = await self._source.look(look, counts, pace=pace or self._rate.wait)
                 except (ApiError, RequestFailedError) as exc:
                     self._situation.note_failure(look.target, exc)
                 else:
