@@ -172,6 +172,8 @@ class Chaos:
         self.happened[fault.kind] += 1
         had_an_effect = await FAULTS[fault.kind](self, fault)
         self.bit[fault.kind] += had_an_effect
+        # Not every fault has a use for them, and all mails of the schedule are to arrive.
+        await self.arrive(*(mail for mail in fault.before if mail.message_id not in self.records))
 
     def verdict(self, seconds: float) -> Verdict:
         records = self.records.values()
