@@ -12,6 +12,7 @@ from unittest.mock import patch
 
 import pytest
 
+from tests.benchmarks import scale
 from tests.chaos import FAULTS, RECOVERY, SUBSCRIPTIONS, Fault, Verdict, draw_schedule, run
 from trio_agentmail import Recovery
 from trio_agentmail._delivered import Delivered
@@ -55,6 +56,17 @@ def test_nor_is_any_of_20_000_mails_through_200_faults(subscription: str) -> Non
     check(verdict)
     seldom = {kind for kind, times in verdict.happened.items() if 2 * verdict.bit[kind] < times}
     assert not seldom, f"without effect: {seldom}\n{verdict}"
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_nor_is_any_of_100_000_mails_in_a_few_hours() -> None:
+    """A tenth of what `python -m tests.benchmarks.scale` does: 12 mails a second, and a fault every 86 s."""
+    schedule = draw_schedule(
+        SEED, "inboxes", mails=100_000, faults=100, hours=2.4, furthest_ahead=scale.FURTHEST_AHEAD
+    )
+    assert (schedule.mails, schedule.faults) == (100_000, 100)
+    check(run(schedule, patience=3 * 3600.0))
 
 
 def test_a_seed_is_a_run() -> None:

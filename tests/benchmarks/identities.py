@@ -123,7 +123,7 @@ def file_size(path: Path) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser("python -m tests.benchmarks.identities", description=__doc__)
     parser.add_argument("--mails", type=int, default=200_000, help="default: %(default)s")
-    parser.add_argument("--journaled", type=int, default=50_000, help="mails with a journal; default: %(default)s")
+    parser.add_argument("--journaled", type=int, default=10_000, help="mails with a journal; default: %(default)s")
     parser.add_argument("--minutes", type=float, default=12.0, help="in which they arrive; default: %(default)s")
     parser.add_argument("--sweep-depth", type=float, default=Recovery().sweep_depth, help="default: %(default)s")
     parser.add_argument("--subscription", choices=SUBSCRIPTIONS, default="inboxes", help="default: %(default)s")

@@ -215,7 +215,7 @@ def run(
     Args:
         patience: Seconds that mail may still be missing after the last fault.
         aftermath: Seconds for which the run then goes on, since what comes twice may come late.
-        watch: Called every 15 minutes of the mock clock.
+        watch: Called every 15 minutes of the mock clock, and at the end.
     """
     with reproducible(schedule.seed):
         return trio.run(
@@ -262,6 +262,8 @@ async def _run(
             fake.index_after(None)
             await chaos.until(lambda: not chaos.missing, patience)
             await trio.sleep(aftermath)
+            if watch is not None:
+                watch(chaos)
             nursery.cancel_scope.cancel()
         return chaos.verdict(trio.current_time() - began)
 
