@@ -62,7 +62,7 @@ def test_nor_is_any_of_20_000_mails_through_200_faults(subscription: str) -> Non
 @pytest.mark.timeout(900)
 def test_nor_is_any_of_100_000_mails_in_a_few_hours() -> None:
     """A tenth of what `python -m tests.benchmarks.scale` does: 12 mails a second, and a fault every 86 s."""
-    schedule = draw_schedule(SEED, "inboxes", mails=100_000, faults=100, hours=2.4, furthest_ahead=scale.FURTHEST_AHEAD)
+    schedule = draw_schedule(SEED, "key", mails=100_000, faults=100, hours=2.4, furthest_ahead=scale.FURTHEST_AHEAD)
     assert (schedule.mails, schedule.faults) == (100_000, 100)
     check(run(schedule, patience=3 * 3600.0))
 
