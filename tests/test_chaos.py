@@ -5,6 +5,7 @@ Each session draws a seed. A run that fails tells its own; to have it again:
     CHAOS_SEED=<seed> .venv/bin/pytest -m '' tests/test_chaos.py
 """
 
+import math
 import os
 import random
 from typing import Any
@@ -12,11 +13,13 @@ from unittest.mock import patch
 
 import pytest
 
+from tests.benchmarks import scale
 from tests.chaos import FAULTS, RECOVERY, SUBSCRIPTIONS, Fault, Verdict, draw_schedule, run
 from trio_agentmail import Recovery
 from trio_agentmail._delivered import Delivered
 from trio_agentmail._recovery import mails
 from trio_agentmail._recovery.recoverer import Recoverer
+from trio_agentmail._recovery.sweeps import Sweeps
 
 SEED = int(os.environ.get("CHAOS_SEED", random.randrange(2**32)))
 
@@ -57,6 +60,15 @@ def test_nor_is_any_of_20_000_mails_through_200_faults(subscription: str) -> Non
     assert not seldom, f"without effect: {seldom}\n{verdict}"
 
 
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_nor_is_any_of_100_000_mails_in_a_few_hours() -> None:
+    """A tenth of what `python -m tests.benchmarks.scale` does: 12 mails a second, and a fault every 86 s."""
+    schedule = draw_schedule(SEED, "key", mails=100_000, faults=100, hours=2.4, furthest_ahead=scale.FURTHEST_AHEAD)
+    assert (schedule.mails, schedule.faults) == (100_000, 100)
+    check(run(schedule, patience=3 * 3600.0))
+
+
 def test_a_seed_is_a_run() -> None:
     first, second = (run(draw_schedule(SEED, "key", mails=500, faults=len(FAULTS))) for _ in range(2))
     assert first.came == second.came
@@ -83,33 +95,30 @@ def test_without_memory_mail_comes_twice() -> None:
     assert not verdict.lost
 
 
-def test_without_sweeps_mail_is_lost_that_was_swallowed_or_is_back_dated() -> None:
-    async def no_sweep(recoverer: Recoverer) -> None:
-        recoverer._next_sweep = float("inf")
+async def no_look(*_: object) -> None:
+    pass
 
-    with patch.object(Recoverer, "_sweep", no_sweep):
+
+def test_without_sweeps_mail_is_lost_that_was_swallowed_or_is_back_dated() -> None:
+    with patch.object(Sweeps, "run", no_look):
         verdict = wrong_run("inboxes")
     lost = set(verdict.lost)
     faults = [step for _, step in verdict.schedule.steps if isinstance(step, Fault)]
     assert "back_dated" in {fault.kind for fault in faults if not lost.isdisjoint(fault.mails)}
 
 
-right_sweep = Recoverer._sweep
+right_sweep = Sweeps._sweep
 
 
-async def shallow_sweep(recoverer: Recoverer) -> None:
+async def shallow_sweep(sweeps: Sweeps, recent_from: float) -> None:
     """As it was until a run like these lost one mail of 20,000."""
-    for progress in recoverer._progress.values():
-        progress.swept_until = recoverer._rest.now
-    await right_sweep(recoverer)
-
-
-async def no_look(recoverer: Recoverer) -> None:
-    pass
+    for progress in sweeps._situation.progress.values():
+        progress.swept_until = sweeps._clock.now()
+    await right_sweep(sweeps, math.inf)
 
 
 MISTAKES: dict[str, tuple[Any, str, Any, str]] = {
-    "sweeps reach back from now": (Recoverer, "_sweep", shallow_sweep, "lost"),
+    "sweeps reach back from now": (Sweeps, "_sweep", shallow_sweep, "lost"),
     "held mail is not looked at again": (Recoverer, "_look_at_held", no_look, "lost"),
     "held mail is not told apart": (mails, "HELD", "another label", "unwanted"),
     "a mail whose delivery was interrupted counts as delivered": (Delivered, "give_back", lambda *_: None, "lost"),

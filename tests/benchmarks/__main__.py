@@ -12,7 +12,7 @@ from typing import Any
 
 import attrs
 
-from . import decode, journal, journaled, latency, memory, profiling, reliability, start, storm, throughput
+from . import decode, finding, journal, journaled, latency, memory, profiling, reliability, start, storm, throughput
 from .processes import end_on_sigterm
 from .report import Results, table
 
@@ -35,6 +35,7 @@ groups, all by default:
   start       imports; reference: trio and trio_websocket                                  11 rounds of about 1 s
   reliability a journal, beside none (the reference) and a commit an event; recovery of    3 rounds of about 5 min
               10,000 mails; requests when idle
+  finding     how soon mail is found that was not pushed, and requests, by mails a day     1 round  of about 15 min
 alone:
   profile     the top ten functions by own time, of the stream and of the loop; see --size
 by itself:
@@ -58,6 +59,7 @@ GROUPS = {
     "journal": Group(journal.measure, 3, journal.NAIVE),
     "start": Group(start.measure, 11, start.REFERENCE),
     "reliability": Group(reliability.measure, 3, journaled.REFERENCE),
+    "finding": Group(finding.measure, 1),
 }
 PACKAGES = ("trio", "trio-websocket", "wsproto", "orjson", "attrs", "cattrs", "agentmail", "websockets")
 

@@ -30,6 +30,7 @@ class Mail:
     """A stored mail.
 
     Attributes:
+        key: Its place in the listings, which stays the same.
         event_type: The type of the event by which its arrival is announced; `""`: the inbox sent it.
         event_id: The `event_id` of that event.
         body_in_push: Whether that event has its text and HTML.
@@ -44,12 +45,12 @@ class Mail:
     body_in_push: bool
     contents: Mapping[str, bytes]
     raw: bytes | None
+    key: Key = attrs.field(init=False)
     _item: str | None = None
 
-    @property
-    def key(self) -> Key:
+    def __attrs_post_init__(self) -> None:
         assert self.message.timestamp is not None
-        return sort_key(self.message.timestamp, self.number)
+        self.key = sort_key(self.message.timestamp, self.number)
 
     @property
     def arrival(self) -> datetime:
