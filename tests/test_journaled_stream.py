@@ -13,6 +13,7 @@ from trio.testing import MockClock
 from trio_agentmail import (
     AgentMailEnvironment,
     AgentMailSession,
+    AuthenticationError,
     CaughtUp,
     Disconnected,
     ErrorEvent,
@@ -244,12 +245,34 @@ async def test_a_journal_follows_the_subscription(
     other = Subscribe(inbox_ids=["b@agentmail.to"])
     async with session(fake, path, **more) as (opened, _):
         await opened.subscribe(other)
-        await trio.sleep(1)
+    async with session(fake, path, other, **more) as (opened, _):
+        assert isinstance(await opened.events.receive(), Subscribed)
     with pytest.raises(JournalMismatchError):
         async with session(fake, path, **more):
             pytest.fail("entered")
-    async with session(fake, path, other, **more) as (opened, _):
+
+
+@pytest.mark.parametrize("recovery", [True, False])
+async def test_until_the_next_start_has_succeeded_the_subscription_before_is_accepted_as_well(
+    fake: FakeAgentMail, path: Path, autojump_clock: MockClock, recovery: bool
+) -> None:
+    # A process may die when the journal has the new subscription, and before the program knows.
+    more: dict[str, Any] = {} if recovery else {"recovery": None}
+    other, third = Subscribe(inbox_ids=["b@agentmail.to"]), Subscribe(inbox_ids=["c@agentmail.to"])
+    async with session(fake, path, **more) as (opened, _):
+        await opened.subscribe(other)
+    with pytest.raises(JournalMismatchError):
+        async with session(fake, path, third, **more):
+            pytest.fail("entered")
+    fake.reject_handshakes(401)
+    with pytest.raises(AuthenticationError):
+        async with session(fake, path, other, **more):
+            pytest.fail("entered")
+    async with session(fake, path, **more) as (opened, _):
         assert isinstance(await opened.events.receive(), Subscribed)
+    with pytest.raises(JournalMismatchError):
+        async with session(fake, path, other, **more):
+            pytest.fail("entered")
 
 
 @pytest.mark.parametrize("wrong", ["agent.db", Path("agent.db"), SQLiteJournal], ids=repr)
