@@ -120,7 +120,7 @@ class Delivered:
         self._others.forget(before)
 
     def _raise_floor(self, newest: float) -> None:
-        if newest >= self.floor:
+        if -math.inf < newest >= self.floor:
             self.floor = math.nextafter(newest, math.inf)
 
     def _records(self, mail: bytes) -> tuple[int, ...]:
@@ -139,8 +139,9 @@ class Delivered:
             if len(self._undated) > MAX_UNDATED:
                 self._undated.popitem(last=False)
         elif (forgotten := self._mails.add(mail, record, created)) is not None:
-            self.ran_out_until = min(forgotten, self._now())
-            self._raise_floor(self.ran_out_until)
+            until = min(forgotten, self._now())
+            self.ran_out_until = max(self.ran_out_until, until)
+            self._raise_floor(until)
 
     def _replace(self, mail: bytes, records: tuple[int, ...] | None) -> None:
         record = records[0] if records is not None and len(records) == 1 else records
