@@ -24,6 +24,9 @@ PLAUSIBLE = 3600.0
 MAX_UNDATED = 2**16
 """Mails without a plausible `created_at` that are remembered."""
 
+MAX_PUSHES = 32
+"""Pushes of one mail that are remembered: who chooses one Message-ID for very many mails must not slow us down."""
+
 
 class Delivered:
     """Remembers what has been delivered, and what is just being delivered.
@@ -133,7 +136,7 @@ class Delivered:
 
     def _add_mail_record(self, mail: bytes, record: int, created: float | None) -> None:
         if known := self._records(mail):
-            self._replace(mail, (*known, record))
+            self._replace(mail, (*known, record)[-MAX_PUSHES:])
         elif created is None or not self._is_plausible(created):
             self._undated[mail] = record
             if len(self._undated) > MAX_UNDATED:
