@@ -11,6 +11,7 @@ import attrs
 import trio
 
 from trio_agentmail import DeadLetter, Event, JournalError, MessageReceivedEvent, SQLiteJournal, decode_event
+from trio_agentmail._journal.protocol import Kept, KeptIdentity
 
 SCOPE = "wss://ws.agentmail.to, everything"
 
@@ -113,6 +114,11 @@ async def crashing(path: Path, **settings: Any) -> AsyncIterator[SQLiteJournal]:
 async def begin(journal: SQLiteJournal, event: Event) -> None:
     """An attempt that does not end before the process does."""
     await journal.processing(event).__aenter__()
+
+
+async def identities(kept: Kept) -> list[KeptIdentity]:
+    """All that a journal knows."""
+    return [known async for batch in kept.identities for known in batch]
 
 
 async def handle_all(journal: SQLiteJournal, events: list[Event]) -> None:

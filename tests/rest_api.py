@@ -11,6 +11,7 @@ import trio
 
 from trio_agentmail import AgentMailEnvironment, ReconnectPolicy
 from trio_agentmail._api_key import ApiKey
+from trio_agentmail._clock import ServerClock
 from trio_agentmail._recovery.rest import Rest
 from trio_agentmail._settings import Settings
 from trio_agentmail.testing import FakeAgentMail
@@ -129,8 +130,20 @@ def asked_key(source: str | Callable[[], str] = KEY) -> ApiKey:
 
 
 @asynccontextmanager
-async def rest(handle: Handler, key: str | Callable[[], str] = KEY) -> AsyncIterator[Rest]:
-    """Connected to a REST API."""
-    asks = Rest(RestBackend(handle), settings(), asked_key(key))
+async def rest(
+    handle: Handler, key: str | Callable[[], str] = KEY, clock: ServerClock | None = None
+) -> AsyncIterator[Rest]:
+    """Connected to a REST API.
+
+    Args:
+        clock: Told the time by each answer; `None`: one that `clock_of` gives.
+    """
+    backend = RestBackend(handle)
+    asks = Rest(backend, settings(), asked_key(key), clock or ServerClock(backend.now))
     async with asks.connected():
         yield asks
+
+
+def clock_of(asks: Rest) -> ServerClock:
+    """AgentMail's clock, as its answers have told it."""
+    return asks._clock

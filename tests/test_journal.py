@@ -1,6 +1,7 @@
 """The journal keeps its promises: on disk before anybody has it, at least once, and never again after its ack."""
 
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -27,8 +28,10 @@ from trio_agentmail import (
     open_agentmail_stream,
 )
 from trio_agentmail._codec import as_unknown
+from trio_agentmail._identity import digest, identity, push_record
 from trio_agentmail._journal import line as line_module
 from trio_agentmail._journal import queue as queue_module
+from trio_agentmail._journal.protocol import KeptIdentity
 from trio_agentmail._journal.sqlite_store import SQLiteStore, read_journal
 from trio_agentmail.testing import FakeAgentMail
 
@@ -37,6 +40,7 @@ from .journals import (
     Disk,
     delivered,
     handle_all,
+    identities,
     ids,
     in_a_thread,
     inline,
@@ -359,7 +363,7 @@ async def test_an_event_that_this_version_identifies_otherwise_than_that_which_w
 ) -> None:
     async with opened(path) as journal:
         with monkeypatch.context() as patch:
-            patch.setattr("trio_agentmail._journal.entry.identity", lambda event: ("", event.event_id))
+            patch.setattr("trio_agentmail._journal.entry.identity", lambda event: digest(event.event_id))
             await journal.record(mail(1))
     async with opened(path) as journal:
         [event] = await take(journal, 1)
@@ -371,22 +375,82 @@ async def test_an_event_that_this_version_identifies_otherwise_than_that_which_w
 async def test_what_a_stream_has_to_know_at_its_start_is_kept(path: Path) -> None:
     journal = SQLiteJournal(path)
     async with journal.opened(SCOPE, inline, time.time) as kept:
-        assert (list(kept.identities), kept.state) == ([], b"")
+        assert (await identities(kept), kept.state, kept.forgotten_until) == ([], b"", -math.inf)
         await journal.record(mail(1))
         await journal.record(delivered(2))
-        await journal.keep(b"marks", "elsewhere")
-        await journal.keep(None, None)
+        await journal.keep(b"marks", scope="elsewhere")
+        await journal.keep()
         await handle_all(journal, await take(journal, 2))
     async with journal.opened("elsewhere", inline, time.time) as kept:
-        assert kept.state == b"marks"
+        assert (kept.state, kept.forgotten_until) == (b"marks", -math.inf)
+        first, second = await identities(kept)
         created = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
-        assert [(known.kind, known.key, known.created) for known in kept.identities] == [
-            ("message.received", "agent@agentmail.to\0<1@example.com>", created),
-            ("", "delivery 2", None),
-        ]
+        assert first == KeptIdentity(identity(mail(1)) or b"", created, push_record(mail(1)))
+        assert second == KeptIdentity(identity(delivered(2)) or b"", pytest.approx(time.time(), abs=60), 0)
     with pytest.raises(JournalMismatchError):
         async with journal.opened(SCOPE, inline, time.time):
             raise AssertionError
+
+
+async def test_while_a_change_of_the_subscription_is_not_sure_the_journal_takes_both(path: Path) -> None:
+    async with opened(path) as journal:
+        await journal.keep(b"both", scope="new", also=SCOPE)
+    for scope in (SCOPE, "new"):
+        async with journal.opened(scope, inline, time.time) as kept:
+            assert kept.state == b"both"
+    async with opened(path, "new") as journal:
+        await journal.keep(scope="new")
+    with pytest.raises(JournalMismatchError):
+        async with opened(path):
+            raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("created_at", "is_known"),
+    [("2026-01-01T00:00:00Z", True), ("2026-01-02T00:59:59Z", True), ("2026-01-02T01:00:01Z", False), ("soon", False)],
+)
+async def test_a_mail_without_a_plausible_time_is_as_old_as_its_recording(
+    path: Path, created_at: str, is_known: bool
+) -> None:
+    now = datetime(2026, 1, 2, tzinfo=UTC).timestamp()
+    event = mail(1, created=created_at)
+    async with opened(path, now=lambda: now) as journal:
+        await journal.record(event)
+        await handle_all(journal, await take(journal, 1))
+    async with journal.opened(SCOPE, inline, lambda: now) as kept:
+        [known] = await identities(kept)
+    record = push_record(event)
+    if is_known:
+        assert known[1:] == (datetime.fromisoformat(created_at).timestamp(), record)
+    else:
+        assert known[1:] == (now, ~record)
+
+
+async def test_what_is_handled_is_known_until_it_is_old_enough_to_be_forgotten(path: Path) -> None:
+    async with opened(path) as journal:
+        for number, day in ((1, 1), (2, 2), (3, 3)):
+            await journal.record(mail(number, created=f"2026-01-0{day}T00:00:00Z"))
+        events = await take(journal, 3)
+        await journal.ack(events[0])
+        await journal.ack(events[1])
+        await journal.keep(forgotten_until=datetime(2026, 1, 2, tzinfo=UTC).timestamp())
+    async with journal.opened(SCOPE, inline, time.time) as kept:
+        assert kept.forgotten_until == datetime(2026, 1, 2, tzinfo=UTC).timestamp()
+        assert [known.key for known in await identities(kept)] == [identity(mail(2)), identity(mail(3))]
+
+
+async def test_a_number_is_never_given_twice_though_what_had_it_is_handled(path: Path) -> None:
+    numbers = []
+    for number in (1, 2):
+        async with opened(path, max_attempts=1) as journal:
+            await journal.record(mail(number))
+            [event] = await take(journal, 1)
+            async with journal.processing(event):
+                raise ValueError
+            [letter] = await journal.dead_letters()
+            numbers.append(letter.id)
+            await journal.drop(letter)
+    assert numbers == [1, 2]
 
 
 async def test_a_second_consumer_is_refused(path: Path) -> None:

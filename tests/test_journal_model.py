@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trio_agentmail import Disconnected, MessageReceivedEvent, SQLiteJournal
+from trio_agentmail._identity import identity
 
-from .journals import SCOPE, Disk, mail
+from .journals import SCOPE, Disk, identities, mail
 
 ATTEMPTS, DELAY, ALONE = 2, 60.0, 60.0
 GAP = Disconnected(reason="cut")
@@ -125,9 +126,12 @@ class Run:
 
     async def open(self) -> None:
         self.disk = Disk()
-        await self.stack.enter_async_context(
+        kept = await self.stack.enter_async_context(
             self.journal.opened(SCOPE, self.disk, lambda: 1_800_000_000 + trio.current_time())
         )
+        # Whatever has become of it: what was recorded is known.
+        known = [known.key for known in await identities(kept)]
+        assert sorted(known) == sorted(identity(mail(number)) or b"" for number in self.model.recorded)
 
     async def reopen(self, *, crashed: bool) -> None:
         self.disk.dead = crashed

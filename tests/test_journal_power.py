@@ -24,10 +24,10 @@ import trio
 import trio.lowlevel
 
 from trio_agentmail import Event, MessageReceivedEvent, SQLiteJournal
-from trio_agentmail._codec import identity
+from trio_agentmail._identity import identity
 from trio_agentmail._journal.sqlite_store import SQLiteStore
 
-from .journals import SCOPE, in_a_thread, mail
+from .journals import SCOPE, in_a_thread, inline, mail
 
 HEADER, FRAME_HEADER, PAGE = 32, 24, 4096
 FRAME = FRAME_HEADER + PAGE
@@ -94,7 +94,7 @@ class Confirmed:
 
 @attrs.define
 class Found:
-    """What a journal holds. Numbers are written in their order, so a prefix of the commits has no hole."""
+    """What a journal holds. Identities are written in the order of numbers, so a prefix of the commits has no hole."""
 
     numbers: list[int]
     handled: set[int]
@@ -107,16 +107,15 @@ def examine(path: Path) -> Found:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     store = SQLiteStore(path, SCOPE, 0.0)
     try:
-        rows = store._connection.execute(
-            "SELECT events.id, key, state, text IS NOT NULL FROM events LEFT JOIN texts USING (id) ORDER BY events.id"
-        ).fetchall()
-        assert all(key == identity(mail(id))[1] for id, key, *_ in rows)  # type: ignore[index]
-        assert all(has_text == (state != "handled") for *_, state, has_text in rows)  # the two are changed together
-        return Found(
-            [id for id, *_ in rows],
-            {id for id, _, state, _ in rows if state == "handled"},
-            int(store.kept().state or b"0"),
-        )
+        known = {key for (key,) in store._connection.execute("SELECT key FROM identities")}
+        numbers = [number for number in range(1, len(known) + 1) if identity(mail(number)) in known]
+        assert len(numbers) == len(known)
+        unhandled = store._connection.execute("SELECT id, key FROM events ORDER BY id").fetchall()
+        assert all(key == identity(mail(id)) for id, key in unhandled)
+        texts = store._connection.execute("SELECT id FROM texts ORDER BY id").fetchall()
+        assert texts == [(id,) for id, _ in unhandled]  # the two are changed together
+        assert store.last_id() == len(known)
+        return Found(numbers, set(numbers) - {id for id, _ in unhandled}, int(store.kept(inline).state or b"0"))
     finally:
         store.close()
 

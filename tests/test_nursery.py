@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from trio_agentmail import JournalError
+from trio_agentmail import JournalError, JournalInUseError
 from trio_agentmail._nursery import add_context, background_nursery
 
 
@@ -187,17 +187,6 @@ async def test_what_several_tasks_were_told_of_one_thing_comes_out_once(autojump
     assert caught.value is error
 
 
-@pytest.mark.parametrize(("texts", "alone"), [(("full", "full"), True), (("full", "gone"), False)])
-async def test_a_journal_that_fails_tells_several_tasks_of_one_thing_with_an_exception_each(
-    texts: tuple[str, str], alone: bool
-) -> None:
-    with pytest.raises(JournalError if alone else ExceptionGroup):
-        async with background_nursery() as nursery:
-            for text in texts:
-                nursery.start_soon(fail, JournalError(text))
-            await trio.sleep_forever()
-
-
 async def test_exceptions_are_told_apart_by_what_they_are() -> None:
     @dataclasses.dataclass
     class Unhashable(Exception):
@@ -215,6 +204,26 @@ async def test_exceptions_are_told_apart_by_what_they_are() -> None:
             nursery.start_soon(fail_in_a_nursery, errors[0], errors[0])
             await trio.sleep_forever()
     assert caught_alone.value is errors[0]
+
+
+async def test_a_journal_that_fails_comes_out_once_though_each_task_has_an_exception_of_its_own() -> None:
+    errors = [JournalError("the disk is full"), JournalError("the disk is full")]
+    with pytest.raises(JournalError) as caught:
+        async with background_nursery() as nursery:
+            for error in errors:
+                nursery.start_soon(fail, error)
+            await trio.sleep_forever()
+    assert caught.value in errors
+
+
+async def test_journals_that_fail_in_different_ways_are_told_apart() -> None:
+    errors = [JournalError("the disk is full"), JournalError("is damaged"), JournalInUseError("the disk is full")]
+    with pytest.raises(ExceptionGroup) as caught:
+        async with background_nursery() as nursery:
+            for error in errors:
+                nursery.start_soon(fail, error)
+            await trio.sleep_forever()
+    assert {id(error) for error in caught.value.exceptions} == {id(error) for error in errors}
 
 
 async def fail_in_a_nursery(*errors: BaseException) -> None:

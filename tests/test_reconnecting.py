@@ -635,7 +635,8 @@ async def test_complaints_of_the_server_are_never_the_same(autojump_clock: MockC
 async def test_the_memory_of_what_was_delivered_is_bounded(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
-    monkeypatch.setattr("trio_agentmail._delivered.REMEMBERED", 3)
+    monkeypatch.setattr("trio_agentmail._identities.GENERATION", 1)
+    monkeypatch.setattr("trio_agentmail._identities.MAX_GENERATIONS", 3)
     fake = FakeAgentMail()
     async with open_agentmail_stream(backend=fake) as events:
         mails = [await fake.deliver(inbox_id="a", subject=str(n)) for n in range(4)]

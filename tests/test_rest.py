@@ -5,7 +5,7 @@ import logging
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 from urllib.parse import unquote
@@ -19,12 +19,14 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trio_agentmail import AgentMailEnvironment, ApiError, AuthenticationError, PermissionDeniedError
 from trio_agentmail._backend import NetworkBackend
-from trio_agentmail._recovery.rest import ATTEMPTS, CONCURRENCY, REQUEST_TIMEOUT, Rest, segment
+from trio_agentmail._clock import ServerClock
+from trio_agentmail._reconnect import http_date
+from trio_agentmail._recovery.rest import ATTEMPTS, CONCURRENCY, REQUEST_TIMEOUT, Page, Rest, segment
 from trio_agentmail.errors import RequestFailedError
 from trio_agentmail.testing import FakeAgentMail
 
 from . import rest_api
-from .rest_api import EPOCH, KEY, Api, RestBackend, asked_key, date, rest
+from .rest_api import EPOCH, KEY, Api, RestBackend, asked_key, clock_of, date, rest
 from .test_secrets import KEY as SECRET
 from .test_secrets import MARK, assert_no_secret
 
@@ -44,6 +46,10 @@ def answers(*items: Any) -> Api:
         return item
 
     return Api({"/x": answer})
+
+
+def clock() -> ServerClock:
+    return ServerClock(time.time)
 
 
 def refused(status: int, **headers: str) -> httpx.Response:
@@ -115,10 +121,17 @@ async def test_a_server_in_trouble_that_asks_for_more_than_a_minute_is_left_to_t
 
 
 async def test_it_may_say_so_with_a_date(autojump_clock: MockClock) -> None:
-    # By the real clock: a Retry-After is read where a handshake's is.
-    async with rest(answers(refused(503, Retry_After=date(time.time() + 47)), ANSWER)) as asks:
+    async with rest(answers(refused(503, Retry_After=date(EPOCH + 47)), ANSWER)) as asks:
         await asks.get("/x")
-    assert trio.current_time() == pytest.approx(46.5, abs=1.5)
+    assert trio.current_time() == 47
+
+
+async def test_such_a_date_is_by_the_clock_that_the_answer_tells(autojump_clock: MockClock) -> None:
+    api = answers(refused(503, Retry_After=date(EPOCH + 6047)), ANSWER)
+    api.ahead = 6000.0
+    async with rest(api) as asks:
+        await asks.get("/x")
+    assert trio.current_time() == 47
 
 
 async def test_a_server_that_asks_for_more_than_an_hour_is_asked_after_one(autojump_clock: MockClock) -> None:
@@ -490,7 +503,7 @@ async def test_no_logger_shows_the_key_at_any_level(status: int, caplog: pytest.
     fake = FakeAgentMail()
     fake.answer_requests(answer, times=None)
     async with fake.serve() as environment:
-        asks = Rest(NetworkBackend(), rest_api.settings(environment=environment), asked_key(SECRET))
+        asks = Rest(NetworkBackend(), rest_api.settings(environment=environment), asked_key(SECRET), clock())
         async with asks.connected():
             try:
                 assert await asks.get("/inboxes", {"limit": "1"}) == {"your_key": SECRET}
@@ -526,7 +539,7 @@ async def silent_server() -> AsyncIterator[tuple[AgentMailEnvironment, trio.Memo
 
 async def test_requests_that_are_cancelled_leave_neither_connections_nor_places_taken() -> None:
     async with silent_server() as (environment, received):
-        asks = Rest(NetworkBackend(), rest_api.settings(environment=environment), asked_key())
+        asks = Rest(NetworkBackend(), rest_api.settings(environment=environment), asked_key(), clock())
         async with asks.connected():
             for _ in range(2):
                 async with trio.open_nursery() as nursery:
@@ -581,7 +594,7 @@ class Transport(httpx.AsyncBaseTransport):
 
 async def test_connections_are_held_while_somebody_asks_and_not_longer(autojump_clock: MockClock) -> None:
     backend = Connections(Api({"/x": ANSWER}))
-    asks = Rest(backend, rest_api.settings(), asked_key())
+    asks = Rest(backend, rest_api.settings(), asked_key(), clock())
     assert backend.opened == 0
     async with asks.connected():
         async with asks.connected():
@@ -600,7 +613,7 @@ async def test_who_comes_while_a_connection_is_closed_gets_another(autojump_cloc
             await asks.get("/x")
 
     backend = Connections(Api({"/x": ANSWER}))
-    asks = Rest(backend, rest_api.settings(), asked_key())
+    asks = Rest(backend, rest_api.settings(), asked_key(), clock())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(come_and_go)
         await trio.sleep(0.5)
@@ -614,7 +627,7 @@ async def test_who_comes_while_a_connection_is_closed_gets_another(autojump_cloc
 # Listings
 
 
-async def collect(asks: Rest, size: int = 100) -> list[list[dict[str, Any]]]:
+async def collect(asks: Rest, size: int = 100) -> list[Page]:
     return [page async for page in asks.pages("/x", "items", {"after": "then"}, size)]
 
 
@@ -627,10 +640,31 @@ async def test_a_listing_is_gone_through_to_its_end() -> None:
         }
     )
     async with rest(api) as asks:
-        assert await collect(asks, 50) == [[{"n": 1}, {"n": 2}], [], [{"n": 3}]]
+        assert await collect(asks, 50) == [
+            Page([{"n": 1}, {"n": 2}], has_more=True),
+            Page([], has_more=True),
+            Page([{"n": 3}], has_more=False),
+        ]
     assert [(request.url.params["after"], request.url.params["limit"]) for request in api.requests] == [
         ("then", "50")
     ] * 3
+
+
+async def test_each_request_of_a_listing_waits_for_its_turn(autojump_clock: MockClock) -> None:
+    api = Api({"/x": {"items": [], "next_page_token": "b"}, "/x?b": {"items": []}})
+    async with rest(api) as asks:
+        async for _ in asks.pages("/x", "items", {}, pace=partial(trio.sleep, 10)):
+            pass
+    assert api.times == [10, 20]
+
+
+async def test_a_listing_that_nobody_paces_has_a_checkpoint_for_each_request() -> None:
+    async with rest(Api({"/x": {"items": []}})) as asks:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await collect(asks)
+        assert scope.cancelled_caught
+    assert asks.requests == 0
 
 
 @pytest.mark.parametrize("circle", [["a"], ["a", "b"], ["a", "b", "c", "b"]])
@@ -663,7 +697,7 @@ def lambda_handler(answer: Callable[[httpx.Request], dict[str, Any]]) -> rest_ap
 )
 async def test_a_page_may_have_any_shape(page: dict[str, Any], items: list[Any]) -> None:
     async with rest(Api({"/x": page})) as asks:
-        assert await collect(asks) == [items]
+        assert await collect(asks) == [Page(items, has_more=False)]
 
 
 @pytest.mark.parametrize(
@@ -682,26 +716,31 @@ async def test_a_page_that_does_not_say_what_is_on_it_is_no_empty_one(page: dict
 async def test_every_answer_tells_how_far_the_clocks_are_apart(skew: float, autojump_clock: MockClock) -> None:
     api = answers(404, ANSWER)
     async with rest(api) as asks:
-        assert (asks.ahead, asks.now) == (0, EPOCH)
+        clock = clock_of(asks)
+        assert (clock.ahead, clock.now()) == (0, EPOCH)
+        assert not clock.is_known
         api.ahead = skew
         with pytest.raises(ApiError):
             await asks.get("/x")
-        assert asks.ahead == skew
+        assert clock.is_known
+        assert clock.ahead == skew
         await trio.sleep(10)
-        assert asks.now == EPOCH + 10 + skew
+        assert clock.now() == EPOCH + 10 + skew
         api.ahead = 0.0
         await asks.get("/x")
-        assert asks.ahead == 0
+        assert (clock.ahead, clock.now()) == (0, EPOCH + 10)
 
 
 @pytest.mark.parametrize("skew", [-1.4, -1.0, 0.5, 1.4])
 async def test_a_difference_that_whole_seconds_make_is_none(skew: float, autojump_clock: MockClock) -> None:
     backend = RestBackend(answers(httpx.Response(200, json=ANSWER, headers={"Date": date(EPOCH)})))
     backend.wrong_by = -skew
-    asks = Rest(backend, rest_api.settings(), asked_key())
+    clock = ServerClock(backend.now)
+    asks = Rest(backend, rest_api.settings(), asked_key(), clock)
     async with asks.connected():
         await asks.get("/x")
-    assert asks.ahead == 0
+    assert clock.is_known
+    assert clock.ahead == 0
 
 
 @pytest.mark.parametrize(
@@ -736,16 +775,17 @@ async def test_a_date_may_have_any_shape(
     finally:
         monkeypatch.delenv("TZ")
         time.tzset()
-    assert asks.ahead == ahead
+    assert clock_of(asks).ahead == ahead
+    assert clock_of(asks).is_known
 
 
 @repeatable
 @given(st.text() | st.from_regex(r"[A-Z][a-z]{2}, \d+ (Jan|Feb|x) -?\d+ \d+:\d+:\d+ (GMT|[+-]\d+|EST)"))
 def test_no_date_is_an_error(value: str) -> None:
     async def main() -> float:
-        asks = Rest(RestBackend(Api({})), rest_api.settings(), asked_key())
-        asks._read_clock(value)
-        return asks.ahead
+        clock = ServerClock(lambda: EPOCH)
+        clock.answered(http_date(value))
+        return clock.ahead
 
     assert abs(trio.run(main, clock=MockClock())) < 366 * 86_400
 
@@ -755,15 +795,27 @@ async def test_the_time_can_be_asked_for_with_a_key_that_may_see_nothing(autojum
     api.ahead = 600.0
     async with rest(api) as asks:
         await asks.learn_the_time()
-    assert asks.ahead == 600
+    assert clock_of(asks).ahead == 600
     assert len(api.requests) == 1
     assert api.requests[0].url.params["limit"] == "1"
 
 
-async def test_without_an_answer_our_clock_is_taken_for_theirs(autojump_clock: MockClock) -> None:
+async def test_without_an_answer_nobody_knows_the_time_and_whoever_asks_is_told(autojump_clock: MockClock) -> None:
     async with rest(Api({"/inboxes": lambda _: unreachable()})) as asks:
-        await asks.learn_the_time()
-    assert asks.ahead == 0
+        with pytest.raises(RequestFailedError, match="refused"):
+            await asks.learn_the_time()
+    assert not clock_of(asks).is_known
+    assert clock_of(asks).ahead == 0
+
+
+async def test_an_answer_that_refuses_or_makes_no_sense_tells_the_time_nevertheless(autojump_clock: MockClock) -> None:
+    for answer in (500, httpx.Response(200, content=b"<html>")):
+        api = Api({"/inboxes": answer})
+        api.ahead = 600.0
+        async with rest(api) as asks:
+            with suppress(RequestFailedError):
+                await asks.learn_the_time()
+        assert clock_of(asks).ahead == pytest.approx(600, abs=1)
 
 
 def unreachable() -> Any:

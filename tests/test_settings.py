@@ -204,7 +204,7 @@ SPANS = ["overlap", "sweep_interval", "sweep_depth"]
 
 
 def test_the_defaults_of_recovery_are_those_that_the_documentation_names() -> None:
-    assert attrs.astuple(Recovery()) == (300.0, 300.0, 86_400.0, None, False)
+    assert attrs.astuple(Recovery()) == (300.0, 300.0, 86_400.0, None, False, 120.0)
 
 
 @pytest.mark.parametrize("value", [-1, -0.001, math.inf, -math.inf, math.nan])
@@ -227,6 +227,20 @@ def test_sweeps_are_a_second_apart_or_more() -> None:
     with pytest.raises(ValueError, match=r"^sweep_interval must be a finite number from 1, not 0.999"):
         Recovery(sweep_interval=0.999)
     assert Recovery(sweep_interval=1).sweep_interval == 1
+
+
+@pytest.mark.parametrize("value", [0, 0.999, -1, math.inf, math.nan])
+def test_sweeps_make_a_request_a_minute_or_more(value: float) -> None:
+    with pytest.raises(ValueError, match=r"^sweep_rate must be a finite number from 1, not"):
+        Recovery(sweep_rate=value)
+    assert Recovery(sweep_rate=1).sweep_rate == 1
+
+
+@pytest.mark.parametrize("value", ["1", True, None, timedelta(minutes=1)])
+def test_a_sweep_rate_that_is_no_number_is_a_type_error(value: object) -> None:
+    arguments: dict[str, Any] = {"sweep_rate": value}
+    with pytest.raises(TypeError, match=r"^sweep_rate takes a number, not"):
+        Recovery(**arguments)
 
 
 def test_a_sweep_reaches_back_at_least_as_far_as_a_gap_is_overlapped() -> None:

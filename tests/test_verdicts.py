@@ -574,6 +574,13 @@ def in_seconds(seconds: float) -> datetime:
     return datetime.now(UTC) + timedelta(seconds=seconds)
 
 
+NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
+
+
+def time_of_day() -> float:
+    return NOON.timestamp()
+
+
 @pytest.mark.parametrize(
     ("value", "seconds"),
     [
@@ -598,23 +605,52 @@ def in_seconds(seconds: float) -> datetime:
     ],
 )
 def test_retry_after_is_between_nothing_and_an_hour(value: str, seconds: float) -> None:
-    assert retry_after(api_error(429, retry_after=value)) == seconds
+    assert retry_after(api_error(429, retry_after=value), time_of_day) == seconds
 
 
 def test_retry_after_may_be_a_date_of_any_of_http_s_three_forms() -> None:
+    when = NOON + timedelta(seconds=100)
     for text in (
-        format_datetime(in_seconds(100), usegmt=True),
-        in_seconds(100).strftime("%A, %d-%b-%y %H:%M:%S GMT"),
-        in_seconds(100).strftime("%a %b %e %H:%M:%S %Y"),
-        format_datetime(in_seconds(100).astimezone(tz=None)),
+        format_datetime(when, usegmt=True),
+        when.strftime("%A, %d-%b-%y %H:%M:%S GMT"),
+        when.strftime("%a %b %e %H:%M:%S %Y"),
+        format_datetime(when.astimezone(tz=None)),
     ):
-        assert 95 < retry_after(api_error(503, retry_after=text)) <= 100, text
+        assert retry_after(api_error(503, retry_after=text), time_of_day) == 100, text
+
+
+@pytest.mark.parametrize("behind", [-86_400, -1, 0, 600, 86_400 * 3650])
+def test_a_retry_after_date_is_compared_with_the_date_of_the_same_answer(behind: float) -> None:
+    # Both are by the server's clock, however wrong ours is.
+    there = NOON + timedelta(seconds=behind)
+    failure = api_error(
+        503,
+        retry_after=format_datetime(there + timedelta(seconds=100), usegmt=True),
+        date=format_datetime(there, usegmt=True),
+    )
+    assert retry_after(failure, time_of_day) == 100
+    failure = api_error(503, retry_after="7", date=format_datetime(there, usegmt=True))
+    assert retry_after(failure, time_of_day) == 7
+
+
+@pytest.mark.parametrize("date", ["", "now", "1767355200", "Mon, 32 Dec 2040 25:61:61 GMT"])
+def test_without_a_date_in_the_answer_a_retry_after_date_is_compared_with_the_time_of_day(date: str) -> None:
+    failure = api_error(503, retry_after=format_datetime(NOON + timedelta(seconds=100), usegmt=True), date=date)
+    assert retry_after(failure, time_of_day) == 100
+
+
+def test_a_retry_after_date_that_is_over_or_too_far_off_is_cut() -> None:
+    past, future = (format_datetime(NOON + timedelta(days=days), usegmt=True) for days in (-1, 1))
+    assert retry_after(api_error(503, retry_after=past), time_of_day) == 0
+    assert retry_after(api_error(503, retry_after=past, date=future), time_of_day) == 0
+    assert retry_after(api_error(503, retry_after=future), time_of_day) == 3600
+    assert retry_after(api_error(503, retry_after=future, date=past), time_of_day) == 3600
 
 
 def test_only_an_answer_of_http_can_have_a_retry_after() -> None:
-    assert retry_after(ConnectionLostError("Retry-After: 7")) == 0
-    assert retry_after(OSError("retry-after: 7")) == 0
-    assert retry_after(api_error(429)) == 0
+    assert retry_after(ConnectionLostError("Retry-After: 7"), time_of_day) == 0
+    assert retry_after(OSError("retry-after: 7"), time_of_day) == 0
+    assert retry_after(api_error(429), time_of_day) == 0
 
 
 header_texts = st.one_of(
@@ -632,7 +668,9 @@ header_texts = st.one_of(
 @example("Fri, 31 Dec 9999 23:59:59 -2359")
 @example("Mon, 01 Jan 0001 00:00:00 +2359")
 def test_no_retry_after_can_raise_or_be_beyond_an_hour(text: str) -> None:
-    assert 0 <= retry_after(api_error(429, retry_after=text)) <= 3600
+    assert 0 <= retry_after(api_error(429, retry_after=text), time_of_day) <= 3600
+    noon = format_datetime(NOON, usegmt=True)
+    assert 0 <= retry_after(api_error(429, retry_after=noon, date=text), time_of_day) <= 3600
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -733,7 +771,7 @@ def test_ceilings_never_shrink_and_never_exceed_the_highest(policy: ReconnectPol
 
 @given(policies())
 def test_every_delay_is_between_zero_and_its_ceiling(policy: ReconnectPolicy) -> None:
-    attempts = Attempts(policy)
+    attempts = Attempts(policy, time_of_day)
     for ceiling in islice(ceilings(policy), 50):
         delay = attempts.delay()
         assert 0 <= delay <= ceiling

@@ -24,6 +24,9 @@ PLAUSIBLE = 3600.0
 MAX_UNDATED = 2**16
 """Mails without a plausible `created_at` that are remembered."""
 
+MAX_PUSHES = 32
+"""Pushes of one mail that are remembered: who chooses one Message-ID for very many mails must not slow us down."""
+
 
 class Delivered:
     """Remembers what has been delivered, and what is just being delivered.
@@ -120,7 +123,7 @@ class Delivered:
         self._others.forget(before)
 
     def _raise_floor(self, newest: float) -> None:
-        if newest >= self.floor:
+        if -math.inf < newest >= self.floor:
             self.floor = math.nextafter(newest, math.inf)
 
     def _records(self, mail: bytes) -> tuple[int, ...]:
@@ -133,14 +136,15 @@ class Delivered:
 
     def _add_mail_record(self, mail: bytes, record: int, created: float | None) -> None:
         if known := self._records(mail):
-            self._replace(mail, (*known, record))
+            self._replace(mail, (*known, record)[-MAX_PUSHES:])
         elif created is None or not self._is_plausible(created):
             self._undated[mail] = record
             if len(self._undated) > MAX_UNDATED:
                 self._undated.popitem(last=False)
         elif (forgotten := self._mails.add(mail, record, created)) is not None:
-            self.ran_out_until = min(forgotten, self._now())
-            self._raise_floor(self.ran_out_until)
+            until = min(forgotten, self._now())
+            self.ran_out_until = max(self.ran_out_until, until)
+            self._raise_floor(until)
 
     def _replace(self, mail: bytes, records: tuple[int, ...] | None) -> None:
         record = records[0] if records is not None and len(records) == 1 else records

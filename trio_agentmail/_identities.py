@@ -15,7 +15,7 @@ GENERATION = 43_690
 """Identities in one generation. It is two thirds of 2**16, where CPython's dict is as full as it gets."""
 
 MAX_GENERATIONS = 34
-"""Generations that are kept: 1.5 million identities, about 140 MB."""
+"""Generations that are kept: 1.5 million identities, about 140 MB, where each is full."""
 
 MASK = 2**60 - 1
 
@@ -32,7 +32,9 @@ class Identities:
 
     One dict for all of them would stop the event loop for as long as it takes to grow, and each entry would need a
     time of its own. So identities are kept in generations: a new identity is added to the youngest generation, and the
-    oldest one is forgotten as a whole. A lookup asks each generation, which takes some 30 nanoseconds.
+    oldest one is forgotten as a whole. A lookup asks each generation, which takes some 30 nanoseconds. So there may
+    not be too many of them: where little comes and nothing is forgotten for long, neighbours that fit into one become
+    one.
 
     A key is 60 bits of Python's own keyed hash of an identity. CPython keeps an integer of that size in 32 bytes, and
     the identity itself would take twice as many. Since the hash is keyed, nobody can choose identities that collide;
@@ -74,9 +76,24 @@ class Identities:
         youngest.records[hash(identity) & MASK] = record
         if time > youngest.newest:
             youngest.newest = time
-        if len(self._generations) <= MAX_GENERATIONS:
+        if len(self._generations) <= MAX_GENERATIONS or self._merge():
             return None
         return self._generations.pop().newest
+
+    def _merge(self) -> bool:
+        """Make the two smallest neighbours one; False: they would be too large. The youngest is left alone."""
+        sizes = [len(generation.records) for generation in self._generations]
+        from_the_oldest = range(len(sizes) - 2, 0, -1)
+        at = min(from_the_oldest, key=lambda index: sizes[index] + sizes[index + 1], default=None)
+        if at is None or sizes[at] + sizes[at + 1] > GENERATION:
+            return False
+        neighbours = self._generations[at], self._generations[at + 1]
+        small, large = sorted(neighbours, key=lambda generation: len(generation.records))
+        large.records.update(small.records)
+        large.newest = max(large.newest, small.newest)
+        self._generations[at] = large
+        del self._generations[at + 1]
+        return True
 
     def replace(self, identity: bytes, record: Record | None) -> None:
         """Replace what is known of an identity, or forget this one. Nothing happens if it is not known."""

@@ -214,16 +214,21 @@ class SQLiteStore:
         )
 
     async def _identities(self, run_sync: RunSync) -> AsyncIterator[Sequence[KeptIdentity]]:
-        with errors_explained(self._path):
-            found = self._connection.execute("SELECT key, created, push FROM identities ORDER BY created")
+        with closing(self._connection.cursor()) as found:
 
-        def next_batch() -> list[KeptIdentity]:
-            with errors_explained(self._path):
-                return [KeptIdentity._make(row) for row in found.fetchmany(BATCH)]
+            def first_batch() -> list[KeptIdentity]:
+                with errors_explained(self._path):
+                    found.execute("SELECT key, created, push FROM identities ORDER BY created")
+                return next_batch()
 
-        with closing(found):
-            while batch := await run_sync(next_batch):
+            def next_batch() -> list[KeptIdentity]:
+                with errors_explained(self._path):
+                    return [KeptIdentity._make(row) for row in found.fetchmany(BATCH)]
+
+            batch = await run_sync(first_batch)
+            while batch:
                 yield batch
+                batch = await run_sync(next_batch)
 
     def pending(self) -> list[PendingRow]:
         """What is not handled, the oldest first.

@@ -1,0 +1,239 @@
+"""The memory of identities forgets the oldest together, by time, and never more than it has to."""
+
+import math
+import sys
+from typing import TypeAlias
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trio_agentmail import _identities as identities_module
+from trio_agentmail._identities import GENERATION, MAX_GENERATIONS, Identities, Record
+
+repeatable = settings(deadline=None, derandomize=True, database=None, max_examples=300)
+
+SPAN = 100.0
+
+
+def key(number: int) -> bytes:
+    return f"identity {number}".encode()
+
+
+def known(memory: Identities, numbers: range) -> list[int]:
+    return [number for number in numbers if memory.get(key(number)) is not None]
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three generations of two."""
+    set_size(monkeypatch, 2, 3)
+
+
+def set_size(monkeypatch: pytest.MonkeyPatch, generation: int, generations: int) -> None:
+    monkeypatch.setattr(identities_module, "GENERATION", generation)
+    monkeypatch.setattr(identities_module, "MAX_GENERATIONS", generations)
+
+
+def test_what_was_added_is_known_with_its_record_and_nothing_else_is() -> None:
+    memory = Identities(SPAN)
+    assert memory.get(key(1)) is None
+    memory.add(key(1), 7, 0.0)
+    memory.add(key(2), (7, 8), 0.0)
+    memory.add(key(3), 0, 0.0)
+    assert [memory.get(key(number)) for number in (1, 2, 3, 4)] == [7, (7, 8), 0, None]
+    assert len(memory) == 3
+
+
+def test_what_is_known_of_an_identity_is_replaced_in_whichever_generation_it_is() -> None:
+    memory = Identities(SPAN)
+    for number in range(3):
+        memory.add(key(number), 1, number * 1000.0)
+    memory.replace(key(0), 5)
+    memory.replace(key(2), (5, 6))
+    assert [memory.get(key(number)) for number in range(3)] == [5, 1, (5, 6)]
+    memory.replace(key(0), None)
+    memory.replace(key(2), None)
+    assert [memory.get(key(number)) for number in range(3)] == [None, 1, None]
+    assert len(memory) == 1
+
+
+def test_what_is_not_known_is_not_replaced() -> None:
+    memory = Identities(SPAN)
+    memory.replace(key(1), 5)
+    memory.add(key(2), 1, 0.0)
+    memory.replace(key(1), 5)
+    memory.replace(key(1), None)
+    assert len(memory) == 1
+    assert memory.get(key(1)) is None
+
+
+# Forgetting by time
+
+
+def test_only_whole_generations_are_forgotten_and_only_if_all_of_them_is_older() -> None:
+    memory = Identities(SPAN)
+    for number, time in enumerate([0, 50, 100, 101, 150]):  # the fourth begins another generation
+        assert memory.add(key(number), 1, time) is None
+    assert memory.forget(100.0) == -math.inf
+    assert len(memory) == 5
+    assert memory.forget(100.5) == 100.0
+    assert known(memory, range(5)) == [3, 4]
+    assert memory.forget(150.0) == -math.inf
+    assert memory.forget(1000.0) == 150.0
+    assert len(memory) == 0
+    assert memory.forget(1000.0) == -math.inf
+
+
+def test_a_generation_that_is_full_is_forgotten_without_the_one_that_follows(small: None) -> None:
+    memory = Identities(SPAN)
+    for number in range(3):
+        memory.add(key(number), 1, number)
+    assert memory.forget(2.0) == 1.0
+    assert known(memory, range(3)) == [2]
+
+
+def test_several_generations_are_forgotten_at_once_and_the_newest_time_in_them_is_told() -> None:
+    memory = Identities(SPAN)
+    for number, time in enumerate([5000, 1000, 2000, 4900, 8000]):  # two generations: what is older begins none
+        memory.add(key(number), 1, time)
+    assert memory.forget(5001.0) == 5000.0
+    assert known(memory, range(5)) == [4]
+    for number, time in enumerate([9000, 9500, 10_000]):
+        memory.add(key(number), 1, time)
+    assert memory.forget(9999.0) == 9500.0
+    assert known(memory, range(5)) == [2]
+
+
+def test_a_generation_with_one_young_identity_stays_and_so_does_what_is_behind_it() -> None:
+    memory = Identities(SPAN)
+    memory.add(key(0), 1, 0.0)
+    memory.add(key(1), 1, 90.0)
+    memory.add(key(2), 1, 200.0)
+    memory.add(key(3), 1, 10.0)  # came late, and is in the youngest generation
+    assert memory.forget(90.0) == -math.inf
+    assert memory.forget(91.0) == 90.0
+    assert known(memory, range(4)) == [2, 3]
+
+
+def test_an_identity_is_forgotten_at_the_latest_a_span_after_its_time_when_others_follow() -> None:
+    memory = Identities(SPAN)
+    for number in range(1000):
+        memory.add(key(number), 1, number)
+        memory.forget(number - 300.0)
+        assert known(memory, range(max(0, number - 300), number + 1)) == [*range(max(0, number - 300), number + 1)]
+        assert len(memory) <= 300 + SPAN + 2
+
+
+# Running out of room
+
+
+def test_without_room_the_oldest_generation_is_forgotten_and_its_newest_time_is_told(small: None) -> None:
+    memory = Identities(SPAN)
+    times = [3.0, 9.0, 4.0, 5.0, 6.0, 7.0]
+    assert [memory.add(key(number), 1, time) for number, time in enumerate(times)] == [None] * 6
+    assert memory.add(key(6), 1, 8.0) == 9.0
+    assert known(memory, range(7)) == [2, 3, 4, 5, 6]
+    assert memory.add(key(7), 1, 8.5) is None
+    assert memory.add(key(8), 1, 8.6) == 5.0
+    assert known(memory, range(9)) == [4, 5, 6, 7, 8]
+
+
+def test_identities_that_come_seldom_take_no_room_from_others(small: None) -> None:
+    # Each is too young for the generation before it. There is room for more of them than there are generations.
+    memory = Identities(SPAN)
+    for number in range(4):
+        assert memory.add(key(number), number, number * 1000.0) is None
+    assert known(memory, range(4)) == [0, 1, 2, 3]
+    assert [memory.get(key(number)) for number in range(4)] == [0, 1, 2, 3]
+    assert memory.forget(2000.0) == 1000.0
+    assert known(memory, range(4)) == [2, 3]
+
+
+def test_neighbours_become_one_only_if_they_fit_into_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_size(monkeypatch, 3, 3)
+    memory = Identities(SPAN)
+    for number, time in enumerate([0, 1, 1000, 1001, 2000]):
+        assert memory.add(key(number), 1, time) is None
+    assert memory.add(key(5), 1, 3000.0) is None  # 2000 joins the two before it
+    assert memory.add(key(6), 1, 4000.0) == 1.0
+    assert known(memory, range(7)) == [2, 3, 4, 5, 6]
+
+
+def test_of_two_that_become_one_the_newer_time_counts_whichever_is_larger(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_size(monkeypatch, 10, 2)
+    for times in ([0, 1, 1000, 2000], [0, 1000, 1001, 2000], [1000, 0, 1001, 2000]):
+        memory = Identities(SPAN)
+        for number, time in enumerate(times):
+            memory.add(key(number), 1, time)
+        newest = max(times[:3])
+        assert memory.forget(newest) == -math.inf
+        assert memory.forget(newest + 0.5) == newest
+        assert known(memory, range(4)) == [3]
+
+
+def test_however_seldom_they_come_half_of_all_places_can_be_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_size(monkeypatch, 10, 8)
+    for per_span in range(1, 11):
+        memory = Identities(SPAN)
+        for number in range(40):
+            assert memory.add(key(number), 1, number // per_span * 1000.0) is None
+        assert known(memory, range(40)) == [*range(40)]
+
+
+def test_a_generation_is_as_full_as_its_dict_gets() -> None:
+    # One more, and the dict would double.
+    records = {number << 20: 0 for number in range(GENERATION - 1)}
+    size = sys.getsizeof(records)
+    records[-1] = 0
+    assert sys.getsizeof(records) == size
+    records[-2] = 0
+    assert sys.getsizeof(records) > size
+    assert GENERATION * MAX_GENERATIONS == pytest.approx(1_500_000, rel=0.02)
+
+
+# A model: a plain dict of all that was added, and when
+
+Step: TypeAlias = tuple[str, int, int]
+
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(["add", "add", "add", "replace", "remove", "forget"]), st.integers(0, 9), st.integers(0, 400)
+    ),
+    max_size=60,
+)
+
+
+@repeatable
+@given(steps, st.integers(1, 4), st.integers(1, 4))
+def test_it_knows_what_a_plain_dict_knows_but_for_what_it_says_it_has_forgotten(
+    steps: list[Step], generation: int, generations: int
+) -> None:
+    model: dict[int, tuple[float, Record]] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        set_size(patch, generation, generations)
+        memory = Identities(SPAN)
+        for count, (name, number, time) in enumerate(steps):
+            forgotten: float | None = None
+            if name == "add" and number not in model:
+                forgotten = memory.add(key(number), count, float(time))
+                model[number] = (float(time), count)
+            elif name == "replace":
+                memory.replace(key(number), (count, number))
+                if number in model:
+                    model[number] = (model[number][0], (count, number))
+            elif name == "remove":
+                memory.replace(key(number), None)
+                model.pop(number, None)
+            elif name == "forget":
+                forgotten = memory.forget(time)
+                assert forgotten < time
+            gone = [other for other in model if memory.get(key(other)) is None]
+            # Nothing is forgotten that is younger than it says.
+            assert all(forgotten is not None and model[other][0] <= forgotten for other in gone)
+            for other in gone:
+                del model[other]
+            assert {other: memory.get(key(other)) for other in model} == {
+                other: record for other, (_, record) in model.items()
+            }
+            assert len(memory) == len(model) <= generation * generations
