@@ -11,6 +11,7 @@ import trio
 
 from trio_agentmail import AgentMailEnvironment, ReconnectPolicy
 from trio_agentmail._api_key import ApiKey
+from trio_agentmail._clock import ServerClock
 from trio_agentmail._recovery.rest import Rest
 from trio_agentmail._settings import Settings
 from trio_agentmail.testing import FakeAgentMail
@@ -131,6 +132,7 @@ def asked_key(source: str | Callable[[], str] = KEY) -> ApiKey:
 @asynccontextmanager
 async def rest(handle: Handler, key: str | Callable[[], str] = KEY) -> AsyncIterator[Rest]:
     """Connected to a REST API."""
-    asks = Rest(RestBackend(handle), settings(), asked_key(key))
+    backend = RestBackend(handle)
+    asks = Rest(backend, settings(), asked_key(key), ServerClock(backend.now))
     async with asks.connected():
         yield asks

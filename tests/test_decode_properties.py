@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from trio_agentmail._codec import decode_event, identity
+from trio_agentmail._codec import decode_event
+from trio_agentmail._identity import identity
 from trio_agentmail.events import (
     CaughtUp,
     Disconnected,

@@ -24,7 +24,7 @@ from trio_agentmail._delivered import Delivered
 from trio_agentmail._recovery.held import BATCH, GONE_FOR
 from trio_agentmail._recovery.listing import MailListing
 from trio_agentmail._recovery.rest import UNDER_WAY
-from trio_agentmail._recovery.source import Counts, Target, recovered_types, targets_of
+from trio_agentmail._recovery.source import Counts, Look, Target, recovered_types, targets_of
 from trio_agentmail.errors import RequestFailedError
 from trio_agentmail.events import Event, MessageSecurity, MessageSentEvent, Send
 
@@ -41,6 +41,15 @@ POD = Target(pod_id="pod/1")
 KEY = Target()
 A = "/inboxes/a%40b/messages"
 HELD = "agent-armor-held"
+DAY = 86_400.0
+
+
+def now() -> float:
+    return EPOCH + trio.current_time()
+
+
+def a_look(target: Target = INBOX, after: float = 0.0, wanted: dict[str, float] = RECEIVED) -> Look:
+    return Look(target, wanted, EPOCH + after, began=now())
 
 
 def whole(message_id: str, at_: float | None = 0.0, *labels: str, **more: Any) -> dict[str, Any]:
@@ -75,21 +84,21 @@ class Looker:
         self.were_held: list[str] = []
         self.counts = Counts()
 
-    async def look(self, target: Target = INBOX, after: float = 0.0, floors: dict[str, float] = RECEIVED) -> list[str]:
+    async def look(self, target: Target = INBOX, after: float = 0.0, wanted: dict[str, float] = RECEIVED) -> list[str]:
         """One look: the Message-IDs that were handed over."""
         self.counts = Counts()
         before = len(self.put)
         try:
-            await self.listing.look(target, EPOCH + after, floors, self.counts)
+            await self.listing.look(a_look(target, after, wanted), self.counts)
         finally:
             self.found = [event.message.message_id for event in self.put[before:]]
         return self.found
 
-    async def look_at_held(self, floors: dict[str, float] = RECEIVED) -> list[str]:
+    async def look_at_held(self, wanted: dict[str, float] = RECEIVED) -> list[str]:
         self.counts = Counts()
         before = len(self.put)
         try:
-            await self.listing.look_at_held(floors, self.counts)
+            await self.listing.look_at_held(wanted, self.counts)
         finally:
             self.found = [event.message.message_id for event in self.put[before:]]
         return self.found
@@ -97,7 +106,7 @@ class Looker:
 
 @asynccontextmanager
 async def looking(answers: dict[str, Any]) -> AsyncIterator[Looker]:
-    async def put(event: Event, was_held: bool) -> None:
+    async def put(event: Event, counts: Counts, *, was_held: bool) -> None:
         await trio.lowlevel.checkpoint()
         assert isinstance(event, MessageReceivedEvent)
         if delivered.claim(event):
@@ -106,9 +115,9 @@ async def looking(answers: dict[str, Any]) -> AsyncIterator[Looker]:
                 looker.were_held.append(event.message.message_id)
 
     api = Api(answers)
-    delivered = Delivered()
+    delivered = Delivered(now, DAY)
     async with rest(api) as asks:
-        looker = Looker(api, MailListing(asks, delivered, put), delivered)
+        looker = Looker(api, MailListing(asks, asks._clock, delivered, put), delivered)
         yield looker
 
 
@@ -169,7 +178,7 @@ async def test_what_was_delivered_is_known_and_not_fetched() -> None:
 async def test_the_listing_begins_where_it_is_told_and_says_what_it_wants() -> None:
     async with looking(inbox()) as looker:
         await looker.look(after=1.25)
-        await looker.look(after=-2 * EPOCH, floors={"message.received.spam": 0, "message.received.blocked": 0})
+        await looker.look(after=-2 * EPOCH, wanted={"message.received.spam": 0, "message.received.blocked": 0})
     first, second = [dict(request.url.params) for request in looker.api.requests]
     assert first == {"limit": "100", "ascending": "true", "after": "2025-01-01T00:00:01.250Z"}
     # A sweep may reach back to before there was mail.
@@ -202,18 +211,18 @@ async def test_the_listing_begins_where_it_is_told_and_says_what_it_wants() -> N
 )
 async def test_labels_say_what_a_mail_is(labels: list[str], event_type: str | None) -> None:
     async with looking(inbox(whole("m") | {"labels": labels})) as looker:
-        await looker.look(floors=EVERY_KIND)
+        await looker.look(wanted=EVERY_KIND)
         assert [event.event_type for event in looker.put] == ([event_type] if event_type else [])
-        await looker.look(floors=RECEIVED)
+        await looker.look(wanted=RECEIVED)
     async with looking(inbox(whole("m") | {"labels": labels})) as looker:
-        assert await looker.look(floors=RECEIVED) == (["m"] if event_type == "message.received" else [])
+        assert await looker.look(wanted=RECEIVED) == (["m"] if event_type == "message.received" else [])
 
 
 async def test_mail_of_before_the_floor_is_left_alone_and_each_kind_has_its_own() -> None:
     floors = {"message.received": EPOCH + 10, "message.received.spam": EPOCH + 20}
     mails = [whole("a", 9), whole("b", 10), whole("c", 19, "spam"), whole("d", 20, "spam"), whole("e", 30, "blocked")]
     async with looking(inbox(*mails)) as looker:
-        assert await looker.look(floors=floors) == ["b", "d"]
+        assert await looker.look(wanted=floors) == ["b", "d"]
 
 
 async def test_the_floor_is_for_the_time_of_arrival_and_not_for_the_mails_own() -> None:
@@ -301,19 +310,19 @@ async def test_an_inbox_a_pod_or_a_key_that_may_not_be_listed_says_so(target: Ta
 
 
 async def test_a_bug_of_whoever_takes_the_mail_comes_out_of_the_look() -> None:
-    async def put(event: Event, was_held: bool) -> None:
+    async def put(event: Event, counts: Counts, *, was_held: bool) -> None:
         raise ZeroDivisionError
 
     async with rest(Api(inbox(whole("m")))) as asks:
         with pytest.raises(ZeroDivisionError):
-            await MailListing(asks, Delivered(), put).look(INBOX, EPOCH, RECEIVED, Counts())
+            await MailListing(asks, asks._clock, Delivered(now, DAY), put).look(a_look(), Counts())
 
 
 @pytest.mark.parametrize("target", [INBOX, KEY], ids=repr)
 async def test_a_look_that_is_cancelled_has_remembered_nothing_that_was_not_taken(
     target: Target, autojump_clock: MockClock
 ) -> None:
-    async def put(event: Event, was_held: bool) -> None:
+    async def put(event: Event, counts: Counts, *, was_held: bool) -> None:
         if len(taken) == 1:
             await trio.sleep_forever()
         assert isinstance(event, MessageReceivedEvent)
@@ -325,25 +334,25 @@ async def test_a_look_that_is_cancelled_has_remembered_nothing_that_was_not_take
     answers["/inboxes/a%40b/threads/t"] = {"messages": [whole("m")]}
     answers["/inboxes/a%40b/threads/u"] = {"messages": [whole("n")]}
     async with rest(Api(answers)) as asks:
-        listing = MailListing(asks, Delivered(), put)
+        listing = MailListing(asks, asks._clock, Delivered(now, DAY), put)
         with trio.move_on_after(5):
-            await listing.look(target, EPOCH, RECEIVED, Counts())
+            await listing.look(a_look(target), Counts())
         assert taken == ["m"]
         taken.clear()
         with trio.move_on_after(5):
-            await listing.look(target, EPOCH, RECEIVED, Counts())
+            await listing.look(a_look(target), Counts())
         # The thread of the first one has been gone through; whether a mail has been delivered is not the listing's.
         assert taken == ["m" if target == INBOX else "n"]
 
 
 async def test_only_a_few_mails_are_in_memory_at_once() -> None:
-    async def put(event: Event, was_held: bool) -> None:
+    async def put(event: Event, counts: Counts, *, was_held: bool) -> None:
         taken.append(sum(path != A for path in api.asked))
 
     taken: list[int] = []
     api = Api(inbox(*[whole(str(number)) for number in range(100)]))
     async with rest(api) as asks:
-        await MailListing(asks, Delivered(), put).look(INBOX, EPOCH, RECEIVED, Counts())
+        await MailListing(asks, asks._clock, Delivered(now, DAY), put).look(a_look(), Counts())
     assert taken[-1] == 100
     assert all(asked - number <= UNDER_WAY for number, asked in enumerate(taken))
 
@@ -393,7 +402,7 @@ async def test_a_key_that_may_not_list_threads_with_spam_lists_the_others_from_t
         return {"threads": [thread("t", "m")]}
 
     async with looking(threads(t=[whole("m")]) | {"/threads": answer}) as looker:
-        assert await looker.look(KEY, floors=RECEIVED | {"message.received.blocked": EPOCH}) == ["m"]
+        assert await looker.look(KEY, wanted=RECEIVED | {"message.received.blocked": EPOCH}) == ["m"]
         assert await looker.look(KEY) == []
         assert looker.api.asked == ["/threads", "/threads", THREAD, "/threads"]
         assert "include_blocked=true" in str(looker.api.requests[1].url)
@@ -465,7 +474,7 @@ async def test_a_thread_of_one_mail_that_was_pushed_costs_no_request() -> None:
 
 async def test_a_thread_that_has_not_changed_since_the_floor_costs_no_request() -> None:
     async with looking(threads(thread("t", "m", 1, 9), thread("u", "n", 1, 10), u=[whole("n", 10)])) as looker:
-        assert await looker.look(KEY, floors={"message.received": EPOCH + 10, "message.received.spam": EPOCH + 99}) == [
+        assert await looker.look(KEY, wanted={"message.received": EPOCH + 10, "message.received.spam": EPOCH + 99}) == [
             "n"
         ]
 
@@ -772,11 +781,11 @@ async def test_held_mail_is_not_forgotten_without_an_answer(answer: Any) -> None
 
 
 async def test_held_mail_stays_remembered_when_a_look_at_it_is_cancelled(autojump_clock: MockClock) -> None:
-    async def put(event: Event, was_held: bool) -> None:
+    async def put(event: Event, counts: Counts, *, was_held: bool) -> None:
         await trio.sleep_forever()
 
     async with rest(Api(inbox(whole("m")) | {BATCH_GET: batch(mail("m"))})) as asks:
-        listing = MailListing(asks, Delivered(), put)
+        listing = MailListing(asks, asks._clock, Delivered(now, DAY), put)
         listing.note(review("a@b", "m"))
         with trio.move_on_after(1):
             await listing.look_at_held(RECEIVED, Counts())
@@ -866,17 +875,17 @@ def test_whatever_json_comes_a_look_fails_in_no_other_way_than_a_request_does(js
             answer = left.pop(0) if left else {}
             return httpx.Response(200, content=json.dumps(answer))
 
-        async def put(event: Event, was_held: bool) -> None:
+        async def put(event: Event, counts: Counts, *, was_held: bool) -> None:
             assert isinstance(event, MessageReceivedEvent)
             assert event.message.inbox_id
             assert event.message.message_id
 
         async with rest(handle) as asks:
-            listing = MailListing(asks, Delivered(), put)
+            listing = MailListing(asks, asks._clock, Delivered(now, DAY), put)
             listing.note(review("a@b", "m"))
             for _ in range(2):
                 with suppress(ApiError, RequestFailedError):
-                    await listing.look(target, EPOCH, EVERY_KIND, Counts())
+                    await listing.look(a_look(target, wanted=EVERY_KIND), Counts())
                 with suppress(ApiError, RequestFailedError):
                     await listing.look_at_held(EVERY_KIND, Counts())
 
