@@ -81,13 +81,14 @@ class MailListing:
         if self._may_see_all:
             listed = LookPages(self._rest, self._clock, look, path, "threads", everything, pages, pace)
             try:
-                await self._threads.look(look, counts, listed, pace)
+                failures = await self._threads.look(look, counts, listed, pace)
             except PermissionDeniedError:
                 self._may_see_all = False
             else:
+                raise_first(failures)
                 return listed.reached_the_end
         listed = LookPages(self._rest, self._clock, look, path, "threads", wanted, pages, pace)
-        await self._threads.look(look, counts, listed, pace)
+        raise_first(await self._threads.look(look, counts, listed, pace))
         return listed.reached_the_end
 
     async def look_at_held(self, wanted: Mapping[str, float], counts: Counts) -> None:

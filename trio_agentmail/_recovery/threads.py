@@ -35,11 +35,11 @@ class Threads:
         self._seen: OrderedDict[int, tuple[int, float]] = OrderedDict()
         """By the hash of its thread_id: what a thread looked like when it was gone through last, and from when on."""
 
-    async def look(self, look: Look, counts: Counts, listed: LookPages, pace: Pace) -> None:
-        """Hand over what was missed.
+    async def look(self, look: Look, counts: Counts, listed: LookPages, pace: Pace) -> list[Exception]:
+        """Hand over what was missed; return the failures of single threads.
 
         Raises:
-            ApiError, RequestFailedError: The listing, or a thread in it, could not be had.
+            ApiError, RequestFailedError: The listing could not be had.
         """
         failures: list[Exception] = []
         listing_failures: list[Exception] = []
@@ -72,7 +72,7 @@ class Threads:
                         await start(partial(fetch, thread), partial(put, thread))
                 await start(trio.lowlevel.checkpoint, listed.mark(failures))
         raise_first(listing_failures)
-        raise_first(failures)
+        return failures
 
     def _has_news(self, thread: ThreadItem, look: Look) -> bool:
         """Whether there may be a mail in it that was missed."""
