@@ -50,7 +50,7 @@ class Situation(Protocol):
     def note_failure(self, target: Target, failure: ApiError | RequestFailedError) -> None:
         """Something could not be looked at."""
 
-    async def note_closed(self, since: float) -> None:
+    def note_closed(self, since: float) -> None:
         """A gap is closed that began then."""
 
     async def note_swept(self, counts: Counts) -> None:
@@ -163,7 +163,7 @@ class Gaps:
             return
         its.look, its.failures, its.has_failed = None, 0, False
         its.complete_until = max(its.complete_until, look.began)
-        await self._situation.note_closed(look.since)
+        self._situation.note_closed(look.since)
 
     def _delay(self, failures: int, failure: Exception) -> float:
         longest = (

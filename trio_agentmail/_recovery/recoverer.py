@@ -199,6 +199,7 @@ class Recoverer:
         async with background_nursery() as nursery:
             nursery.start_soon(self._gaps.run)
             nursery.start_soon(self._sweeps.run)
+            nursery.start_soon(self._tell_when_caught_up)
             if self._journal is None:
                 await trio.sleep_forever()
             else:
@@ -270,21 +271,28 @@ class Recoverer:
         if self.is_connected and not its.has_failed:
             its.has_failed = True
             self._tell_of_failure(target, its.open_since, str(failure))
+            self._tell_of_change()
 
     def _tell_of_failure(self, target: Target, since: float, why: str) -> None:
         reason = printable(why, 500)
         logger.warning("mail could not be recovered: %s", reason)
         self._notify(RecoveryFailed(inbox_id=target.inbox_id, pod_id=target.pod_id, since=_utc(since), reason=reason))
 
-    async def note_closed(self, since: float) -> None:
+    def note_closed(self, since: float) -> None:
         """See `Situation`."""
         self._closed_since = min(self._closed_since, since)
-        self._to_keep.set()
-        if self._is_caught_up():
-            await self._look_at_held(self._counts)
-            if self._is_caught_up():
-                self._tell_of_gaps()
         self._forget()
+        self._tell_of_change()
+
+    async def _tell_when_caught_up(self) -> None:
+        # The last gap may be closed, or told by a RecoveryFailed, or its inbox may not be subscribed to any more.
+        while True:
+            changed = self.changed
+            if self._is_caught_up():
+                await self._look_at_held(self._counts)
+                if self._is_caught_up():
+                    self._tell_of_gaps()
+            await changed.wait()
 
     def _is_caught_up(self) -> bool:
         """Whether all gaps are closed, but for those of which a `RecoveryFailed` has told."""
