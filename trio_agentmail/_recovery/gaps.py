@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import trio
@@ -46,6 +47,9 @@ class Situation(Protocol):
     @property
     def is_behind(self) -> bool:
         """Whether the consumer has as much waiting as it asked for."""
+
+    def looking_at(self, target: Target) -> AbstractContextManager[None]:
+        """A block that looks at a target; it is cancelled when the target is not subscribed to any more."""
 
     def note_failure(self, target: Target, failure: ApiError | RequestFailedError) -> None:
         """Something could not be looked at."""
@@ -121,7 +125,8 @@ class Gaps:
                 continue
             self._busy.add(target)
             try:
-                await self._close(target, self._situation.progress[target])
+                with self._situation.looking_at(target):
+                    await self._close(target, self._situation.progress[target])
             finally:
                 self._busy.discard(target)
 
@@ -157,9 +162,13 @@ class Gaps:
                     look.place = max(look.place, right_before)
                     await self._source.look(look, self._counts)
         except (ApiError, RequestFailedError) as exc:
+            if self._situation.progress.get(target) is not its:
+                return  # it is not subscribed to any more
             its.failures += 1
             its.not_before = trio.current_time() + self._delay(its.failures, exc)
             self._situation.note_failure(target, exc)
+            return
+        if self._situation.progress.get(target) is not its:
             return
         its.look, its.failures, its.has_failed = None, 0, False
         its.complete_until = max(its.complete_until, look.began)

@@ -13,7 +13,8 @@ What was found is delivered unless it was delivered before (`_delivered`), or wa
 
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import trio
@@ -100,6 +101,8 @@ class Recoverer:
         self._was_behind = False
         self._has_run_out = False
         self._to_keep = trio.Event()
+        self._under_way: dict[trio.CancelScope, Target] = {}
+        """Looks, and what they look at."""
         self.recovered = 0
         # What `Situation` describes.
         self.progress: dict[Target, Progress] = {}
@@ -156,6 +159,9 @@ class Recoverer:
             its.wanted = following[target].wanted
         for target in before.keys() - self.progress.keys():
             self._source.forget(target)
+        for scope, target in self._under_way.items():
+            if target not in self.progress:
+                scope.cancel()
         if is_new:
             self._sweeps.hurry()
         self._tell_of_change()
@@ -258,6 +264,16 @@ class Recoverer:
     def is_behind(self) -> bool:
         """Whether the consumer has as much waiting as it asked for."""
         return self._outbox.is_full
+
+    @contextmanager
+    def looking_at(self, target: Target) -> Iterator[None]:
+        """See `Situation`."""
+        with trio.CancelScope() as scope:
+            self._under_way[scope] = target
+            try:
+                yield
+            finally:
+                del self._under_way[scope]
 
     def note_failure(self, target: Target, failure: ApiError | RequestFailedError) -> None:
         """See `Situation`."""

@@ -142,12 +142,15 @@ class Sweeps:
 
         async def work() -> None:
             for look in waiting:
-                try:
-                    await self._source.look(look, counts, pace=self._rate.wait)
-                except (ApiError, RequestFailedError) as exc:
-                    self._situation.note_failure(look.target, exc)
-                else:
-                    self._note_completed(look)
+                if look.target not in self._situation.progress:
+                    continue  # it is not subscribed to any more
+                with self._situation.looking_at(look.target):
+                    try:
+                        await self._source.look(look, counts, pace=self._rate.wait)
+                    except (ApiError, RequestFailedError) as exc:
+                        self._situation.note_failure(look.target, exc)
+                    else:
+                        self._note_completed(look)
 
         async with self._rest.connected(), trio.open_nursery() as nursery:
             for _ in range(TARGETS_AT_ONCE):
