@@ -70,10 +70,11 @@ class Sweeps:
 
     def gap_has_ended(self, since: float) -> None:
         """The subscription is in force again."""
+        is_first = self._has_not_run and not self._unsettled
         self._unsettled.append((trio.current_time(), since))
         second_look_at = trio.current_time() + SECOND_LOOK_AFTER
         # After a start that follows a gap, the look that closes the gap comes first.
-        self._due_at = second_look_at if self._has_not_run else min(self._due_at, second_look_at)
+        self._due_at = second_look_at if is_first else min(self._due_at, second_look_at)
 
     def hurry(self) -> None:
         """Something new has been subscribed to."""
