@@ -87,14 +87,16 @@ class Sweeps:
                 await self._until_due()
                 self._has_not_run = False
                 await self._wait_for_consumer()
-                if self._is_sweeping:
-                    await self._look_at_recent_mail()
-                else:
-                    self._is_sweeping = True
-                    nursery.start_soon(self._sweep, self._settle())
+                recent_from = self._settle()
+                # Set before the look: what is subscribed to while it is under way makes the next one due at once.
                 self._due_at = trio.current_time() + self._recovery.sweep_interval
                 if self._unsettled:
                     self._due_at = min(self._due_at, self._unsettled[0][0] + SECOND_LOOK_AFTER)
+                if self._is_sweeping:
+                    await self._look_at_recent_mail(recent_from)
+                else:
+                    self._is_sweeping = True
+                    nursery.start_soon(self._sweep, recent_from)
 
     async def _until_due(self) -> None:
         while not self._situation.progress or trio.current_time() < self._due_at:
@@ -129,13 +131,9 @@ class Sweeps:
         finally:
             self._is_sweeping = False
 
-    async def _look_at_recent_mail(self) -> None:
-        since, began = self._settle(), self._clock.now()
-        if since < math.inf:
-            progress = self._situation.progress
-            await self._look_at(
-                [Look(target, its.wanted, since - self._recovery.overlap, began) for target, its in progress.items()]
-            )
+    async def _look_at_recent_mail(self, recent_from: float) -> None:
+        after, began = recent_from - self._recovery.overlap, self._clock.now()
+        await self._look_at([Look(target, its.wanted, after, began) for target, its in self._situation.progress.items()])
 
     async def _look_at(self, looks: Iterable[Look]) -> None:
         counts = Counts()
