@@ -114,7 +114,8 @@ class Sweeps:
     def _settle(self) -> float:
         """Where recent mail begins now: what is dated from then on has to be looked at."""
         since = min(self._recent_from, *(since for _, since in self._unsettled), math.inf)
-        while self._unsettled and self._unsettled[0][0] <= trio.current_time() - SECOND_LOOK_AFTER:
+        # The same sum as where it became due: rounded otherwise, it might be due again at once, and for ever.
+        while self._unsettled and self._unsettled[0][0] + SECOND_LOOK_AFTER <= trio.current_time():
             self._unsettled.popleft()
         self._recent_from = self._clock.now()
         return since
