@@ -275,6 +275,10 @@ class Recoverer:
             finally:
                 del self._under_way[scope]
 
+    def note_begun(self) -> None:
+        """See `Situation`."""
+        self._to_keep.set()
+
     def note_failure(self, target: Target, failure: ApiError | RequestFailedError) -> None:
         """See `Situation`."""
         its = self.progress.get(target)

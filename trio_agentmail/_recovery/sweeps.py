@@ -127,6 +127,7 @@ class Sweeps:
                 after = min(its.swept_until, its.open_since, recent_from) - self._recovery.sweep_depth
                 its.sweep = Look(target, its.wanted, after, self._clock.now())
             looks.append(its.sweep)
+        self._situation.note_begun()
         try:
             await self._look_at(looks)
         finally:
