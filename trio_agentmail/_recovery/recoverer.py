@@ -178,6 +178,7 @@ class Recoverer:
     def pause(self, last_received: Moment) -> None:
         """The connection was lost; the last sign of life came then."""
         self.is_connected = False
+        self._confirmed_at = math.inf
         self._gaps.open(self._clock.at(last_received))
         self._tell_of_change()
 
@@ -344,7 +345,7 @@ class Recoverer:
         self._forget()
         self._to_keep.set()
         was_behind, self._was_behind = self._was_behind, self._outbox.is_full
-        if counts.unpushed and not was_behind:
+        if counts.unpushed and not was_behind and self.is_connected:
             logger.warning("the connection is alive, and %d mails were not pushed: it is replaced", counts.unpushed)
             try:
                 await self._renew()
