@@ -126,7 +126,7 @@ class Recoverer:
         if self._journal is None or self._kept is not None:
             return
         since = self._recovery.since
-        begin = self._clock.now() if since is None else since.timestamp()
+        begin = min(self._clock.now(), math.inf if since is None else since.timestamp())
         await self._journal.keep(self._encode(follow({}, subscribe, begin)))
 
     async def extended(self, subscribe: Subscribe, asked_at: Moment) -> bytes:
@@ -251,8 +251,8 @@ class Recoverer:
             self._source.restore(source)
         else:
             for its in self.progress.values():
-                if since in its.wanted.values():  # the beginning that was given lies before the first subscription
-                    its.gap = min(its.gap, since or math.inf)
+                if since is not None and since in its.wanted.values():  # before the first subscription
+                    its.gap = min(its.gap, since)
         self._delivered.floor = min(self._delivered.floor, self._clock.now())
         self._has_begun = True
         if self.missing_since < math.inf:
