@@ -136,7 +136,7 @@ class Recoverer:
                 await self._learn_the_time()
         # Until the earlier progress is taken over, it is the one to be kept.
         before = self.progress if self._has_begun or self._kept is None else self._kept[0]
-        return self._encode(follow(before, subscribe, self._clock.at(asked_at)))
+        return self._encode(follow(before, subscribe, self._at(asked_at)))
 
     def subscribed_to(self, subscribe: Subscribe, asked_at: Moment) -> None:
         """A subscription is in force from now on; what is new in it begins when it was asked for.
@@ -144,7 +144,7 @@ class Recoverer:
         It was in force somewhere between then and its confirmation, and the connection may break with what was pushed
         then unread.
         """
-        begin = self._clock.at(asked_at)
+        begin = self._at(asked_at)
         if self._is_first_start:
             # What had come by then is not new, and what comes in the same moment may have come by then.
             begin = math.nextafter(begin, math.inf)
@@ -168,7 +168,7 @@ class Recoverer:
 
     def resume(self, confirmed_at: Moment) -> None:
         """A subscription is in force on a new connection."""
-        self._confirmed_at = self._clock.at(confirmed_at)
+        self._confirmed_at = self._at(confirmed_at)
         self.is_connected = True
         self._gaps.retry_soon()
         if self.missing_since < math.inf:
@@ -179,7 +179,7 @@ class Recoverer:
         """The connection was lost; the last sign of life came then."""
         self.is_connected = False
         self._confirmed_at = math.inf
-        self._gaps.open(self._clock.at(last_received))
+        self._gaps.open(self._at(last_received))
         self._tell_of_change()
 
     @property
@@ -189,6 +189,10 @@ class Recoverer:
     async def with_body(self, event: MessageReceivedEvent) -> MessageReceivedEvent:
         """The mail with its body, if it was left out and can be fetched."""
         return await with_body(self._rest, event)
+
+    def _at(self, moment: Moment) -> float:
+        # What there is before the clock is known is by ours, and all of it is shifted together.
+        return self._clock.at(moment) if self._has_begun else moment.wall
 
     def _tell_of_change(self) -> None:
         self.changed.set()
