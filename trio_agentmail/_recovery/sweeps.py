@@ -135,7 +135,8 @@ class Sweeps:
 
     async def _look_at_recent_mail(self, recent_from: float) -> None:
         after, began = recent_from - self._recovery.overlap, self._clock.now()
-        await self._look_at([Look(target, its.wanted, after, began) for target, its in self._situation.progress.items()])
+        progress = self._situation.progress
+        await self._look_at([Look(target, its.wanted, after, began) for target, its in progress.items()])
 
     async def _look_at(self, looks: Iterable[Look]) -> None:
         counts = Counts()
