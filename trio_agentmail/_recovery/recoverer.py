@@ -177,6 +177,7 @@ class Recoverer:
 
     def pause(self, last_received: Moment) -> None:
         """The connection was lost; the last sign of life came then."""
+        self._count_from_here()
         self.is_connected = False
         self._confirmed_at = math.inf
         self._gaps.open(self._at(last_received))
@@ -290,6 +291,7 @@ class Recoverer:
         if its is None:
             return  # it is not subscribed to any more
         if its.open_since == math.inf:
+            self._count_from_here()
             its.gap = its.complete_until
             self._tell_of_change()
         # While there is no connection, a gap is open anyway.
@@ -321,11 +323,15 @@ class Recoverer:
 
     def _is_caught_up(self) -> bool:
         """Whether all gaps are closed, but for those of which a `RecoveryFailed` has told."""
-        return (
-            self.is_connected
-            and self._closed_since < math.inf
-            and all(its.open_since == math.inf or its.has_failed for its in self.progress.values())
-        )
+        return self.is_connected and self._closed_since < math.inf and self._all_is_closed_or_told()
+
+    def _all_is_closed_or_told(self) -> bool:
+        return all(its.open_since == math.inf or its.has_failed for its in self.progress.values())
+
+    def _count_from_here(self) -> None:
+        """A gap opens: if it is the only one, what is told of it is what it costs, and not what sweeps cost before."""
+        if self._closed_since == math.inf and self._all_is_closed_or_told():
+            self._requests_told = self.requests
 
     def _tell_of_gaps(self) -> None:
         counts = self._counts
