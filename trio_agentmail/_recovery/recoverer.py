@@ -136,7 +136,7 @@ class Recoverer:
                 await self._learn_the_time()
         # Until the earlier progress is taken over, it is the one to be kept.
         before = self.progress if self._has_begun or self._kept is None else self._kept[0]
-        return self._encode(follow(before, subscribe, self._at(asked_at)))
+        return self._encode(follow(before, subscribe, self._just_after(asked_at)))
 
     def subscribed_to(self, subscribe: Subscribe, asked_at: Moment) -> None:
         """A subscription is in force from now on; what is new in it begins when it was asked for.
@@ -144,12 +144,9 @@ class Recoverer:
         It was in force somewhere between then and its confirmation, and the connection may break with what was pushed
         then unread.
         """
-        begin = self._at(asked_at)
-        if self._is_first_start:
-            # What had come by then is not new, and what comes in the same moment may have come by then.
-            begin = math.nextafter(begin, math.inf)
-            if self._recovery.since is not None:
-                begin = min(begin, self._recovery.since.timestamp())
+        begin = self._just_after(asked_at)
+        if self._is_first_start and self._recovery.since is not None:
+            begin = min(begin, self._recovery.since.timestamp())
         self._is_first_start = False
         before, following = self.progress, follow(self.progress, subscribe, begin)
         self.progress = {target: before.get(target, its) for target, its in following.items()}
@@ -194,6 +191,10 @@ class Recoverer:
     def _at(self, moment: Moment) -> float:
         # What there is before the clock is known is by ours, and all of it is shifted together.
         return self._clock.at(moment) if self._has_begun else moment.wall
+
+    def _just_after(self, asked_at: Moment) -> float:
+        # What had come by then is not new, and what comes in the same moment may have come by then.
+        return math.nextafter(self._at(asked_at), math.inf)
 
     def _tell_of_change(self) -> None:
         self.changed.set()
