@@ -98,6 +98,7 @@ class Recoverer:
         self._closed_since = math.inf
         """When the earliest of the gaps began that are closed, and were not told of yet."""
         self._requests_told = 0
+        self._recovered_told = 0
         self._was_behind = False
         self._has_run_out = False
         self._to_keep = trio.Event()
@@ -333,13 +334,15 @@ class Recoverer:
         """A gap opens: if it is the only one, what is told of it is what it costs, and not what sweeps cost before."""
         if self._closed_since == math.inf and self._all_is_closed_or_told():
             self._requests_told = self.requests
+            self._recovered_told = self.recovered
 
     def _tell_of_gaps(self) -> None:
         counts = self._counts
         self._notify(
             CaughtUp(
                 since=_utc(self._closed_since),
-                recovered=counts.recovered,
+                # A sweep may have found what is missing before the look that closes the gap.
+                recovered=self.recovered - self._recovered_told,
                 known=counts.known,
                 held=counts.held,
                 failed=sum(its.has_failed for its in self.progress.values()),
@@ -347,8 +350,9 @@ class Recoverer:
             )
         )
         self._requests_told = self.requests
+        self._recovered_told = self.recovered
         self._closed_since = math.inf
-        counts.recovered = counts.known = counts.held = 0
+        counts.known = counts.held = 0
 
     async def note_swept(self, counts: Counts) -> None:
         """See `Situation`."""
