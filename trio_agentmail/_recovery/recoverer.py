@@ -400,7 +400,6 @@ class Recoverer:
         if not is_new:
             return
         self.recovered += 1
-        counts.recovered += 1
         created = event.message.created_at
         if not was_held and created is not None:
             overdue = self._clock.now() - PUSHED_BY_THEN
