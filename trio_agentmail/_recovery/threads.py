@@ -44,19 +44,17 @@ class Threads:
         failures: list[Exception] = []
         listing_failures: list[Exception] = []
 
-        async def fetch(thread: ThreadItem) -> tuple[list[MessageReceivedEvent], float] | None:
+        async def fetch(thread: ThreadItem) -> tuple[list[MessageReceivedEvent], float] | Exception:
             try:
                 return await self._fetch_thread(thread, look, counts, pace)
-            except ApiError as exc:
-                # It has gone since it was listed; should it be listed again, it is looked at again.
-                if exc.status_code != 404:
-                    failures.append(exc)
-            except RequestFailedError as exc:
-                failures.append(exc)
-            return None
+            except (ApiError, RequestFailedError) as exc:
+                return exc
 
-        async def put(thread: ThreadItem, found: tuple[list[MessageReceivedEvent], float] | None) -> None:
-            if found is None:
+        async def put(thread: ThreadItem, found: tuple[list[MessageReceivedEvent], float] | Exception) -> None:
+            if isinstance(found, Exception):
+                # 404: it has gone since it was listed; should it be listed again, it is looked at again.
+                if not (isinstance(found, ApiError) and found.status_code == 404):
+                    failures.append(found)  # in order: the place of the look is right before the first of them
                 return
             missed, reached = found
             await self._mails.put_all(missed, counts)
