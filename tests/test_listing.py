@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
+from datetime import datetime
 from typing import Any
 
 import httpx
@@ -355,6 +356,175 @@ async def test_only_a_few_mails_are_in_memory_at_once() -> None:
         await MailListing(asks, asks._clock, Delivered(now, DAY), put).look(a_look(), Counts())
     assert taken[-1] == 100
     assert all(asked - number <= UNDER_WAY for number, asked in enumerate(taken))
+
+
+# A look and its place
+
+
+def in_pages(mails: list[dict[str, Any]], size: int, path: str = A, field: str = "messages") -> dict[str, Any]:
+    """A listing that begins where it is told, in so many items a page, without bodies; and each mail with its body."""
+
+    def answer(request: httpx.Request) -> dict[str, Any]:
+        after = datetime.fromisoformat(request.url.params["after"])
+        begin = int(request.url.params.get("page_token", 0))
+        listed = [m for m in mails if datetime.fromisoformat(m["timestamp"]) >= after]
+        page = [{key: value for key, value in m.items() if key != "text"} for m in listed[begin : begin + size]]
+        return {field: page, "next_page_token": str(begin + size) if begin + size < len(listed) else None}
+
+    listings: dict[str, Any] = {f"{path}?{begin}": answer for begin in range(size, len(mails), size)}
+    return {path: answer} | listings | {f"{path}/{m['message_id']}": m for m in mails if "message_id" in m}
+
+
+def asked_from(looker: Looker) -> list[tuple[float, str]]:
+    """What was listed: from when on, and which page of it."""
+    params = [request.url.params for request in looker.api.requests if "after" in request.url.params]
+    return [(datetime.fromisoformat(p["after"]).timestamp() - EPOCH, p.get("page_token", "")) for p in params]
+
+
+async def test_a_look_that_fails_goes_on_at_its_place_and_asks_for_nothing_before_it_again() -> None:
+    answers = in_pages([whole(str(number), number) for number in range(10)], size=2)
+    third_page, answers[f"{A}?4"] = answers[f"{A}?4"], 400
+    async with looking(answers) as looker:
+        look = a_look(wanted=RECEIVED)
+        with pytest.raises(ApiError):
+            await looker.listing.look(look, looker.counts)
+        assert look.place == EPOCH + 3
+        answers[f"{A}?4"] = third_page
+        before = len(looker.api.requests)
+        assert await looker.listing.look(look, looker.counts)
+        assert asked_from(looker)[:3] == [(0, ""), (0, "2"), (0, "4")]
+        assert asked_from(looker)[3:] == [(3, ""), (3, "2"), (3, "4"), (3, "6")]
+        fetched = [path for path in looker.api.asked[before:] if path.startswith(f"{A}/")]
+        assert fetched == [f"{A}/{number}" for number in range(4, 10)]
+        assert [event.message.message_id for event in looker.put] == [str(number) for number in range(10)]
+        assert look.place == EPOCH + 9
+
+
+async def test_a_look_stays_before_a_mail_that_could_not_be_fetched() -> None:
+    answers = in_pages([whole(str(number), number) for number in range(6)], size=2)
+    answers[f"{A}/3"] = 400
+    async with looking(answers) as looker:
+        look = a_look()
+        with pytest.raises(ApiError):
+            await looker.listing.look(look, looker.counts)
+        assert look.place == EPOCH + 1
+        assert [event.message.message_id for event in looker.put] == ["0", "1", "2", "4", "5"]
+
+
+async def test_the_place_of_a_look_is_moved_on_when_all_before_it_has_been_handed_over(
+    autojump_clock: MockClock,
+) -> None:
+    async def slow(request: httpx.Request) -> dict[str, Any]:
+        await trio.sleep(10)
+        return whole("1", 1)
+
+    answers = in_pages([whole(str(number), number) for number in range(6)], size=2)
+    answers[f"{A}/1"] = slow
+    async with looking(answers) as looker, trio.open_nursery() as nursery:
+        look = a_look()
+        nursery.start_soon(looker.listing.look, look, looker.counts)
+        await trio.sleep(5)
+        # All has been listed and fetched by now, but for that one.
+        assert looker.api.asked[-1] == f"{A}/5"
+        assert look.place == EPOCH
+        await trio.sleep(6)
+        assert look.place == EPOCH + 5
+
+
+async def test_a_look_at_threads_keeps_its_place_as_well() -> None:
+    items = [thread(f"t{n}", f"m{n}", 1, n, timestamp=at(n)) for n in range(6)]
+    answers = in_pages(items, 2, "/threads", "threads")
+    answers |= {f"/inboxes/a%40b/threads/t{n}": {"messages": [whole(f"m{n}", n)]} for n in range(6)}
+    last_page, answers["/threads?4"] = answers["/threads?4"], 400
+    async with looking(answers) as looker:
+        look = a_look(KEY)
+        with pytest.raises(ApiError):
+            await looker.listing.look(look, looker.counts)
+        assert look.place == EPOCH + 3
+        answers["/threads?4"] = last_page
+        assert await looker.listing.look(look, looker.counts)
+        assert asked_from(looker)[3:] == [(3, ""), (3, "2")]
+        assert [event.message.message_id for event in looker.put] == [f"m{n}" for n in range(6)]
+
+
+async def test_a_look_can_be_told_to_stop_after_so_many_pages() -> None:
+    async with looking(in_pages([whole(str(number), number) for number in range(5)], size=2)) as looker:
+        look = a_look()
+        assert not await looker.listing.look(look, looker.counts, pages=2)
+        assert look.place == EPOCH + 3
+        assert len(looker.put) == 4
+        # The last page is the end, also if it is the last one that it may see.
+        assert await looker.listing.look(look, looker.counts, pages=1)
+        assert len(looker.put) == 5
+
+
+async def test_a_look_passes_over_what_is_dated_after_it_began_and_ends_with_what_is_dated_in_the_future(
+    autojump_clock: MockClock,
+) -> None:
+    mails = [whole(str(date), date) for date in range(-4, 1000)]
+    mails += [whole(f"future {number}", -1) | {"timestamp": at(2000 + number)} for number in range(3)]
+    answers = {path.replace(" ", "%20"): answer for path, answer in in_pages(mails, size=2).items()}
+    async with looking(answers) as looker:
+        look = a_look(after=-4, wanted={"message.received": EPOCH - 9})
+        await trio.sleep(1500)
+        assert await looker.listing.look(look, looker.counts)
+        assert asked_from(looker) == [(-4, ""), (-4, "2"), (-4, "4"), (1500, ""), (1500, "2")]
+        found = [event.message.message_id for event in looker.put]
+        # What it began with, what was on the page where that ended, and what was dated in the future.
+        assert found == ["-4", "-3", "-2", "-1", "0", "1", "future 0", "future 1", "future 2"]
+
+
+async def test_a_look_waits_for_its_pace_before_each_page_and_each_thread(autojump_clock: MockClock) -> None:
+    async def pace() -> None:
+        await trio.sleep(10)
+
+    async with looking(in_pages([mail(str(number), number) for number in range(5)], size=2)) as looker:
+        await looker.listing.look(a_look(), looker.counts, pace=pace)
+        assert [
+            when for when, path in zip(looker.api.times, looker.api.asked, strict=True) if path == A or "?" in path
+        ] == [10, 20, 30]
+    async with looking(threads(thread("t", "m"), t=[whole("m")])) as looker:
+        begin = trio.current_time()
+        await looker.listing.look(a_look(KEY), looker.counts, pace=pace)
+        assert [when - begin for when in looker.api.times] == [10, 20]
+
+
+# What may have been forgotten
+
+
+async def test_mail_that_may_have_been_delivered_and_forgotten_is_left_alone() -> None:
+    mails = [whole("old", 9), whole("at the floor", 10), whole("new", 11), whole("no time", None)]
+    answers = {path.replace(" ", "%20"): answer for path, answer in inbox(*mails).items()}
+    async with looking(answers) as looker:
+        looker.delivered.floor = EPOCH + 10
+        assert await looker.look() == ["at the floor", "new", "no time"]
+        assert f"{A}/old" not in looker.api.asked
+
+
+@pytest.mark.parametrize("target", [INBOX, KEY], ids=repr)
+async def test_mail_that_is_forgotten_while_it_is_fetched_is_left_alone(target: Target) -> None:
+    def fetch(request: httpx.Request) -> dict[str, Any]:
+        # Pushed, delivered and forgotten: there was no room for more.
+        looker.delivered.floor = EPOCH + 10
+        return whole("m", 9) if target == INBOX else {"messages": [whole("m", 9)]}
+
+    answers = inbox(whole("m", 9)) | threads(thread("t", "m", 1, 9)) | {f"{A}/m": fetch, THREAD: fetch}
+    async with looking(answers) as looker:
+        assert await looker.look(target) == []
+
+
+async def test_held_mail_comes_when_it_is_released_also_if_what_is_so_old_has_been_forgotten() -> None:
+    async with looking(inbox(whole("m", 9)) | {BATCH_GET: batch(mail("m", 9))}) as looker:
+        looker.listing.note(review("a@b", "m"))
+        looker.delivered.floor = EPOCH + 10
+        assert await looker.look_at_held() == ["m"]
+
+
+async def test_a_thread_that_has_not_changed_since_what_is_forgotten_costs_no_request() -> None:
+    async with looking(threads(thread("t", "m", 1, 9), thread("u", "n", 1, 10), u=[whole("n", 10)])) as looker:
+        looker.delivered.floor = EPOCH + 10
+        assert await looker.look(KEY) == ["n"]
+        assert THREAD not in looker.api.asked
 
 
 # Pods and keys
