@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
+from datetime import datetime
 from typing import Any
 
 import httpx
@@ -24,7 +25,7 @@ from trio_agentmail._delivered import Delivered
 from trio_agentmail._recovery.held import BATCH, GONE_FOR
 from trio_agentmail._recovery.listing import MailListing
 from trio_agentmail._recovery.rest import UNDER_WAY
-from trio_agentmail._recovery.source import Counts, Target, recovered_types, targets_of
+from trio_agentmail._recovery.source import Counts, Look, Target, recovered_types, targets_of
 from trio_agentmail.errors import RequestFailedError
 from trio_agentmail.events import Event, MessageSecurity, MessageSentEvent, Send
 
@@ -41,6 +42,15 @@ POD = Target(pod_id="pod/1")
 KEY = Target()
 A = "/inboxes/a%40b/messages"
 HELD = "agent-armor-held"
+DAY = 86_400.0
+
+
+def now() -> float:
+    return EPOCH + trio.current_time()
+
+
+def a_look(target: Target = INBOX, after: float = 0.0, wanted: dict[str, float] = RECEIVED) -> Look:
+    return Look(target, wanted, EPOCH + after, began=now())
 
 
 def whole(message_id: str, at_: float | None = 0.0, *labels: str, **more: Any) -> dict[str, Any]:
@@ -75,21 +85,21 @@ class Looker:
         self.were_held: list[str] = []
         self.counts = Counts()
 
-    async def look(self, target: Target = INBOX, after: float = 0.0, floors: dict[str, float] = RECEIVED) -> list[str]:
+    async def look(self, target: Target = INBOX, after: float = 0.0, wanted: dict[str, float] = RECEIVED) -> list[str]:
         """One look: the Message-IDs that were handed over."""
         self.counts = Counts()
         before = len(self.put)
         try:
-            await self.listing.look(target, EPOCH + after, floors, self.counts)
+            await self.listing.look(a_look(target, after, wanted), self.counts)
         finally:
             self.found = [event.message.message_id for event in self.put[before:]]
         return self.found
 
-    async def look_at_held(self, floors: dict[str, float] = RECEIVED) -> list[str]:
+    async def look_at_held(self, wanted: dict[str, float] = RECEIVED) -> list[str]:
         self.counts = Counts()
         before = len(self.put)
         try:
-            await self.listing.look_at_held(floors, self.counts)
+            await self.listing.look_at_held(wanted, self.counts)
         finally:
             self.found = [event.message.message_id for event in self.put[before:]]
         return self.found
@@ -97,7 +107,7 @@ class Looker:
 
 @asynccontextmanager
 async def looking(answers: dict[str, Any]) -> AsyncIterator[Looker]:
-    async def put(event: Event, was_held: bool) -> None:
+    async def put(event: Event, counts: Counts, *, was_held: bool) -> None:
         await trio.lowlevel.checkpoint()
         assert isinstance(event, MessageReceivedEvent)
         if delivered.claim(event):
@@ -106,9 +116,9 @@ async def looking(answers: dict[str, Any]) -> AsyncIterator[Looker]:
                 looker.were_held.append(event.message.message_id)
 
     api = Api(answers)
-    delivered = Delivered()
+    delivered = Delivered(now, DAY)
     async with rest(api) as asks:
-        looker = Looker(api, MailListing(asks, delivered, put), delivered)
+        looker = Looker(api, MailListing(asks, asks._clock, delivered, put), delivered)
         yield looker
 
 
@@ -169,7 +179,7 @@ async def test_what_was_delivered_is_known_and_not_fetched() -> None:
 async def test_the_listing_begins_where_it_is_told_and_says_what_it_wants() -> None:
     async with looking(inbox()) as looker:
         await looker.look(after=1.25)
-        await looker.look(after=-2 * EPOCH, floors={"message.received.spam": 0, "message.received.blocked": 0})
+        await looker.look(after=-2 * EPOCH, wanted={"message.received.spam": 0, "message.received.blocked": 0})
     first, second = [dict(request.url.params) for request in looker.api.requests]
     assert first == {"limit": "100", "ascending": "true", "after": "2025-01-01T00:00:01.250Z"}
     # A sweep may reach back to before there was mail.
@@ -202,18 +212,18 @@ async def test_the_listing_begins_where_it_is_told_and_says_what_it_wants() -> N
 )
 async def test_labels_say_what_a_mail_is(labels: list[str], event_type: str | None) -> None:
     async with looking(inbox(whole("m") | {"labels": labels})) as looker:
-        await looker.look(floors=EVERY_KIND)
+        await looker.look(wanted=EVERY_KIND)
         assert [event.event_type for event in looker.put] == ([event_type] if event_type else [])
-        await looker.look(floors=RECEIVED)
+        await looker.look(wanted=RECEIVED)
     async with looking(inbox(whole("m") | {"labels": labels})) as looker:
-        assert await looker.look(floors=RECEIVED) == (["m"] if event_type == "message.received" else [])
+        assert await looker.look(wanted=RECEIVED) == (["m"] if event_type == "message.received" else [])
 
 
 async def test_mail_of_before_the_floor_is_left_alone_and_each_kind_has_its_own() -> None:
     floors = {"message.received": EPOCH + 10, "message.received.spam": EPOCH + 20}
     mails = [whole("a", 9), whole("b", 10), whole("c", 19, "spam"), whole("d", 20, "spam"), whole("e", 30, "blocked")]
     async with looking(inbox(*mails)) as looker:
-        assert await looker.look(floors=floors) == ["b", "d"]
+        assert await looker.look(wanted=floors) == ["b", "d"]
 
 
 async def test_the_floor_is_for_the_time_of_arrival_and_not_for_the_mails_own() -> None:
@@ -301,19 +311,19 @@ async def test_an_inbox_a_pod_or_a_key_that_may_not_be_listed_says_so(target: Ta
 
 
 async def test_a_bug_of_whoever_takes_the_mail_comes_out_of_the_look() -> None:
-    async def put(event: Event, was_held: bool) -> None:
+    async def put(event: Event, counts: Counts, *, was_held: bool) -> None:
         raise ZeroDivisionError
 
     async with rest(Api(inbox(whole("m")))) as asks:
         with pytest.raises(ZeroDivisionError):
-            await MailListing(asks, Delivered(), put).look(INBOX, EPOCH, RECEIVED, Counts())
+            await MailListing(asks, asks._clock, Delivered(now, DAY), put).look(a_look(), Counts())
 
 
 @pytest.mark.parametrize("target", [INBOX, KEY], ids=repr)
 async def test_a_look_that_is_cancelled_has_remembered_nothing_that_was_not_taken(
     target: Target, autojump_clock: MockClock
 ) -> None:
-    async def put(event: Event, was_held: bool) -> None:
+    async def put(event: Event, counts: Counts, *, was_held: bool) -> None:
         if len(taken) == 1:
             await trio.sleep_forever()
         assert isinstance(event, MessageReceivedEvent)
@@ -325,27 +335,196 @@ async def test_a_look_that_is_cancelled_has_remembered_nothing_that_was_not_take
     answers["/inboxes/a%40b/threads/t"] = {"messages": [whole("m")]}
     answers["/inboxes/a%40b/threads/u"] = {"messages": [whole("n")]}
     async with rest(Api(answers)) as asks:
-        listing = MailListing(asks, Delivered(), put)
+        listing = MailListing(asks, asks._clock, Delivered(now, DAY), put)
         with trio.move_on_after(5):
-            await listing.look(target, EPOCH, RECEIVED, Counts())
+            await listing.look(a_look(target), Counts())
         assert taken == ["m"]
         taken.clear()
         with trio.move_on_after(5):
-            await listing.look(target, EPOCH, RECEIVED, Counts())
+            await listing.look(a_look(target), Counts())
         # The thread of the first one has been gone through; whether a mail has been delivered is not the listing's.
         assert taken == ["m" if target == INBOX else "n"]
 
 
 async def test_only_a_few_mails_are_in_memory_at_once() -> None:
-    async def put(event: Event, was_held: bool) -> None:
+    async def put(event: Event, counts: Counts, *, was_held: bool) -> None:
         taken.append(sum(path != A for path in api.asked))
 
     taken: list[int] = []
     api = Api(inbox(*[whole(str(number)) for number in range(100)]))
     async with rest(api) as asks:
-        await MailListing(asks, Delivered(), put).look(INBOX, EPOCH, RECEIVED, Counts())
+        await MailListing(asks, asks._clock, Delivered(now, DAY), put).look(a_look(), Counts())
     assert taken[-1] == 100
     assert all(asked - number <= UNDER_WAY for number, asked in enumerate(taken))
+
+
+# A look and its place
+
+
+def in_pages(mails: list[dict[str, Any]], size: int, path: str = A, field: str = "messages") -> dict[str, Any]:
+    """A listing that begins where it is told, in so many items a page, without bodies; and each mail with its body."""
+
+    def answer(request: httpx.Request) -> dict[str, Any]:
+        after = datetime.fromisoformat(request.url.params["after"])
+        begin = int(request.url.params.get("page_token", 0))
+        listed = [m for m in mails if datetime.fromisoformat(m["timestamp"]) >= after]
+        page = [{key: value for key, value in m.items() if key != "text"} for m in listed[begin : begin + size]]
+        return {field: page, "next_page_token": str(begin + size) if begin + size < len(listed) else None}
+
+    listings: dict[str, Any] = {f"{path}?{begin}": answer for begin in range(size, len(mails), size)}
+    return {path: answer} | listings | {f"{path}/{m['message_id']}": m for m in mails if "message_id" in m}
+
+
+def asked_from(looker: Looker) -> list[tuple[float, str]]:
+    """What was listed: from when on, and which page of it."""
+    params = [request.url.params for request in looker.api.requests if "after" in request.url.params]
+    return [(datetime.fromisoformat(p["after"]).timestamp() - EPOCH, p.get("page_token", "")) for p in params]
+
+
+async def test_a_look_that_fails_goes_on_at_its_place_and_asks_for_nothing_before_it_again() -> None:
+    answers = in_pages([whole(str(number), number) for number in range(10)], size=2)
+    third_page, answers[f"{A}?4"] = answers[f"{A}?4"], 400
+    async with looking(answers) as looker:
+        look = a_look(wanted=RECEIVED)
+        with pytest.raises(ApiError):
+            await looker.listing.look(look, looker.counts)
+        assert look.place == EPOCH + 3
+        answers[f"{A}?4"] = third_page
+        before = len(looker.api.requests)
+        assert await looker.listing.look(look, looker.counts)
+        assert asked_from(looker)[:3] == [(0, ""), (0, "2"), (0, "4")]
+        assert asked_from(looker)[3:] == [(3, ""), (3, "2"), (3, "4"), (3, "6")]
+        fetched = [path for path in looker.api.asked[before:] if path.startswith(f"{A}/")]
+        assert fetched == [f"{A}/{number}" for number in range(4, 10)]
+        assert [event.message.message_id for event in looker.put] == [str(number) for number in range(10)]
+        assert look.place == EPOCH + 9
+
+
+async def test_a_look_stays_before_a_mail_that_could_not_be_fetched() -> None:
+    answers = in_pages([whole(str(number), number) for number in range(6)], size=2)
+    answers[f"{A}/3"] = 400
+    async with looking(answers) as looker:
+        look = a_look()
+        with pytest.raises(ApiError):
+            await looker.listing.look(look, looker.counts)
+        assert look.place == EPOCH + 1
+        assert [event.message.message_id for event in looker.put] == ["0", "1", "2", "4", "5"]
+
+
+async def test_the_place_of_a_look_is_moved_on_when_all_before_it_has_been_handed_over(
+    autojump_clock: MockClock,
+) -> None:
+    async def slow(request: httpx.Request) -> dict[str, Any]:
+        await trio.sleep(10)
+        return whole("1", 1)
+
+    answers = in_pages([whole(str(number), number) for number in range(6)], size=2)
+    answers[f"{A}/1"] = slow
+    async with looking(answers) as looker, trio.open_nursery() as nursery:
+        look = a_look()
+        nursery.start_soon(looker.listing.look, look, looker.counts)
+        await trio.sleep(5)
+        # All has been listed and fetched by now, but for that one.
+        assert looker.api.asked[-1] == f"{A}/5"
+        assert look.place == EPOCH
+        await trio.sleep(6)
+        assert look.place == EPOCH + 5
+
+
+async def test_a_look_at_threads_keeps_its_place_as_well() -> None:
+    items = [thread(f"t{n}", f"m{n}", 1, n, timestamp=at(n)) for n in range(6)]
+    answers = in_pages(items, 2, "/threads", "threads")
+    answers |= {f"/inboxes/a%40b/threads/t{n}": {"messages": [whole(f"m{n}", n)]} for n in range(6)}
+    last_page, answers["/threads?4"] = answers["/threads?4"], 400
+    async with looking(answers) as looker:
+        look = a_look(KEY)
+        with pytest.raises(ApiError):
+            await looker.listing.look(look, looker.counts)
+        assert look.place == EPOCH + 3
+        answers["/threads?4"] = last_page
+        assert await looker.listing.look(look, looker.counts)
+        assert asked_from(looker)[3:] == [(3, ""), (3, "2")]
+        assert [event.message.message_id for event in looker.put] == [f"m{n}" for n in range(6)]
+
+
+async def test_a_look_can_be_told_to_stop_after_so_many_pages() -> None:
+    async with looking(in_pages([whole(str(number), number) for number in range(5)], size=2)) as looker:
+        look = a_look()
+        assert not await looker.listing.look(look, looker.counts, pages=2)
+        assert look.place == EPOCH + 3
+        assert len(looker.put) == 4
+        # The last page is the end, also if it is the last one that it may see.
+        assert await looker.listing.look(look, looker.counts, pages=1)
+        assert len(looker.put) == 5
+
+
+async def test_a_look_passes_over_what_is_dated_after_it_began_and_ends_with_what_is_dated_in_the_future(
+    autojump_clock: MockClock,
+) -> None:
+    mails = [whole(str(date), date) for date in range(-4, 1000)]
+    mails += [whole(f"future {number}", -1) | {"timestamp": at(2000 + number)} for number in range(3)]
+    answers = {path.replace(" ", "%20"): answer for path, answer in in_pages(mails, size=2).items()}
+    async with looking(answers) as looker:
+        look = a_look(after=-4, wanted={"message.received": EPOCH - 9})
+        await trio.sleep(1500)
+        assert await looker.listing.look(look, looker.counts)
+        assert asked_from(looker) == [(-4, ""), (-4, "2"), (-4, "4"), (1500, ""), (1500, "2")]
+        found = [event.message.message_id for event in looker.put]
+        # What it began with, what was on the page where that ended, and what was dated in the future.
+        assert found == ["-4", "-3", "-2", "-1", "0", "1", "future 0", "future 1", "future 2"]
+
+
+async def test_a_look_waits_for_its_pace_before_each_page_and_each_thread(autojump_clock: MockClock) -> None:
+    async def pace() -> None:
+        await trio.sleep(10)
+
+    async with looking(in_pages([mail(str(number), number) for number in range(5)], size=2)) as looker:
+        await looker.listing.look(a_look(), looker.counts, pace=pace)
+        assert [
+            when for when, path in zip(looker.api.times, looker.api.asked, strict=True) if path == A or "?" in path
+        ] == [10, 20, 30]
+    async with looking(threads(thread("t", "m"), t=[whole("m")])) as looker:
+        begin = trio.current_time()
+        await looker.listing.look(a_look(KEY), looker.counts, pace=pace)
+        assert [when - begin for when in looker.api.times] == [10, 20]
+
+
+# What may have been forgotten
+
+
+async def test_mail_that_may_have_been_delivered_and_forgotten_is_left_alone() -> None:
+    mails = [whole("old", 9), whole("at the floor", 10), whole("new", 11), whole("no time", None)]
+    answers = {path.replace(" ", "%20"): answer for path, answer in inbox(*mails).items()}
+    async with looking(answers) as looker:
+        looker.delivered.floor = EPOCH + 10
+        assert await looker.look() == ["at the floor", "new", "no time"]
+        assert f"{A}/old" not in looker.api.asked
+
+
+@pytest.mark.parametrize("target", [INBOX, KEY], ids=repr)
+async def test_mail_that_is_forgotten_while_it_is_fetched_is_left_alone(target: Target) -> None:
+    def fetch(request: httpx.Request) -> dict[str, Any]:
+        # Pushed, delivered and forgotten: there was no room for more.
+        looker.delivered.floor = EPOCH + 10
+        return whole("m", 9) if target == INBOX else {"messages": [whole("m", 9)]}
+
+    answers = inbox(whole("m", 9)) | threads(thread("t", "m", 1, 9)) | {f"{A}/m": fetch, THREAD: fetch}
+    async with looking(answers) as looker:
+        assert await looker.look(target) == []
+
+
+async def test_held_mail_comes_when_it_is_released_also_if_what_is_so_old_has_been_forgotten() -> None:
+    async with looking(inbox(whole("m", 9)) | {BATCH_GET: batch(mail("m", 9))}) as looker:
+        looker.listing.note(review("a@b", "m"))
+        looker.delivered.floor = EPOCH + 10
+        assert await looker.look_at_held() == ["m"]
+
+
+async def test_a_thread_that_has_not_changed_since_what_is_forgotten_costs_no_request() -> None:
+    async with looking(threads(thread("t", "m", 1, 9), thread("u", "n", 1, 10), u=[whole("n", 10)])) as looker:
+        looker.delivered.floor = EPOCH + 10
+        assert await looker.look(KEY) == ["n"]
+        assert THREAD not in looker.api.asked
 
 
 # Pods and keys
@@ -393,7 +572,7 @@ async def test_a_key_that_may_not_list_threads_with_spam_lists_the_others_from_t
         return {"threads": [thread("t", "m")]}
 
     async with looking(threads(t=[whole("m")]) | {"/threads": answer}) as looker:
-        assert await looker.look(KEY, floors=RECEIVED | {"message.received.blocked": EPOCH}) == ["m"]
+        assert await looker.look(KEY, wanted=RECEIVED | {"message.received.blocked": EPOCH}) == ["m"]
         assert await looker.look(KEY) == []
         assert looker.api.asked == ["/threads", "/threads", THREAD, "/threads"]
         assert "include_blocked=true" in str(looker.api.requests[1].url)
@@ -465,7 +644,7 @@ async def test_a_thread_of_one_mail_that_was_pushed_costs_no_request() -> None:
 
 async def test_a_thread_that_has_not_changed_since_the_floor_costs_no_request() -> None:
     async with looking(threads(thread("t", "m", 1, 9), thread("u", "n", 1, 10), u=[whole("n", 10)])) as looker:
-        assert await looker.look(KEY, floors={"message.received": EPOCH + 10, "message.received.spam": EPOCH + 99}) == [
+        assert await looker.look(KEY, wanted={"message.received": EPOCH + 10, "message.received.spam": EPOCH + 99}) == [
             "n"
         ]
 
@@ -772,11 +951,11 @@ async def test_held_mail_is_not_forgotten_without_an_answer(answer: Any) -> None
 
 
 async def test_held_mail_stays_remembered_when_a_look_at_it_is_cancelled(autojump_clock: MockClock) -> None:
-    async def put(event: Event, was_held: bool) -> None:
+    async def put(event: Event, counts: Counts, *, was_held: bool) -> None:
         await trio.sleep_forever()
 
     async with rest(Api(inbox(whole("m")) | {BATCH_GET: batch(mail("m"))})) as asks:
-        listing = MailListing(asks, Delivered(), put)
+        listing = MailListing(asks, asks._clock, Delivered(now, DAY), put)
         listing.note(review("a@b", "m"))
         with trio.move_on_after(1):
             await listing.look_at_held(RECEIVED, Counts())
@@ -866,17 +1045,17 @@ def test_whatever_json_comes_a_look_fails_in_no_other_way_than_a_request_does(js
             answer = left.pop(0) if left else {}
             return httpx.Response(200, content=json.dumps(answer))
 
-        async def put(event: Event, was_held: bool) -> None:
+        async def put(event: Event, counts: Counts, *, was_held: bool) -> None:
             assert isinstance(event, MessageReceivedEvent)
             assert event.message.inbox_id
             assert event.message.message_id
 
         async with rest(handle) as asks:
-            listing = MailListing(asks, Delivered(), put)
+            listing = MailListing(asks, asks._clock, Delivered(now, DAY), put)
             listing.note(review("a@b", "m"))
             for _ in range(2):
                 with suppress(ApiError, RequestFailedError):
-                    await listing.look(target, EPOCH, EVERY_KIND, Counts())
+                    await listing.look(a_look(target, wanted=EVERY_KIND), Counts())
                 with suppress(ApiError, RequestFailedError):
                     await listing.look_at_held(EVERY_KIND, Counts())
 

@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import trio
@@ -47,10 +48,16 @@ class Situation(Protocol):
     def is_behind(self) -> bool:
         """Whether the consumer has as much waiting as it asked for."""
 
+    def looking_at(self, target: Target) -> AbstractContextManager[None]:
+        """A block that looks at a target; it is cancelled when the target is not subscribed to any more."""
+
+    def note_begun(self) -> None:
+        """A look has begun, whose place a journal keeps."""
+
     def note_failure(self, target: Target, failure: ApiError | RequestFailedError) -> None:
         """Something could not be looked at."""
 
-    async def note_closed(self, since: float) -> None:
+    def note_closed(self, since: float) -> None:
         """A gap is closed that began then."""
 
     async def note_swept(self, counts: Counts) -> None:
@@ -122,7 +129,8 @@ class Gaps:
                 continue
             self._busy.add(target)
             try:
-                await self._close(target, self._situation.progress[target])
+                with self._situation.looking_at(target):
+                    await self._close(target, self._situation.progress[target])
             finally:
                 self._busy.discard(target)
 
@@ -150,6 +158,7 @@ class Gaps:
             began = self._clock.now()
             its.look = Look(target, its.wanted, its.gap - self._recovery.overlap, began, since=its.gap)
             its.gap = math.inf
+            self._situation.note_begun()
         look = its.look
         right_before = max(look.since, self._polled_until.get(target, -math.inf)) - CLOSE
         try:
@@ -160,13 +169,17 @@ class Gaps:
                         look.place = right_before
                     await self._source.look(look, self._counts)
         except (ApiError, RequestFailedError) as exc:
+            if self._situation.progress.get(target) is not its:
+                return  # it is not subscribed to any more
             its.failures += 1
             its.not_before = trio.current_time() + self._delay(its.failures, exc)
             self._situation.note_failure(target, exc)
             return
+        if self._situation.progress.get(target) is not its:
+            return
         its.look, its.failures, its.has_failed = None, 0, False
         its.complete_until = max(its.complete_until, look.began)
-        await self._situation.note_closed(look.since)
+        self._situation.note_closed(look.since)
 
     def _delay(self, failures: int, failure: Exception) -> float:
         longest = (

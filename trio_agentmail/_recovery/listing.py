@@ -81,13 +81,14 @@ class MailListing:
         if self._may_see_all:
             listed = LookPages(self._rest, self._clock, look, path, "threads", everything, pages, pace)
             try:
-                await self._threads.look(look, counts, listed, pace)
+                failures = await self._threads.look(look, counts, listed, pace)
             except PermissionDeniedError:
                 self._may_see_all = False
             else:
+                raise_first(failures)
                 return listed.reached_the_end
         listed = LookPages(self._rest, self._clock, look, path, "threads", wanted, pages, pace)
-        await self._threads.look(look, counts, listed, pace)
+        raise_first(await self._threads.look(look, counts, listed, pace))
         return listed.reached_the_end
 
     async def look_at_held(self, wanted: Mapping[str, float], counts: Counts) -> None:
@@ -96,16 +97,21 @@ class MailListing:
 
     async def _look_at_inbox(self, inbox_id: str, look: Look, counts: Counts, listed: LookPages) -> None:
         failures: list[Exception] = []
+        listing_failures: list[Exception] = []
 
-        async def fetch(event: MessageReceivedEvent) -> list[MessageReceivedEvent]:
+        async def fetch(event: MessageReceivedEvent) -> list[MessageReceivedEvent] | Exception:
             try:
                 return await self._mails.fetch(event, look.wanted)
             except (ApiError, RequestFailedError) as exc:
-                failures.append(exc)
-                return []
+                return exc
 
-        put = partial(self._mails.put_all, counts=counts)
-        async with in_order(UNDER_WAY) as start, aclosing(listed.walk(failures)) as pages:
+        async def put(found: list[MessageReceivedEvent] | Exception) -> None:
+            if isinstance(found, Exception):
+                failures.append(found)  # in order: the place of the look is right before the first of them
+            else:
+                await self._mails.put_all(found, counts)
+
+        async with in_order(UNDER_WAY) as start, aclosing(listed.walk(listing_failures)) as pages:
             async for page in pages:
                 for item in page:
                     event = self._mails.missed(item, inbox_id, look, counts)
@@ -113,3 +119,4 @@ class MailListing:
                         await start(partial(fetch, event), put)
                 await start(trio.lowlevel.checkpoint, listed.mark(failures))
         raise_first(failures)
+        raise_first(listing_failures)

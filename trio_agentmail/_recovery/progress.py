@@ -49,11 +49,6 @@ class Progress:
         return self.gap if self.look is None else min(self.gap, self.look.since)
 
     @property
-    def missing_since(self) -> float:
-        """Since when something would be missing if nothing was pushed any more."""
-        return min(self.open_since, self.complete_until)
-
-    @property
     def covered_until(self) -> float:
         """No look will find anything new that AgentMail created before, but for what becomes visible very late."""
         return min(self.swept_until, self.open_since)

@@ -13,7 +13,8 @@ What was found is delivered unless it was delivered before (`_delivered`), or wa
 
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import trio
@@ -97,9 +98,12 @@ class Recoverer:
         self._closed_since = math.inf
         """When the earliest of the gaps began that are closed, and were not told of yet."""
         self._requests_told = 0
+        self._recovered_told = 0
         self._was_behind = False
         self._has_run_out = False
         self._to_keep = trio.Event()
+        self._under_way: dict[trio.CancelScope, Target] = {}
+        """Looks, and what they look at."""
         self.recovered = 0
         # What `Situation` describes.
         self.progress: dict[Target, Progress] = {}
@@ -123,7 +127,7 @@ class Recoverer:
         if self._journal is None or self._kept is not None:
             return
         since = self._recovery.since
-        begin = self._clock.now() if since is None else since.timestamp()
+        begin = min(self._clock.now(), math.inf if since is None else since.timestamp())
         await self._journal.keep(self._encode(follow({}, subscribe, begin)))
 
     async def extended(self, subscribe: Subscribe, asked_at: Moment) -> bytes:
@@ -133,7 +137,7 @@ class Recoverer:
                 await self._learn_the_time()
         # Until the earlier progress is taken over, it is the one to be kept.
         before = self.progress if self._has_begun or self._kept is None else self._kept[0]
-        return self._encode(follow(before, subscribe, self._clock.at(asked_at)))
+        return self._encode(follow(before, subscribe, self._just_after(asked_at)))
 
     def subscribed_to(self, subscribe: Subscribe, asked_at: Moment) -> None:
         """A subscription is in force from now on; what is new in it begins when it was asked for.
@@ -141,12 +145,9 @@ class Recoverer:
         It was in force somewhere between then and its confirmation, and the connection may break with what was pushed
         then unread.
         """
-        begin = self._clock.at(asked_at)
-        if self._is_first_start:
-            # What had come by then is not new, and what comes in the same moment may have come by then.
-            begin = math.nextafter(begin, math.inf)
-            if self._recovery.since is not None:
-                begin = min(begin, self._recovery.since.timestamp())
+        begin = self._just_after(asked_at)
+        if self._is_first_start and self._recovery.since is not None:
+            begin = min(begin, self._recovery.since.timestamp())
         self._is_first_start = False
         before, following = self.progress, follow(self.progress, subscribe, begin)
         self.progress = {target: before.get(target, its) for target, its in following.items()}
@@ -156,13 +157,16 @@ class Recoverer:
             its.wanted = following[target].wanted
         for target in before.keys() - self.progress.keys():
             self._source.forget(target)
+        for scope, target in self._under_way.items():
+            if target not in self.progress:
+                scope.cancel()
         if is_new:
             self._sweeps.hurry()
         self._tell_of_change()
 
     def resume(self, confirmed_at: Moment) -> None:
         """A subscription is in force on a new connection."""
-        self._confirmed_at = self._clock.at(confirmed_at)
+        self._confirmed_at = self._at(confirmed_at)
         self.is_connected = True
         self._gaps.retry_soon()
         if self.missing_since < math.inf:
@@ -171,8 +175,10 @@ class Recoverer:
 
     def pause(self, last_received: Moment) -> None:
         """The connection was lost; the last sign of life came then."""
+        self._count_from_here()
         self.is_connected = False
-        self._gaps.open(self._clock.at(last_received))
+        self._confirmed_at = math.inf
+        self._gaps.open(self._at(last_received))
         self._tell_of_change()
 
     @property
@@ -182,6 +188,14 @@ class Recoverer:
     async def with_body(self, event: MessageReceivedEvent) -> MessageReceivedEvent:
         """The mail with its body, if it was left out and can be fetched."""
         return await with_body(self._rest, event)
+
+    def _at(self, moment: Moment) -> float:
+        # What there is before the clock is known is by ours, and all of it is shifted together.
+        return self._clock.at(moment) if self._has_begun else moment.wall
+
+    def _just_after(self, asked_at: Moment) -> float:
+        # What had come by then is not new, and what comes in the same moment may have come by then.
+        return math.nextafter(self._at(asked_at), math.inf)
 
     def _tell_of_change(self) -> None:
         self.changed.set()
@@ -199,6 +213,7 @@ class Recoverer:
         async with background_nursery() as nursery:
             nursery.start_soon(self._gaps.run)
             nursery.start_soon(self._sweeps.run)
+            nursery.start_soon(self._tell_when_caught_up)
             if self._journal is None:
                 await trio.sleep_forever()
             else:
@@ -243,8 +258,8 @@ class Recoverer:
             self._source.restore(source)
         else:
             for its in self.progress.values():
-                if since in its.wanted.values():  # the beginning that was given lies before the first subscription
-                    its.gap = min(its.gap, since or math.inf)
+                if since is not None and since in its.wanted.values():  # before the first subscription
+                    its.gap = min(its.gap, since)
         self._delivered.floor = min(self._delivered.floor, self._clock.now())
         self._has_begun = True
         if self.missing_since < math.inf:
@@ -258,48 +273,76 @@ class Recoverer:
         """Whether the consumer has as much waiting as it asked for."""
         return self._outbox.is_full
 
+    @contextmanager
+    def looking_at(self, target: Target) -> Iterator[None]:
+        """See `Situation`."""
+        with trio.CancelScope() as scope:
+            self._under_way[scope] = target
+            try:
+                yield
+            finally:
+                del self._under_way[scope]
+
+    def note_begun(self) -> None:
+        """See `Situation`."""
+        self._to_keep.set()
+
     def note_failure(self, target: Target, failure: ApiError | RequestFailedError) -> None:
         """See `Situation`."""
         its = self.progress.get(target)
         if its is None:
             return  # it is not subscribed to any more
         if its.open_since == math.inf:
+            self._count_from_here()
             its.gap = its.complete_until
             self._tell_of_change()
         # While there is no connection, a gap is open anyway.
         if self.is_connected and not its.has_failed:
             its.has_failed = True
             self._tell_of_failure(target, its.open_since, str(failure))
+            self._tell_of_change()
 
     def _tell_of_failure(self, target: Target, since: float, why: str) -> None:
         reason = printable(why, 500)
         logger.warning("mail could not be recovered: %s", reason)
         self._notify(RecoveryFailed(inbox_id=target.inbox_id, pod_id=target.pod_id, since=_utc(since), reason=reason))
 
-    async def note_closed(self, since: float) -> None:
+    def note_closed(self, since: float) -> None:
         """See `Situation`."""
         self._closed_since = min(self._closed_since, since)
-        self._to_keep.set()
-        if self._is_caught_up():
-            await self._look_at_held(self._counts)
-            if self._is_caught_up():
-                self._tell_of_gaps()
         self._forget()
+        self._tell_of_change()
+
+    async def _tell_when_caught_up(self) -> None:
+        # The last gap may be closed, or told by a RecoveryFailed, or its inbox may not be subscribed to any more.
+        while True:
+            changed = self.changed
+            if self._is_caught_up():
+                await self._look_at_held(self._counts)
+                if self._is_caught_up():
+                    self._tell_of_gaps()
+            await changed.wait()
 
     def _is_caught_up(self) -> bool:
         """Whether all gaps are closed, but for those of which a `RecoveryFailed` has told."""
-        return (
-            self.is_connected
-            and self._closed_since < math.inf
-            and all(its.open_since == math.inf or its.has_failed for its in self.progress.values())
-        )
+        return self.is_connected and self._closed_since < math.inf and self._all_is_closed_or_told()
+
+    def _all_is_closed_or_told(self) -> bool:
+        return all(its.open_since == math.inf or its.has_failed for its in self.progress.values())
+
+    def _count_from_here(self) -> None:
+        """A gap opens: if it is the only one, what is told of it is what it costs, and not what sweeps cost before."""
+        if self._closed_since == math.inf and self._all_is_closed_or_told():
+            self._requests_told = self.requests
+            self._recovered_told = self.recovered
 
     def _tell_of_gaps(self) -> None:
         counts = self._counts
         self._notify(
             CaughtUp(
                 since=_utc(self._closed_since),
-                recovered=counts.recovered,
+                # A sweep may have found what is missing before the look that closes the gap.
+                recovered=self.recovered - self._recovered_told,
                 known=counts.known,
                 held=counts.held,
                 failed=sum(its.has_failed for its in self.progress.values()),
@@ -307,8 +350,9 @@ class Recoverer:
             )
         )
         self._requests_told = self.requests
+        self._recovered_told = self.recovered
         self._closed_since = math.inf
-        counts.recovered = counts.known = counts.held = 0
+        counts.known = counts.held = 0
 
     async def note_swept(self, counts: Counts) -> None:
         """See `Situation`."""
@@ -316,7 +360,7 @@ class Recoverer:
         self._forget()
         self._to_keep.set()
         was_behind, self._was_behind = self._was_behind, self._outbox.is_full
-        if counts.unpushed and not was_behind:
+        if counts.unpushed and not was_behind and self.is_connected:
             logger.warning("the connection is alive, and %d mails were not pushed: it is replaced", counts.unpushed)
             try:
                 await self._renew()
@@ -356,7 +400,6 @@ class Recoverer:
         if not is_new:
             return
         self.recovered += 1
-        counts.recovered += 1
         created = event.message.created_at
         if not was_held and created is not None:
             overdue = self._clock.now() - PUSHED_BY_THEN

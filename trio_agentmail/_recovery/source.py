@@ -74,13 +74,11 @@ class Counts:
     """What looks have found so far.
 
     Attributes:
-        recovered: Mails that had been missed.
-        unpushed: Of these, the mails that should have been pushed long ago on the present connection.
+        unpushed: Mails that were missed, and should have been pushed long ago on the present connection.
         known: Mails that had been delivered before.
         held: Mails that are still held.
     """
 
-    recovered: int = 0
     unpushed: int = 0
     known: int = 0
     held: int = 0

@@ -71,10 +71,11 @@ class Sweeps:
 
     def gap_has_ended(self, since: float) -> None:
         """The subscription is in force again."""
+        is_first = self._has_not_run and not self._unsettled
         self._unsettled.append((trio.current_time(), since))
         second_look_at = trio.current_time() + self._second_look_after
         # After a start that follows a gap, the look that closes the gap comes first.
-        self._due_at = second_look_at if self._has_not_run else min(self._due_at, second_look_at)
+        self._due_at = second_look_at if is_first else min(self._due_at, second_look_at)
 
     def hurry(self) -> None:
         """Something new has been subscribed to."""
@@ -88,14 +89,16 @@ class Sweeps:
                 self._has_not_run = False
                 await self._wait_for_consumer()
                 await self._look_at_what_was_skipped()
-                if self._is_sweeping:
-                    await self._look_at_recent_mail()
-                else:
-                    self._is_sweeping = True
-                    nursery.start_soon(self._sweep, self._settle())
+                recent_from = self._settle()
+                # Set before the look: what is subscribed to while it is under way makes the next one due at once.
                 self._due_at = trio.current_time() + self._recovery.sweep_interval
                 if self._unsettled:
                     self._due_at = min(self._due_at, self._unsettled[0][0] + self._second_look_after)
+                if self._is_sweeping:
+                    await self._look_at_recent_mail(recent_from)
+                else:
+                    self._is_sweeping = True
+                    nursery.start_soon(self._sweep, recent_from)
 
     async def _until_due(self) -> None:
         while not self._situation.progress or trio.current_time() < self._due_at:
@@ -113,7 +116,8 @@ class Sweeps:
     def _settle(self) -> float:
         """Where recent mail begins now: what is dated from then on has to be looked at."""
         since = min(self._recent_from, *(since for _, since in self._unsettled), math.inf)
-        while self._unsettled and self._unsettled[0][0] <= trio.current_time() - self._second_look_after:
+        # The same sum as where it became due: rounded otherwise, it might be due again at once, and for ever.
+        while self._unsettled and self._unsettled[0][0] + self._second_look_after <= trio.current_time():
             self._unsettled.popleft()
         self._recent_from = self._clock.now()
         return since
@@ -125,18 +129,16 @@ class Sweeps:
                 after = min(its.swept_until, its.open_since, recent_from) - self._recovery.sweep_depth
                 its.sweep = Look(target, its.wanted, after, self._clock.now())
             looks.append(its.sweep)
+        self._situation.note_begun()
         try:
             await self._look_at(looks)
         finally:
             self._is_sweeping = False
 
-    async def _look_at_recent_mail(self) -> None:
-        since, began = self._settle(), self._clock.now()
-        if since < math.inf:
-            progress = self._situation.progress
-            await self._look_at(
-                [Look(target, its.wanted, since - self._recovery.overlap, began) for target, its in progress.items()]
-            )
+    async def _look_at_recent_mail(self, recent_from: float) -> None:
+        after, began = recent_from - self._recovery.overlap, self._clock.now()
+        progress = self._situation.progress
+        await self._look_at([Look(target, its.wanted, after, began) for target, its in progress.items()])
 
     async def _look_at_what_was_skipped(self) -> None:
         """Look at the mail before a gap that was too much to be looked at at once.
@@ -164,12 +166,15 @@ class Sweeps:
 
         async def work() -> None:
             for look in waiting:
-                try:
-                    look.is_done = await self._source.look(look, counts, pace=pace or self._rate.wait)
-                except (ApiError, RequestFailedError) as exc:
-                    self._situation.note_failure(look.target, exc)
-                else:
-                    self._note_completed(look)
+                if look.target not in self._situation.progress:
+                    continue  # it is not subscribed to any more
+                with self._situation.looking_at(look.target):
+                    try:
+                        look.is_done = await self._source.look(look, counts, pace=pace or self._rate.wait)
+                    except (ApiError, RequestFailedError) as exc:
+                        self._situation.note_failure(look.target, exc)
+                    else:
+                        self._note_completed(look)
 
         async with self._rest.connected(), trio.open_nursery() as nursery:
             for _ in range(TARGETS_AT_ONCE):

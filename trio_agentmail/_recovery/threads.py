@@ -35,28 +35,26 @@ class Threads:
         self._seen: OrderedDict[int, tuple[int, float]] = OrderedDict()
         """By the hash of its thread_id: what a thread looked like when it was gone through last, and from when on."""
 
-    async def look(self, look: Look, counts: Counts, listed: LookPages, pace: Pace) -> None:
-        """Hand over what was missed.
+    async def look(self, look: Look, counts: Counts, listed: LookPages, pace: Pace) -> list[Exception]:
+        """Hand over what was missed; return the failures of single threads.
 
         Raises:
-            ApiError, RequestFailedError: The listing, or a thread in it, could not be had.
+            ApiError, RequestFailedError: The listing could not be had.
         """
         failures: list[Exception] = []
         listing_failures: list[Exception] = []
 
-        async def fetch(thread: ThreadItem) -> tuple[list[MessageReceivedEvent], float] | None:
+        async def fetch(thread: ThreadItem) -> tuple[list[MessageReceivedEvent], float] | Exception:
             try:
                 return await self._fetch_thread(thread, look, counts, pace)
-            except ApiError as exc:
-                # It has gone since it was listed; should it be listed again, it is looked at again.
-                if exc.status_code != 404:
-                    failures.append(exc)
-            except RequestFailedError as exc:
-                failures.append(exc)
-            return None
+            except (ApiError, RequestFailedError) as exc:
+                return exc
 
-        async def put(thread: ThreadItem, found: tuple[list[MessageReceivedEvent], float] | None) -> None:
-            if found is None:
+        async def put(thread: ThreadItem, found: tuple[list[MessageReceivedEvent], float] | Exception) -> None:
+            if isinstance(found, Exception):
+                # 404: it has gone since it was listed; should it be listed again, it is looked at again.
+                if not (isinstance(found, ApiError) and found.status_code == 404):
+                    failures.append(found)  # in order: the place of the look is right before the first of them
                 return
             missed, reached = found
             await self._mails.put_all(missed, counts)
@@ -72,7 +70,7 @@ class Threads:
                         await start(partial(fetch, thread), partial(put, thread))
                 await start(trio.lowlevel.checkpoint, listed.mark(failures))
         raise_first(listing_failures)
-        raise_first(failures)
+        return failures
 
     def _has_news(self, thread: ThreadItem, look: Look) -> bool:
         """Whether there may be a mail in it that was missed."""
