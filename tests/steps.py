@@ -31,7 +31,7 @@ import attrs
 import trio
 import trio.testing
 
-from tests.chaos import reproducible
+from tests.chaos.playing import reproducible
 from trio_agentmail import (
     AgentMailSession,
     MessageReceivedEvent,

@@ -90,7 +90,7 @@ async def reading(fake: FakeAgentMail, subscribe: Subscribe = ONE, **more: Any) 
 async def outage(fake: FakeAgentMail, seconds: float = 60) -> AsyncIterator[None]:
     """The block happens in an outage of so many seconds: no connection, and no answer to a request."""
     fake.refuse_connections(times=None)
-    fake.fail_requests(503, times=None)
+    fake.hang_requests(times=None)  # so that nothing is found before there is a connection
     await fake.drop_connections()
     await trio.sleep(seconds / 2)
     yield

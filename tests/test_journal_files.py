@@ -27,7 +27,7 @@ from trio_agentmail._journal import read_only as read_only_module
 from trio_agentmail._journal.file_lock import FileLock
 from trio_agentmail._journal.sqlite_store import SQLiteStore, read_journal
 
-from .journals import mail, nothing_for, opened, take
+from .journals import inline, mail, nothing_for, opened, take
 from .test_sqlite_store import NOW, SCOPE, add, open_store, pending, row
 
 SUFFIXES = ("", "-wal", "-shm", "-lock")
@@ -270,10 +270,10 @@ def test_our_own_writing_is_never_taken_for_anothers(path: Path, monkeypatch: py
             add(store, *range(first, first + 100), text=b"x" * 3000)
             with pytest.raises(ZeroDivisionError):
                 store.apply([partial(store.add, 10**6, row(10**6, text=big)), lambda: 1 / 0])
-            store.apply([partial(store.ack, number, NOW) for number in range(first, first + 100)])
+            store.apply([partial(store.ack, number) for number in range(first, first + 100)])
             wait_for_another_mtime()
             read_journal(path)
-            store.kept()
+            store.kept(inline)
             assert pending(store) == []
 
 

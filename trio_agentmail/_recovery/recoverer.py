@@ -137,7 +137,7 @@ class Recoverer:
                 await self._learn_the_time()
         # Until the earlier progress is taken over, it is the one to be kept.
         before = self.progress if self._has_begun or self._kept is None else self._kept[0]
-        return self._encode(follow(before, subscribe, self._just_after(asked_at)))
+        return self._encode(follow(before, subscribe, self._at(asked_at)))
 
     def subscribed_to(self, subscribe: Subscribe, asked_at: Moment) -> None:
         """A subscription is in force from now on; what is new in it begins when it was asked for.
@@ -145,9 +145,12 @@ class Recoverer:
         It was in force somewhere between then and its confirmation, and the connection may break with what was pushed
         then unread.
         """
-        begin = self._just_after(asked_at)
-        if self._is_first_start and self._recovery.since is not None:
-            begin = min(begin, self._recovery.since.timestamp())
+        begin = self._at(asked_at)
+        if self._is_first_start:
+            # What had come before the stream began is not new, and what comes in the same moment may have come before.
+            begin = math.nextafter(begin, math.inf)
+            if self._recovery.since is not None:
+                begin = min(begin, self._recovery.since.timestamp())
         self._is_first_start = False
         before, following = self.progress, follow(self.progress, subscribe, begin)
         self.progress = {target: before.get(target, its) for target, its in following.items()}
@@ -192,10 +195,6 @@ class Recoverer:
     def _at(self, moment: Moment) -> float:
         # What there is before the clock is known is by ours, and all of it is shifted together.
         return self._clock.at(moment) if self._has_begun else moment.wall
-
-    def _just_after(self, asked_at: Moment) -> float:
-        # What had come by then is not new, and what comes in the same moment may have come by then.
-        return math.nextafter(self._at(asked_at), math.inf)
 
     def _tell_of_change(self) -> None:
         self.changed.set()
@@ -379,9 +378,9 @@ class Recoverer:
     def _forget(self) -> None:
         """Forget the identities that no look needs, and tell if memory has run out before that."""
         covered = min((its.covered_until for its in self.progress.values()), default=-math.inf)
-        # What the journal has no room for yet is missing to the next run, which has to find it.
-        until = min(covered, self._outbox.unwritten_since, self._clock.now() - self._recovery.sweep_depth)
-        self._delivered.forget(until)
+        # A mail may be listed some time after it was created, and a sweep that began before that has not seen it. And
+        # what the journal has no room for yet is missing to the next run, which has to find it.
+        self._delivered.forget(min(covered - self._recovery.sweep_depth, self._outbox.unwritten_since))
         if self._delivered.ran_out_until <= covered:
             self._has_run_out = False
         elif not self._has_run_out:
