@@ -540,7 +540,7 @@ Arrival: TypeAlias = tuple[str, int, int, int]
 arrivals = st.lists(
     st.tuples(
         st.sampled_from(["push", "list", "list all", "forget", "restart"]),
-        st.integers(0, 9),
+        st.integers(0, 3),
         st.integers(0, 2),
         st.integers(0, 1000),
     ),
@@ -559,7 +559,7 @@ def test_no_mail_comes_twice_from_listings_however_small_the_memory(
     journal: list[KeptIdentity] = []
 
     def mail(number: int, push: int, origin: str) -> MessageReceivedEvent:
-        created = number * 100 - 2000 + push * 350
+        created = number * 100 - 900 + push * 250
         event = live(str(number), "", created, event_id=f"{number} {push}", timestamp=created)
         return attrs.evolve(event, origin=origin)
 
