@@ -1,43 +1,61 @@
 """What has been delivered is not delivered again; and what was forgotten is so old that no listing gives it again."""
 
 import math
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
 
+import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trio_agentmail import Disconnected, ErrorEvent, Event, Message, MessageReceivedEvent, Subscribed, UnknownEvent
 from trio_agentmail import _delivered as delivered_module
-from trio_agentmail._codec import mail_key
-from trio_agentmail._delivered import RECOVERED, Delivered
+from trio_agentmail import _identities as identities_module
+from trio_agentmail._delivered import PLAUSIBLE, Delivered
+from trio_agentmail._identity import LISTED, RECOVERED, identity, is_same_push, push_record
+from trio_agentmail._journal.entry import new_row
 from trio_agentmail._journal.protocol import KeptIdentity
 from trio_agentmail.events import MessageSentEvent, Send
 
 repeatable = settings(deadline=None, derandomize=True, database=None, max_examples=300)
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
+NOW = START.timestamp()
+KEEP = 800.0
+"""A generation spans a hundred seconds."""
+
+
+def nothing_delivered(now: Callable[[], float] = lambda: NOW) -> Delivered:
+    return Delivered(now, KEEP)
+
+
+def at(seconds: float | None) -> datetime | None:
+    return None if seconds is None else START + timedelta(seconds=seconds)
 
 
 def live(
-    message_id: str = "m", kind: str = "", created: float | None = 0.0, event_id: str | None = None
+    message_id: str = "m",
+    kind: str = "",
+    created: float | None = 0.0,
+    event_id: str | None = None,
+    timestamp: float | None = None,
 ) -> MessageReceivedEvent:
-    created_at = None if created is None else START + timedelta(seconds=created)
-    return MessageReceivedEvent(
-        event_type="message.received" + kind,
-        event_id=event_id,
-        message=Message(inbox_id="a@b", message_id=message_id, created_at=created_at),
-    )
+    message = Message(inbox_id="a@b", message_id=message_id, created_at=at(created), timestamp=at(timestamp))
+    return MessageReceivedEvent(event_type="message.received" + kind, event_id=event_id, message=message)
 
 
-def recovered(message_id: str = "m", kind: str = "", created: float | None = 0.0) -> MessageReceivedEvent:
-    created_at = None if created is None else START + timedelta(seconds=created)
-    return MessageReceivedEvent(
-        event_type="message.received" + kind,
-        message=Message(inbox_id="a@b", message_id=message_id, created_at=created_at),
-        origin=RECOVERED,
-    )
+def recovered(
+    message_id: str = "m", kind: str = "", created: float | None = 0.0, timestamp: float | None = None
+) -> MessageReceivedEvent:
+    return attrs.evolve(live(message_id, kind, created, timestamp=timestamp), origin=RECOVERED)
+
+
+def kept(*events: Event, now: float = NOW) -> list[KeptIdentity]:
+    """What a journal says of events at its next start."""
+    rows = [new_row(attrs.evolve(event, raw="{}"), now) for event in events]  # type: ignore[arg-type]
+    return [KeptIdentity(row.key, row.created, row.push) for row in rows]
 
 
 def other(event_id: str | None, raw: str = "") -> UnknownEvent:
@@ -49,6 +67,7 @@ def other(event_id: str | None, raw: str = "") -> UnknownEvent:
     [
         (live(), live(), False),
         (live(event_id="1"), live(event_id="2"), False),
+        (live(event_id="1", timestamp=0), live(event_id="1", timestamp=0), False),
         (live("m"), live("n"), True),
         # Pushed as spam and, released, as mail: two events, which say different things.
         (live(), live(kind=".spam"), True),
@@ -75,13 +94,13 @@ def other(event_id: str | None, raw: str = "") -> UnknownEvent:
     ],
 )
 def test_what_is_the_same_is_delivered_once(first: Event, second: Event, is_new: bool) -> None:
-    delivered = Delivered()
+    delivered = nothing_delivered()
     assert delivered.claim(first)
     assert delivered.claim(second) is is_new
 
 
 def test_a_third_kind_of_event_of_one_mail_is_told_from_both_others() -> None:
-    delivered = Delivered()
+    delivered = nothing_delivered()
     assert delivered.claim(live())
     assert delivered.claim(live(kind=".spam"))
     assert not delivered.claim(live())
@@ -92,7 +111,7 @@ def test_a_third_kind_of_event_of_one_mail_is_told_from_both_others() -> None:
 def test_what_is_given_back_may_come_again() -> None:
     events: list[Event] = [live(), recovered(), other("1")]
     for event in events:
-        delivered = Delivered()
+        delivered = nothing_delivered()
         assert delivered.claim(event)
         delivered.give_back(event)
         assert delivered.claim(event)
@@ -100,7 +119,7 @@ def test_what_is_given_back_may_come_again() -> None:
 
 
 def test_giving_back_one_event_of_a_mail_leaves_the_other_delivered() -> None:
-    delivered = Delivered()
+    delivered = nothing_delivered()
     delivered.claim(live())
     delivered.claim(live(kind=".spam"))
     delivered.give_back(live())
@@ -110,7 +129,7 @@ def test_giving_back_one_event_of_a_mail_leaves_the_other_delivered() -> None:
 
 
 def test_giving_back_what_was_never_claimed_or_has_no_identity_is_nothing() -> None:
-    delivered = Delivered()
+    delivered = nothing_delivered()
     delivered.give_back(live())
     delivered.give_back(other("1"))
     delivered.give_back(Disconnected(reason="", code=1006, last_received=START))
@@ -121,7 +140,7 @@ def test_giving_back_what_was_never_claimed_or_has_no_identity_is_nothing() -> N
 
 
 def test_it_is_known_whether_a_mail_was_delivered_as_whatever_event() -> None:
-    delivered = Delivered()
+    delivered = nothing_delivered()
     assert not delivered.has_mail("a@b", "m")
     delivered.claim(live(kind=".spam"))
     assert delivered.has_mail("a@b", "m")
@@ -133,155 +152,450 @@ def test_it_is_known_whether_a_mail_was_delivered_as_whatever_event() -> None:
     assert delivered.has_mail("a@b", "m")
 
 
+# Mails that share a Message-ID
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_new"),
+    [
+        (live(event_id="1", timestamp=0), live(event_id="2", timestamp=1), True),
+        (live(event_id="1", timestamp=0), live(event_id="2", timestamp=-1), True),
+        (live(event_id="1", timestamp=0), live(event_id="2", timestamp=-86_400 * 20), True),
+        # Less than a second: the same mail, pushed twice, as whose time a server may give another.
+        (live(event_id="1", timestamp=0), live(event_id="2", timestamp=0), False),
+        (live(event_id="1", timestamp=0), live(event_id="2", timestamp=0.999), False),
+        (live(event_id="1", timestamp=0.5), live(event_id="2", timestamp=-0.499), False),
+        # One event is one event, whatever time it has.
+        (live(event_id="1", timestamp=0), live(event_id="1", timestamp=100), False),
+        # Without an event_id or a timestamp nobody knows.
+        (live(timestamp=0), live(event_id="2", timestamp=100), False),
+        (live(event_id="1", timestamp=0), live(timestamp=100), False),
+        (live(event_id="", timestamp=0), live(event_id="2", timestamp=100), False),
+        (live(event_id="1"), live(event_id="2", timestamp=100), False),
+        (live(event_id="1", timestamp=0), live(event_id="2"), False),
+        # Nor of a mail in a listing: it never makes a second one.
+        (live(event_id="1", timestamp=0), recovered(timestamp=100), False),
+        (recovered(timestamp=0), live(event_id="2", timestamp=100), False),
+        (recovered(timestamp=0), recovered(timestamp=100), False),
+        # Where it is another kind of event, time is no matter; and of kinds that are not known all are one.
+        (live(event_id="1", timestamp=0), live(kind=".spam", event_id="2", timestamp=0), True),
+        (live(kind=".new", event_id="1", timestamp=0), live(kind=".newer", event_id="2", timestamp=0), False),
+        (live(kind=".new", event_id="1", timestamp=0), live(event_id="1", timestamp=0), True),
+    ],
+)
+def test_two_pushes_of_one_message_id_are_two_mails_if_a_second_is_between_them(
+    first: MessageReceivedEvent, second: MessageReceivedEvent, is_new: bool
+) -> None:
+    delivered = nothing_delivered()
+    assert delivered.claim(first)
+    assert delivered.claim(second) is is_new
+    assert is_same_push(push_record(first), push_record(second)) is not is_new
+    delivered = nothing_delivered()
+    delivered.load(kept(first))
+    assert delivered.claim(second) is is_new
+
+
+def test_each_of_many_mails_with_one_message_id_is_delivered_once() -> None:
+    delivered = nothing_delivered()
+    mails = [live(event_id=str(number), timestamp=number) for number in range(10)]
+    assert all(delivered.claim(mail) for mail in mails)
+    assert not any(delivered.claim(mail) for mail in mails)
+    assert len(delivered) == 1
+    delivered.give_back(mails[4])
+    assert [delivered.claim(mail) for mail in mails] == [number == 4 for number in range(10)]
+    for mail in mails:
+        delivered.give_back(mail)
+    assert len(delivered) == 0
+
+
+def test_of_mails_that_share_a_message_id_so_many_are_told_apart_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Who sends them chooses it, and must not slow us down.
+    monkeypatch.setattr(delivered_module, "MAX_PUSHES", 3)
+    for created in (0.0, None):
+        delivered = nothing_delivered()
+        mails = [live(event_id=str(number), timestamp=number, created=created) for number in range(5)]
+        assert all(delivered.claim(mail) for mail in mails)
+        assert [delivered.claim(mail) for mail in mails[2:]] == [False] * 3
+        assert not delivered.claim(recovered())
+        assert delivered.claim(mails[0])
+
+
+def test_records_fit_into_sixty_bits_and_say_of_which_kind_they_are() -> None:
+    records = [
+        push_record(live(kind=kind, event_id=f"event {number}", timestamp=number * 1e6))
+        for kind in ("", ".spam", ".blocked", ".unauthenticated", ".new")
+        for number in range(-50, 50)
+    ]
+    assert all(LISTED < record < 2**60 for record in records)
+    assert len(set(records)) == len(records)
+    assert len({record >> 57 for record in records}) == 5
+    assert push_record(recovered()) == push_record(recovered(kind=".spam", timestamp=5)) == LISTED
+
+
 # What a journal knows
 
 
 def test_what_a_journal_knows_is_not_new() -> None:
-    delivered = Delivered()
-    kept = [
-        KeptIdentity(kind="message.received", key=mail_key("a@b", "m"), created=START.timestamp()),
-        KeptIdentity(kind="message.received.spam", key=mail_key("a@b", "m"), created=None),
-        KeptIdentity(kind="message.received.spam", key=mail_key("a@b", "n"), created=None),
-        KeptIdentity(kind="", key="1", created=None),
-    ]
-    delivered.load(kept, START.timestamp() - 1)
-    assert delivered.forgotten_until == START.timestamp() - 1
-    # The journal does not say how a mail came, pushed or found: nobody wants it again, as whatever event.
-    known = [live(), live(kind=".spam"), live(kind=".blocked"), recovered(), live("n"), recovered("n")]
-    events: list[Event] = [*known, other("1")]
-    for event in events:
+    delivered = nothing_delivered()
+    delivered.load(kept(live(), live("n", ".spam"), recovered("o"), live("p", created=None), other("1")))
+    known: list[Event] = [live(), recovered(), live("n", ".spam"), recovered("n"), recovered("o"), live("o")]
+    for event in [*known, live("o", ".spam"), live("p"), recovered("p"), other("1")]:
         assert not delivered.claim(event)
-    assert delivered.claim(live("o"))
+    assert delivered.claim(live("q"))
     assert delivered.claim(other("2"))
+    assert (delivered.floor, delivered.ran_out_until) == (-math.inf, -math.inf)
+
+
+def test_a_journal_knows_as_what_a_mail_was_pushed() -> None:
+    # It was handled as spam; now, after a restart, it is released.
+    delivered = nothing_delivered()
+    delivered.load(kept(live(kind=".spam")))
+    assert not delivered.claim(live(kind=".spam"))
+    assert not delivered.claim(recovered())
+    assert delivered.claim(live())
+    # And when both are in the journal, neither is new.
+    delivered = nothing_delivered()
+    delivered.load(kept(live(kind=".spam"), live()))
+    assert len(delivered) == 1
+    assert not delivered.claim(live(kind=".spam"))
+    assert not delivered.claim(live())
+    assert delivered.claim(live(kind=".blocked"))
 
 
 def test_a_journal_that_knows_nothing_changes_nothing() -> None:
-    delivered = Delivered()
-    delivered.load((), -math.inf)
-    assert delivered.forgotten_until == -math.inf
+    delivered = nothing_delivered()
+    delivered.load(())
+    assert (len(delivered), delivered.floor) == (0, -math.inf)
     assert delivered.claim(live())
+
+
+@pytest.mark.parametrize("created", [None, PLAUSIBLE + 1, 1e9])
+def test_what_a_journal_knows_without_a_plausible_time_no_floor_forgets(created: float | None) -> None:
+    delivered = nothing_delivered()
+    [row] = kept(live(created=created))
+    assert row.push < 0
+    assert row.created == NOW
+    delivered.load([row])
+    delivered.forget(NOW + 1e10)
+    assert not delivered.claim(live(created=created))
+    assert (len(delivered), delivered.floor) == (1, -math.inf)
+
+
+def test_what_a_journal_knows_is_loaded_in_batches_and_forgotten_by_its_times() -> None:
+    delivered = nothing_delivered()
+    for first in range(0, 1000, 100):
+        delivered.load(kept(*[live(str(number), created=number - 1000) for number in range(first, first + 100)]))
+    assert len(delivered) == 1000
+    delivered.forget(NOW - 500)
+    assert 500 <= len(delivered) <= 602
+    assert not delivered.has_mail("a@b", "0")
+    assert delivered.has_mail("a@b", "500")
 
 
 # Forgetting
 
 
+def test_what_is_forgotten_lies_below_the_floor_and_what_is_not_lies_above() -> None:
+    delivered = nothing_delivered()
+    for number in (0, 50, 200, 300):
+        assert delivered.claim(live(str(number), created=number))
+    delivered.forget(NOW + 100)
+    assert delivered.floor == math.nextafter(NOW + 50, math.inf)
+    assert [delivered.has_mail("a@b", str(number)) for number in (0, 50, 200, 300)] == [False, False, True, True]
+    assert [delivered.may_be_forgotten(at(seconds)) for seconds in (-1, 50, 50.001, 100)] == [True, True, False, False]
+    assert not delivered.may_be_forgotten(None)
+    assert delivered.ran_out_until == -math.inf
+
+
+def test_the_floor_never_falls_and_forgetting_nothing_raises_none() -> None:
+    delivered = nothing_delivered()
+    assert not delivered.may_be_forgotten(datetime.min.replace(tzinfo=UTC))
+    delivered.forget(NOW)
+    assert delivered.floor == -math.inf
+    delivered.claim(live("0", created=-10))
+    delivered.forget(NOW)
+    floor = delivered.floor
+    assert floor == math.nextafter(NOW - 10, math.inf)
+    delivered.claim(live("1", created=-500))  # came late
+    delivered.forget(NOW)
+    assert not delivered.has_mail("a@b", "1")
+    assert delivered.floor == floor
+    delivered.floor = NOW  # as a journal says
+    delivered.claim(live("2", created=-1))
+    delivered.forget(NOW)
+    assert delivered.floor == NOW
+
+
+def test_other_events_are_forgotten_by_when_they_came_and_raise_no_floor() -> None:
+    now = NOW
+    delivered = nothing_delivered(lambda: now)
+    assert delivered.claim(other("1"))
+    now += 1000
+    assert delivered.claim(other("2"))
+    delivered.forget(NOW + 500)
+    assert delivered.claim(other("1"))
+    assert not delivered.claim(other("2"))
+    assert delivered.floor == -math.inf
+
+
+def test_of_a_message_id_with_several_mails_none_is_forgotten_before_the_youngest_may_be() -> None:
+    delivered = nothing_delivered()
+    assert delivered.claim(live(event_id="1", timestamp=0, created=0))
+    assert delivered.claim(live(event_id="2", timestamp=1000, created=1000))
+    delivered.forget(NOW + 500)
+    # The listing gives the second one again, which lies above the floor.
+    assert not delivered.may_be_forgotten(at(1000))
+    assert not delivered.claim(recovered(created=1000))
+    delivered.forget(NOW + 1000.5)
+    assert delivered.may_be_forgotten(at(1000))
+    assert len(delivered) == 0
+
+
+def test_a_time_that_is_known_stays_known_when_the_mail_comes_again_without() -> None:
+    delivered = nothing_delivered()
+    delivered.claim(live(created=5))
+    delivered.claim(live(kind=".spam", created=None))
+    delivered.forget(NOW + 10)
+    assert (len(delivered), delivered.floor) == (0, math.nextafter(NOW + 5, math.inf))
+
+
+def test_a_generation_spans_a_quarter_of_a_minute_at_least() -> None:
+    delivered = Delivered(lambda: NOW, keep=0.0)
+    for number in (0, 15, 16):
+        delivered.claim(live(str(number), created=number))
+    delivered.forget(NOW + 15.5)
+    assert delivered.floor == math.nextafter(NOW + 15, math.inf)
+    assert delivered.has_mail("a@b", "16")
+
+
+# Running out of room
+
+
 @pytest.fixture
 def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delivered_module, "REMEMBERED", 3)
+    """Three generations of one."""
+    monkeypatch.setattr(identities_module, "GENERATION", 1)
+    monkeypatch.setattr(identities_module, "MAX_GENERATIONS", 3)
 
 
-def test_memory_is_bounded_and_the_oldest_is_forgotten(small_memory: None) -> None:
-    delivered = Delivered()
-    for number in range(4):
-        assert delivered.claim(live(str(number), created=number))
+def test_when_there_is_no_room_the_oldest_is_forgotten_and_the_floor_raised_all_the_same(small_memory: None) -> None:
+    delivered = nothing_delivered()
+    for number in range(3):
+        assert delivered.claim(live(str(number), created=number - 100))
         assert delivered.claim(other(str(number)))
-    assert delivered.claim(other("0"))
-    assert not delivered.claim(other("2"))
+    assert (delivered.floor, delivered.ran_out_until) == (-math.inf, -math.inf)
+    assert delivered.claim(live("3", created=-97))
+    assert delivered.claim(other("3"))
+    assert delivered.ran_out_until == NOW - 100
+    assert delivered.floor == math.nextafter(NOW - 100, math.inf)
     assert not delivered.has_mail("a@b", "0")
     assert delivered.has_mail("a@b", "1")
-
-
-def test_it_says_until_when_mail_may_have_been_forgotten(small_memory: None) -> None:
-    delivered = Delivered()
-    for number in range(3):
-        delivered.claim(live(str(number), created=number))
-    assert delivered.forgotten_until == -math.inf
-    delivered.claim(live("3", created=3))
-    assert delivered.forgotten_until == START.timestamp()
+    assert delivered.claim(other("0"))
+    assert not delivered.claim(other("2"))
+    assert len(delivered) == 6
 
 
 def test_what_came_late_and_is_forgotten_late_opens_nothing_again(small_memory: None) -> None:
-    delivered = Delivered()
-    for number in [9, 1, 2, 3, 4]:
+    delivered = nothing_delivered()
+    for number in [-1, -9, -8, -7, -6]:
         delivered.claim(live(str(number), created=number))
-    assert delivered.forgotten_until == START.timestamp() + 9
+    assert delivered.ran_out_until == NOW - 1
+    assert delivered.floor == math.nextafter(NOW - 1, math.inf)
 
 
-def test_a_mail_that_does_not_say_when_it_was_created_is_forgotten_and_says_nothing(small_memory: None) -> None:
-    delivered = Delivered()
-    for number in range(4):
-        delivered.claim(live(str(number), created=None))
-    assert not delivered.has_mail("a@b", "0")
-    assert delivered.forgotten_until == -math.inf
-
-
-def test_a_time_that_is_known_stays_known_when_the_mail_comes_again_without(small_memory: None) -> None:
-    delivered = Delivered()
-    delivered.claim(live("0", created=5))
-    delivered.claim(live("0", ".spam", created=None))
-    for number in range(1, 4):
-        delivered.claim(live(str(number), created=None))
-    assert delivered.forgotten_until == START.timestamp() + 5
+def test_the_floor_is_not_raised_beyond_now_when_there_is_no_room(small_memory: None) -> None:
+    delivered = nothing_delivered()
+    for number in range(5):
+        delivered.claim(live(str(number), created=PLAUSIBLE - number))
+    assert delivered.ran_out_until == NOW
+    assert delivered.floor == math.nextafter(NOW, math.inf)
+    assert not delivered.may_be_forgotten(at(1))
 
 
 def test_a_journal_that_knows_too_much_is_remembered_as_far_as_there_is_room(small_memory: None) -> None:
-    delivered = Delivered()
-    mails = [KeptIdentity(kind="message.received", key=str(n), created=START.timestamp() + n) for n in range(5)]
-    others = [KeptIdentity(kind="", key=str(n), created=None) for n in range(5)]
-    delivered.load([*mails, *others], START.timestamp() - 9)
-    assert delivered.forgotten_until == START.timestamp() + 1
+    delivered = nothing_delivered()
+    delivered.floor = NOW - 1000
+    mails = [live(str(number), created=number - 100) for number in range(5)]
+    delivered.load(kept(*mails, *[other(str(number)) for number in range(5)]))
+    assert delivered.ran_out_until == NOW - 99
+    assert delivered.floor == math.nextafter(NOW - 99, math.inf)
     assert delivered.claim(other("0"))
     assert not delivered.claim(other("4"))
 
 
+def test_a_mail_that_is_renewed_when_there_is_no_room_is_not_the_one_that_is_forgotten(small_memory: None) -> None:
+    delivered = nothing_delivered()
+    for number in range(3):
+        delivered.claim(live(str(number), created=number - 100))
+    delivered.claim(live("0", ".spam", created=-50))
+    assert delivered.has_mail("a@b", "0")
+    assert not delivered.claim(live("0"))
+    assert delivered.floor <= math.nextafter(NOW - 99, math.inf)
+
+
+# Mails without a time
+
+
+@pytest.mark.parametrize("created", [None, PLAUSIBLE + 0.1, 1e10])
+def test_a_mail_without_a_plausible_time_is_remembered_apart_and_no_floor_follows(created: float | None) -> None:
+    delivered = nothing_delivered()
+    assert delivered.claim(live(created=created))
+    assert delivered.claim(live(kind=".spam", created=created))
+    assert delivered.claim(live(kind=".blocked", created=0))
+    assert not delivered.claim(recovered(created=created))
+    delivered.forget(NOW + 1e11)
+    assert (len(delivered), delivered.floor) == (1, -math.inf)
+    assert not delivered.claim(live(created=0))
+    for kind in (".spam", "", ".blocked"):
+        delivered.give_back(live(kind=kind, created=created))
+    assert len(delivered) == 0
+    assert delivered.claim(recovered(created=created))
+    assert delivered.has_mail("a@b", "m")
+
+
+def test_a_time_is_plausible_up_to_an_hour_ahead_by_the_clock_of_that_moment() -> None:
+    now = NOW
+    delivered = nothing_delivered(lambda: now)
+    delivered.claim(live("1", created=PLAUSIBLE))
+    delivered.claim(live("2", created=PLAUSIBLE + 10))
+    now += 10
+    delivered.claim(live("3", created=PLAUSIBLE + 10))
+    delivered.forget(NOW + 1e10)
+    assert delivered.floor == math.nextafter(NOW + PLAUSIBLE + 10, math.inf)
+    assert [delivered.has_mail("a@b", number) for number in ("1", "2", "3")] == [False, True, False]
+
+
+def test_mails_without_a_time_are_bounded_and_the_oldest_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivered_module, "MAX_UNDATED", 3)
+    delivered = nothing_delivered()
+    for number in range(4):
+        delivered.claim(live(str(number), created=None))
+    delivered.claim(live("dated"))
+    assert [delivered.has_mail("a@b", str(number)) for number in range(4)] == [False, True, True, True]
+    assert delivered.has_mail("a@b", "dated")
+    assert (delivered.floor, delivered.ran_out_until) == (-math.inf, -math.inf)
+
+
 # A model: the list of what was delivered, in full
 
-Step: TypeAlias = tuple[str, int, str, bool]
+Step: TypeAlias = tuple[str, int, str, bool, int]
 
 steps = st.lists(
     st.tuples(
-        st.sampled_from(["claim", "claim", "claim", "give back"]),
+        st.sampled_from(["claim", "claim", "claim", "give back", "restart"]),
         st.integers(0, 5),
         st.sampled_from(["", ".spam"]),
         st.booleans(),
+        st.integers(0, 2),
     ),
     max_size=40,
 )
 
 
 def event_of(step: Step) -> MessageReceivedEvent:
-    _, number, kind, is_recovered = step
-    return (recovered if is_recovered else live)(str(number), kind, created=number)
+    _, number, kind, is_recovered, push = step
+    created = None if number == 5 else number
+    if is_recovered:
+        return recovered(str(number), kind, created, timestamp=0)
+    # The first has no event_id, and the others are seconds apart.
+    return live(str(number), kind, created, event_id=str(push) if push else None, timestamp=push * 10)
+
+
+def is_same_event(one: MessageReceivedEvent, other: MessageReceivedEvent) -> bool:
+    if one.message.message_id != other.message.message_id:
+        return False
+    if RECOVERED in (one.origin, other.origin):
+        return True
+    if one.event_type != other.event_type:
+        return False
+    return None in (one.event_id, other.event_id) or one.event_id == other.event_id
 
 
 @repeatable
 @given(steps)
 def test_it_decides_as_one_would_who_looks_through_all_that_was_delivered(steps: list[Step]) -> None:
     log: list[MessageReceivedEvent] = []
-    delivered = Delivered()
+    delivered = nothing_delivered()
     for step in steps:
         event = event_of(step)
-        same_mail = [e for e in log if e.message == event.message]
-        twins = [e for e in same_mail if e.origin == event.origin and (e.origin == RECOVERED or e == event)]
+        twins = [e for e in log if is_same_event(e, event) and push_record(e) == push_record(event)]
         if step[0] == "claim":
-            # An event equals another in its type and its mail; where it comes from is not compared.
-            known = any(RECOVERED in (e.origin, event.origin) or e == event for e in same_mail)
+            known = any(is_same_event(e, event) for e in log)
             assert delivered.claim(event) is not known
             if not known:
                 log.append(event)
-        elif twins:
+        elif step[0] == "restart":
+            delivered = nothing_delivered()
+            delivered.load(kept(*log))
+        else:
             delivered.give_back(event)
-            log.remove(twins[0])
+            if twins:
+                log.remove(twins[0])
         for number in range(6):
             assert delivered.has_mail("a@b", str(number)) is any(e.message.message_id == str(number) for e in log)
 
 
+Arrival: TypeAlias = tuple[str, int, int, int]
+
+arrivals = st.lists(
+    st.tuples(
+        st.sampled_from(["push", "list", "list all", "forget", "restart"]),
+        st.integers(0, 3),
+        st.integers(0, 2),
+        st.integers(0, 1000),
+    ),
+    max_size=60,
+)
+
+
 @repeatable
-@given(st.lists(st.tuples(st.integers(0, 20), st.booleans()), max_size=60))
-def test_no_mail_comes_twice_from_listings_however_small_the_memory(mails: list[tuple[int, bool]]) -> None:
-    # Whoever lists leaves alone what was created up to `forgotten_until`.
-    delivered = Delivered()
-    handed_over: list[int] = []
+@given(arrivals, st.integers(1, 3), st.integers(1, 4))
+def test_no_mail_comes_twice_from_listings_however_small_the_memory(
+    arrivals: list[Arrival], generation: int, generations: int
+) -> None:
+    # Whoever lists leaves alone what lies below the floor. AgentMail pushes a mail once, and lists it ever after.
+    pushed: list[tuple[int, int]] = []
+    handed_over: list[tuple[int, int]] = []
+    journal: list[KeptIdentity] = []
+
+    def mail(number: int, push: int, origin: str) -> MessageReceivedEvent:
+        created = number * 100 - 900 + push * 250
+        event = live(str(number), "", created, event_id=f"{number} {push}", timestamp=created)
+        return attrs.evolve(event, origin=origin)
+
+    def hand_over(number: int, push: int, origin: str) -> None:
+        event = mail(number, push, origin)
+        if origin == RECOVERED and delivered.may_be_forgotten(event.message.created_at):
+            return
+        if delivered.claim(event):
+            handed_over.append((number, push))
+            journal.extend(kept(event))
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(delivered_module, "REMEMBERED", 4)
-        for number, is_recovered in mails:
-            event = (recovered if is_recovered else live)(str(number), created=number)
-            created = event.message.created_at
-            assert created is not None
-            if is_recovered and created.timestamp() <= delivered.forgotten_until:
-                continue
-            if not is_recovered and number in handed_over:
-                continue  # AgentMail pushes once
-            if delivered.claim(event):
-                handed_over.append(number)
-    assert len(handed_over) == len(set(handed_over))
+        patch.setattr(identities_module, "GENERATION", generation)
+        patch.setattr(identities_module, "MAX_GENERATIONS", generations)
+        delivered = nothing_delivered()
+        for what, number, push, time in arrivals:
+            if what == "push" and (number, push) not in pushed and (number, push) not in handed_over:
+                pushed.append((number, push))
+                hand_over(number, push, "live")
+            elif what == "list":
+                hand_over(number, push, RECOVERED)
+            elif what == "list all":
+                for known in list(pushed):
+                    hand_over(*known, RECOVERED)
+            elif what == "forget":
+                delivered.forget(NOW - time)
+            elif what == "restart":
+                floor = delivered.floor
+                delivered = nothing_delivered()
+                delivered.floor = floor
+                delivered.load(sorted(journal, key=lambda known: known.created))
+                assert delivered.floor >= floor
+            assert len(handed_over) == len(set(handed_over))
+
+
+def test_the_identity_of_an_event_is_that_of_its_row_in_a_journal() -> None:
+    for event in (live(event_id="1", timestamp=5), recovered(timestamp=5), other("1")):
+        [known] = kept(event)
+        assert known.key == identity(event)

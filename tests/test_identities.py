@@ -68,6 +68,24 @@ def test_what_is_not_known_is_not_replaced() -> None:
     assert memory.get(key(1)) is None
 
 
+def test_an_identity_that_is_renewed_is_forgotten_neither_sooner_nor_together_with_older_ones() -> None:
+    memory = Identities(SPAN)
+    for number, time in enumerate([0, 50, 1000]):
+        memory.add(key(number), 1, time)
+    assert memory.renew(key(0), (1, 2), 900.0) is None
+    assert len(memory) == 3
+    assert memory.forget(899.0) == 50.0
+    assert memory.get(key(0)) == (1, 2)
+    assert memory.forget(1000.0) == -math.inf
+    memory.add(key(3), 1, 5000.0)
+    memory.renew(key(2), 3, 10.0)  # which is older: it stays as long as before
+    assert memory.forget(1000.5) == 1000.0
+    assert known(memory, range(4)) == [2, 3]
+    assert memory.get(key(2)) == 3
+    memory.renew(key(9), 4, 5000.0)
+    assert memory.get(key(9)) == 4
+
+
 # Forgetting by time
 
 
@@ -198,7 +216,9 @@ Step: TypeAlias = tuple[str, int, int]
 
 steps = st.lists(
     st.tuples(
-        st.sampled_from(["add", "add", "add", "replace", "remove", "forget"]), st.integers(0, 9), st.integers(0, 400)
+        st.sampled_from(["add", "add", "add", "renew", "replace", "remove", "forget"]),
+        st.integers(0, 9),
+        st.integers(0, 400),
     ),
     max_size=60,
 )
@@ -218,6 +238,9 @@ def test_it_knows_what_a_plain_dict_knows_but_for_what_it_says_it_has_forgotten(
             if name == "add" and number not in model:
                 forgotten = memory.add(key(number), count, float(time))
                 model[number] = (float(time), count)
+            elif name == "renew" and number in model:
+                forgotten = memory.renew(key(number), count, float(time))
+                model[number] = (max(model[number][0], float(time)), count)
             elif name == "replace":
                 memory.replace(key(number), (count, number))
                 if number in model:

@@ -378,6 +378,9 @@ def test_identities_are_read_in_batches_the_oldest_first(path: Path, monkeypatch
 def test_whoever_reads_identities_waits_for_the_disk_in_one_way_only(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    is_running = False
+    asked: list[tuple[str, bool]] = []
+
     async def run_sync(function: Callable[[], Any]) -> Any:
         nonlocal is_running
         is_running = True
@@ -392,8 +395,6 @@ def test_whoever_reads_identities_waits_for_the_disk_in_one_way_only(
         return [len(batch) async for batch in kept.identities]
 
     monkeypatch.setattr(store_module, "BATCH", 3)
-    is_running = False
-    asked: list[tuple[str, bool]] = []
     with open_store(path) as store:
         add(store, 1, 2, 3, 4)
         assert trio.run(read) == [3, 1]

@@ -75,12 +75,13 @@ class ServerClock:
             date: Its `Date`, in seconds since the epoch; `None`: it has none that makes sense.
         """
         here = self.moment()
-        time = here.wall
-        if date is not None and AGREE <= abs(date - here.wall) < MOST_AHEAD:
+        if date is None or abs(date - here.wall) >= MOST_AHEAD:
+            time = self.at(here)
+        elif abs(date - here.wall) < AGREE:
+            time = here.wall
+        else:
             # A Date has whole seconds. What was carried on from the last answer is more precise, as long as it agrees.
             carried_on = self.at(here)
             time = carried_on if abs(date - carried_on) < AGREE else date
-        elif date is None and self._anchor is not None:
-            time = self.at(here)
         self._anchor = time, here
         self.ahead = time - here.wall

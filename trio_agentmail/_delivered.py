@@ -135,14 +135,23 @@ class Delivered:
         return known if isinstance(known, tuple) else (known,)
 
     def _add_mail_record(self, mail: bytes, record: int, created: float | None) -> None:
-        if known := self._records(mail):
+        known = self._records(mail)
+        if created is not None and not self._is_plausible(created):
+            created = None
+        if known and (created is None or mail in self._undated):
             self._replace(mail, (*known, record)[-MAX_PUSHES:])
-        elif created is None or not self._is_plausible(created):
+        elif created is None:
             self._undated[mail] = record
             if len(self._undated) > MAX_UNDATED:
                 self._undated.popitem(last=False)
-        elif (forgotten := self._mails.add(mail, record, created)) is not None:
-            until = min(forgotten, self._now())
+        elif known:
+            self._note_forgotten(self._mails.renew(mail, (*known, record)[-MAX_PUSHES:], created))
+        else:
+            self._note_forgotten(self._mails.add(mail, record, created))
+
+    def _note_forgotten(self, newest: float | None) -> None:
+        if newest is not None:
+            until = min(newest, self._now())
             self.ran_out_until = max(self.ran_out_until, until)
             self._raise_floor(until)
 

@@ -80,6 +80,18 @@ class Identities:
             return None
         return self._generations.pop().newest
 
+    def renew(self, identity: bytes, record: Record, time: float) -> float | None:
+        """Replace what is known of an identity, and remember it as long as one that came into being then; as `add`.
+
+        It is not forgotten sooner than before either.
+        """
+        key = hash(identity) & MASK
+        for generation in self._generations:
+            if generation.records.pop(key, None) is not None:
+                time = max(time, generation.newest)
+                break
+        return self.add(identity, record, time)
+
     def _merge(self) -> bool:
         """Make the two smallest neighbours one; False: they would be too large. The youngest is left alone."""
         sizes = [len(generation.records) for generation in self._generations]
