@@ -59,6 +59,8 @@ class ServerClock:
 
     def now(self) -> float:
         """The time by AgentMail's clock."""
+        if self._anchor is None:
+            return self._wall()
         return self.at(self.moment())
 
     def at(self, moment: Moment) -> float:

@@ -43,7 +43,7 @@ class Delivered:
 
     Args:
         now: AgentMail's clock, in seconds since the epoch.
-        keep: Seconds for which an identity is kept at least, if there is room.
+        keep: Seconds for which an identity is kept, about.
 
     Attributes:
         floor: Mail that AgentMail created before this, in seconds since the epoch, may have been delivered and
@@ -58,7 +58,9 @@ class Delivered:
         self._others = Identities(span)
         # No floor forgets these, so each is forgotten by itself.
         self._undated: OrderedDict[bytes, Record] = OrderedDict()
-        self._plausible_until = -math.inf
+        self._near = min(span, PLAUSIBLE)
+        self._asked_at = -math.inf
+        """When the clock was asked last, by it."""
         self.floor = -math.inf
         self.ran_out_until = -math.inf
 
@@ -67,13 +69,13 @@ class Delivered:
 
     def load(self, kept: Iterable[KeptIdentity]) -> None:
         """Remember what a journal knows."""
-        for key, created, record in kept:
+        for key, time, record in kept:
             if not is_mail(key):
-                self._others.add(key, 1, created)
+                self._others.add(key, 1, time)
             elif record < 0:
                 self._add_mail_record(key[:DIGEST_SIZE], ~record, None)
             else:
-                self._add_mail_record(key[:DIGEST_SIZE], record, created)
+                self._add_mail_record(key[:DIGEST_SIZE], record, time)
 
     def claim(self, event: Event) -> bool:
         """Whether an event is new, and may be delivered. From then on it counts as delivered, unless given back."""
@@ -93,8 +95,7 @@ class Delivered:
         record = push_record(event)
         if any(is_same_push(record, known) for known in self._records(mail)):
             return False
-        created = message.created_at
-        self._add_mail_record(mail, record, None if created is None else created.timestamp())
+        self._add_mail_record(mail, record, self._time_of(message.created_at))
         return True
 
     def give_back(self, event: Event) -> None:
@@ -118,7 +119,7 @@ class Delivered:
         return created is not None and created.timestamp() < self.floor
 
     def forget(self, before: float) -> None:
-        """Forget what AgentMail created before a time, in seconds since the epoch, and raise the floor with it."""
+        """Forget what was delivered before a time, in seconds since the epoch, and raise the floor with it."""
         self._raise_floor(self._mails.forget(before))
         self._others.forget(before)
 
@@ -134,20 +135,18 @@ class Delivered:
             return ()
         return known if isinstance(known, tuple) else (known,)
 
-    def _add_mail_record(self, mail: bytes, record: int, created: float | None) -> None:
+    def _add_mail_record(self, mail: bytes, record: int, time: float | None) -> None:
         known = self._records(mail)
-        if created is not None and not self._is_plausible(created):
-            created = None
-        if known and (created is None or mail in self._undated):
+        if known and (time is None or mail in self._undated):
             self._replace(mail, (*known, record)[-MAX_PUSHES:])
-        elif created is None:
+        elif time is None:
             self._undated[mail] = record
             if len(self._undated) > MAX_UNDATED:
                 self._undated.popitem(last=False)
         elif known:
-            self._note_forgotten(self._mails.renew(mail, (*known, record)[-MAX_PUSHES:], created))
+            self._note_forgotten(self._mails.renew(mail, (*known, record)[-MAX_PUSHES:], time))
         else:
-            self._note_forgotten(self._mails.add(mail, record, created))
+            self._note_forgotten(self._mails.add(mail, record, time))
 
     def _note_forgotten(self, newest: float | None) -> None:
         if newest is not None:
@@ -164,8 +163,18 @@ class Delivered:
         else:
             self._undated[mail] = record
 
-    def _is_plausible(self, created: float) -> bool:
-        # The clock is asked only when it may make a difference.
-        if created > self._plausible_until:
-            self._plausible_until = self._now() + PLAUSIBLE
-        return created <= self._plausible_until
+    def _time_of(self, created_at: datetime | None) -> float | None:
+        """When a mail is delivered, in seconds since the epoch; `None`: it was created at no plausible time.
+
+        A mail that was held, or was missed, may have been created long ago. Then its identity is not older for that:
+        the same mail may be pushed again in the next moment. But nearly always a mail was created just now, and its
+        own time is as good as the clock's, which takes longer to ask.
+        """
+        if created_at is None:
+            return None
+        created = created_at.timestamp()
+        if not -self._near < created - self._asked_at < self._near:
+            self._asked_at = self._now()
+        if created > self._asked_at + PLAUSIBLE:
+            return None
+        return max(created, self._asked_at - self._near)

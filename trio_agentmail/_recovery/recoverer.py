@@ -102,6 +102,7 @@ class Recoverer:
         self._was_behind = False
         self._has_run_out = False
         self._to_keep = trio.Event()
+        self._held_lock = trio.Lock()
         self._under_way: dict[trio.CancelScope, Target] = {}
         """Looks, and what they look at."""
         self.recovered = 0
@@ -369,7 +370,8 @@ class Recoverer:
     async def _look_at_held(self, counts: Counts) -> None:
         wanted = {event_type: -math.inf for its in self.progress.values() for event_type in its.wanted}
         try:
-            async with self._rest.connected():
+            # One at a time: two would both find a mail that has just been released.
+            async with self._held_lock, self._rest.connected():
                 await self._source.look_at_held(wanted, counts)
         except (ApiError, RequestFailedError) as exc:
             # They stay remembered, and the next look has another try.
