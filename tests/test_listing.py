@@ -478,8 +478,8 @@ async def test_a_look_waits_for_its_pace_before_each_page_and_each_thread(autoju
     async def pace() -> None:
         await trio.sleep(10)
 
-    async with looking(in_pages([mail(str(number), number) for number in range(5)], size=2)) as looker:
-        await looker.listing.look(a_look(), looker.counts, pace=pace)
+    async with looking(in_pages([mail(str(date), date) for date in range(-5, 0)], size=2)) as looker:
+        await looker.listing.look(a_look(after=-5), looker.counts, pace=pace)
         assert [
             when for when, path in zip(looker.api.times, looker.api.asked, strict=True) if path == A or "?" in path
         ] == [10, 20, 30]

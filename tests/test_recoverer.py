@@ -6,6 +6,7 @@ import math
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any, cast
 
 import httpx
@@ -28,13 +29,15 @@ from trio_agentmail._clock import Moment, ServerClock
 from trio_agentmail._delivered import Delivered
 from trio_agentmail._journal.protocol import Journal, Notice
 from trio_agentmail._outbox import Abandoned, Outbox
+from trio_agentmail._recovery.progress import Progress, encode_progress
 from trio_agentmail._recovery.recoverer import Recoverer
 from trio_agentmail._recovery.rest import Pace
 from trio_agentmail._recovery.source import Counts, Look, Source, Target
-from trio_agentmail.errors import AgentMailError, ApiError, ConnectionLostError
+from trio_agentmail._recovery.sweeps import Rate
+from trio_agentmail.errors import AgentMailError, ApiError, ConnectionLostError, JournalError, RequestFailedError
 from trio_agentmail.events import MessageSecurity
 
-from .rest_api import EPOCH, Api, RestBackend, asked_key, mail, settings
+from .rest_api import EPOCH, Api, RestBackend, asked_key, at, mail, settings
 
 A = "/inboxes/a/messages"
 B = "/inboxes/b/messages"
@@ -586,6 +589,443 @@ async def test_what_a_source_raises_that_is_no_failure_of_a_request_ends_the_str
             await world.until(130)
 
 
+async def test_polling_stops_at_once_when_there_is_a_connection_again(autojump_clock: MockClock) -> None:
+    async with recovering() as world:
+        world.subscribed()
+        await world.until(100)
+        world.lost()
+        await world.until(101)
+        world.api.answers[A] = later(1000, {"messages": []})
+        await world.until(105)
+        assert world.looks[1:] == [(102, A, 95)]
+        world.api.answers |= inbox(mail("m", 103))
+        world.subscribed()
+        await world.until(105.5)
+        assert world.looks[2:] == [(105, A, 100 - 300)]
+        assert world.mails == ["m"]
+        assert world.notices == [CaughtUp(since=time(100), recovered=1, requests=3)]
+
+
+async def test_a_poll_that_fails_is_made_up_for_by_the_next_one_and_told_to_nobody(autojump_clock: MockClock) -> None:
+    async with recovering({B: 403}) as world:
+        world.subscribed("a")
+        await world.until(100)
+        world.lost()
+        world.api.answers[A] = 403
+        await world.until(110)
+        world.api.answers |= inbox()
+        await world.until(120)
+        assert world.looks[1:] == [(102, A, 95), (107, A, 95), (112, A, 95), (117, A, 107)]
+        assert world.notices == []
+
+
+# A gap that is not closed at the first try
+
+
+def transient() -> Exception:
+    return RequestFailedError("no answer")
+
+
+def refused() -> Exception:
+    return ApiError(404, {}, "")
+
+
+@pytest.mark.parametrize(
+    ("failure", "delays"),
+    [
+        (transient(), [2, 4, 8, 16, 30, 30]),
+        (refused(), [2, 4, 8, 16, 32, 64, 100, 100]),  # up to sweep_interval
+        (ApiError(503, {"retry-after": "50"}, ""), [50, 50]),
+    ],
+    ids=repr,
+)
+async def test_a_look_that_fails_is_tried_again_after_longer_and_longer(
+    failure: Exception, delays: list[int], autojump_clock: MockClock, no_jitter: None
+) -> None:
+    async with recovering(recovery=Recovery(sweep_interval=100)) as world:
+        source = await with_gap(world, "a")
+        source.failure = failure
+        source.ends["a"].set()
+        await world.until(110 + 10 + sum(delays) + 1)
+        times = [when for when, _, _, pages in source.begun if pages == 10]
+        assert times[0] == 110
+        assert [after - before for before, after in pairwise([120.0, *times[1:]])] == delays
+        assert [type(notice) for notice in world.notices] == [RecoveryFailed]
+        source.failure = None
+        await world.until(1000)
+        assert [type(notice) for notice in world.notices] == [RecoveryFailed, CaughtUp]
+        assert world.recoverer.missing_since == math.inf
+
+
+async def test_when_looks_are_tried_again_is_left_to_chance(autojump_clock: MockClock) -> None:
+    async with recovering() as world:
+        source = await with_gap(world, "a")
+        source.failure = transient()
+        source.ends["a"].set()
+        await world.until(1000)
+        times = [when for when, _, _, pages in source.begun if pages == 10]
+        delays = [after - before for before, after in pairwise([120.0, *times[1:]])]
+        assert all(2**n / 2 < delay < 2**n for n, delay in zip(range(1, 5), delays, strict=False))
+        assert all(15 < delay < 30 for delay in delays[4:])
+
+
+async def test_a_look_that_has_failed_is_tried_again_soon_after_a_reconnect(
+    autojump_clock: MockClock, no_jitter: None
+) -> None:
+    async with recovering() as world:
+        source = await with_gap(world, "a")
+        source.failure = refused()
+        source.ends["a"].set()
+        await world.until(190)  # it was tried last at 182, and would be again at 246
+        world.lost()
+        world.subscribed("a")
+        await world.until(193)
+        assert [when for when, _, _, pages in source.begun if pages == 10][-2:] == [182, 192]
+
+
+async def test_a_look_that_fails_while_there_is_no_connection_is_told_when_it_fails_with_one(
+    autojump_clock: MockClock, no_jitter: None
+) -> None:
+    async with recovering() as world:
+        source = await with_gap(world, "a")
+        source.failure = transient()
+        world.lost()
+        source.ends["a"].set()
+        await world.until(200)
+        assert world.notices == []
+        world.subscribed("a")
+        await world.until(300)
+        [failed] = world.notices
+        assert isinstance(failed, RecoveryFailed)
+        assert failed.since == time(100)
+
+
+async def test_of_a_gap_it_is_told_when_all_others_are_closed_also_if_the_last_one_fails(
+    autojump_clock: MockClock,
+) -> None:
+    async with recovering() as world:
+        source = await with_gap(world, "a", "b")
+        source.ends.pop("a").set()
+        await world.until(130)
+        assert world.notices == []
+        source.failure = refused()
+        source.ends["b"].set()
+        await world.until(131)
+        failed, caught_up = world.notices
+        assert isinstance(failed, RecoveryFailed)
+        assert failed.inbox_id == "b"
+        assert caught_up == CaughtUp(since=time(100), failed=1)
+
+
+async def test_of_a_gap_that_is_closed_while_there_is_no_connection_it_is_told_together_with_the_next(
+    autojump_clock: MockClock,
+) -> None:
+    async with recovering() as world:
+        source = await with_gap(world, "a", "b")
+        world.lost()
+        for inbox_id in ("a", "b"):
+            source.ends.pop(inbox_id).set()
+        await world.until(130)
+        assert world.notices == []
+        world.subscribed("a", "b")
+        await world.until(131)
+        assert world.notices == [CaughtUp(since=time(100))]
+
+
+async def test_what_a_gap_cost_does_not_count_the_sweeps_before_it(autojump_clock: MockClock) -> None:
+    async with recovering() as world:
+        world.subscribed()
+        await world.until(10_000)
+        world.lost()
+        await world.until(10_001)
+        world.subscribed()
+        await world.until(10_002)
+        assert world.notices == [CaughtUp(since=time(10_000), requests=1)]
+
+
+async def test_a_look_of_an_inbox_that_is_not_subscribed_any_more_ends_at_once(autojump_clock: MockClock) -> None:
+    async with recovering() as world:
+        world.subscribed("a", "b")
+        await world.until(100)
+        world.lost()
+        await world.until(110)
+        world.api.answers |= inbox(mail("m", 105), name="b")
+        world.api.answers[f"{B}/m"] = later(10, mail("m", 105))
+        world.subscribed("a", "b")
+        await world.until(115)
+        assert world.notices == []
+        world.subscribed("a")
+        await world.until(116)
+        assert world.notices == [CaughtUp(since=time(100), requests=4 + 3)]
+        await world.until(1000)
+        assert world.mails == []
+        assert [look for look in world.looks if look[1] == B and look[0] > 115] == []
+
+
+async def test_an_inbox_that_is_subscribed_again_at_once_is_looked_at_anew(autojump_clock: MockClock) -> None:
+    async with recovering() as world:
+        source = await with_gap(world, "a", "b")
+        source.failure = refused()
+        source.ends.pop("b").set()  # its failure is of the old subscription
+        world.subscribed("a")
+        world.subscribed("a", "b")
+        source.ends.pop("a")
+        await world.until(130)
+        assert [its.inbox_id for its in world.notices if isinstance(its, RecoveryFailed)] == []
+        assert world.recoverer.progress[Target("b")].open_since == math.inf
+
+
+async def test_a_sweep_of_an_inbox_that_is_not_subscribed_any_more_says_nothing(autojump_clock: MockClock) -> None:
+    for failure in (None, refused()):
+        async with recovering() as world:
+            begin = trio.current_time()
+            source = Held()
+            source.ends = {"a": trio.Event(), "b": trio.Event()}
+            source.failure = failure
+            source.hold(world)
+            world.subscribed("a", "b")
+            await world.until(begin + 10)
+            source.ends["b"].set()
+            world.subscribed("a")
+            await world.until(begin + 20)
+            assert world.notices == []
+
+
+# A busy inbox
+
+
+def pages_of(mails: list[dict[str, Any]], path: str = A) -> dict[str, Any]:
+    """A listing that begins where it is told, with one mail on each page; and each mail with its body."""
+
+    def answer(request: httpx.Request) -> dict[str, Any]:
+        after = datetime.fromisoformat(request.url.params["after"])
+        page = int(request.url.params.get("page_token", 0))
+        listed = [m for m in mails if datetime.fromisoformat(m["timestamp"]) >= after]
+        return {"messages": listed[page : page + 1], "next_page_token": str(page + 1) if page + 1 < len(listed) else ""}
+
+    listings = {f"{path}?{page}": answer for page in range(1, len(mails))}
+    return {path: answer} | listings | {f"{path}/{m['message_id']}": m | {"text": ""} for m in mails}
+
+
+async def test_in_a_busy_inbox_a_look_goes_on_right_before_the_gap_and_a_sweep_lists_the_rest(
+    autojump_clock: MockClock,
+) -> None:
+    async with recovering() as world:
+        world.subscribed()
+        await world.until(100)
+        known = [mail(f"known {date}", date) for date in range(-100, 96)]
+        for m in known:
+            world.delivered.claim(MessageReceivedEvent(message=Message(inbox_id="a", message_id=m["message_id"])))
+        missed = [mail("missed", 105), mail("back-dated", 106) | {"timestamp": at(50)}]
+        world.lost()
+        await world.until(101)
+        world.subscribed()
+        world.api.answers |= pages_of(sorted(known + missed, key=lambda m: str(m["timestamp"])))
+        await world.until(102)
+        assert world.looks[1:] == [(101, A, 100 - 300), (101, A, 100 - 5)]
+        assert world.mails == ["missed"]
+        assert world.notices == [CaughtUp(since=time(100), recovered=1, known=11, requests=10 + 2 + 1)]
+        await world.until(400)
+        assert world.mails == ["missed", "back-dated"]
+
+
+async def test_what_was_polled_in_an_outage_is_not_listed_again_in_a_busy_inbox(autojump_clock: MockClock) -> None:
+    async with recovering() as world:
+        world.subscribed()
+        await world.until(100)
+        world.lost()
+        world.api.answers |= pages_of([mail(f"{date}", date) for date in range(-50, 108)])
+        await world.until(110)
+        world.subscribed()
+        await world.until(111)
+        # It was polled at 102 and 107.
+        assert world.looks[-2:] == [(110, A, 100 - 300), (110, A, 107 - 5)]
+
+
+async def test_a_look_that_takes_long_keeps_its_place_when_its_inbox_fails(
+    autojump_clock: MockClock, no_jitter: None
+) -> None:
+    async with recovering() as world:
+        world.subscribed()
+        await world.until(300)
+        world.lost()
+        mails = [mail(f"{date}", date) for date in range(1, 5)]
+        world.api.answers |= pages_of(mails)
+        third, world.api.answers[f"{A}?2"] = world.api.answers[f"{A}?2"], 404
+        await world.until(301)
+        world.subscribed()
+        await world.until(302)
+        assert [type(notice) for notice in world.notices] == [RecoveryFailed]
+        world.api.answers[f"{A}?2"] = third
+        await world.until(304)
+        assert world.looks[-2:] == [(301, A, 0), (303, A, 2)]
+        assert world.mails == ["1", "2", "3", "4"]
+
+
+# Sweeps at their rate
+
+
+async def test_a_rate_lets_a_quarter_through_at_once_and_the_others_evenly(autojump_clock: MockClock) -> None:
+    rate = Rate(60)
+    times = []
+    for _ in range(20):
+        await rate.wait()
+        times.append(trio.current_time())
+    assert times == [0] * 15 + [1, 2, 3, 4, 5]
+    # Half of it has filled again after half the time, and not more than all of it ever does.
+    for pause, free in [(7.0, 7), (1000.0, 15)]:
+        await trio.sleep(pause)
+        begin = trio.current_time()
+        for _ in range(free):
+            await rate.wait()
+        assert trio.current_time() == begin
+        await rate.wait()
+        assert trio.current_time() == begin + 1
+
+
+async def test_a_rate_of_one_a_minute_lets_one_through(autojump_clock: MockClock) -> None:
+    rate = Rate(1)
+    for _ in range(3):
+        await rate.wait()
+    assert trio.current_time() == 120
+
+
+async def test_a_long_sweep_keeps_to_its_rate_and_recent_mail_is_looked_at_in_between(
+    autojump_clock: MockClock,
+) -> None:
+    mails = [mail(f"{date}", date) for date in range(-600, -400)]
+    recovery = Recovery(sweep_interval=100, sweep_rate=12)  # 3 at once, and one in 5 seconds
+    async with recovering(pages_of(mails), recovery) as world:
+        world.subscribed()
+        await world.until(150)
+        world.api.answers |= pages_of([*mails, mail("m", 120)])
+        await world.until(1200)
+        # The second one waits for its turn. Each reaches back from the one before.
+        assert world.looks[:4] == [(0, A, -DAY), (105, A, 0 - 300), (205, A, 100 - 300), (305, A, 200 - 300)]
+        assert world.mails == ["m"]
+        assert world.api.times[world.api.asked.index(f"{A}/m")] == 205
+        # A sweep that takes so long does not begin anew each time.
+        assert [when for when, _, after in world.looks if after == -DAY] == [0, 1100]
+        listings = [when for when, path in zip(world.api.times, world.api.asked, strict=True) if path.startswith(A)]
+        listings.remove(205)  # the mail
+        assert listings[:200] == [0, 0, *range(0, 198 * 5, 5)]
+
+
+async def test_a_sweep_that_fails_goes_on_at_its_place(autojump_clock: MockClock) -> None:
+    mails = [mail(f"{date}", date) for date in range(-10, 0)]
+    answers = pages_of(mails)
+    answers[f"{A}?5"] = 403
+    async with recovering(answers) as world:
+        world.subscribed()
+        await world.until(100)
+        world.api.answers |= pages_of(mails)
+        await world.until(301)
+        assert world.looks[0] == (0, A, -DAY)
+        assert (300, A, -6) in world.looks
+
+
+async def test_what_is_subscribed_to_while_recent_mail_is_looked_at_is_looked_at_next(
+    autojump_clock: MockClock,
+) -> None:
+    async with recovering(recovery=Recovery(sweep_interval=100)) as world:
+        source = Held()
+        source.hold(world)
+        source.ends["a"] = trio.Event()
+        world.subscribed("a")
+        await world.until(120)
+        assert [(when, inbox_id) for when, inbox_id, _, _ in source.begun] == [(0, "a"), (100, "a")]
+        world.subscribed("a", "b")
+        await world.until(130)
+        source.ends["a"].set()
+        await world.until(131)
+        assert (130, "b") in [(when, inbox_id) for when, inbox_id, _, _ in source.begun]
+
+
+async def test_a_sweep_after_a_gap_is_not_put_off_by_further_gaps(autojump_clock: MockClock) -> None:
+    async with recovering(recovery=Recovery(since=time(-1000))) as world:
+        for seconds in range(0, 200, 20):
+            world.subscribed()
+            await world.until(seconds + 10)
+            world.lost()
+            await world.until(seconds + 11)
+        sweeps = [when for when, _, after in world.looks if after < 300 - DAY]
+        assert sweeps[:3] == [30, 41, 61]
+
+
+@pytest.mark.parametrize("digit", range(1, 10))
+async def test_the_second_look_at_a_gap_comes_once_however_its_time_is_rounded(
+    digit: int, autojump_clock: MockClock
+) -> None:
+    async with recovering() as world:
+        world.subscribed()
+        await world.until(digit / 10)
+        world.lost()
+        world.subscribed()
+        await world.until(100)
+        assert len(world.looks) == 3
+
+
+async def test_a_sweep_waits_until_there_is_something_to_look_at(autojump_clock: MockClock) -> None:
+    async with recovering() as world:
+        world.subscribed()
+        await world.until(100)
+        world.subscribed(event_types=["message.sent"])
+        await world.until(1000)
+        assert len(world.looks) == 1
+        world.lost()  # and there is nothing to poll
+        await world.until(1100)
+        assert len(world.looks) == 1
+        world.subscribed()
+        await world.until(1101)
+        assert [when for when, _, _ in world.looks] == [0, 1100]
+
+
+# Memory that runs out
+
+
+async def test_memory_that_runs_out_is_told_once_and_again_only_after_it_was_covered(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trio_agentmail._identities.GENERATION", 1)
+    monkeypatch.setattr("trio_agentmail._identities.MAX_GENERATIONS", 2)
+
+    def push(*times: float) -> None:
+        for when in times:
+            message = Message(inbox_id="a", message_id=str(when), created_at=time(when))
+            world.delivered.claim(MessageReceivedEvent(message=message))
+
+    async def reconnect() -> None:
+        world.lost()
+        world.subscribed()
+        await world.until(trio.current_time() + 1)
+
+    def told() -> list[RecoveryFailed]:
+        return [notice for notice in world.notices if isinstance(notice, RecoveryFailed)]
+
+    async with recovering() as world:
+        world.subscribed()
+        await world.until(300)
+        await world.until(310)
+        push(302, 303)
+        await reconnect()
+        assert told() == []
+        push(304, 305)
+        await reconnect()
+        [failed] = told()
+        assert (failed.inbox_id, failed.pod_id, failed.since) == (None, None, time(300))
+        assert failed.reason == "more mail has come since than identities can be remembered"
+        push(306, 307)
+        await reconnect()
+        assert len(told()) == 1
+        await world.until(350)  # it was swept
+        push(347, 348)
+        await reconnect()
+        assert len(told()) == 1  # what was forgotten for these was covered
+        push(349)
+        await reconnect()
+        assert len(told()) == 2
+
+
 # What cannot be recovered
 
 
@@ -820,6 +1260,14 @@ async def test_a_beginning_in_the_future_is_now(autojump_clock: MockClock) -> No
         assert world.notices == []
 
 
+async def test_a_stream_may_begin_at_the_epoch(autojump_clock: MockClock) -> None:
+    async with recovering(inbox(mail("m", -9 * DAY)), Recovery(since=datetime.fromtimestamp(0, UTC))) as world:
+        world.subscribed()
+        await world.until(1)
+        assert world.mails == ["m"]
+        assert world.notices == [CaughtUp(since=datetime.fromtimestamp(0, UTC), recovered=1, requests=3)]
+
+
 async def test_only_the_first_subscription_begins_there(autojump_clock: MockClock) -> None:
     async with recovering(inbox(mail("old", -999)), Recovery(since=time(-1000))) as world:
         world.subscribed(event_types=["message.sent"])
@@ -884,7 +1332,120 @@ async def test_our_clock_may_be_set_right_while_we_run(autojump_clock: MockClock
         assert world.looks[-1] == (410, A, 400 - 300)
 
 
+async def test_without_any_answer_that_is_told_and_the_time_is_asked_for_again(
+    autojump_clock: MockClock, no_jitter: None
+) -> None:
+    def nobody(request: httpx.Request) -> None:
+        raise httpx.ConnectError("refused")
+
+    async with recovering({"/inboxes": nobody}) as world:
+        world.subscribed("a", "b")
+        await world.until(100)
+        assert {notice.inbox_id for notice in world.notices if isinstance(notice, RecoveryFailed)} == {"a", "b"}
+        assert len(world.notices) == 2
+        assert [after - before for before, after in pairwise(world.api.times)][:6] == [1, 2, 4, 8, 2, 1]
+        assert world.looks == []
+        world.api.answers["/inboxes"] = {}
+        await world.until(150)
+        assert {look[1:] for look in world.looks[:2]} == {(A, -300), (B, -300)}
+        [caught_up] = world.notices[2:]
+        assert isinstance(caught_up, CaughtUp)
+        assert (caught_up.since, caught_up.failed) == (time(0), 0)
+
+
+async def test_a_loss_that_is_told_right_after_the_first_answer_is_not_shifted_twice(
+    autojump_clock: MockClock,
+) -> None:
+    def nobody(request: httpx.Request) -> None:
+        raise httpx.ConnectError("refused")
+
+    # The answer to the first request of another kind tells the time while recovery waits to ask again.
+    async with recovering({"/inboxes": nobody, PATH: {"message_id": "<m/1>", "text": "text"}}) as world:
+        world.api.ahead = 600.0
+        world.subscribed()
+        await world.until(0.1)
+        await world.recoverer.with_body(large())
+        world.lost()
+        await world.until(30)
+        assert world.recoverer.missing_since == pytest.approx(EPOCH + 600, abs=1.5)
+
+
+@pytest.mark.parametrize("stepped", [-600.0, 600.0])
+async def test_the_time_is_asked_for_again_before_a_subscription_if_our_clock_was_stepped(
+    stepped: float, autojump_clock: MockClock
+) -> None:
+    async with recovering() as world:
+        world.api.ahead = 0.0
+        world.subscribed()
+        await world.until(10)
+        await world.recoverer.extended(Subscribe(inbox_ids=["a", "b"]), world.clock.moment())
+        assert world.api.asked.count("/inboxes") == 1
+        world.backend.wrong_by = stepped
+        state = await world.recoverer.extended(Subscribe(inbox_ids=["a", "b"]), world.clock.moment())
+        assert world.api.asked.count("/inboxes") == 2
+        _, b = json.loads(state)["targets"]
+        assert b["inbox_id"] == "b"
+        assert b["wanted"]["message.received"] == pytest.approx(EPOCH + 10, abs=1.5)
+
+
+async def test_a_subscription_does_not_wait_long_for_the_time(autojump_clock: MockClock) -> None:
+    async with recovering() as world:
+        world.subscribed()
+        await world.until(10)
+        world.backend.wrong_by = 600.0
+        world.api.answers["/inboxes"] = later(100, {})
+        await world.recoverer.extended(Subscribe(), world.clock.moment())
+        assert trio.current_time() == 12
+
+
+@pytest.mark.parametrize("wrong_by", [0.0, 86_400.0], ids=["right", "a day ahead"])
+async def test_what_was_kept_before_there_was_an_answer_is_set_to_their_clock(
+    wrong_by: float, autojump_clock: MockClock
+) -> None:
+    world = World({}, Recovery(), b"")
+    world.backend.wrong_by = wrong_by
+    await world.recoverer.begin(Subscribe(inbox_ids=["a"]))
+    async with recovering(inbox(mail("old", -1), mail("m", 1)), kept=world.journal.state) as world:
+        world.backend.wrong_by = wrong_by
+        world.api.ahead = 0.0001
+        await world.until(100)
+        world.subscribed()
+        await world.until(101)
+        assert world.mails == ["m"]
+        [(_, _, after)] = world.looks
+        assert after == pytest.approx(0 - 300, abs=1.5)
+
+
+async def test_kept_times_that_lie_in_the_future_are_repaired(autojump_clock: MockClock) -> None:
+    progress = {Target("a"): Progress({"message.received": EPOCH + 9e9}, EPOCH + 9e9, EPOCH + 9e9)}
+    kept = encode_progress(progress, unwritten_since=math.inf, clock_is_known=True, source=[])
+    async with recovering(kept=kept) as world:
+        await world.until(100)
+        world.subscribed()
+        await world.until(1000)
+        assert world.looks[:2] == [(100, A, 100 - 300), (130, A, 100 - DAY)]
+        world.lost()
+        world.api.answers |= inbox(mail("m", 999))
+        world.subscribed()
+        await world.until(1001)
+        assert world.mails == ["m"]
+
+
 # A connection that is alive and does not deliver
+
+
+async def test_mail_that_a_sweep_finds_during_an_outage_is_none(autojump_clock: MockClock) -> None:
+    async with recovering() as world:
+        world.subscribed()
+        await world.until(298)
+        world.lost(silent_for=200)
+        await world.until(299)
+        world.api.answers |= inbox(mail("m", 150))
+        await world.until(301)
+        assert world.mails == ["m"]
+        world.subscribed()
+        await world.until(1000)
+        assert world.renewed == []
 
 
 async def test_mail_that_was_not_pushed_is_a_reason_for_another_connection(
@@ -1157,3 +1718,129 @@ async def test_without_a_journal_nothing_is_remembered(autojump_clock: MockClock
         await world.until(1)
         nursery.cancel_scope.cancel()
     assert world.journal.state == b""
+
+
+@pytest.mark.parametrize("since", [None, -1000.0, 9999.0])
+async def test_a_crash_before_the_first_subscription_leaves_a_gap_that_is_known(
+    since: float | None, autojump_clock: MockClock
+) -> None:
+    recovery = Recovery(since=None if since is None else time(since))
+    world = World({}, recovery, b"")
+    await world.until(10)
+    await world.recoverer.begin(Subscribe(inbox_ids=["a"]))
+    assert world.api.asked == []
+    answers = inbox(mail("m", -999), mail("n", 11))
+    async with recovering(answers, recovery, world.journal.state) as world:
+        await world.recoverer.begin(Subscribe(inbox_ids=["a"]))
+        assert world.journal.state == b""  # what was kept stays
+        await world.until(100)
+        world.subscribed()
+        await world.until(101)
+        assert world.looks == [(100, A, (10 if since is None else min(since, 10)) - 300)]
+        assert world.mails == (["m", "n"] if since == -1000 else ["n"])
+
+
+async def test_what_a_subscription_adds_is_kept_before_recovery_has_begun(autojump_clock: MockClock) -> None:
+    world = World({}, Recovery(), b"")
+    await world.recoverer.begin(Subscribe(inbox_ids=["a"]))
+    for recoverer in (world.recoverer, World({}, Recovery(), world.journal.state).recoverer):
+        await trio.sleep(10)
+        recoverer.subscribed_to(Subscribe(inbox_ids=["a"]), world.clock.moment())
+        state = await recoverer.extended(Subscribe(inbox_ids=["a", "b"]), world.clock.moment())
+        a, b = json.loads(state)["targets"]
+        assert a["wanted"]["message.received"] == pytest.approx(EPOCH + (10 if recoverer is world.recoverer else 0))
+        assert b["wanted"]["message.received"] == pytest.approx(trio.current_time() + EPOCH)
+
+
+async def test_a_sweep_goes_on_at_its_place_in_the_next_run(autojump_clock: MockClock) -> None:
+    mails = [mail(f"{date}", date) for date in range(-100, 0)]
+    recovery = Recovery(sweep_rate=60)  # 15 at once, and one a second
+    async with recovering(pages_of(mails), recovery) as world:
+        world.subscribed()
+        await world.until(31)
+        kept = world.journal.state
+    async with recovering(pages_of(mails), recovery, kept) as world:
+        await world.until(5000)
+        world.subscribed()
+        await world.until(5400)
+        sweep, following = world.looks[2:]
+        assert world.looks[:2] == [(5000, A, 0 - 300), (5000, A, 0 - 5)]  # of the gap
+        assert sweep[0] == 5030
+        assert -100 + 15 + 20 < sweep[2] < -100 + 15 + 31
+        assert following == (5330, A, -DAY)  # what it has not seen of the gap
+
+
+async def test_a_look_that_closes_a_gap_goes_on_at_its_place_in_the_next_run(autojump_clock: MockClock) -> None:
+    mails = [mail(f"{date}", date) for date in range(1, 9)]
+    slow = {path: later(3, answer) for path, answer in pages_of(mails).items() if path.count("/") == 4}
+    async with recovering() as world:
+        world.subscribed()
+        await world.until(100)
+        world.lost()
+        world.subscribed()
+        world.api.answers |= pages_of(mails) | slow
+        for number in range(3, 9):
+            world.api.answers[f"{A}/{number}"] = later(1000, 404)
+        await world.until(110)
+        assert world.mails == ["1", "2"]
+        kept = world.journal.state
+    async with recovering(pages_of(mails), kept=kept) as world:
+        for number in (1, 2):
+            message = Message(inbox_id="a", message_id=str(number))
+            world.delivered.claim(MessageReceivedEvent(message=message))
+        await world.until(5000)
+        world.subscribed()
+        await world.until(5001)
+        assert sorted(world.looks) == [(5000, A, 100 - 300), (5000, A, 2)]
+        assert world.mails == [str(number) for number in range(3, 9)]
+        [caught_up] = world.notices
+        assert isinstance(caught_up, CaughtUp)
+        assert caught_up.since == time(100)
+
+
+async def test_what_changes_is_kept_within_a_second_and_the_place_of_a_look_every_five(
+    autojump_clock: MockClock,
+) -> None:
+    async with recovering() as world:
+        source = Held()
+        source.hold(world)
+        world.subscribed()
+        await world.until(200)
+        kept = len(world.journal.times)
+        assert world.journal.times[-1] <= 2
+        world.lost()
+        await world.until(200.5)
+        assert world.journal.times[kept:] == [200]
+        assert json.loads(world.journal.state)["targets"][0]["missing_since"] <= EPOCH + 200
+        world.subscribed()
+        await world.until(299)
+        kept = len(world.journal.times)
+        source.ends["a"] = trio.Event()
+        await world.until(598)  # swept at 230 and 530
+        assert [when for when in world.journal.times[kept:] if when > 520] == [
+            530.5 + 6 * number for number in range(12)
+        ]
+        source.ends["a"].set()
+        await world.until(605)
+        kept = len(world.journal.times)
+        await world.until(820)
+        assert world.journal.times[kept:] == []
+
+
+async def test_what_is_forgotten_is_kept_together_with_what_is_known(autojump_clock: MockClock) -> None:
+    async with recovering(recovery=Recovery(sweep_interval=100, sweep_depth=300)) as world:
+        for when in range(0, 1000, 10):
+            message = Message(inbox_id="a", message_id=str(when), created_at=time(when))
+            world.delivered.claim(MessageReceivedEvent(message=message))
+        world.subscribed()
+        await world.until(1050)
+        assert EPOCH + 600 < world.delivered.floor <= EPOCH + 1000 - 300
+        assert world.journal.forgotten_until == world.delivered.floor
+
+
+async def test_what_a_journal_cannot_keep_ends_recovery_with_that_alone(autojump_clock: MockClock) -> None:
+    world = World({A: {"messages": []}}, Recovery(), b"")
+    world.journal.failure = JournalError("the disk is full")
+    with pytest.raises(JournalError, match="the disk is full"):
+        world.subscribed()
+        await world.recoverer.run()

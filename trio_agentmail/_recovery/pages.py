@@ -21,9 +21,10 @@ class LookPages:
     """Goes through a listing in ascending order, for one look.
 
     Mail goes on coming while a look is under way. A look that keeps to a rate might never reach the end of a busy
-    listing. It need not: what AgentMail creates after a look has begun is pushed, or is for the next look. So at the
-    time of its beginning a look passes over what is dated from then until now, and ends with what is dated in the
-    future.
+    listing. It need not: what AgentMail creates after a look has begun is pushed, or is for the next look. So when it
+    comes to where it began, a look passes over what is dated from then until now, and ends with what is dated in the
+    future. Where it began is where this try did: one mail that cannot be had may make a look fail for days, and what
+    is missed on these days must be found all the same.
 
     Args:
         path: The listing.
@@ -55,6 +56,7 @@ class LookPages:
         self._filters = filters
         self._limit = limit
         self._pace = pace
+        self._began = clock.now()
         self._reached = look.place
         self.reached_the_end = False
 
@@ -78,7 +80,7 @@ class LookPages:
                         self.reached_the_end = not page.has_more
                         if page.has_more and self._limit <= 0:
                             return
-                        if page.has_more and not has_passed_over and self._reached > self._look.began:
+                        if page.has_more and not has_passed_over and self._reached > self._began:
                             has_passed_over = True
                             after = self._clock.now()
                             break
