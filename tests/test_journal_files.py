@@ -211,7 +211,7 @@ def test_after_the_loss_of_a_file_beside_the_journal_all_that_was_confirmed_is_t
 
 @posix
 def test_who_has_lost_its_files_does_no_harm_to_the_next_who_has_new_ones(path: Path) -> None:
-    first = SQLiteStore(path, SCOPE, NOW)
+    first = SQLiteStore(path, SCOPE)
     add(first, 1)
     remove_all(path)
     with open_store(path) as second:
@@ -304,7 +304,7 @@ def test_a_file_with_two_names_is_refused_by_either(path: Path, suffix: str) -> 
     names = [path, path.with_name("other.db")]
     os.link(f"{path}{suffix}", f"{names[1]}{suffix}")
     for name in names if not suffix else names[:1]:
-        for function in (partial(SQLiteStore, name, SCOPE, NOW), partial(read_journal, name)):
+        for function in (partial(SQLiteStore, name, SCOPE), partial(read_journal, name)):
             with pytest.raises(JournalError, match="has 2 names"):
                 function()
     os.unlink(f"{names[1]}{suffix}")
@@ -320,7 +320,7 @@ def test_by_a_name_that_was_made_later_no_second_consumer_gets_in_and_the_first_
         for first in (1, 3):
             os.link(path, other)
             with pytest.raises(JournalError, match="has 2 names"):
-                SQLiteStore(other, SCOPE, NOW)
+                SQLiteStore(other, SCOPE)
             add(store, first)
             add(store, first + 1)
             assert len(caplog.messages) == (1 if first == 1 else 2)
@@ -337,7 +337,7 @@ def test_by_a_symbolic_link_it_is_the_same_journal_and_beside_it_there_is_none(p
     assert repr(SQLiteJournal(link)) == repr(SQLiteJournal(path))
     path.with_name("agent.db-lock").symlink_to("elsewhere")
     with pytest.raises(JournalError, match=r"agent\.db-lock is a symbolic link"):
-        SQLiteStore(path, SCOPE, NOW)
+        SQLiteStore(path, SCOPE)
     assert sorted(file.name for file in path.parent.iterdir()) == ["agent.db-lock", "link.db"]
 
 
@@ -352,7 +352,7 @@ def test_without_the_lock_beside_it_no_second_consumer_gets_in(path: Path, where
         remove("-lock", path)
         if where == "this process":
             with pytest.raises(JournalInUseError):
-                SQLiteStore(path, SCOPE, NOW)
+                SQLiteStore(path, SCOPE)
         else:
             assert child("open it", path).stdout == "JournalInUseError\n"
         with pytest.raises(JournalError, match="removed, renamed or replaced"):
@@ -415,7 +415,7 @@ def test_a_file_system_without_such_locks_has_the_lock_beside_the_journal(
     monkeypatch.setattr("fcntl.fcntl", fcntl)
     with open_store(path):
         with pytest.raises(JournalInUseError):
-            SQLiteStore(path, SCOPE, NOW)
+            SQLiteStore(path, SCOPE)
 
 
 @linux
@@ -432,7 +432,7 @@ def test_a_file_system_that_can_have_no_write_ahead_log_is_refused(path: Path, m
     connection = sqlite_file._connection
     monkeypatch.setattr(sqlite_file, "_connection", lambda uri, timeout: connection(f"{uri}&vfs=unix-dotfile", timeout))
     with pytest.raises(JournalError, match="cannot have a write-ahead log"):
-        SQLiteStore(path, SCOPE, NOW)
+        SQLiteStore(path, SCOPE)
 
 
 # Modes
@@ -459,7 +459,7 @@ def test_a_file_that_is_no_journal_keeps_its_mode(path: Path) -> None:
         connection.commit()
     path.chmod(0o664)
     with pytest.raises(JournalError, match="not a journal"):
-        SQLiteStore(path, SCOPE, NOW)
+        SQLiteStore(path, SCOPE)
     assert stat.S_IMODE(path.stat().st_mode) == 0o664
 
 
@@ -576,7 +576,7 @@ def test_a_journal_that_is_opened_while_it_is_read_is_read_again(path: Path, mon
         parameters.append(parameter)
         result = read(path, parameter, function)
         if parameters == ["immutable=1"]:
-            consumer.append(SQLiteStore(path, SCOPE, NOW))
+            consumer.append(SQLiteStore(path, SCOPE))
             add(consumer[0], 2)
         return result
 
@@ -616,7 +616,7 @@ def main(what: str, path: Path, *arguments: str) -> None:
 
 def open_it(path: Path) -> None:
     try:
-        SQLiteStore(path, SCOPE, NOW).close()
+        SQLiteStore(path, SCOPE).close()
     except JournalError as exc:
         print(type(exc).__name__)
     else:
@@ -624,7 +624,7 @@ def open_it(path: Path) -> None:
 
 
 def fork(path: Path) -> None:
-    store = SQLiteStore(path, SCOPE, NOW)
+    store = SQLiteStore(path, SCOPE)
     process = os.fork()
     if not process:
         time.sleep(60)
@@ -653,7 +653,7 @@ def read_on(path: Path) -> None:
 
 def copy_and_die(path: Path, reader: str, *suffixes: str) -> None:
     """A consumer copies its own files, the command line reads the journal, the consumer goes on and is killed."""
-    store = SQLiteStore(path, SCOPE, NOW)
+    store = SQLiteStore(path, SCOPE)
     add(store, 1, 2)
     store.apply([partial(store.bury, 2, "", NOW)])
     for suffix in suffixes:

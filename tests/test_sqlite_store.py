@@ -38,7 +38,7 @@ def path(tmp_path: Path) -> Path:
 
 @contextmanager
 def open_store(path: Path, scope: str | None = SCOPE, now: float = NOW) -> Iterator[SQLiteStore]:
-    store = SQLiteStore(path, scope, now)
+    store = SQLiteStore(path, scope)
     try:
         yield store
     finally:
@@ -145,7 +145,7 @@ def test_a_second_owner_is_refused_in_the_same_process_and_does_not_wait(path: P
     with open_store(path) as store:
         for _ in range(2):  # the refused one must not have loosened the lock
             with pytest.raises(JournalInUseError, match="in use by another process or another stream"):
-                SQLiteStore(path, SCOPE, NOW)
+                SQLiteStore(path, SCOPE)
         add(store, 1)
     with open_store(path):
         pass
@@ -155,10 +155,10 @@ def test_when_opening_fails_the_lock_is_free_again(path: Path) -> None:
     with open_store(path):
         pass
     with pytest.raises(JournalMismatchError):
-        SQLiteStore(path, "elsewhere", NOW)
+        SQLiteStore(path, "elsewhere")
     path.write_bytes(b"this is no database, but a letter to my aunt" * 100)
     with pytest.raises(JournalError, match="not an SQLite database"):
-        SQLiteStore(path, SCOPE, NOW)
+        SQLiteStore(path, SCOPE)
     path.unlink()
     with open_store(path):
         pass
@@ -170,7 +170,7 @@ def test_a_journal_of_another_scope_is_refused_and_both_are_named(path: Path) ->
     with pytest.raises(
         JournalMismatchError, match=r"belongs to here, everything, and this stream is elsewhere"
     ) as caught:
-        SQLiteStore(path, "elsewhere", NOW)
+        SQLiteStore(path, "elsewhere")
     assert "a journal of its own" in str(caught.value)
     with open_store(path, scope=None) as store:
         keep(store, scope="elsewhere")
@@ -185,14 +185,14 @@ def test_a_journal_may_belong_to_two_scopes_until_it_is_said_to_belong_to_one(pa
         with open_store(path, scope) as store:
             assert state_of(store)[0] == b"marks"
     with pytest.raises(JournalMismatchError, match="belongs to there, and this stream is elsewhere"):
-        SQLiteStore(path, "elsewhere", NOW)
+        SQLiteStore(path, "elsewhere")
     with open_store(path) as store:
         keep(store, b"other marks")  # that says nothing of the scope
     with open_store(path, "there") as store:
         keep(store, scope="there")
         assert state_of(store)[0] == b"other marks"
     with pytest.raises(JournalMismatchError, match="belongs to there"):
-        SQLiteStore(path, SCOPE, NOW)
+        SQLiteStore(path, SCOPE)
     with open_store(path, "there"):
         pass
 
@@ -205,7 +205,7 @@ def test_a_journal_that_was_made_without_a_scope_takes_any_until_it_is_given_one
     with open_store(path) as store:
         keep(store, scope=SCOPE)
     with pytest.raises(JournalMismatchError):
-        SQLiteStore(path, "elsewhere", NOW)
+        SQLiteStore(path, "elsewhere")
 
 
 # Errors
@@ -225,7 +225,7 @@ def test_a_directory_in_the_place_of_the_file_is_a_clear_error(tmp_path: Path) -
 def test_something_else_in_the_place_of_the_lock_is_a_clear_error(path: Path) -> None:
     path.with_name("agent.db-lock").write_bytes(b"a letter to my aunt " * 1000)
     with pytest.raises(JournalError, match="not an SQLite database"):
-        SQLiteStore(path, SCOPE, NOW)
+        SQLiteStore(path, SCOPE)
 
 
 def test_a_file_that_is_something_else_is_refused_and_left_alone(path: Path) -> None:
@@ -234,7 +234,7 @@ def test_a_file_that_is_something_else_is_refused_and_left_alone(path: Path) -> 
         connection.commit()
     before = path.read_bytes()
     with pytest.raises(JournalError, match="an SQLite database, but not a journal"):
-        SQLiteStore(path, SCOPE, NOW)
+        SQLiteStore(path, SCOPE)
     assert path.read_bytes() == before
 
 
@@ -244,7 +244,7 @@ def test_a_newer_schema_is_refused(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA user_version = 99")
     with pytest.raises(JournalError, match=r"newer version of trio-agentmail \(schema 99; this one knows 2\)"):
-        SQLiteStore(path, SCOPE, NOW)
+        SQLiteStore(path, SCOPE)
     with pytest.raises(JournalError, match="newer version"):
         read_journal(path)
 
@@ -270,7 +270,7 @@ def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: pytest.
             (*file_module.MIGRATIONS, ("ALTER TABLE events ADD COLUMN colour TEXT", "no SQL")),
         )
         with pytest.raises(JournalError):
-            SQLiteStore(path, SCOPE, NOW)
+            SQLiteStore(path, SCOPE)
     with open_store(path) as store:
         assert pending(store) == [1]
 
@@ -282,7 +282,7 @@ def test_a_damaged_file_is_a_clear_error(path: Path) -> None:
     data[4096 * 2 : 4096 * 6] = os.urandom(4096 * 4)
     path.write_bytes(data)
     with pytest.raises(JournalError, match="is damaged"):
-        SQLiteStore(path, SCOPE, NOW)
+        SQLiteStore(path, SCOPE)
 
 
 def test_damage_that_only_the_check_finds_is_a_clear_error(path: Path) -> None:
@@ -294,7 +294,7 @@ def test_damage_that_only_the_check_finds_is_a_clear_error(path: Path) -> None:
     data[end + 3 : end + 5] = b"\x00\x01"  # how many cells the page has
     path.write_bytes(data)
     with pytest.raises(JournalError, match="is damaged"):
-        SQLiteStore(path, SCOPE, NOW)
+        SQLiteStore(path, SCOPE)
 
 
 def test_a_full_disk_is_a_clear_error_and_leaves_what_was_written_before(path: Path) -> None:
@@ -329,7 +329,7 @@ def test_a_read_only_journal_is_a_clear_error(path: Path) -> None:
 
 
 def test_an_error_without_a_code_is_one_of_the_journal_too(path: Path) -> None:
-    store = SQLiteStore(path, SCOPE, NOW)
+    store = SQLiteStore(path, SCOPE)
     store.close()
     with pytest.raises(JournalError, match="cannot be used"):
         store.pending()
@@ -597,7 +597,7 @@ def test_a_journal_of_the_first_schema_goes_on_with_all_that_it_knew(path: Path)
         add(store, 10)
         assert (pending(store), store.dead(), store.last_id()) == ([10], [], 10)
     with pytest.raises(JournalMismatchError, match="belongs to here"):
-        SQLiteStore(path, "elsewhere", NOW)
+        SQLiteStore(path, "elsewhere")
 
 
 def test_what_a_journal_of_the_first_schema_knows_is_delivered_as_no_event_again(path: Path) -> None:
@@ -674,7 +674,7 @@ def test_a_journal_of_the_first_schema_whose_state_is_damaged_is_left_as_it_was(
         pass
     for _ in range(2):
         with pytest.raises(JournalError):
-            SQLiteStore(path, SCOPE, NOW)
+            SQLiteStore(path, SCOPE)
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (1,)
         assert connection.execute("SELECT state FROM journal").fetchone() == (b'{"targets": 7}',)

@@ -119,13 +119,10 @@ class Delivered:
         return created is not None and created.timestamp() < self.floor
 
     def forget(self, before: float) -> None:
-        """Forget what was delivered before a time, in seconds since the epoch, and raise the floor with it."""
-        self._raise_floor(self._mails.forget(before))
+        """Forget what was delivered before a time, in seconds since the epoch, and raise the floor to it."""
+        self._mails.forget(before)
         self._others.forget(before)
-
-    def _raise_floor(self, newest: float) -> None:
-        if -math.inf < newest >= self.floor:
-            self.floor = math.nextafter(newest, math.inf)
+        self.floor = max(self.floor, before)
 
     def _records(self, mail: bytes) -> tuple[int, ...]:
         known = self._mails.get(mail)
@@ -150,9 +147,8 @@ class Delivered:
 
     def _note_forgotten(self, newest: float | None) -> None:
         if newest is not None:
-            until = min(newest, self._now())
-            self.ran_out_until = max(self.ran_out_until, until)
-            self._raise_floor(until)
+            self.ran_out_until = max(self.ran_out_until, math.nextafter(min(newest, self._now()), math.inf))
+            self.floor = max(self.floor, self.ran_out_until)
 
     def _replace(self, mail: bytes, records: tuple[int, ...] | None) -> None:
         record = records[0] if records is not None and len(records) == 1 else records

@@ -16,7 +16,6 @@ class NewRow:
     """An event to be written down: its identity as `KeptIdentity` has it, and what is kept until it is handled."""
 
     key: bytes
-    created: float
     push: int
     recorded_at: float
     origin: str
@@ -85,17 +84,17 @@ def new_row(event: Event, now: float) -> NewRow:
         )
     key = identity(event)
     assert key is not None  # what has a text has one
-    created, push = now, 0
+    push = 0
     if isinstance(event, MessageReceivedEvent):
         push = push_record(event)
         created_at = event.message.created_at
-        if created_at is not None and created_at.timestamp() <= now + PLAUSIBLE:
-            created = created_at.timestamp()
+        if created_at is None or created_at.timestamp() > now + PLAUSIBLE:
+            push = ~push
         else:
-            push = ~push  # the time is that of the recording
+            # AgentMail's clock may be a little ahead, and who forgets goes by its time.
+            now = max(now, created_at.timestamp())
     return NewRow(
         key=key,
-        created=created,
         push=push,
         recorded_at=now,
         origin=event.origin,

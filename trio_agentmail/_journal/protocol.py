@@ -23,14 +23,13 @@ class KeptIdentity(NamedTuple):
 
     Attributes:
         key: What `identity` says of the event.
-        created: When AgentMail created a received mail, and when anything else was written down, in seconds since the
-            epoch.
+        recorded_at: When it was written down, in seconds since the epoch.
         push: What `push_record` says of a received mail; its bitwise complement if AgentMail did not say when it
-            created the mail, or said nonsense. Then `created` is when it was written down.
+            created the mail, or said nonsense. 0 for any other event.
     """
 
     key: bytes
-    created: float
+    recorded_at: float
     push: int
 
 
@@ -122,8 +121,8 @@ class Journal(Protocol):
             state: What recovery has to know; `None`: as before.
             scope: What the journal belongs to from now on; `None`: as before.
             also: Together with `scope`: the journal may be opened with this scope as well.
-            forgotten_until: Identities of received mail that AgentMail created before this, in seconds since the epoch,
-                need not be kept any more, and as little those of other events that were written down before it.
+            forgotten_until: What was written down before this, in seconds since the epoch, and is handled need not be
+                known any more; see `Kept`.
         """
 
     async def ack(self, event: Event) -> None:

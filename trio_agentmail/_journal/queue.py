@@ -304,7 +304,7 @@ CRASHED = "the process ended during the attempt"
 
 def open_store(path: Path, scope: str, now: float, max_attempts: int) -> tuple[SQLiteStore, list[PendingRow]]:
     """The store, and what is not handled. What took the process with it for the last time allowed is a dead letter."""
-    store = SQLiteStore(path, scope, now)
+    store = SQLiteStore(path, scope)
     try:
         pending = store.pending()
         fatal = [row for row in pending if row.under_way and row.attempts >= max_attempts]

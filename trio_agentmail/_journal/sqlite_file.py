@@ -52,9 +52,16 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ),
     (
         # Of each event that was ever written down, until it is forgotten: what tells that it is not new.
-        "CREATE TABLE identities (key BLOB PRIMARY KEY, created REAL NOT NULL, push INTEGER NOT NULL) WITHOUT ROWID",
-        "CREATE INDEX identities_by_age ON identities (created)",
-        "INSERT OR IGNORE INTO identities SELECT identity(kind, key), coalesce(created, recorded_at), 0 FROM events",
+        """
+        CREATE TABLE identities (
+            key BLOB PRIMARY KEY,
+            recorded_at REAL NOT NULL,
+            push INTEGER NOT NULL
+        ) WITHOUT ROWID
+        """,
+        "CREATE INDEX identities_by_age ON identities (recorded_at)",
+        "INSERT OR IGNORE INTO identities SELECT identity(kind, key), recorded_at,"
+        " CASE WHEN kind != '' AND created IS NULL THEN -1 ELSE 0 END FROM events",
         # One row for each event that is not handled. A number is never given twice.
         """
         CREATE TABLE unhandled_events (
@@ -79,7 +86,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "UPDATE sqlite_sequence SET seq = (SELECT coalesce(max(id), 0) FROM events)",
         "DROP TABLE events",
         "ALTER TABLE unhandled_events RENAME TO events",
-        "UPDATE journal SET state = recovery_state(state)",
+        # It was up to then, and is before now.
+        "UPDATE journal SET state = recovery_state(state), forgotten_until = forgotten_until + 0.001",
         "ALTER TABLE journal ADD COLUMN also TEXT",
     ),
 )

@@ -40,13 +40,12 @@ class SQLiteStore:
     The methods that change something are parts of a transaction: they are called by `apply`, and by nothing else.
     """
 
-    def __init__(self, path: Path, scope: str | None, now: float) -> None:
+    def __init__(self, path: Path, scope: str | None) -> None:
         """Open the file, or make it.
 
         Args:
             path: Absolute.
             scope: What the journal must belong to; a new one belongs to it from now on. `None`: no matter.
-            now: In seconds since the epoch.
 
         Raises:
             JournalInUseError: it is open elsewhere.
@@ -118,8 +117,8 @@ class SQLiteStore:
     def add(self, id: int, row: NewRow) -> bool:
         """Write an event down; False: it has been written down before, and nothing happens."""
         added = self._connection.execute(
-            "INSERT INTO identities (key, created, push) VALUES (?, ?, ?) ON CONFLICT (key) DO NOTHING",
-            (row.key, row.created, row.push),
+            "INSERT INTO identities (key, recorded_at, push) VALUES (?, ?, ?) ON CONFLICT (key) DO NOTHING",
+            (row.key, row.recorded_at, row.push),
         )
         if not added.rowcount:
             return False
@@ -218,7 +217,7 @@ class SQLiteStore:
 
             def first_batch() -> list[KeptIdentity]:
                 with errors_explained(self._path):
-                    found.execute("SELECT key, created, push FROM identities ORDER BY created")
+                    found.execute("SELECT key, recorded_at, push FROM identities ORDER BY recorded_at")
                 return next_batch()
 
             def next_batch() -> list[KeptIdentity]:
@@ -303,8 +302,8 @@ class SQLiteStore:
         if self._forgotten_until == -math.inf:
             return
         forgotten = self._connection.execute(
-            "DELETE FROM identities WHERE key IN (SELECT key FROM identities WHERE created < ?"
-            " AND key NOT IN (SELECT key FROM events) ORDER BY created LIMIT ?)",
+            "DELETE FROM identities WHERE key IN (SELECT key FROM identities WHERE recorded_at < ?"
+            " AND key NOT IN (SELECT key FROM events) ORDER BY recorded_at LIMIT ?)",
             (self._forgotten_until, FORGOTTEN_AT_ONCE),
         )
         if forgotten.rowcount < FORGOTTEN_AT_ONCE:

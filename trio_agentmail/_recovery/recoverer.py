@@ -379,7 +379,7 @@ class Recoverer:
 
     def _forget(self) -> None:
         """Forget the identities that no look needs, and tell if memory has run out before that."""
-        covered = min((its.covered_until for its in self.progress.values()), default=-math.inf)
+        covered = min((its.covered_until for its in self.progress.values()), default=self._clock.now())
         # A mail may be listed some time after it was created, and a sweep that began before that has not seen it. And
         # what the journal has no room for yet is missing to the next run, which has to find it.
         self._delivered.forget(min(covered - self._recovery.sweep_depth, self._outbox.unwritten_since))

@@ -1,7 +1,6 @@
 """`trio-agentmail journal`: the dead letters of a journal, looked at and dealt with where no stream has it open."""
 
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -104,7 +103,7 @@ def _found(path: str, id: int) -> DeadRow:
 
 @contextmanager
 def _store(path: str) -> Iterator[SQLiteStore]:
-    store = SQLiteStore(_real(path), None, time.time())
+    store = SQLiteStore(_real(path), None)
     try:
         yield store
     finally:
