@@ -862,6 +862,30 @@ async def test_a_look_that_takes_long_keeps_its_place_when_its_inbox_fails(
         assert world.mails == ["1", "2", "3", "4"]
 
 
+async def test_a_mail_that_can_never_be_fetched_does_not_hide_what_is_missed_later(autojump_clock: MockClock) -> None:
+    def listing(request: httpx.Request) -> dict[str, Any]:
+        # What AgentMail has not created yet is not there.
+        there = [m for m in mails if datetime.fromisoformat(m["created_at"]).timestamp() <= world.backend.now()]
+        answer: dict[str, Any] = pages_of(there)[A](request)
+        return answer
+
+    mails = [mail(f"{date}", date) for date in range(10, 2000, 10)]
+    answers = {path: listing if "/" not in path[len(A) :] else answer for path, answer in pages_of(mails).items()}
+    async with recovering(answers | {f"{A}/10": 403}, Recovery(sweep_rate=6000)) as world:
+        world.subscribed()
+        for minute in range(15):  # a sweep each 5 minutes, and tries to close the gap that this opens
+            await world.until(60 * minute + 1)
+        assert world.mails == [f"{date}" for date in range(20, 601, 10)]
+        await world.until(905)
+        assert world.mails[-1] == "900"
+        await world.until(910.5)
+        world.lost()
+        world.subscribed()
+        await world.until(942)
+        assert world.mails == [f"{date}" for date in range(20, 941, 10)]
+        assert [type(notice) for notice in world.notices] == [RecoveryFailed]
+
+
 # Sweeps at their rate
 
 
@@ -1115,6 +1139,25 @@ async def test_held_mail_that_cannot_be_looked_at_is_logged_and_tried_again(
         world.api.answers |= inbox(mail("m", -9999)) | {f"{A}/batch-get": {"messages": [mail("m", -9999)]}}
         await world.until(310)
         assert world.mails == ["m"]
+
+
+async def test_a_loss_while_held_mail_is_looked_at_puts_off_what_is_told_of_the_gap(autojump_clock: MockClock) -> None:
+    async with recovering() as world:
+        world.subscribed()
+        await world.until(100)
+        world.recoverer.note(MessageSecurityReviewEvent(message=MessageSecurity(inbox_id="a", message_id="m")))
+        world.api.answers[f"{A}/batch-get"] = later(10, {"messages": [mail("m", 1, HELD)]})
+        world.lost()
+        world.subscribed()
+        await world.until(105)
+        world.lost()
+        await world.until(111)
+        assert world.notices == []
+        world.subscribed()
+        await world.until(130)
+        [caught_up] = world.notices
+        assert isinstance(caught_up, CaughtUp)
+        assert caught_up.since == time(100)
 
 
 # What the subscription says
