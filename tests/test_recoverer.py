@@ -1238,7 +1238,7 @@ async def test_without_received_mail_in_the_subscription_nothing_is_ever_asked_f
         assert world.api.asked == []
         assert world.box.taken == []
         # Then it has, and begins there.
-        world.api.answers |= inbox(mail("old", 9000), mail("new", 9000.001))
+        world.api.answers |= inbox(mail("old", 8999.999), mail("new", 9000))
         world.subscribed()
         await world.until(9001)
         assert world.mails == ["new"]
@@ -1806,8 +1806,9 @@ async def test_a_sweep_goes_on_at_its_place_in_the_next_run(autojump_clock: Mock
         await world.until(5000)
         world.subscribed()
         await world.until(5400)
-        sweep, following = world.looks[2:]
+        skipped, sweep, following = world.looks[2:]
         assert world.looks[:2] == [(5000, A, 0 - 300), (5000, A, 0 - 5)]  # of the gap
+        assert skipped == (5030, A, -91)  # 10 pages had been listed
         assert sweep[0] == 5030
         assert -100 + 15 + 20 < sweep[2] < -100 + 15 + 31
         assert following == (5330, A, -DAY)  # what it has not seen of the gap
