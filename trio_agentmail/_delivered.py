@@ -2,7 +2,7 @@
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from datetime import datetime
 
 from ._identities import Identities, Record
@@ -44,6 +44,8 @@ class Delivered:
     Args:
         now: AgentMail's clock, in seconds since the epoch.
         keep: Seconds for which an identity is kept, about.
+        is_durable: Whether identities come from a journal (`load`), which keeps hashes of them. Otherwise the ids
+            themselves do, and it takes less time.
 
     Attributes:
         floor: Mail that AgentMail created before this, in seconds since the epoch, may have been delivered and
@@ -51,13 +53,14 @@ class Delivered:
         ran_out_until: Up to then, identities were forgotten since there was no room for them; `-math.inf`: none was.
     """
 
-    def __init__(self, now: Callable[[], float], keep: float) -> None:
+    def __init__(self, now: Callable[[], float], keep: float, *, is_durable: bool = True) -> None:
         self._now = now
+        self._mail_key: Callable[[str, str], Hashable] = mail_key if is_durable else _mail_ids
         span = max(keep / GENERATIONS_WITHIN, MIN_SPAN)
         self._mails = Identities(span)
         self._others = Identities(span)
         # No floor forgets these, so each is forgotten by itself.
-        self._undated: OrderedDict[bytes, Record] = OrderedDict()
+        self._undated: OrderedDict[Hashable, Record] = OrderedDict()
         self._near = min(span, PLAUSIBLE)
         self._asked_at = -math.inf
         """When the clock was asked last, by it."""
@@ -72,10 +75,12 @@ class Delivered:
         for key, time, record in kept:
             if not is_mail(key):
                 self._others.add(key, 1, time)
-            elif record < 0:
-                self._add_mail_record(key[:DIGEST_SIZE], ~record, None)
+                continue
+            mail = key[:DIGEST_SIZE]
+            if record < 0:
+                self._add_mail_record(mail, self._records(mail), ~record, None)
             else:
-                self._add_mail_record(key[:DIGEST_SIZE], record, time)
+                self._add_mail_record(mail, self._records(mail), record, time)
 
     def claim(self, event: Event) -> bool:
         """Whether an event is new, and may be delivered. From then on it counts as delivered, unless given back."""
@@ -91,17 +96,18 @@ class Delivered:
 
     def _claim_mail(self, event: MessageReceivedEvent) -> bool:
         message = event.message
-        mail = mail_key(message.inbox_id, message.message_id)
+        mail = self._mail_key(message.inbox_id, message.message_id)
         record = push_record(event)
-        if any(is_same_push(record, known) for known in self._records(mail)):
+        known = self._records(mail)
+        if known and any(is_same_push(record, other) for other in known):
             return False
-        self._add_mail_record(mail, record, self._time_of(message.created_at))
+        self._add_mail_record(mail, known, record, self._time_of(message.created_at))
         return True
 
     def give_back(self, event: Event) -> None:
         """Take a claim back: the event has not been delivered."""
         if isinstance(event, MessageReceivedEvent):
-            mail = mail_key(event.message.inbox_id, event.message.message_id)
+            mail = self._mail_key(event.message.inbox_id, event.message.message_id)
             record = push_record(event)
             known = self._records(mail)
             if record in known:
@@ -112,7 +118,7 @@ class Delivered:
 
     def has_mail(self, inbox_id: str, message_id: str) -> bool:
         """Whether a mail has been delivered, as whatever event."""
-        return bool(self._records(mail_key(inbox_id, message_id)))
+        return bool(self._records(self._mail_key(inbox_id, message_id)))
 
     def may_be_forgotten(self, created: datetime | None) -> bool:
         """Whether a mail that AgentMail created at that time may have been delivered and forgotten."""
@@ -124,7 +130,7 @@ class Delivered:
         self._others.forget(before)
         self.floor = max(self.floor, before)
 
-    def _records(self, mail: bytes) -> tuple[int, ...]:
+    def _records(self, mail: Hashable) -> tuple[int, ...]:
         known = self._mails.get(mail)
         if known is None and self._undated:
             known = self._undated.get(mail)
@@ -132,25 +138,24 @@ class Delivered:
             return ()
         return known if isinstance(known, tuple) else (known,)
 
-    def _add_mail_record(self, mail: bytes, record: int, time: float | None) -> None:
-        known = self._records(mail)
-        if known and (time is None or mail in self._undated):
+    def _add_mail_record(self, mail: Hashable, known: tuple[int, ...], record: int, time: float | None) -> None:
+        if not known and time is not None:
+            self._note_forgotten(self._mails.add(mail, record, time))
+        elif known and (time is None or mail in self._undated):
             self._replace(mail, (*known, record)[-MAX_PUSHES:])
         elif time is None:
             self._undated[mail] = record
             if len(self._undated) > MAX_UNDATED:
                 self._undated.popitem(last=False)
-        elif known:
-            self._note_forgotten(self._mails.renew(mail, (*known, record)[-MAX_PUSHES:], time))
         else:
-            self._note_forgotten(self._mails.add(mail, record, time))
+            self._note_forgotten(self._mails.renew(mail, (*known, record)[-MAX_PUSHES:], time))
 
     def _note_forgotten(self, newest: float | None) -> None:
         if newest is not None:
             self.ran_out_until = max(self.ran_out_until, math.nextafter(min(newest, self._now()), math.inf))
             self.floor = max(self.floor, self.ran_out_until)
 
-    def _replace(self, mail: bytes, records: tuple[int, ...] | None) -> None:
+    def _replace(self, mail: Hashable, records: tuple[int, ...] | None) -> None:
         record = records[0] if records is not None and len(records) == 1 else records
         if mail not in self._undated:
             self._mails.replace(mail, record)
@@ -174,3 +179,7 @@ class Delivered:
         if created > self._asked_at + PLAUSIBLE:
             return None
         return max(created, self._asked_at - self._near)
+
+
+def _mail_ids(inbox_id: str, message_id: str) -> str:
+    return f"{inbox_id}\0{message_id}"

@@ -1,6 +1,7 @@
 """A compact memory of identities that forgets by time: about 90 bytes each, for as many as a busy day brings."""
 
 from collections import deque
+from collections.abc import Hashable
 from typing import TypeAlias
 
 import attrs
@@ -50,7 +51,7 @@ class Identities:
     def __len__(self) -> int:
         return sum(len(generation.records) for generation in self._generations)
 
-    def get(self, identity: bytes) -> Record | None:
+    def get(self, identity: Hashable) -> Record | None:
         """What is known of an identity."""
         key = hash(identity) & MASK
         for generation in self._generations:
@@ -58,7 +59,7 @@ class Identities:
                 return record
         return None
 
-    def add(self, identity: bytes, record: Record, time: float) -> float | None:
+    def add(self, identity: Hashable, record: Record, time: float) -> float | None:
         """Remember a new identity.
 
         Args:
@@ -79,7 +80,7 @@ class Identities:
             return None
         return self._generations.pop().newest
 
-    def renew(self, identity: bytes, record: Record, time: float) -> float | None:
+    def renew(self, identity: Hashable, record: Record, time: float) -> float | None:
         """Replace what is known of an identity, and remember it as long as one that came into being then; as `add`.
 
         It is not forgotten sooner than before either.
@@ -106,7 +107,7 @@ class Identities:
         del self._generations[at + 1]
         return True
 
-    def replace(self, identity: bytes, record: Record | None) -> None:
+    def replace(self, identity: Hashable, record: Record | None) -> None:
         """Replace what is known of an identity, or forget this one. Nothing happens if it is not known."""
         key = hash(identity) & MASK
         for generation in self._generations:

@@ -27,6 +27,8 @@ DIGEST_SIZE = 16
 RECOVERED = "recovered"
 """The `origin` of a mail that was found through the REST API."""
 
+_KINDS = {event_type: number for number, event_type in enumerate(RECEIVED_TYPES, start=1)}
+
 LISTED = 0
 """The `push_record` of a mail that was found in a listing."""
 
@@ -74,7 +76,7 @@ def push_record(event: MessageReceivedEvent) -> int:
     """
     if event.origin == RECOVERED:
         return LISTED
-    kind = RECEIVED_TYPES.index(event.event_type) + 1 if event.event_type in RECEIVED_TYPES else 7
+    kind = _KINDS.get(event.event_type, 7)
     time = event.message.timestamp
     if not event.event_id or time is None:
         return kind << 57

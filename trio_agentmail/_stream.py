@@ -116,7 +116,8 @@ async def open_agentmail_session(
     if journal is not None:
         keeping = journal.opened(journal_scope(environment, subscribe), backend.run_sync, clock.now)
     async with keeping as kept:
-        delivered = Delivered(clock.now, KEEP_IDENTITIES_FOR if recovery is None else recovery.sweep_depth)
+        keep = KEEP_IDENTITIES_FOR if recovery is None else recovery.sweep_depth
+        delivered = Delivered(clock.now, keep, is_durable=journal is not None)
         delivered.floor = kept.forgotten_until
         async for identities in kept.identities:
             delivered.load(identities)
