@@ -628,6 +628,19 @@ def test_a_mail_without_a_time_in_a_journal_of_the_first_schema_is_as_old_as_its
         assert known == KeptIdentity(new_key("1"), NOW - 5, -1)
 
 
+def test_no_mail_in_a_journal_of_the_first_schema_is_older_than_its_time(path: Path) -> None:
+    # AgentMail's clock was ahead. Who forgets goes by it, and a listing gives whatever was created after that.
+    with first_journal(path) as connection:
+        connection.execute(
+            "INSERT INTO events (id, kind, key, created, recorded_at, origin, event_type, state)"
+            " VALUES (1, ?, ?, ?, ?, 'live', ?, 'handled')",
+            (RECEIVED, first_key("1"), NOW + 90, NOW, RECEIVED),
+        )
+    with open_store(path) as store:
+        keep(store, forgotten_until=NOW + 60)
+        assert identities(store) == [KeptIdentity(new_key("1"), NOW + 90, 0)]
+
+
 def test_what_recovery_remembered_in_the_first_schema_it_still_remembers(path: Path) -> None:
     kept = {
         "targets": [
