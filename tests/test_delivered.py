@@ -55,7 +55,7 @@ def recovered(
 def kept(*events: Event, now: float = NOW) -> list[KeptIdentity]:
     """What a journal says of events at its next start."""
     rows = [new_row(attrs.evolve(event, raw="{}"), now) for event in events]  # type: ignore[arg-type]
-    return [KeptIdentity(row.key, row.created, row.push) for row in rows]
+    return [KeptIdentity(row.key, row.recorded_at, row.push) for row in rows]
 
 
 def other(event_id: str | None, raw: str = "") -> UnknownEvent:
@@ -274,17 +274,18 @@ def test_what_a_journal_knows_without_a_plausible_time_no_floor_forgets(created:
     delivered = nothing_delivered()
     [row] = kept(live(created=created))
     assert row.push < 0
-    assert row.created == NOW
+    assert row.recorded_at == NOW
     delivered.load([row])
     delivered.forget(NOW + 1e10)
     assert not delivered.claim(live(created=created))
-    assert (len(delivered), delivered.floor) == (1, -math.inf)
+    assert len(delivered) == 1
 
 
 def test_what_a_journal_knows_is_loaded_in_batches_and_forgotten_by_its_times() -> None:
     delivered = nothing_delivered()
     for first in range(0, 1000, 100):
-        delivered.load(kept(*[live(str(number), created=number - 1000) for number in range(first, first + 100)]))
+        for number in range(first, first + 100):
+            delivered.load(kept(live(str(number), created=-5000), now=NOW + number - 1000))
     assert len(delivered) == 1000
     delivered.forget(NOW - 500)
     assert 500 <= len(delivered) <= 602
@@ -300,33 +301,35 @@ def test_what_is_forgotten_lies_below_the_floor_and_what_is_not_lies_above() -> 
     for number in (0, 50, 200, 300):
         assert delivered.claim(live(str(number), created=number))
     delivered.forget(NOW + 100)
-    assert delivered.floor == math.nextafter(NOW + 50, math.inf)
+    assert delivered.floor == NOW + 100
     assert [delivered.has_mail("a@b", str(number)) for number in (0, 50, 200, 300)] == [False, False, True, True]
-    assert [delivered.may_be_forgotten(at(seconds)) for seconds in (-1, 50, 50.001, 100)] == [True, True, False, False]
+    assert [delivered.may_be_forgotten(at(seconds)) for seconds in (-1, 50, 99.999, 100)] == [True, True, True, False]
     assert not delivered.may_be_forgotten(None)
     assert delivered.ran_out_until == -math.inf
 
 
-def test_the_floor_never_falls_and_forgetting_nothing_raises_none() -> None:
+def test_the_floor_is_raised_to_where_was_forgotten_whatever_was_there_and_never_falls() -> None:
     delivered = nothing_delivered()
+    delivered.forget(-math.inf)
     assert not delivered.may_be_forgotten(datetime.min.replace(tzinfo=UTC))
-    delivered.forget(NOW)
-    assert delivered.floor == -math.inf
+    delivered.forget(NOW - 20)
+    assert delivered.floor == NOW - 20
     delivered.claim(live("0", created=-10))
-    delivered.forget(NOW)
-    floor = delivered.floor
-    assert floor == math.nextafter(NOW - 10, math.inf)
+    delivered.forget(NOW - 5)
+    assert not delivered.has_mail("a@b", "0")
+    assert delivered.floor == NOW - 5
     delivered.claim(live("1", created=-500))  # came late
-    delivered.forget(NOW)
+    delivered.forget(NOW - 5)
     assert not delivered.has_mail("a@b", "1")
-    assert delivered.floor == floor
-    delivered.floor = NOW  # as a journal says
+    assert delivered.floor == NOW - 5
+    delivered.floor = NOW + 1  # as a journal says
     delivered.claim(live("2", created=-1))
     delivered.forget(NOW)
-    assert delivered.floor == NOW
+    assert not delivered.has_mail("a@b", "2")
+    assert delivered.floor == NOW + 1
 
 
-def test_other_events_are_forgotten_by_when_they_came_and_raise_no_floor() -> None:
+def test_other_events_are_forgotten_by_when_they_came() -> None:
     now = NOW
     delivered = nothing_delivered(lambda: now)
     assert delivered.claim(other("1"))
@@ -335,7 +338,7 @@ def test_other_events_are_forgotten_by_when_they_came_and_raise_no_floor() -> No
     delivered.forget(NOW + 500)
     assert delivered.claim(other("1"))
     assert not delivered.claim(other("2"))
-    assert delivered.floor == -math.inf
+    assert delivered.floor == NOW + 500
 
 
 def test_of_a_message_id_with_several_mails_none_is_forgotten_before_the_youngest_may_be() -> None:
@@ -355,17 +358,120 @@ def test_a_time_that_is_known_stays_known_when_the_mail_comes_again_without() ->
     delivered = nothing_delivered()
     delivered.claim(live(created=5))
     delivered.claim(live(kind=".spam", created=None))
+    delivered.forget(NOW + 5)
+    assert len(delivered) == 1
     delivered.forget(NOW + 10)
-    assert (len(delivered), delivered.floor) == (0, math.nextafter(NOW + 5, math.inf))
+    assert len(delivered) == 0
+
+
+@pytest.mark.parametrize("created", [0.0, -1.0, -99.0, -100.0, -500.0, -1e4, -1e9])
+@pytest.mark.parametrize("origin", ["live", RECOVERED])
+def test_a_mail_that_was_created_long_ago_is_kept_as_long_as_one_that_was_created_now(
+    created: float, origin: str
+) -> None:
+    mail = attrs.evolve(live(created=created), origin=origin)
+    delivered = nothing_delivered()
+    assert delivered.claim(mail)
+    delivered.forget(NOW - KEEP)
+    delivered.forget(NOW - 100)  # which is a generation more
+    assert not delivered.claim(mail)
+    delivered.claim(live("new"))
+    delivered.forget(NOW)
+    assert not delivered.claim(mail)
+    delivered.forget(NOW + 0.1)
+    assert len(delivered) == 0
+
+
+def test_a_held_mail_that_is_released_late_and_pushed_again_at_once_is_delivered_once() -> None:
+    now = NOW
+    delivered = nothing_delivered(lambda: now)
+    held = live("held", created=5)
+    assert delivered.claim(live("another"))
+    for _ in range(100):  # nothing comes but what was created when the clock was asked last
+        now += KEEP / 8
+        delivered.forget(now - KEEP)
+    assert delivered.may_be_forgotten(held.message.created_at)
+    assert delivered.claim(held)
+    for _ in range(7):
+        assert not delivered.claim(held)
+        assert not delivered.claim(recovered("held", created=5))
+        now += KEEP / 8
+        delivered.forget(now - KEEP)
+    assert not delivered.claim(held)
+    now += KEEP / 2
+    delivered.forget(now - KEEP)
+    assert len(delivered) == 0
+
+
+@repeatable
+@given(
+    st.lists(
+        st.tuples(
+            st.one_of(st.just(0.0), st.floats(0, 500), st.floats(0, 1e5)),  # the clock goes on
+            st.one_of(st.floats(-150, 150), st.floats(-1e5, 2 * PLAUSIBLE)),  # a mail's time, seen from there
+            st.booleans(),
+        ),
+        max_size=30,
+    )
+)
+def test_an_identity_is_never_older_than_its_mail_nor_much_older_than_the_last_forgetting(
+    steps: list[tuple[float, float, bool]],
+) -> None:
+    now = forgotten_at = NOW
+    delivered = nothing_delivered(lambda: now)
+    for seconds, created, forgets in steps:
+        now += seconds
+        if forgets:
+            delivered.forget(now - KEEP)
+            forgotten_at = now
+        created_at = at(now + created - NOW)
+        assert created_at is not None
+        time = delivered._time_of(created_at)
+        assert (time is None) is (created_at.timestamp() > now + PLAUSIBLE)
+        assert time is None or time >= max(created_at.timestamp(), forgotten_at - KEEP / 8)
+        assert time is None or time <= max(created_at.timestamp(), now)
+    assert delivered._time_of(None) is None
+
+
+def test_the_clock_is_asked_seldom() -> None:
+    now = NOW
+    asked = 0
+
+    def clock() -> float:
+        nonlocal asked
+        asked += 1
+        return now
+
+    delivered = nothing_delivered(clock)
+    for number in range(10_000):
+        now += 0.1
+        assert delivered.claim(live(str(number), created=now - NOW - 3))
+    assert 9 <= asked <= 11
+    # It is asked each time for what was not created at about the time when the clock was asked last.
+    asked = 0
+    for number in range(5):
+        assert delivered.claim(live(f"old {number}", created=-1e6))
+    assert asked == 5
+
+
+def test_a_clock_that_is_stepped_back_is_asked_again() -> None:
+    now = NOW + 1e6
+    delivered = nothing_delivered(lambda: now)
+    assert delivered.claim(live("1", created=1e6))
+    now = NOW
+    assert delivered.claim(live("2", created=0))
+    assert delivered._time_of(at(-1e5)) == NOW - 100
+    assert delivered._time_of(at(PLAUSIBLE + 1)) is None
 
 
 def test_a_generation_spans_a_quarter_of_a_minute_at_least() -> None:
     delivered = Delivered(lambda: NOW, keep=0.0)
     for number in (0, 15, 16):
         delivered.claim(live(str(number), created=number))
+    delivered.forget(NOW + 15)
+    assert len(delivered) == 3
     delivered.forget(NOW + 15.5)
-    assert delivered.floor == math.nextafter(NOW + 15, math.inf)
-    assert delivered.has_mail("a@b", "16")
+    assert [delivered.has_mail("a@b", str(number)) for number in (0, 15, 16)] == [False, False, True]
 
 
 # Running out of room
@@ -386,8 +492,7 @@ def test_when_there_is_no_room_the_oldest_is_forgotten_and_the_floor_raised_all_
     assert (delivered.floor, delivered.ran_out_until) == (-math.inf, -math.inf)
     assert delivered.claim(live("3", created=-97))
     assert delivered.claim(other("3"))
-    assert delivered.ran_out_until == NOW - 100
-    assert delivered.floor == math.nextafter(NOW - 100, math.inf)
+    assert delivered.ran_out_until == delivered.floor == math.nextafter(NOW - 100, math.inf)
     assert not delivered.has_mail("a@b", "0")
     assert delivered.has_mail("a@b", "1")
     assert delivered.claim(other("0"))
@@ -399,26 +504,25 @@ def test_what_came_late_and_is_forgotten_late_opens_nothing_again(small_memory: 
     delivered = nothing_delivered()
     for number in [-1, -9, -8, -7, -6]:
         delivered.claim(live(str(number), created=number))
-    assert delivered.ran_out_until == NOW - 1
-    assert delivered.floor == math.nextafter(NOW - 1, math.inf)
+    assert delivered.ran_out_until == delivered.floor == math.nextafter(NOW - 1, math.inf)
 
 
 def test_the_floor_is_not_raised_beyond_now_when_there_is_no_room(small_memory: None) -> None:
     delivered = nothing_delivered()
     for number in range(5):
         delivered.claim(live(str(number), created=PLAUSIBLE - number))
-    assert delivered.ran_out_until == NOW
-    assert delivered.floor == math.nextafter(NOW, math.inf)
+    assert delivered.ran_out_until == delivered.floor == math.nextafter(NOW, math.inf)
+    assert delivered.may_be_forgotten(at(0))
     assert not delivered.may_be_forgotten(at(1))
 
 
 def test_a_journal_that_knows_too_much_is_remembered_as_far_as_there_is_room(small_memory: None) -> None:
     delivered = nothing_delivered()
     delivered.floor = NOW - 1000
-    mails = [live(str(number), created=number - 100) for number in range(5)]
-    delivered.load(kept(*mails, *[other(str(number)) for number in range(5)]))
-    assert delivered.ran_out_until == NOW - 99
-    assert delivered.floor == math.nextafter(NOW - 99, math.inf)
+    for number in range(5):
+        delivered.load(kept(live(str(number), created=-5000), other(str(number)), now=NOW + number - 100))
+    assert delivered.ran_out_until == delivered.floor == math.nextafter(NOW - 99, math.inf)
+    assert [delivered.has_mail("a@b", str(number)) for number in range(5)] == [False, False, True, True, True]
     assert delivered.claim(other("0"))
     assert not delivered.claim(other("4"))
 
@@ -443,8 +547,9 @@ def test_a_mail_without_a_plausible_time_is_remembered_apart_and_no_floor_follow
     assert delivered.claim(live(kind=".spam", created=created))
     assert delivered.claim(live(kind=".blocked", created=0))
     assert not delivered.claim(recovered(created=created))
+    assert delivered.floor == -math.inf
     delivered.forget(NOW + 1e11)
-    assert (len(delivered), delivered.floor) == (1, -math.inf)
+    assert len(delivered) == 1
     assert not delivered.claim(live(created=0))
     for kind in (".spam", "", ".blocked"):
         delivered.give_back(live(kind=kind, created=created))
@@ -460,9 +565,12 @@ def test_a_time_is_plausible_up_to_an_hour_ahead_by_the_clock_of_that_moment() -
     delivered.claim(live("2", created=PLAUSIBLE + 10))
     now += 10
     delivered.claim(live("3", created=PLAUSIBLE + 10))
-    delivered.forget(NOW + 1e10)
-    assert delivered.floor == math.nextafter(NOW + PLAUSIBLE + 10, math.inf)
+    delivered.forget(NOW + PLAUSIBLE + 10)
+    assert [delivered.has_mail("a@b", number) for number in ("1", "2", "3")] == [True, True, True]
+    delivered.forget(NOW + PLAUSIBLE + 10.1)
     assert [delivered.has_mail("a@b", number) for number in ("1", "2", "3")] == [False, True, False]
+    delivered.forget(NOW + 1e10)
+    assert delivered.has_mail("a@b", "2")
 
 
 def test_mails_without_a_time_are_bounded_and_the_oldest_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -590,7 +698,7 @@ def test_no_mail_comes_twice_from_listings_however_small_the_memory(
                 floor = delivered.floor
                 delivered = nothing_delivered()
                 delivered.floor = floor
-                delivered.load(sorted(journal, key=lambda known: known.created))
+                delivered.load(sorted(journal, key=lambda known: known.recorded_at))
                 assert delivered.floor >= floor
             assert len(handed_over) == len(set(handed_over))
 

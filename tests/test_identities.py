@@ -1,6 +1,5 @@
 """The memory of identities forgets the oldest together, by time, and never more than it has to."""
 
-import math
 import sys
 from typing import TypeAlias
 
@@ -74,12 +73,18 @@ def test_an_identity_that_is_renewed_is_forgotten_neither_sooner_nor_together_wi
         memory.add(key(number), 1, time)
     assert memory.renew(key(0), (1, 2), 900.0) is None
     assert len(memory) == 3
-    assert memory.forget(899.0) == 50.0
+    memory.forget(50.0)
+    assert len(memory) == 3
+    memory.forget(899.0)
+    assert known(memory, range(3)) == [0, 2]
     assert memory.get(key(0)) == (1, 2)
-    assert memory.forget(1000.0) == -math.inf
+    memory.forget(1000.0)
+    assert known(memory, range(3)) == [0, 2]
     memory.add(key(3), 1, 5000.0)
     memory.renew(key(2), 3, 10.0)  # which is older: it stays as long as before
-    assert memory.forget(1000.5) == 1000.0
+    memory.forget(1000.0)
+    assert known(memory, range(4)) == [0, 2, 3]
+    memory.forget(1000.5)
     assert known(memory, range(4)) == [2, 3]
     assert memory.get(key(2)) == 3
     memory.renew(key(9), 4, 5000.0)
@@ -93,34 +98,42 @@ def test_only_whole_generations_are_forgotten_and_only_if_all_of_them_is_older()
     memory = Identities(SPAN)
     for number, time in enumerate([0, 50, 100, 101, 150]):  # the fourth begins another generation
         assert memory.add(key(number), 1, time) is None
-    assert memory.forget(100.0) == -math.inf
-    assert len(memory) == 5
-    assert memory.forget(100.5) == 100.0
+    memory.forget(100.0)
+    assert known(memory, range(5)) == [0, 1, 2, 3, 4]
+    memory.forget(100.5)
     assert known(memory, range(5)) == [3, 4]
-    assert memory.forget(150.0) == -math.inf
-    assert memory.forget(1000.0) == 150.0
-    assert len(memory) == 0
-    assert memory.forget(1000.0) == -math.inf
+    memory.forget(150.0)
+    assert known(memory, range(5)) == [3, 4]
+    for _ in range(2):
+        memory.forget(1000.0)
+        assert len(memory) == 0
 
 
 def test_a_generation_that_is_full_is_forgotten_without_the_one_that_follows(small: None) -> None:
     memory = Identities(SPAN)
     for number in range(3):
         memory.add(key(number), 1, number)
-    assert memory.forget(2.0) == 1.0
+    memory.forget(1.0)
+    assert known(memory, range(3)) == [0, 1, 2]
+    memory.forget(2.0)
     assert known(memory, range(3)) == [2]
 
 
-def test_several_generations_are_forgotten_at_once_and_the_newest_time_in_them_is_told() -> None:
+def test_several_generations_are_forgotten_at_once_and_only_up_to_the_first_that_is_too_young() -> None:
     memory = Identities(SPAN)
     for number, time in enumerate([5000, 1000, 2000, 4900, 8000]):  # two generations: what is older begins none
         memory.add(key(number), 1, time)
-    assert memory.forget(5001.0) == 5000.0
+    memory.forget(5000.0)
+    assert known(memory, range(5)) == [0, 1, 2, 3, 4]
+    memory.forget(5001.0)
     assert known(memory, range(5)) == [4]
     for number, time in enumerate([9000, 9500, 10_000]):
         memory.add(key(number), 1, time)
-    assert memory.forget(9999.0) == 9500.0
-    assert known(memory, range(5)) == [2]
+    memory.forget(9500.0)
+    assert known(memory, range(5)) == [1, 2]
+    memory.add(key(3), 1, 11_000)
+    memory.forget(10_001.0)
+    assert known(memory, range(5)) == [3]
 
 
 def test_a_generation_with_one_young_identity_stays_and_so_does_what_is_behind_it() -> None:
@@ -129,8 +142,9 @@ def test_a_generation_with_one_young_identity_stays_and_so_does_what_is_behind_i
     memory.add(key(1), 1, 90.0)
     memory.add(key(2), 1, 200.0)
     memory.add(key(3), 1, 10.0)  # came late, and is in the youngest generation
-    assert memory.forget(90.0) == -math.inf
-    assert memory.forget(91.0) == 90.0
+    memory.forget(90.0)
+    assert known(memory, range(4)) == [0, 1, 2, 3]
+    memory.forget(91.0)
     assert known(memory, range(4)) == [2, 3]
 
 
@@ -164,7 +178,9 @@ def test_identities_that_come_seldom_take_no_room_from_others(small: None) -> No
         assert memory.add(key(number), number, number * 1000.0) is None
     assert known(memory, range(4)) == [0, 1, 2, 3]
     assert [memory.get(key(number)) for number in range(4)] == [0, 1, 2, 3]
-    assert memory.forget(2000.0) == 1000.0
+    memory.forget(1000.0)
+    assert known(memory, range(4)) == [0, 1, 2, 3]
+    memory.forget(2000.0)
     assert known(memory, range(4)) == [2, 3]
 
 
@@ -185,8 +201,9 @@ def test_of_two_that_become_one_the_newer_time_counts_whichever_is_larger(monkey
         for number, time in enumerate(times):
             memory.add(key(number), 1, time)
         newest = max(times[:3])
-        assert memory.forget(newest) == -math.inf
-        assert memory.forget(newest + 0.5) == newest
+        memory.forget(newest)
+        assert known(memory, range(4)) == [0, 1, 2, 3]
+        memory.forget(newest + 0.5)
         assert known(memory, range(4)) == [3]
 
 
@@ -226,7 +243,7 @@ steps = st.lists(
 
 @repeatable
 @given(steps, st.integers(1, 4), st.integers(1, 4))
-def test_it_knows_what_a_plain_dict_knows_but_for_what_it_says_it_has_forgotten(
+def test_it_knows_what_a_plain_dict_knows_but_for_what_is_old_or_what_it_says_it_has_forgotten(
     steps: list[Step], generation: int, generations: int
 ) -> None:
     model: dict[int, tuple[float, Record]] = {}
@@ -249,11 +266,13 @@ def test_it_knows_what_a_plain_dict_knows_but_for_what_it_says_it_has_forgotten(
                 memory.replace(key(number), None)
                 model.pop(number, None)
             elif name == "forget":
-                forgotten = memory.forget(time)
-                assert forgotten < time
+                memory.forget(time)
             gone = [other for other in model if memory.get(key(other)) is None]
-            # Nothing is forgotten that is younger than it says.
-            assert all(forgotten is not None and model[other][0] <= forgotten for other in gone)
+            if name == "forget":
+                assert all(model[other][0] < time for other in gone)
+            else:
+                # Nothing is forgotten that is younger than it says.
+                assert all(forgotten is not None and model[other][0] <= forgotten for other in gone)
             for other in gone:
                 del model[other]
             assert {other: memory.get(key(other)) for other in model} == {

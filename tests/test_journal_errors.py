@@ -206,7 +206,7 @@ async def test_when_the_disk_fails_being_cancelled_is_still_being_cancelled(path
 async def test_a_text_that_is_missing_is_damage(path: Path) -> None:
     async with opened(path) as journal:
         await journal.record(mail(1))
-    store = SQLiteStore(path, SCOPE, 0.0)
+    store = SQLiteStore(path, SCOPE)
     store.apply([partial(store._connection.execute, "DELETE FROM texts")])
     store.close()
     async with opened(path) as journal:

@@ -105,7 +105,7 @@ def examine(path: Path) -> Found:
     """Open a copy as after a failure, and look whether it is whole."""
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-    store = SQLiteStore(path, SCOPE, 0.0)
+    store = SQLiteStore(path, SCOPE)
     try:
         known = {key for (key,) in store._connection.execute("SELECT key FROM identities")}
         numbers = [number for number in range(1, len(known) + 1) if identity(mail(number)) in known]

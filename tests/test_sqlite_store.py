@@ -37,7 +37,7 @@ def path(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def open_store(path: Path, scope: str | None = SCOPE, now: float = NOW) -> Iterator[SQLiteStore]:
+def open_store(path: Path, scope: str | None = SCOPE) -> Iterator[SQLiteStore]:
     store = SQLiteStore(path, scope)
     try:
         yield store
@@ -49,12 +49,11 @@ def key(number: int) -> bytes:
     return f"key {number}".encode()
 
 
-def row(number: int, text: bytes = b"{}", created: float = NOW, push: int = 0) -> NewRow:
+def row(number: int, text: bytes = b"{}", recorded_at: float = NOW, push: int = 0) -> NewRow:
     return NewRow(
         key=key(number),
-        created=created,
         push=push,
-        recorded_at=NOW,
+        recorded_at=recorded_at,
         origin="live",
         event_type="message.received",
         text=text,
@@ -213,13 +212,13 @@ def test_a_journal_that_was_made_without_a_scope_takes_any_until_it_is_given_one
 
 def test_a_directory_that_does_not_exist_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match="cannot be made: No such file or directory"):
-        SQLiteStore(tmp_path / "nowhere" / "agent.db", SCOPE, NOW)
+        SQLiteStore(tmp_path / "nowhere" / "agent.db", SCOPE)
 
 
 def test_a_directory_in_the_place_of_the_file_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "agent.db").mkdir()
     with pytest.raises(JournalError, match="cannot be opened"):
-        SQLiteStore(tmp_path / "agent.db", SCOPE, NOW)
+        SQLiteStore(tmp_path / "agent.db", SCOPE)
 
 
 def test_something_else_in_the_place_of_the_lock_is_a_clear_error(path: Path) -> None:
@@ -354,9 +353,9 @@ def test_the_same_event_is_written_once_whether_it_is_handled_or_not(path: Path)
 
 def test_what_is_known_of_an_identity_comes_back_as_it_was_written(path: Path) -> None:
     with open_store(path) as store:
-        rows = [row(1, created=NOW + 0.25, push=2**60 - 1), row(2, created=-1.5, push=~(2**60 - 1)), row(3)]
+        rows = [row(1, recorded_at=NOW + 0.25, push=2**60 - 1), row(2, recorded_at=-1.5, push=~(2**60 - 1)), row(3)]
         store.apply([partial(store.add, number, new) for number, new in enumerate(rows, 1)])
-        expected = [KeptIdentity(new.key, new.created, new.push) for new in (rows[1], rows[2], rows[0])]
+        expected = [KeptIdentity(new.key, new.recorded_at, new.push) for new in (rows[1], rows[2], rows[0])]
         assert identities(store) == expected  # the oldest first
         store.apply([partial(store.ack, number) for number in (1, 2, 3)])
     with open_store(path) as store:
@@ -367,7 +366,7 @@ def test_identities_are_read_in_batches_the_oldest_first(path: Path, monkeypatch
     monkeypatch.setattr(store_module, "BATCH", 3)
     with open_store(path) as store:
         assert batches(store) == []
-        store.apply([partial(store.add, number, row(number, created=NOW - number)) for number in range(1, 8)])
+        store.apply([partial(store.add, number, row(number, recorded_at=NOW - number)) for number in range(1, 8)])
         assert [[known.key for known in batch] for batch in batches(store)] == [
             [key(7), key(6), key(5)],
             [key(4), key(3), key(2)],
@@ -555,13 +554,13 @@ def test_a_journal_of_the_first_schema_goes_on_with_all_that_it_knew(path: Path)
     with first_journal(path) as connection:
         rows: list[tuple[Any, ...]] = [
             # id, kind, key, created, recorded_at, origin, event_type, state, attempts, under_way, error, ended_at
-            (1, RECEIVED, first_key("handled"), at, NOW, "live", RECEIVED, "handled", 1, 0, None, NOW),
-            (2, SPAM, first_key("pending"), at + 1, NOW, "recovered", SPAM, "pending", 0, 0, None, None),
-            (3, RECEIVED, digest(first_key(long_id)), at + 2, NOW, "live", RECEIVED, "dead", 5, 0, "no", NOW + 9),
+            (1, RECEIVED, first_key("handled"), at - 50, at, "live", RECEIVED, "handled", 1, 0, None, NOW),
+            (2, SPAM, first_key("pending"), at - 49, at + 1, "recovered", SPAM, "pending", 0, 0, None, None),
+            (3, RECEIVED, digest(first_key(long_id)), at - 48, at + 2, "live", RECEIVED, "dead", 5, 0, "no", NOW + 9),
             (4, "", "event 4", None, at + 3, "live", "message.sent", "handled", 0, 0, None, NOW),
             (5, "", digest("no JSON"), None, at + 4, "live", "an unknown event", "pending", 0, 0, None, None),
-            (7, RECEIVED, first_key("suspect"), at + 5, NOW, "live", RECEIVED, "pending", 2, 1, "once", None),
-            (8, RECEIVED, first_key("pending"), at + 6, NOW, "live", RECEIVED, "handled", 0, 0, None, NOW),
+            (7, RECEIVED, first_key("suspect"), at - 45, at + 5, "live", RECEIVED, "pending", 2, 1, "once", None),
+            (8, RECEIVED, first_key("pending"), at - 44, at + 6, "live", RECEIVED, "handled", 0, 0, None, NOW),
             (9, "", digest("y" * 300), None, at + 7, "live", "message.sent", "handled", 0, 0, None, NOW),
         ]
         connection.executemany(f"INSERT INTO events VALUES ({', '.join('?' * 12)})", rows)
@@ -626,7 +625,20 @@ def test_a_mail_without_a_time_in_a_journal_of_the_first_schema_is_as_old_as_its
         )
     with open_store(path) as store:
         [known] = identities(store)
-        assert (known.key, known.created) == (new_key("1"), NOW - 5)
+        assert known == KeptIdentity(new_key("1"), NOW - 5, -1)
+
+
+def test_no_mail_in_a_journal_of_the_first_schema_is_older_than_its_time(path: Path) -> None:
+    # AgentMail's clock was ahead. Who forgets goes by it, and a listing gives whatever was created after that.
+    with first_journal(path) as connection:
+        connection.execute(
+            "INSERT INTO events (id, kind, key, created, recorded_at, origin, event_type, state)"
+            " VALUES (1, ?, ?, ?, ?, 'live', ?, 'handled')",
+            (RECEIVED, first_key("1"), NOW + 90, NOW, RECEIVED),
+        )
+    with open_store(path) as store:
+        keep(store, forgotten_until=NOW + 60)
+        assert identities(store) == [KeptIdentity(new_key("1"), NOW + 90, 0)]
 
 
 def test_what_recovery_remembered_in_the_first_schema_it_still_remembers(path: Path) -> None:
@@ -685,7 +697,7 @@ def test_a_journal_of_the_first_schema_whose_state_is_damaged_is_left_as_it_was(
 
 def test_identities_are_forgotten_by_time_but_not_of_what_is_pending_or_a_dead_letter(path: Path) -> None:
     with open_store(path) as store:
-        store.apply([partial(store.add, number, row(number, created=NOW + number)) for number in range(1, 7)])
+        store.apply([partial(store.add, number, row(number, recorded_at=NOW + number)) for number in range(1, 7)])
         store.apply([partial(store.ack, number) for number in (1, 4, 5, 6)])
         store.apply([partial(store.bury, 2, "", NOW)])
         assert keys(store) == [key(number) for number in (1, 2, 3, 4, 5, 6)]
@@ -708,7 +720,7 @@ def test_many_identities_are_forgotten_a_part_in_each_transaction_the_oldest_fir
 ) -> None:
     monkeypatch.setattr(store_module, "FORGOTTEN_AT_ONCE", 3)
     with open_store(path) as store:
-        store.apply([partial(store.add, number, row(number, created=NOW - number)) for number in range(1, 9)])
+        store.apply([partial(store.add, number, row(number, recorded_at=NOW - number)) for number in range(1, 9)])
         store.apply([partial(store.ack, number) for number in range(1, 8)])
         keep(store, forgotten_until=NOW)
         assert keys(store) == [key(number) for number in (1, 2, 3, 4, 8)]
@@ -726,7 +738,7 @@ def test_identities_that_were_to_be_forgotten_when_the_process_died_are_forgotte
 ) -> None:
     monkeypatch.setattr(store_module, "FORGOTTEN_AT_ONCE", 3)
     with open_store(path) as store:
-        store.apply([partial(store.add, number, row(number, created=NOW - number)) for number in range(1, 6)])
+        store.apply([partial(store.add, number, row(number, recorded_at=NOW - number)) for number in range(1, 6)])
         store.apply([partial(store.ack, number) for number in range(1, 6)])
         keep(store, forgotten_until=NOW)
     with open_store(path) as store:

@@ -63,7 +63,7 @@ class Delivered:
         self._undated: OrderedDict[Hashable, Record] = OrderedDict()
         self._near = min(span, PLAUSIBLE)
         self._asked_at = -math.inf
-        """When the clock was asked last, by it."""
+        """When the clock was asked last, by it; `-math.inf`: not since identities were forgotten."""
         self.floor = -math.inf
         self.ran_out_until = -math.inf
 
@@ -129,6 +129,8 @@ class Delivered:
         self._mails.forget(before)
         self._others.forget(before)
         self.floor = max(self.floor, before)
+        # Held mail may come long after the clock was asked, and have been created just then: see `_time_of`.
+        self._asked_at = -math.inf
 
     def _records(self, mail: Hashable) -> tuple[int, ...]:
         known = self._mails.get(mail)

@@ -60,7 +60,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         ) WITHOUT ROWID
         """,
         "CREATE INDEX identities_by_age ON identities (recorded_at)",
-        "INSERT OR IGNORE INTO identities SELECT identity(kind, key), recorded_at,"
+        "INSERT OR IGNORE INTO identities SELECT identity(kind, key), max(recorded_at, coalesce(created, recorded_at)),"
         " CASE WHEN kind != '' AND created IS NULL THEN -1 ELSE 0 END FROM events",
         # One row for each event that is not handled. A number is never given twice.
         """
