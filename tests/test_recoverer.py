@@ -775,6 +775,19 @@ async def test_an_inbox_that_is_subscribed_again_at_once_is_looked_at_anew(autoj
         assert world.recoverer.progress[Target("b")].open_since == math.inf
 
 
+async def test_a_sweep_passes_over_inboxes_that_are_not_subscribed_any_more(autojump_clock: MockClock) -> None:
+    inbox_ids = ["a", "b", "c", "d", "e", "f"]
+    async with recovering() as world:
+        source = Held()
+        source.ends = {inbox_id: trio.Event() for inbox_id in inbox_ids}
+        source.hold(world)
+        world.subscribed(*inbox_ids)
+        await world.until(10)
+        world.subscribed("a", "f")
+        await world.until(20)
+        assert {inbox_id for _, inbox_id, _, _ in source.begun} == {"a", "b", "c", "d", "f"}
+
+
 async def test_a_sweep_of_an_inbox_that_is_not_subscribed_any_more_says_nothing(autojump_clock: MockClock) -> None:
     for failure in (None, refused()):
         async with recovering() as world:
@@ -1459,6 +1472,36 @@ async def test_what_was_kept_before_there_was_an_answer_is_set_to_their_clock(
         assert after == pytest.approx(0 - 300, abs=1.5)
 
 
+async def test_a_failure_that_was_told_before_there_was_an_answer_is_not_told_again(
+    autojump_clock: MockClock, no_jitter: None
+) -> None:
+    def nobody(request: httpx.Request) -> None:
+        raise httpx.ConnectError("refused")
+
+    async with recovering() as world:
+        world.subscribed()
+        await world.until(100)
+        kept = world.journal.state
+    async with recovering({"/inboxes": nobody, A: 403}, kept=kept) as world:
+        world.subscribed()
+        await world.until(150)
+        assert [type(notice) for notice in world.notices] == [RecoveryFailed]
+        world.api.answers["/inboxes"] = {}
+        await world.until(1000)
+        assert {path for _, path, _ in world.looks} == {A}
+        assert [type(notice) for notice in world.notices] == [RecoveryFailed]
+
+
+async def test_a_time_of_what_is_forgotten_that_lies_in_the_future_is_repaired(autojump_clock: MockClock) -> None:
+    async with recovering() as world:
+        world.delivered.floor = EPOCH + 9e9
+        world.subscribed()
+        await world.until(10)
+        world.api.answers |= inbox(mail("m", 5))
+        await world.until(301)
+        assert world.mails == ["m"]
+
+
 async def test_kept_times_that_lie_in_the_future_are_repaired(autojump_clock: MockClock) -> None:
     progress = {Target("a"): Progress({"message.received": EPOCH + 9e9}, EPOCH + 9e9, EPOCH + 9e9)}
     kept = encode_progress(progress, unwritten_since=math.inf, clock_is_known=True, source=[])
@@ -1475,6 +1518,39 @@ async def test_kept_times_that_lie_in_the_future_are_repaired(autojump_clock: Mo
 
 
 # A connection that is alive and does not deliver
+
+
+@pytest.mark.parametrize(("lost_at", "subscribed_at"), [(299, 302), (302, 310)], ids=["begins", "ends"])
+async def test_mail_of_a_sweep_that_begins_or_ends_in_an_outage_is_none(
+    lost_at: float, subscribed_at: float, autojump_clock: MockClock
+) -> None:
+    async with recovering() as world:
+        world.subscribed()
+        await world.until(100)
+        world.api.answers |= inbox(mail("m", 150), mail("n", 150))
+        world.api.answers[f"{A}/n"] = later(5, mail("n", 150))
+        await world.until(lost_at)
+        world.api.answers[A], listing = {"messages": []}, world.api.answers[A]
+        world.lost(silent_for=1)
+        if lost_at < 300:
+            await world.until(299.5)
+            world.api.answers[A] = listing
+        await world.until(subscribed_at)
+        world.subscribed()
+        await world.until(1000)
+        assert world.mails == ["m", "n"]
+        assert world.renewed == []
+
+
+async def test_mail_of_before_the_connection_is_none_whatever_our_clock_says(autojump_clock: MockClock) -> None:
+    async with recovering(recovery=Recovery(since=time(-1000))) as world:
+        world.backend.wrong_by = -600.0
+        world.subscribed()
+        await world.until(10)
+        world.api.answers |= inbox(mail("m", -300))
+        await world.until(100)
+        assert world.mails == ["m"]
+        assert world.renewed == []
 
 
 async def test_mail_that_a_sweep_finds_during_an_outage_is_none(autojump_clock: MockClock) -> None:

@@ -52,7 +52,7 @@ class Situation(Protocol):
         """A block that looks at a target; it is cancelled when the target is not subscribed to any more."""
 
     def note_begun(self) -> None:
-        """A look has begun, whose place a journal keeps."""
+        """A sweep has begun: a journal keeps its place."""
 
     def note_failure(self, target: Target, failure: ApiError | RequestFailedError) -> None:
         """Something could not be looked at."""
@@ -158,7 +158,6 @@ class Gaps:
             began = self._clock.now()
             its.look = Look(target, its.wanted, its.gap - self._recovery.overlap, began, since=its.gap)
             its.gap = math.inf
-            self._situation.note_begun()
         look = its.look
         right_before = max(look.since, self._polled_until.get(target, -math.inf)) - CLOSE
         try:
