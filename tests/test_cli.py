@@ -629,8 +629,8 @@ async def test_the_demo_breaks_the_connection_in_many_ways_and_nothing_else_brea
 async def test_the_demo_loses_mail_without_recovery_and_says_so(
     capsys: pytest.CaptureFixture[str], autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def look_at_nothing(*_: object) -> None:
-        return
+    async def look_at_nothing(*_: object, **__: object) -> bool:
+        return True
 
     monkeypatch.setattr("trio_agentmail._recovery.listing.MailListing.look", look_at_nothing)
     monkeypatch.setattr(_demo, "SWALLOWED", 1)
