@@ -275,6 +275,40 @@ async def test_until_the_next_start_has_succeeded_the_subscription_before_is_acc
             pytest.fail("entered")
 
 
+async def test_without_recovery_identities_are_forgotten_after_a_day(
+    fake: FakeAgentMail, path: Path, autojump_clock: MockClock
+) -> None:
+    async with session(fake, path, recovery=None) as (opened, journal):
+        assert isinstance(await opened.events.receive(), Subscribed)
+        for _ in range(10):
+            await fake.deliver(inbox_id="a@agentmail.to")
+            await journal.ack(await opened.events.receive())
+            await trio.sleep(86_400 / 4)
+        assert opened.statistics().remembered < 7
+        with closing(sqlite3.connect(path)) as connection:
+            assert connection.execute("SELECT count(*) FROM identities").fetchone()[0] < 7
+
+
+async def test_a_subscription_that_is_written_down_when_the_block_is_left_is_not_in_force(
+    fake: FakeAgentMail, path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def slow_keep(journal: SQLiteJournal, *args: Any, **more: Any) -> None:
+        if more.get("also") is not None:
+            await trio.sleep(10)
+
+    monkeypatch.setattr(SQLiteJournal, "keep", slow_keep)
+
+    async def subscribe(opened: AgentMailSession) -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await opened.subscribe(Subscribe(inbox_ids=["b@agentmail.to"]))
+
+    async with trio.open_nursery() as nursery:
+        async with session(fake, path) as (opened, _):
+            nursery.start_soon(subscribe, opened)
+            await trio.sleep(5)
+    assert fake.connected == 0
+
+
 @pytest.mark.parametrize("wrong", ["agent.db", Path("agent.db"), SQLiteJournal], ids=repr)
 async def test_what_is_no_journal_is_refused(fake: FakeAgentMail, wrong: Any) -> None:
     with pytest.raises(TypeError, match=r"SQLiteJournal\('agent.db'\)"):

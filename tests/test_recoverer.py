@@ -152,7 +152,7 @@ class World:
     def looks(self) -> list[tuple[float, str, float]]:
         """When something was listed, what, and how far back, by the true time."""
         return [
-            (when, path, datetime.fromisoformat(request.url.params["after"]).timestamp() - EPOCH)
+            (when, path, round(datetime.fromisoformat(request.url.params["after"]).timestamp() - EPOCH, 2))
             for when, path, request in zip(self.api.times, self.api.asked, self.api.requests, strict=True)
             if "after" in request.url.params and "page_token" not in request.url.params
         ]
@@ -840,6 +840,47 @@ async def test_in_a_busy_inbox_a_look_goes_on_right_before_the_gap_and_a_sweep_l
         assert world.notices == [CaughtUp(since=time(100), recovered=1, known=11, requests=10 + 2 + 1)]
         await world.until(400)
         assert world.mails == ["missed", "back-dated"]
+
+
+async def test_what_was_skipped_in_a_busy_inbox_is_listed_until_that_succeeds(autojump_clock: MockClock) -> None:
+    async with recovering() as world:
+        world.subscribed()
+        await world.until(100)
+        for date in range(-100, 96):
+            world.delivered.claim(MessageReceivedEvent(message=Message(inbox_id="a", message_id=f"{date}")))
+        world.lost()
+        await world.until(101)
+        world.subscribed()
+        mails = [mail(f"{date}", date) for date in range(-100, 96)]
+        listing = pages_of(mails)
+        world.api.answers |= listing
+        await world.until(102)
+        assert world.notices == [CaughtUp(since=time(100), recovered=0, known=11, requests=10 + 1)]
+        world.api.answers |= dict.fromkeys(listing, 400) | {A: 400}  # the second look fails
+        await world.until(132)
+        assert [type(notice) for notice in world.notices[1:]] == [RecoveryFailed]
+        late = mail("late", 100) | {"timestamp": at(50)}
+        world.api.answers |= pages_of(sorted([*mails, late], key=lambda m: str(m["timestamp"])))
+        await world.until(433)
+        assert world.mails == ["late"]
+        assert isinstance(world.notices[-1], CaughtUp)
+
+
+async def test_in_an_inbox_that_is_not_too_busy_nothing_is_skipped(autojump_clock: MockClock) -> None:
+    async with recovering() as world:
+        world.subscribed()
+        await world.until(100)
+        world.lost()
+        await world.until(101)
+        world.subscribed()
+        # The tenth page is dated after the beginning of the gap, and there are more.
+        world.api.answers |= pages_of([mail(f"{date}", 100 + date / 100) for date in range(15)])
+        await world.until(102)
+        assert len(world.mails) == 15
+        looks = len(world.looks)
+        assert world.recoverer.progress[Target(inbox_id="a")].skipped_from == math.inf
+        await world.until(140)
+        assert len(world.looks) == looks + 1  # the second look, and none at what was skipped
 
 
 async def test_what_was_polled_in_an_outage_is_not_listed_again_in_a_busy_inbox(autojump_clock: MockClock) -> None:

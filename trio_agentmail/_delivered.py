@@ -51,6 +51,7 @@ class Delivered:
         floor: Mail that AgentMail created before this, in seconds since the epoch, may have been delivered and
             forgotten. `-math.inf`: none was.
         ran_out_until: Up to then, identities were forgotten since there was no room for them; `-math.inf`: none was.
+        has_run_out: Called when that happens, so that whoever lists can tell what may have been missed by it.
     """
 
     def __init__(self, now: Callable[[], float], keep: float, *, is_durable: bool = True) -> None:
@@ -66,6 +67,7 @@ class Delivered:
         """When the clock was asked last, by it; `-math.inf`: not since identities were forgotten."""
         self.floor = -math.inf
         self.ran_out_until = -math.inf
+        self.has_run_out: Callable[[], None] | None = None
 
     def __len__(self) -> int:
         return len(self._mails) + len(self._others) + len(self._undated)
@@ -156,6 +158,8 @@ class Delivered:
         if newest is not None:
             self.ran_out_until = max(self.ran_out_until, math.nextafter(min(newest, self._now()), math.inf))
             self.floor = max(self.floor, self.ran_out_until)
+            if self.has_run_out is not None:
+                self.has_run_out()
 
     def _replace(self, mail: Hashable, records: tuple[int, ...] | None) -> None:
         record = records[0] if records is not None and len(records) == 1 else records

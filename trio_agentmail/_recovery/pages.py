@@ -14,6 +14,9 @@ from .source import Look
 
 __all__ = ["LookPages"]
 
+SAME_MOMENT = 0.001
+"""Seconds before its place at which a look goes on: what is dated in the same millisecond may not have been listed."""
+
 LATEST = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 
 
@@ -69,6 +72,8 @@ class LookPages:
         """
         has_passed_over = False
         after = self._look.place
+        if after > self._look.after:
+            after -= SAME_MOMENT
         try:
             while not self.reached_the_end:
                 pages = self._rest.pages(self._path, self._field, self._asked(after), pace=self._pace)

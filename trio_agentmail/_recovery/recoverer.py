@@ -80,6 +80,7 @@ class Recoverer:
         self._recovery = recovery
         self._clock = clock
         self._delivered = delivered
+        delivered.has_run_out = self._tell_if_memory_has_run_out
         self._outbox = outbox
         self._renew = renew
         self._journal = journal
@@ -378,14 +379,21 @@ class Recoverer:
             logger.warning("held mail could not be looked at: %s", printable(str(exc), 500))
 
     def _forget(self) -> None:
-        """Forget the identities that no look needs, and tell if memory has run out before that."""
-        covered = min((its.covered_until for its in self.progress.values()), default=self._clock.now())
+        """Forget the identities that no look needs."""
+        covered = self._covered_until()
         # A mail may be listed some time after it was created, and a sweep that began before that has not seen it. And
         # what the journal has no room for yet is missing to the next run, which has to find it.
         self._delivered.forget(min(covered - self._recovery.sweep_depth, self._outbox.unwritten_since))
         if self._delivered.ran_out_until <= covered:
             self._has_run_out = False
-        elif not self._has_run_out:
+
+    def _covered_until(self) -> float:
+        return min((its.covered_until for its in self.progress.values()), default=self._clock.now())
+
+    def _tell_if_memory_has_run_out(self) -> None:
+        # What is above that, and below the floor now, is not recovered, though no look may have found it yet.
+        covered = self._covered_until()
+        if self._delivered.ran_out_until > covered and not self._has_run_out:
             self._has_run_out = True
             self._tell_of_failure(Target(), covered, "more mail has come since than identities can be remembered")
 
