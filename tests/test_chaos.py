@@ -18,7 +18,7 @@ from tests.chaos import FAULTS, RECOVERY, SUBSCRIPTIONS, Fault, Verdict, draw_sc
 from trio_agentmail import Recovery
 from trio_agentmail._delivered import Delivered
 from trio_agentmail._recovery import mails
-from trio_agentmail._recovery.recoverer import Recoverer
+from trio_agentmail._recovery.situation import Situation
 from trio_agentmail._recovery.sweeps import Sweeps
 
 SEED = int(os.environ.get("CHAOS_SEED", random.randrange(2**32)))
@@ -119,7 +119,7 @@ async def shallow_sweep(sweeps: Sweeps, recent_from: float) -> None:
 
 MISTAKES: dict[str, tuple[Any, str, Any, str]] = {
     "sweeps reach back from now": (Sweeps, "_sweep", shallow_sweep, "lost"),
-    "held mail is not looked at again": (Recoverer, "_look_at_held", no_look, "lost"),
+    "held mail is not looked at again": (Situation, "_look_at_held", no_look, "lost"),
     "held mail is not told apart": (mails, "HELD", "another label", "unwanted"),
     "a mail whose delivery was interrupted counts as delivered": (Delivered, "give_back", lambda *_: None, "lost"),
 }

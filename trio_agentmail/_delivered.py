@@ -6,20 +6,17 @@ from collections.abc import Callable, Hashable, Iterable
 from datetime import datetime
 
 from ._identities import Identities, Record
-from ._identity import DIGEST_SIZE, identity, is_mail, is_same_push, mail_key, push_record
+from ._identity import DIGEST_SIZE, PLAUSIBLE, identity, is_mail, is_same_push, mail_key, push_record
 from ._journal.protocol import KeptIdentity
 from .events import Event, MessageReceivedEvent
 
-__all__ = ["PLAUSIBLE", "Delivered"]
+__all__ = ["Delivered"]
 
 GENERATIONS_WITHIN = 8
 """Generations within the time for which an identity is kept: it may be kept longer by one of them."""
 
 MIN_SPAN = 15.0
 """Seconds that a generation spans at least."""
-
-PLAUSIBLE = 3600.0
-"""Seconds by which the `created_at` of a mail may be ahead of the clock. Beyond that it is no time."""
 
 MAX_UNDATED = 2**16
 """Mails without a plausible `created_at` that are remembered."""

@@ -11,6 +11,7 @@ from .events import Event, MessageReceivedEvent, UnknownEvent, _ServerEvent
 __all__ = [
     "DIGEST_SIZE",
     "LISTED",
+    "PLAUSIBLE",
     "RECOVERED",
     "digest",
     "identity",
@@ -23,6 +24,9 @@ __all__ = [
 
 DIGEST_SIZE = 16
 """Bytes; see `mail_key`."""
+
+PLAUSIBLE = 3600.0
+"""Seconds by which the `created_at` of a mail may be ahead of the clock. Beyond that it is no time."""
 
 RECOVERED = "recovered"
 """The `origin` of a mail that was found through the REST API."""

@@ -3,8 +3,7 @@
 import attrs
 
 from trio_agentmail._codec import as_unknown, decode_event
-from trio_agentmail._delivered import PLAUSIBLE
-from trio_agentmail._identity import identity, push_record
+from trio_agentmail._identity import PLAUSIBLE, identity, push_record
 from trio_agentmail.errors import printable
 from trio_agentmail.events import Event, MessageReceivedEvent, Subscribed, UnknownEvent, _ServerEvent
 

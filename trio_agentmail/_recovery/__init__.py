@@ -1,6 +1,8 @@
 """Mail that was missed, found through the REST API.
 
-When to look is in `recoverer`; what a look is, in `source`. `listing` is the source there is: it lists mail, by inbox
-or by thread (`threads`), looks at held mail again (`held`), and tells which was missed (`mails`). `rest` is who asks
-AgentMail.
+The supervisor deals with `recoverer`. It has two parts that look for mail: `gaps` closes gaps, `sweeps` finds what was
+missed otherwise. What they share, and what the consumer is told, is in `situation`. `source` says what a look is.
+`listing` is the source there is. It lists mail, by inbox or by thread (`threads`), page by page (`pages`), looks at
+held mail again (`held`), and tells which was missed (`mails`). `progress` is how far all that has come, and how a
+journal keeps it. `rest` asks AgentMail.
 """

@@ -3,8 +3,6 @@
 import math
 import random
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Protocol
 
 import trio
 
@@ -16,9 +14,10 @@ from trio_agentmail.errors import ApiError, RequestFailedError
 
 from .progress import Progress
 from .rest import Pace, Rest
-from .source import Counts, Look, Source, Target
+from .situation import Situation
+from .source import Look, Source, Target
 
-__all__ = ["Gaps", "Situation"]
+__all__ = ["TARGETS_AT_ONCE", "Gaps"]
 
 TARGETS_AT_ONCE = 4
 """How many inboxes or pods are looked at at the same time."""
@@ -34,34 +33,6 @@ FIRST_RETRY, LAST_RETRY = 2.0, 30.0
 
 FIRST_POLL, POLL_INTERVAL = 2.0, 5.0
 """Seconds without a connection until mail is asked for, and from then on between two times."""
-
-
-class Situation(Protocol):
-    """What the parts of recovery share."""
-
-    progress: dict[Target, Progress]
-    is_connected: bool
-    changed: trio.Event
-    """Set, and replaced, when a gap opens, a subscription is in force again, or targets change."""
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether the consumer has as much waiting as it asked for."""
-
-    def looking_at(self, target: Target) -> AbstractContextManager[None]:
-        """A block that looks at a target; it is cancelled when the target is not subscribed to any more."""
-
-    def note_begun(self) -> None:
-        """A sweep has begun: a journal keeps its place."""
-
-    def note_failure(self, target: Target, failure: ApiError | RequestFailedError) -> None:
-        """Something could not be looked at."""
-
-    def note_closed(self, since: float) -> None:
-        """A gap is closed that began then."""
-
-    async def note_swept(self, counts: Counts) -> None:
-        """A sweep, or a look at recent mail, has come to its end."""
 
 
 class Gaps:
@@ -83,7 +54,6 @@ class Gaps:
         source: Source,
         rest: Rest,
         clock: ServerClock,
-        counts: Counts,
         pace: Pace,
         now: Callable[[], float],
     ) -> None:
@@ -92,7 +62,7 @@ class Gaps:
         self._source = source
         self._rest = rest
         self._clock = clock
-        self._counts = counts
+        self._counts = situation.counts
         self._pace = pace
         self._now = now
         self._busy: set[Target] = set()

@@ -13,9 +13,7 @@ What was found is delivered unless it was delivered before (`_delivered`), or wa
 
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -25,17 +23,18 @@ from trio_agentmail._clock import Moment, ServerClock
 from trio_agentmail._delivered import Delivered
 from trio_agentmail._journal.protocol import Journal
 from trio_agentmail._nursery import background_nursery
-from trio_agentmail._outbox import Abandoned, JournaledOutbox, Outbox
+from trio_agentmail._outbox import JournaledOutbox, Outbox
 from trio_agentmail._settings import Recovery, Settings, Subscribe
-from trio_agentmail.errors import AgentMailError, ApiError, RequestFailedError, printable
-from trio_agentmail.events import CaughtUp, Event, MessageReceivedEvent, RecoveryFailed
+from trio_agentmail.errors import RequestFailedError
+from trio_agentmail.events import MessageReceivedEvent
 
 from .bodies import with_body
 from .gaps import Gaps
 from .listing import MailListing
 from .progress import Progress, decode_progress, encode_progress, follow
 from .rest import Rest
-from .source import Counts, Source, Target
+from .situation import Situation
+from .source import Source, Target
 from .sweeps import Rate, Sweeps
 
 __all__ = ["Recoverer"]
@@ -61,7 +60,6 @@ class Recoverer:
 
     Attributes:
         note: Called with each event that was pushed.
-        recovered: How many mails were recovered.
     """
 
     def __init__(
@@ -80,37 +78,20 @@ class Recoverer:
         self._recovery = recovery
         self._clock = clock
         self._delivered = delivered
-        delivered.has_run_out = self._tell_if_memory_has_run_out
         self._outbox = outbox
-        self._renew = renew
         self._journal = journal
         self._kept = decode_progress(kept)
         self._rest = Rest(backend, settings, api_key, clock)
-        self._source: Source = MailListing(self._rest, clock, delivered, self._put)
+        self._situation = Situation(recovery, clock, delivered, outbox, self._rest, renew)
+        self._source: Source = MailListing(self._rest, clock, delivered, self._situation.put)
+        self._situation.source = self._source
         self.note = self._source.note
-        self._counts = Counts()
         rate = Rate(recovery.sweep_rate)
-        self._gaps = Gaps(self, recovery, self._source, self._rest, clock, self._counts, rate.wait, backend.now)
-        self._sweeps = Sweeps(self, recovery, self._source, self._rest, clock, rate)
+        self._gaps = Gaps(self._situation, recovery, self._source, self._rest, clock, rate.wait, backend.now)
+        self._sweeps = Sweeps(self._situation, recovery, self._source, self._rest, clock, rate)
         self._is_first_start = self._kept is None
         self._has_begun = False
         """Whether the clock is known, and what an earlier run remembered has been taken over."""
-        self._confirmed_at = math.inf
-        self._closed_since = math.inf
-        """When the earliest of the gaps began that are closed, and were not told of yet."""
-        self._requests_told = 0
-        self._recovered_told = 0
-        self._was_behind = False
-        self._has_run_out = False
-        self._to_keep = trio.Event()
-        self._held_lock = trio.Lock()
-        self._under_way: dict[trio.CancelScope, Target] = {}
-        """Looks, and what they look at."""
-        self.recovered = 0
-        # What `Situation` describes.
-        self.progress: dict[Target, Progress] = {}
-        self.is_connected = False
-        self.changed = trio.Event()
 
     @property
     def requests(self) -> int:
@@ -118,9 +99,19 @@ class Recoverer:
         return self._rest.requests
 
     @property
+    def recovered(self) -> int:
+        """How many mails were recovered."""
+        return self._situation.recovered
+
+    @property
     def missing_since(self) -> float:
         """Since when mail may be missing, in seconds since the epoch; `math.inf`: none is known to be."""
-        return min((its.open_since for its in self.progress.values()), default=math.inf)
+        return self._situation.missing_since
+
+    @property
+    def progress(self) -> dict[Target, Progress]:
+        """What is looked at, and how far that has come."""
+        return self._situation.progress
 
     # What the supervisor says
 
@@ -155,36 +146,34 @@ class Recoverer:
                 begin = min(begin, self._recovery.since.timestamp())
         self._is_first_start = False
         before, following = self.progress, follow(self.progress, subscribe, begin)
-        self.progress = {target: before.get(target, its) for target, its in following.items()}
+        self._situation.progress = {target: before.get(target, its) for target, its in following.items()}
         is_new = self.progress.keys() != before.keys()
         for target, its in self.progress.items():
             is_new = is_new or its.wanted != following[target].wanted
             its.wanted = following[target].wanted
         for target in before.keys() - self.progress.keys():
             self._source.forget(target)
-        for scope, target in self._under_way.items():
-            if target not in self.progress:
-                scope.cancel()
+        self._situation.cancel_what_nobody_wants()
         if is_new:
             self._sweeps.hurry()
-        self._tell_of_change()
+        self._situation.tell_of_change()
 
     def resume(self, confirmed_at: Moment) -> None:
         """A subscription is in force on a new connection."""
-        self._confirmed_at = self._at(confirmed_at)
-        self.is_connected = True
+        self._situation.confirmed_at = self._at(confirmed_at)
+        self._situation.is_connected = True
         self._gaps.retry_soon()
         if self.missing_since < math.inf:
             self._sweeps.gap_has_ended(self.missing_since)
-        self._tell_of_change()
+        self._situation.tell_of_change()
 
     def pause(self, last_received: Moment) -> None:
         """The connection was lost; the last sign of life came then."""
-        self._count_from_here()
-        self.is_connected = False
-        self._confirmed_at = math.inf
+        self._situation.count_from_here()
+        self._situation.is_connected = False
+        self._situation.confirmed_at = math.inf
         self._gaps.open(self._at(last_received))
-        self._tell_of_change()
+        self._situation.tell_of_change()
 
     @property
     def fetches_bodies(self) -> bool:
@@ -198,23 +187,18 @@ class Recoverer:
         # What there is before the clock is known is by ours, and all of it is shifted together.
         return self._clock.at(moment) if self._has_begun else moment.wall
 
-    def _tell_of_change(self) -> None:
-        self.changed.set()
-        self.changed = trio.Event()
-        self._to_keep.set()
-
     # The task
 
     async def run(self) -> None:
         """Look whenever it is time."""
-        while not self.is_connected or not self.progress:
-            await self.changed.wait()
+        while not self._situation.is_connected or not self.progress:
+            await self._situation.changed.wait()
         await self._wait_for_the_clock()
         self._take_over()
         async with background_nursery() as nursery:
             nursery.start_soon(self._gaps.run)
             nursery.start_soon(self._sweeps.run)
-            nursery.start_soon(self._tell_when_caught_up)
+            nursery.start_soon(self._situation.tell_when_caught_up)
             if self._journal is None:
                 await trio.sleep_forever()
             else:
@@ -224,7 +208,7 @@ class Recoverer:
         while not self._clock.is_known:
             if (failure := await self._learn_the_time()) is not None:
                 for target in self.progress:
-                    self.note_failure(target, failure)
+                    self._situation.note_failure(target, failure)
                 await trio.sleep(ASK_AGAIN_AFTER)
 
     async def _learn_the_time(self) -> RequestFailedError | None:
@@ -238,7 +222,7 @@ class Recoverer:
     def _take_over(self) -> None:
         """Now AgentMail's clock is known. The times so far were by ours, but for the one that was given."""
         since = None if self._recovery.since is None else self._recovery.since.timestamp()
-        self._confirmed_at += self._clock.ahead
+        self._situation.confirmed_at += self._clock.ahead
         for its in self.progress.values():
             its.shift(self._clock.ahead, since)
         if self._kept is not None:
@@ -265,171 +249,18 @@ class Recoverer:
         self._has_begun = True
         if self.missing_since < math.inf:
             self._sweeps.gap_has_ended(self.missing_since)
-        self._tell_of_change()
-
-    # What `Situation` describes
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether the consumer has as much waiting as it asked for."""
-        return self._outbox.is_full
-
-    @contextmanager
-    def looking_at(self, target: Target) -> Iterator[None]:
-        """See `Situation`."""
-        with trio.CancelScope() as scope:
-            self._under_way[scope] = target
-            try:
-                yield
-            finally:
-                del self._under_way[scope]
-
-    def note_begun(self) -> None:
-        """See `Situation`."""
-        self._to_keep.set()
-
-    def note_failure(self, target: Target, failure: ApiError | RequestFailedError) -> None:
-        """See `Situation`."""
-        its = self.progress.get(target)
-        if its is None:
-            return  # it is not subscribed to any more
-        if its.open_since == math.inf:
-            self._count_from_here()
-            its.gap = its.complete_until
-            self._tell_of_change()
-        # While there is no connection, a gap is open anyway.
-        if self.is_connected and not its.has_failed:
-            its.has_failed = True
-            self._tell_of_failure(target, its.open_since, str(failure))
-            self._tell_of_change()
-
-    def _tell_of_failure(self, target: Target, since: float, why: str) -> None:
-        reason = printable(why, 500)
-        logger.warning("mail could not be recovered: %s", reason)
-        self._notify(RecoveryFailed(inbox_id=target.inbox_id, pod_id=target.pod_id, since=_utc(since), reason=reason))
-
-    def note_closed(self, since: float) -> None:
-        """See `Situation`."""
-        self._closed_since = min(self._closed_since, since)
-        self._forget()
-        self._tell_of_change()
-
-    async def _tell_when_caught_up(self) -> None:
-        # The last gap may be closed, or told by a RecoveryFailed, or its inbox may not be subscribed to any more.
-        while True:
-            changed = self.changed
-            if self._is_caught_up():
-                await self._look_at_held(self._counts)
-                if self._is_caught_up():
-                    self._tell_of_gaps()
-            await changed.wait()
-
-    def _is_caught_up(self) -> bool:
-        """Whether all gaps are closed, but for those of which a `RecoveryFailed` has told."""
-        return self.is_connected and self._closed_since < math.inf and self._all_is_closed_or_told()
-
-    def _all_is_closed_or_told(self) -> bool:
-        return all(its.open_since == math.inf or its.has_failed for its in self.progress.values())
-
-    def _count_from_here(self) -> None:
-        """A gap opens: if it is the only one, what is told of it is what it costs, and not what sweeps cost before."""
-        if self._closed_since == math.inf and self._all_is_closed_or_told():
-            self._requests_told = self.requests
-            self._recovered_told = self.recovered
-
-    def _tell_of_gaps(self) -> None:
-        counts = self._counts
-        self._notify(
-            CaughtUp(
-                since=_utc(self._closed_since),
-                # A sweep may have found what is missing before the look that closes the gap.
-                recovered=self.recovered - self._recovered_told,
-                known=counts.known,
-                held=counts.held,
-                failed=sum(its.has_failed for its in self.progress.values()),
-                requests=self.requests - self._requests_told,
-            )
-        )
-        self._requests_told = self.requests
-        self._recovered_told = self.recovered
-        self._closed_since = math.inf
-        counts.known = counts.held = 0
-
-    async def note_swept(self, counts: Counts) -> None:
-        """See `Situation`."""
-        await self._look_at_held(counts)
-        self._forget()
-        self._to_keep.set()
-        was_behind, self._was_behind = self._was_behind, self._outbox.is_full
-        if counts.unpushed and not was_behind and self.is_connected:
-            logger.warning("the connection is alive, and %d mails were not pushed: it is replaced", counts.unpushed)
-            try:
-                await self._renew()
-            except (AgentMailError, OSError) as exc:
-                logger.warning("the connection could not be replaced: %s", printable(str(exc), 500))
-
-    async def _look_at_held(self, counts: Counts) -> None:
-        wanted = {event_type: -math.inf for its in self.progress.values() for event_type in its.wanted}
-        try:
-            # One at a time: two would both find a mail that has just been released.
-            async with self._held_lock, self._rest.connected():
-                await self._source.look_at_held(wanted, counts)
-        except (ApiError, RequestFailedError) as exc:
-            # They stay remembered, and the next look has another try.
-            logger.warning("held mail could not be looked at: %s", printable(str(exc), 500))
-
-    def _forget(self) -> None:
-        """Forget the identities that no look needs."""
-        covered = self._covered_until()
-        # A mail may be listed some time after it was created, and a sweep that began before that has not seen it. And
-        # what the journal has no room for yet is missing to the next run, which has to find it.
-        self._delivered.forget(min(covered - self._recovery.sweep_depth, self._outbox.unwritten_since))
-        if self._delivered.ran_out_until <= covered:
-            self._has_run_out = False
-
-    def _covered_until(self) -> float:
-        return min((its.covered_until for its in self.progress.values()), default=self._clock.now())
-
-    def _tell_if_memory_has_run_out(self) -> None:
-        # What is above that, and below the floor now, is not recovered, though no look may have found it yet.
-        covered = self._covered_until()
-        if self._delivered.ran_out_until > covered and not self._has_run_out:
-            self._has_run_out = True
-            self._tell_of_failure(Target(), covered, "more mail has come since than identities can be remembered")
-
-    # What is handed over
-
-    async def _put(self, event: Event, counts: Counts, *, was_held: bool) -> None:
-        self._was_behind |= self._outbox.is_full
-        try:
-            is_new = await self._outbox.put(event)
-        except Abandoned:
-            await trio.sleep_forever()  # the supervisor ends the stream, when it is told the same
-        assert isinstance(event, MessageReceivedEvent)
-        if not is_new:
-            return
-        self.recovered += 1
-        created = event.message.created_at
-        if not was_held and created is not None:
-            overdue = self._clock.now() - PUSHED_BY_THEN
-            counts.unpushed += self._confirmed_at < created.timestamp() < overdue
-
-    def _notify(self, notice: CaughtUp | RecoveryFailed) -> None:
-        try:
-            self._outbox.notify(notice)
-        except Abandoned:
-            return
+        self._situation.tell_of_change()
 
     # From one run to the next
 
     async def _keep_what_changes(self, journal: Journal) -> None:
         while True:
-            self._to_keep = trio.Event()
+            self._situation.to_keep = trio.Event()
             await journal.keep(self._encode(self.progress), forgotten_until=self._delivered.floor)
             await trio.sleep(KEEP_AFTER)
             is_looking = any(its.look is not None or its.sweep is not None for its in self.progress.values())
             with trio.move_on_after(KEEP_EVERY if is_looking else math.inf):
-                await self._to_keep.wait()
+                await self._situation.to_keep.wait()
 
     def _encode(self, progress: dict[Target, Progress]) -> bytes:
         # What the journal has no room for is known here, and would not be to the next run.
@@ -439,7 +270,3 @@ class Recoverer:
             clock_is_known=self._has_begun or (self._kept is not None and self._kept[1]),
             source=self._source.state(),
         )
-
-
-def _utc(seconds: float) -> datetime:
-    return datetime.fromtimestamp(max(seconds, 0.0), UTC)

@@ -11,8 +11,9 @@ from trio_agentmail._nursery import background_nursery
 from trio_agentmail._settings import Recovery
 from trio_agentmail.errors import ApiError, RequestFailedError
 
-from .gaps import TARGETS_AT_ONCE, Situation
+from .gaps import TARGETS_AT_ONCE
 from .rest import Pace, Rest
+from .situation import Situation
 from .source import Counts, Look, Source
 
 __all__ = ["Rate", "Sweeps"]
