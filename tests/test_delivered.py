@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from trio_agentmail import Disconnected, ErrorEvent, Event, Message, MessageReceivedEvent, Subscribed, UnknownEvent
 from trio_agentmail import _delivered as delivered_module
 from trio_agentmail import _identities as identities_module
-from trio_agentmail._delivered import PLAUSIBLE, Delivered
-from trio_agentmail._identity import LISTED, RECOVERED, identity, is_same_push, push_record
+from trio_agentmail._delivered import Delivered
+from trio_agentmail._identity import LISTED, PLAUSIBLE, RECOVERED, identity, is_same_push, push_record
 from trio_agentmail._journal.entry import new_row
 from trio_agentmail._journal.protocol import KeptIdentity
 from trio_agentmail.events import MessageSentEvent, Send

@@ -209,17 +209,17 @@ class Supervisor:
             self._reestablishing.cancel()
 
     async def _keep(self, subscribe: Subscribe, connection: Connection) -> None:
-        """Have it on disk that a subscription is in force, and when what it adds began.
+        """Find out when what a subscription adds began, and have it on disk that it is in force since then.
 
         Should the process die before the caller knows, the next one may still start with the present subscription.
         """
+        state = None
+        if self._recoverer is not None:
+            state = await self._recoverer.extended(subscribe, connection.asked_at)
         if self._journal is not None:
-            state = None
-            if self._recoverer is not None:
-                state = await self._recoverer.extended(subscribe, connection.asked_at)
             await self._journal.keep(state, scope=self._scope_of(subscribe), also=self._scope_of(self._subscribe))
-            if self.state == "closed":
-                raise trio.ClosedResourceError("the stream has ended")
+        if self.state == "closed":
+            raise trio.ClosedResourceError("the stream has ended")
 
     def _scope_of(self, subscribe: Subscribe) -> str:
         return journal_scope(self._settings.environment, subscribe)

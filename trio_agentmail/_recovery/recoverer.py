@@ -124,7 +124,10 @@ class Recoverer:
         await self._journal.keep(self._encode(follow({}, subscribe, begin)))
 
     async def extended(self, subscribe: Subscribe, asked_at: Moment) -> bytes:
-        """What a journal has to keep before a subscription that was asked for then is in force."""
+        """What a journal has to keep before a subscription that was asked for then is in force.
+
+        When our clock has been set, AgentMail's is asked first.
+        """
         if self._has_begun and not self._clock.is_certain:
             with trio.move_on_after(ASK_AGAIN_AFTER):
                 await self._learn_the_time()
