@@ -26,7 +26,7 @@ from trio_agentmail import (
 )
 from trio_agentmail.testing import FakeAgentMail
 
-STRIDE = 3
+STRIDE = 11
 """Of so many steps, the quick tests take one."""
 
 FEWEST_STEPS = 20
