@@ -85,11 +85,11 @@ class Sweeps:
     async def run(self) -> None:
         """Sweep whenever it is time."""
         async with background_nursery() as nursery:
+            nursery.start_soon(self._look_again_after_gaps)
             while True:
                 await self._until_due()
                 self._has_not_run = False
                 await self._wait_for_consumer()
-                await self._look_at_what_was_skipped()
                 recent_from = self._settle()
                 # Set before the look: what is subscribed to while it is under way makes the next one due at once.
                 self._due_at = trio.current_time() + self._recovery.sweep_interval
@@ -141,11 +141,16 @@ class Sweeps:
         progress = self._situation.progress
         await self._look_at([Look(target, its.wanted, after, began) for target, its in progress.items()])
 
-    async def _look_at_what_was_skipped(self) -> None:
-        """Look at the mail before a gap that was too much to be looked at at once.
+    async def _look_again_after_gaps(self) -> None:
+        # This is for mail of a gap, so the rate of the sweeps does not put it off.
+        while True:
+            while all(its.skipped_from == math.inf for its in self._situation.progress.values()):
+                await self._situation.changed.wait()
+            await trio.sleep(self._second_look_after)
+            await self._look_at_what_was_skipped()
 
-        It comes from a gap, so it is not put off by the rate of the sweeps.
-        """
+    async def _look_at_what_was_skipped(self) -> None:
+        """Look at the mail before a gap that was too much to be looked at at once."""
         began = self._clock.now()
         skipped = {}
         for target, its in self._situation.progress.items():
