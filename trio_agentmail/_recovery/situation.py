@@ -141,6 +141,7 @@ class Situation:
         self.tell_of_change()
 
     async def tell_when_caught_up(self) -> None:
+        """Tell when all gaps are closed; this is a task."""
         # The last gap may be closed, or told by a RecoveryFailed, or its inbox may not be subscribed to any more.
         while True:
             changed = self.changed
@@ -190,7 +191,9 @@ class Situation:
         if counts.unpushed and not was_behind and self.is_connected:
             logger.warning("the connection is alive, and %d mails were not pushed: it is replaced", counts.unpushed)
             try:
-                await self._renew()
+                # In an outage this would wait for its end, and sweeps with it.
+                with trio.move_on_after(self._recovery.sweep_interval):
+                    await self._renew()
             except (AgentMailError, OSError) as exc:
                 logger.warning("the connection could not be replaced: %s", printable(str(exc), 500))
 
@@ -224,6 +227,7 @@ class Situation:
             self._tell_of_failure(Target(), covered, "more mail has come since than identities can be remembered")
 
     async def put(self, event: Event, counts: Counts, *, was_held: bool) -> None:
+        """Hand over a mail that was missed; see `Put`."""
         self._was_behind |= self._outbox.is_full
         try:
             is_new = await self._outbox.put(event)
