@@ -971,7 +971,7 @@ async def test_a_rate_of_one_a_minute_lets_one_through(autojump_clock: MockClock
 async def test_a_long_sweep_keeps_to_its_rate_and_recent_mail_is_looked_at_in_between(
     autojump_clock: MockClock,
 ) -> None:
-    mails = [mail(f"{date}", date) for date in range(-600, -400)]
+    mails = [mail(f"{date}", date) for date in range(-1600, -1400)]
     recovery = Recovery(sweep_interval=100, sweep_rate=12)  # 3 at once, and one in 5 seconds
     async with recovering(pages_of(mails), recovery) as world:
         world.subscribed()

@@ -204,7 +204,7 @@ SPANS = ["overlap", "sweep_interval", "sweep_depth"]
 
 
 def test_the_defaults_of_recovery_are_those_that_the_documentation_names() -> None:
-    assert attrs.astuple(Recovery()) == (300.0, 300.0, 86_400.0, None, False, 120.0)
+    assert attrs.astuple(Recovery()) == (300.0, 300.0, 86_400.0, None, False, 300.0)
 
 
 @pytest.mark.parametrize("value", [-1, -0.001, math.inf, -math.inf, math.nan])

@@ -219,7 +219,7 @@ class Recovery:
     sweep_depth: float = attrs.field(default=86_400.0, validator=_seconds(0))
     since: datetime | None = attrs.field(default=None, validator=attrs.validators.optional(_aware))
     fetch_bodies: bool = attrs.field(default=False, validator=lambda *args: _an(bool)(*args))
-    sweep_rate: float = attrs.field(default=120.0, validator=_number(1))
+    sweep_rate: float = attrs.field(default=300.0, validator=_number(1))
 
     def __attrs_post_init__(self) -> None:
         if self.sweep_depth < self.overlap:

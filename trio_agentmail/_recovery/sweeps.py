@@ -14,7 +14,7 @@ from trio_agentmail.errors import ApiError, RequestFailedError
 from .gaps import TARGETS_AT_ONCE
 from .rest import Pace, Rest
 from .situation import Situation
-from .source import Counts, Look, Source
+from .source import Counts, Look, Source, Target
 
 __all__ = ["Rate", "Sweeps"]
 
@@ -64,6 +64,9 @@ class Sweeps:
         self._due_at = -math.inf
         """When the next one is due, on Trio's clock."""
         self._is_sweeping = False
+        self._is_looking_at_recent_mail = False
+        self._is_put_off = False
+        """Whether a sweep was due when the one before was still under way, and nothing was looked at instead."""
         self._has_not_run = True
         self._recent_from = math.inf
         """What AgentMail created before has been looked at."""
@@ -90,16 +93,21 @@ class Sweeps:
                 await self._until_due()
                 self._has_not_run = False
                 await self._wait_for_consumer()
-                recent_from = self._settle()
-                # Set before the look: what is subscribed to while it is under way makes the next one due at once.
-                self._due_at = trio.current_time() + self._recovery.sweep_interval
-                if self._unsettled:
-                    self._due_at = min(self._due_at, self._unsettled[0][0] + self._second_look_after)
-                if self._is_sweeping:
-                    await self._look_at_recent_mail(recent_from)
-                else:
+                now = trio.current_time()
+                self._due_at = now + self._recovery.sweep_interval
+                if not self._is_sweeping:
                     self._is_sweeping = True
-                    nursery.start_soon(self._sweep, recent_from)
+                    nursery.start_soon(self._sweep, self._settle())
+                elif not self._is_looking_at_recent_mail and (targets := self._where_a_sweep_takes_long()):
+                    self._is_looking_at_recent_mail = True
+                    nursery.start_soon(self._look_at_recent_mail, targets, self._settle())
+                else:
+                    self._is_put_off = True
+                if self._unsettled:
+                    second_look_at = self._unsettled[0][0] + self._second_look_after
+                    if second_look_at <= now:  # nothing could be begun for it now
+                        second_look_at = now + self._second_look_after
+                    self._due_at = min(self._due_at, second_look_at)
 
     async def _until_due(self) -> None:
         while not self._situation.progress or trio.current_time() < self._due_at:
@@ -135,11 +143,26 @@ class Sweeps:
             await self._look_at(looks)
         finally:
             self._is_sweeping = False
+        if self._is_put_off:
+            self._is_put_off = False
+            self.hurry()
+            self._situation.tell_of_change()
 
-    async def _look_at_recent_mail(self, recent_from: float) -> None:
+    def _where_a_sweep_takes_long(self) -> list[Target]:
+        # Where it is about to come to recent mail, that need not be listed twice: the next sweep comes soon.
+        recent = self._recent_from - 2 * self._recovery.overlap
+        progress = self._situation.progress
+        return [target for target, its in progress.items() if its.sweep is not None and its.sweep.place < recent]
+
+    async def _look_at_recent_mail(self, targets: Iterable[Target], recent_from: float) -> None:
         after, began = recent_from - self._recovery.overlap, self._clock.now()
         progress = self._situation.progress
-        await self._look_at([Look(target, its.wanted, after, began) for target, its in progress.items()])
+        try:
+            await self._look_at(
+                [Look(target, progress[target].wanted, after, began) for target in targets if target in progress]
+            )
+        finally:
+            self._is_looking_at_recent_mail = False
 
     async def _look_again_after_gaps(self) -> None:
         # This is for mail of a gap, so the rate of the sweeps does not put it off.
