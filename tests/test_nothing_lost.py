@@ -167,6 +167,27 @@ async def test_a_gap_of_several_inboxes_that_is_much_larger_than_a_generation_is
         assert reader.session.statistics().missing_since is None
 
 
+@pytest.mark.parametrize("recovery", [None, Recovery(overlap=30, sweep_interval=60, sweep_depth=600)])
+async def test_what_a_stalled_consumer_reads_days_later_does_not_come_again(
+    fake: FakeAgentMail, autojump_clock: MockClock, recovery: Recovery | None
+) -> None:
+    async with open_agentmail_session(
+        ONE, backend=fake, recovery=recovery, buffer_size=1, ping_interval=None
+    ) as session:
+        await session.events.receive()
+        mails = [await fake.deliver(inbox_id=A, subject=f"{number}") for number in range(5)]
+        for mail in mails:
+            await fake.emit(mail)  # once more; it waits to be read
+        await trio.sleep(7 * 86_400)
+        came = []
+        with trio.move_on_after(60):
+            async for event in session.events:
+                assert isinstance(event, MessageReceivedEvent)
+                came.append(event.message.subject)
+        assert came == [f"{number}" for number in range(5)]
+        assert session.statistics().duplicates == 5
+
+
 # Looks, whatever the connection does
 
 

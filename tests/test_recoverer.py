@@ -127,6 +127,7 @@ class World:
             self.renew,
             cast("Journal", self.journal),
             kept,
+            lambda: 0.0,
         )
 
     async def renew(self) -> None:

@@ -77,6 +77,12 @@ class Connection:
         return Moment(watched.last_received, watched.last_heard)
 
     @property
+    def all_read_at(self) -> float:
+        """When all that had come so far was handed over last, on Trio's clock."""
+        watched = self._websocket.watched
+        return watched.read_at if watched.quiet_since is None else trio.current_time()
+
+    @property
     def held(self) -> int:
         """Events that came before the confirmation and have not been received yet."""
         return len(self._held)

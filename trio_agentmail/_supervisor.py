@@ -95,7 +95,17 @@ class Supervisor:
         self._recoverer: Recoverer | None = None
         if recovery is not None:
             self._recoverer = Recoverer(
-                recovery, backend, settings, api_key, clock, delivered, self.outbox, self._renew, journal, kept
+                recovery,
+                backend,
+                settings,
+                api_key,
+                clock,
+                delivered,
+                self.outbox,
+                self._renew,
+                journal,
+                kept,
+                self._unread_for,
             )
         self._error: BaseException | None = None
 
@@ -224,11 +234,17 @@ class Supervisor:
     def _scope_of(self, subscribe: Subscribe) -> str:
         return journal_scope(self._settings.environment, subscribe)
 
+    def _unread_for(self) -> float:
+        """For how many seconds the oldest push that may have come has not been read: reading waits for the consumer."""
+        now = trio.current_time()
+        current = [self._current] if self._current is not None and self.state == "subscribed" else []
+        return max((now - connection.all_read_at for connection in (*current, *self._successors)), default=0.0)
+
     async def _forget_in_time(self) -> None:
         """Forget identities. Where nothing is listed, only a push can bring an event again, and it does so soon."""
         while True:
             await trio.sleep(KEEP_IDENTITIES_FOR / 8)
-            self._delivered.forget(self._clock.now() - KEEP_IDENTITIES_FOR)
+            self._delivered.forget(self._clock.now() - KEEP_IDENTITIES_FOR - self._unread_for())
             if self._journal is not None:
                 await self._journal.keep(forgotten_until=self._delivered.floor)
 

@@ -23,6 +23,7 @@ class WatchedStream(trio.abc.Stream):
         quiet_since: Since when a read has been waiting for bytes, on Trio's clock; None while nobody reads.
         last_received: When the last byte came, in seconds since the epoch.
         last_heard: The same, on Trio's clock.
+        read_at: When bytes were asked for last, on Trio's clock: all that came before has been handed over.
     """
 
     def __init__(self, stream: trio.abc.Stream, now: Callable[[], float] = time.time) -> None:
@@ -32,7 +33,7 @@ class WatchedStream(trio.abc.Stream):
         self._mute = False
         self.quiet_since: float | None = None
         self.last_received = now()
-        self.last_heard = trio.current_time()
+        self.last_heard = self.read_at = trio.current_time()
 
     async def changed(self) -> None:
         """Wait until `quiet_since` changes."""
@@ -47,7 +48,8 @@ class WatchedStream(trio.abc.Stream):
             self._changed = None
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        self._set_quiet_since(trio.current_time())
+        self.read_at = trio.current_time()
+        self._set_quiet_since(self.read_at)
         try:
             data = await self._stream.receive_some(max_bytes)
         finally:

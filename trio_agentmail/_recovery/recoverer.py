@@ -57,6 +57,7 @@ class Recoverer:
     Args:
         renew: Makes a connection that takes the place of the present one.
         kept: What was remembered in an earlier run; `b""`: nothing.
+        unread_for: For how many seconds the oldest push that may have come has not been read.
 
     Attributes:
         note: Called with each event that was pushed.
@@ -74,6 +75,7 @@ class Recoverer:
         renew: Callable[[], Awaitable[None]],
         journal: Journal | None,
         kept: bytes,
+        unread_for: Callable[[], float],
     ) -> None:
         self._recovery = recovery
         self._clock = clock
@@ -82,7 +84,7 @@ class Recoverer:
         self._journal = journal
         self._kept = decode_progress(kept)
         self._rest = Rest(backend, settings, api_key, clock)
-        self._situation = Situation(recovery, clock, delivered, outbox, self._rest, renew)
+        self._situation = Situation(recovery, clock, delivered, outbox, self._rest, renew, unread_for)
         self._source: Source = MailListing(self._rest, clock, delivered, self._situation.put)
         self._situation.source = self._source
         self.note = self._source.note

@@ -32,6 +32,7 @@ class Situation:
 
     Args:
         renew: Makes a connection that takes the place of the present one.
+        unread_for: For how many seconds the oldest push that may have come has not been read.
 
     Attributes:
         progress: What is looked at, and how far that has come.
@@ -53,6 +54,7 @@ class Situation:
         outbox: Outbox | JournaledOutbox,
         rest: Rest,
         renew: Callable[[], Awaitable[None]],
+        unread_for: Callable[[], float],
     ) -> None:
         self._recovery = recovery
         self._clock = clock
@@ -61,6 +63,7 @@ class Situation:
         self._outbox = outbox
         self._rest = rest
         self._renew = renew
+        self._unread_for = unread_for
         self._closed_since = math.inf
         """When the earliest of the gaps began that are closed, and were not told of yet."""
         self._requests_told = 0
@@ -212,7 +215,9 @@ class Situation:
         covered = self._covered_until()
         # A mail may be listed some time after it was created, and a sweep that began before that has not seen it. And
         # what the journal has no room for yet is missing to the next run, which has to find it.
-        self._delivered.forget(min(covered - self._recovery.sweep_depth, self._outbox.unwritten_since))
+        until = min(covered - self._recovery.sweep_depth, self._outbox.unwritten_since)
+        # And what waits to be read, since the consumer is slow, may be a mail that was delivered before.
+        self._delivered.forget(min(until, self._clock.now() - self._recovery.sweep_depth - self._unread_for()))
         if self._delivered.ran_out_until <= covered:
             self._has_run_out = False
 
