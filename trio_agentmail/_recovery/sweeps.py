@@ -175,14 +175,16 @@ class Sweeps:
     async def _look_at_what_was_skipped(self) -> None:
         """Look at the mail before a gap that was too much to be looked at at once."""
         began = self._clock.now()
-        skipped = {}
-        for target, its in self._situation.progress.items():
-            if its.skipped_from < math.inf:
-                skipped[target] = Look(target, its.wanted, its.skipped_from, began)
-                its.skipped_from = math.inf
+        progress = self._situation.progress
+        skipped = {
+            target: Look(target, its.wanted, its.skipped_from, began)
+            for target, its in progress.items()
+            if its.skipped_from < math.inf
+        }
+        for target in skipped:
+            progress[target].skipped_from = math.inf
         try:
-            if skipped:
-                await self._look_at(skipped.values(), pace=trio.lowlevel.checkpoint)
+            await self._look_at(skipped.values(), pace=trio.lowlevel.checkpoint)
         finally:
             for target, look in skipped.items():
                 its_now = self._situation.progress.get(target)
