@@ -18,6 +18,7 @@ import cProfile
 import sys
 import time
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ async def main(
         await trio.to_thread.run_sync(sys.stdin.read, abandon_on_cancel=True)
         statistics = session.statistics()
         nursery.cancel_scope.cancel()
-    return attrs.asdict(statistics, filter=lambda field, _: field.name != "last_received")
+    return attrs.asdict(statistics, filter=lambda _, value: not isinstance(value, datetime))
 
 
 def client(profile: str | None, **arguments: Any) -> dict[str, Any]:
