@@ -766,6 +766,21 @@ async def test_a_thread_that_a_page_lists_twice_is_no_harm() -> None:
         assert await looker.look(KEY) == ["m"]
 
 
+async def test_threads_that_got_mail_after_the_look_began_are_looked_into_once(autojump_clock: MockClock) -> None:
+    # A thread that gets mail moves to the end of the listing, and takes along the older mail that was missed.
+    answers = threads(thread("t", "m", 1, 1), t=[whole("missed", -5), whole("m", 1)], u=[whole("n", 3)])
+    answers["/threads"]["next_page_token"] = "2"
+    answers["/threads?2"] = {"threads": [thread("t", "o", 2, 2), thread("u", "n", 3, 3)]}
+    async with looking(answers) as looker:
+        look = a_look(KEY, after=-10, wanted={"message.received": EPOCH - 10})
+        assert await looker.listing.look(look, looker.counts, pace=partial(trio.sleep, 10))
+        assert [event.message.message_id for event in looker.put] == ["missed", "m", "n"]
+        assert looker.api.asked.count(THREAD) == 1
+        # Another look asks again for the one that has changed since.
+        assert await looker.look(KEY) == []
+        assert looker.api.asked.count(THREAD) == 2
+
+
 async def test_only_so_many_threads_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trio_agentmail._recovery.threads.REMEMBERED_THREADS", 2)
     names = ["t", "u", "v"]

@@ -233,6 +233,29 @@ async def test_sweeps_go_on_though_the_connection_is_cut_every_25_seconds(
         assert sorted(reader.subjects) == sorted(f"{number}" for number in range(30))
 
 
+async def test_missed_mail_is_found_though_its_thread_gets_mail_while_threads_are_listed(
+    fake: FakeAgentMail, autojump_clock: MockClock
+) -> None:
+    recovery = Recovery(overlap=10, sweep_interval=60, sweep_depth=300)
+    async with reading(Backend(fake, request_takes=1), Subscribe(), recovery=recovery) as reader:
+
+        async def all_threads_get_mail() -> None:
+            for number in range(250):
+                await fake.deliver(inbox_id=A, thread_id=f"thread-{number}")
+
+        await all_threads_get_mail()
+        fake.swallow_pushes()
+        await fake.deliver(inbox_id=A, subject="missed", thread_id="thread-249", timestamp=ago(fake, minutes=2))
+        for _ in range(3):
+            before = len(fake.requests)
+            while not any(request.path.endswith("/v0/threads") for request in fake.requests[before:]):
+                await trio.sleep(0.5)
+            # They are listed from the oldest on. Now each is younger than the look, and the last is still the last.
+            await all_threads_get_mail()
+        await trio.sleep(30)
+        assert "missed" in reader.subjects
+
+
 async def test_mail_comes_within_seconds_while_only_the_websocket_is_down(
     fake: FakeAgentMail, autojump_clock: MockClock
 ) -> None:

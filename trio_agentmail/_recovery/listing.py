@@ -111,7 +111,7 @@ class MailListing:
             else:
                 await self._mails.put_all(found, counts)
 
-        async with in_order(UNDER_WAY) as start, aclosing(listed.walk(listing_failures)) as pages:
+        async with in_order(UNDER_WAY) as start, aclosing(listed.walk(listing_failures, passes_over_new=True)) as pages:
             async for page in pages:
                 for item in page:
                     event = self._mails.missed(item, inbox_id, look, counts)

@@ -24,10 +24,13 @@ class LookPages:
     """Goes through a listing in ascending order, for one look.
 
     Mail goes on coming while a look is under way. A look that keeps to a rate might never reach the end of a busy
-    listing. It need not: what AgentMail creates after a look has begun is pushed, or is for the next look. So when it
-    comes to where it began, a look passes over what is dated from then until now, and ends with what is dated in the
-    future. Where it began is where this try did: one mail that cannot be had may make a look fail for days, and what
-    is missed on these days must be found all the same.
+    listing of messages. It need not: what AgentMail creates after a look has begun is pushed, or is for the next look.
+    So when it comes to where it began, a look passes over what is dated from then until now, and ends with what is
+    dated in the future. Where it began is where this try did: one mail that cannot be had may make a look fail for
+    days, and what is missed on these days must be found all the same.
+
+    A listing of threads is gone through to its end. A thread is dated like its latest mail, so one that gets a mail
+    while the look is under way moves to the end, and takes along the mail that the look is for.
 
     Args:
         path: The listing.
@@ -63,14 +66,16 @@ class LookPages:
         self._reached = look.place
         self.reached_the_end = False
 
-    async def walk(self, failures: list[Exception]) -> AsyncGenerator[list[dict[str, Any]], None]:
+    async def walk(
+        self, failures: list[Exception], *, passes_over_new: bool = False
+    ) -> AsyncGenerator[list[dict[str, Any]], None]:
         """The items, a page at a time.
 
         Args:
             failures: A failure of the listing ends it and is added here, so that what was found before can still be
                 handed over.
+            passes_over_new: Whether to pass over what is dated from the beginning of this walk until it gets there.
         """
-        has_passed_over = False
         after = self._look.place
         if after > self._look.after:
             after -= SAME_MOMENT
@@ -85,8 +90,8 @@ class LookPages:
                         self.reached_the_end = not page.has_more
                         if page.has_more and self._limit <= 0:
                             return
-                        if page.has_more and not has_passed_over and self._reached > self._began:
-                            has_passed_over = True
+                        if page.has_more and passes_over_new and self._reached > self._began:
+                            passes_over_new = False
                             after = self._clock.now()
                             break
         except (ApiError, RequestFailedError) as exc:

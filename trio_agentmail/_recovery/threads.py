@@ -43,6 +43,9 @@ class Threads:
         """
         failures: list[Exception] = []
         listing_failures: list[Exception] = []
+        # A thread that gets mail again and again is listed again and again. To fetch it once is enough: what comes
+        # into it later was not missed before this look.
+        fetched: set[int] = set()
 
         async def fetch(thread: ThreadItem) -> tuple[list[MessageReceivedEvent], float] | Exception:
             try:
@@ -66,7 +69,10 @@ class Threads:
             async for page in pages:
                 for item in page:
                     thread = decode_thread(item)
-                    if thread is not None and self._has_news(thread, look):
+                    if thread is None or hash(thread.thread_id) in fetched:
+                        continue
+                    if self._has_news(thread, look):
+                        fetched.add(hash(thread.thread_id))
                         await start(partial(fetch, thread), partial(put, thread))
                 await start(trio.lowlevel.checkpoint, listed.mark(failures))
         raise_first(listing_failures)
