@@ -867,6 +867,25 @@ async def test_what_was_skipped_in_a_busy_inbox_is_listed_until_that_succeeds(au
         assert isinstance(world.notices[-1], CaughtUp)
 
 
+async def test_a_look_at_what_was_skipped_is_a_sweep_where_it_reaches_about_as_far_back(
+    autojump_clock: MockClock,
+) -> None:
+    # At this rate, a sweep would take hours.
+    async with recovering(recovery=Recovery(overlap=60, sweep_depth=60, sweep_rate=1)) as world:
+        world.subscribed()
+        await world.until(100)
+        for date in range(-50, 96):
+            world.delivered.claim(MessageReceivedEvent(message=Message(inbox_id="a", message_id=f"{date}")))
+        world.lost()
+        await world.until(101)
+        world.subscribed()
+        world.api.answers |= pages_of([mail(f"{date}", date) for date in range(-50, 96)])
+        await world.until(140)
+        assert (131, A, 0 - 60) in world.looks
+        assert world.recoverer.progress[Target(inbox_id="a")].swept_until == EPOCH + 131
+        assert world.delivered.floor == EPOCH + 131 - 60
+
+
 async def test_in_an_inbox_that_is_not_too_busy_nothing_is_skipped(autojump_clock: MockClock) -> None:
     async with recovering() as world:
         world.subscribed()

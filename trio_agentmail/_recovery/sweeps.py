@@ -12,6 +12,7 @@ from trio_agentmail._settings import Recovery
 from trio_agentmail.errors import ApiError, RequestFailedError
 
 from .gaps import TARGETS_AT_ONCE
+from .progress import Progress
 from .rest import Pace, Rest
 from .situation import Situation
 from .source import Counts, Look, Source, Target
@@ -177,7 +178,7 @@ class Sweeps:
         began = self._clock.now()
         progress = self._situation.progress
         skipped = {
-            target: Look(target, its.wanted, its.skipped_from, began)
+            target: Look(target, its.wanted, self._where_to_begin(its), began)
             for target, its in progress.items()
             if its.skipped_from < math.inf
         }
@@ -190,6 +191,12 @@ class Sweeps:
                 its_now = self._situation.progress.get(target)
                 if its_now is not None and not look.is_done:
                     its_now.skipped_from = min(its_now.skipped_from, look.place)
+
+    def _where_to_begin(self, its: Progress) -> float:
+        # Where it is little more to reach as far back as a sweep does, this look is one, and more can be forgotten.
+        sweep_from = its.swept_until - self._recovery.sweep_depth
+        is_little_more = its.skipped_from - sweep_from <= self._recovery.sweep_interval
+        return min(its.skipped_from, sweep_from) if is_little_more else its.skipped_from
 
     async def _look_at(self, looks: Iterable[Look], pace: Pace | None = None) -> None:
         counts = Counts()
@@ -217,5 +224,7 @@ class Sweeps:
         if its is None:
             return  # it is not subscribed to any more
         its.complete_until = max(its.complete_until, look.began)
+        if its.sweep is look or look.after <= its.swept_until - self._recovery.sweep_depth:
+            its.swept_until = max(its.swept_until, look.began)
         if its.sweep is look:
-            its.sweep, its.swept_until = None, look.began
+            its.sweep = None
