@@ -24,7 +24,7 @@ from trio_agentmail import (
 )
 from trio_agentmail._delivered import Delivered
 from trio_agentmail._recovery.held import BATCH, GONE_FOR
-from trio_agentmail._recovery.listing import MailListing
+from trio_agentmail._recovery.listing import REFUSED_FOR, MailListing
 from trio_agentmail._recovery.rest import UNDER_WAY
 from trio_agentmail._recovery.source import Counts, Look, Target, recovered_types, targets_of
 from trio_agentmail.errors import RequestFailedError
@@ -584,6 +584,20 @@ async def test_a_key_that_may_not_list_threads_with_spam_lists_the_others_from_t
         assert "include_blocked=true" in str(looker.api.requests[1].url)
 
 
+async def test_a_key_that_was_refused_threads_with_spam_asks_for_them_again_after_an_hour(
+    autojump_clock: MockClock,
+) -> None:
+    def answer(request: httpx.Request) -> httpx.Response | dict[str, Any]:
+        return httpx.Response(403, json={}) if len(looker.api.requests) == 1 else {"threads": []}
+
+    async with looking({"/threads": answer}) as looker:
+        for _ in range(3):
+            await looker.look(KEY)
+            await trio.sleep(REFUSED_FOR / 2 + 1)
+        for_all = [ALL_THREADS.items() <= dict(request.url.params).items() for request in looker.api.requests]
+        assert for_all == [True, False, False, True]
+
+
 async def test_a_key_that_may_not_list_threads_at_all_is_refused() -> None:
     refusal = httpx.Response(403, json={"name": "missing_permission", "message": "message_read"})
     async with looking({"/threads": refusal}) as looker:
@@ -639,6 +653,24 @@ async def test_a_thread_is_not_fetched_again_until_it_changes() -> None:
         answers.update(threads(thread("t", "n", 2, 2), t=[whole("m"), whole("n")]))
         assert await looker.look(KEY) == ["n"]
         assert looker.counts == Counts(known=1)
+
+
+async def test_a_thread_is_fetched_again_when_a_claim_was_given_back() -> None:
+    # What a look takes for delivered may wait for the consumer in another look, and be given back when that is
+    # cancelled.
+    answers = threads(thread("t", "n", 2, 2), t=[whole("m"), whole("n")])
+    async with looking(answers) as looker:
+        looker.delivered.claim(pushed("m"))
+        assert await looker.look(KEY) == ["n"]
+        looker.delivered.give_back(pushed("m"))
+        assert await looker.look(KEY) == ["m"]
+
+
+async def test_a_thread_is_fetched_again_when_other_event_types_are_wanted() -> None:
+    answers = threads(thread("t", "n", 2, 2), t=[whole("m", 0, "spam"), whole("n")])
+    async with looking(answers) as looker:
+        assert await looker.look(KEY) == ["n"]
+        assert await looker.look(KEY, wanted=EVERY_KIND) == ["m"]
 
 
 async def test_a_thread_of_one_mail_that_was_pushed_costs_no_request() -> None:
@@ -897,9 +929,10 @@ async def test_held_mail_of_an_inbox_that_is_not_subscribed_any_more_is_forgotte
     async with looking({}) as looker:
         for held in [("a@b", "m"), ("x", "n"), ("a@b", "o")]:
             looker.listing.note(review(*held))
-        looker.listing.forget(POD)
+        # Nobody knows which inboxes a pod has.
+        looker.listing.keep_only([POD, Target(inbox_id="y")])
         assert len(looker.listing.state()) == 3
-        looker.listing.forget(INBOX)
+        looker.listing.keep_only([Target(inbox_id="x"), Target(inbox_id="y")])
         assert looker.listing.state() == [("x", "n")]
 
 
@@ -942,6 +975,38 @@ async def test_held_mail_is_asked_for_by_inbox_in_batches_and_comes_in_the_order
             looker.listing.note(review("a@b", message_id))
         assert await looker.look_at_held() == [*ids, "x"]
     assert batches == [500, 500, 200, 1]
+
+
+async def test_held_mail_that_cannot_be_found_once_is_looked_at_again() -> None:
+    answers = {BATCH_GET: batch(mail("m"))}
+    async with looking(answers) as looker:
+        looker.listing.note(review("a@b", "m"))
+        assert await looker.look_at_held() == []
+        answers |= inbox(whole("m"))
+        assert await looker.look_at_held() == ["m"]
+        assert looker.listing.state() == []
+
+
+async def test_held_mail_in_the_trash_stays_remembered() -> None:
+    answers = inbox(whole("m")) | {BATCH_GET: batch(mail("m", 0, HELD, "trash"))}
+    async with looking(answers) as looker:
+        looker.listing.note(review("a@b", "m"))
+        assert await looker.look_at_held() == []
+        answers[BATCH_GET] = batch(mail("m"))
+        assert await looker.look_at_held() == ["m"]
+
+
+async def test_held_mail_whose_release_was_listed_is_not_looked_at_any_more() -> None:
+    # What has been forgotten by the time of that look would come twice.
+    async with looking(inbox(whole("m"), whole("n"))) as looker:
+        looker.listing.note(review("a@b", "m"))
+        looker.listing.note(review("a@b", "n"))
+        assert await looker.look() == ["m", "n"]
+        assert looker.listing.state() == []
+        # A listing may be older than the release.
+        looker.api.answers |= inbox(whole("m", 0, HELD))
+        assert await looker.look() == []
+        assert looker.listing.state() == []
 
 
 async def test_held_mail_that_cannot_be_fetched_does_not_stop_the_others_and_stays_remembered() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trio_agentmail import (
     AgentMailSession,
@@ -188,6 +188,28 @@ async def test_what_a_stalled_consumer_reads_days_later_does_not_come_again(
         assert session.statistics().duplicates == 5
 
 
+async def test_a_push_that_a_stalled_consumer_left_waiting_for_longer_than_sweep_depth_is_not_taken_for_new(
+    fake: FakeAgentMail, autojump_clock: MockClock
+) -> None:
+    recovery = Recovery(overlap=30, sweep_interval=60, sweep_depth=600)
+    async with open_agentmail_session(
+        BOTH, backend=fake, recovery=recovery, buffer_size=1, ping_interval=None
+    ) as session:
+        await trio.sleep(1000)
+        mails = [await fake.deliver(inbox_id=A, subject=f"{number}", held=True) for number in range(4)]
+        for mail in mails[:2]:
+            await fake.release(A, mail.message.message_id)  # it is pushed, and waits; the next sweep finds it
+        # B is swept all the while. When A is at last, identities are forgotten in the moment in which pushes are read.
+        await trio.sleep(1000)
+        came = []
+        with trio.move_on_after(1000):
+            async for event in session.events:
+                await wait_all_tasks_blocked()
+                if isinstance(event, MessageReceivedEvent):
+                    came.append(event.message.subject)
+        assert sorted(map(str, came)) == ["0", "1"]
+
+
 # Looks, whatever the connection does
 
 
@@ -330,6 +352,22 @@ async def test_an_inbox_that_is_added_after_our_clock_was_set_begins_when_it_was
         await fake.deliver(inbox_id=B, subject="new")
         await trio.sleep(700)
         assert reader.subjects == ["new"]
+
+
+@pytest.mark.parametrize("subscribe", [BOTH, Subscribe()], ids=["inbox", "key"])
+@pytest.mark.parametrize("seconds", [1, 4, 7])
+async def test_what_a_subscription_adds_begins_when_that_is_called_however_long_it_takes(
+    fake: FakeAgentMail, autojump_clock: MockClock, subscribe: Subscribe, seconds: float
+) -> None:
+    async with reading(fake) as reader, trio.open_nursery() as nursery:
+        await fake.deliver(inbox_id=B, subject="before")
+        await trio.sleep(2)
+        fake.delay_connections(8)
+        nursery.start_soon(reader.session.subscribe, subscribe)
+        await trio.sleep(seconds)
+        await fake.deliver(inbox_id=B, subject="meanwhile")
+        await trio.sleep(60)
+        assert reader.subjects == ["meanwhile"]
 
 
 # Odd times

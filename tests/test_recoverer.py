@@ -3,7 +3,7 @@
 import json
 import logging
 import math
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -416,14 +416,14 @@ class Held(Source):
         self.looks: list[Look] = []
         self.ends: dict[str | None, trio.Event] = {}
         self.failure: Exception | None = None
-        self.forgotten: list[Target] = []
+        self.kept: set[Target] = set()
         self.reaches_the_end = True
 
     def note(self, event: Event) -> None:
         pass
 
-    def forget(self, target: Target) -> None:
-        self.forgotten.append(target)
+    def keep_only(self, targets: Collection[Target]) -> None:
+        self.kept = set(targets)
 
     async def look(
         self, look: Look, counts: Counts, *, pages: float = math.inf, pace: Pace = trio.lowlevel.checkpoint
@@ -529,7 +529,7 @@ async def test_a_look_that_ends_in_the_moment_of_another_subscription_says_nothi
         source.ends.clear()
         await world.until(130)
         assert [inbox_id for _, inbox_id, _, _ in source.begun[4:]] == ["new"]
-        assert {target.inbox_id for target in source.forgotten} == {*inbox_ids}
+        assert source.kept == {Target(inbox_id="new")}
         assert world.notices == []
 
 
@@ -1022,7 +1022,7 @@ async def test_a_sweep_that_fails_goes_on_at_its_place(autojump_clock: MockClock
         assert (300, A, -6) in world.looks
 
 
-async def test_what_is_subscribed_to_while_recent_mail_is_looked_at_is_looked_at_next(
+async def test_what_is_subscribed_to_while_another_inbox_is_swept_is_looked_at_at_once(
     autojump_clock: MockClock,
 ) -> None:
     async with recovering(recovery=Recovery(sweep_interval=100)) as world:
@@ -1034,9 +1034,18 @@ async def test_what_is_subscribed_to_while_recent_mail_is_looked_at_is_looked_at
         assert [(when, inbox_id) for when, inbox_id, _, _ in source.begun] == [(0, "a"), (100, "a")]
         world.subscribed("a", "b")
         await world.until(130)
-        source.ends["a"].set()
-        await world.until(131)
-        assert (130, "b") in [(when, inbox_id) for when, inbox_id, _, _ in source.begun]
+        assert (120, "b") in [(when, inbox_id) for when, inbox_id, _, _ in source.begun]
+
+
+async def test_an_inbox_whose_sweep_takes_long_does_not_hold_up_the_others(autojump_clock: MockClock) -> None:
+    async with recovering(recovery=Recovery(sweep_interval=100)) as world:
+        source = Held()
+        source.hold(world)
+        source.ends["a"] = trio.Event()
+        world.subscribed("a", "b")
+        await world.until(350)
+        assert [when for when, inbox_id, _, _ in source.begun if inbox_id == "b"] == [0, 100, 200, 300]
+        assert all(look.began - look.after >= DAY - 1 for look in source.looks if look.target.inbox_id == "b")
 
 
 async def test_a_sweep_after_a_gap_is_not_put_off_by_further_gaps(autojump_clock: MockClock) -> None:

@@ -115,6 +115,7 @@ async def subscribe_and_cancel(
         nursery.start_soon(consume, session)
         await trio.sleep(2)
         early = await fake.deliver(inbox_id=B, subject="early")
+        await trio.sleep(1)
         if circumstance is not in_an_outage:  # there the old subscription would be confirmed first
             fake.push_before_confirming(early)
         await circumstance(fake, subscribe_and_be_cancelled)

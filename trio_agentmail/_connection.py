@@ -77,10 +77,9 @@ class Connection:
         return Moment(watched.last_received, watched.last_heard)
 
     @property
-    def all_read_at(self) -> float:
-        """When all that had come so far was handed over last, on Trio's clock."""
-        watched = self._websocket.watched
-        return watched.read_at if watched.quiet_since is None else trio.current_time()
+    def read_until(self) -> float:
+        """Until when all that the server sent has been handed over, on Trio's clock; see `WatchedStream`."""
+        return self._websocket.watched.read_until()
 
     @property
     def held(self) -> int:

@@ -48,6 +48,7 @@ class Delivered:
         floor: Mail that AgentMail created before this, in seconds since the epoch, may have been delivered and
             forgotten. `-math.inf`: none was.
         ran_out_until: Up to then, identities were forgotten since there was no room for them; `-math.inf`: none was.
+        given_back: How many claims were given back. Who has seen a mail that was claimed then has to look again.
         has_run_out: Called when that happens, so that whoever lists can tell what may have been missed by it.
     """
 
@@ -64,6 +65,7 @@ class Delivered:
         """When the clock was asked last, by it; `-math.inf`: not since identities were forgotten."""
         self.floor = -math.inf
         self.ran_out_until = -math.inf
+        self.given_back = 0
         self.has_run_out: Callable[[], None] | None = None
 
     def __len__(self) -> int:
@@ -105,6 +107,7 @@ class Delivered:
 
     def give_back(self, event: Event) -> None:
         """Take a claim back: the event has not been delivered."""
+        self.given_back += 1
         if isinstance(event, MessageReceivedEvent):
             mail = self._mail_key(event.message.inbox_id, event.message.message_id)
             record = push_record(event)

@@ -46,7 +46,8 @@ class AgentMailSession:
         Returns when AgentMail has confirmed the new subscription, on a second connection. What the first had
         received comes before its `Subscribed`, in the background: the only consumer may call this. There is no gap,
         no `Disconnected`, and nothing is delivered twice. During an outage it waits; use Trio's time-outs to bound
-        that.
+        that. Mail for what is added begins with the call, however long it takes: with recovery, what comes meanwhile
+        is delivered afterwards.
 
         Raises:
             SubscriptionRejectedError, ApiError, ssl.SSLCertVerificationError: it was refused. What was in force before

@@ -9,7 +9,7 @@ import trio
 
 from ._api_key import ApiKey
 from ._backend import Backend
-from ._clock import ServerClock
+from ._clock import Moment, ServerClock
 from ._codec import encode_subscribe
 from ._connection import Connection
 from ._delivered import Delivered
@@ -187,6 +187,7 @@ class Supervisor:
         Args:
             subscribe: None: the same, on another connection.
         """
+        asked_at = self._clock.moment()  # what is added begins now, however long it takes to be in force
         async with self._replacing:
             if subscribe is None:
                 subscribe = self._subscribe
@@ -202,13 +203,13 @@ class Supervisor:
                         await self._state_changed.wait()
             if subscribe != self._subscribe:
                 try:
-                    await self._keep(subscribe, connection)
+                    await self._keep(subscribe, asked_at)
                 except BaseException:
                     connection.close()
                     raise
             # From here on to the end there is no checkpoint.
             if self._recoverer is not None:
-                self._recoverer.subscribed_to(subscribe, connection.asked_at)
+                self._recoverer.subscribed_to(subscribe, asked_at)
             predecessor = self._successors[-1] if self._successors else self._current
             assert predecessor is not None  # the block has been entered
             predecessor.retire()
@@ -218,14 +219,14 @@ class Supervisor:
             self._attempts.was_subscribed()
             self._reestablishing.cancel()
 
-    async def _keep(self, subscribe: Subscribe, connection: Connection) -> None:
+    async def _keep(self, subscribe: Subscribe, asked_at: Moment) -> None:
         """Find out when what a subscription adds began, and have it on disk that it is in force since then.
 
         Should the process die before the caller knows, the next one may still start with the present subscription.
         """
         state = None
         if self._recoverer is not None:
-            state = await self._recoverer.extended(subscribe, connection.asked_at)
+            state = await self._recoverer.extended(subscribe, asked_at)
         if self._journal is not None:
             await self._journal.keep(state, scope=self._scope_of(subscribe), also=self._scope_of(self._subscribe))
         if self.state == "closed":
@@ -238,7 +239,7 @@ class Supervisor:
         """For how many seconds the oldest push that may have come has not been read: reading waits for the consumer."""
         now = trio.current_time()
         current = [self._current] if self._current is not None and self.state == "subscribed" else []
-        return max((now - connection.all_read_at for connection in (*current, *self._successors)), default=0.0)
+        return max((now - connection.read_until for connection in (*current, *self._successors)), default=0.0)
 
     async def _forget_in_time(self) -> None:
         """Forget identities. Where nothing is listed, only a push can bring an event again, and it does so soon."""

@@ -1,5 +1,6 @@
 """A stream that tells when bytes come, and whether anybody is reading."""
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -8,6 +9,16 @@ import trio
 import trio.abc
 
 __all__ = ["WatchedStream"]
+
+QUIET = 1.0
+"""Seconds in which a read has found nothing: then all that the server had to send has come. If nobody reads for as
+long, the server may have had to wait."""
+
+CAUGHT_UP_AFTER = 60.0
+"""Seconds without a sign of a backlog, after which there is none, though bytes come all the time."""
+
+LARGE_READ = 2**16
+"""Bytes: a read that gets as many may have left some."""
 
 SEND_TIMEOUT = 5.0
 """Seconds that a frame of ours may take to leave: they are a few bytes, so the server has stopped reading."""
@@ -23,7 +34,6 @@ class WatchedStream(trio.abc.Stream):
         quiet_since: Since when a read has been waiting for bytes, on Trio's clock; None while nobody reads.
         last_received: When the last byte came, in seconds since the epoch.
         last_heard: The same, on Trio's clock.
-        read_at: When bytes were asked for last, on Trio's clock: all that came before has been handed over.
     """
 
     def __init__(self, stream: trio.abc.Stream, now: Callable[[], float] = time.time) -> None:
@@ -33,7 +43,22 @@ class WatchedStream(trio.abc.Stream):
         self._mute = False
         self.quiet_since: float | None = None
         self.last_received = now()
-        self.last_heard = self.read_at = trio.current_time()
+        self.last_heard = trio.current_time()
+        self._returned_at = self._read_until = self.last_heard
+        """When the last read returned, and until when all that the server sent is known to have been handed over."""
+        self._behind_at = -math.inf
+        """When there was a backlog last."""
+
+    def read_until(self) -> float:
+        """Until when all that the server sent has been handed over, on Trio's clock; it may be later, if not earlier.
+
+        While nobody reads, bytes wait here, and then at the server. So that a read finds nothing for a moment does not
+        show that there is nothing older to come.
+        """
+        now = trio.current_time()
+        if self.quiet_since is not None and now - self.quiet_since >= QUIET:
+            return now
+        return self._read_until
 
     async def changed(self) -> None:
         """Wait until `quiet_since` changes."""
@@ -48,15 +73,24 @@ class WatchedStream(trio.abc.Stream):
             self._changed = None
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        self.read_at = trio.current_time()
-        self._set_quiet_since(self.read_at)
+        asked_at = trio.current_time()
+        if asked_at - self._returned_at >= QUIET:
+            self._behind_at = asked_at
+        elif asked_at - self._behind_at >= CAUGHT_UP_AFTER:
+            self._read_until = self._returned_at
+        self._set_quiet_since(asked_at)
         try:
             data = await self._stream.receive_some(max_bytes)
         finally:
             self._set_quiet_since(None)
+        self._returned_at = trio.current_time()
+        if self._returned_at - asked_at >= QUIET:
+            self._read_until, self._behind_at = self._returned_at, -math.inf
+        elif len(data) >= (max_bytes or LARGE_READ):
+            self._behind_at = self._returned_at
         if data:
             self.last_received = self._now()
-            self.last_heard = trio.current_time()
+            self.last_heard = self._returned_at
         return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:

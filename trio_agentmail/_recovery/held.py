@@ -9,7 +9,7 @@ import trio
 
 from trio_agentmail.errors import ApiError, RequestFailedError
 
-from .mails import HELD, Mails
+from .mails import HELD, Mails, is_in_trash
 from .rest import Rest, segment
 from .source import Counts
 
@@ -69,16 +69,22 @@ class HeldMail:
             raise RequestFailedError("the REST API answered without the messages that it was asked for")
         listed = [self._mails.read(item, inbox_id) for item in items if isinstance(item, dict)]
         found = {event.message.message_id: event for event in listed if event is not None}
+        in_trash = [item.get("message_id") for item in items if isinstance(item, dict) and is_in_trash(item)]
         for message_id in ids:
             event = found.get(message_id)
             if event is not None and HELD in event.message.labels:
                 counts.held += 1
                 continue
+            if message_id in in_trash:
+                continue  # it may be taken out again
             # Forgotten first: what is fetched may say that it is held after all.
             self._mails.held.pop((inbox_id, message_id), None)
             if event is not None and self._mails.is_wanted(event, wanted):
                 try:
-                    for whole in await self._mails.fetch(event, wanted):
+                    whole = await self._mails.whole(event)
+                    if whole is None:
+                        self._mails.hold(inbox_id, message_id)  # whether it is gone is for the next look to say
+                    elif self._mails.is_wanted(whole, wanted):
                         await self._mails.put(whole, counts, was_held=True)
                 except BaseException as exc:
                     self._mails.hold(inbox_id, message_id)

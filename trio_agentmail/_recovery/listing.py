@@ -1,7 +1,7 @@
 """The `Source` that lists mail through AgentMail's REST API."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import aclosing
 from functools import partial
 from typing import Any
@@ -15,13 +15,16 @@ from trio_agentmail.events import Event, MessageReceivedEvent, MessageSecurityRe
 
 from .held import HeldMail
 from .in_order import in_order
-from .mails import Mails, Put
+from .mails import TRASH, Mails, Put
 from .pages import LookPages
 from .rest import UNDER_WAY, Pace, Rest, raise_first, segment
 from .source import KINDS, Counts, Look, Target
 from .threads import Threads
 
 __all__ = ["MailListing"]
+
+REFUSED_FOR = 3600.0
+"""Seconds after which a refusal is put to the test: the key may have other permissions by then."""
 
 
 class MailListing:
@@ -37,8 +40,9 @@ class MailListing:
         self._mails = Mails(rest, delivered, put)
         self._threads = Threads(rest, self._mails)
         self._held = HeldMail(rest, self._mails)
-        self._may_see_all = True
-        """Whether the key has not been refused threads with mail that is left out by default."""
+        self._asks_for_all_from = -math.inf
+        """The key was refused threads with mail that is left out by default. From when on, by Trio's clock, it is
+        asked again whether it may list them."""
 
     def note(self, event: Event) -> None:
         """See `Source`."""
@@ -50,10 +54,11 @@ class MailListing:
             if inbox_id and message_id:
                 self._mails.hold(inbox_id, message_id)
 
-    def forget(self, target: Target) -> None:
+    def keep_only(self, targets: Collection[Target]) -> None:
         """See `Source`."""
-        for held in [held for held in self._mails.held if held[0] == target.inbox_id]:
-            del self._mails.held[held]
+        if all(target.inbox_id is not None for target in targets):  # else held mail may be of any inbox
+            for held in [held for held in self._mails.held if Target(inbox_id=held[0]) not in targets]:
+                del self._mails.held[held]
 
     def state(self) -> Any:
         """See `Source`."""
@@ -77,13 +82,13 @@ class MailListing:
             return listed.reached_the_end
         path = "/threads" if target.pod_id is None else f"/pods/{segment(target.pod_id)}/threads"
         # AgentMail leaves out a whole thread for one mail in it that is spam, so all threads are asked for.
-        everything = {f"include_{label}": "true" for label in (*KINDS, "trash")}
-        if self._may_see_all:
+        everything = {f"include_{label}": "true" for label in (*KINDS, TRASH)}
+        if trio.current_time() >= self._asks_for_all_from:
             listed = LookPages(self._rest, self._clock, look, path, "threads", everything, pages, pace)
             try:
                 failures = await self._threads.look(look, counts, listed, pace)
             except PermissionDeniedError:
-                self._may_see_all = False
+                self._asks_for_all_from = trio.current_time() + REFUSED_FOR
             else:
                 raise_first(failures)
                 return listed.reached_the_end

@@ -1,7 +1,7 @@
 """What all looks at mail have in common: which of what is listed was missed, and the whole of it."""
 
 from collections import OrderedDict
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, Protocol
 
 from trio_agentmail._codec import recovered_event
@@ -13,10 +13,13 @@ from trio_agentmail.events import Event, MessageReceivedEvent
 from .rest import Rest, segment
 from .source import KINDS, Counts, Look
 
-__all__ = ["HELD", "Mails", "Put"]
+__all__ = ["HELD", "TRASH", "Mails", "Put", "is_in_trash"]
 
 HELD = "agent-armor-held"
 """The label of mail that Agent Armor holds."""
+
+TRASH = "trash"
+"""The label of mail that was thrown away."""
 
 REMEMBERED_HELD = 10_000
 """How many held mails are remembered."""
@@ -54,7 +57,7 @@ class Mails:
         if not item.get("inbox_id"):
             item = item | {"inbox_id": inbox_id}
         event = recovered_event(item, "message.received", RECOVERED)
-        if event is None or "received" not in event.message.labels or "trash" in event.message.labels:
+        if event is None or "received" not in event.message.labels or TRASH in event.message.labels:
             return None
         for kind in KINDS:
             if kind in event.message.labels:
@@ -104,23 +107,38 @@ class Mails:
             # It may have been pushed, delivered and forgotten while it was fetched.
             if not self.delivered.may_be_forgotten(event.message.created_at or event.message.timestamp):
                 await self.put(event, counts, was_held=False)
+                # It was released before it was listed: when it is looked at as held, it may have been forgotten.
+                self.held.pop((event.message.inbox_id, event.message.message_id), None)
 
     async def fetch(self, event: MessageReceivedEvent, wanted: Container[str]) -> list[MessageReceivedEvent]:
         """The whole mail of one that was listed, in a list; an empty one if it has gone or is held by now."""
+        whole = await self.whole(event)
+        return [whole] if whole is not None and self.is_wanted(whole, wanted) else []
+
+    async def whole(self, event: MessageReceivedEvent) -> MessageReceivedEvent | None:
+        """The whole mail of one that was listed; None if it has gone."""
         inbox_id, message_id = event.message.inbox_id, event.message.message_id
         try:
             item = await self._rest.get(f"/inboxes/{segment(inbox_id)}/messages/{segment(message_id)}")
         except ApiError as exc:
             if exc.status_code == 404:
-                return []
+                return None
             raise
         whole = self.read(item, inbox_id)
         if whole is None or whole.message.message_id != message_id:
             raise RequestFailedError("the REST API answered with another message than it was asked for")
-        return [whole] if self.is_wanted(whole, wanted) else []
+        return whole
 
     def hold(self, inbox_id: str, message_id: str) -> None:
-        """It is held: it is looked at again until it is not."""
+        """It is held: it is looked at again until it is not. A mail that has been delivered is not held any more."""
+        if self.delivered.has_mail(inbox_id, message_id):
+            return
         self.held[inbox_id, message_id] = None
         if len(self.held) > REMEMBERED_HELD:
             self.held.popitem(last=False)
+
+
+def is_in_trash(item: Mapping[str, Any]) -> bool:
+    """Whether a listed mail was thrown away."""
+    labels = item.get("labels")
+    return isinstance(labels, list) and TRASH in labels

@@ -156,8 +156,7 @@ class Recoverer:
         for target, its in self.progress.items():
             is_new = is_new or its.wanted != following[target].wanted
             its.wanted = following[target].wanted
-        for target in before.keys() - self.progress.keys():
-            self._source.forget(target)
+        self._source.keep_only(self.progress)
         self._situation.cancel_what_nobody_wants()
         if is_new:
             self._sweeps.hurry()

@@ -1,7 +1,7 @@
 """Where missed events come from: what is looked through, a look and its place, and what makes a source."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 import attrs
@@ -109,8 +109,8 @@ class Source(Protocol):
     async def look_at_held(self, wanted: Mapping[str, float], counts: Counts) -> None:
         """Hand over what was held and has been released; as `look`."""
 
-    def forget(self, target: Target) -> None:
-        """Forget what is known of a target that is not subscribed to any more."""
+    def keep_only(self, targets: Collection[Target]) -> None:
+        """Forget what is known of all but these, which are subscribed to."""
 
     def state(self) -> Any:
         """What has to be remembered from one run to the next, as JSON has it."""

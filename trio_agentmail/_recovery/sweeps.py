@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import trio
 
@@ -49,7 +49,7 @@ class Sweeps:
     A sweep reaches `Recovery.sweep_depth` back from the last one, since mail may be back-dated. In a busy inbox that
     is more than can be listed in one `sweep_interval`. So a sweep goes on at its rate for as long as it takes, and each
     time that the next one would be due, recent mail is looked at instead. What was missed lately is found soon,
-    however much there is.
+    however much there is. Each target has sweeps of its own, so that a busy one does not hold up the others.
     """
 
     def __init__(
@@ -63,14 +63,15 @@ class Sweeps:
         self._rate = rate
         self._second_look_after = min(SECOND_LOOK_AFTER, recovery.sweep_interval)
         self._due_at = -math.inf
-        """When the next one is due, on Trio's clock."""
-        self._is_sweeping = False
+        """When sweeps are due next, on Trio's clock."""
+        self._under_way: dict[Target, Look] = {}
+        """The sweeps that have begun, and those that wait for others to end."""
+        self._put_off: set[Target] = set()
+        """Where a sweep was due when the one before was under way, and recent mail was not looked at instead."""
         self._is_looking_at_recent_mail = False
-        self._is_put_off = False
-        """Whether a sweep was due when the one before was still under way, and nothing was looked at instead."""
         self._has_not_run = True
-        self._recent_from = math.inf
-        """What AgentMail created before has been looked at."""
+        self._recent_from: dict[Target, float] = {}
+        """Where recent mail begins: what is dated from then on has to be looked at."""
         self._unsettled: deque[tuple[float, float]] = deque()
         """When a gap ended, on Trio's clock, and when it had begun: it needs a second look."""
 
@@ -94,21 +95,18 @@ class Sweeps:
                 await self._until_due()
                 self._has_not_run = False
                 await self._wait_for_consumer()
-                now = trio.current_time()
-                self._due_at = now + self._recovery.sweep_interval
-                if not self._is_sweeping:
-                    self._is_sweeping = True
-                    nursery.start_soon(self._sweep, self._settle())
-                elif not self._is_looking_at_recent_mail and (targets := self._where_a_sweep_takes_long()):
+                self._due_at = trio.current_time() + self._recovery.sweep_interval
+                self._settle()
+                busy = [target for target in self._situation.progress if target in self._under_way]
+                if idle := [target for target in self._situation.progress if target not in self._under_way]:
+                    nursery.start_soon(self._sweep, list(map(self._next_sweep, idle)))
+                slow = [] if self._is_looking_at_recent_mail else list(filter(self._takes_long, busy))
+                if slow:
                     self._is_looking_at_recent_mail = True
-                    nursery.start_soon(self._look_at_recent_mail, targets, self._settle())
-                else:
-                    self._is_put_off = True
+                    nursery.start_soon(self._look_at_recent_mail, list(map(self._recent, slow)))
+                self._put_off = set(busy).difference(slow)
                 if self._unsettled:
-                    second_look_at = self._unsettled[0][0] + self._second_look_after
-                    if second_look_at <= now:  # nothing could be begun for it now
-                        second_look_at = now + self._second_look_after
-                    self._due_at = min(self._due_at, second_look_at)
+                    self._due_at = min(self._due_at, self._unsettled[0][0] + self._second_look_after)
 
     async def _until_due(self) -> None:
         while not self._situation.progress or trio.current_time() < self._due_at:
@@ -123,47 +121,48 @@ class Sweeps:
                 return
             await trio.sleep(SECOND_LOOK_AFTER)
 
-    def _settle(self) -> float:
-        """Where recent mail begins now: what is dated from then on has to be looked at."""
-        since = min(self._recent_from, *(since for _, since in self._unsettled), math.inf)
+    def _settle(self) -> None:
+        """Mail of the gaps that have ended is recent again."""
+        since = min((since for _, since in self._unsettled), default=math.inf)
+        self._recent_from = {
+            target: min(since, self._recent_from.get(target, math.inf)) for target in self._situation.progress
+        }
         # The same sum as where it became due: rounded otherwise, it might be due again at once, and for ever.
         while self._unsettled and self._unsettled[0][0] + self._second_look_after <= trio.current_time():
             self._unsettled.popleft()
-        self._recent_from = self._clock.now()
-        return since
 
-    async def _sweep(self, recent_from: float) -> None:
-        looks = []
-        for target, its in self._situation.progress.items():
-            if its.sweep is None:
-                after = min(its.swept_until, its.open_since, recent_from) - self._recovery.sweep_depth
-                its.sweep = Look(target, its.wanted, after, self._clock.now())
-            looks.append(its.sweep)
-        self._situation.note_begun()
-        try:
+    def _next_sweep(self, target: Target) -> Look:
+        its = self._situation.progress[target]
+        if its.sweep is None:
+            after = min(its.swept_until, its.open_since, self._recent_from[target]) - self._recovery.sweep_depth
+            its.sweep = Look(target, its.wanted, after, self._clock.now())
+        self._under_way[target] = its.sweep
+        self._recent_from[target] = self._clock.now()
+        return its.sweep
+
+    async def _sweep(self, looks: Sequence[Look]) -> None:
+        while looks:
+            self._situation.note_begun()
             await self._look_at(looks)
-        finally:
-            self._is_sweeping = False
-        if self._is_put_off:
-            self._is_put_off = False
-            self.hurry()
-            self._situation.tell_of_change()
+            due = [look.target for look in looks if look.target in self._put_off and self._is_idle(look.target)]
+            self._put_off.difference_update(due)
+            looks = list(map(self._next_sweep, due))
 
-    def _where_a_sweep_takes_long(self) -> list[Target]:
+    def _is_idle(self, target: Target) -> bool:
+        return target in self._situation.progress and target not in self._under_way
+
+    def _takes_long(self, target: Target) -> bool:
         # Where it is about to come to recent mail, that need not be listed twice: the next sweep comes soon.
-        recent = self._recent_from - 2 * self._recovery.overlap
-        progress = self._situation.progress
-        return [target for target, its in progress.items() if its.sweep is not None and its.sweep.place < recent]
+        return self._under_way[target].place < self._recent_from[target] - 2 * self._recovery.overlap
 
-    async def _look_at_recent_mail(self, targets: Iterable[Target], recent_from: float) -> None:
-        after, began = recent_from - self._recovery.overlap, self._clock.now()
-        progress = self._situation.progress
-        try:
-            await self._look_at(
-                [Look(target, progress[target].wanted, after, began) for target in targets if target in progress]
-            )
-        finally:
-            self._is_looking_at_recent_mail = False
+    def _recent(self, target: Target) -> Look:
+        after, began = self._recent_from[target] - self._recovery.overlap, self._clock.now()
+        self._recent_from[target] = began
+        return Look(target, self._situation.progress[target].wanted, after, began)
+
+    async def _look_at_recent_mail(self, looks: Sequence[Look]) -> None:
+        await self._look_at(looks)
+        self._is_looking_at_recent_mail = False
 
     async def _look_again_after_gaps(self) -> None:
         # This is for mail of a gap, so the rate of the sweeps does not put it off.
@@ -204,15 +203,16 @@ class Sweeps:
 
         async def work() -> None:
             for look in waiting:
-                if look.target not in self._situation.progress:
-                    continue  # it is not subscribed to any more
-                with self._situation.looking_at(look.target):
-                    try:
-                        look.is_done = await self._source.look(look, counts, pace=pace or self._rate.wait)
-                    except (ApiError, RequestFailedError) as exc:
-                        self._situation.note_failure(look.target, exc)
-                    else:
-                        self._note_completed(look)
+                if look.target in self._situation.progress:  # else it is not subscribed to any more
+                    with self._situation.looking_at(look.target):
+                        try:
+                            look.is_done = await self._source.look(look, counts, pace=pace or self._rate.wait)
+                        except (ApiError, RequestFailedError) as exc:
+                            self._situation.note_failure(look.target, exc)
+                        else:
+                            self._note_completed(look)
+                if self._under_way.get(look.target) is look:
+                    del self._under_way[look.target]
 
         async with self._rest.connected(), trio.open_nursery() as nursery:
             for _ in range(TARGETS_AT_ONCE):

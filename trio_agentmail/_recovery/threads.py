@@ -53,7 +53,9 @@ class Threads:
             except (ApiError, RequestFailedError) as exc:
                 return exc
 
-        async def put(thread: ThreadItem, found: tuple[list[MessageReceivedEvent], float] | Exception) -> None:
+        async def put(
+            thread: ThreadItem, signature: int, found: tuple[list[MessageReceivedEvent], float] | Exception
+        ) -> None:
             if isinstance(found, Exception):
                 # 404: it has gone since it was listed; should it be listed again, it is looked at again.
                 if not (isinstance(found, ApiError) and found.status_code == 404):
@@ -61,7 +63,7 @@ class Threads:
                 return
             missed, reached = found
             await self._mails.put_all(missed, counts)
-            self._seen[hash(thread.thread_id)] = _signature(thread), reached
+            self._seen[hash(thread.thread_id)] = signature, reached
             if len(self._seen) > REMEMBERED_THREADS:
                 self._seen.popitem(last=False)
 
@@ -71,19 +73,25 @@ class Threads:
                     thread = decode_thread(item)
                     if thread is None or hash(thread.thread_id) in fetched:
                         continue
-                    if self._has_news(thread, look):
+                    signature = self._signature(thread, look)
+                    if self._has_news(thread, signature, look):
                         fetched.add(hash(thread.thread_id))
-                        await start(partial(fetch, thread), partial(put, thread))
+                        await start(partial(fetch, thread), partial(put, thread, signature))
                 await start(trio.lowlevel.checkpoint, listed.mark(failures))
         raise_first(listing_failures)
         return failures
 
-    def _has_news(self, thread: ThreadItem, look: Look) -> bool:
+    def _signature(self, thread: ThreadItem, look: Look) -> int:
+        """What changes when there is something in a thread to be looked for again."""
+        in_thread = thread.updated_at, thread.message_count, thread.last_message_id
+        return hash((*in_thread, *look.wanted, self._mails.delivered.given_back))
+
+    def _has_news(self, thread: ThreadItem, signature: int, look: Look) -> bool:
         """Whether there may be a mail in it that was missed."""
         if not thread.thread_id:
             return False
         seen, reached = self._seen.get(hash(thread.thread_id), (None, math.inf))
-        if seen == _signature(thread) and reached <= look.after:
+        if seen == signature and reached <= look.after:
             return False
         if HELD in thread.labels:
             return True
@@ -123,11 +131,6 @@ class Threads:
                 if any(_time(event.message) < look.after for event in events):
                     return missed, look.after if is_complete else math.inf
         return missed, -math.inf if is_complete else math.inf
-
-
-def _signature(thread: ThreadItem) -> int:
-    """What of a thread changes when there is something new in it."""
-    return hash((thread.updated_at, thread.message_count, thread.last_message_id))
 
 
 def _has_body(message: Message) -> bool:
