@@ -267,7 +267,21 @@ async def test_a_mail_that_goes_or_is_held_between_its_listing_and_its_fetch_doe
     answers[f"{A}/spam"] = whole("spam", 0, "spam")
     async with looking(answers) as looker:
         assert await looker.look() == ["stays"]
+        answers[BATCH_GET] = batch(mail("held", 0, HELD))
+        assert await looker.look_at_held() == []
         assert looker.listing.state() == [("a@b", "held")]
+
+
+@pytest.mark.parametrize("target", [INBOX, KEY], ids=["inbox", "key"])
+async def test_a_listed_mail_that_cannot_be_found_yet_comes_later_though_no_look_reaches_so_far_back(
+    target: Target,
+) -> None:
+    answers = inbox(whole("m")) | threads(thread("t", "m", 2), t=[mail("m")]) | {f"{A}/m": 404}
+    async with looking(answers) as looker:
+        assert await looker.look(target) == []
+        answers |= inbox(whole("m")) | {BATCH_GET: batch(mail("m"))}
+        assert await looker.look_at_held() == ["m"]
+        assert looker.listing.state() == []
 
 
 @pytest.mark.parametrize("answer", [{}, whole("n"), {"message_id": "m"}, {"message_id": ["m"], "labels": "received"}])

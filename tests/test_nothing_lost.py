@@ -178,7 +178,7 @@ async def test_what_a_stalled_consumer_reads_days_later_does_not_come_again(
         mails = [await fake.deliver(inbox_id=A, subject=f"{number}") for number in range(5)]
         for mail in mails:
             await fake.emit(mail)  # once more; it waits to be read
-        await trio.sleep(7 * 86_400)
+        await trio.sleep(2 * 86_400)
         came = []
         with trio.move_on_after(60):
             async for event in session.events:
@@ -379,13 +379,14 @@ async def test_one_odd_time_neither_ends_recovery_nor_keeps_a_journal_from_openi
 ) -> None:
     path = tmp_path / "agent.db"
     message = {"inbox_id": A, "message_id": "<odd>", "labels": ["received"], "created_at": created, "subject": "odd"}
-    async with reading(fake, journal=SQLiteJournal(path)) as reader:
+    recovery = Recovery(sweep_depth=3_600)
+    async with reading(fake, journal=SQLiteJournal(path), recovery=recovery) as reader:
         await fake.send_raw(json.dumps({"type": "event", "event_type": "message.received", "message": message}))
-        await trio.sleep(3 * 86_400)
+        await trio.sleep(3 * 3_600)
         assert reader.subjects == ["odd"]
     for number in range(2):
-        async with reading(fake, journal=SQLiteJournal(path)) as reader:
-            await trio.sleep(86_400)
+        async with reading(fake, journal=SQLiteJournal(path), recovery=recovery) as reader:
+            await trio.sleep(3_600)
             await fake.drop_connections()
             await fake.deliver(inbox_id=A, subject=f"missed {number}")
             await trio.sleep(60)

@@ -33,7 +33,7 @@ from trio_agentmail._recovery.progress import Progress, encode_progress
 from trio_agentmail._recovery.recoverer import Recoverer
 from trio_agentmail._recovery.rest import Pace
 from trio_agentmail._recovery.source import Counts, Look, Source, Target
-from trio_agentmail._recovery.sweeps import Rate
+from trio_agentmail._recovery.sweeps import PAUSE, Rate
 from trio_agentmail.errors import AgentMailError, ApiError, ConnectionLostError, JournalError, RequestFailedError
 from trio_agentmail.events import MessageSecurity
 
@@ -882,6 +882,10 @@ async def test_a_look_at_what_was_skipped_is_a_sweep_where_it_reaches_about_as_f
         world.api.answers |= pages_of([mail(f"{date}", date) for date in range(-50, 96)])
         await world.until(140)
         assert (131, A, 0 - 60) in world.looks
+        # Live events come between its pages.
+        pages = zip(world.api.times, world.api.asked, strict=True)
+        last_page = max(when for when, path in pages if path.startswith(A))
+        assert last_page >= 131 + 146 * PAUSE
         assert world.recoverer.progress[Target(inbox_id="a")].swept_until == EPOCH + 131
         assert world.delivered.floor == EPOCH + 131 - 60
 

@@ -82,9 +82,7 @@ class HeldMail:
             if event is not None and self._mails.is_wanted(event, wanted):
                 try:
                     whole = await self._mails.whole(event)
-                    if whole is None:
-                        self._mails.hold(inbox_id, message_id)  # whether it is gone is for the next look to say
-                    elif self._mails.is_wanted(whole, wanted):
+                    if whole is not None and self._mails.is_wanted(whole, wanted):
                         await self._mails.put(whole, counts, was_held=True)
                 except BaseException as exc:
                     self._mails.hold(inbox_id, message_id)

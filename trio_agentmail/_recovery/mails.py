@@ -111,17 +111,21 @@ class Mails:
                 self.held.pop((event.message.inbox_id, event.message.message_id), None)
 
     async def fetch(self, event: MessageReceivedEvent, wanted: Container[str]) -> list[MessageReceivedEvent]:
-        """The whole mail of one that was listed, in a list; an empty one if it has gone or is held by now."""
+        """The whole mail of one that was listed, in a list; an empty one if it cannot be found or is held by now."""
         whole = await self.whole(event)
         return [whole] if whole is not None and self.is_wanted(whole, wanted) else []
 
     async def whole(self, event: MessageReceivedEvent) -> MessageReceivedEvent | None:
-        """The whole mail of one that was listed; None if it has gone."""
+        """The whole mail of one that was listed; None if it cannot be found.
+
+        Then it has gone, or is not there yet: like held mail, it is looked at again until that is known.
+        """
         inbox_id, message_id = event.message.inbox_id, event.message.message_id
         try:
             item = await self._rest.get(f"/inboxes/{segment(inbox_id)}/messages/{segment(message_id)}")
         except ApiError as exc:
             if exc.status_code == 404:
+                self.hold(inbox_id, message_id)
                 return None
             raise
         whole = self.read(item, inbox_id)

@@ -3,6 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import trio
 
@@ -21,6 +22,10 @@ __all__ = ["Rate", "Sweeps"]
 
 SECOND_LOOK_AFTER = 30.0
 """Seconds after a gap was closed at which a sweep looks for what was not listed yet then."""
+
+
+PAUSE = 0.02
+"""Seconds before each page of what a gap's look skipped. There may be a thousand of them: live events come between."""
 
 
 class Rate:
@@ -184,7 +189,7 @@ class Sweeps:
         for target in skipped:
             progress[target].skipped_from = math.inf
         try:
-            await self._look_at(skipped.values(), pace=trio.lowlevel.checkpoint)
+            await self._look_at(skipped.values(), pace=partial(trio.sleep, PAUSE))
         finally:
             for target, look in skipped.items():
                 its_now = self._situation.progress.get(target)
