@@ -625,10 +625,13 @@ def open_it(path: Path) -> None:
 
 def fork(path: Path) -> None:
     store = SQLiteStore(path, SCOPE)
+    here, there = os.pipe()
     process = os.fork()
     if not process:
+        os.write(there, b"!")  # it runs: until then, it has all that its parent has
         time.sleep(60)
         os._exit(0)
+    os.read(here, 1)
     store.close()
     open_it(path)
     os.kill(process, signal.SIGKILL)

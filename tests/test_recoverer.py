@@ -1956,9 +1956,9 @@ async def test_a_sweep_goes_on_at_its_place_in_the_next_run(autojump_clock: Mock
         await world.until(5000)
         world.subscribed()
         await world.until(5400)
-        skipped, sweep, following = world.looks[2:]
+        sweep, skipped, following = world.looks[2:]
         assert world.looks[:2] == [(5000, A, 0 - 300), (5000, A, 0 - 5)]  # of the gap
-        assert skipped == (5030, A, -91)  # 10 pages had been listed
+        assert skipped == (5030 + PAUSE, A, -91)  # 10 pages had been listed
         assert sweep[0] == 5030
         assert -100 + 15 + 20 < sweep[2] < -100 + 15 + 31
         assert following == (5330, A, -DAY)  # what it has not seen of the gap
