@@ -821,19 +821,24 @@ def pages_of(mails: list[dict[str, Any]], path: str = A) -> dict[str, Any]:
     return {path: answer} | listings | {f"{path}/{m['message_id']}": m | {"text": ""} for m in mails}
 
 
+async def with_a_gap_after(world: World, delivered: list[dict[str, Any]]) -> None:
+    """Mail was delivered, and then there was no connection from 100 to 101 s."""
+    world.subscribed()
+    await world.until(100)
+    for m in delivered:
+        world.delivered.claim(MessageReceivedEvent(message=Message(inbox_id="a", message_id=m["message_id"])))
+    world.lost()
+    await world.until(101)
+    world.subscribed()
+
+
 async def test_in_a_busy_inbox_a_look_goes_on_right_before_the_gap_and_a_sweep_lists_the_rest(
     autojump_clock: MockClock,
 ) -> None:
     async with recovering() as world:
-        world.subscribed()
-        await world.until(100)
         known = [mail(f"known {date}", date) for date in range(-100, 96)]
-        for m in known:
-            world.delivered.claim(MessageReceivedEvent(message=Message(inbox_id="a", message_id=m["message_id"])))
         missed = [mail("missed", 105), mail("back-dated", 106) | {"timestamp": at(50)}]
-        world.lost()
-        await world.until(101)
-        world.subscribed()
+        await with_a_gap_after(world, known)
         world.api.answers |= pages_of(sorted(known + missed, key=lambda m: str(m["timestamp"])))
         await world.until(102)
         assert world.looks[1:] == [(101, A, 100 - 300), (101, A, 100 - 5)]
@@ -845,14 +850,8 @@ async def test_in_a_busy_inbox_a_look_goes_on_right_before_the_gap_and_a_sweep_l
 
 async def test_what_was_skipped_in_a_busy_inbox_is_listed_until_that_succeeds(autojump_clock: MockClock) -> None:
     async with recovering() as world:
-        world.subscribed()
-        await world.until(100)
-        for date in range(-100, 96):
-            world.delivered.claim(MessageReceivedEvent(message=Message(inbox_id="a", message_id=f"{date}")))
-        world.lost()
-        await world.until(101)
-        world.subscribed()
         mails = [mail(f"{date}", date) for date in range(-100, 96)]
+        await with_a_gap_after(world, mails)
         listing = pages_of(mails)
         world.api.answers |= listing
         await world.until(102)
@@ -872,14 +871,9 @@ async def test_a_look_at_what_was_skipped_is_a_sweep_where_it_reaches_about_as_f
 ) -> None:
     # At this rate, a sweep would take hours.
     async with recovering(recovery=Recovery(overlap=60, sweep_depth=60, sweep_rate=1)) as world:
-        world.subscribed()
-        await world.until(100)
-        for date in range(-50, 96):
-            world.delivered.claim(MessageReceivedEvent(message=Message(inbox_id="a", message_id=f"{date}")))
-        world.lost()
-        await world.until(101)
-        world.subscribed()
-        world.api.answers |= pages_of([mail(f"{date}", date) for date in range(-50, 96)])
+        mails = [mail(f"{date}", date) for date in range(-50, 96)]
+        await with_a_gap_after(world, mails)
+        world.api.answers |= pages_of(mails)
         await world.until(140)
         assert (131, A, 0 - 60) in world.looks
         # Live events come between its pages.

@@ -78,7 +78,7 @@ class Connection:
 
     @property
     def read_until(self) -> float:
-        """Until when all that the server sent has been handed over, on Trio's clock; see `WatchedStream`."""
+        """All that the server sent before this time, on Trio's clock, has been handed over; see `WatchedStream`."""
         return self._websocket.watched.read_until()
 
     @property

@@ -48,7 +48,7 @@ class Delivered:
         floor: Mail that AgentMail created before this, in seconds since the epoch, may have been delivered and
             forgotten. `-math.inf`: none was.
         ran_out_until: Up to then, identities were forgotten since there was no room for them; `-math.inf`: none was.
-        given_back: How many claims were given back. Who has seen a mail that was claimed then has to look again.
+        given_back: How many claims were given back. When it has grown, a mail that was known may be missing.
         has_run_out: Called when that happens, so that whoever lists can tell what may have been missed by it.
     """
 

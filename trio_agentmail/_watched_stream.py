@@ -11,7 +11,7 @@ import trio.abc
 __all__ = ["WatchedStream"]
 
 QUIET = 1.0
-"""Seconds in which a read has found nothing: then all that the server had to send has come. If nobody reads for as
+"""Seconds. When a read has waited for so long, all that the server had to send has come. When nobody has read for so
 long, the server may have had to wait."""
 
 CAUGHT_UP_AFTER = 60.0
@@ -45,15 +45,15 @@ class WatchedStream(trio.abc.Stream):
         self.last_received = now()
         self.last_heard = trio.current_time()
         self._returned_at = self._read_until = self.last_heard
-        """When the last read returned, and until when all that the server sent is known to have been handed over."""
+        """When the last read returned, and before when all that the server sent is known to have been handed over."""
         self._behind_at = -math.inf
         """When there was a backlog last."""
 
     def read_until(self) -> float:
-        """Until when all that the server sent has been handed over, on Trio's clock; it may be later, if not earlier.
+        """A time on Trio's clock: all that the server sent before it has been handed over.
 
-        While nobody reads, bytes wait here, and then at the server. So that a read finds nothing for a moment does not
-        show that there is nothing older to come.
+        It is on the safe side. While nobody reads, bytes wait here, and then at the server, so old ones may still come
+        when a read has found nothing for a moment.
         """
         now = trio.current_time()
         if self.quiet_since is not None and now - self.quiet_since >= QUIET:

@@ -81,8 +81,7 @@ class HeldMail:
             self._mails.held.pop((inbox_id, message_id), None)
             if event is not None and self._mails.is_wanted(event, wanted):
                 try:
-                    whole = await self._mails.whole(event)
-                    if whole is not None and self._mails.is_wanted(whole, wanted):
+                    for whole in await self._mails.fetch(event, wanted):
                         await self._mails.put(whole, counts, was_held=True)
                 except BaseException as exc:
                     self._mails.hold(inbox_id, message_id)

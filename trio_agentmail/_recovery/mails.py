@@ -57,7 +57,7 @@ class Mails:
         if not item.get("inbox_id"):
             item = item | {"inbox_id": inbox_id}
         event = recovered_event(item, "message.received", RECOVERED)
-        if event is None or "received" not in event.message.labels or TRASH in event.message.labels:
+        if event is None or "received" not in event.message.labels or is_in_trash(item):
             return None
         for kind in KINDS:
             if kind in event.message.labels:
@@ -107,18 +107,15 @@ class Mails:
             # It may have been pushed, delivered and forgotten while it was fetched.
             if not self.delivered.may_be_forgotten(event.message.created_at or event.message.timestamp):
                 await self.put(event, counts, was_held=False)
-                # It was released before it was listed: when it is looked at as held, it may have been forgotten.
+                # If it was held, it is not any more. Looked at as held mail when its identity is forgotten, it would
+                # come twice.
                 self.held.pop((event.message.inbox_id, event.message.message_id), None)
 
     async def fetch(self, event: MessageReceivedEvent, wanted: Container[str]) -> list[MessageReceivedEvent]:
-        """The whole mail of one that was listed, in a list; an empty one if it cannot be found or is held by now."""
-        whole = await self.whole(event)
-        return [whole] if whole is not None and self.is_wanted(whole, wanted) else []
+        """The whole mail of one that was listed, in a list; an empty one if it cannot be found or is held by now.
 
-    async def whole(self, event: MessageReceivedEvent) -> MessageReceivedEvent | None:
-        """The whole mail of one that was listed; None if it cannot be found.
-
-        Then it has gone, or is not there yet: like held mail, it is looked at again until that is known.
+        One that cannot be found has gone, or is not there yet. Like held mail, it is looked at again until that is
+        known.
         """
         inbox_id, message_id = event.message.inbox_id, event.message.message_id
         try:
@@ -126,15 +123,15 @@ class Mails:
         except ApiError as exc:
             if exc.status_code == 404:
                 self.hold(inbox_id, message_id)
-                return None
+                return []
             raise
         whole = self.read(item, inbox_id)
         if whole is None or whole.message.message_id != message_id:
             raise RequestFailedError("the REST API answered with another message than it was asked for")
-        return whole
+        return [whole] if self.is_wanted(whole, wanted) else []
 
     def hold(self, inbox_id: str, message_id: str) -> None:
-        """It is held: it is looked at again until it is not. A mail that has been delivered is not held any more."""
+        """Remember a mail as held, so that it is looked at again; but not if it has been delivered."""
         if self.delivered.has_mail(inbox_id, message_id):
             return
         self.held[inbox_id, message_id] = None

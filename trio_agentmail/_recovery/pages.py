@@ -74,7 +74,7 @@ class LookPages:
         Args:
             failures: A failure of the listing ends it and is added here, so that what was found before can still be
                 handed over.
-            passes_over_new: Whether to pass over what is dated from the beginning of this walk until it gets there.
+            passes_over_new: Whether to pass over what is dated from when this walk began until when it gets there.
         """
         after = self._look.place
         if after > self._look.after:

@@ -43,8 +43,8 @@ class Threads:
         """
         failures: list[Exception] = []
         listing_failures: list[Exception] = []
-        # A thread that gets mail again and again is listed again and again. To fetch it once is enough: what comes
-        # into it later was not missed before this look.
+        # A thread that goes on getting mail is listed again and again. It is fetched once: what comes into it after
+        # that is for the next look.
         fetched: set[int] = set()
 
         async def fetch(thread: ThreadItem) -> tuple[list[MessageReceivedEvent], float] | Exception:
