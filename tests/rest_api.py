@@ -124,7 +124,7 @@ def settings(**changes: Any) -> Settings:
 
 def asked_key(source: str | Callable[[], str] = KEY) -> ApiKey:
     """A key that a connection has been made with."""
-    key = ApiKey(source, None)
+    key = ApiKey(source)
     key.ask()
     return key
 

@@ -1,4 +1,4 @@
-"""What docs/testing.md shows is what is tested."""
+"""What the docs show is what is tested."""
 
 from pathlib import Path
 
@@ -7,7 +7,14 @@ import pytest
 PROJECT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("path", ["tests/examples/answering_agent.py", "tests/test_example_agent.py"])
-def test_the_example_in_the_docs_is_the_one_that_is_tested(path: str) -> None:
-    docs = (PROJECT / "docs/testing.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize(
+    ("page", "path"),
+    [
+        ("testing", "tests/examples/answering_agent.py"),
+        ("testing", "tests/test_example_agent.py"),
+        ("stream", "tests/examples/stopping_agent.py"),
+    ],
+)
+def test_the_example_in_the_docs_is_the_one_that_is_tested(page: str, path: str) -> None:
+    docs = (PROJECT / f"docs/{page}.md").read_text(encoding="utf-8")
     assert f"```python\n{(PROJECT / path).read_text(encoding='utf-8')}```\n" in docs

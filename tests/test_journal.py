@@ -233,7 +233,8 @@ async def test_record_waits_while_too_many_events_are_not_handled_and_says_so_on
         await journal.ack(events[2])
     assert recorded == [0, 1, 2, 3, 4, 5]
     assert [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING] == [
-        "3 events in the journal are not handled: no more are read"
+        "3 events in the journal have not been acknowledged (max_pending), and no more are read until some are: "
+        "3 message.received; every event needs ack() or processing(), of whatever type"
     ]
 
 
@@ -508,6 +509,7 @@ async def test_a_second_consumer_is_refused(path: Path) -> None:
         ({"retry_delay": True}, TypeError, "retry_delay is a number of seconds, not bool"),
         ({"path": ":memory:"}, ValueError, "would keep nothing"),
         ({"path": ""}, ValueError, "would keep nothing"),
+        ({"path": "a\0b"}, ValueError, "holds a null character"),
         ({"path": b"agent.db"}, TypeError, "the path of a journal is text, not bytes"),
     ],
 )

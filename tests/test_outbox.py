@@ -27,6 +27,7 @@ from trio_agentmail._delivered import Delivered
 from trio_agentmail._outbox import Abandoned, Outbox
 
 S = Subscribed()
+MAX_SIZE = 2**25
 
 
 def D(number: int = 0) -> Disconnected:
@@ -96,7 +97,7 @@ async def take_all(outbox: Outbox) -> list[Event]:
 async def test_notices_that_nobody_took_are_merged_unless_an_event_is_between_them(
     given_: list[Event], seen: list[Event], room: int
 ) -> None:
-    outbox = Outbox(room, nothing_delivered())
+    outbox = Outbox(room, MAX_SIZE, nothing_delivered())
     async with running(outbox) as nursery:
         nursery.start_soon(give, outbox, given_)
         # With little room a put waits, and then the notices after it find what was before it taken: so nothing is
@@ -106,7 +107,7 @@ async def test_notices_that_nobody_took_are_merged_unless_an_event_is_between_th
 
 
 async def test_a_notice_that_was_taken_is_not_merged_with() -> None:
-    outbox = Outbox(64, nothing_delivered())
+    outbox = Outbox(64, MAX_SIZE, nothing_delivered())
     async with running(outbox):
         outbox.notify(S)
         outbox.notify(D(1))
@@ -120,7 +121,7 @@ async def test_a_notice_that_was_taken_is_not_merged_with() -> None:
 
 
 async def test_notices_never_wait_and_never_pile_up() -> None:
-    outbox = Outbox(2, nothing_delivered())
+    outbox = Outbox(2, MAX_SIZE, nothing_delivered())
     async with running(outbox):
         outbox.notify(S)
         await outbox.put(E(1))
@@ -141,7 +142,7 @@ async def test_an_event_waits_for_room_behind_the_notices_that_wait_for_it() -> 
 
     received: list[Event] = []
     put_at: list[int] = []
-    outbox = Outbox(1, nothing_delivered())
+    outbox = Outbox(1, MAX_SIZE, nothing_delivered())
     async with running(outbox) as nursery:
         await outbox.put(E(1))
         outbox.notify(D(1))
@@ -160,7 +161,7 @@ async def test_an_event_waits_for_room_behind_the_notices_that_wait_for_it() -> 
 async def test_an_event_that_waits_behind_a_notice_still_comes_when_another_notice_has_come_meanwhile() -> None:
     failed = RecoveryFailed(since=datetime(2025, 1, 1, tzinfo=UTC), reason="one")
     caught_up = CaughtUp(since=datetime(2025, 1, 1, tzinfo=UTC))
-    outbox = Outbox(1, nothing_delivered())
+    outbox = Outbox(1, MAX_SIZE, nothing_delivered())
     async with running(outbox) as nursery:
         outbox.notify(S)
         outbox.notify(failed)
@@ -173,7 +174,7 @@ async def test_an_event_that_waits_behind_a_notice_still_comes_when_another_noti
 
 
 async def test_waiting_counts_what_waits_in_the_channel_before_it_and_behind_it() -> None:
-    outbox = Outbox(2, nothing_delivered())
+    outbox = Outbox(2, MAX_SIZE, nothing_delivered())
     async with running(outbox) as nursery:
         assert outbox.waiting == 0
         await outbox.put(E(1))
@@ -196,7 +197,7 @@ async def test_merging_takes_nothing_from_a_consumer_who_waits() -> None:
             received.append(event)
 
     received: list[Event] = []
-    outbox = Outbox(1, nothing_delivered())
+    outbox = Outbox(1, MAX_SIZE, nothing_delivered())
     async with running(outbox) as nursery:
         nursery.start_soon(consume)
         await wait_all_tasks_blocked()
@@ -210,7 +211,7 @@ async def test_merging_takes_nothing_from_a_consumer_who_waits() -> None:
 
 
 async def test_with_clones_only_notices_pile_up_no_further_than_the_channel_is_large() -> None:
-    outbox = Outbox(5, nothing_delivered())
+    outbox = Outbox(5, MAX_SIZE, nothing_delivered())
     clone = outbox.events.clone()
     outbox.events.close()
     async with running(outbox):
@@ -234,7 +235,7 @@ async def test_with_clones_only_notices_pile_up_no_further_than_the_channel_is_l
 
 
 async def test_an_event_is_delivered_once() -> None:
-    outbox = Outbox(64, nothing_delivered())
+    outbox = Outbox(64, MAX_SIZE, nothing_delivered())
     async with running(outbox):
         for number in (1, 2, 1, 3, 3, 2, 4):
             await outbox.put(E(number))
@@ -243,7 +244,7 @@ async def test_an_event_is_delivered_once() -> None:
 
 
 async def test_an_event_that_was_delivered_is_not_delivered_again_after_it_was_taken() -> None:
-    outbox = Outbox(64, nothing_delivered())
+    outbox = Outbox(64, MAX_SIZE, nothing_delivered())
     async with running(outbox):
         await outbox.put(E(1))
         outbox.events.receive_nowait()
@@ -252,7 +253,7 @@ async def test_an_event_that_was_delivered_is_not_delivered_again_after_it_was_t
 
 
 async def test_a_put_that_is_cancelled_while_it_waits_has_delivered_nothing() -> None:
-    outbox = Outbox(1, nothing_delivered())
+    outbox = Outbox(1, MAX_SIZE, nothing_delivered())
     async with running(outbox) as nursery:
         await outbox.put(E(1))
         with trio.CancelScope() as scope:
@@ -276,7 +277,7 @@ async def test_the_same_mail_under_another_event_id_is_not_delivered_again() -> 
         message = Message(inbox_id=inbox_id, message_id=message_id)
         return MessageReceivedEvent(event_type="message.received", event_id=event_id, message=message)
 
-    outbox = Outbox(64, nothing_delivered())
+    outbox = Outbox(64, MAX_SIZE, nothing_delivered())
     async with running(outbox):
         first = received("one")
         others = [received("one", message_id="<2@example.com>"), received("one", inbox_id="b@agentmail.to")]
@@ -287,7 +288,7 @@ async def test_the_same_mail_under_another_event_id_is_not_delivered_again() -> 
 
 
 async def test_the_same_complaint_of_the_server_again_is_another_one() -> None:
-    outbox = Outbox(64, nothing_delivered())
+    outbox = Outbox(64, MAX_SIZE, nothing_delivered())
     async with running(outbox):
         complaint = ErrorEvent(name="internal", message="oh", raw="the same")
         await outbox.put(complaint)
@@ -301,7 +302,7 @@ async def test_the_memory_of_what_was_delivered_is_bounded_and_forgets_the_oldes
 ) -> None:
     monkeypatch.setattr("trio_agentmail._identities.GENERATION", 1)
     monkeypatch.setattr("trio_agentmail._identities.MAX_GENERATIONS", 3)
-    outbox = Outbox(64, nothing_delivered())
+    outbox = Outbox(64, MAX_SIZE, nothing_delivered())
     async with running(outbox):
         for number in (1, 2, 3, 4):
             await outbox.put(E(number))
@@ -315,7 +316,7 @@ async def test_the_memory_of_what_was_delivered_is_bounded_and_forgets_the_oldes
 
 
 async def test_when_every_receiver_is_closed_whoever_puts_or_notifies_is_told() -> None:
-    outbox = Outbox(2, nothing_delivered())
+    outbox = Outbox(2, MAX_SIZE, nothing_delivered())
     clone = outbox.events.clone()
     async with running(outbox):
         outbox.events.close()
@@ -340,7 +341,7 @@ async def test_when_every_receiver_is_closed_a_put_that_waits_for_room_is_told()
         told.append(True)
 
     told: list[bool] = []
-    outbox = Outbox(1, nothing_delivered())
+    outbox = Outbox(1, MAX_SIZE, nothing_delivered())
     async with running(outbox) as nursery:
         await outbox.put(E(1))
         nursery.start_soon(put)
@@ -357,7 +358,7 @@ async def test_when_every_receiver_is_closed_a_put_behind_waiting_notices_is_tol
         told.append(True)
 
     told: list[bool] = []
-    outbox = Outbox(1, nothing_delivered())
+    outbox = Outbox(1, MAX_SIZE, nothing_delivered())
     async with running(outbox) as nursery:
         await outbox.put(E(1))
         outbox.notify(D(1))
@@ -369,7 +370,7 @@ async def test_when_every_receiver_is_closed_a_put_behind_waiting_notices_is_tol
 
 
 async def test_after_the_close_receivers_get_what_waits_in_the_channel_and_then_its_end() -> None:
-    outbox = Outbox(64, nothing_delivered())
+    outbox = Outbox(64, MAX_SIZE, nothing_delivered())
     async with running(outbox):
         await give(outbox, [S, E(1), E(2)])
         outbox.close()
@@ -412,7 +413,7 @@ async def test_whatever_the_interleaving_the_consumer_sees_what_the_model_says(r
             delivered.add(event)
         putting = None
 
-    outbox = Outbox(room, nothing_delivered())
+    outbox = Outbox(room, MAX_SIZE, nothing_delivered())
     model = Model()
     delivered: set[Event] = set()
     number = 0
@@ -462,7 +463,7 @@ async def test_whatever_the_interleaving_the_consumer_sees_what_the_model_says(r
 
 
 async def test_it_is_full_when_the_consumer_has_as_many_events_waiting_as_it_asked_for() -> None:
-    outbox = Outbox(2, nothing_delivered())
+    outbox = Outbox(2, MAX_SIZE, nothing_delivered())
     async with running(outbox):
         await outbox.put(E(1))
         assert not outbox.is_full

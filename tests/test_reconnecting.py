@@ -482,6 +482,31 @@ async def test_statistics_tell_the_last_sign_of_life_and_the_last_error(autojump
         assert outage.last_error == "ApiError: HTTP status 503: come [31m back later"
 
 
+async def test_a_healthy_stream_shows_no_error_of_the_past(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    began = time_of_day(fake)
+    async with open_agentmail_session(backend=fake, ping_interval=None) as session:
+        assert (session.statistics().last_error, session.statistics().last_error_at) == (None, None)
+        await trio.sleep(100)
+        await fake.drop_connections(1012, "service restart")
+        await trio.sleep(20)
+        recent = session.statistics()
+        assert session.state == "subscribed"
+        assert "service restart" in (recent.last_error or "")
+        assert recent.last_error_at == began + timedelta(seconds=100)
+        await trio.sleep(20)
+        assert (session.statistics().last_error, session.statistics().last_error_at) == (None, None)
+        fake.reject_handshakes(503, times=None)
+        with trio.move_on_after(40):
+            await session.subscribe(Subscribe(inbox_ids=["a"]))
+        assert "503" in (session.statistics().last_error or "")
+        await trio.sleep(40)
+        assert session.statistics().last_error is None
+        await fake.drop_connections()
+        await trio.sleep(100)
+        assert "503" in (session.statistics().last_error or "")
+
+
 async def test_each_change_of_state_is_one_line_of_log(
     no_jitter: None, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -53,7 +53,7 @@ class Box(Outbox):
     """An outbox whose consumer takes everything, unless the test says otherwise."""
 
     def __init__(self, delivered: Delivered) -> None:
-        super().__init__(1, delivered)
+        super().__init__(1, 2**25, delivered)
         self.taken: list[Event] = []
         self.full = False
         self.gone = False

@@ -5,6 +5,7 @@ import hashlib
 import logging
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import orjson
@@ -24,6 +25,7 @@ from trio_agentmail import (
     Event,
     PermissionDeniedError,
     ReconnectPolicy,
+    SQLiteJournal,
     Subscribe,
     Subscribed,
     SubscriptionRejectedError,
@@ -85,6 +87,140 @@ async def raised_on_entering(fake: FakeAgentMail, **options: Any) -> BaseExcepti
             pytest.fail("entered")
     assert_no_secret(caught.value)
     return caught.value
+
+
+# Where error reporters look
+
+
+def frames_of(exc: BaseException) -> Iterator[tuple[str, dict[str, object]]]:
+    """The frames of the package and of what it calls, in all tracebacks of an exception and what it was raised from."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [exc]
+    while waiting:
+        exc_ = waiting.pop()
+        if exc_ is None or id(exc_) in seen:
+            continue
+        seen.add(id(exc_))
+        waiting += [exc_.__cause__, exc_.__context__]
+        if isinstance(exc_, BaseExceptionGroup):
+            waiting += exc_.exceptions
+        for frame, line in traceback.walk_tb(exc_.__traceback__):
+            if frame.f_code.co_filename != __file__:
+                yield f"{frame.f_code.co_filename}:{line}", dict(frame.f_locals)
+
+
+def assert_no_secret_in_frames(exc: BaseException) -> None:
+    shown = []
+    for place, variables in frames_of(exc):
+        for name, value in variables.items():
+            # What `cgitb` looks at, too: the attributes that the lines around name.
+            values = {name: value} | {f"{name}.{each}": it for each, it in getattr(value, "__dict__", {}).items()}
+            shown += [f"{place} {each}" for each, it in values.items() if MARK in repr(it)]
+    assert shown == []
+
+
+async def garbage(stream: trio.SocketStream) -> None:
+    await stream.receive_some()
+    await stream.send_all(b"220 mail.example ESMTP\r\n")
+
+
+@pytest.mark.parametrize("opener", [open_agentmail_session, open_agentmail_stream])
+@pytest.mark.parametrize("key", [KEY, lambda: KEY], ids=["key", "callable"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"buffer_size": 0},
+        {"no_such_option": 1},
+        {"inbox_ids": ["a"]},
+        {"backend": int},
+        {"recovery": 1},
+        {"journal": 1},
+        {"journal": SQLiteJournal("/nowhere/agent.db")},
+        {
+            "enter_timeout": 0.5,
+            "environment": AgentMailEnvironment(http="http://127.0.0.1:1", websockets="ws://127.0.0.1:1"),
+        },
+        {
+            "enter_timeout": 0.5,
+            "environment": AgentMailEnvironment(http="http://127.0.0.1:1", websockets="wss://127.0.0.1:1"),
+        },
+    ],
+    ids=lambda options: "-".join(options),
+)
+async def test_no_frame_holds_the_key_when_entering_fails(
+    opener: Callable[..., Any], key: Any, options: dict[str, Any]
+) -> None:
+    with pytest.raises(Exception) as caught:
+        async with opener(**({"api_key": key, "recovery": None} | options)):
+            pytest.fail("entered")
+    assert_no_secret_in_frames(caught.value)
+
+
+@pytest.mark.parametrize("opener", [open_agentmail_session, open_agentmail_stream])
+@pytest.mark.parametrize("bad", [f"{KEY}\n", f"“{KEY}”", KEY.encode()], ids=["line end", "quotes", "bytes"])
+@pytest.mark.parametrize("as_callable", [False, True])
+async def test_no_frame_holds_a_key_that_is_none(opener: Callable[..., Any], bad: Any, as_callable: bool) -> None:
+    with pytest.raises((TypeError, ValueError)) as caught:
+        async with opener(api_key=(lambda: bad) if as_callable else bad, backend=FakeAgentMail()):
+            pytest.fail("entered")
+    assert_no_secret_in_frames(caught.value)
+
+
+@pytest.mark.parametrize("opener", [open_agentmail_session, open_agentmail_stream])
+@pytest.mark.parametrize("key", [KEY, lambda: KEY], ids=["key", "callable"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        lambda fake: fake.reject_handshakes(401),
+        lambda fake: fake.reject_handshakes(403),
+        lambda fake: fake.reject_handshakes(404),
+        lambda fake: fake.reject_handshakes(503, times=None),
+        lambda fake: fake.refuse_subscriptions("forbidden", "no"),
+        lambda fake: fake.hang_handshakes(None),
+        lambda fake: fake.refuse_connections(None),
+        lambda fake: fake.answer_connections(b"HTTP/1.1 garbage", None),
+        lambda fake: fake.fail_connections(ZeroDivisionError()),
+    ],
+    ids=["401", "403", "404", "503", "forbidden", "hangs", "refused", "garbage", "bug"],
+)
+async def test_no_frame_holds_the_key_when_agentmail_refuses(
+    opener: Callable[..., Any], key: Any, fault: Callable[[FakeAgentMail], None], autojump_clock: MockClock
+) -> None:
+    fake = FakeAgentMail()
+    fault(fake)
+    with pytest.raises(Exception) as caught:
+        async with opener(api_key=key, backend=fake):
+            pytest.fail("entered")
+    assert_no_secret_in_frames(caught.value)
+
+
+async def test_no_frame_holds_the_key_when_a_server_speaks_something_else() -> None:
+    async with trio.open_nursery() as nursery:
+        [listener] = await nursery.start(partial(trio.serve_tcp, garbage, 0, host="127.0.0.1"))
+        port = listener.socket.getsockname()[1]
+        for scheme in ("ws", "wss"):
+            with pytest.raises(ConnectionFailedError) as caught:
+                async with open_agentmail_stream(
+                    api_key=lambda: KEY,
+                    enter_timeout=0.5,
+                    environment=AgentMailEnvironment(
+                        http="http://127.0.0.1:1", websockets=f"{scheme}://127.0.0.1:{port}"
+                    ),
+                ):
+                    pytest.fail("entered")
+            assert_no_secret_in_frames(caught.value)
+        nursery.cancel_scope.cancel()
+
+
+async def test_no_frame_holds_the_key_of_a_stream_that_was_ended_later(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    with pytest.raises(AuthenticationError) as caught:
+        async with open_agentmail_stream(api_key=lambda: KEY, backend=fake) as events:
+            fake.reject_handshakes(401, times=None)
+            await fake.drop_connections()
+            async for _ in events:
+                pass
+    assert_no_secret_in_frames(caught.value)
 
 
 # What the server says

@@ -1,5 +1,6 @@
 """What is on disk: whole transactions or nothing, one owner, and errors that say what is the matter."""
 
+import errno
 import math
 import os
 import sqlite3
@@ -211,8 +212,48 @@ def test_a_journal_that_was_made_without_a_scope_takes_any_until_it_is_given_one
 
 
 def test_a_directory_that_does_not_exist_is_a_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(JournalError, match="cannot be made: No such file or directory"):
+    with pytest.raises(JournalError) as caught:
         SQLiteStore(tmp_path / "nowhere" / "agent.db", SCOPE)
+    path, directory = tmp_path / "nowhere" / "agent.db", tmp_path / "nowhere"
+    assert str(caught.value) == (
+        f"the journal {path} cannot be made or opened: the directory {directory} does not exist; make it first"
+    )
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.EROFS])
+@pytest.mark.parametrize("exists", [False, True], ids=["new", "exists"])
+def test_a_directory_that_cannot_be_written_to_is_named_and_not_the_lock(
+    code: int, exists: bool, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Simulated, since the tests may be run by root, for whom no directory is read-only."""
+
+    def refuse(file: Any, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_CREAT and not Path(file).exists():
+            raise OSError(code, os.strerror(code), str(file))
+        return real_open(file, flags, mode)
+
+    real_open = os.open
+    if exists:
+        SQLiteStore(path, SCOPE).close()
+        path.with_name(path.name + "-lock").unlink()
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(JournalError) as caught:
+        SQLiteStore(path, SCOPE)
+    assert str(caught.value) == (
+        f"the journal {path} cannot be made or opened: the directory {path.parent} cannot be written to, and a journal "
+        "needs files beside its own"
+    )
+
+
+def test_a_file_in_the_place_of_the_directory_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(JournalError, match=r"file/agent\.db cannot be made or opened: .*/file is not a directory"):
+        SQLiteStore(tmp_path / "file" / "agent.db", SCOPE)
+
+
+def test_another_reason_is_told_as_the_system_tells_it(tmp_path: Path) -> None:
+    with pytest.raises(JournalError, match=os.strerror(errno.ENAMETOOLONG)):
+        SQLiteStore(tmp_path / ("a" * 300), SCOPE)
 
 
 def test_a_directory_in_the_place_of_the_file_is_a_clear_error(tmp_path: Path) -> None:

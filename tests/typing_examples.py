@@ -144,7 +144,7 @@ async def a_session_has_typed_state_and_statistics() -> None:
         assert_type(session, AgentMailSession)
         assert_type(session.events, trio.MemoryReceiveChannel[Event])
         assert_type(session.state, State)
-        state: Literal["connecting", "subscribed", "waiting", "closed"] = session.state
+        state: Literal["connecting", "subscribed", "waiting", "stopping", "closed"] = session.state
         print(state)
         statistics = session.statistics()
         assert_type(statistics, Statistics)

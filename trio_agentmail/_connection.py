@@ -176,6 +176,12 @@ class Connection:
         if not self._started:
             self.cut()
 
+    def stop(self) -> None:
+        """Close politely; what has been read can still be received, and nothing else."""
+        if self._started:
+            self._websocket.stop_receiving()
+        self.close()
+
     def cut(self) -> None:
         """Close at once, by force."""
         self._scope.cancel()

@@ -1,14 +1,52 @@
 """A nursery whose block raises as if there were no nursery."""
 
 from collections.abc import AsyncIterator, Hashable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import TracebackType
 from typing import NoReturn
 
 import trio
 
 from .errors import JournalError
 
-__all__ = ["add_context", "background_nursery", "raise_as_it_is", "sole_exception"]
+__all__ = ["TaskNursery", "add_context", "background_nursery", "raise_as_it_is", "sole_exception"]
+
+
+LEFT_ELSEWHERE = (
+    "a stream was left in another task than the one that entered it. This happens when it is held by an async "
+    "generator that is not iterated to its end, since Python then closes the generator later and elsewhere: open the "
+    "stream outside of the generator, or use the generator in `async with contextlib.aclosing(…)`"
+)
+
+TIME_TO_END = 10.0
+"""Seconds."""
+
+
+class TaskNursery(AbstractAsyncContextManager[trio.Nursery]):
+    """A nursery whose block cannot be left in another task than the one that entered it.
+
+    An async generator that is abandoned is closed in a task of Trio's. A plain nursery in it would then wake the task
+    that it belongs to at the wrong place, or wait for ever. This one cancels that task, and raises. Trio then ends
+    it with an error as well, since the nursery has not been left there. The tasks in the nursery are given time to end
+    before that: tasks that outlive the main task are an internal error of Trio's.
+    """
+
+    async def __aenter__(self) -> trio.Nursery:
+        self._task = trio.lowlevel.current_task()
+        self._manager = trio.open_nursery()
+        self._nursery = await self._manager.__aenter__()
+        return self._nursery
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        if trio.lowlevel.current_task() is not self._task:
+            with trio.CancelScope(shield=True), trio.move_on_after(TIME_TO_END):
+                while self._nursery.child_tasks:  # noqa: ASYNC110  a nursery tells only its own task
+                    await trio.sleep(0.01)
+            self._nursery.cancel_scope.cancel(reason=LEFT_ELSEWHERE)
+            raise RuntimeError(LEFT_ELSEWHERE)
+        return await self._manager.__aexit__(exc_type, exc, traceback)
 
 
 @asynccontextmanager
@@ -21,7 +59,7 @@ async def background_nursery() -> AsyncIterator[trio.Nursery]:
     """
     raised: BaseException | None = None
     try:
-        async with trio.open_nursery() as nursery:
+        async with TaskNursery() as nursery:
             try:
                 yield nursery
             except trio.Cancelled:

@@ -6,6 +6,7 @@ from contextlib import suppress
 
 import trio
 
+from ._channel import Abandoned, Channel, size_of
 from ._delivered import Delivered
 from ._journal.protocol import Journal, Notice
 from ._notices import merge_notice
@@ -18,45 +19,7 @@ MAX_WAITING = 10_000
 """Events and notices in front of which a server's complaint waits, where a journal is the buffer."""
 
 
-class Abandoned(Exception):
-    """Every receiver has been closed: nobody wants the events any more."""
-
-
-class _Channel:
-    """The channel that the consumer reads, and who has been given what."""
-
-    def __init__(self, buffer_size: int, delivered: Delivered) -> None:
-        self._channel, self.events = trio.open_memory_channel[Event](buffer_size)
-        self._delivered = delivered
-        self.delivered = 0
-        self.duplicates = 0
-
-    @property
-    def abandoned(self) -> bool:
-        """Whether every receiver has been closed."""
-        return self._channel.statistics().open_receive_channels == 0
-
-    @property
-    def is_full(self) -> bool:
-        """Whether the consumer has as many events waiting as it asked for."""
-        channel = self._channel.statistics()
-        return channel.current_buffer_used == channel.max_buffer_size
-
-    @property
-    def unwritten_since(self) -> float:
-        """See `JournaledOutbox`; where nothing is written down, nothing waits for that."""
-        return math.inf
-
-    def close(self) -> None:
-        """Nothing more comes: receivers get what waits in the channel, and then its end."""
-        self._channel.close()
-
-    def _waiting_in_channel(self) -> int:
-        channel = self._channel.statistics()
-        return channel.current_buffer_used + channel.tasks_waiting_send
-
-
-class Outbox(_Channel):
+class Outbox(Channel):
     """The sending side of the channel that the consumer reads.
 
     Events wait for room in it: whoever reads the network waits as long, and that is the back-pressure. Notices
@@ -69,20 +32,33 @@ class Outbox(_Channel):
     that wait in the channel itself count as well, and Trio's channel gives nothing back to its sender. But taking
     everything out of it at the receiving end and putting it back has no checkpoint in it, so that no other task can
     tell. All of this happens when a connection is lost, and not for each event.
+
+    When the stream is being stopped, events do not wait any more either: what had been read is bounded.
     """
 
-    def __init__(self, buffer_size: int, delivered: Delivered) -> None:
-        super().__init__(buffer_size, delivered)
+    def __init__(self, max_events: int, max_size: int, delivered: Delivered) -> None:
+        super().__init__(max_events, max_size, delivered)
         self._backlog: deque[Event] = deque()
         self._backlog_filled = trio.Event()
         self._backlog_empty = trio.Event()
         self._backlog_empty.set()
+        self._turn = trio.Lock()
+        self._waits: set[trio.CancelScope] = set()
+        self._is_waiting_for_room = False
+        self._is_stopping = False
+        self._is_complete = False
+        self._handed_over = trio.Event()
 
     @property
     def waiting(self) -> int:
         """Events and notices that nobody has taken, those that have no room yet included."""
-        behind = len(self._backlog) + self._backlog_empty.statistics().tasks_waiting
-        return self._waiting_in_channel() + behind
+        for_others = self._turn.statistics().tasks_waiting + self._backlog_empty.statistics().tasks_waiting
+        return self._waiting_in_channel() + len(self._backlog) + for_others + self._is_waiting_for_room
+
+    @property
+    def unwritten_since(self) -> float:
+        """See `JournaledOutbox`; where nothing is written down, nothing waits for that."""
+        return math.inf
 
     async def put(self, event: Event) -> bool:
         """Hand an event over, unless it has been handed over before; wait until there is room for it.
@@ -99,21 +75,51 @@ class Outbox(_Channel):
             self.duplicates += 1
             return False
         try:
-            while not self._backlog_empty.is_set():
-                await self._backlog_empty.wait()
-            try:
+            size = size_of(event)
+            if self._backlog_empty.is_set() and not self._turn.locked() and self._has_room(size):
                 # Without a checkpoint where there is room: reading the network has its own, for all that one read
                 # brings.
-                self._channel.send_nowait(event)
-            except trio.WouldBlock:
-                await self._channel.send(event)
+                try:
+                    self._channel.send_nowait(event)
+                    self._sent(size)
+                except trio.WouldBlock:
+                    await self._send(event, size)
+            else:
+                await self._send(event, size)
         except BaseException as exc:
-            self._delivered.give_back(event)
+            if not self._is_stopping:
+                self._delivered.give_back(event)
             if isinstance(exc, trio.BrokenResourceError):
                 raise Abandoned from None
             raise
         self.delivered += 1
         return True
+
+    async def _send(self, event: Event, size: int) -> None:
+        """Wait for room, and send; or leave it to `run` when the stream is being stopped."""
+        has_been_sent = False
+        waiting = trio.CancelScope()
+        self._waits.add(waiting)
+        try:
+            with waiting:
+                if self._is_stopping:
+                    return
+                async with self._turn:  # a large event must not be passed by small ones for ever
+                    while not self._backlog_empty.is_set():
+                        await self._backlog_empty.wait()
+                    self._is_waiting_for_room = True
+                    try:
+                        await self._wait_for_room(size)
+                    finally:
+                        self._is_waiting_for_room = False
+                    await self._channel.send(event)
+                    has_been_sent = True
+                    self._sent(size)
+        finally:
+            self._waits.remove(waiting)
+            # The task may have been cancelled in the same moment: what it had read is handed over all the same.
+            if self._is_stopping and not has_been_sent:
+                self._fill_backlog(event)
 
     def notify(self, notice: Notice) -> None:
         """Hand a notice over, behind what waits; never wait.
@@ -125,27 +131,57 @@ class Outbox(_Channel):
             self._take_back()
         merge_notice(self._backlog, notice)
         try:
-            while self._backlog:
+            while self._backlog and self._has_room(size := size_of(self._backlog[0])):
                 self._channel.send_nowait(self._backlog[0])
                 self._backlog.popleft()
+                self._sent(size)
         except trio.WouldBlock:
-            if self._backlog_empty.is_set():  # else there are those who wait for it
-                self._backlog_empty = trio.Event()
-            self._backlog_filled.set()
+            pass
         except trio.BrokenResourceError:
             raise Abandoned from None
+        if self._backlog:
+            self._fill_backlog()
 
     async def run(self) -> None:
         """Empty the backlog as the consumer makes room."""
         with suppress(trio.BrokenResourceError):  # whoever puts the next event or notice is told the same
             while True:
                 while self._backlog:
+                    size = size_of(self._backlog[0])
+                    if not self._has_room(size):
+                        await self._wait_for_room(size)
+                        if self.abandoned:
+                            break
+                        continue  # another event may be the first now
                     # Out of the backlog first: once send() has been called, the channel holds it.
                     await self._channel.send(self._backlog.popleft())
+                    self._sent(size)
+                if self._is_complete:
+                    break
                 self._backlog_empty.set()
                 self._backlog_filled = trio.Event()
                 await self._backlog_filled.wait()
         self._backlog_empty.set()
+        self._handed_over.set()
+
+    def stop(self) -> None:
+        """From now on, what is put or waits for room goes to the backlog: nobody waits for the consumer any more."""
+        self._is_stopping = True
+        for waiting in self._waits:
+            waiting.cancel()
+
+    async def finish(self) -> None:
+        """After `stop`, when nothing more will be put: wait until all has been handed over, and end the channel."""
+        self._is_complete = True
+        self._backlog_filled.set()
+        await self._handed_over.wait()
+        self.close()
+
+    def _fill_backlog(self, *events: Event) -> None:
+        self._backlog.extend(events)
+        if self._backlog_empty.is_set():  # else there are those who wait for it
+            self._backlog_empty = trio.Event()
+        self._backlog_filled.set()
 
     def _take_back(self) -> None:
         """Move what waits in the channel, and what waits to get into it, to the front of the backlog."""
@@ -159,17 +195,18 @@ class Outbox(_Channel):
             self._backlog.extendleft(reversed(taken))
 
 
-class JournaledOutbox(_Channel):
+class JournaledOutbox(Channel):
     """An outbox with a journal in front of the channel: reading waits for the journal, and only that for the consumer.
 
     What may be delivered twice in one run, and is no duplicate, is what the journal gives again by itself.
     """
 
-    def __init__(self, buffer_size: int, delivered: Delivered, journal: Journal) -> None:
-        super().__init__(buffer_size, delivered)
+    def __init__(self, max_events: int, max_size: int, delivered: Delivered, journal: Journal) -> None:
+        super().__init__(max_events, max_size, delivered)
         self._journal = journal
         self._taken = trio.lowlevel.ParkingLot()
         self._unwritten: list[MessageReceivedEvent] = []
+        self._giving = trio.CancelScope()
 
     @property
     def unwritten_since(self) -> float:
@@ -184,7 +221,7 @@ class JournaledOutbox(_Channel):
     @property
     def waiting(self) -> int:
         """Events and notices that nobody has taken."""
-        return self._waiting_in_channel() + self._journal.waiting
+        return self._waiting_in_channel() + len(self._room) + self._journal.waiting
 
     async def put(self, event: Event) -> bool:
         """As `Outbox.put`, into the journal.
@@ -195,12 +232,11 @@ class JournaledOutbox(_Channel):
         """
         if isinstance(event, Notice):
             # A server that complains without end to a consumer who sleeps: this alone is neither merged nor on disk.
-            while self._journal.waiting >= MAX_WAITING:
+            while self._journal.waiting >= MAX_WAITING and not self._is_stopping:
                 await self._taken.park()
             self.notify(event)
             return True
-        if self.abandoned:
-            raise Abandoned
+        self._check_wanted()
         if not self._delivered.claim(event):
             self.duplicates += 1
             return False
@@ -223,9 +259,17 @@ class JournaledOutbox(_Channel):
         Raises:
             Abandoned: every receiver has been closed.
         """
-        if self.abandoned:
-            raise Abandoned
+        self._check_wanted()
         self._journal.notice(notice)
+
+    def _check_wanted(self) -> None:
+        # Of a stream that is being stopped, the next run wants what has been read, whoever listens now.
+        if self.abandoned and not self._is_stopping:
+            raise Abandoned
+
+    @property
+    def _is_stopping(self) -> bool:
+        return self._giving.cancel_called
 
     async def run(self) -> None:
         """Hand over what the journal gives, as the consumer makes room.
@@ -233,9 +277,23 @@ class JournaledOutbox(_Channel):
         Raises:
             JournalError: something cannot be written down or read.
         """
-        with suppress(trio.BrokenResourceError):  # whoever puts the next event or notice is told the same
+        with self._giving, suppress(trio.BrokenResourceError):  # whoever puts the next event or notice is told the same
             while True:
                 event = await self._journal.next()
+                size = size_of(event)
+                if not self._has_room(size):
+                    await self._wait_for_room(size)
                 await self._channel.send(event)
+                self._sent(size)
                 self._taken.unpark_all()
                 self.delivered += not isinstance(event, Notice)
+
+    def stop(self) -> None:
+        """Nothing more goes to the channel, which ends behind what is in it: the journal keeps the rest."""
+        self._giving.cancel()
+        self.close()
+        self._taken.unpark_all()
+
+    async def finish(self) -> None:
+        """See `Outbox.finish`."""
+        await trio.lowlevel.checkpoint()

@@ -7,7 +7,7 @@ import attrs
 
 __all__ = ["State", "Statistics"]
 
-State = Literal["connecting", "subscribed", "waiting", "closed"]
+State = Literal["connecting", "subscribed", "waiting", "stopping", "closed"]
 
 
 @attrs.frozen(kw_only=True)
@@ -27,7 +27,9 @@ class Statistics:
             gap is open.
         buffered: Events and notices that wait for the consumer now.
         last_received: When the last sign of life came. None before the first connection.
-        last_error: What ended the last connection or attempt that failed, in words.
+        last_error: What ended the last connection or attempt that failed, in words. None when the subscription has been
+            in force since for `ReconnectPolicy.stable_after` seconds: a healthy stream has none.
+        last_error_at: When that was. None: there is no `last_error`.
         next_attempt_in: While the state is "waiting": seconds to the next attempt.
     """
 
@@ -43,4 +45,5 @@ class Statistics:
     buffered: int
     last_received: datetime | None
     last_error: str | None
+    last_error_at: datetime | None
     next_attempt_in: float | None

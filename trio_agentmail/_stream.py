@@ -1,8 +1,10 @@
 """`open_agentmail_stream` and `open_agentmail_session`: where the tasks live, and how the block is left."""
 
+import functools
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from typing import TYPE_CHECKING, NoReturn, ParamSpec, TypeVar
 
 import trio
 
@@ -11,13 +13,39 @@ from ._backend import Backend, default_backend
 from ._clock import ServerClock
 from ._delivered import Delivered
 from ._journal.protocol import Journal, Kept, nothing_kept
-from ._nursery import add_context, raise_as_it_is, sole_exception
+from ._nursery import TaskNursery, add_context, raise_as_it_is, sole_exception
 from ._settings import AgentMailEnvironment, ReconnectPolicy, Recovery, Settings, Subscribe
 from ._statistics import State, Statistics
 from ._supervisor import KEEP_IDENTITIES_FOR, Supervisor, journal_scope
+from ._trio_run import TrioRun
 from .events import Event
 
 __all__ = ["AgentMailSession", "open_agentmail_session", "open_agentmail_stream"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _explain_arguments(function: Callable[P, T]) -> Callable[P, T]:
+    """Say what to do about arguments that the function does not have.
+
+    No frame of the traceback holds the arguments: the API key may be one of them.
+    """
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        name = function.__name__
+        if filters := [each for each in ("inbox_ids", "pod_ids", "event_types") if each in kwargs]:
+            problem = f"{filters[0]} belongs to the subscription: {name}(Subscribe({filters[0]}=…), …)"
+        else:
+            try:
+                return function(*args, **kwargs)
+            except TypeError as exc:  # the arguments do not fit: of the function itself, nothing has run yet
+                problem = str(exc)
+        del args, kwargs
+        raise TypeError(problem)
+
+    return wrapper
 
 
 class AgentMailSession:
@@ -25,6 +53,12 @@ class AgentMailSession:
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
+        self._run = TrioRun()
+
+    if not TYPE_CHECKING:  # a type checker has its own words for this
+
+        def __aiter__(self) -> NoReturn:
+            raise TypeError("a session is not iterated over, its channel is: async for event in session.events")
 
     @property
     def events(self) -> trio.MemoryReceiveChannel[Event]:
@@ -33,12 +67,39 @@ class AgentMailSession:
 
     @property
     def state(self) -> State:
-        """`"connecting"`, `"subscribed"`, `"waiting"` (for the next attempt) or `"closed"`."""
+        """What the stream is doing.
+
+        `"connecting"`, `"subscribed"`, `"waiting"` (for the next attempt), `"stopping"` (from `stop()` until all that
+        still comes has been handed over) or `"closed"`.
+        """
         return self._supervisor.state
 
     def statistics(self) -> Statistics:
-        """What has happened on the stream so far."""
+        """What has happened on the stream so far.
+
+        Raises:
+            RuntimeError: It was called in another thread or another `trio.run`.
+        """
+        self._run.check("statistics()")
         return self._supervisor.statistics()
+
+    async def stop(self) -> None:
+        """Take no more mail, and let what has come be handled: the way to leave a block with work under way.
+
+        The WebSocket is closed with code 1000 at once, and nothing more is taken from the network. What waits in the
+        channel still comes, then the channel ends: `async for` loops over it end by themselves. Without a journal,
+        all that had been read still comes. With a journal, what has not reached the channel stays in the journal for
+        the next start, and so do attempts to be made again; the journal stays open until the block is left, so
+        that `ack` and `processing` go on working.
+
+        Returns when the WebSocket is closed, after `close_timeout` at most. Any task may call this, also one that
+        consumes events. A second call waits for the same; when the stream has ended, nothing happens.
+
+        Raises:
+            RuntimeError: It was called in another thread or another `trio.run`.
+        """
+        self._run.check("stop()")
+        await self._supervisor.stop()
 
     async def subscribe(self, subscribe: Subscribe) -> None:
         """Listen to something else from now on; on every later connection, too.
@@ -54,13 +115,16 @@ class AgentMailSession:
                 stays in force, as it does when this is cancelled.
             Exception: what the `api_key` callable raised.
             TypeError: not a `Subscribe`.
-            trio.ClosedResourceError: the stream has ended.
+            trio.ClosedResourceError: the stream has ended, or is being stopped.
+            RuntimeError: It was called in another thread or another `trio.run`.
         """
+        self._run.check("subscribe()")
         if not isinstance(subscribe, Subscribe):
             raise TypeError(f"subscribe() takes a Subscribe, not {type(subscribe).__name__}")
         await self._supervisor.replace(subscribe)
 
 
+@_explain_arguments
 @asynccontextmanager
 async def open_agentmail_session(
     subscribe: Subscribe = Subscribe(),  # noqa: B008  frozen
@@ -85,6 +149,8 @@ async def open_agentmail_session(
     Beside the events, it can change the subscription, and tells state and statistics. Arguments and exceptions are
     those of `open_agentmail_stream`.
     """
+    key = ApiKey(api_key)
+    del api_key  # no frame of a traceback is to hold it
     if not trio.lowlevel.in_trio_task():
         raise RuntimeError('this runs under Trio: in trio.run(…), or in anyio.run(…, backend="trio")')
     if not isinstance(subscribe, Subscribe):
@@ -109,8 +175,7 @@ async def open_agentmail_session(
         raise TypeError(f"recovery takes a Recovery(…) or None, not {type(recovery).__name__}")
     if journal is not None and (isinstance(journal, type) or not hasattr(journal, "opened")):
         raise TypeError("journal takes an object that keeps events, like SQLiteJournal('agent.db')")
-    key = ApiKey(api_key, default=backend.api_key)
-    del api_key
+    key.check(default=backend.api_key)
 
     clock = ServerClock(backend.now)
     keeping: AbstractAsyncContextManager[Kept] = nullcontext(nothing_kept())
@@ -122,6 +187,7 @@ async def open_agentmail_session(
         delivered.floor = kept.forgotten_until
         async for identities in kept.identities:
             delivered.load(identities)
+        supervisor = Supervisor(backend, settings, key, subscribe, recovery, journal, clock, delivered, kept.state)
         # The nursery of the stream. A nursery wraps what its block raises in a group, and adds what its tasks raise.
         # The caller must see neither: whose exception comes out is decided here.
         #
@@ -130,13 +196,10 @@ async def open_agentmail_session(
         # the body raised is caught inside the nursery and raised again outside, as the same object.
         raised: BaseException | None = None
         try:
-            async with trio.open_nursery() as nursery:
+            async with TaskNursery() as nursery:
                 body = trio.CancelScope()
-                supervisor = Supervisor(
-                    backend, settings, key, subscribe, nursery, body, recovery, journal, clock, delivered, kept.state
-                )
                 try:
-                    nursery.start_soon(supervisor.run)
+                    nursery.start_soon(supervisor.run, nursery, body)
                     await supervisor.entered.wait()
                     if supervisor.error is None:
                         with body:
@@ -161,6 +224,7 @@ async def open_agentmail_session(
             raise_as_it_is(raised)
 
 
+@_explain_arguments
 @asynccontextmanager
 async def open_agentmail_stream(
     subscribe: Subscribe = Subscribe(),  # noqa: B008  frozen
@@ -236,7 +300,7 @@ async def open_agentmail_stream(
         TypeError, ValueError: A bad argument, or no API key.
         Exception: What the `api_key` callable raised.
     """
-    async with open_agentmail_session(
+    opening = open_agentmail_session(
         subscribe,
         api_key=api_key,
         environment=environment,
@@ -252,5 +316,7 @@ async def open_agentmail_stream(
         backend=backend,
         recovery=recovery,
         journal=journal,
-    ) as session:
+    )
+    del api_key  # no frame of a traceback is to hold it
+    async with opening as session:
         yield session.events

@@ -35,12 +35,10 @@ KEEP_IDENTITIES_FOR = 86_400.0
 class Supervisor:
     """Keeps `subscribe` in force.
 
-    `run` is its task. The connections' tasks run beside it in `nursery`, so that leaving in peace can stop this one and
-    let those say goodbye.
+    `run` is its task. The connections' tasks run beside it in the same nursery, so that leaving in peace can stop this
+    one and let those say goodbye.
 
     Args:
-        nursery: Where the connections' tasks run.
-        body: Cancelled when `run` has failed.
         recovery: How missed mail is found; None: not at all.
         journal: Where events are kept until they are handled, if they are; opened already.
         clock: AgentMail's clock.
@@ -54,8 +52,6 @@ class Supervisor:
         settings: Settings,
         api_key: ApiKey,
         subscribe: Subscribe,
-        nursery: trio.Nursery,
-        body: trio.CancelScope,
         recovery: Recovery | None,
         journal: Journal | None,
         clock: ServerClock,
@@ -66,14 +62,15 @@ class Supervisor:
         self._settings = settings
         self._api_key = api_key
         self._subscribe = subscribe
-        self._nursery = nursery
-        self._body = body
+        self._nursery: trio.Nursery
         self._scope = trio.CancelScope()
         self._attempts = Attempts(settings.reconnect, backend.now)
         self._live: set[Connection] = set()
         self._current: Connection | None = None
         self._successors: deque[Connection] = deque()
         self._reestablishing = trio.CancelScope()
+        self._recovering = trio.CancelScope()
+        self._is_stopping = False
         self._replacing = trio.Lock()
         self._state_changed = trio.Event()
         self._next_attempt_at: float | None = None
@@ -87,10 +84,11 @@ class Supervisor:
         self._clock = clock
         self._delivered = delivered
         self.outbox: Outbox | JournaledOutbox
+        max_size = 2 * settings.max_message_size
         if journal is None:
-            self.outbox = Outbox(settings.buffer_size, delivered)
+            self.outbox = Outbox(settings.buffer_size, max_size, delivered)
         else:
-            self.outbox = JournaledOutbox(settings.buffer_size, delivered, journal)
+            self.outbox = JournaledOutbox(settings.buffer_size, max_size, delivered, journal)
         self._journal = journal
         self._recoverer: Recoverer | None = None
         if recovery is not None:
@@ -118,6 +116,10 @@ class Supervisor:
     def statistics(self) -> Statistics:
         now = trio.current_time()
         current = self._current
+        trouble = self._trouble
+        last_error_at = trouble.last_error_at
+        if last_error_at is not None and self._is_well(since=last_error_at):
+            last_error_at = None
         missing_since = self._recoverer.missing_since if self._recoverer is not None else math.inf
         return Statistics(
             connections=self._connections,
@@ -131,21 +133,34 @@ class Supervisor:
             missing_since=_utc(missing_since) if missing_since < math.inf else None,
             buffered=self.outbox.waiting + (current.held if current is not None else 0),
             last_received=_utc(current.last_received.wall) if current is not None else None,
-            last_error=self._trouble.last_error,
+            last_error=trouble.last_error if last_error_at is not None else None,
+            last_error_at=_utc(self._backend.now() - (now - last_error_at)) if last_error_at is not None else None,
             next_attempt_in=None if self._next_attempt_at is None else max(0.0, self._next_attempt_at - now),
         )
 
-    async def run(self) -> None:
-        """Enter, and go on until `leave`, or until nobody wants the events; keep what goes wrong in `error`."""
+    def _is_well(self, since: float) -> bool:
+        """Whether the subscription has been in force, and nothing has failed, for long enough to be stable."""
+        if self.state != "subscribed":
+            return False
+        return trio.current_time() - max(since, self._subscribed_since) >= self._settings.reconnect.stable_after
+
+    async def run(self, nursery: trio.Nursery, body: trio.CancelScope) -> None:
+        """Enter, and go on until `leave`, or until nobody wants the events; keep what goes wrong in `error`.
+
+        Args:
+            nursery: Where the connections' tasks run.
+            body: Cancelled when something has gone wrong.
+        """
+        self._nursery = nursery
         try:
             with self._scope:
-                async with background_nursery() as nursery:
-                    nursery.start_soon(self.outbox.run)
+                async with background_nursery() as own:
+                    own.start_soon(self.outbox.run)
                     if self._recoverer is not None:
-                        nursery.start_soon(self._recoverer.run)
+                        own.start_soon(self._recover, self._recoverer)
                         await self._recoverer.begin(self._subscribe)
                     else:
-                        nursery.start_soon(self._forget_in_time)
+                        own.start_soon(self._forget_in_time)
                     connection = await self._establish(self._settings.enter_timeout, "enter_timeout")
                     self._subscribed_since = trio.current_time()
                     if self._journal is not None:
@@ -155,16 +170,17 @@ class Supervisor:
                         self._recoverer.subscribed_to(self._subscribe, connection.asked_at)
                     self._adopt(connection)
                     self.entered.set()
-                    while True:
-                        connection = await self._next(connection)
+                    while (following := await self._next(connection)) is not None:
+                        connection = following
                         self._adopt(connection)
+                    await self.outbox.finish()
         except Abandoned:
             logger.info("every receiver is closed: the stream ends")
         except trio.Cancelled:
             raise
         except BaseException as exc:  # noqa: BLE001  the session raises it again
             self._error = exc
-            self._body.cancel()
+            body.cancel()
         finally:
             self.leave()
             self.outbox.close()
@@ -176,6 +192,26 @@ class Supervisor:
         self._set_state("closed")
         for connection in self._live:
             connection.close()
+
+    async def stop(self) -> None:
+        """Take nothing more from the network; `run` ends when what had been read has been handed over."""
+        if self.state != "closed":
+            self._is_stopping = True
+            self._set_state("stopping")
+            self.outbox.stop()
+            self._recovering.cancel()
+            self._reestablishing.cancel()
+            if self._recoverer is not None:
+                self._recoverer.stop_fetching_bodies()
+            for connection in self._live:
+                connection.stop()
+        for connection in self._live.copy():
+            await connection.ended.wait()
+        await trio.lowlevel.checkpoint()
+
+    async def _recover(self, recoverer: Recoverer) -> None:
+        with self._recovering:
+            await recoverer.run()
 
     async def _renew(self) -> None:
         """Put a new connection in the place of this one, which no longer does what it should."""
@@ -199,8 +235,9 @@ class Supervisor:
                     break
                 self._trouble.mention(connection)
                 with trio.move_on_after(attempts.delay_after(connection)):
-                    while self.state != "closed":
+                    while not self._has_ended:
                         await self._state_changed.wait()
+            self._check_open()
             if subscribe != self._subscribe:
                 try:
                     await self._keep(subscribe, asked_at)
@@ -229,7 +266,15 @@ class Supervisor:
             state = await self._recoverer.extended(subscribe, asked_at)
         if self._journal is not None:
             await self._journal.keep(state, scope=self._scope_of(subscribe), also=self._scope_of(self._subscribe))
-        if self.state == "closed":
+        self._check_open()
+
+    @property
+    def _has_ended(self) -> bool:
+        """Whether the stream has ended, or is about to."""
+        return self.state in ("stopping", "closed")
+
+    def _check_open(self) -> None:
+        if self._has_ended:
             raise trio.ClosedResourceError("the stream has ended")
 
     def _scope_of(self, subscribe: Subscribe) -> str:
@@ -251,8 +296,7 @@ class Supervisor:
 
     async def _until_subscribed(self) -> None:
         while self.state != "subscribed":
-            if self.state == "closed":
-                raise trio.ClosedResourceError("the stream has ended")
+            self._check_open()
             await self._state_changed.wait()
 
     def _adopt(self, connection: Connection) -> None:
@@ -263,15 +307,18 @@ class Supervisor:
         if self._recoverer is not None:
             self._recoverer.resume(connection.confirmed_at)
 
-    async def _next(self, connection: Connection) -> Connection:
-        """Forward a connection's events until it ends or is drained; return the one that comes after it."""
+    async def _next(self, connection: Connection) -> Connection | None:
+        """Forward a connection's events until it ends or is drained; return the one that comes after it.
+
+        None: the stream is being stopped, and nothing more comes.
+        """
         lost = await self._forward(connection)
-        if lost is not None:
+        if lost is not None and not self._is_stopping:
             await self._note_loss(connection, lost)
-            successor = self._successors.popleft() if self._successors else await self._reestablish()
+            if not self._successors:
+                await self._reestablish()
             self._subscribed_since = trio.current_time()
-            return successor
-        return self._successors.popleft()
+        return self._successors.popleft() if self._successors else None
 
     async def _forward(self, connection: Connection) -> ConnectionLostError | None:
         """Forward a connection's events; return how it was lost, or None when it is drained."""
@@ -285,7 +332,7 @@ class Supervisor:
                     self._unknown += 1
                 elif recoverer is not None:
                     recoverer.note(event)
-                    if fetches_bodies and isinstance(event, MessageReceivedEvent):
+                    if fetches_bodies and isinstance(event, MessageReceivedEvent) and not self._is_stopping:
                         event = await recoverer.with_body(event)
                 await put(event)
         except ConnectionLostError as lost:
@@ -307,18 +354,19 @@ class Supervisor:
             Disconnected(reason=lost.reason, code=lost.code, last_received=_utc(connection.last_received.wall))
         )
 
-    async def _reestablish(self) -> Connection:
+    async def _reestablish(self) -> None:
+        """Have a connection in `_successors`, unless the stream is being stopped."""
         connection = None
         with trio.CancelScope() as self._reestablishing:
             connection = await self._establish(
                 self._settings.reconnect.give_up_after, "give_up_after", self._attempts.delay()
             )
-        if not self._successors:
-            assert connection is not None  # only replace() cancels, which leaves a successor
-            return connection
-        if connection is not None:
+        if connection is None:
+            return  # cancelled by replace(), which leaves a successor, or by stop()
+        if self._successors or self._is_stopping:
             connection.close()
-        return self._successors.popleft()
+        else:
+            self._successors.append(connection)
 
     async def _establish(self, limit: float | None, limit_name: str, delay: float | None = None) -> Connection:
         """Try until a connection is confirmed.
@@ -385,7 +433,7 @@ class Supervisor:
         return connection
 
     def _set_state(self, state: State) -> None:
-        if state == self.state:
+        if state == self.state or (self._is_stopping and state not in ("stopping", "closed")):
             return
         self.state = state
         self._state_changed.set()

@@ -20,6 +20,8 @@ class Trouble:
 
     def __init__(self) -> None:
         self.last_error: str | None = None
+        self.last_error_at: float | None = None
+        """On Trio's clock."""
         self._began: float | None = None
         self._has_warned = False
 
@@ -31,6 +33,7 @@ class Trouble:
     def mention(self, failure: Exception) -> None:
         """Something failed, and the subscription is in force."""
         self.last_error = printable(f"{type(failure).__name__}: {failure}", 500)
+        self.last_error_at = trio.current_time()
 
     def note(self, failure: Exception) -> None:
         """Something failed, and the subscription is not in force."""

@@ -44,6 +44,7 @@ class WebSocket:
         self._pings_answered = 0
         self._waiting_for_pongs: dict[int, trio.Event] = {}
         self._closing = False
+        self._keeps_received = False
         self._end: tuple[str, int] | None = None
         """Why there is nothing more to receive, and the close code."""
         self.watched = watched
@@ -94,13 +95,22 @@ class WebSocket:
         if number > self._pings_answered:
             self._check_end()
 
+    def stop_receiving(self) -> None:
+        """Messages that come from now on are thrown away; those that have been read can still be received."""
+        self._keeps_received = True
+
     async def close(self) -> None:
         """Close with code 1000, and wait until the server agrees: the caller says for how long.
 
-        What still comes is thrown away, so nobody should receive any more.
+        What still comes is thrown away. Unless `stop_receiving` was called, so is what has been read, and nobody
+        should receive any more.
         """
         if self._end is None:
             await self._say_goodbye(1000)
+        if self._keeps_received:
+            while self._end is None and not any(isinstance(item, Close | Failure) for item in self._received):
+                await self._read()
+            return
         with suppress(ConnectionLostError):
             while True:
                 await self.receive()
@@ -119,7 +129,10 @@ class WebSocket:
             self._being_read.set()
             self._being_read = None
         if data:
-            self._received.extend(self._receiver.receive(bytes(data)))
+            received = self._receiver.receive(bytes(data))
+            if self._keeps_received:
+                received = [item for item in received if isinstance(item, Close | Failure)]
+            self._received.extend(received)
         else:
             self._ended("the connection was cut without a close frame", 1006)
 

@@ -125,7 +125,7 @@ class JournalInUseError(JournalError):
 
 
 class JournalMismatchError(JournalError):
-    """The journal belongs to another environment or subscription."""
+    """The journal belongs to another environment or subscription, or an event to another journal."""
 
 
 def printable(text: str, limit: int) -> str:

@@ -97,8 +97,14 @@ __all__ = [
 ]
 
 
+class _Given:
+    """Where a journal notes that it gave an event. A slot and no field, since it is no part of the event's value."""
+
+    __slots__ = ("_given_by",)
+
+
 @attrs.frozen(kw_only=True)
-class _FromServer:
+class _FromServer(_Given):
     # Of a decoded event the bytes that were parsed: a str that is not ASCII would keep a copy of itself, in UTF-8.
     _raw: str | bytes = attrs.field(default="", eq=False, repr=False)
     origin: str = attrs.field(default="live", eq=False)

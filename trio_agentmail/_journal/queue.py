@@ -1,6 +1,7 @@
 """What a journal does with events, from when they are recorded until they are handled: the asynchronous half."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -10,8 +11,8 @@ from typing import TypeVar
 import trio
 
 from trio_agentmail._identity import identity
-from trio_agentmail.errors import JournalError
-from trio_agentmail.events import Event
+from trio_agentmail.errors import JournalError, JournalMismatchError
+from trio_agentmail.events import CaughtUp, Disconnected, Event, RecoveryFailed, _FromServer
 
 from .entry import Entry, PendingRow, new_row, restored
 from .group_commit import GroupCommit
@@ -28,12 +29,16 @@ UNWRITTEN_EVENTS, UNWRITTEN_BYTES = 1000, 8 * 2**20
 
 logger = logging.getLogger("trio_agentmail")
 
+_Anything = _FromServer | Disconnected | CaughtUp | RecoveryFailed
+"""Whatever a stream yields; `Event` names each class, which takes longer to check."""
+
 
 class JournalQueue:
     """The events of an open journal: in order, each on disk before anybody gets it, and few of them in memory."""
 
     def __init__(
         self,
+        name: str,
         store: SQLiteStore,
         pending: list[PendingRow],
         run_sync: RunSync,
@@ -43,6 +48,7 @@ class JournalQueue:
         retry_delay: float,
         max_pending: int,
     ) -> None:
+        self._name = name
         self.store = store
         self._commits = GroupCommit(store, run_sync)
         self._now = now
@@ -120,7 +126,12 @@ class JournalQueue:
         ):
             if full and not self._warned:
                 self._warned = True
-                logger.warning("%d events in the journal are not handled: no more are read", len(self._entries))
+                logger.warning(
+                    "%d events in the journal have not been acknowledged (max_pending), and no more are read until "
+                    "some are: %s; every event needs ack() or processing(), of whatever type",
+                    len(self._entries),
+                    self._most_common_types(),
+                )
             await self._room.park()
             self._check_open()
         if row.key in self._entries:
@@ -135,6 +146,12 @@ class JournalQueue:
         self._unwritten_bytes += entry.size
         self._commits.add(partial(self.store.add, entry.id, row), partial(self._recorded, entry))
         return True
+
+    def _most_common_types(self) -> str:
+        """Which types the events have that are not handled, for a log: the five that are most of them."""
+        counted = Counter(entry.event_type for entry in self._entries.values())
+        shown = [f"{count} {event_type}" for event_type, count in counted.most_common(5)]
+        return ", ".join(shown if len(counted) <= 5 else [*shown, "…"])
 
     def _recorded(self, entry: Entry, added: bool) -> None:
         self._unwritten -= 1
@@ -200,6 +217,7 @@ class JournalQueue:
         else:
             event = content  # as it came: what is given again is read again
         entry.given = True
+        object.__setattr__(event, "_given_by", self._name)  # events are frozen
         key = identity(event)
         if key is not None and key != entry.key:
             # What another version of this package wrote down as unknown, this one may know, and identify otherwise.
@@ -214,8 +232,19 @@ class JournalQueue:
 
         Raises:
             trio.ClosedResourceError: the journal is closed.
+            JournalMismatchError: another journal gave this event.
+            TypeError: it is no event.
         """
         self._check_open()
+        if not isinstance(event, _Anything):
+            raise TypeError(
+                f"a journal takes the events that came from its stream, and this is a {type(event).__name__}"
+            )
+        given_by = getattr(event, "_given_by", "")
+        if given_by and given_by != self._name:
+            raise JournalMismatchError(
+                f"this event came from the journal {given_by}, and is handled there and not in {self._name}"
+            )
         key = identity(event)
         return None if key is None else self._entries.get(key)
 

@@ -1,5 +1,6 @@
 """An SQLite file that is a journal: how it is made, opened, locked and brought up to date, and what its errors mean."""
 
+import errno
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -135,7 +136,7 @@ def lock(path: Path) -> sqlite3.Connection:
     """
     beside = path.with_name(path.name + "-lock")
     with errors_explained(path):
-        create(beside)
+        create(beside, of=path)
         connection = _connection(f"{beside.as_uri()}?mode=rw", timeout=0.0)
         try:
             connection.execute("PRAGMA journal_mode = MEMORY")  # nothing is ever written: one file less beside it
@@ -198,8 +199,11 @@ def connect_read_only(path: Path, parameter: str) -> sqlite3.Connection:
     return connection
 
 
-def create(path: Path) -> None:
+def create(path: Path, of: Path) -> None:
     """Make the file, empty, if it does not exist.
+
+    Args:
+        of: The journal that it is or belongs to.
 
     Raises:
         JournalError: it cannot be made.
@@ -210,7 +214,18 @@ def create(path: Path) -> None:
         with suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     except OSError as exc:
-        raise JournalError(f"the journal {path} cannot be made: {exc.strerror}") from exc
+        raise JournalError(f"the journal {of} cannot be made or opened: {_reason(exc, of.parent)}") from exc
+
+
+def _reason(exc: OSError, directory: Path) -> str:
+    """Why a file could not be made in this directory, and what to do about it."""
+    if exc.errno == errno.ENOENT and not directory.exists():
+        return f"the directory {directory} does not exist; make it first"
+    if exc.errno == errno.ENOTDIR:
+        return f"{directory} is not a directory"
+    if exc.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"the directory {directory} cannot be written to, and a journal needs files beside its own"
+    return exc.strerror or str(exc)
 
 
 def _connection(uri: str, timeout: float) -> sqlite3.Connection:

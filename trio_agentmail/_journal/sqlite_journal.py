@@ -14,6 +14,7 @@ import attrs
 import trio
 
 from trio_agentmail._nursery import background_nursery
+from trio_agentmail._trio_run import TrioRun
 from trio_agentmail.errors import JournalError, printable
 from trio_agentmail.events import Event
 
@@ -90,6 +91,7 @@ class SQLiteJournal:
         self._retry_delay = float(retry_delay)
         self._max_pending = max_pending
         self._queue: JournalQueue | None = None
+        self._run: TrioRun
 
     def __repr__(self) -> str:
         return f"SQLiteJournal({str(self._path)!r})"
@@ -101,6 +103,7 @@ class SQLiteJournal:
         try:
             kept: Kept = await run_sync(partial(store.kept, run_sync))
             queue = JournalQueue(
+                str(self._path),
                 store,
                 pending,
                 run_sync,
@@ -111,7 +114,7 @@ class SQLiteJournal:
             )
             async with background_nursery() as nursery:
                 nursery.start_soon(queue.run)
-                self._queue = queue
+                self._queue, self._run = queue, TrioRun()
                 try:
                     yield kept
                 finally:
@@ -126,6 +129,11 @@ class SQLiteJournal:
         if self._queue is None:
             raise trio.ClosedResourceError("the journal is not open: it is while a stream has it")
         return self._queue
+
+    def _consumers_queue(self, what: str) -> JournalQueue:
+        queue = self._open_queue()
+        self._run.check(what)
+        return queue
 
     # What the stream does
 
@@ -162,13 +170,17 @@ class SQLiteJournal:
     async def ack(self, event: Event) -> None:
         """Mark an event as handled. When this returns, that is on disk, and the event never comes again.
 
-        Nothing happens if it is handled already, or a dead letter, and with what is not kept, like `Disconnected`.
+        Nothing happens if it is handled already, or a dead letter, and with what is not kept: notices like
+        `Disconnected`, and events that were made by hand.
 
         Raises:
             trio.ClosedResourceError: the journal is not open: the block of its stream has been left.
+            JournalMismatchError: another journal gave this event.
             JournalError: it cannot be written down.
+            TypeError: it is no event.
+            RuntimeError: it was called in another thread or another `trio.run` than that of its stream.
         """
-        queue = self._open_queue()
+        queue = self._consumers_queue("ack()")
         entry = queue.find(event)
         if entry is None:
             await trio.lowlevel.checkpoint()
@@ -193,9 +205,10 @@ class SQLiteJournal:
         Raises:
             trio.ClosedResourceError: the journal is not open; if it has been closed during the block, the event will
                 come again.
+            JournalMismatchError, TypeError, RuntimeError: as `ack`.
             JournalError: it cannot be written down.
         """
-        return _Attempt(self._open_queue(), event)
+        return _Attempt(self._consumers_queue("processing()"), event)
 
     async def dead_letters(self) -> tuple[DeadLetter, ...]:
         """The events that are not tried again, the oldest first.
@@ -204,7 +217,7 @@ class SQLiteJournal:
             trio.ClosedResourceError: the journal is not open. (`trio-agentmail journal list` needs no stream.)
             JournalError: they cannot be read.
         """
-        queue = self._open_queue()
+        queue = self._consumers_queue("dead_letters()")
         return tuple(
             DeadLetter(
                 id=row.id,
@@ -225,7 +238,7 @@ class SQLiteJournal:
             trio.ClosedResourceError: the journal is not open.
             JournalError: it cannot be written down.
         """
-        await self._open_queue().requeue(letter.id)
+        await self._consumers_queue("requeue()").requeue(letter.id)
 
     async def drop(self, letter: DeadLetter) -> None:
         """Give a dead letter up: it counts as handled, and its text is deleted.
@@ -236,7 +249,7 @@ class SQLiteJournal:
             trio.ClosedResourceError: the journal is not open.
             JournalError: it cannot be written down.
         """
-        await self._open_queue().drop(letter.id)
+        await self._consumers_queue("drop()").drop(letter.id)
 
 
 class _Attempt(AbstractAsyncContextManager[None, bool]):
@@ -289,5 +302,7 @@ def _checked_path(path: str | os.PathLike[str]) -> Path:
         raise TypeError(f"the path of a journal is text, not {type(text).__name__}")
     if text in ("", ":memory:"):
         raise ValueError(f"a journal is a file: {text!r} would keep nothing")
+    if "\0" in text:
+        raise ValueError("the path of a journal holds a null character")
     # Links are followed once, so that whichever way it is named, the lock is beside the one file.
     return Path(os.path.realpath(text))

@@ -58,7 +58,7 @@ class SQLiteStore:
         with ExitStack() as opened:
             check_files(path)
             opened.callback(lock(path).close)
-            create(path)
+            create(path, of=path)
             # Only what is a journal is locked, and only what is locked is opened for writing: SQLite, closing what it
             # takes for unused, would delete the write-ahead log of a consumer that has lost its POSIX locks.
             read_only(path, _nothing)

@@ -91,6 +91,7 @@ class Recoverer:
         rate = Rate(recovery.sweep_rate)
         self._gaps = Gaps(self._situation, recovery, self._source, self._rest, clock, rate.wait, backend.now)
         self._sweeps = Sweeps(self._situation, recovery, self._source, self._rest, clock, rate)
+        self._fetching_body = trio.CancelScope()
         self._is_first_start = self._kept is None
         self._has_begun = False
         """Whether the clock is known, and what an earlier run remembered has been taken over."""
@@ -185,7 +186,13 @@ class Recoverer:
 
     async def with_body(self, event: MessageReceivedEvent) -> MessageReceivedEvent:
         """The mail with its body, if it was left out and can be fetched."""
-        return await with_body(self._rest, event)
+        with trio.CancelScope() as self._fetching_body:
+            return await with_body(self._rest, event)
+        return event
+
+    def stop_fetching_bodies(self) -> None:
+        """The mail whose body is being fetched comes without it."""
+        self._fetching_body.cancel()
 
     def _at(self, moment: Moment) -> float:
         # What there is before the clock is known is by ours, and all of it is shifted together.

@@ -150,7 +150,7 @@ def listen_command(
     if not os.environ.get("AGENTMAIL_API_KEY"):
         raise click.ClickException("no API key: set the environment variable AGENTMAIL_API_KEY")
     try:
-        ApiKey(None, default=None)
+        ApiKey(None).check()
     except ValueError as exc:
         raise click.ClickException(str(exc)) from None
     try:
