@@ -7,12 +7,14 @@ import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+import trio_agentmail
 from tests.backends import FakeBackend
 from tests.streams import open_agentmail_session, open_agentmail_stream
 from trio_agentmail import (
@@ -21,6 +23,7 @@ from trio_agentmail import (
     Event,
     MessageReceivedEvent,
     ReconnectPolicy,
+    SQLiteJournal,
     Subscribe,
     Subscribed,
     SubscriptionRejectedError,
@@ -730,6 +733,58 @@ def test_control_c_during_the_goodbye_is_not_lost(opener: Opener) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         run(main)
+
+
+class Interrupting(FakeBackend):
+    """A backend in which control-C strikes.
+
+    Args:
+        where: The method in which it does.
+        calls: How often that goes well before.
+        what: What is raised then.
+    """
+
+    def __init__(self, fake: FakeAgentMail, where: str, calls: int, what: BaseException) -> None:
+        self._where = where
+        super().__init__(fake)
+        self._calls = calls
+        self._what = what
+
+    def __getattribute__(self, name: str) -> Any:
+        value = object.__getattribute__(self, name)
+        return partial(self._strike, value) if name == object.__getattribute__(self, "_where") else value
+
+    def _strike(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self._calls -= 1
+        if self._calls < 0:
+            raise self._what
+        return method(*args, **kwargs)
+
+
+@pytest.mark.parametrize("what", [KeyboardInterrupt(), SystemExit()], ids=repr)
+@pytest.mark.parametrize("calls", [0, 1, 2, 5])
+@pytest.mark.parametrize("where", ["open_websocket", "http_transport", "now", "run_sync"])
+def test_control_c_comes_out_alone_from_whatever_task_it_strikes(
+    where: str, calls: int, what: BaseException, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        fake = FakeAgentMail()
+        backend = Interrupting(fake, where, calls, what)
+        async with leaving_nothing(fake):
+            async with trio_agentmail.open_agentmail_stream(
+                Subscribe(inbox_ids=[INBOX]), backend=backend, journal=SQLiteJournal(tmp_path / "agent.db")
+            ):
+                for _ in range(6):
+                    await fake.deliver(inbox_id=INBOX)
+                    await trio.sleep(2)
+                    async with fake.outage():
+                        await fake.deliver(inbox_id=INBOX)
+                        await trio.sleep(20)
+                    await trio.sleep(30)
+
+    with pytest.raises(BaseException) as caught:
+        run(main)
+    assert caught.value is what
 
 
 # Clones

@@ -112,8 +112,8 @@ class Connection:
                         opening.deadline = math.inf
                         await trio.lowlevel.checkpoint_if_cancelled()  # the deadline may have come in the same moment
                         self.confirmed_at = self._now()
-                        self._started = True
                         task_status.started()
+                        self._started = True
                         await self._stay_open(pings)
                         with trio.move_on_after(settings.close_timeout):
                             await self._websocket.close()

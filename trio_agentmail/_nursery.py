@@ -31,12 +31,14 @@ class TaskNursery(AbstractAsyncContextManager[trio.Nursery]):
     before that: tasks that outlive the main task are an internal error of Trio's.
     """
 
+    @trio.lowlevel.enable_ki_protection  # as Trio's own: Ctrl-C strikes in the block, or not at all
     async def __aenter__(self) -> trio.Nursery:
         self._task = trio.lowlevel.current_task()
         self._manager = trio.open_nursery()
         self._nursery = await self._manager.__aenter__()
         return self._nursery
 
+    @trio.lowlevel.enable_ki_protection
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
