@@ -4,6 +4,7 @@ import socket
 import tracemalloc
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from trio_agentmail import (
     Disconnected,
     Event,
     MessageReceivedEvent,
+    SQLiteJournal,
     Subscribe,
     Subscribed,
 )
@@ -160,6 +162,32 @@ async def test_a_loss_behind_a_full_channel_does_not_hold_up_reconnecting(autoju
 
 
 # Reading stops and goes on
+
+
+@pytest.mark.parametrize("with_journal", [False, True], ids=["no journal", "journal"])
+async def test_what_waits_in_the_channel_is_bounded_by_its_text(
+    with_journal: bool, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Twice `max_message_size`, of events whose number is far from `buffer_size`."""
+    fake = FakeAgentMail()
+    journal = SQLiteJournal(tmp_path / "agent.db") if with_journal else None
+    async with open_agentmail_session(backend=fake, max_message_size=10_000, journal=journal) as session:
+        assert isinstance(await session.events.receive(), Subscribed)
+        for number in range(20):
+            await fake.deliver(inbox_id=INBOX, subject=str(number), text="x" * 6_000)
+        await trio.sleep(1000)
+        fit = session.events.statistics().current_buffer_used
+        assert fit < 4
+        events: list[Event] = []
+        while len(events) < 20:
+            events.append(await session.events.receive())
+            await trio.sleep(1)
+            waiting = session.events.statistics().current_buffer_used
+            assert waiting == min(fit, 20 - len(events))
+        assert isinstance(events[0], MessageReceivedEvent)
+        assert fit == 20_000 // len(events[0].raw)
+        assert subjects(events) == numbers(20)
+        assert session.statistics().buffered == 0
 
 
 async def test_reading_stops_when_buffer_size_events_wait(autojump_clock: MockClock) -> None:

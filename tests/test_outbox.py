@@ -473,3 +473,161 @@ async def test_it_is_full_when_the_consumer_has_as_many_events_waiting_as_it_ask
         assert outbox.is_full
         assert await take_all(outbox) == [E(1), E(2), D()]
         assert not outbox.is_full
+
+
+# Room for text
+
+
+def T(number: int, size: int) -> UnknownEvent:
+    return UnknownEvent(event_type="new", event_id=f"event {number}", reason="", raw=f"{number:{size}}")
+
+
+def sizes(events: Iterable[Event]) -> list[int]:
+    return [len(event.raw) for event in events if isinstance(event, UnknownEvent)]
+
+
+async def test_text_that_waits_is_bounded_whatever_the_number_of_events() -> None:
+    outbox = Outbox(64, 100, nothing_delivered())
+    async with running(outbox) as nursery:
+        nursery.start_soon(give, outbox, [T(number, 40) for number in range(5)])
+        await wait_all_tasks_blocked()
+        assert outbox.events.statistics().current_buffer_used == 2
+        assert outbox.waiting == 3
+        assert outbox.is_full
+        outbox.events.receive_nowait()
+        await wait_all_tasks_blocked()
+        assert outbox.events.statistics().current_buffer_used == 2
+        assert len(await take_all(outbox)) == 4
+        assert not outbox.is_full
+        assert outbox.waiting == 0
+
+
+async def test_an_event_larger_than_all_that_may_wait_comes_alone() -> None:
+    outbox = Outbox(64, 100, nothing_delivered())
+    async with running(outbox) as nursery:
+        nursery.start_soon(give, outbox, [T(0, 10), T(1, 1000), T(2, 10)])
+        await wait_all_tasks_blocked()
+        assert outbox.events.statistics().current_buffer_used == 1
+        assert sizes([outbox.events.receive_nowait()]) == [10]
+        await wait_all_tasks_blocked()
+        assert outbox.events.statistics().current_buffer_used == 1
+        assert sizes(await take_all(outbox)) == [1000, 10]
+
+
+async def test_small_events_do_not_pass_a_large_one_that_waits() -> None:
+    outbox = Outbox(64, 100, nothing_delivered())
+    async with running(outbox) as nursery:
+        await give(outbox, [T(0, 30), T(1, 30)])
+        nursery.start_soon(give, outbox, [T(2, 90)])
+        await wait_all_tasks_blocked()
+        nursery.start_soon(give, outbox, [T(3, 1)])
+        await wait_all_tasks_blocked()
+        assert outbox.waiting == 4
+        assert sizes(await take_all(outbox)) == [30, 30, 90, 1]
+
+
+async def test_whoever_waits_for_room_is_told_when_every_receiver_is_closed() -> None:
+    async def put() -> None:
+        with pytest.raises(Abandoned):
+            await outbox.put(T(1, 90))
+        told.set()
+
+    outbox = Outbox(64, 100, nothing_delivered())
+    told = trio.Event()
+    async with running(outbox) as nursery:
+        await outbox.put(T(0, 90))
+        nursery.start_soon(put)
+        await wait_all_tasks_blocked()
+        outbox.events.close()
+        await told.wait()
+
+
+async def test_an_event_whose_wait_for_room_is_cancelled_can_come_again() -> None:
+    outbox = Outbox(64, 100, nothing_delivered())
+    async with running(outbox):
+        await outbox.put(T(0, 90))
+        with trio.move_on_after(0.01) as scope:
+            await outbox.put(T(1, 90))
+        assert scope.cancelled_caught
+        assert sizes(await take_all(outbox)) == [90]
+        assert await outbox.put(T(1, 90))
+        assert sizes(await take_all(outbox)) == [90]
+
+
+async def test_a_notice_waits_behind_large_events_that_were_taken_back() -> None:
+    """A loss takes back what waits in the channel: what is put into it again needs room again."""
+    outbox = Outbox(64, 100, nothing_delivered())
+    async with running(outbox) as nursery:
+        first: list[Event] = [T(0, 60), D(), S, T(1, 60), S, D(), S]
+        nursery.start_soon(give, outbox, first)
+        await wait_all_tasks_blocked()
+        assert await take_all(outbox) == first
+        second: list[Event] = [T(2, 60), D(), T(3, 60)]
+        nursery.start_soon(give, outbox, second)
+        await wait_all_tasks_blocked()
+        outbox.notify(D(2))
+        await wait_all_tasks_blocked()
+        assert outbox.events.statistics().current_buffer_used == 2
+        assert await take_all(outbox) == [T(2, 60), D(), T(3, 60)]
+
+
+async def test_the_backlog_waits_for_room_and_ends_when_every_receiver_is_closed() -> None:
+    outbox = Outbox(64, 100, nothing_delivered())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(outbox.run)
+        await outbox.put(T(0, 90))
+        nursery.start_soon(give, outbox, [T(1, 90), T(2, 90)])
+        await wait_all_tasks_blocked()
+        outbox.stop()
+        await wait_all_tasks_blocked()
+        assert outbox.waiting == 3
+        outbox.events.close()
+    outbox.close()
+
+
+@given(
+    puts=st.lists(st.lists(st.integers(1, 60), max_size=8), min_size=1, max_size=3),
+    takes=st.lists(st.integers(0, 4), max_size=12),
+    room=st.integers(1, 5),
+    stops_after=st.integers(0, 12),
+)
+async def test_whoever_puts_and_takes_when_text_is_bounded_nothing_is_lost_and_all_is_in_order(
+    puts: list[list[int]], takes: list[int], room: int, stops_after: int
+) -> None:
+    async def putting(task: int, its: list[int]) -> None:
+        for number, size in enumerate(its):
+            await outbox.put(T(100 * task + number, size + 3))
+
+    outbox = Outbox(room, 64, nothing_delivered())
+    taken: list[Event] = []
+    async with running(outbox) as nursery:
+        for task, its in enumerate(puts):
+            nursery.start_soon(putting, task, its)
+        for step, count in enumerate(takes):
+            await wait_all_tasks_blocked()
+            if step == stops_after:
+                outbox.stop()
+            for _ in range(min(count, outbox.events.statistics().current_buffer_used)):
+                taken.append(outbox.events.receive_nowait())
+        taken += await take_all(outbox)
+        assert outbox.waiting == 0
+    raws = [int(event.raw) for event in taken if isinstance(event, UnknownEvent)]
+    for task, its in enumerate(puts):
+        assert [raw for raw in raws if raw // 100 == task] == [100 * task + number for number in range(len(its))]
+
+
+@given(events=st.lists(st.integers(1, 90), min_size=1, max_size=30), room=st.integers(1, 6))
+async def test_what_waits_is_never_more_than_it_may(events: list[int], room: int) -> None:
+    outbox = Outbox(room, 64, nothing_delivered())
+    left = [T(number, size + 3) for number, size in enumerate(events)]
+    async with running(outbox) as nursery:
+        nursery.start_soon(give, outbox, left.copy())
+        while left:
+            await wait_all_tasks_blocked()
+            waiting = outbox.events.statistics().current_buffer_used
+            text = sum(sizes(left[:waiting]))
+            assert 1 <= waiting <= room
+            assert text <= 64 or waiting == 1
+            # What may wait does.
+            assert waiting == room or waiting == len(left) or text + len(left[waiting].raw) > 64
+            assert outbox.events.receive_nowait() == left.pop(0)

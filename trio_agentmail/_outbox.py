@@ -150,9 +150,8 @@ class Outbox(Channel):
                     size = size_of(self._backlog[0])
                     if not self._has_room(size):
                         await self._wait_for_room(size)
-                        if self.abandoned:
-                            break
-                        continue  # another event may be the first now
+                        if not self.abandoned:
+                            continue  # another event may be the first now
                     # Out of the backlog first: once send() has been called, the channel holds it.
                     await self._channel.send(self._backlog.popleft())
                     self._sent(size)
