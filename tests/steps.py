@@ -2,8 +2,9 @@
 
 `tell` plays the story to a stream with a journal, on the mock clock: enter, receive, lose the connection, recover,
 subscribe to more, ack, process, fail, leave. Before one of its steps, which is one step of any of Trio's tasks, the
-first life of the program is cancelled, or killed. A second life then begins on the same journal, with the subscription
-that was in force. The same story takes the same steps each time: Trio's scheduling is decided by a seed.
+first life of the program is cancelled, killed, or stopped by `session.stop()`. A second life then begins on the same
+journal, with the subscription that was in force. The same story takes the same steps each time: Trio's scheduling is
+decided by a seed.
 
 A kill leaves the files as they are at that moment, so they are copied then, and the second life gets the copy. Nothing
 is trusted to stop writing: what the first life does after its death is in the other files. Between two steps no
@@ -79,7 +80,8 @@ SECOND = 1.0
 LONG_ENOUGH = 700.0
 """Seconds of the second life: the look at its gap, and three sweeps."""
 
-End: TypeAlias = Literal["cancelled", "killed"]
+End: TypeAlias = Literal["cancelled", "killed", "stopped"]
+"""How a life ends before its time: `stopped` is `session.stop()`, after which the consumer goes on to the end."""
 
 
 @attrs.frozen
@@ -328,10 +330,15 @@ async def earlier_life(world: World, path: Path) -> None:
     await trio.sleep(1)
 
 
-async def first_life(world: World, path: Path) -> None:
+async def first_life(world: World, path: Path, stopping: trio.Event) -> None:
+    async def stop() -> None:
+        await stopping.wait()
+        await session.stop()
+
     life, deliver = world.first, world.deliver
     journal = world.journal(path)
     async with world.session(journal, ONE, ping_interval=20.0) as session, trio.open_nursery() as nursery:
+        nursery.start_soon(stop)
         nursery.start_soon(consume, life, session, journal)
         await trio.sleep(2 * SECOND)
         await deliver(A, "a1", "a2 difficult", "a3")
@@ -345,8 +352,12 @@ async def first_life(world: World, path: Path) -> None:
             life.ready = trio.Event()
         await deliver(A, *[f"a{number}" for number in range(10, 18)])
         nursery.start_soon(deliver, A, "a18", "a19")
-        await session.subscribe(BOTH)
-        life.subscribe()
+        try:
+            await session.subscribe(BOTH)
+            life.subscribe()
+        except trio.ClosedResourceError:
+            if not stopping.is_set():
+                raise
         await deliver(B, "b20")  # this soon, only its push is promised
         await deliver(A, "a21")
         await trio.sleep(2 * SECOND)
@@ -418,9 +429,12 @@ def tell(plot: Plot, inside: Path, end: End | None = None, step: int | None = No
 async def _tell(plot: Plot, folder: Path, end: End | None, step: int | None) -> Verdict:
     world = World(plot)
     path, copied = folder / "agent.db", folder / "copy.db"
-    first = trio.CancelScope()
+    first, stopping = trio.CancelScope(), trio.Event()
 
     def strike() -> None:
+        if end == "stopped":
+            stopping.set()
+            return
         if end == "killed":
             world.first.dead = True
             copy_journal(path, copied)
@@ -433,7 +447,7 @@ async def _tell(plot: Plot, folder: Path, end: End | None, step: int | None) -> 
     with interruption.counting():
         try:
             with first, trio.fail_after(LONG_ENOUGH):
-                await first_life(world, path)
+                await first_life(world, path, stopping)
         except Exception as exc:  # noqa: BLE001  the judge tells of it
             raised.append(f"first life: {shape(exc)}")
     await trio.sleep(3 * SECOND)

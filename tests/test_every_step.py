@@ -1,4 +1,4 @@
-"""A program that is cancelled or killed at any of its scheduling steps, and begins again on the same journal.
+"""A program that is cancelled, killed or stopped at any of its scheduling steps, and begins again on the same journal.
 
 Each session draws a seed. A run that fails tells its own; to have it again:
 
@@ -24,7 +24,7 @@ FEWEST_STEPS = 700
 """A story with fewer has ended early."""
 
 plots = pytest.mark.parametrize("plot", [PROMPT, BEHIND], ids=str)
-ends = pytest.mark.parametrize("end", ["cancelled", "killed"])
+ends = pytest.mark.parametrize("end", ["cancelled", "killed", "stopped"])
 
 
 # The story
@@ -75,7 +75,7 @@ def test_at_whatever_step_a_program_ends_no_mail_is_lost_or_comes_again_after_it
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("part", range(PARTS))
 @plots
-@ends
+@pytest.mark.parametrize("end", ["cancelled", "killed"])
 def test_and_so_it_is_at_every_step(plot: Plot, end: End, part: int, tmp_path: Path) -> None:
     check_steps(plot, end, tmp_path, part, PARTS)
 
@@ -138,3 +138,10 @@ def test_what_a_program_does_after_its_death_does_not_count() -> None:
     life.ack("1")
     life.subscribe()
     assert life == Life(dead=True, ready=life.ready)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@plots
+def test_and_so_it_is_at_every_fifth_step_at_which_it_is_stopped(plot: Plot, tmp_path: Path) -> None:
+    check_steps(plot, "stopped", tmp_path, SEED % 5, 5)
