@@ -1,6 +1,7 @@
 """Whatever comes from outside, however odd: it is read as far as that goes, and can be shown, fetched and sent on."""
 
 from datetime import UTC, datetime
+from email.headerregistry import AddressHeader, UnstructuredHeader
 from email.message import EmailMessage
 from typing import Any
 from urllib.parse import quote
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from trio_agentmail.testing import FakeAgentMail
 from trio_agentmail.testing._encode import encode_part
-from trio_agentmail.testing._mail.lenient import MAX_PARSED, Part
+from trio_agentmail.testing._mail.lenient import MAX_ADDRESS, MAX_PARSED, MAX_PARSED_OF_MAIL, Part
 from trio_agentmail.testing._mail.rfc5322 import ParsedMail, parse_mail
 from trio_agentmail.testing._mail.writing import write_mail
 
@@ -216,9 +217,76 @@ def test_no_header_is_so_long_that_it_takes_for_ever(name: bytes, value: bytes) 
     assert (mail.text, mail.recipients) == ("Hello", ())
 
 
+HOSTILE = [
+    *(b'"', b"(", b")", b"<", b">", b"@", b",", b":", b";", b"[", b"]", b"\\", b".", b"a ", b"a.", b"@a,", b'"a" '),
+    *(b"(a) ", b"a@b, ", b'"a" <a@b>, ', b"g:a@b;", b"=?utf-8?q?a?= ", b"=?utf-8?q? ", b"=?", b"\xff", b"\r\n "),
+]
+
+
+@pytest.mark.parametrize("name", ["From", "Reply-To", "Cc", "Subject", "References", "Content-Type"])
+@pytest.mark.parametrize("value", HOSTILE, ids=ascii)
+def test_what_the_standard_library_parses_of_a_mail_has_a_bound(
+    name: str, value: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[int] = []
+
+    def note(cls: Any) -> Any:
+        original = cls.parse.__func__
+
+        def parse(_: type, text: str, kwds: dict[str, Any]) -> None:
+            parsed.append(len(text))
+            original(cls, text, kwds)
+
+        return classmethod(parse)
+
+    monkeypatch.setattr(AddressHeader, "parse", note(AddressHeader))
+    monkeypatch.setattr(UnstructuredHeader, "parse", note(UnstructuredHeader))
+    # Some of these take time that grows with the square of their length, and there may be any number of headers.
+    header = name.encode() + b": " + (value * 4000)[:4000] + b"%d\r\n"
+    parse_mail(b"".join(header % number for number in range(50)) + b"\r\nHello")
+    assert sum(parsed) <= 2 * MAX_PARSED_OF_MAIL  # the text of an address header, and each of its addresses
+    if name in ("From", "Reply-To", "Cc") and value == b'"':
+        assert parsed == []
+
+
+def test_the_lines_of_a_mail_are_compared_with_so_many_boundaries_and_what_is_deeper_is_text() -> None:
+    depth, lines = 900, b"x\r\n" * 20_000  # compared with each other, they would take 10 s
+    mail = parse_mail(nested(b"multipart/mixed", depth) + b"\r\n" + lines)
+    assert mail.text is not None
+    assert "x\nx\n" in mail.text
+    # But a mail of many parts, each made of others, is read whole.
+    part = b"--a\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\nHello\r\n--b--\r\n"
+    mail = parse_mail(b"Content-Type: multipart/digest; boundary=a\r\n\r\n" + part * 300 + b"--a--")
+    assert len(mail.attachments) == 299
+
+
+def test_of_addresses_in_groups_and_quotes_each_is_found() -> None:
+    to = (
+        'friends: "Jane, \\"J\\"" <jane@example.com>, joe@example.com (not; a, group);, ,, "a:b" <c@example.com>,'
+        "ipv6@[IPv6:::1], =?utf-8?q?Za=C5=BC?= <z@example.com>, nobody:;"
+    )
+    mail = parse_mail(f"To: {to}\n\n".encode())
+    assert mail.recipients == (
+        *("jane@example.com", "joe@example.com", "c@example.com", "ipv6@[ipv6:::1]", "z@example.com"),
+    )
+    assert mail.to[-1] == "Zaż <z@example.com>"
+
+
+def test_an_address_that_is_too_long_does_not_cost_the_others() -> None:
+    mail = parse_mail(b"To: a@example.com, " + b"x" * MAX_ADDRESS + b"@example.com, b@example.com\n\n")
+    assert mail.recipients == ("a@example.com", "b@example.com")
+
+
+@pytest.mark.parametrize("charset", ["utf-8-sig", "utf-16"])
+def test_a_file_may_begin_with_a_byte_order_mark(charset: str) -> None:
+    mail = parse_mail("From: jane@example.com\r\nSubject: Zażółć\r\n\r\nHello".encode(charset))
+    assert (mail.from_, mail.subject, mail.text) == ("jane@example.com", "Zażółć", "Hello")
+    assert mail.raw.startswith(b"From: ")
+
+
 def test_a_header_is_parsed_up_to_a_length_and_text_beyond() -> None:
     for length, recipients in ((MAX_PARSED, ("agent@agentmail.to",)), (MAX_PARSED + 1, ())):
-        value = b"agent@agentmail.to (" + b")".rjust(length - 20, b"a")
+        value = b"agent@agentmail.to, (" + b")".rjust(length - 21, b"a")
         assert parse_mail(b"To: " + value + b"\n\n").recipients == recipients
     many = ", ".join(f"agent{number}@agentmail.to" for number in range(100))
     assert len(parse_mail(f"To: {many}\n\n".encode()).recipients) == 100

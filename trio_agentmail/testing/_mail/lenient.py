@@ -4,28 +4,57 @@ Asked for the whole of a mail, it raises on many that come: on headers of addres
 on codecs that are not made for mail, on parts in parts in parts. So here it parses no header but those of addresses;
 what it trips over is text as it stands, or not there; and a mail that is attached stays one part, whatever is in it.
 
-It also takes time that grows with the square of the length of a header. So a header longer than `MAX_PARSED` is text as
-it stands: it has no addresses, no encoded words, and no parameters.
+It also takes time that grows with the square of what it parses, and parses a header anew each time it is asked for. So
+each header is parsed once, addresses are parsed one by one, and what is beyond the limits below is text as it stands:
+it has no addresses, no encoded words, and no parameters.
 """
 
 import codecs
 import re
 from collections.abc import Callable, Iterator
 from email import policy
-from email.headerregistry import AddressHeader, HeaderRegistry, UnstructuredHeader
+from email.headerregistry import Address, AddressHeader, Group, HeaderRegistry, UnstructuredHeader
 from email.message import EmailMessage
 from email.parser import BytesParser
 from typing import Any, TypeVar, cast
 
-__all__ = ["MAX_PARSED", "NEVER_BYTES", "Part", "attempt", "harmless", "read_mail", "without_header"]
+__all__ = [
+    "MAX_ADDRESS",
+    "MAX_PARSED",
+    "MAX_PARSED_OF_MAIL",
+    "NEVER_BYTES",
+    "Part",
+    "attempt",
+    "harmless",
+    "read_mail",
+    "without_header",
+    "without_mark",
+]
 
 T = TypeVar("T")
 
 MAX_PARSED = 4 * 2**10
 """Characters of a header that is parsed: a hundred addresses have room there."""
 
+MAX_PARSED_OF_MAIL = 16 * 2**10
+"""Characters of all headers of a mail and its parts, together, in which addresses or encoded words are parsed."""
+
+MAX_COMPARED = 10**6
+"""Comparisons of a line with a boundary: each line is compared with those of all parts that it may be in."""
+
+MIN_MULTIPARTS = 10
+"""How many parts made of others a mail may have, however long it is."""
+
+MAX_ADDRESS = 512
+"""Characters of one address with its name."""
+
 NO_CHARSETS = frozenset({"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"})
 """Codecs of Python, by which no mail is written: some take time that grows with the square of the text's length."""
+
+ENCODED_WORD = "=?"
+"""How one begins."""
+
+CLOSED_BY = {'"': '"', "<": ">", "[": "]"}
 
 ADDRESSES = ("From", "Reply-To", "To", "Cc", "Bcc", "Delivered-To")
 
@@ -33,6 +62,10 @@ TOKEN = "[A-Za-z0-9!#$%&'*+.^_`|~-]+"
 CONTENT_TYPE = re.compile(f"{TOKEN}/{TOKEN}")
 HEADER_LINE = re.compile(rb"From |[!-9;-~]*:|[ \t]")
 """What the parser takes for a line of the headers."""
+
+BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
+
+ADDRESS_TOKEN = re.compile(r"""\\.|[^][\\"(),:;<>]+|.""", re.DOTALL)
 
 NEVER_BYTES = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 """Surrogates that do not stand for a byte which the parser could not decode."""
@@ -52,13 +85,23 @@ def harmless(text: str) -> str:
     return data.decode(errors="replace")
 
 
+class AsItStands(UnstructuredHeader):
+    """A header of which nothing is made."""
+
+    addresses: tuple[Address, ...] = ()
+
+    @classmethod
+    def parse(cls, value: str, kwds: dict[str, Any]) -> None:
+        kwds |= {"parse_tree": None, "decoded": harmless(value)}
+
+
 class Text(UnstructuredHeader):
     """Any header: encoded words are decoded, and nothing else is looked for."""
 
     @classmethod
     def parse(cls, value: str, kwds: dict[str, Any]) -> None:
         kwds |= {"parse_tree": None, "decoded": value}
-        if len(value) <= MAX_PARSED:
+        if ENCODED_WORD in value:
             attempt(lambda: UnstructuredHeader.parse(value, kwds), None)
         kwds["decoded"] = harmless(kwds["decoded"])
 
@@ -69,15 +112,80 @@ class Addresses(AddressHeader):
     @classmethod
     def parse(cls, value: str, kwds: dict[str, Any]) -> None:
         Text.parse(value, kwds)
-        kwds["groups"] = []
-        if len(value) <= MAX_PARSED:
-            attempt(lambda: AddressHeader.parse(value, kwds), None)
-        kwds["decoded"] = harmless(kwds["decoded"])
+        addresses = (one for one in _split_addresses(value) if one.strip() and len(one) <= MAX_ADDRESS)
+        groups = [group for one in addresses for group in _parse_address(one)]
+        kwds["groups"] = groups
+        if groups:
+            kwds["decoded"] = harmless(", ".join(map(str, groups)))
 
 
-HEADERS = HeaderRegistry(default_class=cast(Any, Text), use_default_map=False)
-for _name in ADDRESSES:
-    HEADERS.map_to_type(_name, cast(Any, Addresses))
+def _parse_address(address: str) -> list[Group]:
+    kwds: dict[str, Any] = {"defects": [], "groups": []}
+    attempt(lambda: AddressHeader.parse(address, kwds), None)
+    return cast(list[Group], kwds["groups"])
+
+
+def _split_addresses(value: str) -> Iterator[str]:
+    """Each address of a header as it stands, those in groups as well (RFC 5322, 3.4)."""
+    begin = 0
+    inside: list[str] = []  # what ends the quoted strings, comments, brackets in which we are
+    for match in ADDRESS_TOKEN.finditer(value):
+        token = match[0]
+        if inside and token == inside[-1]:
+            inside.pop()
+        elif token == "(" and inside[-1:] != ['"']:
+            inside.append(")")
+        elif inside:
+            pass
+        elif token in CLOSED_BY:
+            inside.append(CLOSED_BY[token])
+        elif token in ",:;":
+            if token != ":":  # before which there is the name of a group
+                yield value[begin : match.start()]
+            begin = match.end()
+    yield value[begin:]
+
+
+def _registry(default: object, addresses: object) -> HeaderRegistry:
+    registry = HeaderRegistry(default_class=cast(Any, default), use_default_map=False)
+    for name in ADDRESSES:
+        registry.map_to_type(name, cast(Any, addresses))
+    return registry
+
+
+PARSED = _registry(Text, Addresses)
+UNPARSED = _registry(AsItStands, AsItStands)
+
+
+class Headers:
+    """The headers of one mail and its parts, each parsed once.
+
+    Args:
+        lines: How many the mail has.
+    """
+
+    def __init__(self, lines: int) -> None:
+        self._known: dict[tuple[str, str], Any] = {}
+        self._left = MAX_PARSED_OF_MAIL
+        self._multiparts_left = max(MIN_MULTIPARTS, MAX_COMPARED // (lines + 1))
+
+    def count_multipart(self) -> bool:
+        """Whether there may be one more part that is made of others."""
+        self._multiparts_left -= 1
+        return self._multiparts_left >= 0
+
+    def __call__(self, name: str, value: str) -> Any:
+        key = name.lower(), value
+        if key not in self._known:
+            self._known[key] = self._registry_for(*key)(name, value)
+        return self._known[key]
+
+    def _registry_for(self, name: str, value: str) -> HeaderRegistry:
+        if len(value) > MAX_PARSED:
+            return UNPARSED
+        if ENCODED_WORD in value or name in PARSED.registry:
+            self._left -= len(value)
+        return PARSED if self._left >= 0 else UNPARSED
 
 
 class Part(EmailMessage):
@@ -101,6 +209,9 @@ class Part(EmailMessage):
         return super().get_param(param, failobj, header, unquote)
 
     def get_boundary(self, failobj: Any = None) -> Any:
+        # By this alone the parser looks for parts, and asks once for each part that may be made of others.
+        if not cast(Headers, cast(Any, self.policy).header_factory).count_multipart():
+            return failobj
         return attempt(super().get_boundary, failobj)
 
     @property
@@ -137,9 +248,18 @@ class Part(EmailMessage):
         return "utf-8" if charset in NO_CHARSETS else charset
 
 
+def without_mark(raw: bytes) -> bytes:
+    """The mail without the byte order mark with which some programs begin a file; in UTF-8, if it is in UTF-16."""
+    for mark, charset in BYTE_ORDER_MARKS:
+        if raw.startswith(mark):
+            text = raw.removeprefix(mark)
+            return text if charset == "utf-8" else text.decode(charset, errors="replace").encode()
+    return raw
+
+
 def read_mail(raw: bytes) -> Part:
     """A mail with its parts; if the parser cannot make them out, with its headers alone."""
-    parser = BytesParser(Part, policy=policy.SMTP.clone(header_factory=HEADERS))
+    parser = BytesParser(Part, policy=policy.SMTP.clone(header_factory=Headers(raw.count(b"\n") + raw.count(b"\r"))))
     parsed = attempt(lambda: parser.parsebytes(raw), None)
     if parsed is None:
         parsed = parser.parsebytes(raw, headersonly=True)

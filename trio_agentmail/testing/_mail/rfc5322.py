@@ -18,7 +18,7 @@ import attrs
 from trio_agentmail.events import Attachment, Message
 
 from .events import answered_ids, bodies, new_id
-from .lenient import NEVER_BYTES, Part, attempt, harmless, read_mail, without_header
+from .lenient import NEVER_BYTES, Part, attempt, harmless, read_mail, without_header, without_mark
 
 __all__ = ["ParsedMail", "parse_mail"]
 
@@ -106,7 +106,7 @@ def parse_mail(mail: EmailMessage | bytes) -> ParsedMail:
         Writer(file, mangle_from_=False, policy=WIRE).flatten(mail)
         raw = file.getvalue()
     elif isinstance(mail, bytes):
-        raw = mail
+        raw = without_mark(mail)
     else:
         raise TypeError(f"a mail is an email.message.EmailMessage or bytes, not {type(mail).__name__}")
     # An EmailMessage is read again too, so that both ways have one outcome.
