@@ -311,7 +311,7 @@ def options_of(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[Any, .
 
 def test_its_ports_are_always_the_same_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     emulator, log, *where = options_of(monkeypatch)
-    assert where == ["127.0.0.1", 8490, 8491]
+    assert where == ["127.0.0.1", 8490, 8491, ()]
     assert _emulate.DEFAULT_EMULATOR == "http://127.0.0.1:8490"
     assert emulator.api_keys is None
     assert log is not None
@@ -337,9 +337,13 @@ def test_the_options_say_where_it_listens_and_what_there_is_to_begin_with(monkey
         "b",
         "--permission",
         "inbox_read",
+        "--allow-host",
+        "agentmail",
+        "--allow-host",
+        "10.0.0.1",
     )
     assert emulator.permissions == ("inbox_read",)
-    assert (emulator.api_keys, log, where) == (("a=", "b"), None, ["127.0.0.1", 1, 8491])
+    assert (emulator.api_keys, log, where) == (("a=", "b"), None, ["127.0.0.1", 1, 8491, ("agentmail", "10.0.0.1")])
 
 
 def test_inboxes_and_pods_are_there_to_begin_with_and_json_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -978,6 +982,13 @@ async def test_what_is_no_json_is_a_400_unless_there_is_nothing_to_say() -> None
             assert (await client.post("/_emulator/reset", content=body)).status_code == 200
 
 
+async def test_half_an_emoji_in_an_order_is_repaired() -> None:
+    async with serving() as served, httpx.AsyncClient(base_url=served.environment.http) as client:
+        body = rb'{"event_type": "message.received", "inbox_id": "agent@agentmail.to", "subject": "\ud83d"}'
+        assert (await client.post("/_emulator/trigger", content=body)).status_code == 200
+        assert served.emulator.messages(INBOX)[0].subject == "\ufffd"
+
+
 async def test_several_recipients_and_null_for_what_is_not_given() -> None:
     async with serving() as served:
         order = {"event_type": "message.sent", "inbox_id": INBOX, "to": ["a@x", "b@x"], "subject": None}
@@ -1146,7 +1157,7 @@ async def test_no_request_ends_it(request_line: bytes) -> None:
         await served.ok("fault", "rest-error", "200", "--times", "all")
         port = int(served.environment.http.rpartition(":")[2])
         async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
-            await stream.send_all(request_line + b"\r\nHost: a\r\n\r\n")
+            await stream.send_all(request_line + b"\r\nHost: localhost\r\n\r\n")
             assert (await stream.receive_some()).startswith(b"HTTP/1.1 400")
         await served.ok("fault", "clear")
 

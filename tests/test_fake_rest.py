@@ -919,10 +919,74 @@ async def test_the_rest_api_answers_on_a_port() -> None:
             assert (response.json()["count"], response.json()["limit"]) == (1, 500)
         assert (await client.get("/nothing")).status_code == 404
         assert (await client.get("/inboxes", headers={"Authorization": ""})).status_code == 401
-        assert (await client.head("/inboxes")).status_code == 404
         assert (await client.get("/inboxes", headers={"Connection": "close"})).status_code == 200
         assert (await client.get("/inboxes")).status_code == 200
-    assert [request.status for request in fake.requests] == [200, 200, 200, 200, 404, 401, 404, 200, 200]
+    assert [request.status for request in fake.requests] == [200, 200, 200, 200, 404, 401, 200, 200]
+
+
+@asynccontextmanager
+async def in_memory_or_served(fake: FakeAgentMail, how: str) -> AsyncIterator[httpx.AsyncClient]:
+    async with rest(fake) if how == "in memory" else served(fake) as client:
+        yield client
+
+
+@pytest.mark.parametrize("how", ["in memory", "on a port"])
+async def test_a_head_is_answered_as_a_get_without_the_body(how: str) -> None:
+    fake = FakeAgentMail()
+    mail = await fake.deliver(inbox_id=INBOX, text="x" * 5000)
+    async with in_memory_or_served(fake, how) as client:
+        path = f"/inboxes/{INBOX}/messages/{quote(mail.message.message_id, safe='')}"
+        download = (await get(client, f"{path}/raw"))["download_url"].replace("api.example", "fake")
+        fake.fail_requests(503, body=b"out of order", path="/broken", times=None)
+        for url in (path, "/inboxes", "/inboxes/nobody", "/nothing", "/broken", download):
+            whole = await client.get(url)
+            head = await client.head(url)
+            assert head.status_code == whole.status_code
+            assert head.headers["Content-Length"] == whole.headers["Content-Length"] == str(len(whole.content))
+            assert head.headers.get("Content-Type") == whole.headers.get("Content-Type")
+            assert head.content == b""
+        assert (await client.head("/inboxes", headers={"Authorization": ""})).status_code == 401
+        assert (await client.get("/inboxes")).status_code == 200  # nothing of a body is left on the connection
+    assert [request.method for request in fake.requests][-4:] == ["GET", "HEAD", "HEAD", "GET"]
+
+
+async def test_a_head_changes_nothing(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    async with rest(fake) as client:
+        response = await client.head(f"/inboxes/{INBOX}/messages/send")
+        assert response.status_code == 404
+    assert fake.messages(INBOX) == ()
+
+
+async def test_half_an_emoji_in_a_body_is_repaired_as_the_stream_repairs_it(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    fake.add_inbox(INBOX)
+    async with rest(fake) as client:
+        body = rb'{"to": "jane@example.com", "subject": "\ud83d\ude00 \ud83d", "text": "\udc00", "labels": ["\ud800"]}'
+        response = await client.post(f"/inboxes/{INBOX}/messages/send", content=body)
+        assert response.status_code == 200
+    [mail] = fake.messages(INBOX)
+    assert (mail.subject, mail.text, mail.labels[1]) == ("\U0001f600 \ufffd", "\ufffd", "\ufffd")
+
+
+@pytest.mark.parametrize("body", [b"[]", b"7", b"{", b"\xff", b'{"a": ' * 10_000, b'"\\ud83d"', b"nul"])
+async def test_a_body_that_is_no_json_object_is_refused(body: bytes, autojump_clock: MockClock) -> None:
+    async with rest(FakeAgentMail()) as client:
+        response = await client.post("/inboxes", content=body)
+        assert (response.status_code, response.json()["message"]) == (400, "the body is not a JSON object")
+
+
+@pytest.mark.parametrize("headers", [{}, {"Authorization": ""}, {"Authorization": "Bearer am_other"}], ids=str)
+async def test_a_call_that_needs_no_key_at_agentmail_is_not_refused_for_want_of_one(
+    headers: dict[str, str], autojump_clock: MockClock
+) -> None:
+    async with rest(FakeAgentMail(api_keys={"am_key"})) as client:
+        response = await client.post("/agent/sign-up", json={"username": "agent"}, headers=headers)
+        assert response.status_code == 404
+        assert response.json()["message"] == "FakeAgentMail has no POST /v0/agent/sign-up"
+        for path in ("/agent/verify", "/agent/human", "/nothing"):
+            response = await client.post(path, headers={"Authorization": ""})
+            assert (response.status_code, response.json()["code"]) == (401, "missing_authorization")
 
 
 async def test_the_rest_api_speaks_tls() -> None:
@@ -963,10 +1027,10 @@ async def test_faults_of_requests_come_over_a_port_too() -> None:
         fake.hang_requests()
         async with await open_stream(client) as stream:
             # What comes while there is no answer is not an answer either.
-            await stream.send_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            await stream.send_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
             while len(fake.requests) < 5:
                 await trio.lowlevel.checkpoint()
-            await stream.send_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            await stream.send_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
             await stream.send_eof()
             assert await stream.receive_some() == b""
     assert [request.status for request in fake.requests] == [503, None, None, 200, None]
@@ -975,11 +1039,10 @@ async def test_faults_of_requests_come_over_a_port_too() -> None:
 @pytest.mark.parametrize(
     ("request_bytes", "status"),
     [
-        (b"nonsense\r\nHost: a\r\n\r\n", 400),
-        (b"GET nowhere HTTP/1.1\r\nHost: a\r\n\r\n", 400),
-        (b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", 400),
-        (b"GET /v0 HTTP/1.1\r\nHost: [::1\r\n\r\n", 400),
-        (b"GET /v0 HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 100_000, 431),
+        (b"nonsense\r\nHost: localhost\r\n\r\n", 400),
+        (b"GET nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+        (b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+        (b"GET /v0 HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 100_000, 431),
     ],
     ids=lambda value: ascii(value)[:30],
 )
@@ -993,14 +1056,16 @@ async def test_what_is_no_request_is_answered_with_what_is_wrong(request_bytes: 
 
 async def test_a_request_may_name_the_server_as_it_would_to_a_proxy() -> None:
     async with served(FakeAgentMail()) as client, await open_stream(client) as stream:
-        await stream.send_all(b"GET http://a/v0/pods HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer x\r\n\r\n")
+        await stream.send_all(
+            b"GET http://localhost/v0/pods HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer x\r\n\r\n"
+        )
         assert (await stream.receive_some()).startswith(b"HTTP/1.1 200")
 
 
 async def test_a_client_that_waits_to_be_told_to_go_on_is_told() -> None:
     fake = FakeAgentMail()
     async with served(fake) as client, await open_stream(client) as stream:
-        head = b"POST /v0/pods HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer x\r\n"
+        head = b"POST /v0/pods HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer x\r\n"
         await stream.send_all(head + b"Content-Length: 2\r\nExpect: 100-continue\r\n\r\n")
         assert await stream.receive_some() == b"HTTP/1.1 100 \r\n\r\n"
         await stream.send_all(b"{}")
@@ -1043,7 +1108,7 @@ async def test_a_connection_for_which_there_is_no_file_waits_and_ends_nothing(ki
             stream = await trio.open_tcp_stream("127.0.0.1", port)
             await wait_all_tasks_blocked()
             assert fake.attempts == 0
-        await stream.send_all(b"GET /v0/pods HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        await stream.send_all(b"GET /v0/pods HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         with trio.fail_after(10):
             assert (await stream.receive_some()).startswith(b"HTTP/1.1 4")
         await stream.aclose()
@@ -1084,10 +1149,12 @@ async def test_no_client_keeps_serve_from_ending() -> None:
             assert (await client.get("/inboxes")).status_code == 200
             kept_alive = await open_stream(client)
             stopped_reading = await open_stream(client)
-            request = f"GET /v0/inboxes/{INBOX}/messages/1 HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer a\r\n\r\n"
+            request = (
+                f"GET /v0/inboxes/{INBOX}/messages/1 HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer a\r\n\r\n"
+            )
             await stopped_reading.send_all(request.encode())
             hanging = await open_stream(client)
-            await hanging.send_all(b"GET /hang HTTP/1.1\r\nHost: a\r\n\r\n")
+            await hanging.send_all(b"GET /hang HTTP/1.1\r\nHost: localhost\r\n\r\n")
             while len(fake.requests) < 3:
                 await trio.lowlevel.checkpoint()
     await client.aclose()

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from trio_agentmail._settings import AgentMailEnvironment
 from trio_agentmail.errors import printable
+from trio_agentmail.testing._door import check_hosts
 from trio_agentmail.testing._emulator.emulator import Emulator
 from trio_agentmail.testing._permissions import check_permissions
 
@@ -42,6 +43,14 @@ def _address(_context: click.Context, _option: click.Parameter, host: str) -> st
         return str(ipaddress.ip_address("127.0.0.1" if host == "localhost" else host))
     except ValueError:
         raise click.BadParameter("write an IP address of this machine, or 0.0.0.0 for all of them") from None
+
+
+def _hosts(_context: click.Context, _option: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        check_hosts(names)
+    except ValueError as exc:
+        raise click.BadParameter(printable(str(exc), 300)) from None
+    return names
 
 
 def _no_empty(_context: click.Context, _option: click.Parameter, items: tuple[str, ...]) -> tuple[str, ...]:
@@ -93,6 +102,15 @@ def _known(context: click.Context, option: click.Parameter, permissions: tuple[s
     "send the mail in it, unencrypted; trigger, fault and reset work from this machine only.",
 )
 @click.option(
+    "--allow-host",
+    "allow_hosts",
+    metavar="NAME",
+    multiple=True,
+    callback=_hosts,
+    help="A name or address by which clients may ask for it, like that of a container. May be repeated. [default: "
+    "localhost, loopback addresses, and the address that they connect to]",
+)
+@click.option(
     "--api-key",
     "api_keys",
     metavar="KEY",
@@ -131,6 +149,7 @@ def emulate_command(
     http_port: int,
     websocket_port: int,
     host: str,
+    allow_hosts: tuple[str, ...],
     api_keys: tuple[str, ...],
     permissions: tuple[str, ...],
     inboxes: list[tuple[str, str | None]],
@@ -156,7 +175,7 @@ def emulate_command(
         pods=pods,
     )
     try:
-        trio.run(partial(emulate, Output(), emulator, log, host, http_port, websocket_port))
+        trio.run(partial(emulate, Output(), emulator, log, host, http_port, websocket_port, allow_hosts))
     except OutputClosed:
         return
     except OSError as exc:
@@ -166,7 +185,13 @@ def emulate_command(
 
 
 async def emulate(
-    output: Output, emulator: Emulator, log: "Log | None", host: str, http_port: int, websocket_port: int
+    output: Output,
+    emulator: Emulator,
+    log: "Log | None",
+    host: str,
+    http_port: int,
+    websocket_port: int,
+    allow_hosts: Sequence[str] = (),
 ) -> None:
     """Serve until SIGINT or SIGTERM comes.
 
@@ -179,7 +204,7 @@ async def emulate(
     """
     async with (
         stop_signals(),
-        emulator.serve(websocket_port, http_port=http_port, host=host) as environment,
+        emulator.serve(websocket_port, http_port=http_port, host=host, allow_hosts=allow_hosts) as environment,
     ):
         if log is None:
             # The connections that come before this line are accepted already: the ports answer.

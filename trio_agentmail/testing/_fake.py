@@ -10,6 +10,7 @@ import trio
 from trio_agentmail._backend import installed_backend
 from trio_agentmail._settings import AgentMailEnvironment
 
+from ._door import check_hosts
 from ._fake_chaos import FakeChaos
 from ._fake_connection import fake_tasks
 
@@ -85,6 +86,7 @@ class FakeAgentMail(FakeChaos):
         *,
         http_port: int = 0,
         host: str = "127.0.0.1",
+        allow_hosts: Collection[str] = (),
     ) -> AsyncIterator[AgentMailEnvironment]:
         """Listen on 127.0.0.1 for the block, at whose end the connections that are left are cut.
 
@@ -94,17 +96,23 @@ class FakeAgentMail(FakeChaos):
             http_port: That of the REST API. `0`: any that is free.
             host: The IP address to listen on, in place of 127.0.0.1. Of `0.0.0.0` and `::`, which are all addresses
                 of this machine, the loopback address is yielded.
+            allow_hosts: Names and addresses by which clients may ask for it (the header `Host`) besides `localhost`,
+                loopback addresses and the address that they have connected to. Other requests, and those of pages in a
+                browser that are from elsewhere, are answered with 403.
 
         Yields:
             Where a client finds it.
 
         Raises:
+            TypeError: `allow_hosts` is no collection of strings.
+            ValueError: One of them is no name and no IP address.
             OSError: A port is not free, or the address is not one of this machine.
         """
+        check_hosts(allow_hosts)
         async with await _listener(host, port) as websockets, await _listener(host, http_port) as http:
             async with fake_tasks() as spawn:
-                spawn(self._accept_websockets, websockets, ssl_context, spawn)
-                spawn(self._accept_http, http, ssl_context, spawn)
+                spawn(self._accept_websockets, websockets, ssl_context, allow_hosts, spawn)
+                spawn(self._accept_http, http, ssl_context, allow_hosts, spawn)
                 name, s = (_name_in_url(host), "") if ssl_context is None else ("localhost", "s")
                 yield AgentMailEnvironment(
                     http=f"http{s}://{name}:{http.socket.getsockname()[1]}",

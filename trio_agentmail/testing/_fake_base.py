@@ -10,15 +10,19 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 import attrs
+import h11
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trio_agentmail._nursery import background_nursery
 from trio_agentmail.events import Event
 
+from ._door import Door
+from ._fake_http_server import Refuse
 from ._mail.events import to_milliseconds
 from ._mail.store import MailStore
 from ._permissions import ApiKeys, check_api_keys, check_permissions
+from ._rest.errors import Refusal
 
 __all__ = ["FakeBase"]
 
@@ -92,6 +96,18 @@ class FakeBase(ABC):
 
     def _permissions_of(self, key: str) -> Collection[str] | None:
         return self._api_keys.get(key, self._permissions) if isinstance(self._api_keys, Mapping) else self._permissions
+
+    def _door(self, stream: trio.SocketStream, allow_hosts: Collection[str]) -> Refuse:
+        """Who is let in on a TCP connection."""
+        door = Door(stream.socket.getsockname()[0], allow_hosts)
+
+        def refuse(head: h11.Request) -> Refusal | None:
+            refusal = door.refusal(head)
+            if refusal is not None:
+                self._note(f"a request is answered with {refusal.status}: {refusal.answer['message']}")
+            return refusal
+
+        return refuse
 
     # What can be seen from here
 

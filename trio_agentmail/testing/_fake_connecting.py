@@ -1,7 +1,7 @@
 """Who is connected to the fake: how each WebSocket begins, what its client says, and how it ends."""
 
 import ssl
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from itertools import count
@@ -15,6 +15,7 @@ from trio.testing import memory_stream_pair
 from trio_agentmail._settings import Subscribe
 from trio_agentmail._websocket import WebSocket, client_websocket
 
+from ._door import DoorStream
 from ._fake_base import FakeBase
 from ._fake_connection import FakeConnection, Spawn, fake_tasks
 from ._fake_handshake import Handshake, read_handshake, rejection
@@ -125,7 +126,11 @@ class FakeConnecting(FakeBase, ConnectionFaults):
                 yield websocket
 
     async def _accept_websockets(
-        self, listener: trio.SocketListener, ssl_context: ssl.SSLContext | None, spawn: Spawn
+        self,
+        listener: trio.SocketListener,
+        ssl_context: ssl.SSLContext | None,
+        allow_hosts: Collection[str],
+        spawn: Spawn,
     ) -> None:
         while True:
             stream = await accept_from(listener)
@@ -133,7 +138,8 @@ class FakeConnecting(FakeBase, ConnectionFaults):
             if isinstance(fault, FailConnection):
                 await reset(stream)
             else:
-                spawn(self._serve_tcp, with_tls(stream, ssl_context), fault)
+                door = DoorStream(with_tls(stream, ssl_context), self._door(stream, allow_hosts))
+                spawn(self._serve_tcp, door, fault)
 
     async def _serve_tcp(self, stream: trio.abc.Stream, fault: Fault | None) -> None:
         if isinstance(fault, DelayConnection):

@@ -3,7 +3,7 @@
 import inspect
 import math
 import ssl
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import timedelta
 from email.utils import formatdate
 
@@ -21,10 +21,13 @@ from ._faults.requests import AnswerRequest, BreakRequest, HangRequest, RequestF
 from ._rest.api import answer_call
 from ._rest.call import Call
 from ._rest.downloads import DOWNLOADS, download
-from ._rest.errors import Refusal, refused_key
+from ._rest.errors import Refusal, no_such_call, refused_key
 from ._rest.post_office import PostOffice
 
 __all__ = ["FakeHttp", "Request"]
+
+WITHOUT_KEY = frozenset({("POST", "/v0/agent/sign-up")})
+"""The calls that take no key at AgentMail, by the official SDKs: who has none yet asks for one. The fake has none."""
 
 SHOWN = 120
 """Bytes of a request's body that are told."""
@@ -80,7 +83,7 @@ class FakeHttp(FakeBase, RequestFaults):
         self._store.index(now - timedelta(seconds=self._index_delay), now)
 
     async def _respond(self, request: httpx.Request) -> httpx.Response | HangRequest | BreakRequest:
-        """What becomes of a request that has been read."""
+        """What becomes of a request that has been read. To a HEAD, whoever sends the answer leaves out its body."""
         await trio.lowlevel.checkpoint()
         recorded = self._record(request)
         fault = BreakRequest(None) if self._outages else self._take_request_fault(request.url.path)
@@ -104,19 +107,29 @@ class FakeHttp(FakeBase, RequestFaults):
         return response
 
     async def _accept_http(
-        self, listener: trio.SocketListener, ssl_context: ssl.SSLContext | None, spawn: Spawn
+        self,
+        listener: trio.SocketListener,
+        ssl_context: ssl.SSLContext | None,
+        allow_hosts: Collection[str],
+        spawn: Spawn,
     ) -> None:
         while True:
-            spawn(self._serve_http, HttpConnection(await accept_from(listener), ssl_context, self._respond))
+            stream = await accept_from(listener)
+            refuse = self._door(stream, allow_hosts)
+            spawn(self._serve_http, HttpConnection(stream, ssl_context, refuse, self._respond))
 
     async def _serve_http(self, connection: HttpConnection) -> None:
         await connection.run()
 
     def _answer_request(self, request: httpx.Request) -> httpx.Response:
         self._index()
+        if request.method == "HEAD":
+            request = httpx.Request("GET", request.url, headers=request.headers)
         try:
             if request.url.path.startswith(DOWNLOADS):
                 return download(request, self._store, self._now())
+            if (request.method, request.url.path) in WITHOUT_KEY:
+                raise no_such_call(request)
             key = bearer(request.headers.get("Authorization", ""))
             if (refusal := refused_key(key, self.api_keys)) is not None:
                 raise refusal
@@ -156,6 +169,11 @@ def _asked(request: httpx.Request) -> str:
     return f"{request.method} {request.url.path}{' ' if body else ''}{body}"
 
 
+def without_body(response: httpx.Response) -> httpx.Response:
+    """The answer to a HEAD: its headers say how long the body would be."""
+    return httpx.Response(response.status_code, headers=response.headers, extensions=response.extensions)
+
+
 class FakeTransport(httpx.AsyncBaseTransport):
     def __init__(self, respond: Respond) -> None:
         self._respond = respond
@@ -164,7 +182,7 @@ class FakeTransport(httpx.AsyncBaseTransport):
         await request.aread()
         response = await self._respond(request)
         if isinstance(response, httpx.Response):
-            return response
+            return without_body(response) if request.method == "HEAD" else response
         if isinstance(response, BreakRequest):
             raise httpx.ReadError("connection reset by FakeAgentMail", request=request)
         # It is the transport that keeps httpx's time-outs.

@@ -17,12 +17,15 @@ import httpx
 import trio
 
 from ._faults.requests import BreakRequest, HangRequest
-from ._rest.errors import Refusal
+from ._rest.errors import Refusal, no_http
 
-__all__ = ["HttpConnection", "Respond", "accept_from", "reset", "with_tls"]
+__all__ = ["HttpConnection", "Refuse", "Respond", "accept_from", "reset", "with_tls"]
 
 Respond = Callable[[httpx.Request], Awaitable[httpx.Response | HangRequest | BreakRequest]]
 """What becomes of a request that has been read."""
+
+Refuse = Callable[[h11.Request], Refusal | None]
+"""Why a request is refused; `None`: it is not."""
 
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 """As SO_LINGER: closing the socket resets the connection."""
@@ -60,12 +63,20 @@ def with_tls(stream: trio.SocketStream, ssl_context: ssl.SSLContext | None) -> t
 
 
 class HttpConnection:
-    """A TCP connection on which requests are answered, one after the other, until the client has gone."""
+    """A TCP connection on which requests are answered, one after the other, until the client has gone.
 
-    def __init__(self, stream: trio.SocketStream, ssl_context: ssl.SSLContext | None, respond: Respond) -> None:
+    Args:
+        refuse: Says why a request is refused, before anything is done with it; `None`: it is not.
+        respond: Answers the others.
+    """
+
+    def __init__(
+        self, stream: trio.SocketStream, ssl_context: ssl.SSLContext | None, refuse: Refuse, respond: Respond
+    ) -> None:
         self._socket_stream = stream
         self._stream = with_tls(stream, ssl_context)
         self._scheme = "http" if ssl_context is None else "https"
+        self._refuse = refuse
         self._respond = respond
         self._http = h11.Connection(h11.SERVER)
         self._method = ""
@@ -100,12 +111,15 @@ class HttpConnection:
                 self._http.start_next_cycle()
         except (h11.RemoteProtocolError, httpx.InvalidURL) as exc:
             status = exc.error_status_hint if isinstance(exc, h11.RemoteProtocolError) else 400
-            answer = Refusal(400, "validation_error", f"this is no HTTP request: {exc}").answer
-            await self._send(httpx.Response(status, headers={"Connection": "close"}, json=answer))
+            await self._send_last(status, no_http(exc))
+        except Refusal as refused:
+            await self._send_last(refused.status, refused)
 
     async def _receive_request(self) -> httpx.Request | None:
         """The next request, read to its end; `None`: the client has gone."""
         head: h11.Request | None = None
+        refusal: Refusal | None = None
+        self._method = ""  # what comes next may be no request, and then has an answer with a body
         body = bytearray()
         while True:
             event = self._http.next_event()
@@ -117,11 +131,15 @@ class HttpConnection:
             elif isinstance(event, h11.Request):
                 head = event
                 self._method = head.method.decode()
+                refusal = self._refuse(head)
                 if self._method == "CONNECT":
                     raise httpx.InvalidURL("CONNECT is for proxies")
             elif isinstance(event, h11.Data):
-                body += event.data
+                if refusal is None:
+                    body += event.data
             elif isinstance(event, h11.EndOfMessage) and head is not None:
+                if refusal is not None:
+                    raise refusal
                 return httpx.Request(
                     self._method,
                     self._url(head),
@@ -140,8 +158,11 @@ class HttpConnection:
             if url.scheme not in ("http", "https"):
                 raise httpx.InvalidURL(f"{target!r} is no address")
             return url
-        host = httpx.Headers(list(head.headers)).get("Host", "localhost")
+        host = httpx.Headers(list(head.headers))["Host"]
         return httpx.URL(f"{self._scheme}://{host}{target}")
+
+    async def _send_last(self, status: int, refusal: Refusal) -> None:
+        await self._send(httpx.Response(status, headers={"Connection": "close"}, json=refusal.answer))
 
     async def _send(self, response: httpx.Response) -> None:
         head = h11.Response(status_code=response.status_code, headers=response.headers.raw)

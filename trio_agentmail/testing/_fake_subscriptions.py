@@ -6,6 +6,7 @@ from typing import Any
 import attrs
 import orjson
 
+from trio_agentmail._codec import parse_object
 from trio_agentmail._settings import Subscribe
 
 from ._mail.events import RECEIVED
@@ -43,11 +44,8 @@ def parse_subscribe(data: str | bytes, permissions: Collection[str] | None) -> S
     Raises:
         RefusedFrame: it is no valid subscription, or the permissions do not suffice.
     """
-    try:
-        frame = orjson.loads(data)
-    except orjson.JSONDecodeError as exc:
-        raise RefusedFrame("ValidationError", f"not JSON: {exc}") from None
-    if not isinstance(frame, dict) or frame.get("type") != "subscribe":
+    frame = parse_object(data if isinstance(data, bytes) else data.encode())
+    if frame is None or frame.get("type") != "subscribe":
         raise RefusedFrame("ValidationError", 'expected a JSON object of type "subscribe"')
     # The official SDK sends null for a filter that is not set.
     filters = {field: frame[field] for field in FILTERS if frame.get(field) is not None}

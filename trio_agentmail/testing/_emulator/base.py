@@ -64,11 +64,12 @@ class EmulatorBase(FakeAgentMail):
         *,
         http_port: int = 0,
         host: str = "127.0.0.1",
+        allow_hosts: Collection[str] = (),
     ) -> AsyncIterator[AgentMailEnvironment]:
         """As `FakeAgentMail.serve`. What was ordered ends with the block."""
         async with (
             self.lasting.tasks(),
-            super().serve(port, ssl_context, http_port=http_port, host=host) as environment,
+            super().serve(port, ssl_context, http_port=http_port, host=host, allow_hosts=allow_hosts) as environment,
         ):
             yield environment
 

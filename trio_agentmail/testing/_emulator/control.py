@@ -16,6 +16,8 @@ import httpx
 import orjson
 import trio
 
+from trio_agentmail._codec import parse_object
+
 from .base import EmulatorBase
 from .faults import BadOrder, order_fault
 from .trigger import trigger
@@ -91,11 +93,8 @@ def _is_loopback(address: str) -> bool:
 
 
 def _fields(body: bytes) -> dict[str, Any]:
-    try:
-        fields = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        fields = None
-    if not isinstance(fields, dict):
+    fields = parse_object(body)
+    if fields is None:
         raise BadOrder(400, "the body is not a JSON object in UTF-8")
     # What is null is not given.
     return {name: value for name, value in fields.items() if value is not None}

@@ -8,6 +8,7 @@ import attrs
 import httpx
 import orjson
 
+from trio_agentmail._codec import parse_object
 from trio_agentmail.testing._mail.mail import Mail
 from trio_agentmail.testing._mail.store import Inbox, MailStore, Pod
 
@@ -49,14 +50,12 @@ class Call:
         Raises:
             Refusal: it is none.
         """
-        try:
-            body = orjson.loads(self.request.content or b"{}")
-        except orjson.JSONDecodeError:
-            raise Refusal(400, "validation_error", "the body is not JSON", errors=[]) from None
         # The official SDK sends null for an optional body that is not given.
-        if not isinstance(body, dict | None):
+        content = self.request.content.strip()
+        body = {} if content in (b"", b"null") else parse_object(content)
+        if body is None:
             raise Refusal(400, "validation_error", "the body is not a JSON object", errors=[])
-        return {name: value for name, value in (body or {}).items() if with_nulls or value is not None}
+        return {name: value for name, value in body.items() if with_nulls or value is not None}
 
     def require(self, permission: str) -> None:
         """

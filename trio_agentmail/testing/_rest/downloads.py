@@ -5,8 +5,8 @@ from datetime import datetime
 from typing import Any
 
 import httpx
-import orjson
 
+from trio_agentmail._codec import parse_object
 from trio_agentmail.testing._encode import encode_part
 from trio_agentmail.testing._mail.events import new_id
 from trio_agentmail.testing._mail.mail import Mail
@@ -30,7 +30,7 @@ def describe_attachment(call: Call, mails: Sequence[Mail], attachment_id: str) -
     for mail in mails:
         for attachment in mail.message.attachments:
             if attachment.attachment_id == attachment_id:
-                described: dict[str, Any] = orjson.loads(encode_part(attachment))
+                described = parse_object(encode_part(attachment).encode()) or {}
                 return described | _offer(call, Download(mail, attachment))
     raise not_found()
 

@@ -14,6 +14,7 @@ __all__ = [
     "conflict",
     "forbidden",
     "invalid",
+    "no_http",
     "no_such_call",
     "not_found",
     "ordered",
@@ -107,6 +108,11 @@ def powerless() -> Refusal:
     """The key has no permission at all."""
     fix = "This API key may not do anything. Give it permissions, or use another one."
     return Refusal(403, "missing_permission", "Forbidden", fix=fix)
+
+
+def no_http(what: Exception) -> Refusal:
+    """What came is no request at all."""
+    return Refusal(400, "validation_error", f"this is no HTTP request: {what}")
 
 
 def no_such_call(request: httpx.Request) -> Refusal:
