@@ -1,4 +1,4 @@
-"""The pytest plug-in of trio-agentmail: the fixture `agentmail`, and what happened at it in the report of a failure.
+"""The pytest plug-in of trio-agentmail: the fixture `fake_agentmail`, and what happened at it in a failure's report.
 
 pytest loads it in every run wherever trio-agentmail is installed. So it is not inside of the package, which it would
 import by that, and imports it only for a test that asks for the fixture.
@@ -14,11 +14,11 @@ import pytest
 if TYPE_CHECKING:
     from trio_agentmail.testing import FakeAgentMail
 
-__all__ = ["agentmail"]
+__all__ = ["fake_agentmail"]
 
 
 @pytest.fixture
-def agentmail() -> "Iterator[FakeAgentMail]":
+def fake_agentmail() -> "Iterator[FakeAgentMail]":
     """An AgentMail in memory: streams that the test, or the code under test, opens without a `backend` come here."""
     from trio_agentmail.testing import FakeAgentMail
 

@@ -13,11 +13,11 @@ INBOX = "agent@agentmail.to"
 
 @pytest.mark.parametrize("environment", [AgentMailEnvironment.PROD, AgentMailEnvironment.EU_PROD])
 async def test_a_plain_client_meets_the_fake_whatever_its_base_url(
-    environment: AgentMailEnvironment, agentmail: FakeAgentMail, autojump_clock: MockClock
+    environment: AgentMailEnvironment, fake_agentmail: FakeAgentMail, autojump_clock: MockClock
 ) -> None:
-    mail = await agentmail.deliver(inbox_id=INBOX)
+    mail = await fake_agentmail.deliver(inbox_id=INBOX)
     async with httpx.AsyncClient(
-        transport=agentmail.http_transport(),
+        transport=fake_agentmail.http_transport(),
         base_url=environment.http,
         headers={"Authorization": "Bearer am_any"},
     ) as client:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import agentmail
 import pytest
 from trio.testing import MockClock
 
@@ -21,11 +22,19 @@ async def test_a_stream_without_a_backend_comes_to_the_fake_that_is_installed_an
 
 
 async def test_a_stream_with_a_backend_goes_there_whatever_is_installed(
-    agentmail: FakeAgentMail, autojump_clock: Any
+    fake_agentmail: FakeAgentMail, autojump_clock: Any
 ) -> None:
     other = FakeAgentMail()
     async with open_agentmail_stream(backend=other):
-        assert (agentmail.connected, other.connected) == (0, 1)
+        assert (fake_agentmail.connected, other.connected) == (0, 1)
+
+
+async def test_the_fixture_hides_no_module_of_the_official_sdk(
+    fake_agentmail: FakeAgentMail, request: pytest.FixtureRequest
+) -> None:
+    assert isinstance(fake_agentmail, FakeAgentMail)
+    with pytest.raises(pytest.FixtureLookupError):
+        request.getfixturevalue(agentmail.__name__)
 
 
 def test_at_the_end_of_the_block_the_network_is_the_default_again_whatever_ends_it() -> None:

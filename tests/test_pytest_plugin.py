@@ -26,14 +26,14 @@ import pytest
 import trio
 from agent import next_subject
 
-async def test_it(agentmail, autojump_clock):
+async def test_it(fake_agentmail, autojump_clock):
     async with trio.open_nursery() as nursery:
         @nursery.start_soon
         async def check():
             assert await next_subject() == "Hello"
-        await agentmail.wait_subscribed()
+        await fake_agentmail.wait_subscribed()
         await trio.sleep(86_400)
-        await agentmail.deliver(inbox_id="agent@agentmail.to", subject="Hello")
+        await fake_agentmail.deliver(inbox_id="agent@agentmail.to", subject="Hello")
 """
 
 ANYIO = """
@@ -47,32 +47,32 @@ def anyio_backend():
     return "trio", {"clock": MockClock(autojump_threshold=0)}
 
 @pytest.mark.anyio
-async def test_it(agentmail):
+async def test_it(fake_agentmail):
     async with trio.open_nursery() as nursery:
         @nursery.start_soon
         async def check():
             assert await next_subject() == "Hello"
-        await agentmail.wait_subscribed()
+        await fake_agentmail.wait_subscribed()
         await trio.sleep(86_400)
-        await agentmail.deliver(inbox_id="agent@agentmail.to", subject="Hello")
+        await fake_agentmail.deliver(inbox_id="agent@agentmail.to", subject="Hello")
 """
 
 FAILING = """
 import trio
 from agent import next_subject
 
-async def test_it(agentmail, autojump_clock):
+async def test_it(fake_agentmail, autojump_clock):
     async with trio.open_nursery() as nursery:
         nursery.start_soon(next_subject, "agent@agentmail.to")
-        await agentmail.wait_subscribed()
-        await agentmail.deliver(inbox_id="other@agentmail.to", subject="Hello")
+        await fake_agentmail.wait_subscribed()
+        await fake_agentmail.deliver(inbox_id="other@agentmail.to", subject="Hello")
         with trio.fail_after(60):
             await trio.sleep_forever()
 
 def test_without_a_fake():
     assert False
 
-async def test_that_passes(agentmail, autojump_clock):
+async def test_that_passes(fake_agentmail, autojump_clock):
     pass
 """
 
@@ -135,7 +135,7 @@ class Holder:
         self.fake = fake
 
 @pytest.fixture
-def broken(agentmail):
+def broken(fake_agentmail):
     raise RuntimeError("a fixture that uses the fake")
 
 @pytest.fixture
@@ -155,7 +155,7 @@ def test_in_a_fixture(broken):
     pass
 
 def test_by_name(request):
-    request.getfixturevalue("agentmail")
+    request.getfixturevalue("fake_agentmail")
     assert False
 
 async def test_held(held, autojump_clock):
