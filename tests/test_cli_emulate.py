@@ -458,6 +458,24 @@ async def test_a_whole_mail_comes_to_whom_it_is_addressed(tmp_path: Path) -> Non
         assert held.message.inbox_id == "another@agentmail.to"
 
 
+async def test_a_mail_comes_with_files(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"Hello")
+    (tmp_path / "b").write_bytes(b"\x00")
+    files = ("--attachments", str(tmp_path / "a.txt"), "--attachments", str(tmp_path / "b"))
+    async with serving() as served, httpx.AsyncClient(base_url=served.environment.http) as client:
+        await served.ok("trigger", "message.received", "--inbox", INBOX, "--message-id", "1", *files)
+        await served.ok("trigger", "message.sent", "--inbox", INBOX, *files)
+        for message in served.emulator.messages(INBOX):
+            assert [(one.filename, one.content_type) for one in message.attachments] == [
+                ("a.txt", "text/plain"),
+                ("b", "application/octet-stream"),
+            ]
+        first = served.emulator.messages(INBOX, "received")[0].attachments[0].attachment_id
+        headers = {"Authorization": f"Bearer {KEY}"}
+        where = await client.get(f"/v0/inboxes/{INBOX}/messages/1/attachments/{first}", headers=headers)
+        assert (await client.get(where.json()["download_url"])).content == b"Hello"
+
+
 async def test_what_nobody_listens_for_is_said_on_standard_error() -> None:
     async with serving() as served:
         result = await served.command("trigger", "message.received", "--inbox", INBOX, "--from", "bob@example.com")
@@ -965,6 +983,16 @@ async def test_it_says_how_many_are_there() -> None:
         ("trigger", {"event_type": "message.received", "inbox_id": 7}, "inbox_id is a text"),
         ("trigger", {"event_type": "message.sent", "inbox_id": "a", "to": [1]}, "to is a text, or a list of texts"),
         ("trigger", {"event_type": "message.received", "eml": "?"}, ""),
+        (
+            "trigger",
+            {"event_type": "message.received", "inbox_id": "a", "attachments": "x"},
+            "attachments must be a list of objects",
+        ),
+        (
+            "trigger",
+            {"event_type": "message.sent", "inbox_id": "a", "attachments": [{"content": "?"}]},
+            "attachments must be given by their content, in Base64",
+        ),
     ],
 )
 async def test_a_body_that_makes_no_sense_is_a_400_and_harms_nobody(path: str, body: Any, words: str) -> None:

@@ -1,16 +1,23 @@
 """A mail as RFC 5322 has it is delivered to whom its headers address, and threaded."""
 
+from collections.abc import Sequence
 from email.message import EmailMessage
+from typing import Any
 
 import attrs
+import httpx
 import pytest
+from agentmail import AsyncAgentMail
+from agentmail.core.request_options import RequestOptions
 from trio.testing import MockClock
 
 from tests.streams import open_agentmail_stream
 from trio_agentmail import MessageReceivedEvent, MessageSecurityReviewEvent
-from trio_agentmail.testing import FakeAgentMail
+from trio_agentmail.testing import AttachedFile, FakeAgentMail
 
 INBOX = "agent@agentmail.to"
+OTHER = "other@agentmail.to"
+NO_RETRIES: RequestOptions = {"max_retries": 0}
 
 
 def letter(to: str = INBOX, **headers: str) -> EmailMessage:
@@ -218,3 +225,84 @@ async def test_texts_may_have_half_characters_and_ids_and_labels_not(autojump_cl
         with pytest.raises(ValueError, match="half a character"):
             await fake.deliver(**{"inbox_id": INBOX, name: "\ud800"})  # type: ignore[call-overload]
     assert len(fake.messages(INBOX)) == 2
+
+
+FILES: list[AttachedFile] = [
+    {"filename": "Zażółć.pdf", "content": b"%PDF\x00\xff", "content_type": "application/pdf"},
+    {
+        "filename": "logo.png",
+        "content": b"PNG",
+        "content_type": "image/png",
+        "content_disposition": "inline",
+        "content_id": "logo",
+    },
+    {"content": b""},
+]
+
+
+def check_files(attachments: Sequence[Any]) -> None:
+    """They are `FILES`, as AgentMail describes them."""
+    assert [
+        (one.filename, one.size, one.content_type, one.content_disposition, one.content_id) for one in attachments
+    ] == [
+        ("Zażółć.pdf", 6, "application/pdf", "attachment", None),
+        ("logo.png", 3, "image/png", "inline", "logo"),
+        (None, 0, "application/octet-stream", "attachment", None),
+    ]
+
+
+async def test_a_mail_comes_with_files_which_the_event_describes_and_the_rest_api_has(
+    autojump_clock: MockClock,
+) -> None:
+    fake = FakeAgentMail()
+    async with open_agentmail_stream(backend=fake) as events:
+        await events.receive()  # Subscribed
+        given = await fake.deliver(inbox_id=INBOX, text="Here they are.", attachments=FILES)
+        event = await events.receive()
+    assert isinstance(event, MessageReceivedEvent)
+    assert event.message == given.message
+    check_files(event.message.attachments)
+    assert event.message.size == len("Here they are.") + 9
+    assert event.thread is not None
+    check_files(event.thread.attachments)
+    async with httpx.AsyncClient(transport=fake.http_transport()) as http:
+        client = AsyncAgentMail(api_key="am_any", httpx_client=http)
+        messages, message_id = client.inboxes.messages, event.message.message_id
+        [item] = (await messages.list(INBOX, request_options=NO_RETRIES)).messages
+        check_files(item.attachments or [])
+        contents = []
+        for one in event.message.attachments:
+            assert one.attachment_id is not None
+            where = await messages.get_attachment(INBOX, message_id, one.attachment_id, request_options=NO_RETRIES)
+            download = await http.get(where.download_url)
+            assert download.headers["Content-Type"] == one.content_type
+            contents.append(download.content)
+        assert contents == [file["content"] for file in FILES]
+        raw = (
+            await http.get((await messages.get_raw(INBOX, message_id, request_options=NO_RETRIES)).download_url)
+        ).content
+        await messages.forward(INBOX, message_id, to=OTHER, request_options=NO_RETRIES)
+    # And a mail of the same bytes has the same files.
+    [again] = await fake.deliver(raw, inbox_id=OTHER)
+    assert [one.filename for one in again.message.attachments] == [file.get("filename") for file in FILES]
+    [forwarded] = fake.messages(INBOX, "sent")
+    check_files(forwarded.attachments)
+
+
+async def test_a_mail_is_sent_with_files_which_arrive(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    fake.add_inbox(OTHER)
+    await fake.send(inbox_id=INBOX, to=OTHER, attachments=FILES)
+    [arrived] = fake.messages(OTHER)
+    check_files(arrived.attachments)
+
+
+async def test_half_a_character_in_the_name_of_a_file_is_one_that_the_rest_api_can_tell_of(
+    autojump_clock: MockClock,
+) -> None:
+    fake = FakeAgentMail()
+    event = await fake.deliver(inbox_id=INBOX, message_id="1", attachments=[{"filename": "\ud83d", "content": b"x"}])
+    [attachment] = event.message.attachments
+    async with httpx.AsyncClient(transport=fake.http_transport(), headers={"Authorization": "Bearer a"}) as http:
+        url = f"https://api.example/v0/inboxes/{INBOX}/messages/1/attachments/{attachment.attachment_id}"
+        assert (await http.get(url)).json()["filename"] == "\ufffd"

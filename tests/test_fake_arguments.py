@@ -13,6 +13,11 @@ from tests.streams import open_agentmail_stream
 from trio_agentmail import ReconnectPolicy
 from trio_agentmail.testing import FakeAgentMail
 
+
+def deliver_files(fake: Any, files: Any) -> Any:
+    return fake.deliver(inbox_id="a", attachments=files)
+
+
 WRONG: list[tuple[Callable[[Any], Any], type[Exception], str]] = [
     (lambda fake: fake.delay_pushes(-1), ValueError, "seconds is 0 or more seconds, not -1"),
     (lambda fake: fake.delay_pushes(math.inf), ValueError, "seconds is 0 or more seconds, not inf"),
@@ -79,6 +84,22 @@ WRONG: list[tuple[Callable[[Any], Any], type[Exception], str]] = [
     (lambda fake: fake.deliver(inbox_id="a", text=b"x"), TypeError, "text is a str, not bytes"),
     (lambda fake: fake.deliver(inbox_id="a", to=[None]), TypeError, r"to is a collection of str, not \[None\]"),
     (lambda fake: fake.deliver(inbox_id="a", timestamp="2020-01-01"), TypeError, "timestamp is a datetime, not str"),
+    (lambda fake: deliver_files(fake, {"content": b""}), TypeError, "attachments is a list of dicts like .*, not"),
+    (lambda fake: deliver_files(fake, b"x"), TypeError, "attachments is a list of dicts"),
+    (lambda fake: deliver_files(fake, None), TypeError, "attachments is a list of dicts like .*, not None"),
+    (lambda fake: deliver_files(fake, [b"x"]), TypeError, "an attachment is a dict like .*, not b'x'"),
+    (lambda fake: deliver_files(fake, [{"filename": "a"}]), TypeError, "an attachment has a content, like"),
+    (lambda fake: deliver_files(fake, [{"content": "x"}]), TypeError, "the content of an attachment is bytes, not str"),
+    (lambda fake: deliver_files(fake, [{"content": b"", "name": "a"}]), TypeError, "some of content, .* not 'name'"),
+    (lambda fake: deliver_files(fake, [{"content": b"", "filename": b"a"}]), TypeError, "filename is a str, not bytes"),
+    (lambda fake: deliver_files(fake, [{"content": b"", "content_type": "a b"}]), ValueError, "like application/pdf"),
+    (
+        lambda fake: deliver_files(fake, [{"content": b"", "content_disposition": "x"}]),
+        ValueError,
+        "content_disposition is attachment or inline, not 'x'",
+    ),
+    (lambda fake: fake.deliver(b"To: a\n\n", inbox_id="a", attachments=[{"content": b""}]), TypeError, "the mail says"),
+    (lambda fake: fake.send(inbox_id="a", attachments=[{}]), TypeError, "an attachment has a content"),
     (lambda fake: fake.send(inbox_id="a", subject=7), TypeError, "subject is a str, not int"),
     (lambda fake: fake.label("a", "m", add="foo"), TypeError, "add is a collection of str, not 'foo'"),
     (lambda fake: fake.label("a", "m", remove=[1]), TypeError, "remove is a collection of str"),

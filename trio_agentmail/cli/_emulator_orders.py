@@ -3,6 +3,8 @@
 import base64
 import json
 import math
+import mimetypes
+from pathlib import Path
 from typing import Any
 
 import click
@@ -69,6 +71,11 @@ def _what_each_takes() -> str:
     return "\n".join(lines)
 
 
+def _attached(file: Path) -> dict[str, str | None]:
+    content = base64.b64encode(file.read_bytes()).decode()
+    return {"filename": file.name, "content": content, "content_type": mimetypes.guess_type(file.name)[0]}
+
+
 @click.command("trigger", epilog=_what_each_takes())
 @click.argument("event_type", metavar="EVENT_TYPE", type=click.Choice(EVENT_TYPES))
 @click.option("--inbox", "inbox_id", metavar="INBOX", help="The inbox that it is about.")
@@ -77,6 +84,13 @@ def _what_each_takes() -> str:
 @click.option("--subject", help="The subject of the mail.")
 @click.option("--text", help="Its text.")
 @click.option("--html", help="Its text as HTML.")
+@click.option(
+    "--attachments",
+    multiple=True,
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False),
+    help="A file that is attached to the mail. May be repeated.",
+)
 @click.option(
     "--eml",
     type=click.Path(exists=True, dir_okay=False, allow_dash=True),
@@ -97,6 +111,7 @@ def trigger_command(
     inbox_id: str | None,
     to: tuple[str, ...],
     from_: str | None,
+    attachments: tuple[str, ...],
     eml: str | None,
     **fields: str | None,
 ) -> None:
@@ -105,7 +120,15 @@ def trigger_command(
     EVENT_TYPE is the type of the event that is pushed, for example message.received. A mail that comes or is sent is
     kept, and the REST API has it. What is not given has a sensible value.
     """
-    body = {"event_type": event_type, "inbox_id": inbox_id, "from": from_, "to": list(to) or None, **fields}
+    body: dict[str, Any] = {
+        "event_type": event_type,
+        "inbox_id": inbox_id,
+        "from": from_,
+        "to": list(to) or None,
+        **fields,
+    }
+    if attachments:
+        body["attachments"] = [_attached(Path(path)) for path in attachments]
     if eml is not None:
         with click.open_file(eml, "rb") as file:
             body["eml"] = base64.b64encode(file.read()).decode()

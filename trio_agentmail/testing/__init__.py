@@ -32,6 +32,7 @@ from ._encode import encode_event
 from ._fake import FakeAgentMail
 from ._fake_handshake import Handshake
 from ._fake_http import Request
+from ._mail.attachments import AttachedFile
 from ._make_event import make_event
 
-__all__ = ["FakeAgentMail", "Handshake", "Request", "encode_event", "make_event"]
+__all__ = ["AttachedFile", "FakeAgentMail", "Handshake", "Request", "encode_event", "make_event"]

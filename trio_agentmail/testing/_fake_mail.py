@@ -13,6 +13,7 @@ from trio_agentmail.events import Event, Message, MessageReceivedEvent, MessageS
 from ._checks import check_name, check_text, check_texts
 from ._fake_http import FakeHttp
 from ._fake_websockets import FakeWebSockets
+from ._mail.attachments import AttachedFile, attach, check_files
 from ._mail.events import (
     HELD,
     SENDER,
@@ -75,6 +76,7 @@ class FakeMail(FakeWebSockets, FakeHttp):
         thread_id: str | None = None,
         event_id: str | None = None,
         timestamp: datetime | None = None,
+        attachments: Sequence[AttachedFile] = (),
         held: bool = False,
         body_in_push: bool = True,
     ) -> MessageReceivedEvent: ...
@@ -95,6 +97,7 @@ class FakeMail(FakeWebSockets, FakeHttp):
         thread_id: str | None = None,
         event_id: str | None = None,
         timestamp: datetime | None = None,
+        attachments: Sequence[AttachedFile] = (),
         held: bool = False,
         body_in_push: bool = True,
     ) -> MessageReceivedEvent | tuple[MessageReceivedEvent, ...]:
@@ -112,6 +115,9 @@ class FakeMail(FakeWebSockets, FakeHttp):
                 and in its thread. If the inbox itself has sent that one, it has the labels of both.
             thread_id: That of other mails of the inbox: it is a thread with them.
             timestamp: The mail's own time, aware. `None`: now.
+            attachments: Files, each a dict like `{"filename": "a.pdf", "content": b"…", "content_type":
+                "application/pdf"}`, with `"content_disposition": "inline"` and a `content_id` for what its HTML shows.
+                They are in the event, and the REST API has their content.
             held: Agent Armor holds it, until `release`: it has the label `agent-armor-held`, and what is pushed is a
                 `message.security.review`.
             body_in_push: Whether text and HTML are pushed, and not only kept: AgentMail leaves out large ones.
@@ -131,7 +137,7 @@ class FakeMail(FakeWebSockets, FakeHttp):
             check_name("inbox_id", inbox_id)
         if mail is not None:
             said = (from_, subject, text, html, to, message_id, thread_id, event_id, timestamp)
-            if said != (SENDER, SUBJECT, TEXT, None, None, None, None, None, None):
+            if said != (SENDER, SUBJECT, TEXT, None, None, None, None, None, None) or attachments:
                 raise TypeError(
                     "with a mail, deliver() takes inbox_id, event_type, held and body_in_push: the mail says the rest"
                 )
@@ -142,6 +148,7 @@ class FakeMail(FakeWebSockets, FakeHttp):
             )
         if inbox_id is None:
             raise TypeError("deliver() takes an inbox_id, or a mail that is addressed to one")
+        attached, contents = attach(check_files(attachments))
         event = received_event(
             inbox_id=inbox_id,
             from_=from_,
@@ -154,12 +161,18 @@ class FakeMail(FakeWebSockets, FakeHttp):
             thread_id=thread_id or self._store.thread_with(inbox_id, _known(message_id)),
             event_id=event_id,
             timestamp=timestamp,
+            attachments=attached,
             held=held,
             now=now,
         )
         return await self._announce(
             self._store.add(
-                event.message, now, event_type=event_type, event_id=event.event_id or "", body_in_push=body_in_push
+                event.message,
+                now,
+                event_type=event_type,
+                event_id=event.event_id or "",
+                body_in_push=body_in_push,
+                contents=contents,
             )
         )
 
@@ -222,6 +235,7 @@ class FakeMail(FakeWebSockets, FakeHttp):
         message_id: str | None = None,
         thread_id: str | None = None,
         timestamp: datetime | None = None,
+        attachments: Sequence[AttachedFile] = (),
     ) -> MessageSentEvent:
         """The inbox sends a mail, as by the REST API: it is kept, and `message.sent` is pushed; inboxes here that it is
         for get it, and the others are taken to have got it, but for those at AgentMail that do not exist.
@@ -232,6 +246,7 @@ class FakeMail(FakeWebSockets, FakeHttp):
             The first of the events.
         """
         now = self._now()
+        attached, contents = attach(check_files(attachments))
         message = new_message(
             inbox_id=inbox_id,
             from_=inbox_id,
@@ -243,9 +258,10 @@ class FakeMail(FakeWebSockets, FakeHttp):
             message_id=message_id,
             thread_id=thread_id or self._store.thread_with(inbox_id, _known(message_id)),
             timestamp=timestamp,
+            attachments=attached,
             now=now,
         )
-        mail, event = self._post_office.accept(message, now)
+        mail, event = self._post_office.accept(message, now, contents=contents)
         self._post_office.carry(mail, now)
         await trio.lowlevel.checkpoint()
         return event

@@ -8,18 +8,20 @@ from trio_agentmail.events import Event, Recipient
 from trio_agentmail.testing._mail.events import RECEIVED, recipients_of
 from trio_agentmail.testing._make_event import EVENT_TYPES as KNOWN_TYPES
 from trio_agentmail.testing._make_event import make_event
+from trio_agentmail.testing._rest.errors import Refusal
+from trio_agentmail.testing._rest.outgoing import read_files
 
 from .base import EmulatorBase
 from .faults import BadOrder
 
 __all__ = ["EVENT_TYPES", "FIELDS", "trigger"]
 
-OF_A_NEW_ONE = ("from", "to", "subject", "text", "html", "message_id", "thread_id", "eml")
+OF_A_NEW_ONE = ("from", "to", "subject", "text", "html", "message_id", "thread_id", "attachments", "eml")
 OF_A_MAIL = ("message_id", "thread_id")
 
 FIELDS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(RECEIVED, OF_A_NEW_ONE),
-    "message.sent": ("to", "subject", "text", "html", "message_id", "thread_id"),
+    "message.sent": ("to", "subject", "text", "html", "message_id", "thread_id", "attachments"),
     "message.delivered": ("to", *OF_A_MAIL),
     "message.bounced": ("to", *OF_A_MAIL),
     "message.complained": ("to", *OF_A_MAIL),
@@ -32,7 +34,8 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     **{event_type: ("title",) for event_type in KNOWN_TYPES if event_type.startswith("calendar.")},
 }
 """What each event type may be told besides the inbox. `eml` is a whole mail, as RFC 5322 has it, in Base64: it comes to
-the inboxes that it is addressed to, unless one is given, and there is nothing else to tell."""
+the inboxes that it is addressed to, unless one is given, and there is nothing else to tell. `attachments` is what the
+REST API takes by that name."""
 
 EVENT_TYPES = tuple(FIELDS)
 
@@ -73,6 +76,8 @@ async def trigger(emulator: EmulatorBase, fields: Mapping[str, Any]) -> dict[str
         raise BadOrder(404, str(exc.args[0])) from None
     except ValueError as exc:
         raise BadOrder(400, str(exc)) from None
+    except Refusal as exc:
+        raise BadOrder(exc.status, exc.answer["message"]) from None
     return {"event_type": event_type, **come, "receivers": len(receivers)}
 
 
@@ -80,7 +85,9 @@ def _check(event_type: str, name: str, value: Any) -> None:
     known = ("inbox_id", *FIELDS[event_type])
     if name not in known:
         raise BadOrder(400, f"{event_type} takes {', '.join(known)}, and nothing else")
-    if name == "to" and isinstance(value, list) and all(isinstance(item, str) for item in value):
+    if name == "attachments" or (
+        name == "to" and isinstance(value, list) and all(isinstance(item, str) for item in value)
+    ):
         return
     if not isinstance(value, str):
         raise BadOrder(400, f"{name} is a text" + (", or a list of texts" if name == "to" else ""))
@@ -104,6 +111,8 @@ async def _happen(emulator: EmulatorBase, event_type: str, given: dict[str, Any]
     inbox_id = given.pop("inbox_id", "")
     if "from" in given:
         given["from_"] = given.pop("from")
+    if "attachments" in given:
+        given["attachments"] = read_files(given)
     match event_type:
         case "message.sent":
             sent = await emulator.send(inbox_id=inbox_id, **given)

@@ -11,6 +11,7 @@ from trio_agentmail.events import (
     AgentArmorManualOverride,
     AgentArmorReleaseActor,
     AgentArmorResult,
+    Attachment,
     Message,
     MessageReceivedEvent,
     MessageSecurity,
@@ -124,6 +125,7 @@ def new_message(
     message_id: str | None,
     thread_id: str | None,
     timestamp: datetime | None,
+    attachments: tuple[Attachment, ...] = (),
     now: datetime,
 ) -> Message:
     """A message that AgentMail gets now: `FakeAgentMail.deliver` says what the arguments mean.
@@ -157,7 +159,9 @@ def new_message(
         to=(to,) if isinstance(to, str) else tuple(to),
         subject=subject,
         **bodies(text, html),
-        size=sum(len(body.encode(errors="surrogatepass")) for body in (text, html) if body is not None),
+        attachments=attachments,
+        size=sum(len(body.encode(errors="surrogatepass")) for body in (text, html) if body is not None)
+        + sum(attachment.size or 0 for attachment in attachments),
         created_at=now,
         updated_at=now,
     )
@@ -176,6 +180,7 @@ def received_event(
     thread_id: str | None,
     event_id: str | None,
     timestamp: datetime | None,
+    attachments: tuple[Attachment, ...] = (),
     held: bool = False,
     now: datetime,
 ) -> MessageReceivedEvent:
@@ -197,6 +202,7 @@ def received_event(
         message_id=message_id,
         thread_id=thread_id,
         timestamp=timestamp,
+        attachments=attachments,
         now=now,
     )
     if held:

@@ -17,6 +17,7 @@ import attrs
 
 from trio_agentmail.events import Attachment, Message
 
+from .attachments import AttachedFile, attach
 from .events import answered_ids, bodies, new_id
 from .lenient import NEVER_BYTES, Part, attempt, harmless, read_mail, without_header, without_mark
 
@@ -114,7 +115,7 @@ def parse_mail(mail: EmailMessage | bytes) -> ParsedMail:
     bodies = [part for part in parsed.leaves() if not part.is_attached]
     plain = next((part for part in bodies if part.content_type == "text/plain"), None)
     html = next((part for part in bodies if part.content_type == "text/html"), None)
-    attached = [_attached(part) for part in parsed.leaves() if part is not plain and part is not html]
+    attachments, contents = attach([_file(part) for part in parsed.leaves() if part is not plain and part is not html])
     everybody = [bare for name in ("To", "Cc", "Bcc", "Delivered-To") for _, bare in _addresses(parsed, name)]
     return ParsedMail(
         message_id=next(iter(_ids(parsed, "Message-ID")), f"<{new_id()}@mail.example>"),
@@ -130,24 +131,21 @@ def parse_mail(mail: EmailMessage | bytes) -> ParsedMail:
         in_reply_to=next(iter(_ids(parsed, "In-Reply-To")), None),
         references=_ids(parsed, "References"),
         headers={name: str(value) for name, value in parsed.items() if name.lower() not in NOT_SHOWN},
-        attachments=tuple(attachment for attachment, _ in attached),
-        contents={str(attachment.attachment_id): content for attachment, content in attached},
+        attachments=attachments,
+        contents=contents,
         raw=without_header(raw, "Bcc"),
     )
 
 
-def _attached(part: Part) -> tuple[Attachment, bytes]:
-    content = part.content()
-    attachment = Attachment(
-        attachment_id=new_id(),
+def _file(part: Part) -> AttachedFile:
+    return AttachedFile(
+        content=part.content(),
         filename=part.filename,
-        size=len(content),
         content_type=part.content_type,
         # What is neither is to be taken for an attachment (RFC 2183, 2.8).
         content_disposition="inline" if part.get_content_disposition() == "inline" else "attachment",
         content_id=None if part["Content-ID"] is None else str(part["Content-ID"]),
     )
-    return attachment, content
 
 
 def _addresses(mail: Part, name: str) -> list[tuple[str, str]]:

@@ -4,18 +4,18 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import attrs
 
 from trio_agentmail.events import Attachment
-from trio_agentmail.testing._mail.events import new_id
+from trio_agentmail.testing._mail.attachments import CONTENT_TYPE, AttachedFile, attach
 
 from .body import line, objects, text, texts
 from .errors import invalid
 from .labels import read_labels
 
-__all__ = ["Outgoing", "bare_address", "is_address", "read_outgoing"]
+__all__ = ["Outgoing", "bare_address", "is_address", "read_files", "read_outgoing"]
 
 ADDRESS = re.compile(
     r"(?:[^<>\x00-\x1f\x7f]*<([^<>@\s,;\x00-\x1f\x7f]+@[^<>@\s,;]+)>|([^<>@\s,;\"]+@[^<>@\s,;\"]+))\s*"
@@ -45,9 +45,6 @@ OWN_HEADERS = frozenset(
     }
 )
 """What the message says of itself, and no header may."""
-
-CONTENT_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+( *;( *[!-~])*)?", re.ASCII)
-"""As it may stand in a header, of a mail and of HTTP."""
 
 
 @attrs.frozen(kw_only=True)
@@ -81,7 +78,7 @@ def read_outgoing(body: dict[str, Any]) -> Outgoing:
     Raises:
         Refusal: a field makes no sense.
     """
-    attachments = [_attachment(fields) for fields in objects(body, "attachments")]
+    attachments, contents = attach(read_files(body))
     return Outgoing(
         to=_addresses(body, "to"),
         cc=_addresses(body, "cc"),
@@ -92,8 +89,8 @@ def read_outgoing(body: dict[str, Any]) -> Outgoing:
         html=text(body, "html"),
         labels=read_labels(body, "labels"),
         headers=_headers(body),
-        attachments=tuple(attachment for attachment, _ in attachments),
-        contents={str(attachment.attachment_id): content for attachment, content in attachments},
+        attachments=attachments,
+        contents=contents,
     )
 
 
@@ -124,7 +121,16 @@ def _headers(body: dict[str, Any]) -> dict[str, str]:
     return {name: line(headers, name) or "" for name in headers}
 
 
-def _attachment(fields: dict[str, Any]) -> tuple[Attachment, bytes]:
+def read_files(body: dict[str, Any]) -> list[AttachedFile]:
+    """The files in `attachments`, their content in Base64.
+
+    Raises:
+        Refusal: a field makes no sense.
+    """
+    return [_file(fields) for fields in objects(body, "attachments")]
+
+
+def _file(fields: dict[str, Any]) -> AttachedFile:
     if "url" in fields:
         raise invalid("attachments", "given by their content: FakeAgentMail fetches nothing")
     if "content" not in fields:
@@ -139,12 +145,10 @@ def _attachment(fields: dict[str, Any]) -> tuple[Attachment, bytes]:
     disposition = text(fields, "content_disposition")
     if disposition not in (None, "inline", "attachment"):
         raise invalid("attachments", "inline or attachment by their content_disposition")
-    attachment = Attachment(
-        attachment_id=new_id(),
+    return AttachedFile(
+        content=content,
         filename=line(fields, "filename"),
-        size=len(content),
-        content_type=content_type or "application/octet-stream",
-        content_disposition=disposition or "attachment",
+        content_type=content_type,
+        content_disposition=cast(Any, disposition),
         content_id=line(fields, "content_id"),
     )
-    return attachment, content
