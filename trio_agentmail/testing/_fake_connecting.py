@@ -17,7 +17,7 @@ from trio_agentmail._websocket import WebSocket, client_websocket
 
 from ._door import DoorStream
 from ._fake_base import FakeBase
-from ._fake_connection import FakeConnection, Spawn, fake_tasks
+from ._fake_connection import FakeConnection, Spawn, cut, fake_tasks
 from ._fake_handshake import Handshake, read_handshake, rejection
 from ._fake_http_server import accept_from, reset, with_tls
 from ._fake_subscriptions import RefusedFrame, error_frame, parse_subscribe, subscribed_frame
@@ -236,7 +236,7 @@ class FakeConnecting(FakeBase, ConnectionFaults):
         connection.push(confirmation)
         self._note(f"{connection}: {confirmation}")
         if isinstance(fault, DropAfterConfirming):
-            await connection.cut()
+            await cut([connection])
 
     def _take_ping(self, came: float) -> float:
         self.pings.append(came)

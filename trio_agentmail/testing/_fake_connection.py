@@ -8,7 +8,7 @@ leaving, and a close comes after what was pushed before it.
 """
 
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from types import SimpleNamespace
@@ -23,7 +23,7 @@ from trio_agentmail._settings import Subscribe
 
 from ._pong_stream import PongStream
 
-__all__ = ["FakeConnection", "Spawn", "fake_tasks"]
+__all__ = ["FakeConnection", "Spawn", "cut", "fake_tasks"]
 
 CLOSE_TIMEOUT = 5.0
 """Seconds that a client may take to answer our close frame, or to take what was pushed before a cut."""
@@ -37,23 +37,46 @@ async def fake_tasks() -> AsyncIterator[Spawn]:
     """A nursery for tasks of the fake, which are cancelled when the block ends.
 
     What one of them raises is a bug in the fake, or in what a test has put into it. It comes out of the block
-    as itself, whatever the block makes of a server that is suddenly gone.
+    as itself, whatever the block makes of a server that is suddenly gone; of several, a KeyboardInterrupt or the like
+    does, or else the first.
     """
-    bugs: list[Exception] = []
+    errors: list[BaseException] = []
 
     async def run(async_fn: Callable[..., Awaitable[object]], *args: Any) -> None:
         try:
             await async_fn(*args)
-        except Exception as exc:  # noqa: BLE001  raised again below
-            bugs.append(exc)
+        except BaseException as exc:
+            if isinstance(exc, trio.Cancelled | BaseExceptionGroup) and not isinstance(exc, Exception):
+                raise  # only Trio knows whose Cancelled it is, and what is in such a group
+            errors.append(exc)
             nursery.cancel_scope.cancel()
 
+    raised: BaseException | None = None
     try:
         async with background_nursery() as nursery:
             yield lambda async_fn, *args: nursery.start_soon(partial(run, async_fn, *args), name=async_fn)
-    finally:
-        if bugs:
-            raise_as_it_is(bugs[0])
+    except BaseException as exc:
+        if not errors:
+            raise
+        raised = exc
+    if errors:
+        error = next((error for error in errors if not isinstance(error, Exception)), errors[0])
+        if raised is not None and not isinstance(raised, Exception | trio.Cancelled):
+            error = raised
+        raise_as_it_is(error)
+
+
+async def cut(connections: Iterable["FakeConnection"]) -> None:
+    """End them without a close frame, after what was pushed: for that the clients have `CLOSE_TIMEOUT`."""
+    connections = list(connections)
+    await trio.lowlevel.checkpoint()
+    for connection in connections:
+        connection.begin_to_cut()
+    with trio.move_on_after(CLOSE_TIMEOUT):
+        for connection in connections:
+            await connection.wait_ended()
+    for connection in connections:
+        connection.end_now()
 
 
 class FakeConnection:
@@ -175,12 +198,15 @@ class FakeConnection:
         self._dropped = True
         self._put_step.send_nowait(partial(self._close, code, reason))
 
-    async def cut(self) -> None:
-        """End without a close frame, after what was pushed: for that the client has `CLOSE_TIMEOUT`."""
+    def begin_to_cut(self) -> None:
+        """End without a close frame, after what was pushed."""
         self._dropped = True
         self._put_step.send_nowait(self._cut)
-        with trio.move_on_after(CLOSE_TIMEOUT):
-            await self._ended.wait()
+
+    async def wait_ended(self) -> None:
+        await self._ended.wait()
+
+    def end_now(self) -> None:
         self._alive.cancel()
 
     async def _read(self, reader: Callable[[], Awaitable[None]]) -> None:

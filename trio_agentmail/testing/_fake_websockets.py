@@ -12,7 +12,7 @@ from trio_agentmail.events import Event
 from ._checks import check_bytes, check_close, check_seconds, has_half_a_character
 from ._encode import encode_event
 from ._fake_connecting import FakeConnecting
-from ._fake_connection import FakeConnection
+from ._fake_connection import FakeConnection, cut
 from ._fake_subscriptions import describe, mismatch
 from ._faults.pushes import PushFaults
 
@@ -79,12 +79,12 @@ class FakeWebSockets(FakeConnecting, PushFaults):
         """
         if code is not None:
             check_close(code, reason)
-        async with trio.open_nursery() as nursery:
+        if code is None:
+            await cut(self._connections)
+        else:
             for connection in self._connections:
-                if code is None:
-                    nursery.start_soon(connection.cut)
-                else:
-                    connection.close(code, reason)
+                connection.close(code, reason)
+            await trio.lowlevel.checkpoint()
         self._notify()
 
     async def send_bytes(self, data: bytes) -> None:
