@@ -6,7 +6,6 @@ import math
 import os
 import pty
 import re
-import runpy
 import signal
 import ssl
 import subprocess
@@ -25,6 +24,7 @@ from click.testing import CliRunner, Result
 from rich.text import Text
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from tests.as_main import run_as_main
 from trio_agentmail import cli
 from trio_agentmail._codec import decode_event
 from trio_agentmail._journal.sqlite_journal import SQLiteJournal
@@ -1068,7 +1068,7 @@ def test_the_package_can_be_run_as_a_module(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["trio-agentmail", "--version"])
     with pytest.raises(SystemExit) as caught:
-        runpy.run_module("trio_agentmail.cli", run_name="__main__")
+        run_as_main("trio_agentmail.cli.__main__")
     assert caught.value.code == 0
     assert capsys.readouterr().out.startswith("trio-agentmail, version ")
 

@@ -2,7 +2,6 @@
 
 import os
 import re
-import runpy
 import signal
 import sys
 import tempfile
@@ -16,6 +15,7 @@ import attrs
 import pytest
 import trio
 
+from tests.as_main import run_as_main
 from trio_agentmail._settings import AgentMailEnvironment
 from trio_agentmail.cli import _commands, _crash_consumer, _crash_demo
 from trio_agentmail.cli._commands import commands
@@ -263,6 +263,5 @@ def test_the_agent_is_a_module_that_can_be_run(monkeypatch: pytest.MonkeyPatch, 
     called: list[tuple[Any, ...]] = []
     monkeypatch.setattr(trio, "run", lambda main: called.append(main.args))
     monkeypatch.setattr(sys, "argv", ["agent", "ws://localhost:1", "http://localhost:1", "agent.db"])
-    monkeypatch.delitem(sys.modules, _crash_consumer.__name__)
-    runpy.run_module(_crash_consumer.__name__, run_name="__main__")
+    run_as_main(_crash_consumer.__name__)
     assert called == [("ws://localhost:1", "http://localhost:1", "agent.db")]

@@ -208,7 +208,7 @@ def test_control_c_comes_out_of_whatever_the_test_waits_for(
             await wait_all_tasks_blocked()
             signal.raise_signal(signal.SIGINT)
 
-        async with open_agentmail_stream(backend=fake, api_key="a", recovery=None):
+        async with open_agentmail_stream(backend=fake, api_key="a", close_timeout=0.01):
             fake.slow_down(0.1)
             await fake.deliver(inbox_id=INBOX)  # which takes longer than a cut waits
             await waiting(fake)
