@@ -24,10 +24,9 @@ import attrs
 import pytest
 import trio
 
-import trio_agentmail
 from trio_agentmail._journal.sqlite_store import read_journal
 
-ROOT = Path(trio_agentmail.__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 PATIENCE = 5.0
 """Seconds that a life, or its end, may go on without anything happening."""
 

@@ -15,6 +15,7 @@ TESTS = [
     "tests/test_typing.py::test_all_names_what_there_is_and_nothing_else",
     "tests/test_cli.py::test_the_package_can_be_run_as_a_module",
     "tests/test_cli_crash.py::test_the_agent_is_a_module_that_can_be_run",
+    "tests/test_crash.py",  # whose processes import it too
     "tests/test_installed.py",
     "tests/test_example_agent.py",
 ]
@@ -36,7 +37,19 @@ def test_the_tests_pass_where_the_package_is_installed_from_a_wheel(tmp_path: Pa
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COV_"))}
     environment["PYTHONPATH"] = str(site)
-    command = [sys.executable, "-m", "pytest", "-o", "addopts=", "-p", "no:cacheprovider", "-q", *TESTS]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-o",
+        "addopts=",
+        "-m",
+        "not long",
+        "-p",
+        "no:cacheprovider",
+        "-q",
+        *TESTS,
+    ]
 
     def run(*command: str) -> str:
         result = subprocess.run(
