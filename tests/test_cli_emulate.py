@@ -377,6 +377,13 @@ def test_a_host_is_an_ip_address() -> None:
     assert "write an IP address" in result.stderr
 
 
+@pytest.mark.parametrize("name", ["agentmail:8490", "http://agentmail", ""])
+def test_a_host_is_allowed_by_its_name_alone(name: str) -> None:
+    result = run("emulate", "--allow-host", name)
+    assert result.exit_code == 2
+    assert "without a port" in " ".join(result.stderr.split())
+
+
 @pytest.mark.parametrize("option", ["--inbox", "--pod", "--api-key", "--permission"])
 def test_an_empty_name_is_refused(option: str) -> None:
     result = run("emulate", option, "")
@@ -1024,6 +1031,15 @@ async def test_several_recipients_and_null_for_what_is_not_given() -> None:
         eml = {"event_type": "message.received", "eml": base64.b64encode(EML).decode()}
         answer = (await served.post("trigger", eml)).json()
         assert (answer["inbox_ids"], answer["message_id"]) == ([INBOX], "<eml@example.com>")
+
+
+async def test_a_head_is_answered_without_a_body_by_the_control_api_too() -> None:
+    async with serving() as served, httpx.AsyncClient(base_url=served.environment.http) as client:
+        whole = await client.get("/_emulator")
+        head = await client.head("/_emulator")
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["Content-Length"] == whole.headers["Content-Length"]
+        assert (await client.head("/_emulator/reset")).status_code == 404
 
 
 async def test_a_page_in_a_browser_cannot_give_orders() -> None:

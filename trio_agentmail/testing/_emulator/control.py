@@ -47,10 +47,11 @@ async def answer_order(emulator: EmulatorBase, request: httpx.Request) -> httpx.
 
 
 async def _obey(emulator: EmulatorBase, request: httpx.Request) -> dict[str, Any]:
-    # A page in a browser on this machine can send requests here, but not without saying where it is from.
+    # A page that is served from this machine may use the rest, but has no orders to give.
     if not _is_loopback(request.extensions["server_address"]) or "Origin" in request.headers:
         raise BadOrder(403, "the emulator takes orders from programs on its own machine only")
-    method, path = request.method, request.url.path.removeprefix(CONTROL_PATH)
+    method = request.method.replace("HEAD", "GET")  # whose body is not sent
+    path = request.url.path.removeprefix(CONTROL_PATH)
     if (method, path) in (("GET", ""), ("GET", "/")):
         return {"connected": emulator.connected, "subscribed": emulator.subscribed}
     # One after the other: who clears faults ends the outage that is just beginning.
