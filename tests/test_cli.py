@@ -137,6 +137,29 @@ async def read_rest(stream: Any) -> bytes:
 # As a process: `listen`
 
 
+async def test_listen_writes_a_large_event_whole_and_stays_alive_meanwhile() -> None:
+    fake = FakeAgentMail()
+    text = "zażółć gęślą jaźń, \U0001f600\n" * 200_000
+    async with fake.serve() as environment:
+        async with running("listen", "--json", "--websocket-url", environment.websockets) as process:
+            await fake.wait_subscribed()
+            await fake.deliver(inbox_id=INBOX, text=text)
+            # Nobody reads yet. The pipe is full, and the connection is made again all the same: the loop is not held.
+            await read_until(process, b"\n")
+            await fake.drop_connections()
+            await fake.wait_subscribed()
+            await fake.deliver(inbox_id=INBOX, text="the last")
+            assert process.stdout is not None
+            chunks = [b""]
+            while not (b"the last" in b"".join(chunks[-2:]) and chunks[-1].endswith(b"\n")):
+                chunks.append(bytes(await process.stdout.receive_some()))
+            process.send_signal(signal.SIGTERM)
+            assert await process.wait() == 0
+    mail, *_, last = map(json.loads, b"".join(chunks).splitlines())
+    assert mail["message"]["text"] == text
+    assert last["message"]["text"] == "the last"
+
+
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 async def test_listen_prints_a_line_an_event_and_leaves_politely_when_told_to_stop(signum: signal.Signals) -> None:
     fake = FakeAgentMail(api_keys=[KEY])
@@ -996,6 +1019,59 @@ def test_what_python_cannot_write_as_json_is_passed_on_as_text(event: UnknownEve
     assert '"raw":' in written or '"payload":' in written
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "語" * 1000,
+        "aé" * 1000,
+        "\U0001f600" * 1000,
+        "\x7f" * 1000,
+        "a line\r\n" * 1000,
+        "\\" * 1000,
+        "\\\x7f" * 1000,
+        r"\ud83d" * 1000,
+        '"\u2028\x9b\x00' * 1000,
+    ],
+)
+def test_json_of_a_large_text_is_written_without_a_call_for_each_character(text: str) -> None:
+    event = decode_event(encode_event(MessageReceivedEvent(message=Message(inbox_id="a", message_id="m", text=text))))
+    line, calls = count_calls(partial(event_json, event))
+    assert re.fullmatch(r"[ -~]*", line)
+    assert json.loads(line)["message"]["text"] == text
+    assert calls < 100
+
+
+def test_halves_of_emojis_are_written_without_a_call_for_each_of_them() -> None:
+    halves = UnknownEvent(payload={"x": "\ud83d \ude00 \U0001f600 \\ud83d" * 1000}, raw="null")
+    line, calls = count_calls(partial(event_json, halves))
+    assert json.loads(line)["payload"] == {"x": "\ufffd \ufffd \U0001f600 \\ud83d" * 1000}
+    assert line.isascii()
+    assert calls < 100
+
+
+def test_a_line_about_many_recipients_looks_at_a_few() -> None:
+    event = MessageSentEvent(send=Send(inbox_id="a", recipients=("bob@example.com",) * 100_000))
+    line, calls = count_calls(lambda: event_line(event, NOON).plain)
+    assert line.endswith("…")
+    assert calls < 1000
+
+
+def count_calls(function: Callable[[], str]) -> tuple[str, int]:
+    """What a function returns, and how many calls of Python functions it took."""
+    calls = 0
+
+    def count(_frame: object, what: str, _argument: object) -> None:
+        nonlocal calls
+        calls += what == "call"
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        return function(), calls
+    finally:
+        sys.setprofile(before)
+
+
 # Standard output
 
 
@@ -1043,6 +1119,75 @@ async def test_output_waits_for_room_and_lets_other_tasks_run_meanwhile(monkeypa
             await Output().write("x" * 1_000_000)
         assert scope.cancelled_caught
         assert pipe.read(10) == b"x" * 10
+
+
+async def test_a_large_text_is_handed_over_in_few_writes_and_comes_out_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Cutting what is left off a large text, again and again, took time in proportion to the square of its size.
+    text = "many lines, zażółć, \U0001f600\n" * 100_000
+    writes = 0
+    write = os.write
+
+    def count(fd: int, data: bytes) -> int:
+        nonlocal writes
+        writes += 1
+        return write(fd, data)
+
+    monkeypatch.setattr(os, "write", count)
+    reader, writer = os.pipe()
+    with open(writer, "w", encoding="utf-8") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        async with trio.open_nursery() as nursery, trio.lowlevel.FdStream(reader) as pipe:
+            nursery.start_soon(Output().write, text)
+            received = b""
+            while len(received) < len(text.encode()):
+                received += bytes(await pipe.receive_some())
+    assert received.decode() == text
+    assert writes < 10
+
+
+async def test_output_to_a_pipe_that_somebody_made_non_blocking_waits_for_room_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with open(writer, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        async with trio.open_nursery() as nursery, trio.lowlevel.FdStream(reader) as pipe:
+            nursery.start_soon(Output().write, "x" * 1_000_000)
+            await wait_all_tasks_blocked(0.05)
+            received = 0
+            while received < 1_000_000:
+                received += len(await pipe.receive_some())
+    assert received == 1_000_000
+
+
+async def test_a_terminal_that_has_been_paused_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = pty.openpty()
+    with open(ours, "rb", buffering=0) as terminal, open(theirs, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        # A terminal makes two bytes of each line end, so that room for what is written is not enough.
+        with trio.move_on_after(0.2) as scope:
+            await Output().write("a line\n" * 100_000)
+        assert scope.cancelled_caught
+        assert terminal.read(8) == b"a line\r\n"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+async def test_a_full_disk_is_one_clear_line_and_status_1() -> None:
+    fake = FakeAgentMail()
+    async with fake.serve() as environment:
+        with open("/dev/full", "wb") as full:
+            process = await trio.run_process(
+                [sys.executable, "-m", "trio_agentmail.cli", "listen", "--websocket-url", environment.websockets],
+                env=environment_for(AGENTMAIL_API_KEY=KEY),
+                stdout=full,
+                capture_stderr=True,
+                check=False,
+            )
+    assert process.returncode == 1
+    [line] = process.stderr.decode().splitlines()
+    assert line.startswith("Error: ")
+    assert "No space left on device" in line
 
 
 # The entry point

@@ -10,12 +10,16 @@ from trio_agentmail._journal.sqlite_journal import SQLiteJournal
 from trio_agentmail._settings import AgentMailEnvironment, Recovery, Subscribe
 from trio_agentmail._stream import open_agentmail_stream
 from trio_agentmail.errors import AuthenticationError, PermissionDeniedError, SubscriptionRejectedError, printable
+from trio_agentmail.events import Event
 
 from ._output import Output
 from ._render import event_json, event_line
 from ._signals import stop_signals
 
 __all__ = ["explain", "listen"]
+
+LARGE = 2**18
+"""Bytes of an event that is rendered in a thread."""
 
 
 async def listen(
@@ -54,12 +58,18 @@ async def listen(
             scopes.append(reading)
             async for event in events:
                 if as_json:
-                    await output.write(event_json(event) + "\n")
+                    await output.write(await _json_line(event))
                 else:
                     await output.print(event_line(event, datetime.now()))
                 if journal is not None:
                     # Told to stop right here, it is acknowledged all the same: cancelling that does not undo it.
                     await journal.ack(event)
+
+
+async def _json_line(event: Event) -> str:
+    # Parsing and writing a million small objects takes half a second, in which other tasks want to run.
+    is_large = len(getattr(event, "_raw", b"")) > LARGE
+    return (await trio.to_thread.run_sync(event_json, event) if is_large else event_json(event)) + "\n"
 
 
 def explain(failure: Exception) -> str:

@@ -2,7 +2,6 @@
 
 import os
 import sys
-from contextlib import suppress
 
 import click
 import trio
@@ -10,10 +9,6 @@ from rich.console import Console
 from rich.text import Text
 
 __all__ = ["Output", "OutputClosed"]
-
-CHUNK = 512
-"""How many bytes are written at once: what poll() calls writable takes PIPE_BUF bytes, and POSIX says that is at least
-so many."""
 
 INDENT = "    "
 
@@ -25,9 +20,10 @@ class OutputClosed(Exception):
 class Output:
     """Standard output.
 
-    A reader that pauses, like a pager, makes a `print` block, and with it all of Trio: no heartbeat, no Ctrl-C. So
-    what is written waits until there is room, as a task, and without making the terminal non-blocking, which would
-    make it so for the shell as well.
+    A reader that pauses, like a pager or a terminal after Ctrl-S, makes a write block, and with it all of Trio: no
+    heartbeat, no Ctrl-C. Waiting until poll() says "writable" is not enough: a terminal says so when it has room for
+    one byte, and a write of more then blocks. Nor is making the file non-blocking, which would make it so for the
+    shell as well. So each write blocks a thread, which is left behind when nobody waits for it any more.
     """
 
     def __init__(self) -> None:
@@ -66,10 +62,18 @@ class Output:
                 click.echo(text, nl=False)
                 await trio.lowlevel.checkpoint()
                 return
-            data = text.encode(sys.stdout.encoding or "utf-8", "backslashreplace")
-            while data:
-                with suppress(OSError):  # a file always has room, and the operating system refuses to wait for it
-                    await trio.lowlevel.wait_writable(self._fd)
-                data = data[os.write(self._fd, data[:CHUNK]) :]
+            data = memoryview(text.encode(sys.stdout.encoding or "utf-8", "backslashreplace"))
+            while data := await trio.to_thread.run_sync(_write, self._fd, data, abandon_on_cancel=True):
+                await trio.lowlevel.wait_writable(self._fd)
         except BrokenPipeError:
             raise OutputClosed from None
+
+
+def _write(fd: int, data: memoryview) -> memoryview:
+    """Write, and return what is left: something only if somebody made the file non-blocking, and it has no room."""
+    try:
+        while data:
+            data = data[os.write(fd, data) :]
+    except BlockingIOError:
+        return data
+    return data

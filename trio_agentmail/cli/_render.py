@@ -65,7 +65,7 @@ def _describe(event: Event) -> tuple[str, str, Sequence[str | None]]:
     match event:
         case Subscribed():
             filters = (event.inbox_ids, event.pod_ids, event.event_types)
-            return "subscribed", "green", [", ".join(names) for names in filters if names]
+            return "subscribed", "green", [", ".join(names[: LIMIT + 1]) for names in filters if names]
         case Disconnected():
             return "disconnected", "bold red", [event.reason, f"(code {event.code})"]
         case CaughtUp():
@@ -109,7 +109,9 @@ def _describe(event: Event) -> tuple[str, str, Sequence[str | None]]:
 
 
 def _to(recipients: Sequence[str | Recipient]) -> str | None:
-    addresses = [item.address or "" if isinstance(item, Recipient) else item for item in recipients]
+    # A line shows a few of them, and there may be a million.
+    shown = recipients[: LIMIT + 1]
+    addresses = [item.address or "" if isinstance(item, Recipient) else item for item in shown]
     return f"to {', '.join(addresses)}" if addresses else None
 
 
@@ -169,18 +171,20 @@ def _unknown(event: Event, reason: str) -> dict[str, Any]:
     }
 
 
-_NOT_PRINTABLE_ASCII = re.compile(r"[^ -~]")
+_HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 
 
-def _dumps(value: dict[str, Any]) -> str:
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return _NOT_PRINTABLE_ASCII.sub(_escape, text)
+def _dumps(value: Any) -> str:
+    """JSON in printable ASCII.
+
+    Each step is one call into C, since a callback for each character of a large mail takes seconds.
+    """
+    text = _ascii(value)
+    if r"\ud" in text and _HALF_A_PAIR.search(whole := json.dumps(value, ensure_ascii=False)):
+        # Half a surrogate pair is an escape that strict parsers refuse to read.
+        text = _ascii(json.loads(_HALF_A_PAIR.sub("\ufffd", whole)))
+    return text.replace("\x7f", r"\u007f")  # DEL, which json takes for printable
 
 
-def _escape(match: re.Match[str]) -> str:
-    # json's own ensure_ascii leaves DEL as it is, and half a surrogate pair, which strict parsers refuse to read.
-    character = match[0]
-    if "\ud800" <= character <= "\udfff":
-        return r"\ufffd"
-    utf_16 = character.encode("utf-16-be").hex()
-    return "".join(rf"\u{utf_16[i : i + 4]}" for i in range(0, len(utf_16), 4))
+def _ascii(value: Any) -> str:
+    return json.dumps(value, allow_nan=False, separators=(",", ":"))
