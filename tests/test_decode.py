@@ -678,11 +678,11 @@ def test_a_subscription_without_filters_is_sent_without_filters() -> None:
 
 
 def test_a_subscription_is_sent_with_the_filters_that_were_given() -> None:
-    subscribe = Subscribe(inbox_ids=["é@agentmail.to"], event_types=["message.received", "message.new"])
+    subscribe = Subscribe(inbox_ids=["é@agentmail.to"], event_types=["message.received", "message.sent"])
     assert json.loads(encode_subscribe(subscribe)) == {
         "type": "subscribe",
         "inbox_ids": ["é@agentmail.to"],
-        "event_types": ["message.received", "message.new"],
+        "event_types": ["message.received", "message.sent"],
     }
     assert json.loads(encode_subscribe(Subscribe(pod_ids=["pod_1"]))) == {
         "type": "subscribe",

@@ -18,6 +18,7 @@ from trio.testing import MockClock
 from websockets.trio.client import ClientConnection
 from websockets.trio.client import connect as websockets_connect
 
+from tests.streams import open_agentmail_stream
 from trio_agentmail import (
     AgentMailEnvironment,
     ApiError,
@@ -35,6 +36,7 @@ from trio_agentmail import (
     PermissionDeniedError,
     RecoveryFailed,
     Subscribe,
+    Subscribed,
     UnknownEvent,
     decode_event,
 )
@@ -1067,3 +1069,16 @@ async def test_a_bug_in_the_served_fake_comes_out_of_serve() -> None:
 
 async def test_a_deliverer_need_not_know_who_listens() -> None:
     assert isinstance(await FakeAgentMail().deliver(inbox_id=INBOX), MessageReceivedEvent)
+
+
+async def test_a_subscription_to_an_unknown_event_type_is_a_warning_of_the_client_alone(
+    autojump_clock: MockClock,
+) -> None:
+    with pytest.warns(UserWarning, match="no event type 'brand.new'") as warned:
+        subscribe = Subscribe(event_types=["brand.new"])
+    fake = FakeAgentMail()
+    async with open_agentmail_stream(subscribe, backend=fake) as events:
+        confirmed = await events.receive()
+    assert isinstance(confirmed, Subscribed)
+    assert confirmed.event_types == ("brand.new",)
+    assert len(warned) == 1

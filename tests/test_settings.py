@@ -2,12 +2,12 @@
 
 import math
 from datetime import UTC, date, datetime, timedelta, timezone
-from typing import Any
+from typing import Any, get_args
 
 import attrs
 import pytest
 
-from trio_agentmail import AgentMailEnvironment, ReconnectPolicy, Recovery, Subscribe
+from trio_agentmail import AgentMailEnvironment, EventType, ReconnectPolicy, Recovery, Subscribe
 
 FILTERS = ["inbox_ids", "pod_ids", "event_types"]
 HTTPS = "https://api.example"
@@ -70,6 +70,42 @@ def test_a_subscription_cannot_be_changed_afterwards() -> None:
         subscribe.inbox_ids = ("b",)  # type: ignore[misc]
 
 
+@pytest.mark.parametrize(
+    ("event_type", "suggestion"),
+    [
+        ("mesage.received", "; did you mean 'message.received'?"),
+        ("message_bounced", "; did you mean 'message.bounced'?"),
+        ("Message.Sent", "; did you mean 'message.sent'?"),
+        ("message.received.spa", "; did you mean 'message.received.spam'?"),
+        ("calendar.created", "; did you mean 'calendar.event.created'?"),
+        ("thread.closed\x1b", ""),
+        ("?", ""),
+    ],
+)
+def test_an_event_type_that_agentmail_does_not_have_is_a_warning_with_a_suggestion_where_it_was_asked_for(
+    event_type: str, suggestion: str
+) -> None:
+    with pytest.warns(UserWarning, match="^AgentMail has no event type ") as warned:
+        subscribe = Subscribe(event_types=["message.received", event_type])
+    assert subscribe.event_types == ("message.received", event_type)
+    [warning] = warned
+    assert str(warning.message) == (
+        f"AgentMail has no event type {event_type!r}, as far as this package knows{suggestion}"
+    )
+    assert str(warning.message).isprintable()
+    assert warning.filename == __file__
+
+
+def test_each_of_several_unknown_event_types_is_a_warning_of_its_own() -> None:
+    with pytest.warns(UserWarning, match="^AgentMail has no event type ") as warned:
+        Subscribe(event_types=["a", "message.sent", "b"])
+    assert len(warned) == 2
+
+
+def test_no_known_event_type_is_a_warning() -> None:
+    assert Subscribe(event_types=get_args(EventType)).event_types == get_args(EventType)
+
+
 # AgentMailEnvironment
 
 
@@ -127,6 +163,44 @@ def test_a_url_that_cannot_be_right_is_refused_without_being_shown(url: str, why
     with pytest.raises(ValueError, match=f"websockets.*{why}") as caught:
         AgentMailEnvironment(http=HTTPS, websockets=url)
     assert "am_secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "url"),
+    [
+        ("http", f"{HTTPS}/v0"),
+        ("http", f"{HTTPS}/v0/"),
+        ("http", f"{HTTPS}/proxy/v0"),
+        ("http", f"{HTTPS}/v0/inboxes"),
+        ("http", "http://localhost:8490/v0"),
+        ("websockets", f"{WSS}/v0"),
+        ("websockets", f"{WSS}:443/v0//"),
+    ],
+)
+def test_a_base_url_is_without_the_version(field: str, url: str) -> None:
+    urls: dict[str, Any] = {"http": HTTPS, "websockets": WSS, field: url}
+    with pytest.raises(ValueError, match=rf"^{field} must be the base of the URLs, without /v0"):
+        AgentMailEnvironment(**urls)
+
+
+def test_a_base_url_may_have_a_path_of_its_own() -> None:
+    environment = AgentMailEnvironment(http=f"{HTTPS}/v0-of-ours/", websockets=f"{WSS}/agentmail/")
+    assert (environment.http, environment.websockets) == (f"{HTTPS}/v0-of-ours", f"{WSS}/agentmail")
+
+
+@pytest.mark.parametrize(
+    ("http", "websockets", "message"),
+    [
+        (WSS, WSS, r"^http must be a URL like https://host .*; ws:// and wss:// are for websockets$"),
+        ("ws://localhost", WSS, r"^http must .*; ws:// and wss:// are for websockets$"),
+        (HTTPS, HTTPS, r"^websockets must be a URL like wss://host .*; http:// and https:// are for http$"),
+        (HTTPS, "http://localhost", r"^websockets must .*; http:// and https:// are for http$"),
+        (HTTPS, "ftp://localhost", r"^websockets must be a URL like wss://host or ws://localhost:8000$"),
+    ],
+)
+def test_a_url_in_the_wrong_place_is_told_where_it_belongs(http: str, websockets: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        AgentMailEnvironment(http=http, websockets=websockets)
 
 
 @pytest.mark.parametrize("port", ["99999", "-1", "am_secret"])

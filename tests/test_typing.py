@@ -4,12 +4,16 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
+import attrs
 import pytest
 from mypy import api as mypy
 
 import trio_agentmail
-from trio_agentmail import _parts, errors, events
+from trio_agentmail import EventType, UnknownEvent, _parts, decode_event, errors, events
+from trio_agentmail.testing import encode_event, make_event
+from trio_agentmail.testing._make_event import EVENT_TYPES
 
 ROOT = Path(__file__).parent.parent
 PYTHON_BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -25,6 +29,7 @@ PUBLIC_NAMES = [
     "State",
     "Statistics",
     "Event",
+    "EventType",
     "decode_event",
     "Backend",
     "Subscribed",
@@ -84,6 +89,22 @@ def test_every_event_is_at_the_root_and_the_parts_of_events_are_in_their_module_
     assert set(events.__all__) & set(trio_agentmail.__all__) == set(events.__all__) - parts
 
 
+def test_event_type_has_every_type_that_there_is_a_class_for_and_no_other() -> None:
+    known = set(get_args(EventType))
+    assert len(known) == len(get_args(EventType))
+    assert known == EVENT_TYPES.keys()
+    defaults = {
+        fields["event_type"].default
+        for cls in get_args(events.Event)
+        if cls is not UnknownEvent and "event_type" in (fields := attrs.fields_dict(cls))
+    }
+    received = {"message.received" + kind for kind in (".spam", ".blocked", ".unauthenticated")}
+    assert known == defaults | received
+    for event_type in known:
+        event = make_event(event_type)
+        assert type(decode_event(encode_event(event))) is EVENT_TYPES[event_type]
+
+
 def test_errors_end_in_error() -> None:
     assert [name for name in errors.__all__ if name[0].isupper() and not name.endswith("Error")] == []
 
@@ -129,7 +150,7 @@ from typing import assert_never
 
 import trio
 from trio_agentmail import (
-    Disconnected, Event, MessageReceivedEvent, Subscribe, open_agentmail_session, open_agentmail_stream
+    Disconnected, Event, EventType, MessageReceivedEvent, Subscribe, open_agentmail_session, open_agentmail_stream
 )
 
 
@@ -144,6 +165,9 @@ def handle(event: Event) -> None:
             event.code + ""  # wrong: a number or None
         case _:
             assert_never(event)  # wrong: there are others
+
+
+misspelt: EventType = "mesage.received"  # wrong: no such type
 
 
 async def main() -> None:

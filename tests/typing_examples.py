@@ -24,6 +24,7 @@ from trio_agentmail import (
     DomainVerifiedEvent,
     ErrorEvent,
     Event,
+    EventType,
     Message,
     MessageBouncedEvent,
     MessageComplainedEvent,
@@ -136,6 +137,12 @@ async def the_stream_is_a_receive_channel_of_events() -> None:
         assert_type(events.clone(), trio.MemoryReceiveChannel[Event])
         async for event in events:
             assert_type(event, Event)
+
+
+def the_known_event_types_are_a_literal_and_others_can_be_asked_for() -> None:
+    wanted: list[EventType] = ["message.received", "message.received.spam", "calendar.event.starting"]
+    assert_type(Subscribe(event_types=wanted).event_types, tuple[str, ...] | None)
+    Subscribe(event_types=["message.bounced", "thread.closed"])
 
 
 async def a_session_has_typed_state_and_statistics() -> None:

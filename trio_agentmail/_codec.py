@@ -10,7 +10,7 @@ from ._class_hook import Hook
 from ._settings import Subscribe
 from ._structuring import converter, optional_datetime, optional_text
 from .errors import printable
-from .events import ErrorEvent, Event, MessageReceivedEvent, Subscribed, ThreadItem, UnknownEvent
+from .events import ErrorEvent, Event, EventType, MessageReceivedEvent, Subscribed, ThreadItem, UnknownEvent
 
 __all__ = [
     "RECEIVED_TYPES",
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 
-RECEIVED_TYPES = tuple("message.received" + kind for kind in ("", ".spam", ".blocked", ".unauthenticated"))
+RECEIVED_TYPES = tuple(event_type for event_type in get_args(EventType) if event_type.startswith("message.received"))
 """The event_types of received mail."""
 
 
@@ -48,16 +48,18 @@ class _Kind:
 
 def _kinds() -> dict[str | None, _Kind]:
     """What `events` says: an event_type is its class's default, what has no default is needed."""
-    kinds: dict[str | None, _Kind] = {}
+    classes: dict[str, Any] = dict.fromkeys(RECEIVED_TYPES, MessageReceivedEvent)
     for cls in get_args(Event):
         fields: dict[str, Any] = attrs.fields_dict(cls)
-        if cls is UnknownEvent or "event_type" not in fields:
-            continue
-        [payload] = [field.name for field in fields.values() if field.default is attrs.NOTHING]
-        for event_type in RECEIVED_TYPES if cls is MessageReceivedEvent else (fields["event_type"].default,):
-            kind = _Kind(cls, event_type, payload)
-            # The second is the older documentation's spelling, message_received.
-            kinds[event_type] = kinds[event_type.replace(".", "_")] = kind
+        if cls is not UnknownEvent and "event_type" in fields:
+            classes[fields["event_type"].default] = cls
+    kinds: dict[str | None, _Kind] = {}
+    for event_type in get_args(EventType):
+        cls = classes[event_type]
+        [payload] = [field.name for field in attrs.fields(cls) if field.default is attrs.NOTHING]
+        kind = _Kind(cls, event_type, payload)
+        # The second is the older documentation's spelling, message_received.
+        kinds[event_type] = kinds[event_type.replace(".", "_")] = kind
     return kinds
 
 

@@ -3,12 +3,15 @@
 import ipaddress
 import math
 import ssl
+import warnings
 from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 from urllib.parse import urlsplit
 
 import attrs
+
+from .events import EventType
 
 __all__ = ["AgentMailEnvironment", "ReconnectPolicy", "Recovery", "Settings", "Subscribe"]
 
@@ -36,8 +39,19 @@ def _pod_ids(value: Iterable[str] | None) -> tuple[str, ...] | None:
     return _strings(value, "pod_ids")
 
 
-def _event_types(value: Iterable[str] | None) -> tuple[str, ...] | None:
+def _event_types(value: Iterable[EventType | str] | None) -> tuple[str, ...] | None:
     return _strings(value, "event_types")
+
+
+EVENT_TYPES: tuple[str, ...] = get_args(EventType)
+
+
+def similar(name: str, names: Iterable[str]) -> str:
+    """A question to whoever may have mistyped one of these names: `"; did you mean 'cut'?"`; or nothing."""
+    import difflib  # here, since hardly anybody needs it
+
+    close = difflib.get_close_matches(name.lower(), names, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 @attrs.frozen
@@ -52,8 +66,9 @@ class Subscribe:
     Args:
         inbox_ids: Inboxes, for example `["agent@agentmail.to"]`.
         pod_ids: Pods.
-        event_types: For example `["message.received", "message.bounced"]`. Types that this package does not
-            know are sent as they are, and their events come as `UnknownEvent`.
+        event_types: For example `["message.received", "message.bounced"]`; `EventType` has them all. Others are sent
+            as they are, since new types appear, and their events come as `UnknownEvent`; but a `UserWarning` says so,
+            with what may have been meant.
 
     Raises:
         TypeError: a bare string where a list belongs, or an item that is not a string.
@@ -63,6 +78,15 @@ class Subscribe:
     inbox_ids: tuple[str, ...] | None = attrs.field(default=None, converter=_inbox_ids)
     pod_ids: tuple[str, ...] | None = attrs.field(default=None, converter=_pod_ids)
     event_types: tuple[str, ...] | None = attrs.field(default=None, converter=_event_types)
+
+    def __attrs_post_init__(self) -> None:
+        for event_type in self.event_types or ():
+            if event_type not in EVENT_TYPES:
+                warnings.warn(
+                    f"AgentMail has no event type {event_type!r}, as far as this package knows"
+                    f"{similar(event_type, EVENT_TYPES)}",
+                    stacklevel=3,  # whoever calls the __init__ that attrs has written
+                )
 
 
 def _is_loopback(host: str) -> bool:
@@ -93,8 +117,8 @@ class AgentMailEnvironment:
 
     Raises:
         TypeError: not a string.
-        ValueError: a URL of another scheme, without a host, with a user name, a query or a fragment; or a
-            plain one for another machine without `insecure=True`.
+        ValueError: a URL of another scheme, without a host, with a user name, a query or a fragment, or with the
+            `/v0`; or a plain one for another machine without `insecure=True`.
     """
 
     http: str = attrs.field(converter=_without_slash)
@@ -120,9 +144,14 @@ class AgentMailEnvironment:
         except ValueError:
             is_url = False
         if not is_url:
-            raise ValueError(f"{field} must be a URL like {plain}s://host or {plain}://localhost:8000")
+            other, others = ("websockets", "ws") if plain == "http" else ("http", "http")
+            swapped = url.startswith((f"{others}://", f"{others}s://"))
+            hint = f"; {others}:// and {others}s:// are for {other}" if swapped else ""
+            raise ValueError(f"{field} must be a URL like {plain}s://host or {plain}://localhost:8000{hint}")
         if parts.username is not None or parts.query or parts.fragment:
             raise ValueError(f"{field} must hold neither a user name, a query nor a fragment")
+        if "v0" in parts.path.split("/"):
+            raise ValueError(f"{field} must be the base of the URLs, without /v0 and what follows it: {plain}s://host")
         if parts.scheme == plain and not self.insecure and not _is_loopback(parts.hostname or ""):
             raise ValueError(
                 f"{field} is a plain {plain}:// URL of another machine, and would send the API key in the "

@@ -18,7 +18,7 @@ same event may come again, under the same id. It has been missing on the wire; t
 """
 
 from datetime import datetime
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import attrs
 
@@ -70,6 +70,7 @@ __all__ = [
     "DomainVerifiedEvent",
     "ErrorEvent",
     "Event",
+    "EventType",
     "Message",
     "MessageBouncedEvent",
     "MessageComplainedEvent",
@@ -417,3 +418,28 @@ Event: TypeAlias = (
     | CalendarEventStartingEvent
     | CalendarEventEndingEvent
 )
+
+EventType: TypeAlias = Literal[
+    "message.received",
+    "message.received.spam",
+    "message.received.blocked",
+    "message.received.unauthenticated",
+    "message.sent",
+    "message.delivered",
+    "message.bounced",
+    "message.complained",
+    "message.rejected",
+    "message.opened",
+    "message.security.completed",
+    "message.security.review",
+    "message.security.override",
+    "domain.verified",
+    "calendar.event.created",
+    "calendar.event.updated",
+    "calendar.event.deleted",
+    "calendar.event.responded",
+    "calendar.event.starting",
+    "calendar.event.ending",
+]
+"""The event types that have a class here: what `Subscribe(event_types=…)` can ask for. New ones appear at AgentMail; so
+the field `event_type` of an event is a plain string, and `Subscribe` takes others as well, with a warning."""
