@@ -10,20 +10,23 @@ import signal
 import ssl
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import attrs
+import click
 import pytest
 import trio
+from click.shell_completion import ShellComplete
 from click.testing import CliRunner, Result
 from rich.text import Text
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+import trio_agentmail
 from tests.as_main import run_as_main
 from trio_agentmail import cli
 from trio_agentmail._codec import decode_event
@@ -35,7 +38,7 @@ from trio_agentmail.cli._commands import commands
 from trio_agentmail.cli._listen import explain, listen
 from trio_agentmail.cli._output import Output, OutputClosed
 from trio_agentmail.cli._render import event_json, event_line
-from trio_agentmail.cli._signals import stop_signals
+from trio_agentmail.cli._signals import Interrupted, stop_signals
 from trio_agentmail.cli._verdict import Record, judge, ranges, summary
 from trio_agentmail.errors import (
     ApiError,
@@ -58,6 +61,7 @@ from trio_agentmail.events import (
     DomainVerifiedEvent,
     ErrorEvent,
     Event,
+    EventType,
     Message,
     MessageBouncedEvent,
     MessageComplainedEvent,
@@ -113,7 +117,7 @@ async def running(*arguments: str, key: str = KEY, **variables: str) -> AsyncIte
         assert process.stdout is not None
         assert process.stderr is not None
         async with process.stdout, process.stderr:
-            with trio.fail_after(30):
+            with trio.fail_after(100):  # a limit for what never comes, on a slow machine too
                 yield process
                 await process.wait()
         nursery.cancel_scope.cancel()
@@ -139,7 +143,7 @@ async def read_rest(stream: Any) -> bytes:
 
 async def test_listen_writes_a_large_event_whole_and_stays_alive_meanwhile() -> None:
     fake = FakeAgentMail()
-    text = "zażółć gęślą jaźń, \U0001f600\n" * 200_000
+    text = "zażółć gęślą jaźń, \U0001f600\n" * 40_000
     async with fake.serve() as environment:
         async with running("listen", "--json", "--websocket-url", environment.websockets) as process:
             await fake.wait_subscribed()
@@ -355,12 +359,10 @@ async def test_listen_can_be_stopped_before_it_is_connected() -> None:
 # As a process: `demo`
 
 
-async def test_the_demo_keeps_its_promises_in_under_30_seconds_without_a_key_and_without_colours_in_a_pipe() -> None:
+async def test_the_demo_keeps_its_promises_without_a_key_and_without_colours_in_a_pipe() -> None:
     async with running("demo", key="") as process:
-        began = trio.current_time()
         output = await read_rest(process.stdout)
         assert await process.wait() == 0
-        assert trio.current_time() - began < 30
         assert await read_rest(process.stderr) == b""
     assert b"\x1b" not in output
     assert re.fullmatch(
@@ -369,12 +371,16 @@ async def test_the_demo_keeps_its_promises_in_under_30_seconds_without_a_key_and
     )
 
 
-async def test_the_demo_can_be_interrupted_and_has_then_shown_nothing() -> None:
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+async def test_the_demo_can_be_interrupted_says_so_and_has_then_shown_nothing(signum: signal.Signals) -> None:
     async with running("demo") as process:
         await read_until(process, b"subscribed")
-        process.send_signal(signal.SIGINT)
-        assert await process.wait() == 1
-        assert await read_rest(process.stderr) == b""
+        process.send_signal(signum)
+        assert await process.wait() == 128 + signum
+        assert b"promises" not in await read_rest(process.stdout)
+        assert (await read_rest(process.stderr)).decode() == (
+            "interrupted before the end: nothing has been shown, neither good nor bad\n"
+        )
 
 
 # In this process: `listen`
@@ -403,10 +409,9 @@ async def listen_until(
                 backend=fake,
             )
         )
-        with trio.fail_after(10):
-            while not condition(output):
-                await trio.sleep(0.01)
-                output += capsys.readouterr().out
+        while not condition(output):
+            await trio.sleep(0.01)
+            output += capsys.readouterr().out
         for _ in range(signals):
             signal.raise_signal(signal.SIGTERM)
             await trio.sleep(0.01)
@@ -454,7 +459,9 @@ async def test_what_has_been_printed_is_acknowledged_and_what_has_not_comes_agai
     assert read_journal(path) == (0, [])
 
 
-async def test_a_second_signal_does_not_wait_for_the_goodbye(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_second_signal_does_not_wait_for_the_goodbye(
+    capsys: pytest.CaptureFixture[str], autojump_clock: MockClock
+) -> None:
     fake = FakeAgentMail()
 
     def is_subscribed(output: str) -> bool:
@@ -567,9 +574,36 @@ def test_two_servers_are_one_too_many() -> None:
 
 
 def test_an_empty_filter_is_refused() -> None:
-    result = run("listen", "--inbox", "")
+    result = run("listen", "--pod", "")
     assert result.exit_code == 2
-    assert "inbox_ids" in result.stderr
+    assert "pod_ids" in result.stderr
+
+
+@pytest.mark.parametrize("inbox_id", ["", "not an inbox", "agent", "@agentmail.to", "a@b@c", "agent@agentmail.to\n"])
+@pytest.mark.parametrize("command", ["listen", "emulate", "trigger message.received"])
+def test_an_inbox_is_an_address(command: str, inbox_id: str) -> None:
+    result = run(*command.split(), "--inbox", inbox_id)
+    assert result.exit_code == 2
+    assert "agent@agentmail.to" in result.stderr or "empty" in result.stderr
+    assert "\n\n\n" not in result.stderr
+
+
+def test_an_event_type_that_agentmail_does_not_have_is_a_warning_and_is_listened_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[Subscribe] = []
+
+    async def note(_output: Output, subscribe: Subscribe, *_: Any, **__: Any) -> None:
+        asked.append(subscribe)
+
+    monkeypatch.setattr(_commands, "listen", note)
+    result = run("listen", "--event-type", "mesage.received", "--event-type", "message.sent")
+    assert result.exit_code == 0
+    assert result.stderr == (
+        "Warning: AgentMail has no event type 'mesage.received', as far as this package knows; "
+        "did you mean 'message.received'?\n"
+    )
+    assert asked[0].event_types == ("mesage.received", "message.sent")
 
 
 def test_the_options_say_what_is_listened_to_and_where(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -610,6 +644,24 @@ def test_the_options_say_what_is_listened_to_and_where(monkeypatch: pytest.Monke
             False,
         ),
     ]
+
+
+async def test_each_attempt_that_fails_is_told_once_and_a_loss_is_not_told_again() -> None:
+    fake = FakeAgentMail()
+    fake.reject_handshakes(503, times=2)
+    async with fake.serve() as environment:
+        async with running("listen", "--websocket-url", environment.websockets) as process:
+            output = await read_until(process, b"subscribed\n")
+            fake.reject_handshakes(502)
+            await fake.drop_connections()
+            output += await read_until(process, b"subscribed\n")
+            process.send_signal(signal.SIGTERM)
+            assert await process.wait() == 0
+            errors = (await read_rest(process.stderr)).decode()
+    told = re.findall(r"^\d\d:\d\d:\d\d INFO waiting \d+\.\d s for the next attempt: .*HTTP status (\d+)", errors, re.M)
+    assert told == ["503", "503", "502"]
+    assert len(errors.splitlines()) == 3
+    assert output.count(b"disconnected") == 1
 
 
 @pytest.mark.parametrize(("options", "shown"), [([], ["trouble"]), (["-v"], ["subscribed", "trouble"])])
@@ -702,7 +754,8 @@ async def test_a_demo_that_is_interrupted_has_shown_nothing(capsys: pytest.Captu
             await trio.sleep(0.2)
             signal.raise_signal(signal.SIGINT)
 
-        assert not await _demo.demo(Output())
+        with pytest.raises(Interrupted):
+            await _demo.demo(Output())
     assert "promises" not in capsys.readouterr().out
 
 
@@ -715,6 +768,20 @@ def test_the_status_of_the_demo_says_whether_the_promises_held(
 
     monkeypatch.setattr(_commands, "demo", demo)
     assert run("demo").exit_code == status
+
+
+@pytest.mark.parametrize("arguments", [["demo"], ["demo", "--crash"]])
+def test_a_demo_that_is_interrupted_is_neither_a_success_nor_a_broken_promise(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    async def demo(_: Output) -> bool:
+        raise Interrupted(signal.SIGINT)
+
+    monkeypatch.setattr(_commands, "demo", demo)
+    monkeypatch.setattr(_commands, "crash_demo", demo)
+    result = run(*arguments)
+    assert (result.exit_code, result.stdout) == (130, "")
+    assert result.stderr.startswith("interrupted before the end")
 
 
 def test_a_demo_that_nobody_watches_ends_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1188,6 +1255,76 @@ async def test_a_full_disk_is_one_clear_line_and_status_1() -> None:
     [line] = process.stderr.decode().splitlines()
     assert line.startswith("Error: ")
     assert "No space left on device" in line
+
+
+def test_no_signal_is_named_that_windows_does_not_have() -> None:
+    sources = Path(trio_agentmail.__file__).parent.rglob("*.py")
+    named = {name for source in sources for name in re.findall(r"\bsignal\.(SIG\w+)", source.read_text("utf-8"))}
+    assert named <= {"SIGINT", "SIGTERM"}
+
+
+# Help and completion
+
+
+def every_command(command: click.Command = commands, *path: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    yield path, command
+    if isinstance(command, click.Group):
+        for name, below in command.commands.items():
+            yield from every_command(below, *path, name)
+
+
+COMMANDS = [path for path, _ in every_command()]
+
+
+@pytest.mark.parametrize("width", ["80", "50"])
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_no_help_text_is_cut(path: tuple[str, ...], width: str) -> None:
+    result = CliRunner().invoke(commands, [*path, "--help"], env={"COLUMNS": width})
+    assert result.exit_code == 0
+    # `[OPTIONS] COMMAND [ARGS]...` is no text.
+    assert "..." not in result.stdout.replace("]...", "")
+    shown = " ".join(result.stdout.split())
+    command = dict(every_command())[path]
+    for below in getattr(command, "commands", {}).values():
+        [sentence] = re.findall(r"^.*?(?:\.(?= |$)|$)", " ".join(below.help.split("\n\n")[0].split()))
+        assert sentence.rstrip(".") in shown
+
+
+def completed(*words: str) -> list[str]:
+    """What a shell offers for the last of some words."""
+    *before, last = words
+    completion = ShellComplete(commands, {}, "trio-agentmail", "_TRIO_AGENTMAIL_COMPLETE")
+    return [item.value for item in completion.get_completions(before, last)]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["lis"], ["listen"]),
+        (["listen", "--event-type", "message.b"], ["message.bounced"]),
+        (["listen", "--event-type", ""], [*get_args(EventType)]),
+        (
+            ["trigger", "message.received."],
+            [f"message.received.{kind}" for kind in ("spam", "blocked", "unauthenticated")],
+        ),
+        (["fault", "re"], ["refuse", "reject", "reorder", "rest-break", "rest-error", "rest-hang"]),
+        (["fault", "chaos", "--faults", "dela"], ["delay"]),
+        (["fault", "chaos", "--faults", "cut,re"], ["cut,refuse", "cut,reject", "cut,reorder"]),
+        (["fault", "chaos", "--faults", "cut,cu"], []),
+        (["journal", ""], ["drop", "list", "requeue", "show"]),
+    ],
+)
+def test_a_shell_can_complete(words: list[str], expected: list[str]) -> None:
+    assert sorted(completed(*words)) == sorted(expected)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+async def test_the_script_for_a_shell_is_printed(shell: str) -> None:
+    async with running("--version", _TRIO_AGENTMAIL_COMPLETE=f"{shell}_source") as process:
+        script = (await read_rest(process.stdout)).decode()
+        assert await process.wait() == 0
+    assert f"_TRIO_AGENTMAIL_COMPLETE={shell}_complete" in script
+    assert "trio-agentmail" in script
 
 
 # The entry point

@@ -492,7 +492,7 @@ async def test_what_nobody_listens_for_is_said_on_standard_error() -> None:
 
 
 def test_an_event_type_that_is_not_known_lists_those_that_are() -> None:
-    result = run("trigger", "message.exploded")
+    result = run("trigger", "explosion")
     assert result.exit_code == 2
     assert all(event_type in result.stderr for event_type in EVENT_TYPES)
 
@@ -822,7 +822,7 @@ async def test_a_reset_leaves_nothing_but_what_there_was_to_begin_with() -> None
             assert await all_that_there_is() != beginning
             async with listening(Subscribe(inbox_ids=["third@agentmail.to"]), environment=served.environment):
                 pass
-            assert await served.ok("reset") == ""
+            assert await served.ok("reset") == "reset: all is as it was in the beginning\n"
             assert await all_that_there_is() == beginning
             assert (await client.get(raw.json()["download_url"])).status_code == 403
             assert await send() != sent
@@ -971,6 +971,8 @@ async def test_it_says_how_many_are_there() -> None:
         ("faults", {"fault": "delay", "seconds": True}, "seconds is a number"),
         ("faults", {"fault": "delay", "seconds": -1}, "seconds is a number"),
         ("faults", {"fault": "reject", "status": 99}, "status is an HTTP status"),
+        ("faults", {"fault": "reject", "status": 200}, "status is an HTTP status that refuses, from 300 to 599"),
+        ("faults", {"fault": "reject", "status": 299}, "status is an HTTP status that refuses"),
         ("faults", {"fault": "rest-error", "status": 500, "path": 7}, "path is a text"),
         ("faults", {"fault": "rest-error", "status": 500, "retry_after": "x"}, "retry_after is a number"),
         ("faults", {"fault": "duplicate", "copies": 0}, "copies is a number"),

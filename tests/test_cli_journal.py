@@ -1,5 +1,8 @@
 """`trio-agentmail journal`: dead letters are listed, shown, requeued, dropped, and none can draw on the terminal."""
 
+import json
+import re
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -23,8 +26,8 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "agent.db"
 
 
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(commands, ["journal", *map(str, arguments)])
+def run(*arguments: object, input: str | None = None) -> Result:
+    return CliRunner().invoke(commands, ["journal", *map(str, arguments)], input=input)
 
 
 async def fill(journal: SQLiteJournal) -> None:
@@ -85,11 +88,74 @@ async def test_one_is_requeued_and_another_dropped_when_no_agent_runs(path: Path
             refused = run(command, path, 1)
             assert refused.exit_code == 1
             assert "an agent has the journal open: stop it first" in refused.output
-    assert run("requeue", path, 1).output == "1 will be tried again when the agent starts\n"
-    assert run("drop", path, 2).output == "2 is dropped\n"
+    assert run("requeue", path, 1).output == "dead letter 1 will be tried again when the agent starts\n"
+    assert run("drop", path, 2).output == "dead letter 2 dropped\n"
     assert read_journal(path) == (2, [])
     async with opened(path) as journal:
         assert [event.event_id for event in await take(journal, 2)] == ["e", "event 3"]  # type: ignore[union-attr]
+
+
+async def test_dead_letters_are_listed_as_json_that_a_program_can_read_line_by_line(path: Path) -> None:
+    async with opened(path, max_attempts=1) as journal:
+        await fill(journal)
+        listed = run("list", path, "--json")
+    assert listed.exit_code == 0
+    assert re.fullmatch(r"[ -~\n]*", listed.output)
+    first, second = map(json.loads, listed.output.splitlines())
+    assert (first["id"], first["attempts"], first["origin"]) == (1, 1, "live")
+    assert first["error"] == "ValueError: no [31m"
+    assert datetime.fromisoformat(first["died_at"]).tzinfo is not None
+    assert first["event"] == json.loads(NASTY.raw) | {"origin": "live"}  # type: ignore[union-attr]
+    assert (second["id"], second["event"]["event_id"]) == (2, "event 2")
+
+
+async def test_a_journal_without_dead_letters_is_no_line_of_json(path: Path) -> None:
+    async with opened(path):
+        pass
+    listed = run("list", path, "--json")
+    assert (listed.exit_code, listed.output) == (0, "")
+
+
+async def test_all_are_requeued_and_nothing_is_left_of_it_to_do(path: Path) -> None:
+    async with opened(path, max_attempts=1) as journal:
+        await fill(journal)
+    assert run("requeue", path, "--all").output == "2 dead letters will be tried again when the agent starts\n"
+    assert read_journal(path) == (3, [])
+    assert run("requeue", path, "--all").output == "0 dead letters will be tried again when the agent starts\n"
+
+
+async def test_all_are_dropped_when_that_is_confirmed(path: Path) -> None:
+    async with opened(path, max_attempts=1) as journal:
+        await fill(journal)
+    for answer in ("n\n", ""):
+        refused = run("drop", path, "--all", input=answer)
+        assert refused.exit_code == 1
+        assert "Delete 2 dead letters for good? [y/N]" in refused.stderr
+        assert len(read_journal(path)[1]) == 2
+    dropped = run("drop", path, "--all", input="y\n")
+    assert (dropped.exit_code, dropped.stdout) == (0, "2 dead letters dropped\n")
+    assert read_journal(path) == (1, [])
+    assert run("drop", path, "--all").stdout == "0 dead letters dropped\n"
+
+
+async def test_with_yes_nothing_is_asked(path: Path) -> None:
+    async with opened(path, max_attempts=1) as journal:
+        await journal.record(mail(1))
+        async with journal.processing((await take(journal, 1))[0]):
+            raise ValueError
+    dropped = run("drop", path, "--all", "--yes")
+    assert (dropped.exit_code, dropped.output) == (0, "1 dead letter dropped\n")
+    assert read_journal(path) == (0, [])
+
+
+@pytest.mark.parametrize("command", ["requeue", "drop"])
+async def test_either_one_or_all_are_meant(path: Path, command: str) -> None:
+    async with opened(path):
+        pass
+    for arguments in ((), (1, "--all")):
+        refused = run(command, path, *arguments)
+        assert refused.exit_code == 2
+        assert "give either an ID or --all" in refused.stderr
 
 
 @pytest.mark.parametrize("command", ["show", "requeue", "drop"])

@@ -114,6 +114,7 @@ def test_importing_the_package_imports_nothing_that_it_does_not_need() -> None:
         "agentmail",
         "asyncio",
         "click",
+        "difflib",
         "httpx",
         "hypothesis",
         "pytest",

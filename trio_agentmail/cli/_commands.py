@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -23,13 +24,15 @@ from ._emulator_orders import fault_commands, reset_command, trigger_command
 from ._journal import journal as journal_commands
 from ._listen import explain, listen
 from ._output import Output, OutputClosed
+from ._parameters import Group, check_inbox, complete_event_type
+from ._signals import Interrupted
 
 __all__ = ["commands"]
 
 T = TypeVar("T")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="trio-agentmail")
 def commands() -> None:
     """AgentMail's real-time events, on Trio."""
@@ -79,6 +82,10 @@ def _where(
     return AgentMailEnvironment(http=http_url, websockets=websocket_url), Recovery()
 
 
+def _inboxes(_context: click.Context, _option: click.Parameter, items: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(map(check_inbox, items))
+
+
 def _journal(_context: click.Context, _option: click.Parameter, path: str | None) -> SQLiteJournal | None:
     try:
         return None if path is None else SQLiteJournal(path)
@@ -87,13 +94,21 @@ def _journal(_context: click.Context, _option: click.Parameter, path: str | None
 
 
 @commands.command("listen")
-@click.option("--inbox", "inbox_ids", metavar="INBOX", multiple=True, help="Only this inbox. May be repeated.")
+@click.option(
+    "--inbox",
+    "inbox_ids",
+    metavar="INBOX",
+    multiple=True,
+    callback=_inboxes,
+    help="Only this inbox, for example agent@agentmail.to. May be repeated.",
+)
 @click.option("--pod", "pod_ids", metavar="POD", multiple=True, help="Only this pod. May be repeated.")
 @click.option(
     "--event-type",
     "event_types",
     metavar="TYPE",
     multiple=True,
+    shell_complete=complete_event_type,
     help="Only this type, for example message.received. May be repeated.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Write a JSON object a line, in ASCII.")
@@ -143,6 +158,8 @@ def listen_command(
     was not possible, and "unknown" around what this program does not know. The field `origin` is "live" for what was
     pushed, "recovered" for mail that was missed and found, and "redelivered" for what the journal had kept.
 
+    An attempt to connect that failed is told on standard error, with the reason and with when the next one comes.
+
     Ctrl-C or SIGTERM closes the connection and ends with status 0, as does the end of whoever reads the output. The
     status is 1 when AgentMail cannot be reached or refuses, and 2 when the options make no sense.
     """
@@ -154,10 +171,13 @@ def listen_command(
     except ValueError as exc:
         raise click.ClickException(str(exc)) from None
     try:
-        subscribe = Subscribe(inbox_ids=inbox_ids or None, pod_ids=pod_ids or None, event_types=event_types or None)
+        with warnings.catch_warnings(record=True, action="always") as unknown:
+            subscribe = Subscribe(inbox_ids=inbox_ids or None, pod_ids=pod_ids or None, event_types=event_types or None)
     except TypeError as exc:
         raise click.UsageError(str(exc)) from None
-    with _log_on_stderr(logging.INFO if verbose else logging.WARNING):
+    for warning in unknown:
+        click.echo(f"Warning: {warning.message}", err=True)
+    with _log_on_stderr(verbose=verbose):
         _run(partial(listen, Output(), subscribe, where, as_json=as_json, recovery=recovery, journal=journal))
 
 
@@ -172,8 +192,15 @@ def demo_command(crash: bool) -> None:
 
     With --crash, the stream is in a process of its own, with a journal in a temporary file, and that process is killed
     while mail goes on; one mail kills whoever handles it.
+
+    Interrupted by Ctrl-C it has shown nothing, and ends with status 130.
     """
-    if not _run(partial(crash_demo if crash else demo, Output())):
+    try:
+        held = _run(partial(crash_demo if crash else demo, Output()))
+    except Interrupted as interrupted:
+        click.echo("interrupted before the end: nothing has been shown, neither good nor bad", err=True)
+        sys.exit(interrupted.status)
+    if not held:
         sys.exit(1)
 
 
@@ -188,15 +215,34 @@ def _run(main: Callable[[], Coroutine[Any, Any, T]]) -> T | None:
 
 
 @contextmanager
-def _log_on_stderr(level: int) -> Iterator[None]:
+def _log_on_stderr(*, verbose: bool) -> Iterator[None]:
     logger = logging.getLogger("trio_agentmail")
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"))
+    if not verbose:
+        handler.addFilter(Trouble())
     before = logger.level
     logger.addHandler(handler)
-    logger.setLevel(level)
+    logger.setLevel(logging.INFO)
     try:
         yield
     finally:
         logger.setLevel(before)
         logger.removeHandler(handler)
+
+
+class Trouble(logging.Filter):
+    """Lets warnings pass, and attempts that failed: what the library says when it waits for the next one.
+
+    It waits as well after a loss, which standard output has already.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._was_subscribed = False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        if message in ("connecting", "subscribed"):
+            self._was_subscribed = message == "subscribed"
+        return record.levelno >= logging.WARNING or (message.startswith("waiting ") and not self._was_subscribed)

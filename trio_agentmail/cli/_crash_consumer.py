@@ -6,7 +6,6 @@ The end of standard input, which comes at the latest with the end of the demo, e
 
 import logging
 import os
-import signal
 import sys
 from functools import partial
 
@@ -20,13 +19,17 @@ from trio_agentmail.events import MessageReceivedEvent
 
 from ._verdict import mail_number
 
-__all__ = ["API_KEY", "INBOX", "MAX_ATTEMPTS", "POISON", "main"]
+__all__ = ["API_KEY", "INBOX", "MAX_ATTEMPTS", "POISON", "STUCK", "main"]
 
 API_KEY = "am_demo"
 INBOX = "agent@demo.example"
 POISON = "Poison"
 """The subject of a mail that kills whoever handles it, as one does that drives a parser into a crash."""
+STUCK = "Stuck"
+"""The subject of a mail after which the process is stuck, when it has been handled and not yet acknowledged."""
 MAX_ATTEMPTS = 3
+DIED = 70
+"""The exit status of a process that a mail has killed: at once, on any platform, and without any tidying up."""
 HANDLING = 0.005
 """Seconds that it takes to handle a mail."""
 
@@ -55,6 +58,7 @@ async def main(websockets: str, http: str, path: str, *, stdin: int = 0, backend
 async def _consume(
     environment: AgentMailEnvironment, path: str, handling: trio.CancelScope, backend: Backend | None
 ) -> None:
+    say("starting")
     journal = SQLiteJournal(path, max_attempts=MAX_ATTEMPTS)
     async with open_agentmail_stream(
         Subscribe(inbox_ids=[INBOX]),
@@ -77,6 +81,8 @@ async def _consume(
                         say(f"trying {number}")
                         await _handle(event)
                         say(f"handled {number} {event.origin}")
+                        if event.message.subject == STUCK and event.attempt == 1:
+                            await trio.sleep_forever()  # until the demo kills this process
                         is_handled = True
                     if is_handled:  # else it has raised something, and comes again
                         say(f"acked {number}")
@@ -85,7 +91,7 @@ async def _consume(
 async def _handle(event: MessageReceivedEvent) -> None:
     await trio.sleep(HANDLING)
     if event.message.subject == POISON:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os._exit(DIED)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 The server is a fake AgentMail in this process; the agent is a process of its own (`_crash_consumer`), and what it says
 is written down in a `CrashRecord`. When the story is over, `_crash_verdict` compares, and looks into the journal.
+
+The story goes on by what the agent says and by the mail that has been sent, and not by time: a slow machine takes
+longer for it, and comes to the same end.
 """
 
 import random
@@ -21,35 +24,36 @@ from trio_agentmail._settings import AgentMailEnvironment
 from trio_agentmail.events import MessageReceivedEvent
 from trio_agentmail.testing import FakeAgentMail
 
-from ._crash_consumer import API_KEY, INBOX, MAX_ATTEMPTS, POISON
+from ._crash_consumer import API_KEY, INBOX, MAX_ATTEMPTS, POISON, STUCK
 from ._crash_verdict import CrashRecord, judge, summary
 from ._output import Output
-from ._signals import stop_signals
+from ._signals import interruptible
 from ._timeline import Timeline
 from ._verdict import mail_number
 
 __all__ = ["crash_demo"]
 
 MAIL_INTERVAL = 0.05
-CALM = 0.9
-"""Seconds, more or less, of undisturbed mail in a life."""
-DOWN = 0.5
-"""Seconds in which nobody runs."""
-TIME_LIMIT = 40.0
+CALM = 15
+"""Mails, more or less, that are handled undisturbed in a life."""
+DOWN = 10
+"""Mails that come while nobody runs."""
+TIME_LIMIT = 300.0
+"""Seconds, where it usually takes fifteen: for what never comes, and not for what is slow."""
 
 
 async def crash_demo(output: Output) -> bool:
     """Perform on loopback ports; return whether the promises held.
 
     Raises:
+        Interrupted: By Ctrl-C or SIGTERM; nothing has been shown then.
         OutputClosed: Nobody reads any more.
         OSError: There is no loopback port to be had, or no process.
     """
     fake = FakeAgentMail(api_keys=[API_KEY])
     with TemporaryDirectory(prefix="trio-agentmail-demo-") as directory:
-        async with stop_signals(), fake.serve() as environment:
+        async with interruptible(), fake.serve() as environment:
             return await _perform(output, fake, environment, Path(directory).resolve() / "agent.db")
-    return False
 
 
 async def _perform(output: Output, fake: FakeAgentMail, environment: AgentMailEnvironment, path: Path) -> bool:
@@ -60,7 +64,10 @@ async def _perform(output: Output, fake: FakeAgentMail, environment: AgentMailEn
         nursery.start_soon(timeline.print_to, output, printed)
         timeline.note("demo", f"an AgentMail of our own listens on {environment.websockets}")
         with trio.move_on_after(TIME_LIMIT):
-            await story.run()
+            try:
+                await story.run()
+            except DiedUnexpectedly:
+                timeline.note("demo", "the agent has ended, and it was not its time: the story cannot go on")
         story.look_into_the_journal()
         story.record.goodbye = [None, *fake.close_codes][-1]
         promises = judge(story.record)
@@ -68,6 +75,10 @@ async def _perform(output: Output, fake: FakeAgentMail, environment: AgentMailEn
         timeline.verdict(promises, summary(story.record, held=held))
         await printed.wait()
     return held
+
+
+class DiedUnexpectedly(Exception):
+    """The agent's process has ended, and it was not its time: the story cannot go on."""
 
 
 class Story:
@@ -97,15 +108,13 @@ class Story:
             async with self._life() as agent:
                 await self._until(lambda: "subscribed" in self._said)
                 await self._calm()
-                # Between the two is the one moment in which a mail can come to be handled twice.
-                self._timeline.note(
-                    "demo", "the next kill comes when a mail has been handled, and its ack is on the way"
-                )
-                heard = len(self._said)
-                await self._until(lambda: any(line.startswith("handled") for line in self._said[heard:]))
-                self._kill(agent)
+                # This is the one moment in which a mail can come to be handled twice.
+                await self._send_stuck()
+                await self._until(lambda: self.record.stuck in self.record.handled)
+                self._kill(agent, ", between the handling and the ack")
             async with self._life() as agent:
-                await trio.sleep(random.uniform(0.1, 0.3))
+                await self._until(lambda: "starting" in self._said)
+                await trio.sleep(random.uniform(0, 0.1))
                 self._kill(agent, ", while it starts")
             async with self._life() as agent:
                 await self._until(lambda: "subscribed" in self._said)
@@ -142,6 +151,11 @@ class Story:
                 await self._deliver("Hello")
                 await trio.sleep(MAIL_INTERVAL)
 
+    async def _send_stuck(self) -> None:
+        self.record.stuck = len(self.record.sent) + 1
+        self._timeline.note("demo", f"mail {self.record.stuck} comes; when it has been handled, its process is stuck")
+        await self._deliver(STUCK)
+
     async def _send_poison(self) -> None:
         self.record.poisonous = len(self.record.sent) + 1
         self._timeline.note("demo", f"mail {self.record.poisonous} comes, which kills whoever handles it")
@@ -151,6 +165,7 @@ class Story:
         number = len(self.record.sent) + 1
         self.record.sent.add(number)
         await self._fake.deliver(inbox_id=INBOX, subject=subject, message_id=f"<{number}@demo.example>")
+        self._notify()
 
     # A process, from its start to its end
 
@@ -188,6 +203,7 @@ class Story:
             with trio.CancelScope(shield=True):
                 process.kill()
                 await process.wait()
+        self._has_ended = False
         self.record.kills += process.returncode != 0
         handled = sum(line.startswith("handled") for line in self._said)
         self._timeline.note(name, f"has ended, with {handled} handled")
@@ -229,15 +245,19 @@ class Story:
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         while not condition():
+            if self._has_ended:
+                raise DiedUnexpectedly
             await self._something_happened.wait()
 
     async def _calm(self) -> None:
-        await trio.sleep(CALM * random.uniform(0.7, 1.3))
+        enough = len(self.record.handled) + round(CALM * random.uniform(0.7, 1.3))
+        await self._until(lambda: len(self.record.handled) >= enough)
 
     async def _stay_down(self) -> None:
-        self._timeline.note("demo", f"for {DOWN} s nobody runs, and mail goes on")
-        await trio.sleep(DOWN)
+        self._timeline.note("demo", f"nobody runs while {DOWN} more mails come")
+        enough = len(self.record.sent) + DOWN
+        await self._until(lambda: len(self.record.sent) >= enough)
 
     def _kill(self, agent: trio.Process, when: str = "") -> None:
-        self._timeline.note("demo", f"SIGKILL{when}")
+        self._timeline.note("demo", f"the agent is killed{when}")
         agent.kill()

@@ -14,6 +14,7 @@ class CrashRecord:
     Attributes:
         sent: The mails by their numbers.
         poisonous: The one that kills whoever handles it.
+        stuck: The one after which its process was stuck, and was killed: it was handled, and not acked.
         handled: What was handled, in order.
         twice: Those of them that had been handled before, and not acked.
         after_ack: Those that had been handled before, and acked.
@@ -29,6 +30,7 @@ class CrashRecord:
 
     sent: set[int] = attrs.field(factory=set)
     poisonous: int = 0
+    stuck: int = 0
     handled: list[int] = attrs.field(factory=list)
     twice: set[int] = attrs.field(factory=set)
     after_ack: set[int] = attrs.field(factory=set)
@@ -60,6 +62,7 @@ def judge(record: CrashRecord) -> list[tuple[str, bool]]:
         ("what was handled had been sent", record.sent >= set(record.handled)),
         ("all mail that was sent was handled, but for the one that kills", not record.lost),
         ("what had been acked was never handled again", not record.after_ack),
+        ("the mail that was handled, and not acked before the kill, was handled again", record.stuck in record.twice),
         (
             f"the mail that kills was given up after {MAX_ATTEMPTS} attempts, and took nothing else with it",
             record.dead == [record.poisonous] and record.poisoned == MAX_ATTEMPTS,

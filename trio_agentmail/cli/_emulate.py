@@ -18,6 +18,7 @@ from trio_agentmail.testing._emulator.emulator import Emulator
 from trio_agentmail.testing._permissions import check_permissions
 
 from ._output import Output, OutputClosed
+from ._parameters import check_inbox
 from ._signals import stop_signals
 
 __all__ = ["DEFAULT_EMULATOR", "emulate", "emulate_command"]
@@ -63,7 +64,7 @@ def _inboxes(_context: click.Context, _option: click.Parameter, items: tuple[str
     inboxes = [item.partition("=") for item in items]
     if not all(inbox_id for inbox_id, _, _ in inboxes):
         raise click.BadParameter("an empty text is no inbox")
-    return [(inbox_id, pod_id or None) for inbox_id, _, pod_id in inboxes]
+    return [(check_inbox(inbox_id), pod_id or None) for inbox_id, _, pod_id in inboxes]
 
 
 def _known(context: click.Context, option: click.Parameter, permissions: tuple[str, ...]) -> tuple[str, ...]:

@@ -4,19 +4,23 @@ import base64
 import json
 import math
 import mimetypes
+import random
 from pathlib import Path
 from typing import Any
 
 import click
 import httpx
+from click.shell_completion import CompletionItem
 
+from trio_agentmail._settings import similar
 from trio_agentmail.errors import printable
 from trio_agentmail.testing._emulator.control import CONTROL_PATH, SERVER
-from trio_agentmail.testing._emulator.faults import CLOSE_CODES
+from trio_agentmail.testing._emulator.faults import CLOSE_CODES, REFUSALS
 from trio_agentmail.testing._emulator.trigger import EVENT_TYPES, FIELDS
 from trio_agentmail.testing._fake_chaos import CHAOS
 
 from ._emulate import DEFAULT_EMULATOR
+from ._parameters import EventTypeChoice, Group, check_inbox, complete_list
 
 __all__ = ["fault_commands", "reset_command", "trigger_command"]
 
@@ -76,9 +80,13 @@ def _attached(file: Path) -> dict[str, str | None]:
     return {"filename": file.name, "content": content, "content_type": mimetypes.guess_type(file.name)[0]}
 
 
+def _inbox(_context: click.Context, _option: click.Parameter, inbox_id: str | None) -> str | None:
+    return None if inbox_id is None else check_inbox(inbox_id)
+
+
 @click.command("trigger", epilog=_what_each_takes())
-@click.argument("event_type", metavar="EVENT_TYPE", type=click.Choice(EVENT_TYPES))
-@click.option("--inbox", "inbox_id", metavar="INBOX", help="The inbox that it is about.")
+@click.argument("event_type", metavar="EVENT_TYPE", type=EventTypeChoice(EVENT_TYPES))
+@click.option("--inbox", "inbox_id", metavar="INBOX", callback=_inbox, help="The inbox that it is about.")
 @click.option("--from", "from_", metavar="ADDRESS", help="The sender of a mail that comes.")
 @click.option("--to", multiple=True, metavar="ADDRESS", help="A recipient. May be repeated.")
 @click.option("--subject", help="The subject of the mail.")
@@ -151,9 +159,10 @@ def reset_command(emulator: str) -> None:
     was sent under an Idempotency-Key is forgotten.
     """
     order(emulator, "POST", "reset")
+    click.echo("reset: all is as it was in the beginning")
 
 
-@click.group("fault")
+@click.group("fault", cls=Group)
 def fault_commands() -> None:
     """Break something at a running emulator.
 
@@ -184,7 +193,24 @@ def _close_code(_context: click.Context, _option: click.Parameter, value: int) -
 
 
 def _names(_context: click.Context, _option: click.Parameter, value: str | None) -> list[str] | None:
-    return None if value is None else [name.strip() for name in value.split(",")]
+    if value is None:
+        return None
+    names = [name.strip() for name in value.split(",")]
+    for name in names:
+        if name not in CHAOS:
+            raise click.BadParameter(f"there is no {name!r}{similar(name, CHAOS) or f'; there are {_ALL_CHAOS}'}")
+    return names
+
+
+_ALL_CHAOS = ", ".join(CHAOS)
+
+
+def _complete_names(_context: click.Context, _option: click.Parameter, beginning: str) -> list[CompletionItem]:
+    return complete_list(CHAOS, beginning)
+
+
+def _seed(_context: click.Context, _option: click.Parameter, value: int | None) -> int:
+    return random.randrange(2**32) if value is None else value
 
 
 OF_PRESENT = ("cut", "close", "silent", "garbage")
@@ -192,6 +218,7 @@ OF_PRESENT = ("cut", "close", "silent", "garbage")
 
 ARGUMENTS = {
     "status": click.argument("status", type=click.IntRange(200, 599)),
+    "refusal": click.argument("status", type=click.IntRange(*REFUSALS)),
     "rate": click.argument("rate", type=click.IntRange(1, 10**9)),
     "count": click.argument("count", type=click.IntRange(2, 1000)),
     "seconds": click.argument("seconds", type=click.FloatRange(0, 10**6), callback=_a_number),
@@ -211,10 +238,10 @@ OPTIONS = {
     ),
     "seed": click.option(
         "--seed",
-        type=click.IntRange(0),
-        required=True,
+        type=click.IntRange(0, 10**18),
+        callback=_seed,
         metavar="N",
-        help="The same one gives the same faults at the same times.",
+        help="The same one gives the same faults at the same times. [default: one is drawn, and printed]",
     ),
     "every": click.option(
         "--every",
@@ -223,13 +250,30 @@ OPTIONS = {
         help="Between two faults, in the mean. [default: 60]",
     ),
     "faults": click.option(
-        "--faults", metavar="A,B,…", callback=_names, help=f"Only some of {', '.join(CHAOS)}. [default: all of them]"
+        "--faults",
+        metavar="A,B,…",
+        callback=_names,
+        shell_complete=_complete_names,
+        help=f"Only some of {_ALL_CHAOS}. [default: all of them]",
     ),
     "path": click.option("--path", metavar="TEXT", help="Only requests whose path contains this."),
     "times": click.option(
         "--times", metavar="N", default="1", show_default=True, callback=_times, help='How often; "all": from now on.'
     ),
 }
+
+
+def _what_comes(name: str, given: dict[str, Any]) -> str:
+    """What an order to the emulator has brought about, in words."""
+    if "seconds" in given and name in ("outage", "chaos"):
+        until = f"for {given['seconds']:g} s"
+    elif given.get("times", "all") == "all":
+        until = "until `fault clear`"
+    else:
+        until = "for the next one" if given["times"] == 1 else f"for the next {given['times']}"
+    if name == "reorder":
+        until = f"for the next {given['count']} events"
+    return until + (f", with the seed {given['seed']}" if "seed" in given else "")
 
 
 def _add(name: str, help: str, *parameters: str) -> None:
@@ -239,7 +283,11 @@ def _add(name: str, help: str, *parameters: str) -> None:
     def command(emulator: str, **fields: Any) -> None:
         given = {parameter: value for parameter, value in fields.items() if value is not None}
         answer = order(emulator, "POST", "faults", {"fault": name, **given})
-        if name in OF_PRESENT and not answer["connected"]:
+        if name not in OF_PRESENT:
+            click.echo(f"{name}: {_what_comes(name, given)}")
+        elif connected := answer["connected"]:
+            click.echo(f"{name}: {connected} WebSocket{'' if connected == 1 else 's'}")
+        else:
             click.echo("no WebSocket is open", err=True)
 
     for parameter in reversed(parameters):
@@ -253,7 +301,7 @@ _add("silent", "Leave the WebSockets that are open half-open: they neither read 
 _add("garbage", "Send bytes that are no frame on the WebSockets that are open.")
 _add("slow", "Send no more than so many bytes in a second on each WebSocket, until `fault clear`.", "rate")
 _add("refuse", "Reset the next connection for a WebSocket.", "times")
-_add("reject", "Answer the next request for a WebSocket with an HTTP status.", "status", "retry_after", "times")
+_add("reject", "Answer the next request for a WebSocket with an HTTP status.", "refusal", "retry_after", "times")
 _add("hang", "Never answer the next request for a WebSocket.", "times")
 _add("withhold", "Never confirm the next connection's subscriptions, and push nothing to it.", "times")
 _add("delay", "Push the next event so many seconds later.", "seconds", "times")
@@ -273,3 +321,4 @@ _add("chaos", "Have something go wrong now and then, as a seed decides.", "seed"
 def clear_command(emulator: str) -> None:
     """Let everything go well from now on: end an outage and chaos, and push what `reorder` has held back."""
     order(emulator, "DELETE", "faults")
+    click.echo("cleared: no faults from now on")

@@ -1,9 +1,11 @@
 """`trio-agentmail journal`: the dead letters of a journal, looked at and dealt with where no stream has it open."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import click
@@ -13,15 +15,17 @@ from trio_agentmail._journal.sqlite_store import SQLiteStore, read_journal
 from trio_agentmail.errors import JournalError, JournalInUseError, printable
 from trio_agentmail.events import Event
 
-from ._render import event_line
+from ._parameters import Group
+from ._render import dumps, event_json, event_line
 
 __all__ = ["journal"]
 
 FILE = click.argument("path", metavar="FILE", type=click.Path(exists=True, dir_okay=False))
 ID = click.argument("id", metavar="ID", type=click.IntRange(min=1))
+ID_OR_ALL = click.argument("id", metavar="[ID]", type=click.IntRange(min=1), required=False)
 
 
-@click.group("journal")
+@click.group("journal", cls=Group)
 def journal() -> None:
     """The dead letters of a journal: events that are not tried again.
 
@@ -31,10 +35,19 @@ def journal() -> None:
 
 @journal.command("list")
 @FILE
-def list_command(path: str) -> None:
-    """List the dead letters; the agent may be running."""
+@click.option("--json", "as_json", is_flag=True, help="Write a JSON object a dead letter, in ASCII.")
+def list_command(path: str, as_json: bool) -> None:
+    """List the dead letters; the agent may be running.
+
+    With --json there is nothing else: a line for each, with its `id`, `died_at`, `attempts`, `error` and `origin`, and
+    as `event` the object that `listen --json` writes.
+    """
     with _explained():
         pending, dead = read_journal(_real(path))
+    if as_json:
+        for row in dead:
+            click.echo(_json_line(row))
+        return
     for row in dead:
         attempts = f"{row.attempts} attempt{'s' if row.attempts > 1 else ''}"
         died = datetime.fromtimestamp(row.ended_at)
@@ -65,30 +78,56 @@ def show_command(path: str, id: int) -> None:
 
 @journal.command("requeue")
 @FILE
-@ID
-def requeue_command(path: str, id: int) -> None:
+@ID_OR_ALL
+@click.option("--all", "all_of_them", is_flag=True, help="All dead letters, in place of an ID.")
+def requeue_command(path: str, id: int | None, all_of_them: bool) -> None:
     """Have a dead letter tried again, as if it never had been. Not while an agent has the journal open."""
     with _explained():
-        _found(path, id)
+        ids = _chosen(path, id, all_of_them)
         with _store(path) as store:
-            store.apply([lambda: store.requeue(id)])
-    click.echo(f"{id} will be tried again when the agent starts")
+            store.apply([partial(store.requeue, chosen) for chosen in ids])
+    click.echo(f"{_counted(ids, id)} will be tried again when the agent starts")
 
 
 @journal.command("drop")
 @FILE
-@ID
-def drop_command(path: str, id: int) -> None:
+@ID_OR_ALL
+@click.option("--all", "all_of_them", is_flag=True, help="All dead letters, in place of an ID. Asks first.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def drop_command(path: str, id: int | None, all_of_them: bool, yes: bool) -> None:
     """Give a dead letter up, and delete its text. Not while an agent has the journal open."""
     with _explained():
-        _found(path, id)
+        ids = _chosen(path, id, all_of_them)
+        if ids and all_of_them and not yes:
+            click.confirm(f"Delete {_counted(ids, id)} for good?", abort=True, err=True)
         with _store(path) as store:
-            store.apply([lambda: store.drop(id)])
-    click.echo(f"{id} is dropped")
+            store.apply([partial(store.drop, chosen) for chosen in ids])
+    click.echo(f"{_counted(ids, id)} dropped")
 
 
 def _real(path: str) -> Path:
     return Path(os.path.realpath(path))
+
+
+def _chosen(path: str, id: int | None, all_of_them: bool) -> list[int]:
+    """The dead letters that somebody asks for: one, or all."""
+    if all_of_them == (id is not None):
+        raise click.UsageError("give either an ID or --all")
+    if id is not None:
+        return [_found(path, id).id]
+    return [row.id for row in read_journal(_real(path))[1]]
+
+
+def _counted(ids: list[int], id: int | None) -> str:
+    if id is not None:
+        return f"dead letter {id}"
+    return f"{len(ids)} dead letter{'' if len(ids) == 1 else 's'}"
+
+
+def _json_line(row: DeadRow) -> str:
+    died_at = datetime.fromtimestamp(row.ended_at, UTC).isoformat()
+    letter = {"id": row.id, "died_at": died_at, "attempts": row.attempts, "error": row.error, "origin": row.origin}
+    return dumps(letter | {"event": json.loads(event_json(_event(row)))})
 
 
 def _found(path: str, id: int) -> DeadRow:

@@ -37,7 +37,7 @@ from trio_agentmail.events import (
     UnknownEvent,
 )
 
-__all__ = ["event_json", "event_line"]
+__all__ = ["dumps", "event_json", "event_line"]
 
 LIMIT = 100
 """How many characters are shown of one piece of text."""
@@ -129,10 +129,10 @@ def event_json(event: Event) -> str:
     `payload`, or its text in `raw`. How an event came is in its `origin`, which AgentMail does not have.
     """
     try:
-        return _dumps(_json_object(event))
+        return dumps(_json_object(event))
     except (ValueError, RecursionError) as exc:
         # A thousand lists in each other, for example: JSON, and too much for Python's json.
-        return _dumps(_unknown(event, type(exc).__name__) | {"raw": getattr(event, "raw", "")})
+        return dumps(_unknown(event, type(exc).__name__) | {"raw": getattr(event, "raw", "")})
 
 
 def _json_object(event: Event) -> dict[str, Any]:
@@ -174,7 +174,7 @@ def _unknown(event: Event, reason: str) -> dict[str, Any]:
 _HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 
 
-def _dumps(value: Any) -> str:
+def dumps(value: Any) -> str:
     """JSON in printable ASCII.
 
     Each step is one call into C, since a callback for each character of a large mail takes seconds.

@@ -8,7 +8,19 @@ import trio
 
 from trio_agentmail._nursery import background_nursery
 
-__all__ = ["stop_signals"]
+__all__ = ["Interrupted", "interruptible", "stop_signals"]
+
+
+class Interrupted(Exception):
+    """SIGINT or SIGTERM came.
+
+    Attributes:
+        status: The exit status by which a shell knows that: 128 and the signal's number.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.status = 128 + signum
 
 
 @asynccontextmanager
@@ -28,3 +40,25 @@ async def stop_signals() -> AsyncIterator[list[trio.CancelScope]]:
         async with background_nursery() as nursery:
             nursery.start_soon(obey)
             yield scopes
+
+
+@asynccontextmanager
+async def interruptible() -> AsyncIterator[None]:
+    """The first SIGINT or SIGTERM cancels the block.
+
+    Raises:
+        Interrupted: It did.
+    """
+    received: list[int] = []
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals, trio.CancelScope() as block:
+
+        async def obey() -> None:
+            async for signum in signals:
+                received.append(signum)
+                block.cancel()
+
+        async with background_nursery() as nursery:
+            nursery.start_soon(obey)
+            yield
+    if block.cancelled_caught:
+        raise Interrupted(received[0])

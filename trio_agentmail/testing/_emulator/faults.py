@@ -17,7 +17,7 @@ from trio_agentmail.testing._fake_chaos import CHAOS, GARBAGE
 
 from .base import EmulatorBase
 
-__all__ = ["CLOSE_CODES", "FAULTS", "BadOrder", "FaultKind", "order_fault"]
+__all__ = ["CLOSE_CODES", "FAULTS", "REFUSALS", "BadOrder", "FaultKind", "order_fault"]
 
 
 class BadOrder(Exception):
@@ -44,7 +44,14 @@ class FaultKind:
     optional: tuple[str, ...] = ()
 
 
+REFUSALS = (300, 599)
+"""The HTTP statuses that refuse a WebSocket, from the first to the last."""
+
+
 def _reject(fake: FakeAgentMail, *, status: int, retry_after: int | None = None, **more: Any) -> None:
+    low, high = REFUSALS
+    if not low <= status <= high:
+        raise BadOrder(400, f"status is an HTTP status that refuses, from {low} to {high}")
     fake.reject_handshakes(status, headers=_headers(retry_after), **more)
 
 

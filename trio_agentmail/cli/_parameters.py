@@ -1,0 +1,52 @@
+"""What the commands have in common: groups that show whole sentences, and parameters that suggest and complete."""
+
+import re
+from collections.abc import Iterable
+
+import click
+from click.shell_completion import CompletionItem
+
+from trio_agentmail._settings import EVENT_TYPES, similar
+
+__all__ = ["EventTypeChoice", "Group", "check_inbox", "complete_event_type", "complete_list"]
+
+NO_LIMIT = 10_000
+
+
+class Group(click.Group):
+    """A group whose help shows the first sentence of each command whole: click's cuts it to one row."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, self.commands[name].get_short_help_str(NO_LIMIT)) for name in self.list_commands(ctx)]
+            )
+
+
+class EventTypeChoice(click.Choice[str]):
+    """One of some event types; of another one it says what may have been meant."""
+
+    def get_invalid_choice_message(self, value: object, ctx: click.Context | None) -> str:
+        suggestion = similar(str(value), self.choices) or f"; there are {', '.join(self.choices)}"
+        return f"there is no event type {value!r}{suggestion}"
+
+
+def complete_event_type(_context: click.Context, _parameter: click.Parameter, beginning: str) -> list[CompletionItem]:
+    return [CompletionItem(event_type) for event_type in EVENT_TYPES if event_type.startswith(beginning)]
+
+
+def complete_list(names: Iterable[str], beginning: str) -> list[CompletionItem]:
+    """Complete the last name of a list with commas."""
+    before, comma, last = beginning.rpartition(",")
+    given = before.split(",")
+    return [CompletionItem(f"{before}{comma}{name}") for name in names if name.startswith(last) and name not in given]
+
+
+def check_inbox(inbox_id: str) -> str:
+    """
+    Raises:
+        BadParameter: It is no address, as the id of every inbox is.
+    """
+    if not re.fullmatch(r"[^\s@]+@[^\s@]+", inbox_id):
+        raise click.BadParameter(f"{inbox_id!r} is no inbox; write its address, like agent@agentmail.to")
+    return inbox_id
