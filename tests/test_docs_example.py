@@ -13,6 +13,9 @@ PROJECT = Path(__file__).parent.parent
         ("testing", "tests/examples/answering_agent.py"),
         ("testing", "tests/test_example_agent.py"),
         ("stream", "tests/examples/stopping_agent.py"),
+        ("web", "tests/examples/starlette_app.py"),
+        ("web", "tests/examples/quart_app.py"),
+        ("web", "tests/examples/beside_asyncio.py"),
     ],
 )
 def test_the_example_in_the_docs_is_the_one_that_is_tested(page: str, path: str) -> None:

@@ -1,0 +1,85 @@
+"""A Starlette application, and an agent in the same process: the one does not go on without the other."""
+
+import signal
+from collections import deque
+from functools import partial
+from typing import Any
+
+import trio
+from hypercorn.config import Config
+from hypercorn.trio import serve
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from trio_agentmail import (
+    AgentMailEnvironment,
+    AgentMailSession,
+    Event,
+    Message,
+    MessageReceivedEvent,
+    SQLiteJournal,
+    Subscribe,
+    open_agentmail_session,
+)
+
+MAIL = Subscribe(inbox_ids=["agent@agentmail.to"], event_types=["message.received"])
+
+latest: deque[Message] = deque(maxlen=20)
+
+
+async def handle(message: Message) -> None:
+    latest.appendleft(message)
+    print("handled:", message.subject, flush=True)
+
+
+async def work(events: trio.MemoryReceiveChannel[Event], journal: SQLiteJournal) -> None:
+    async with events:
+        async for event in events:
+            async with journal.processing(event):
+                if isinstance(event, MessageReceivedEvent):
+                    await handle(event.message)
+
+
+async def stop_on_signal(session: AgentMailSession, workers: trio.CancelScope) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _ in signals:
+            workers.deadline = trio.current_time() + 20  # what is not done by then is cancelled
+            await session.stop()
+            return
+
+
+def make_app(session: AgentMailSession) -> Starlette:
+    async def health(request: Request) -> JSONResponse:
+        statistics = session.statistics()
+        return JSONResponse(
+            {"stream": session.state, "delivered": statistics.delivered, "last_error": statistics.last_error},
+            status_code=200 if session.state == "subscribed" else 503,
+        )
+
+    async def mail(request: Request) -> JSONResponse:
+        return JSONResponse([{"from": message.from_, "subject": message.subject} for message in latest])
+
+    return Starlette(routes=[Route("/health", health), Route("/mail", mail)])
+
+
+async def main(bind: str = "127.0.0.1:8000", environment: AgentMailEnvironment = AgentMailEnvironment.PROD) -> None:
+    config = Config()
+    config.bind = [bind]
+    config.graceful_timeout = 3  # seconds for requests that are open, when the workers are done
+    journal = SQLiteJournal("agent.db")
+    async with open_agentmail_session(MAIL, environment=environment, journal=journal) as session:
+        async with trio.open_nursery() as nursery:
+            done = trio.Event()
+            app: Any = make_app(session)  # Hypercorn's type of an application is narrower than Starlette's
+            nursery.start_soon(partial(serve, app, config, shutdown_trigger=done.wait))
+            async with trio.open_nursery() as workers:
+                workers.start_soon(stop_on_signal, session, workers.cancel_scope)
+                for _ in range(4):
+                    workers.start_soon(work, session.events.clone(), journal)
+            done.set()
+
+
+if __name__ == "__main__":
+    trio.run(main)
