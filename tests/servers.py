@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import attrs
+import pytest
 import trio
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Close, Frame, Opcode
@@ -33,7 +34,9 @@ from trio_agentmail import (
     ReconnectPolicy,
     Subscribed,
 )
+from trio_agentmail._backend import NetworkBackend
 from trio_agentmail._nursery import background_nursery
+from trio_agentmail._proxy import proxies_for, proxy_from_url
 
 PATIENCE = 15.0
 """Seconds that the block under a server may last. The time-outs of a test that must end sooner than one of them are
@@ -90,6 +93,22 @@ def open_stream(
         "reconnect": ReconnectPolicy(initial_delay=0.01, max_delay=0.05),
     }
     return open_agentmail_stream(**(defaults | settings))
+
+
+async def failure_of_one_attempt(
+    where: AgentMailEnvironment, *, proxy: str | None = None, ssl_context: ssl.SSLContext | None = None
+) -> Exception:
+    """What opening the WebSocket fails of, below the stream, which would try again: no time decides what comes out."""
+    given = None if proxy is None else proxy_from_url(proxy, "proxy")
+    with pytest.raises(Exception) as caught:
+        async with NetworkBackend(proxies_for(where, given)).open_websocket(
+            f"{where.websockets}/v0",
+            headers=[("Authorization", f"Bearer {KEY}")],
+            max_message_size=1000,
+            ssl_context=ssl_context,
+        ):
+            pytest.fail("opened")
+    return caught.value
 
 
 def mail(message_id: str, **more: Any) -> str:

@@ -18,6 +18,7 @@ from tests.servers import (
     Peer,
     Server,
     environment,
+    failure_of_one_attempt,
     mail,
     open_stream,
     proxy_to,
@@ -137,12 +138,15 @@ async def test_a_bad_certificate_raises_at_once_as_itself(
 ) -> None:
     context = make_context(authority)
     async with serve(partial(confirm_over_tls, context)) as server:
-        with pytest.raises(ssl.SSLCertVerificationError):
+        with pytest.raises(ssl.SSLCertVerificationError) as caught:
             async with open_stream(
                 server.tls_environment, **({"ssl_context": authority.client, "enter_timeout": NEVER} | settings)
             ):
                 pytest.fail("entered")
     assert server.connections == 1
+    said = str(caught.value)
+    assert said.startswith(f"the certificate of 127.0.0.1 port {server.port} cannot be verified: ")
+    assert caught.value.verify_message.rstrip(".") in said
 
 
 async def test_a_certificate_that_goes_bad_ends_the_block_at_the_next_connection(authority: Authority) -> None:
@@ -174,7 +178,10 @@ async def test_a_server_without_tls_is_trouble_that_may_pass_and_does_not_get_th
         with pytest.raises(ConnectionFailedError) as caught:
             async with open_tls_stream(server, authority, enter_timeout=0.4, reconnect=policy):
                 pytest.fail("entered")
-    assert isinstance(caught.value.__cause__, trio.BrokenResourceError)
+    assert isinstance(caught.value.__cause__, ssl.SSLError)
+    assert str(caught.value.__cause__).startswith(
+        f"no TLS with 127.0.0.1 port {server.port}: what answers there does not speak TLS ([SSL: WRONG_VERSION_NUMBER]"
+    )
     assert server.connections > 1
     assert KEY.encode() not in received
 
@@ -207,12 +214,67 @@ async def test_a_tls_handshake_that_does_not_succeed_is_tried_again(
     assert server.connections == 2
 
 
+@pytest.mark.parametrize(
+    ("misbehave", "text"), [(Peer.hang_up, "the server hung up"), (Peer.reset, "connection reset by peer")]
+)
+async def test_a_tls_handshake_that_never_succeeds_says_why(
+    authority: Authority, misbehave: Callable[[Peer], None], text: str
+) -> None:
+    async def handle(peer: Peer) -> None:
+        await peer.stream.receive_some()
+        misbehave(peer)
+        await peer.wait_for_hang_up()
+
+    async with serve(handle) as server:
+        failure = await failure_of_one_attempt(server.tls_environment, ssl_context=authority.client)
+    assert isinstance(failure, ssl.SSLError)
+    assert str(failure) == f"no TLS with 127.0.0.1 port {server.port}: {text}"
+
+
+async def refuse_tls(context: ssl.SSLContext, peer: Peer) -> None:
+    """Say why, which Trio's end of TLS does not."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(incoming, outgoing, server_side=True)
+    while True:
+        try:
+            tls.do_handshake()
+        except ssl.SSLWantReadError:
+            await peer.send(outgoing.read())
+            incoming.write(await peer.stream.receive_some())
+        except ssl.SSLError:
+            await peer.send(outgoing.read())
+            await peer.wait_for_hang_up()
+            return
+
+
+async def test_tls_that_the_server_refuses_says_what_tls_said(authority: Authority) -> None:
+    modern = authority.server("127.0.0.1")
+    modern.minimum_version = ssl.TLSVersion.TLSv1_3
+    old = ssl.create_default_context()
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    async with serve(partial(refuse_tls, modern)) as server:
+        failure = await failure_of_one_attempt(server.tls_environment, ssl_context=old)
+    assert isinstance(failure, ssl.SSLError)
+    assert str(failure).startswith(f"no TLS with 127.0.0.1 port {server.port}: [SSL: TLSV1_ALERT_PROTOCOL_VERSION]")
+
+
+async def test_a_client_certificate_that_is_missing_is_told_though_tls_1_3_says_so_late(authority: Authority) -> None:
+    demanding = authority.server("127.0.0.1")
+    demanding.verify_mode = ssl.CERT_REQUIRED
+    async with serve(partial(refuse_tls, demanding)) as server:
+        failure = await failure_of_one_attempt(server.tls_environment, ssl_context=authority.client)
+    assert isinstance(failure, ConnectionLostError)
+    assert failure.reason.startswith(f"127.0.0.1 port {server.port} broke off the handshake: ")
+    assert "CERTIFICATE_REQUIRED" in failure.reason
+
+
 async def test_a_tls_handshake_that_hangs_is_given_up(authority: Authority) -> None:
     async with serve(Peer.wait_for_hang_up) as server:
         with pytest.raises(ConnectionFailedError) as caught:
-            async with open_tls_stream(server, authority, open_timeout=0.1, enter_timeout=0.4):
+            async with open_tls_stream(server, authority, open_timeout=0.3, enter_timeout=1.0):
                 pytest.fail("entered")
-    assert "did not open within open_timeout" in str(caught.value.__cause__)
+    text = f"did not open within open_timeout (0.3 s): it was still setting up TLS with 127.0.0.1 port {server.port}"
+    assert text in str(caught.value.__cause__)
     assert server.connections > 1
 
 

@@ -128,7 +128,7 @@ async def connected_to(
             try:
                 if tls:
                     watched = WatchedStream(client_end)
-                    client_stream = await start_tls(watched, client_context, "ws.example")
+                    client_stream = await start_tls(watched, client_context, "ws.example", "ws.example port 443")
                 async with client_websocket(
                     client_stream,
                     host="ws.example",

@@ -14,8 +14,11 @@ from urllib.parse import urlsplit
 import trio
 import trio.abc
 
+from ._handshake import ask_for_tunnel
+from ._proxy import DEFAULT_PORTS, Proxies, Proxy
 from ._watched_stream import WatchedStream
 from ._websocket import WebSocket, client_websocket, close_at_once
+from ._why import PROXY_HINT, connecting_failed, tls_failed, waiting_for
 
 if TYPE_CHECKING:
     import httpx  # imported when it is needed, which takes as long as all the rest of this package
@@ -53,9 +56,16 @@ class Backend(Protocol):
 
 
 class NetworkBackend:
-    """The real outside: TCP, TLS where the URL says so, a WebSocket or HTTP over it; threads for what waits."""
+    """The real outside: TCP, TLS where the URL says so, a WebSocket or HTTP over it; threads for what waits.
+
+    Args:
+        proxies: What stands between us and AgentMail.
+    """
 
     api_key: str | None = None
+
+    def __init__(self, proxies: Proxies = Proxies()) -> None:  # noqa: B008  frozen
+        self._proxies = proxies
 
     @asynccontextmanager
     async def open_websocket(
@@ -69,18 +79,26 @@ class NetworkBackend:
         """See `Backend`.
 
         Raises:
-            OSError: The server cannot be reached; `ssl.SSLCertVerificationError` is one.
-            trio.BrokenResourceError: TLS failed otherwise.
+            OSError: The server or the proxy cannot be reached, or TLS failed; `ssl.SSLCertVerificationError` is one.
             ApiError, ConnectionLostError: see `client_websocket`.
         """
         parts = urlsplit(url)
         assert parts.hostname is not None  # AgentMailEnvironment has checked it
         secure = parts.scheme == "wss"
-        tcp = await trio.open_tcp_stream(parts.hostname, parts.port or (443 if secure else 80))
-        watched = WatchedStream(tcp, self.now)
-        stream: trio.abc.Stream = watched
+        host, port, proxy = parts.hostname, parts.port or DEFAULT_PORTS[parts.scheme], self._proxies.websockets
+        server = f"{host} port {port}"
+        context = ssl_context or default_ssl_context()
+        stream: trio.abc.Stream
+        if proxy is None:
+            stream = watched = WatchedStream(await connect(host, port, server, PROXY_HINT), self.now)
+        else:
+            stream = watched = WatchedStream(await connect(proxy.host, proxy.port, str(proxy)), self.now)
+            if proxy.scheme == "https":
+                stream = await start_tls(stream, context, proxy.host, str(proxy))
+            await through(stream, proxy, host, port)
+            server += f" through {proxy}"
         if secure:
-            stream = await start_tls(watched, ssl_context or default_ssl_context(), parts.hostname)
+            stream = await start_tls(stream, context, host, server)
         async with client_websocket(
             stream,
             host=parts.netloc,
@@ -88,15 +106,15 @@ class NetworkBackend:
             headers=headers,
             max_message_size=max_message_size,
             watched=watched,
+            server=server,
         ) as websocket:
             yield websocket
 
     def http_transport(self, ssl_context: ssl.SSLContext | None) -> "httpx.AsyncBaseTransport":
         """See `Backend`."""
-        import httpx
+        from ._http_transport import NetworkTransport
 
-        # Like the WebSocket, it goes straight to AgentMail: a transport that is given knows of no proxies.
-        return httpx.AsyncHTTPTransport(verify=ssl_context or default_ssl_context())
+        return NetworkTransport(ssl_context or default_ssl_context(), self._proxies.http)
 
     def now(self) -> float:
         """See `Backend`."""
@@ -107,18 +125,53 @@ class NetworkBackend:
         return await trio.to_thread.run_sync(function)
 
 
-async def start_tls(transport: trio.abc.Stream, context: ssl.SSLContext, host: str) -> trio.abc.Stream:
+async def connect(host: str, port: int, where: str, hint: str = "") -> trio.SocketStream:
+    """Open a TCP connection.
+
+    Args:
+        where: Host and port in words.
+        hint: What may help if the name cannot be resolved.
+    """
+    try:
+        with waiting_for(f"connecting to {where}"):
+            return await trio.open_tcp_stream(host, port)
+    except OSError as exc:
+        raise connecting_failed(exc, host, where, hint) from exc
+
+
+async def through(stream: trio.abc.Stream, proxy: Proxy, host: str, port: int) -> None:
+    """Have a proxy lead the stream to a host."""
+    try:
+        with waiting_for(f"waiting for {proxy} to connect to {host}"):
+            await ask_for_tunnel(stream, proxy, host, port)
+    except BaseException:
+        await close_at_once(stream)
+        raise
+
+
+async def start_tls(transport: trio.abc.Stream, context: ssl.SSLContext, host: str, where: str) -> trio.abc.Stream:
+    """Encrypt a stream.
+
+    Args:
+        host: Whose certificate it must be.
+        where: Host and port in words.
+    """
+    failure: BaseException
     try:
         # https_compatible: peers that hang up without TLS's goodbye are common, and WebSocket has its own.
         stream = trio.SSLStream(transport, context, server_hostname=host, https_compatible=True)
-        # Now, and not with the first bytes that are sent: what goes wrong here is told as what it is.
-        await stream.do_handshake()
-    except BaseException as exc:
+        with waiting_for(f"setting up TLS with {where}"):
+            # Now, and not with the first bytes that are sent: what goes wrong here is told as what it is.
+            await stream.do_handshake()
+        return stream
+    except trio.BrokenResourceError as exc:
+        failure = exc
         await close_at_once(transport)
-        if isinstance(exc.__cause__, ssl.SSLCertVerificationError):
-            raise exc.__cause__ from None
+    except BaseException:
+        await close_at_once(transport)
         raise
-    return stream
+    told = tls_failed(failure, where)
+    raise told from (None if told is failure.__cause__ else failure)
 
 
 @functools.cache
@@ -133,9 +186,13 @@ def default_ssl_context() -> ssl.SSLContext:
 _installed: Backend | None = None
 
 
-def default_backend() -> Backend:
-    """The outside of a stream that is given none: the network, unless another one is installed."""
-    return NetworkBackend() if _installed is None else _installed
+def default_backend(proxies: Callable[[], Proxies] = Proxies) -> Backend:
+    """The outside of a stream that is given none: the network, unless another one is installed.
+
+    Args:
+        proxies: Asked for what stands between us and the network.
+    """
+    return NetworkBackend(proxies()) if _installed is None else _installed
 
 
 @contextmanager

@@ -2,8 +2,8 @@
 
 import math
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 
 import trio
 
@@ -15,6 +15,7 @@ from ._nursery import background_nursery
 from ._reconnect import Verdict, verdict
 from ._settings import Settings, Subscribe
 from ._websocket import WebSocket
+from ._why import CANCELLED, awaited
 from .errors import ConnectionLostError, SubscriptionRejectedError
 from .events import ErrorEvent, Event, Subscribed
 
@@ -66,6 +67,8 @@ class Connection:
         """When `subscribed` came."""
         self.accepted = False
         """Whether the handshake has succeeded, and so the key has been accepted."""
+        self.step = "under way"
+        """What `run` is doing before it has started, in words: told when it is cut."""
         self.ended = trio.Event()
         self.bug: BaseException | None = None
         """What ended `run` after it had started, which nothing in a network can do."""
@@ -90,7 +93,7 @@ class Connection:
         """Open, subscribe, report the confirmation as `started`, and stay open until told otherwise.
 
         Raises, until it has started:
-            ApiError, SubscriptionRejectedError, OSError, trio.BrokenResourceError: as they happen.
+            ApiError, SubscriptionRejectedError, OSError: as they happen.
             ConnectionLostError: the connection ended before the confirmation, or the confirmation did not come in time.
             trio.ClosedResourceError: `close` or `cut` was called.
         """
@@ -99,12 +102,7 @@ class Connection:
             with self._scope, trio.move_on_after(settings.open_timeout) as opening:
                 # It ends after the WebSocket, whose end cuts off a ping that the server does not take.
                 async with background_nursery() as pings:
-                    async with self._backend.open_websocket(
-                        settings.environment.websockets + "/v0",
-                        headers=[("Authorization", self._api_key.authorization)],
-                        max_message_size=settings.max_message_size,
-                        ssl_context=settings.ssl_context,
-                    ) as self._websocket:
+                    async with self._open_websocket() as self._websocket:
                         self.accepted = True
                         self.asked_at = self._now()
                         await self._websocket.send(encode_subscribe(self.subscribe))
@@ -118,8 +116,10 @@ class Connection:
                         with trio.move_on_after(settings.close_timeout):
                             await self._websocket.close()
             if opening.cancelled_caught:
-                missing = "the confirmation did not come" if self.accepted else "the WebSocket did not open"
-                raise ConnectionLostError(f"{missing} within open_timeout ({settings.open_timeout} s)")
+                within = f"within open_timeout ({settings.open_timeout} s)"
+                if self.accepted:
+                    raise ConnectionLostError(f"the confirmation did not come {within}")
+                raise ConnectionLostError(f"the WebSocket did not open {within}: it was still {self.step}")
             if not self._started:
                 raise trio.ClosedResourceError("the stream was left")
         except trio.Cancelled:
@@ -132,6 +132,23 @@ class Connection:
                 self.bug = exc
         finally:
             self.ended.set()
+
+    @asynccontextmanager
+    async def _open_websocket(self) -> AsyncIterator[WebSocket]:
+        settings = self._settings
+        try:
+            async with self._backend.open_websocket(
+                settings.environment.websockets + "/v0",
+                headers=[("Authorization", self._api_key.authorization)],
+                max_message_size=settings.max_message_size,
+                ssl_context=settings.ssl_context,
+            ) as websocket:
+                self.step = "waiting for the confirmation"
+                yield websocket
+        except CANCELLED as exc:
+            if not self.accepted:
+                self.step = awaited(exc) or self.step
+            raise
 
     def _now(self) -> Moment:
         return Moment(self._backend.now(), trio.current_time())

@@ -1,18 +1,21 @@
-"""The handshake that makes a WebSocket of a stream: HTTP, which h11 speaks."""
+"""What is asked for in HTTP before there is a WebSocket, in h11's words: a way through a proxy, and the WebSocket."""
 
 import base64
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from http import HTTPStatus
 
 import h11
 import trio
 import trio.abc
 from wsproto.utilities import generate_accept_token
 
+from ._proxy import Proxy, ProxyCredentialsError, authority
+from ._why import words_of
 from .errors import AgentMailError, ConnectionLostError, refusal
 
-__all__ = ["shake_hands"]
+__all__ = ["ask_for_tunnel", "refused_by_proxy", "shake_hands"]
 
 MAX_BYTES = 2**16
 """How much of the head, and how much of the body, of an answer is read."""
@@ -21,13 +24,79 @@ BODY_TIMEOUT = 0.2
 """Seconds that the body of a refusal may take once its head is there: the body only helps to explain."""
 
 
-async def shake_hands(stream: trio.abc.Stream, host: str, target: str, headers: Sequence[tuple[str, str]]) -> bytes:
+async def ask_for_tunnel(stream: trio.abc.Stream, proxy: Proxy, host: str, port: int) -> None:
+    """Ask a proxy to make a connection, to which the stream then leads.
+
+    Raises:
+        ConnectionError: It does not; `ProxyCredentialsError`: for want of credentials. What it says is not repeated,
+            since the credentials may be in it.
+    """
+    failure = await _asked_for_tunnel(stream, proxy, authority(host, port))
+    if failure is not None:
+        raise failure
+
+
+async def _asked_for_tunnel(stream: trio.abc.Stream, proxy: Proxy, target: str) -> ConnectionError | None:
+    """Nothing is raised here: the locals hold what the proxy says, and it may repeat what it hears."""
+    connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_BYTES)
+    await stream.send_all(_tunnel_request(connection, proxy, target))
+    while True:
+        event = _next_event(connection)
+        if isinstance(event, str):
+            return ConnectionError(f"{proxy} does not answer in HTTP")
+        if event is h11.NEED_DATA:
+            try:
+                data = await stream.receive_some(MAX_BYTES)
+            except trio.BrokenResourceError as exc:
+                return ConnectionError(f"{proxy} broke off before it answered: {words_of(exc)}")
+            if not data:
+                return ConnectionError(f"{proxy} hung up before it answered")
+            connection.receive_data(bytes(data))
+        elif isinstance(event, h11.Response):
+            if event.status_code >= 300:
+                return refused_by_proxy(proxy, event.status_code, target)
+            if connection.trailing_data[0]:
+                return ConnectionError(f"{proxy} sends more than an answer")
+            return None
+
+
+def _tunnel_request(connection: h11.Connection, proxy: Proxy, target: str) -> bytes:
+    headers = [("Host", target)]
+    if proxy.credentials is not None:
+        headers.append(("Proxy-Authorization", _basic(*proxy.credentials)))
+    request = connection.send(h11.Request(method="CONNECT", target=target, headers=headers))
+    assert request is not None
+    return request + (connection.send(h11.EndOfMessage()) or b"")
+
+
+def _basic(user: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+def refused_by_proxy(proxy: Proxy, status: int, target: str) -> ConnectionError:
+    """The error that a proxy's HTTP status means. It is not AgentMail's, and so no `ApiError`."""
+    if status == 407:
+        without = proxy.credentials is None
+        wrong = "asks for a user name and a password" if without else "does not accept the user name and the password"
+        return ProxyCredentialsError(f"{proxy} {wrong} (HTTP status 407)")
+    phrase = next((known.phrase for known in HTTPStatus if known == status), "")
+    return ConnectionError(f"{proxy} makes no connection to {target}: HTTP status {status} {phrase}".rstrip())
+
+
+async def shake_hands(
+    stream: trio.abc.Stream,
+    host: str,
+    target: str,
+    headers: Sequence[tuple[str, str]],
+    server: str = "the server",
+) -> bytes:
     """Ask for a WebSocket, and return what the server sent behind its consent.
 
     Args:
         host: What the `Host` header says.
         target: Path of the URL, with its query.
         headers: More headers.
+        server: What an error calls it.
 
     Raises:
         ApiError: The server refuses.
@@ -53,9 +122,12 @@ async def shake_hands(stream: trio.abc.Stream, host: str, target: str, headers: 
         if isinstance(event, str):
             raise ConnectionLostError(f"not a WebSocket server: {event}")
         if event is h11.NEED_DATA:
-            data = await stream.receive_some(MAX_BYTES)
+            try:
+                data = await stream.receive_some(MAX_BYTES)
+            except trio.BrokenResourceError as exc:
+                raise ConnectionLostError(f"{server} broke off the handshake: {words_of(exc)}") from exc
             if not data:
-                raise ConnectionLostError("the server hung up during the handshake")
+                raise ConnectionLostError(f"{server} hung up during the handshake")
             http.receive_data(bytes(data))
         elif isinstance(event, h11.Response):
             raise _refused(event, await _receive_body(http, stream))

@@ -89,7 +89,7 @@ class Subscribe:
                 )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
@@ -152,7 +152,7 @@ class AgentMailEnvironment:
             raise ValueError(f"{field} must hold neither a user name, a query nor a fragment")
         if "v0" in parts.path.split("/"):
             raise ValueError(f"{field} must be the base of the URLs, without /v0 and what follows it: {plain}s://host")
-        if parts.scheme == plain and not self.insecure and not _is_loopback(parts.hostname or ""):
+        if parts.scheme == plain and not self.insecure and not is_loopback(parts.hostname or ""):
             raise ValueError(
                 f"{field} is a plain {plain}:// URL of another machine, and would send the API key in the "
                 f"clear: use {plain}s://, or pass insecure=True if you mean it"

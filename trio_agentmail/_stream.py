@@ -14,6 +14,7 @@ from ._clock import ServerClock
 from ._delivered import Delivered
 from ._journal.protocol import Journal, Kept, nothing_kept
 from ._nursery import TaskNursery, add_context, raise_as_it_is, sole_exception
+from ._proxy import proxies_for, proxy_from_url
 from ._settings import AgentMailEnvironment, ReconnectPolicy, Recovery, Settings, Subscribe
 from ._statistics import State, Statistics
 from ._supervisor import KEEP_IDENTITIES_FOR, Supervisor, journal_scope
@@ -140,6 +141,7 @@ async def open_agentmail_session(
     buffer_size: int = 64,
     max_message_size: int = 16 * 2**20,
     ssl_context: ssl.SSLContext | None = None,
+    proxy: str | None = None,
     backend: Backend | None = None,
     recovery: Recovery | None = Recovery(),  # noqa: B008  frozen
     journal: Journal | None = None,
@@ -151,6 +153,10 @@ async def open_agentmail_session(
     """
     key = ApiKey(api_key)
     del api_key  # no frame of a traceback is to hold it
+    try:
+        given = None if proxy is None else proxy_from_url(proxy, "proxy")
+    finally:
+        del proxy  # a password may be in it, and the locals of what raises may be shown
     if not trio.lowlevel.in_trio_task():
         raise RuntimeError('this runs under Trio: in trio.run(…), or in anyio.run(…, backend="trio")')
     if not isinstance(subscribe, Subscribe):
@@ -168,7 +174,7 @@ async def open_agentmail_session(
         ssl_context=ssl_context,
     )
     if backend is None:
-        backend = default_backend()
+        backend = default_backend(lambda: proxies_for(environment, given))
     elif isinstance(backend, type) or not (hasattr(backend, "open_websocket") and hasattr(backend, "api_key")):
         raise TypeError("backend takes an object that opens WebSockets, like FakeAgentMail()")
     if recovery is not None and not isinstance(recovery, Recovery):
@@ -240,6 +246,7 @@ async def open_agentmail_stream(
     buffer_size: int = 64,
     max_message_size: int = 16 * 2**20,
     ssl_context: ssl.SSLContext | None = None,
+    proxy: str | None = None,
     backend: Backend | None = None,
     recovery: Recovery | None = Recovery(),  # noqa: B008  frozen
     journal: Journal | None = None,
@@ -278,7 +285,12 @@ async def open_agentmail_stream(
         buffer_size: Events that may wait for the consumer; then reading stops.
         max_message_size: Characters of one message (bytes, of a binary one). A larger one costs the connection: a
             `Disconnected` with code 1009.
-        ssl_context: For `wss://` URLs. By default the standard library's, with the system's certificates.
+        ssl_context: For `wss://` and `https://` URLs, a proxy's as well. By default the standard library's, with the
+            system's certificates.
+        proxy: `"http://user:password@host:port"`, or `https://` for TLS to the proxy itself: an HTTP proxy, through
+            which AgentMail is reached, for the WebSocket and for recovery. By default the environment's
+            `HTTPS_PROXY`, else `ALL_PROXY`, but for hosts that `NO_PROXY` names. Loopback hosts are always reached
+            directly. A backend other than the network ignores it.
         backend: The outside: by default the network; in tests `trio_agentmail.testing.FakeAgentMail()`, or one that is
             `installed()`.
         recovery: How mail that was pushed while there was no connection is found through the REST API. None: it is not.
@@ -295,9 +307,9 @@ async def open_agentmail_stream(
         ApiError: The handshake was refused in a way that is not transient.
         ssl.SSLCertVerificationError: The server's certificate cannot be verified.
         ConnectionFailedError: Transient trouble outlasted `enter_timeout` or `reconnect.give_up_after`; its cause is
-            the last failure.
+            the last failure. What a proxy says is such trouble as well.
         JournalError: The journal cannot be opened, read or written; see its subclasses.
-        TypeError, ValueError: A bad argument, or no API key.
+        TypeError, ValueError: A bad argument or no API key, or a proxy in the environment that cannot be used.
         Exception: What the `api_key` callable raised.
     """
     opening = open_agentmail_session(
@@ -313,10 +325,11 @@ async def open_agentmail_stream(
         buffer_size=buffer_size,
         max_message_size=max_message_size,
         ssl_context=ssl_context,
+        proxy=proxy,
         backend=backend,
         recovery=recovery,
         journal=journal,
     )
-    del api_key  # no frame of a traceback is to hold it
+    del api_key, proxy  # no frame of a traceback is to hold them
     async with opening as session:
         yield session.events

@@ -16,11 +16,13 @@ from ._delivered import Delivered
 from ._journal.protocol import Journal
 from ._nursery import background_nursery
 from ._outbox import Abandoned, JournaledOutbox, Outbox
+from ._proxy import ProxyCredentialsError
 from ._reconnect import Attempts, retry_after
 from ._recovery.recoverer import Recoverer
 from ._settings import AgentMailEnvironment, Recovery, Settings, Subscribe
 from ._statistics import State, Statistics
 from ._trouble import Trouble
+from ._why import words_of
 from .errors import ConnectionFailedError, ConnectionLostError
 from .events import Disconnected, MessageReceivedEvent, UnknownEvent
 
@@ -75,6 +77,8 @@ class Supervisor:
         self._state_changed = trio.Event()
         self._next_attempt_at: float | None = None
         self._trouble = Trouble()
+        self._step = ""
+        """What the attempt that was cut was doing, in words."""
         self._connections = 0
         self._received = 0
         self._unknown = 0
@@ -379,7 +383,8 @@ class Supervisor:
         """
         entering = delay is None
         deadline = trio.current_time() + (math.inf if limit is None else limit)
-        failure: Exception = ConnectionLostError("the first attempt was still under way")
+        failure: Exception | None = None
+        self._step = "to come"
         with trio.move_on_at(deadline):
             while True:
                 if delay is not None:
@@ -393,9 +398,14 @@ class Supervisor:
                 await trio.lowlevel.checkpoint()
                 self._trouble.note(failure)
                 delay = self._attempts.delay_after(failure)
+                if entering and isinstance(failure, ProxyCredentialsError):
+                    # A mistyped password should be told soon. Later, it may be trouble of the proxy's that passes.
+                    raise ConnectionFailedError(f"not subscribed: {failure}") from failure
                 if entering and trio.current_time() + retry_after(failure, self._backend.now) > deadline:
                     break
-        raise ConnectionFailedError(f"not subscribed within {limit_name} ({limit} s): {failure}") from failure
+        if failure is None:
+            failure = ConnectionLostError(f"the first attempt was still {self._step}")
+        raise ConnectionFailedError(f"not subscribed within {limit_name} ({limit} s): {words_of(failure)}") from failure
 
     async def _attempt(self, subscribe: Subscribe, attempts: Attempts) -> Connection | Exception:
         """One attempt to be subscribed: the connection, or what it failed of."""
@@ -404,6 +414,9 @@ class Supervisor:
         failure = None
         try:
             await self._nursery.start(connection.run)
+        except trio.Cancelled:
+            self._step = connection.step
+            raise
         except Exception as exc:  # noqa: BLE001  Attempts.delay_after() raises what is not transient
             failure = exc
         if connection.accepted:

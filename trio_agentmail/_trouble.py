@@ -5,6 +5,7 @@ import math
 
 import trio
 
+from ._why import words_of
 from .errors import printable
 
 __all__ = ["Trouble"]
@@ -32,7 +33,7 @@ class Trouble:
 
     def mention(self, failure: Exception) -> None:
         """Something failed, and the subscription is in force."""
-        self.last_error = printable(f"{type(failure).__name__}: {failure}", 500)
+        self.last_error = printable(f"{type(failure).__name__}: {words_of(failure)}", 500)
         self.last_error_at = trio.current_time()
 
     def note(self, failure: Exception) -> None:

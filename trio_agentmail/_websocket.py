@@ -17,6 +17,7 @@ from wsproto.frame_protocol import CloseReason, FrameProtocol
 from ._frames import Close, Failure, Ping, Pong, Received, Receiver
 from ._handshake import shake_hands
 from ._watched_stream import WatchedStream
+from ._why import waiting_for
 from .errors import ConnectionLostError
 
 __all__ = ["WebSocket", "client_websocket", "close_at_once"]
@@ -198,6 +199,7 @@ async def client_websocket(
     max_message_size: int,
     watched: WatchedStream | None = None,
     now: Callable[[], float] = time.time,
+    server: str = "the server",
 ) -> AsyncIterator[WebSocket]:
     """Make a WebSocket of a stream that has just been connected; the end of the block closes the stream.
 
@@ -210,6 +212,7 @@ async def client_websocket(
             connection with code 1009.
         watched: The stream below `stream` that stands on the network; None: put one below it.
         now: Tells that one the time of day.
+        server: What an error calls it.
 
     Raises:
         ApiError: The server refused the handshake.
@@ -218,7 +221,8 @@ async def client_websocket(
     if watched is None:
         stream = watched = WatchedStream(stream, now)
     try:
-        already_received = await shake_hands(stream, host, target, headers)
+        with waiting_for(f"waiting for {server} to answer the handshake"):
+            already_received = await shake_hands(stream, host, target, headers, server)
         yield WebSocket(stream, watched, max_message_size, already_received)
     finally:
         await close_at_once(stream)

@@ -102,7 +102,8 @@ class ConnectionLostError(AgentMailError):
         self.code = code
 
     def __str__(self) -> str:
-        return f"{printable(self.reason, 500)} (close code {self.code})"
+        # 1006 means that there was no close frame, and so says nothing.
+        return printable(self.reason, 500) + ("" if self.code == 1006 else f" (close code {self.code})")
 
 
 class RequestFailedError(AgentMailError):
