@@ -1,4 +1,11 @@
+import os
+
 import pytest
+
+# The proxies of a test are those that it starts, whatever there is where it runs.
+for name in list(os.environ):
+    if name.lower().endswith("_proxy"):
+        del os.environ[name]
 
 
 @pytest.fixture

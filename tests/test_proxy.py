@@ -1,6 +1,5 @@
 """Which proxy stands between us and AgentMail: what `proxy=` and the environment may say."""
 
-import os
 import traceback
 from typing import Any
 
@@ -15,13 +14,6 @@ SECRET = "S3CRET"
 GIVEN = Proxy("http", "proxy.example", 3128)
 PROD = AgentMailEnvironment.PROD
 BOTH, DIRECT = Proxies(GIVEN, GIVEN), Proxies()
-
-
-@pytest.fixture(autouse=True)
-def no_proxy_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
 
 
 # The URL
