@@ -156,7 +156,7 @@ async def open_agentmail_session(
     try:
         given = None if proxy is None else proxy_from_url(proxy, "proxy")
     finally:
-        del proxy  # a password may be in it, and the locals of what raises may be shown
+        del proxy  # no frame of a traceback is to hold its password
     if not trio.lowlevel.in_trio_task():
         raise RuntimeError('this runs under Trio: in trio.run(…), or in anyio.run(…, backend="trio")')
     if not isinstance(subscribe, Subscribe):
