@@ -202,6 +202,8 @@ TIMED_OUT = OSError(errno.ETIMEDOUT, "Error connecting to ('10.0.0.1', 1)")
             socket.gaierror,
             f"cannot resolve {HOST}: Name or service not known; try this",
         ),
+        (socket.gaierror("no such name"), socket.gaierror, f"cannot resolve {HOST}: no such name; try this"),
+        (socket.gaierror(), socket.gaierror, f"cannot resolve {HOST}: gaierror; try this"),
     ],
 )
 def test_every_way_in_which_tcp_fails_has_words_and_keeps_its_class(

@@ -51,7 +51,7 @@ def connecting_failed(failure: OSError, host: str, where: str, hint: str = "") -
     """
     if isinstance(failure, socket.gaierror):
         attempts: list[Exception] = [failure]
-        text = f"cannot resolve {host}: {failure.strerror}{hint}"
+        text = f"cannot resolve {host}: {failure.strerror or words_of(failure)}{hint}"
     else:
         group = failure.__cause__  # of one attempt for each address
         attempts = list(group.exceptions) if isinstance(group, ExceptionGroup) else [failure]
