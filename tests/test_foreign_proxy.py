@@ -78,7 +78,7 @@ def with_credentials(url: str, credentials: str) -> str:
 async def test_events_and_missed_mail_come_through_it(proxy: str, certificates: Certificates) -> None:
     subjects: list[tuple[str | None, str]] = []
     fake = FakeAgentMail(api_keys={KEY})
-    async with fake.serve(ssl_context=certificates.servers) as where:
+    async with fake.serve(ssl_context=certificates.servers, allow_hosts={HERE}) as where:
         environment = AgentMailEnvironment(
             http=where.http.replace("localhost", HERE), websockets=where.websockets.replace("localhost", HERE)
         )

@@ -136,7 +136,7 @@ async def agentmail_behind_a_proxy(
 ) -> AsyncIterator[tuple[FakeAgentMail, ConnectProxy, AgentMailSession]]:
     fake = FakeAgentMail(api_keys={KEY})
     tls = certificates.servers if scheme == "https" else None
-    async with fake.serve(ssl_context=certificates.servers) as where:
+    async with fake.serve(ssl_context=certificates.servers, allow_hosts={WS, API}) as where:
         leads_to = {f"{WS}:443": port_of(where.websockets), f"{API}:443": port_of(where.http)}
         async with connect_proxy(leads_to, answer, tls=tls) as proxy:
             async with open_agentmail_session(
@@ -638,7 +638,7 @@ async def test_recovery_that_a_proxy_keeps_from_the_rest_api_says_so_and_the_str
 
     monkeypatch.setattr("trio_agentmail._recovery.rest.ATTEMPTS", 1)
     fake = FakeAgentMail(api_keys={KEY})
-    async with fake.serve(ssl_context=certificates.servers) as where:
+    async with fake.serve(ssl_context=certificates.servers, allow_hosts={WS, API}) as where:
         async with connect_proxy({f"{WS}:443": port_of(where.websockets)}, answer) as proxy:
             async with open_agentmail_stream(
                 api_key=KEY,
