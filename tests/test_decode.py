@@ -1,3 +1,4 @@
+import gc
 import json
 import sys
 from datetime import UTC, datetime, timedelta, timezone
@@ -10,7 +11,7 @@ from trio_agentmail import _parts, events
 from trio_agentmail._codec import as_unknown, decode_event, encode_subscribe
 from trio_agentmail._identity import identity, is_mail, mail_key
 from trio_agentmail._settings import Subscribe
-from trio_agentmail._structuring import converter
+from trio_agentmail._structuring import hook_of
 from trio_agentmail.events import (
     AgentArmorManualOverride,
     AgentArmorReleaseActor,
@@ -425,7 +426,7 @@ def test_a_field_that_is_missing_or_null_has_its_default(part: str) -> None:
     cls: Any = getattr(_parts, part)
     needed = {field.name: "x" for field in attrs.fields(cls) if field.default is attrs.NOTHING}
     nulls = dict.fromkeys(attrs.fields_dict(cls)) | needed
-    assert converter.structure(needed, cls) == converter.structure(nulls, cls) == cls(**needed)
+    assert hook_of(cls)(needed) == hook_of(cls)(nulls) == cls(**needed)
 
 
 @pytest.mark.parametrize(
@@ -435,7 +436,69 @@ def test_a_field_that_is_missing_or_null_has_its_default(part: str) -> None:
 )
 def test_a_value_of_the_fields_own_type_stays_as_it_is(type_: Any, value: Any) -> None:
     # Decoding takes it past the hook, which says the same.
-    assert converter.structure(value, type_) is value
+    assert hook_of(type_)(value) is value
+
+
+# What many values cost, in calls: each of them takes longer than reading the value
+
+
+def calls(field: str, value: str) -> int:
+    """How many functions are called, in Python or in C, to decode a mail with this JSON as a field of it."""
+    frame = (
+        f'{{"event_type": "message.received", "message": {{"inbox_id": "a", "message_id": "b", "{field}": {value}}}}}'
+    )
+    counted = 0
+
+    def count(frame: object, event: str, argument: object) -> None:
+        nonlocal counted
+        counted += event in ("call", "c_call")
+
+    decode_event(frame)  # the first one writes functions
+    gc.disable()  # it may have callbacks
+    sys.setprofile(count)
+    try:
+        event = decode_event(frame)
+    finally:
+        sys.setprofile(None)
+        gc.enable()
+    assert isinstance(event, MessageReceivedEvent)
+    return counted
+
+
+@pytest.mark.parametrize(
+    ("field", "item", "at_most"),
+    [
+        ("attachments", "{}", 3),
+        ("attachments", '{"a": 1}', 3),
+        ("attachments", "1", 2),
+        ("to", "1", 1),
+        ("to", '"a"', 1),
+        ("to", '{"name": "a,", "email": "b"}', 9),
+        ("from", '{"email": "a"}', 0),
+    ],
+)
+def test_many_small_values_cost_few_calls_each(field: str, item: str, at_most: int) -> None:
+    few, many = (calls(field, f"[{', '.join([item] * n)}]") for n in (100, 1_100))
+    assert (many - few) / 1_000 <= at_most
+
+
+@pytest.mark.parametrize("text", [r"\ud800", r"\n\ud800", r"\\\udc00", r"\ud83d\ude00\ud83d"])
+def test_many_escapes_cost_no_call_each(text: str) -> None:
+    assert calls("text", f'"{text * 10}"') == calls("text", f'"{text * 1_000}"')
+
+
+@pytest.mark.parametrize("character", [r"\"", r"\\"])
+def test_what_is_escaped_in_a_name_costs_no_call_each(character: str) -> None:
+    few, many = (calls("to", f'[{{"name": "{character * n}", "email": "a"}}]') for n in (10, 1_000))
+    assert few == many
+
+
+def test_objects_without_any_known_field_are_one_object() -> None:
+    event = decode({"event_type": "message.received", "message": IDS | {"attachments": [{}, {"a": 1}, {"size": 1}]}})
+    first, second, third = event.message.attachments
+    assert first == second == Attachment()
+    assert first is second
+    assert third == Attachment(size=1)
 
 
 # What is none of that
@@ -540,6 +603,31 @@ def test_half_an_emoji_does_not_cost_the_mail(escaped: str, expected: str) -> No
     assert isinstance(event, MessageReceivedEvent)
     assert event.message.text == expected
     assert event.raw == text
+
+
+@pytest.mark.parametrize(
+    ("escaped", "expected"),
+    [
+        (r"\ud83d\ud83d\ude00", "\ufffd\U0001f600"),
+        (r"\ud83d\ude00\ude00", "\U0001f600\ufffd"),
+        (r"\ude00\ud83d", "\ufffd\ufffd"),
+        (r"\uD83D\uDE00\uDbFf", "\U0001f600\ufffd"),
+        (r"\\ud83d\ude00", "\\ud83d\ufffd"),
+        (r"\ud83d\\ude00", "\ufffd\\ude00"),
+        (r"\\\ud83d\\\\ud83d", "\\\ufffd\\\\ud83d"),
+        (r"\ud83d\"\ude00\n", '\ufffd"\ufffd\n'),
+        (r"\ud7ff\ud800\ue000", "\ud7ff\ufffd\ue000"),
+    ],
+)
+def test_each_half_of_an_emoji_is_replaced_and_nothing_else(escaped: str, expected: str) -> None:
+    event = decode_event(f'{{"type": "error", "name": "{escaped}"}}')
+    assert event == ErrorEvent(name=expected)
+
+
+def test_bytes_that_are_no_utf8_are_not_repaired() -> None:
+    event = decode_event(b'{"type": "error", "name": "\xff\\ud83d"}')
+    assert isinstance(event, UnknownEvent)
+    assert event.reason.startswith("not JSON: ")
 
 
 def test_a_string_with_lone_surrogates_is_read_as_if_they_were_escapes() -> None:

@@ -555,6 +555,27 @@ async def test_a_message_of_exactly_the_largest_size_is_received(autojump_clock:
         assert await websocket.receive() == "ü".encode() * 1000
 
 
+async def test_very_many_messages_of_one_read_leave_others_their_turn(autojump_clock: MockClock) -> None:
+    messages = [b"%d" % number for number in range(10_500)]
+
+    async def talk(server: Server) -> None:
+        await server.send(await server.read_request() + b"".join(frame(TEXT, message) for message in messages))
+
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    async with connected_to(talk) as websocket, background_nursery() as nursery:
+        assert await websocket.receive() == messages[0]
+        nursery.start_soon(other)
+        assert [await websocket.receive() for _ in messages[1:]] == messages[1:]
+        assert 5 <= turns <= 20
+
+
 async def test_a_stream_cut_at_any_byte_loses_no_whole_message(autojump_clock: MockClock) -> None:
     data = frame(TEXT, b"one") + frame(TEXT, b"two", fin=False) + frame(0, b"three")
     for size in range(len(data) + 1):

@@ -1,6 +1,6 @@
 """A class from a JSON object: one flat function for each class, whose source is written from the class's fields.
 
-What cattrs would write calls a hook for each field, and then the `__init__` that attrs wrote, which must go through
+A function that calls a hook for each field, and then the `__init__` that attrs wrote, must go through
 `object.__setattr__` for each attribute, since the classes are frozen. With that, decoding a mail took twice as long as
 it does. Two things are done otherwise here.
 
@@ -19,10 +19,10 @@ from typing import Any, TypeAlias
 
 import attrs
 
-__all__ = ["Hook", "class_hook"]
+__all__ = ["Hook", "class_hook", "wire_names"]
 
 Hook: TypeAlias = Callable[..., Any]
-"""cattrs' signature: (value, type). Takes any JSON value and never raises."""
+"""Takes any JSON value and never raises. That of an event takes more arguments: see `class_hook`."""
 
 _EXACT: dict[Any, str] = {str: "str", str | None: "str", int | None: "int", bool | None: "bool"}
 """The types whose values JSON has as they are, and what such a value's type must be, since a bool is an int as well."""
@@ -37,14 +37,14 @@ def class_hook(cls: Any, hook_of: Callable[[Any], Hook], given: tuple[str, ...])
         cls: A class that is frozen and slotted.
         hook_of: Tells for an `attrs.Attribute` how it is read.
         given: The fields that the object has no say in. The function takes those that the class has as arguments, in
-            this order, after cattrs' two.
+            this order, after the value.
     """
     fields: dict[str, Any] = attrs.fields_dict(cls)
     parameters = [name for name in given if name in fields]
     names: dict[str, Any] = {"cls": cls, "twin": _twin(cls)}
     names |= {f"default_{name}": fields[name].default for name in parameters}
     source = [
-        f"def structure({', '.join(['value', '_', *(f'{name}=default_{name}' for name in parameters)])}):",
+        f"def structure({', '.join(['value', *(f'{name}=default_{name}' for name in parameters)])}):",
         "    if type(value) is not dict: return None",
         "    get = value.get",
         "    new = twin()",
@@ -54,12 +54,12 @@ def class_hook(cls: Any, hook_of: Callable[[Any], Hook], given: tuple[str, ...])
         if name in parameters:
             continue
         hook = names[f"hook_{name}"] = hook_of(field)
-        wire_name = name.rstrip("_")
+        wire_name = _wire_name(name)
         get = f"get({name!r})" if name == wire_name else f"(get({wire_name!r}) or get({name!r}))"
-        value = f"hook_{name}(x, None)"
+        value = f"hook_{name}(x)"
         if exact := _EXACT.get(field.type):
             value = f"x if type(x) is {exact} else {value}"
-        value = f"{hook(None, None)!r} if (x := {get}) is None else {value}"
+        value = f"{hook(None)!r} if (x := {get}) is None else {value}"
         if field.converter is not None:
             names[f"convert_{name}"] = field.converter
             value = f"convert_{name}({value})"
@@ -70,6 +70,16 @@ def class_hook(cls: Any, hook_of: Callable[[Any], Hook], given: tuple[str, ...])
     exec(compile("\n".join(source), f"<structure {cls.__qualname__}>", "exec"), names)
     structure: Hook = names["structure"]
     return structure
+
+
+def wire_names(cls: Any) -> frozenset[str]:
+    """The names of the fields that an instance may be made of."""
+    names = attrs.fields_dict(cls)
+    return frozenset([*names, *map(_wire_name, names)])
+
+
+def _wire_name(name: str) -> str:
+    return name.rstrip("_")
 
 
 def _twin(cls: Any) -> Any:

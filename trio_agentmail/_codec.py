@@ -8,7 +8,7 @@ import orjson
 
 from ._class_hook import Hook
 from ._settings import Subscribe
-from ._structuring import converter, optional_datetime, optional_text
+from ._structuring import hook_of, optional_datetime, optional_text
 from .errors import printable
 from .events import ErrorEvent, Event, EventType, MessageReceivedEvent, Subscribed, ThreadItem, UnknownEvent
 
@@ -42,7 +42,7 @@ class _Kind:
     def _structure_first(self, *args: Any) -> Any:
         # Written when the first one comes: for a mail that takes 2 ms, and for all classes 9, which is no part of the
         # import.
-        self.structure = converter.get_structure_hook(self.cls)
+        self.structure = hook_of(self.cls)
         return self.structure(*args)
 
 
@@ -67,11 +67,14 @@ _KINDS = _kinds()
 _SUBSCRIBED = _Kind(Subscribed)
 _ERROR = _Kind(ErrorEvent)
 
-# An escape in a JSON string: a surrogate pair; a surrogate without its other half (the group); any other.
-_ESCAPE = re.compile(
-    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
-    re.DOTALL,
+# Surrogates as JSON writes them, where no backslash is itself escaped: a first half without a second one behind it, or
+# a second half without a first one in front of it.
+_LONE_SURROGATE = re.compile(
+    rb"\\u[dD](?:[89abAB]HH(?!\\u[dD][c-fC-F]HH)|(?<!\\u[dD][89abAB]HH\\u[dD])[c-fC-F]HH)".replace(b"H", b"[0-9a-fA-F]")
 )
+
+_NOT_UTF8 = b"\xff"
+"""A byte that no UTF-8 has."""
 
 
 def _encoded(text: str | bytes) -> bytes:
@@ -85,10 +88,19 @@ def _parse(data: bytes) -> Any:
     except orjson.JSONDecodeError:
         # JavaScript counts UTF-16, so a preview cut there may end in half an emoji. JSON can write that,
         # as an escape, and orjson refuses to read it: such mail must not become unknown.
-        repaired = _ESCAPE.sub(lambda escape: rb"\ufffd" if escape[1] else escape[0], data)
+        repaired = _without_lone_surrogates(data)
         if repaired == data:
             raise
         return orjson.loads(repaired)
+
+
+def _without_lone_surrogates(data: bytes) -> bytes:
+    # No Python function is called for each escape, of which there may be millions: one byte stands for an escaped
+    # backslash meanwhile, so that every other backslash begins an escape.
+    if _NOT_UTF8 in data:
+        return data
+    unescaped = data.replace(rb"\\", _NOT_UTF8)
+    return _LONE_SURROGATE.sub(rb"\\ufffd", unescaped).replace(_NOT_UTF8, rb"\\")
 
 
 def decode_event(data: str | bytes) -> Event:
@@ -117,7 +129,7 @@ def decode_event(data: str | bytes) -> Event:
     outer, name = frame.get("type"), frame.get("event_type")
     if outer == "subscribed" or outer == "error":
         control = _SUBSCRIBED if outer == "subscribed" else _ERROR
-        event = control.structure(frame, None, data)
+        event = control.structure(frame, data)
         return event
     if not isinstance(name, str):
         name = outer if isinstance(outer, str) and outer != "event" else None
@@ -125,7 +137,7 @@ def decode_event(data: str | bytes) -> Event:
     if kind is None:
         reason = "it names no type" if name is None else f"its type is not known: {printable(name, 100)}"
         return _unknown(name, reason, frame, data)
-    event = kind.structure(frame, None, data, kind.event_type)
+    event = kind.structure(frame, data, kind.event_type)
     if event is None:
         return _unknown(kind.event_type, f"{kind.event_type} without {_missing(kind, frame)}", frame, data)
     return event
@@ -138,12 +150,12 @@ def _missing(kind: _Kind, frame: dict[str, Any]) -> str:
         return f"its object {kind.payload}"
     part: Any = attrs.fields_dict(kind.cls)[kind.payload].type
     needed = [field.name for field in attrs.fields(part) if field.default is attrs.NOTHING]
-    missing = [name for name in needed if not optional_text(payload.get(name), None)]
+    missing = [name for name in needed if not optional_text(payload.get(name))]
     return f"{kind.payload}.{missing[0]}"
 
 
 def _unknown(event_type: str | None, reason: str, frame: dict[str, Any], data: bytes) -> UnknownEvent:
-    event_id = optional_text(frame.get("event_id"), None)
+    event_id = optional_text(frame.get("event_id"))
     return UnknownEvent(event_type=event_type, event_id=event_id, payload=frame, reason=reason, raw=data)
 
 
@@ -173,21 +185,19 @@ def recovered_event(message: dict[str, Any], event_type: str, origin: str) -> Me
     None: the message has no inbox_id or no message_id.
     """
     raw = orjson.dumps({"type": "event", "event_type": event_type, "message": message})
-    event: MessageReceivedEvent | None = _KINDS[event_type].structure(
-        {"message": message}, None, raw, event_type, origin
-    )
+    event: MessageReceivedEvent | None = _KINDS[event_type].structure({"message": message}, raw, event_type, origin)
     return event
 
 
 def decode_thread(item: dict[str, Any]) -> ThreadItem | None:
     """A thread as the REST API lists it."""
-    thread: ThreadItem | None = converter.structure(item, ThreadItem)
+    thread: ThreadItem | None = hook_of(ThreadItem)(item)
     return thread
 
 
 def parse_time(value: Any) -> float | None:
     """A time that the REST API gave, in seconds since the epoch; `None`: it is none."""
-    time = optional_datetime(value, None)
+    time = optional_datetime(value)
     return None if time is None else time.timestamp()
 
 

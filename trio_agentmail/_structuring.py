@@ -1,40 +1,42 @@
 """JSON values to attrs objects: how each field is read, by its type.
 
-`events` holds the one definition of every class; of that, and of the hooks here, a cattrs converter makes one function
-for each class, when it is first asked for it. AgentMail's wire differs from its own schema now and then, so a hook
-takes any JSON value at all and has an answer for it: that is why decoding cannot raise. What cannot be a field's value
-becomes `None` or empty.
+`events` holds the one definition of every class; of that, and of the hooks here, one function is made for each class,
+when it is first asked for it. AgentMail's wire differs from its own schema now and then, so a hook takes any JSON value
+at all and has an answer for it: that is why decoding cannot raise. What cannot be a field's value becomes `None` or
+empty.
+
+A frame may hold millions of values. So no hook does more for a value than in proportion to its text, and lists are gone
+through without a call for each item where that can be done.
 """
 
+import functools
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from types import NoneType, UnionType
+from types import NoneType
 from typing import Any, get_args, get_origin
 
 import attrs
-from cattrs import Converter
 
-from ._class_hook import Hook, class_hook
-from .events import RecurrencePeriod
+from ._class_hook import Hook, class_hook, wire_names
 
-__all__ = ["converter", "optional_datetime", "optional_text"]
+__all__ = ["hook_of", "optional_datetime", "optional_text"]
 
 NOT_FROM_THE_WIRE = ("_raw", "event_type", "origin", "attempt")
-"""The fields of an event that its frame has no say in: the arguments of its hook, after cattrs' two."""
+"""The fields of an event that its frame has no say in: the arguments of its hook, after the value."""
 
 _fromisoformat = datetime.fromisoformat  # looking it up for each of a mail's eight times took a third of reading them
 
 
-def _text(value: Any, _: Any) -> str:
+def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-def optional_text(value: Any, _: Any) -> str | None:
+def optional_text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _optional_int(value: Any, _: Any) -> int | None:
+def _optional_int(value: Any) -> int | None:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     if isinstance(value, float) and value.is_integer():
@@ -42,11 +44,11 @@ def _optional_int(value: Any, _: Any) -> int | None:
     return None
 
 
-def _optional_bool(value: Any, _: Any) -> bool | None:
+def _optional_bool(value: Any) -> bool | None:
     return value if isinstance(value, bool) else None
 
 
-def optional_datetime(value: Any, _: Any) -> datetime | None:
+def optional_datetime(value: Any) -> datetime | None:
     try:
         time: datetime = _fromisoformat(value)
     except (TypeError, ValueError):
@@ -55,22 +57,24 @@ def optional_datetime(value: Any, _: Any) -> datetime | None:
 
 
 # Without the quotes, a name like `Boss <boss@corp.example>` would be read as the address.
-_NEEDS_QUOTES = re.compile(r'[][<>()@,;:"\\]')
+_needs_quotes = re.compile(r'[][<>()@,;:"\\]').search
 
 
-def _address(value: Any) -> str | None:
+def _address(value: dict[str, Any]) -> str | None:
     """`Name <address>` of the wire's `{"name": …, "email": …}`."""
-    if not isinstance(value, dict) or not isinstance(email := value.get("email"), str):
+    email = value.get("email")
+    if not isinstance(email, str):
         return None
     name = value.get("name")
     if not isinstance(name, str) or not name:
         return email
-    if _NEEDS_QUOTES.search(name):
-        name = '"' + re.sub(r'(["\\])', r"\\\1", name) + '"'
+    if _needs_quotes(name):
+        name = name.replace("\\", r"\\").replace('"', r"\"")
+        return f'"{name}" <{email}>'
     return f"{name} <{email}>"
 
 
-def _texts(value: Any, _: Any) -> tuple[str, ...]:
+def _texts(value: Any) -> tuple[str, ...]:
     """A list of strings or of address objects, or one of these alone."""
     if not isinstance(value, list):
         value = [value] if value else []
@@ -79,20 +83,29 @@ def _texts(value: Any, _: Any) -> tuple[str, ...]:
             break
     else:
         return tuple(value)
-    texts = [item if isinstance(item, str) else _address(item) for item in value]
-    return tuple([text for text in texts if text is not None])
+    texts = []
+    for item in value:
+        if type(item) is str:
+            texts.append(item)
+        elif type(item) is dict and "email" in item and (address := _address(item)) is not None:
+            texts.append(address)
+    return tuple(texts)
 
 
-def _optional_texts(value: Any, type_: Any) -> tuple[str, ...] | None:
-    return _texts(value, type_) if isinstance(value, list | str) else None
+def _optional_texts(value: Any) -> tuple[str, ...] | None:
+    return _texts(value) if isinstance(value, list | str) else None
 
 
-def _sender(value: Any, type_: Any) -> str:
-    senders = _texts(value, type_)
-    return senders[0] if senders else ""
+def _sender(value: Any) -> str:
+    """The first of what `_texts` finds."""
+    for item in value if isinstance(value, list) else [value]:
+        text = _address(item) if isinstance(item, dict) else optional_text(item)
+        if text is not None:
+            return text
+    return ""
 
 
-def _headers(value: Any, _: Any) -> dict[str, str]:
+def _headers(value: Any) -> dict[str, str]:
     if not isinstance(value, dict):
         return {}
     for text in value.values():
@@ -103,11 +116,9 @@ def _headers(value: Any, _: Any) -> dict[str, str]:
     return {name: text for name, text in value.items() if isinstance(text, str)}
 
 
-def _date_or_period(value: Any, _: Any) -> str | RecurrencePeriod | None:
-    return value if isinstance(value, str) else converter.structure(value, RecurrencePeriod)
-
-
 _HOOKS: dict[Any, Hook] = {
+    Any: lambda value: value,
+    str: _text,
     str | None: optional_text,
     int | None: _optional_int,
     bool | None: _optional_bool,
@@ -115,52 +126,48 @@ _HOOKS: dict[Any, Hook] = {
     tuple[str, ...]: _texts,
     tuple[str, ...] | None: _optional_texts,
     Mapping[str, str]: _headers,
-    str | RecurrencePeriod | None: _date_or_period,
 }
 
 
-def _is_optional(type_: Any) -> bool:
-    return isinstance(type_, UnionType) and NoneType in get_args(type_)
-
-
-def _is_tuple(type_: Any) -> bool:
-    return get_origin(type_) is tuple
-
-
-def _optional_hook(type_: Any) -> Hook:
-    """`X | None` of a class or of a tuple: `None` for what is no object or no list."""
+@functools.cache
+def hook_of(type_: Any) -> Hook:
+    """How a value of this type is read: of a field, or of a class, whose function is written when it is asked for."""
+    if type_ in _HOOKS:
+        return _HOOKS[type_]
+    if attrs.has(type_):
+        return class_hook(type_, _field_hook, NOT_FROM_THE_WIRE)
+    if get_origin(type_) is tuple:
+        return _tuple_hook(get_args(type_)[0])
+    # `X | None` of a class or of a tuple: `None` for what is no object or no list.
     [inner] = [arg for arg in get_args(type_) if arg is not NoneType]
-    structure = converter.get_structure_hook(inner)
+    structure = hook_of(inner)
     if attrs.has(inner):
         return structure
-    return lambda value, _: structure(value, inner) if isinstance(value, list) else None
+    return lambda value: structure(value) if isinstance(value, list) else None
 
 
-def _tuple_hook(type_: Any) -> Hook:
-    """`tuple[X, ...]`: without the items that are no X."""
-    item_type = get_args(type_)[0] | None
-    structure = converter.get_structure_hook(item_type)
+def _tuple_hook(item_type: Any) -> Hook:
+    """`tuple[X, ...]` or `tuple[str | X, ...]` of a class: without the items that are neither."""
+    [cls] = [arg for arg in get_args(item_type) or [item_type] if attrs.has(arg)]
+    strings = str in get_args(item_type)
+    structure = hook_of(cls)
+    # Objects without any field of the class, of which a frame may hold millions, share an instance.
+    has_no_field = wire_names(cls).isdisjoint
+    without_fields = structure({})
 
-    def structure_items(value: Any, _: Any) -> tuple[Any, ...]:
-        items = []
+    def structure_items(value: Any) -> tuple[Any, ...]:
+        items: list[Any] = []
         if isinstance(value, list):
             for item in value:
-                structured = structure(item, item_type)
-                if structured is not None:
-                    items.append(structured)
+                if type(item) is dict:
+                    items.append(without_fields if has_no_field(item) else structure(item))
+                elif strings and type(item) is str:
+                    items.append(item)
         return tuple(items)
 
     return structure_items
 
 
 def _field_hook(field: "attrs.Attribute[Any]") -> Hook:
-    return _sender if field.name == "from_" else converter.get_structure_hook(field.type)
-
-
-converter = Converter(detailed_validation=False)
-converter.register_structure_hook(str, _text)
-# The one registered last is asked first.
-converter.register_structure_hook_factory(attrs.has, lambda cls: class_hook(cls, _field_hook, NOT_FROM_THE_WIRE))
-converter.register_structure_hook_factory(_is_optional, _optional_hook)
-converter.register_structure_hook_factory(_is_tuple, _tuple_hook)
-converter.register_structure_hook_factory(lambda type_: type_ in _HOOKS, lambda type_: _HOOKS[type_])
+    type_: Any = field.type
+    return _sender if field.name == "from_" else hook_of(type_)

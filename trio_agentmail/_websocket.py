@@ -25,6 +25,9 @@ __all__ = ["WebSocket", "client_websocket", "close_at_once"]
 RECEIVE_BYTES = 2**18
 """The largest read, in bytes."""
 
+WITHOUT_CHECKPOINT = 1_000
+"""Messages of one read that are handed over without a checkpoint: it may bring 130,000, if they are empty."""
+
 PING_SIZE = 8
 """Bytes of a ping's payload, which is its number."""
 
@@ -39,6 +42,8 @@ class WebSocket:
         self._out = FrameProtocol(client=True, extensions=[])
         self._receiver = Receiver(max_message_size)
         self._received: deque[Received] = deque(self._receiver.receive(already_received))
+        self._handed_over = 0
+        """Messages since the last checkpoint."""
         self._being_read: trio.Event | None = None
         self._sending = trio.Lock()
         self._pings = 0
@@ -63,15 +68,20 @@ class WebSocket:
     async def receive(self) -> bytes:
         """The next message: of a text its UTF-8, which has been checked.
 
-        There is no checkpoint, unless the stream has to be read.
+        There is no checkpoint, unless the stream has to be read, or has brought very many messages at once.
 
         Raises:
             ConnectionLostError: the connection has ended, and every message before its end has been received.
         """
         while True:
             if self._received:
+                if self._handed_over == WITHOUT_CHECKPOINT:
+                    self._handed_over = 0
+                    await trio.lowlevel.checkpoint()
+                    continue
                 item = self._received.popleft()
                 if isinstance(item, bytes):
+                    self._handed_over += 1
                     return item
                 await self._handle(item)
             else:
@@ -129,6 +139,7 @@ class WebSocket:
         finally:
             self._being_read.set()
             self._being_read = None
+        self._handed_over = 0
         if data:
             received = self._receiver.receive(bytes(data))
             if self._keeps_received:

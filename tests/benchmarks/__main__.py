@@ -12,14 +12,27 @@ from typing import Any
 
 import attrs
 
-from . import decode, finding, journal, journaled, latency, memory, profiling, reliability, start, storm, throughput
+from . import (
+    adversarial,
+    decode,
+    finding,
+    journal,
+    journaled,
+    latency,
+    memory,
+    profiling,
+    reliability,
+    start,
+    storm,
+    throughput,
+)
 from .processes import end_on_sigterm
 from .report import Results, table
 
 ABOUT = """\
 Measures trio-agentmail beside others, on this machine alone: each client in a fresh process, its server in another,
 over loopback; contenders take turns in each round. Shown are median, spread over the rounds, and the multiple of the
-group's reference, by rounds. All groups take 20 to 25 minutes, and want two idle cores. Linux only.
+group's reference, by rounds. All groups take about half an hour, and want two idle cores. Linux only.
 """
 
 GROUP_HELP = """\
@@ -33,6 +46,7 @@ groups, all by default:
   journal     10,000 events through a journal, without a network; reference: a commit for
               each event                                                                   3 rounds of about 20 s
   start       imports; reference: trio and trio_websocket                                  11 rounds of about 1 s
+  adversarial the worst frames of up to 16 Mi characters; reference: bare orjson           1 round  of about 8 min
   reliability a journal, beside none (the reference) and a commit an event; recovery of    3 rounds of about 5 min
               10,000 mails; requests when idle
   finding     how soon mail is found that was not pushed, and requests, by mails a day     1 round  of about 15 min
@@ -58,6 +72,7 @@ GROUPS = {
     "storm": Group(storm.measure, 1),
     "journal": Group(journal.measure, 3, journal.NAIVE),
     "start": Group(start.measure, 11, start.REFERENCE),
+    "adversarial": Group(adversarial.measure, 1, adversarial.WAYS[0]),
     "reliability": Group(reliability.measure, 3, journaled.REFERENCE),
     "finding": Group(finding.measure, 1),
 }

@@ -105,7 +105,7 @@ def traced() -> int:
 
 
 def is_ours(filename: str) -> bool:
-    # attrs and cattrs name the methods that they make `<attrs generated methods trio_agentmail.…>`, `<structure …>`.
+    # attrs and `_class_hook` name what they write `<attrs generated methods trio_agentmail.…>`, `<structure …>`.
     if filename.startswith("<"):
         return ".testing." not in filename and ("trio_agentmail" in filename or filename.startswith("<structure"))
     return filename.startswith(PACKAGE) and not filename.startswith(KIT)
