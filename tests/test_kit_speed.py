@@ -19,7 +19,7 @@ from trio_agentmail.testing import FakeAgentMail
 
 @pytest.mark.parametrize("days", [1, pytest.param(7, marks=pytest.mark.long)])
 async def test_a_week_with_a_mail_and_a_reconnect_an_hour_misses_nothing(
-    days: int, agentmail: FakeAgentMail, autojump_clock: MockClock, nursery: trio.Nursery
+    days: int, fake_agentmail: FakeAgentMail, autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     came = 0
 
@@ -32,9 +32,9 @@ async def test_a_week_with_a_mail_and_a_reconnect_an_hour_misses_nothing(
     nursery.start_soon(consume)
     for _ in range(24 * days):
         await trio.sleep(1800)
-        await agentmail.deliver(inbox_id="agent@agentmail.to")
+        await fake_agentmail.deliver(inbox_id="agent@agentmail.to")
         await trio.sleep(1800)
-        await agentmail.drop_connections()
+        await fake_agentmail.drop_connections()
     assert came == 24 * days
 
 

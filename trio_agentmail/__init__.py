@@ -1,9 +1,10 @@
 """The Trio-native client for AgentMail's real-time event stream."""
 
+from typing import TYPE_CHECKING
+
 from ._backend import Backend
 from ._codec import decode_event
 from ._journal.protocol import Journal
-from ._journal.sqlite_journal import DeadLetter, SQLiteJournal
 from ._settings import AgentMailEnvironment, ReconnectPolicy, Recovery, Subscribe
 from ._statistics import State, Statistics
 from ._stream import AgentMailSession, open_agentmail_session, open_agentmail_stream
@@ -47,6 +48,23 @@ from .events import (
     ThreadItem,
     UnknownEvent,
 )
+
+if TYPE_CHECKING:
+    from ._journal.sqlite_journal import DeadLetter, SQLiteJournal
+else:
+
+    def __getattr__(name: str) -> object:
+        # Imported when they are asked for: SQLite, and what keeps a journal in it, is a good part of the whole package.
+        if name not in ("DeadLetter", "SQLiteJournal"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from ._journal import sqlite_journal
+
+        value = globals()[name] = getattr(sqlite_journal, name)
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
 
 __version__ = "0.1.0.dev0"
 

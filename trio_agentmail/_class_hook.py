@@ -1,6 +1,6 @@
 """A class from a JSON object: one flat function for each class, whose source is written from the class's fields.
 
-A function that calls a hook for each field, and then the `__init__` that attrs wrote, must go through
+What cattrs would write calls a hook for each field, and then the `__init__` that attrs wrote, must go through
 `object.__setattr__` for each attribute, since the classes are frozen. With that, decoding a mail took twice as long as
 it does. Two things are done otherwise here.
 
@@ -22,7 +22,7 @@ import attrs
 __all__ = ["Hook", "class_hook", "wire_names"]
 
 Hook: TypeAlias = Callable[..., Any]
-"""Takes any JSON value and never raises. That of an event takes more arguments: see `class_hook`."""
+"""cattrs' signature, (value, type), where the type may be left out. Takes any JSON value and never raises."""
 
 _EXACT: dict[Any, str] = {str: "str", str | None: "str", int | None: "int", bool | None: "bool"}
 """The types whose values JSON has as they are, and what such a value's type must be, since a bool is an int as well."""
@@ -37,14 +37,14 @@ def class_hook(cls: Any, hook_of: Callable[[Any], Hook], given: tuple[str, ...])
         cls: A class that is frozen and slotted.
         hook_of: Tells for an `attrs.Attribute` how it is read.
         given: The fields that the object has no say in. The function takes those that the class has as arguments, in
-            this order, after the value.
+            this order, after cattrs' two.
     """
     fields: dict[str, Any] = attrs.fields_dict(cls)
     parameters = [name for name in given if name in fields]
     names: dict[str, Any] = {"cls": cls, "twin": _twin(cls)}
     names |= {f"default_{name}": fields[name].default for name in parameters}
     source = [
-        f"def structure({', '.join(['value', *(f'{name}=default_{name}' for name in parameters)])}):",
+        f"def structure({', '.join(['value', '_=None', *(f'{name}=default_{name}' for name in parameters)])}):",
         "    if type(value) is not dict: return None",
         "    get = value.get",
         "    new = twin()",

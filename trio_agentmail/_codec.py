@@ -17,6 +17,7 @@ __all__ = [
     "as_unknown",
     "decode_event",
     "decode_thread",
+    "decoded_classes",
     "encode_object",
     "encode_subscribe",
     "parse_object",
@@ -66,6 +67,24 @@ def _kinds() -> dict[str | None, _Kind]:
 _KINDS = _kinds()
 _SUBSCRIBED = _Kind(Subscribed)
 _ERROR = _Kind(ErrorEvent)
+
+
+def decoded_classes() -> list[Any]:
+    """The classes for which functions are written, each behind those that it needs."""
+    classes: dict[Any, None] = {}
+    for kind in (_SUBSCRIBED, _ERROR, *_KINDS.values()):
+        _add_classes(kind.cls, classes)
+    return list(classes)
+
+
+def _add_classes(type_: Any, classes: dict[Any, None]) -> None:
+    for arg in get_args(type_):
+        _add_classes(arg, classes)
+    if attrs.has(type_) and type_ not in classes:
+        for field in attrs.fields(type_):
+            _add_classes(field.type, classes)
+        classes[type_] = None
+
 
 # Surrogates as JSON writes them, where no backslash is itself escaped: a first half without a second one behind it, or
 # a second half without a first one in front of it.
@@ -129,7 +148,7 @@ def decode_event(data: str | bytes) -> Event:
     outer, name = frame.get("type"), frame.get("event_type")
     if outer == "subscribed" or outer == "error":
         control = _SUBSCRIBED if outer == "subscribed" else _ERROR
-        event = control.structure(frame, data)
+        event = control.structure(frame, None, data)
         return event
     if not isinstance(name, str):
         name = outer if isinstance(outer, str) and outer != "event" else None
@@ -137,7 +156,7 @@ def decode_event(data: str | bytes) -> Event:
     if kind is None:
         reason = "it names no type" if name is None else f"its type is not known: {printable(name, 100)}"
         return _unknown(name, reason, frame, data)
-    event = kind.structure(frame, data, kind.event_type)
+    event = kind.structure(frame, None, data, kind.event_type)
     if event is None:
         return _unknown(kind.event_type, f"{kind.event_type} without {_missing(kind, frame)}", frame, data)
     return event
@@ -185,7 +204,9 @@ def recovered_event(message: dict[str, Any], event_type: str, origin: str) -> Me
     None: the message has no inbox_id or no message_id.
     """
     raw = orjson.dumps({"type": "event", "event_type": event_type, "message": message})
-    event: MessageReceivedEvent | None = _KINDS[event_type].structure({"message": message}, raw, event_type, origin)
+    event: MessageReceivedEvent | None = _KINDS[event_type].structure(
+        {"message": message}, None, raw, event_type, origin
+    )
     return event
 
 

@@ -12,14 +12,17 @@ from ._api_key import ApiKey
 from ._backend import Backend, default_backend
 from ._clock import ServerClock
 from ._delivered import Delivered
+from ._first_use import import_in_thread
 from ._journal.protocol import Journal, Kept, nothing_kept
 from ._nursery import TaskNursery, add_context, raise_as_it_is, sole_exception
 from ._proxy import proxies_for, proxy_from_url
 from ._settings import AgentMailEnvironment, ReconnectPolicy, Recovery, Settings, Subscribe
 from ._statistics import State, Statistics
-from ._supervisor import KEEP_IDENTITIES_FOR, Supervisor, journal_scope
 from ._trio_run import TrioRun
 from .events import Event
+
+if TYPE_CHECKING:
+    from ._supervisor import Supervisor
 
 __all__ = ["AgentMailSession", "open_agentmail_session", "open_agentmail_stream"]
 
@@ -52,7 +55,7 @@ def _explain_arguments(function: Callable[P, T]) -> Callable[P, T]:
 class AgentMailSession:
     """A stream together with what can be done with it. Made by `open_agentmail_session`."""
 
-    def __init__(self, supervisor: Supervisor) -> None:
+    def __init__(self, supervisor: "Supervisor") -> None:
         self._supervisor = supervisor
         self._run = TrioRun()
 
@@ -182,6 +185,8 @@ async def open_agentmail_session(
     if journal is not None and (isinstance(journal, type) or not hasattr(journal, "opened")):
         raise TypeError("journal takes an object that keeps events, like SQLiteJournal('agent.db')")
     key.check(default=backend.api_key)
+    await import_in_thread(backend, settings, with_recovery=recovery is not None)
+    from ._supervisor import KEEP_IDENTITIES_FOR, Supervisor, journal_scope
 
     clock = ServerClock(backend.now)
     keeping: AbstractAsyncContextManager[Kept] = nullcontext(nothing_kept())

@@ -1,42 +1,42 @@
 """JSON values to attrs objects: how each field is read, by its type.
 
-`events` holds the one definition of every class; of that, and of the hooks here, one function is made for each class,
-when it is first asked for it. AgentMail's wire differs from its own schema now and then, so a hook takes any JSON value
-at all and has an answer for it: that is why decoding cannot raise. What cannot be a field's value becomes `None` or
-empty.
+`events` holds the one definition of every class; of that, and of the hooks here, a cattrs converter makes one function
+for each class, when it is first asked for it. AgentMail's wire differs from its own schema now and then, so a hook
+takes any JSON value at all and has an answer for it: that is why decoding cannot raise. What cannot be a field's value
+becomes `None` or empty.
 
 A frame may hold millions of values. So no hook does more for a value than in proportion to its text, and lists are gone
 through without a call for each item where that can be done.
 """
 
-import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from types import NoneType
+from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
 import attrs
+from cattrs import Converter
 
 from ._class_hook import Hook, class_hook, wire_names
 
 __all__ = ["hook_of", "optional_datetime", "optional_text"]
 
 NOT_FROM_THE_WIRE = ("_raw", "event_type", "origin", "attempt")
-"""The fields of an event that its frame has no say in: the arguments of its hook, after the value."""
+"""The fields of an event that its frame has no say in: the arguments of its hook, after cattrs' two."""
 
 _fromisoformat = datetime.fromisoformat  # looking it up for each of a mail's eight times took a third of reading them
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, _: Any = None) -> str:
     return value if isinstance(value, str) else ""
 
 
-def optional_text(value: Any) -> str | None:
+def optional_text(value: Any, _: Any = None) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _optional_int(value: Any) -> int | None:
+def _optional_int(value: Any, _: Any = None) -> int | None:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     if isinstance(value, float) and value.is_integer():
@@ -44,11 +44,11 @@ def _optional_int(value: Any) -> int | None:
     return None
 
 
-def _optional_bool(value: Any) -> bool | None:
+def _optional_bool(value: Any, _: Any = None) -> bool | None:
     return value if isinstance(value, bool) else None
 
 
-def optional_datetime(value: Any) -> datetime | None:
+def optional_datetime(value: Any, _: Any = None) -> datetime | None:
     try:
         time: datetime = _fromisoformat(value)
     except (TypeError, ValueError):
@@ -74,7 +74,7 @@ def _address(value: dict[str, Any]) -> str | None:
     return f"{name} <{email}>"
 
 
-def _texts(value: Any) -> tuple[str, ...]:
+def _texts(value: Any, _: Any = None) -> tuple[str, ...]:
     """A list of strings or of address objects, or one of these alone."""
     if not isinstance(value, list):
         value = [value] if value else []
@@ -92,11 +92,11 @@ def _texts(value: Any) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def _optional_texts(value: Any) -> tuple[str, ...] | None:
+def _optional_texts(value: Any, _: Any = None) -> tuple[str, ...] | None:
     return _texts(value) if isinstance(value, list | str) else None
 
 
-def _sender(value: Any) -> str:
+def _sender(value: Any, _: Any = None) -> str:
     """The first of what `_texts` finds."""
     for item in value if isinstance(value, list) else [value]:
         text = _address(item) if isinstance(item, dict) else optional_text(item)
@@ -105,7 +105,7 @@ def _sender(value: Any) -> str:
     return ""
 
 
-def _headers(value: Any) -> dict[str, str]:
+def _headers(value: Any, _: Any = None) -> dict[str, str]:
     if not isinstance(value, dict):
         return {}
     for text in value.values():
@@ -117,7 +117,7 @@ def _headers(value: Any) -> dict[str, str]:
 
 
 _HOOKS: dict[Any, Hook] = {
-    Any: lambda value: value,
+    Any: lambda value, _=None: value,
     str: _text,
     str | None: optional_text,
     int | None: _optional_int,
@@ -129,25 +129,26 @@ _HOOKS: dict[Any, Hook] = {
 }
 
 
-@functools.cache
-def hook_of(type_: Any) -> Hook:
-    """How a value of this type is read: of a field, or of a class, whose function is written when it is asked for."""
-    if type_ in _HOOKS:
-        return _HOOKS[type_]
-    if attrs.has(type_):
-        return class_hook(type_, _field_hook, NOT_FROM_THE_WIRE)
-    if get_origin(type_) is tuple:
-        return _tuple_hook(get_args(type_)[0])
-    # `X | None` of a class or of a tuple: `None` for what is no object or no list.
+def _is_tuple(type_: Any) -> bool:
+    return get_origin(type_) is tuple
+
+
+def _is_optional(type_: Any) -> bool:
+    return isinstance(type_, UnionType) and NoneType in get_args(type_)
+
+
+def _optional_hook(type_: Any) -> Hook:
+    """`X | None` of a class or of a tuple: `None` for what is no object or no list."""
     [inner] = [arg for arg in get_args(type_) if arg is not NoneType]
     structure = hook_of(inner)
     if attrs.has(inner):
         return structure
-    return lambda value: structure(value) if isinstance(value, list) else None
+    return lambda value, _=None: structure(value) if isinstance(value, list) else None
 
 
-def _tuple_hook(item_type: Any) -> Hook:
+def _tuple_hook(type_: Any) -> Hook:
     """`tuple[X, ...]` or `tuple[str | X, ...]` of a class: without the items that are neither."""
+    item_type = get_args(type_)[0]
     [cls] = [arg for arg in get_args(item_type) or [item_type] if attrs.has(arg)]
     strings = str in get_args(item_type)
     structure = hook_of(cls)
@@ -155,7 +156,7 @@ def _tuple_hook(item_type: Any) -> Hook:
     has_no_field = wire_names(cls).isdisjoint
     without_fields = structure({})
 
-    def structure_items(value: Any) -> tuple[Any, ...]:
+    def structure_items(value: Any, _: Any = None) -> tuple[Any, ...]:
         items: list[Any] = []
         if isinstance(value, list):
             for item in value:
@@ -171,3 +172,15 @@ def _tuple_hook(item_type: Any) -> Hook:
 def _field_hook(field: "attrs.Attribute[Any]") -> Hook:
     type_: Any = field.type
     return _sender if field.name == "from_" else hook_of(type_)
+
+
+_converter = Converter(detailed_validation=False)
+_converter.register_structure_hook(str, _text)
+# The one registered last is asked first.
+_converter.register_structure_hook_factory(attrs.has, lambda cls: class_hook(cls, _field_hook, NOT_FROM_THE_WIRE))
+_converter.register_structure_hook_factory(_is_optional, _optional_hook)
+_converter.register_structure_hook_factory(_is_tuple, _tuple_hook)
+_converter.register_structure_hook_factory(lambda type_: type_ in _HOOKS, lambda type_: _HOOKS[type_])
+
+hook_of: Callable[[Any], Hook] = _converter.get_structure_hook
+"""How a value of this type is read: of a field, or of a class, whose function is written when it is asked for."""

@@ -13,6 +13,7 @@ from ._clock import Moment, ServerClock
 from ._codec import encode_subscribe
 from ._connection import Connection
 from ._delivered import Delivered
+from ._first_use import write_functions
 from ._journal.protocol import Journal
 from ._nursery import background_nursery
 from ._outbox import Abandoned, JournaledOutbox, Outbox
@@ -160,6 +161,7 @@ class Supervisor:
             with self._scope:
                 async with background_nursery() as own:
                     own.start_soon(self.outbox.run)
+                    own.start_soon(write_functions)
                     if self._recoverer is not None:
                         own.start_soon(self._recover, self._recoverer)
                         await self._recoverer.begin(self._subscribe)

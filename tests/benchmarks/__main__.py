@@ -16,6 +16,7 @@ from . import (
     adversarial,
     decode,
     finding,
+    first_stream,
     journal,
     journaled,
     latency,
@@ -45,7 +46,8 @@ groups, all by default:
   storm       1,000 streams lose their server                                              1 round  of about 35 s
   journal     10,000 events through a journal, without a network; reference: a commit for
               each event                                                                   3 rounds of about 20 s
-  start       imports; reference: trio and trio_websocket                                  11 rounds of about 1 s
+  start       imports; reference: trio and trio_websocket                                  15 rounds of about 1 s
+  first       how long the first stream of a process holds the event loop, over loopback   5 rounds of about 7 s
   adversarial the worst frames of up to 16 Mi characters; reference: bare orjson           1 round  of about 8 min
   reliability a journal, beside none (the reference) and a commit an event; recovery of    3 rounds of about 5 min
               10,000 mails; requests when idle
@@ -71,7 +73,8 @@ GROUPS = {
     "memory": Group(memory.measure, 1),
     "storm": Group(storm.measure, 1),
     "journal": Group(journal.measure, 3, journal.NAIVE),
-    "start": Group(start.measure, 11, start.REFERENCE),
+    "start": Group(start.measure, 15, start.REFERENCE),
+    "first": Group(first_stream.measure, 5),
     "adversarial": Group(adversarial.measure, 1, adversarial.WAYS[0]),
     "reliability": Group(reliability.measure, 3, journaled.REFERENCE),
     "finding": Group(finding.measure, 1),

@@ -1,0 +1,72 @@
+"""What takes long, and only once in a process: done while a stream is opened, so that the event loop is not held up."""
+
+import ssl
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import trio
+
+from ._backend import Backend, NetworkBackend, default_ssl_context
+from ._codec import decoded_classes
+from ._settings import Settings
+from ._structuring import hook_of
+
+__all__ = ["import_in_thread", "write_functions"]
+
+_done: set[Callable[[], None]] = set()
+
+
+async def import_in_thread(backend: Backend, settings: Settings, *, with_recovery: bool) -> None:
+    """Do in a thread what would hold up the event loop for 0.15 s: importing httpx, and making a TLS context.
+
+    Python hands itself on between its threads every five milliseconds, so other tasks have their turn meanwhile.
+
+    Raises:
+        ImportError: httpx, or something that it needs, is not installed as it should be.
+    """
+    steps = [_import_stream]
+    if with_recovery:
+        steps.append(_import_httpx)
+    if isinstance(backend, NetworkBackend) and settings.ssl_context is None and _is_encrypted(settings):
+        steps.append(_make_tls_context)
+    missing = [step for step in steps if step not in _done]
+    if missing:
+        await backend.run_sync(lambda: _do(missing))
+
+
+def _do(steps: list[Callable[[], None]]) -> None:
+    for step in steps:
+        step()
+        _done.add(step)  # when it is complete: a module that is still being imported makes others wait for it
+
+
+def _import_stream() -> None:
+    from . import _supervisor  # noqa: F401  and recovery with it
+
+
+def _import_httpx() -> None:
+    import httpx
+
+    httpx.AsyncHTTPTransport(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))  # the first one imports the rest of it
+
+
+def _make_tls_context() -> None:
+    default_ssl_context()
+
+
+def _is_encrypted(settings: Settings) -> bool:
+    return settings.environment.websockets.lower().startswith("wss:")
+
+
+_unwritten: Iterator[Any] | None = None
+"""The classes whose functions are to be written: all streams of the process share the work."""
+
+
+async def write_functions() -> None:
+    """Write the functions that decode, a class a checkpoint, so that the first event of a class finds its own there."""
+    global _unwritten
+    if _unwritten is None:
+        _unwritten = iter(decoded_classes())
+    for cls in _unwritten:
+        hook_of(cls)
+        await trio.lowlevel.checkpoint()
