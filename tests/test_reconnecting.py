@@ -433,7 +433,7 @@ async def test_the_state_is_closed_when_the_block_ends_by_an_error(autojump_cloc
     fake = FakeAgentMail()
     with pytest.raises(ApiError):
         async with open_agentmail_session(backend=fake) as session:
-            fake.reject_handshakes(402)
+            fake.reject_handshakes(402, times=None)
             await fake.drop_connections()
             await trio.sleep_forever()
     assert session.state == "closed"
@@ -830,7 +830,7 @@ REFUSALS: dict[str, tuple[Callable[[FakeAgentMail], None], type[Exception]]] = {
         lambda fake: fake.close_instead_of_confirming(4403, times=3),
         SubscriptionRejectedError,
     ),
-    "HTTP 402": (lambda fake: fake.reject_handshakes(402), ApiError),
+    "HTTP 402 for long": (lambda fake: fake.reject_handshakes(402, times=None), ApiError),
     "HTTP 401 for long": (lambda fake: fake.reject_handshakes(401, times=None), AuthenticationError),
 }
 

@@ -420,7 +420,7 @@ async def test_trouble_with_the_next_connections_is_not_seen_in_the_stream() -> 
     assert server.connections == 8
 
 
-async def test_a_refusal_that_no_attempt_can_mend_ends_the_block_with_it() -> None:
+async def test_a_refusal_that_persists_ends_the_block_with_it() -> None:
     async def handle(peer: Peer) -> None:
         if peer.number == 1:
             await peer.confirm()
@@ -429,13 +429,35 @@ async def test_a_refusal_that_no_attempt_can_mend_ends_the_block_with_it() -> No
             await peer.read_request()
             await peer.send(b"HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\ngone")
 
+    policy = ReconnectPolicy(initial_delay=0.01, max_delay=0.05, refusal_grace=0)
     async with serve(handle) as server:
         with pytest.raises(ApiError) as caught:
-            async with open_stream(server) as events:
+            async with open_stream(server, reconnect=policy) as events:
                 assert await story(events, 3) == ["subscribed", "m1", "disconnected 1006"]
                 await trio.sleep_forever()
     assert (caught.value.status_code, caught.value.body) == (404, "gone")
-    assert server.connections == 2
+    assert server.connections == 1 + 3
+
+
+@pytest.mark.parametrize(
+    "status",
+    ["301 Moved Permanently\r\nLocation: http://127.0.0.1:1/", "400 Bad Request", "404 Not Found", "451 For Reasons"],
+)
+async def test_one_refusal_of_whoever_stands_in_front_is_survived(status: str) -> None:
+    async def handle(peer: Peer) -> None:
+        if peer.number == 2:
+            await peer.read_request()
+            await peer.send(f"HTTP/1.1 {status}\r\nContent-Length: 4\r\n\r\ngone".encode())
+            return
+        await peer.confirm()
+        await peer.push(f"m{peer.number}")
+        if peer.number > 2:
+            await peer.stay()
+
+    async with serve(handle) as server:
+        async with open_stream(server) as events:
+            assert await story(events, 5) == ["subscribed", "m1", "disconnected 1006", "subscribed", "m3"]
+    assert server.connections == 3
 
 
 async def test_a_key_that_is_refused_for_longer_than_the_grace_ends_the_block() -> None:

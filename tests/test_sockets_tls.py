@@ -149,16 +149,41 @@ async def test_a_bad_certificate_raises_at_once_as_itself(
     assert caught.value.verify_message.rstrip(".") in said
 
 
-async def test_a_certificate_that_goes_bad_ends_the_block_at_the_next_connection(authority: Authority) -> None:
+async def test_a_certificate_that_goes_bad_and_stays_so_ends_the_block(authority: Authority) -> None:
     async def handle(peer: Peer) -> None:
-        await confirm_over_tls(authority.good if peer.number == 1 else Authority().good, peer)
+        await confirm_over_tls(authority.good if peer.number == 1 else bad, peer)
 
+    bad = Authority().good
+    policy = ReconnectPolicy(initial_delay=0.01, max_delay=0.05, refusal_grace=0)
     async with serve(handle) as server:
         with pytest.raises(ssl.SSLCertVerificationError):
-            async with open_tls_stream(server, authority) as events:
+            async with open_tls_stream(server, authority, reconnect=policy) as events:
                 assert await story(events, 3) == ["subscribed", "m1", "disconnected 1006"]
                 await trio.sleep_forever()
-    assert server.connections == 2
+    assert server.connections == 1 + 3
+
+
+@pytest.mark.parametrize(
+    "make_context",
+    [
+        pytest.param(lambda good: Authority().good, id="of another authority"),
+        pytest.param(lambda good: good.server("localhost"), id="for another host"),
+        pytest.param(lambda good: good.server("127.0.0.1", YESTERDAY), id="expired"),
+    ],
+)
+async def test_a_certificate_that_is_bad_for_a_while_is_survived(
+    authority: Authority, make_context: Callable[[Authority], ssl.SSLContext]
+) -> None:
+    async def handle(peer: Peer) -> None:
+        await confirm_over_tls(bad if peer.number in (2, 3) else authority.good, peer)
+        if peer.number > 3:
+            await peer.stay()
+
+    bad = make_context(authority)
+    async with serve(handle) as server:
+        async with open_tls_stream(server, authority) as events:
+            assert await story(events, 5) == ["subscribed", "m1", "disconnected 1006", "subscribed", "m4"]
+    assert server.connections == 4
 
 
 # Trouble below the WebSocket

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -17,7 +18,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from tests.streams import open_agentmail_stream
+from tests.streams import open_agentmail_session, open_agentmail_stream
 from trio_agentmail import (
     ApiError,
     AuthenticationError,
@@ -27,6 +28,7 @@ from trio_agentmail import (
     Event,
     PermissionDeniedError,
     ReconnectPolicy,
+    Subscribe,
     Subscribed,
     SubscriptionRejectedError,
 )
@@ -35,7 +37,7 @@ from trio_agentmail.errors import ConnectionLostError
 from trio_agentmail.testing import FakeAgentMail
 
 TRANSIENT_STATUSES = [408, 425, 429, 500, 501, 502, 503, 504, 507, 520, 599]
-FATAL_STATUSES = [300, 301, 302, 303, 307, 308, 400, 402, 404, 405, 406, 409, 410, 413, 422, 426, 431, 451, 499]
+REFUSING_STATUSES = [300, 301, 302, 303, 307, 308, 400, 402, 404, 405, 406, 409, 410, 413, 422, 426, 431, 451, 499]
 REFUSED_KEY = [(401, AuthenticationError), (403, PermissionDeniedError)]
 
 TRANSIENT_NAMES = [
@@ -77,7 +79,10 @@ NETWORK_TROUBLE = [
     trio.BrokenResourceError("TLS failed"),
 ]
 OURSELVES = [ValueError("a bad argument"), TypeError("a bad argument"), KeyError("a bug"), AssertionError("a bug")]
-NOT_VERIFIED = ssl.SSLCertVerificationError(1, "self-signed certificate")
+
+
+def not_verified() -> ssl.SSLCertVerificationError:
+    return ssl.SSLCertVerificationError(1, "self-signed certificate")
 
 
 def api_error(status: int, **headers: str) -> ApiError:
@@ -98,9 +103,9 @@ def test_a_server_that_is_busy_or_broken_is_transient(status: int) -> None:
     assert verdict(api_error(status)) is Verdict.TRANSIENT
 
 
-@pytest.mark.parametrize("status", FATAL_STATUSES)
-def test_a_redirect_and_any_other_client_error_is_fatal(status: int) -> None:
-    assert verdict(api_error(status)) is Verdict.FATAL
+@pytest.mark.parametrize("status", REFUSING_STATUSES)
+def test_a_redirect_and_any_other_client_error_is_fatal_if_it_persists(status: int) -> None:
+    assert verdict(api_error(status)) is Verdict.FATAL_IF_IT_PERSISTS
 
 
 @pytest.mark.parametrize(("status", "error"), REFUSED_KEY)
@@ -135,8 +140,8 @@ def test_an_error_that_names_neither_is_fatal_the_third_time(name: str, message:
     assert verdict(SubscriptionRejectedError(name, message)) is Verdict.FATAL_THE_THIRD_TIME
 
 
-def test_a_certificate_that_is_not_verified_is_fatal() -> None:
-    assert verdict(NOT_VERIFIED) is Verdict.FATAL
+def test_a_certificate_that_is_not_verified_is_fatal_if_it_persists() -> None:
+    assert verdict(not_verified()) is Verdict.FATAL_IF_IT_PERSISTS
 
 
 @pytest.mark.parametrize("failure", OURSELVES, ids=repr)
@@ -201,12 +206,24 @@ TRANSIENT_FAULTS: dict[str, Fault] = {
     "once: error that says neither": refusal("Teapot", "short and stout"),
 }
 FATAL_FAULTS: dict[str, tuple[Fault, type[Exception]]] = {
-    **{f"HTTP {status}": (rejection(status), ApiError) for status in FATAL_STATUSES},
-    **{
-        f"error {name!r}, {message!r}": (refusal(name, message), SubscriptionRejectedError)
-        for name, message in FATAL_NAMES
-    },
+    f"error {name!r}, {message!r}": (refusal(name, message), SubscriptionRejectedError) for name, message in FATAL_NAMES
 }
+
+
+REFUSALS: dict[str, tuple[Callable[[FakeAgentMail, int | None], None], type[Exception]]] = {
+    **{
+        f"HTTP {status}": (
+            partial(lambda status, fake, times: fake.reject_handshakes(status, times=times), status),
+            kind,
+        )
+        for status, kind in [*((status, ApiError) for status in REFUSING_STATUSES), *REFUSED_KEY]
+    },
+    "certificate": (
+        lambda fake, times: fake.fail_connections(not_verified(), times=times),
+        ssl.SSLCertVerificationError,
+    ),
+}
+"""Fatal on entering; later, if they persist: what makes so many attempts fail (`None`: all), and of what."""
 
 
 @pytest.mark.parametrize("fault", TRANSIENT_FAULTS.values(), ids=TRANSIENT_FAULTS)
@@ -274,8 +291,8 @@ async def test_network_trouble_is_tried_again_on_entering_and_later(
         assert fake.attempts == 5
 
 
-@pytest.mark.parametrize("failure", [NOT_VERIFIED, *OURSELVES], ids=repr)
-async def test_a_bad_certificate_and_what_no_network_raises_come_out_as_themselves_on_entering_and_later(
+@pytest.mark.parametrize("failure", OURSELVES, ids=repr)
+async def test_what_no_network_raises_comes_out_as_itself_on_entering_and_later(
     failure: Exception, autojump_clock: MockClock
 ) -> None:
     fake = FakeAgentMail()
@@ -333,84 +350,164 @@ async def test_an_error_that_answers_nothing_is_an_event_in_the_stream(name: str
     assert fake.close_codes == [1000]
 
 
-# 401 and 403: how long they may persist
+# Refusals: how long they may persist
 
 
-@pytest.mark.parametrize(("status", "error"), REFUSED_KEY)
-async def test_a_key_that_is_refused_on_entering_is_raised_at_once(
-    status: int, error: type[ApiError], autojump_clock: MockClock
+@pytest.mark.parametrize(("refuse", "error"), REFUSALS.values(), ids=REFUSALS)
+async def test_a_refusal_on_entering_is_raised_at_once(
+    refuse: Callable[[FakeAgentMail, int | None], None], error: type[Exception], autojump_clock: MockClock
 ) -> None:
     fake = FakeAgentMail()
-    fake.reject_handshakes(status, body=b"who are you?")
+    refuse(fake, 1)
     with pytest.raises(error) as caught:
         async with stream(fake):
             pass  # pragma: no cover
-    assert (caught.value.status_code, caught.value.body) == (status, "who are you?")
-    assert len(fake.handshakes) == 1
+    assert type(caught.value) is error
+    assert fake.attempts == 1
+    assert getattr(caught.value, "__notes__", []) == []
+
+
+async def test_a_refusal_on_entering_has_its_body(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    fake.reject_handshakes(401, body=b"who are you?")
+    with pytest.raises(AuthenticationError) as caught:
+        async with stream(fake):
+            pass  # pragma: no cover
+    assert (caught.value.status_code, caught.value.body) == (401, "who are you?")
     assert trio.current_time() == pytest.approx(fake.handshakes[0].at)
 
 
-@pytest.mark.parametrize(("status", "error"), REFUSED_KEY)
-async def test_a_key_that_is_refused_after_another_failure_on_entering_is_raised_at_once(
-    status: int, error: type[ApiError], autojump_clock: MockClock
+BEFORE_THE_BLOCK: dict[str, Fault] = {
+    "HTTP 503": rejection(503),
+    "accepted, then close 1011": close(1011),
+    "accepted, then an error": refusal("rate_limit", ""),
+    "accepted, then nothing": lambda fake: fake.withhold_confirmations(),
+}
+
+
+@pytest.mark.parametrize("before", BEFORE_THE_BLOCK.values(), ids=BEFORE_THE_BLOCK)
+@pytest.mark.parametrize(("refuse", "error"), REFUSALS.values(), ids=REFUSALS)
+async def test_a_refusal_after_another_failure_on_entering_is_raised_at_once(
+    refuse: Callable[[FakeAgentMail, int | None], None],
+    error: type[Exception],
+    before: Fault,
+    autojump_clock: MockClock,
 ) -> None:
+    # Also after a handshake that was accepted: nothing has been confirmed, so nothing shows that this ever worked.
     fake = FakeAgentMail()
-    fake.reject_handshakes(503)
-    fake.reject_handshakes(status)
+    before(fake)
+    refuse(fake, 1)
     with pytest.raises(error):
         async with stream(fake):
             pass  # pragma: no cover
-    assert len(fake.handshakes) == 2
+    assert fake.attempts == 2
 
 
-@pytest.mark.parametrize(("status", "error"), REFUSED_KEY)
-async def test_a_key_that_was_accepted_on_entering_has_its_grace_though_no_subscription_was_confirmed(
-    status: int, error: type[ApiError], autojump_clock: MockClock
+@pytest.mark.parametrize(("refuse", "error"), REFUSALS.values(), ids=REFUSALS)
+async def test_one_refusal_after_a_day_is_survived(
+    refuse: Callable[[FakeAgentMail, int | None], None], error: type[Exception], autojump_clock: MockClock
 ) -> None:
     fake = FakeAgentMail()
-    fake.close_instead_of_confirming(1011)
-    fake.reject_handshakes(status)
-    async with stream(fake):
-        assert len(fake.handshakes) == 3
+    async with stream(fake, ping_interval=None) as events:
+        await trio.sleep(86_400)
+        refuse(fake, 1)
+        await fake.drop_connections()
+        await comes_back(events)
+        event = await fake.deliver(inbox_id="agent")
+        assert await anext(events) == event
+    assert fake.attempts == 3
 
 
-@pytest.mark.parametrize(("status", "error"), REFUSED_KEY)
-async def test_a_key_that_had_been_accepted_may_be_refused_within_the_grace(
-    status: int, error: type[ApiError], no_jitter: None, autojump_clock: MockClock
+@pytest.mark.parametrize(("refuse", "error"), REFUSALS.values(), ids=REFUSALS)
+async def test_refusals_within_the_grace_are_survived(
+    refuse: Callable[[FakeAgentMail, int | None], None],
+    error: type[Exception],
+    no_jitter: None,
+    autojump_clock: MockClock,
 ) -> None:
     fake = FakeAgentMail()
     async with stream(fake) as events:
-        fake.reject_handshakes(status, times=6)
+        refuse(fake, 6)  # at 0.5, 1.5, 3.5, 7.5, 15.5 and 31.5
         await fake.drop_connections()
         await comes_back(events)
-        # The last refusal came 31 s after the first.
-        assert times(fake) == [0, 0.5, 1.5, 3.5, 7.5, 15.5, 31.5, 61.5]
+        assert fake.attempts == 8
+        assert times(fake)[-1] == 61.5
 
 
-@pytest.mark.parametrize(("status", "error"), REFUSED_KEY)
-async def test_a_key_that_is_refused_beyond_the_grace_ends_the_block(
-    status: int, error: type[ApiError], no_jitter: None, autojump_clock: MockClock
+@pytest.mark.parametrize(("refuse", "error"), REFUSALS.values(), ids=REFUSALS)
+async def test_refusals_beyond_the_grace_end_the_block_with_the_last_of_them(
+    refuse: Callable[[FakeAgentMail, int | None], None],
+    error: type[Exception],
+    no_jitter: None,
+    autojump_clock: MockClock,
 ) -> None:
     fake = FakeAgentMail()
     with pytest.raises(error) as caught:
         async with stream(fake):
+            began = trio.current_time()
+            refuse(fake, None)
+            await fake.drop_connections()
+            await trio.sleep_forever()
+    assert type(caught.value) is error
+    # The first refusal after which 60 s have passed since the one at 0.5 s.
+    assert trio.current_time() - began == pytest.approx(61.5)
+    assert fake.attempts == 1 + 7
+    assert caught.value.__notes__ == [
+        "The server has refused 7 attempts within 61 s, and accepted none (refusal_grace is 60 s)."
+    ]
+
+
+async def test_refusals_of_all_kinds_are_counted_together(no_jitter: None, autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    with pytest.raises(ApiError) as caught:
+        async with stream(fake):
+            began = trio.current_time()
+            for status in (302, 404, 401, 403, 451, 400, 410):
+                fake.reject_handshakes(status)
+            await fake.drop_connections()
+            await trio.sleep_forever()
+    assert caught.value.status_code == 410
+    assert trio.current_time() - began == pytest.approx(61.5)
+
+
+@pytest.mark.parametrize("status", [404, 401])
+async def test_it_takes_three_refusals_even_without_any_grace(
+    status: int, no_jitter: None, autojump_clock: MockClock
+) -> None:
+    fake = FakeAgentMail()
+    with pytest.raises(ApiError):
+        async with stream(fake, reconnect=ReconnectPolicy(refusal_grace=0)) as events:
+            fake.reject_handshakes(status, times=2)
+            await fake.drop_connections()
+            await comes_back(events)
             fake.reject_handshakes(status, times=None)
             await fake.drop_connections()
             await trio.sleep_forever()
-    assert caught.value.status_code == status
-    # The first refusal after which 60 s have passed since the one at 0.5 s.
-    assert times(fake)[-2:] == [31.5, 61.5]
-    assert trio.current_time() - fake.handshakes[0].at == pytest.approx(61.5)
+    assert len(fake.handshakes) == 4 + 3
 
 
-async def test_the_grace_may_be_none(autojump_clock: MockClock) -> None:
+async def test_it_takes_three_refusals_however_far_they_are_apart(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
-    with pytest.raises(AuthenticationError):
-        async with stream(fake, reconnect=ReconnectPolicy(refusal_grace=0)):
-            fake.reject_handshakes(401)
+    with pytest.raises(ApiError) as caught:
+        async with stream(fake):
+            fake.reject_handshakes(404, headers=[("Retry-After", "600")], times=None)
             await fake.drop_connections()
             await trio.sleep_forever()
-    assert len(fake.handshakes) == 2
+    assert caught.value.status_code == 404
+    assert len(fake.handshakes) == 1 + 3
+    assert 1200 <= times(fake)[-1] < 1200 + 120
+
+
+@pytest.mark.parametrize("status", [302, 400, 401, 403, 404])
+async def test_a_retry_after_on_a_refusal_is_a_floor_under_the_wait(
+    status: int, no_jitter: None, autojump_clock: MockClock
+) -> None:
+    fake = FakeAgentMail()
+    async with stream(fake) as events:
+        fake.reject_handshakes(status, headers=[("Retry-After", "40")])
+        await fake.drop_connections()
+        await comes_back(events)
+        assert times(fake) == [0, 0.5, 40.5]
 
 
 async def test_the_grace_begins_with_the_first_refusal_and_not_with_the_outage(
@@ -426,13 +523,13 @@ async def test_the_grace_begins_with_the_first_refusal_and_not_with_the_outage(
     assert times(fake)[9:] == [121.5, 151.5, 181.5]
 
 
-async def test_another_failure_between_refusals_of_the_key_does_not_prolong_the_grace(
+async def test_another_failure_between_refusals_does_not_prolong_the_grace(
     no_jitter: None, autojump_clock: MockClock
 ) -> None:
     fake = FakeAgentMail()
     with pytest.raises(AuthenticationError):
         async with stream(fake):
-            fake.reject_handshakes(401, times=2)
+            fake.reject_handshakes(404, times=2)
             fake.reject_handshakes(503, times=2)
             fake.refuse_connections()
             fake.reject_handshakes(403)
@@ -442,30 +539,60 @@ async def test_another_failure_between_refusals_of_the_key_does_not_prolong_the_
     assert times(fake)[-1] == 61.5
 
 
-async def test_an_accepted_handshake_between_refusals_of_the_key_begins_the_grace_anew(
+async def test_an_accepted_handshake_between_refusals_begins_the_grace_anew(
     no_jitter: None, autojump_clock: MockClock
 ) -> None:
     fake = FakeAgentMail()
-    with pytest.raises(AuthenticationError):
+    with pytest.raises(ApiError):
         async with stream(fake):
-            fake.reject_handshakes(401, times=5)
+            fake.reject_handshakes(404, times=5)
             fake.withhold_confirmations()  # accepted at 31.5, given up 10 s later
-            fake.reject_handshakes(401, times=None)
+            fake.reject_handshakes(404, times=None)
             await fake.drop_connections()
             await trio.sleep_forever()
     assert times(fake)[5:] == [15.5, 31.5, 71.5, 101.5, 131.5]
 
 
-async def test_a_confirmed_subscription_between_refusals_of_the_key_begins_the_grace_anew(
+async def test_a_confirmed_subscription_between_refusals_begins_the_grace_anew(
     no_jitter: None, autojump_clock: MockClock
 ) -> None:
     fake = FakeAgentMail()
     async with stream(fake) as events:
         for _ in range(3):
-            fake.reject_handshakes(401, times=6)
+            fake.reject_handshakes(404, times=6)
             await fake.drop_connections()
             await comes_back(events)
             await trio.sleep(30)
+
+
+@pytest.mark.parametrize(("refuse", "error"), REFUSALS.values(), ids=REFUSALS)
+async def test_another_subscription_has_the_grace_as_well(
+    refuse: Callable[[FakeAgentMail, int | None], None],
+    error: type[Exception],
+    no_jitter: None,
+    autojump_clock: MockClock,
+) -> None:
+    fake = FakeAgentMail()
+    async with open_agentmail_session(backend=fake) as session:
+        refuse(fake, 2)
+        await session.subscribe(Subscribe(inbox_ids=["other"]))
+        assert fake.attempts == 1 + 3
+        began = trio.current_time()
+        refuse(fake, None)
+        with pytest.raises(error):
+            await session.subscribe(Subscribe(inbox_ids=["third"]))
+        assert trio.current_time() - began == pytest.approx(61.5)
+        assert session.state == "subscribed"
+
+
+async def test_another_subscription_that_is_refused_raises_at_once(autojump_clock: MockClock) -> None:
+    fake = FakeAgentMail()
+    async with open_agentmail_session(backend=fake) as session:
+        fake.refuse_subscriptions("forbidden", "not this one")
+        with pytest.raises(SubscriptionRejectedError):
+            await session.subscribe(Subscribe(inbox_ids=["other"]))
+        assert fake.attempts == 2
+        assert session.state == "subscribed"
 
 
 # Refusals that may mean anything

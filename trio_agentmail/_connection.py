@@ -66,7 +66,7 @@ class Connection:
         self.confirmed_at: Moment
         """When `subscribed` came."""
         self.accepted = False
-        """Whether the handshake has succeeded, and so the key has been accepted."""
+        """Whether the handshake has been accepted."""
         self.step = "under way"
         """What `run` is doing before it has started, in words: told when it is cut."""
         self.ended = trio.Event()

@@ -11,14 +11,7 @@ from email.utils import parsedate_to_datetime
 import trio
 
 from ._settings import ReconnectPolicy
-from .errors import (
-    ApiError,
-    AuthenticationError,
-    ConnectionLostError,
-    PermissionDeniedError,
-    RequestFailedError,
-    SubscriptionRejectedError,
-)
+from .errors import ApiError, ConnectionLostError, RequestFailedError, SubscriptionRejectedError
 
 __all__ = ["Attempts", "Verdict", "ceilings", "full_jitter", "http_date", "retry_after", "verdict"]
 
@@ -45,10 +38,14 @@ class Verdict(enum.Enum):
     TRANSIENT = enum.auto()
     FATAL = enum.auto()
     FATAL_IF_IT_PERSISTS = enum.auto()
-    """The key was refused: fatal, unless the key has been accepted before and `refusal_grace` is not over."""
+    """Whoever stands at AgentMail's address refuses us: fatal, until a subscription has been confirmed. After that, a
+    proxy or a load balancer may have a bad minute: then it is fatal when it has persisted for `refusal_grace`."""
     FATAL_THE_THIRD_TIME = enum.auto()
     """Refused in a way that may mean anything: fatal the third time running."""
 
+
+FEWEST_REFUSALS = 3
+"""How many refusals it takes to end a stream that was subscribed, however long they are apart."""
 
 TRANSIENT_STATUSES = frozenset({408, 425, 429})
 TRANSIENT_ERROR = re.compile(
@@ -63,11 +60,9 @@ FATAL_ERROR = re.compile(
 def verdict(failure: Exception) -> Verdict:
     """Transient or fatal: the table in `docs/reconnecting.md`, in one function."""
     match failure:
-        case AuthenticationError() | PermissionDeniedError():
-            return Verdict.FATAL_IF_IT_PERSISTS
         case ApiError(status_code=status):
             transient = status >= 500 or status in TRANSIENT_STATUSES
-            return Verdict.TRANSIENT if transient else Verdict.FATAL
+            return Verdict.TRANSIENT if transient else Verdict.FATAL_IF_IT_PERSISTS
         case SubscriptionRejectedError(name=name, message=message):
             # The name is AgentMail's own term, the message is prose: it decides only where the name says nothing.
             for text in (name, message):
@@ -80,7 +75,7 @@ def verdict(failure: Exception) -> Verdict:
             refused = code == 1008 or 4000 <= code <= 4999
             return Verdict.FATAL_THE_THIRD_TIME if refused else Verdict.TRANSIENT
         case ssl.SSLCertVerificationError():
-            return Verdict.FATAL
+            return Verdict.FATAL_IF_IT_PERSISTS
         case OSError() | trio.BrokenResourceError() | RequestFailedError():
             return Verdict.TRANSIENT
         case _:
@@ -93,27 +88,30 @@ class Attempts:
     Args:
         policy: The delays and limits.
         now: The time of day, in seconds since the epoch.
-        key_accepted: Whether AgentMail has accepted the key before.
+        subscribed: Whether a subscription has been confirmed before.
     """
 
-    def __init__(self, policy: ReconnectPolicy, now: Callable[[], float], *, key_accepted: bool = False) -> None:
+    def __init__(self, policy: ReconnectPolicy, now: Callable[[], float], *, subscribed: bool = False) -> None:
         self._policy = policy
         self._now = now
-        self._key_accepted = key_accepted
-        self._key_refused_since: float | None = None
-        self._refusals_running = 0
+        self._has_been_subscribed = subscribed
+        self._refusals = 0
+        """Since a handshake was last accepted; `_refused_since` is when the first of them came."""
+        self._refused_since = 0.0
+        self._unclear_running = 0
+        """Refusals that may mean anything, one after the other."""
         self.start_over()
 
     def start_over(self) -> None:
         """The ceiling of the delays is the first one again."""
         self._ceilings = ceilings(self._policy)
 
-    def key_was_accepted(self) -> None:
-        self._key_accepted = True
-        self._key_refused_since = None
+    def handshake_was_accepted(self) -> None:
+        self._refusals = 0
 
     def was_subscribed(self) -> None:
-        self._refusals_running = 0
+        self._has_been_subscribed = True
+        self._unclear_running = 0
 
     def delay(self) -> float:
         """Seconds to wait before the next attempt."""
@@ -129,17 +127,28 @@ class Attempts:
         if judged is Verdict.FATAL:
             raise failure
         if judged is Verdict.FATAL_IF_IT_PERSISTS:
-            now = trio.current_time()
-            if self._key_refused_since is None:
-                self._key_refused_since = now
-            if not self._key_accepted or now - self._key_refused_since >= self._policy.refusal_grace:
+            if not self._has_been_subscribed:
                 raise failure
-        self._refusals_running = self._refusals_running + 1 if judged is Verdict.FATAL_THE_THIRD_TIME else 0
-        if self._refusals_running >= 3:
+            self._raise_if_it_persists(failure)
+        self._unclear_running = self._unclear_running + 1 if judged is Verdict.FATAL_THE_THIRD_TIME else 0
+        if self._unclear_running >= 3:
             if isinstance(failure, ConnectionLostError):
                 raise SubscriptionRejectedError(f"close {failure.code}", failure.reason) from failure
             raise failure
         return max(self.delay(), retry_after(failure, self._now))
+
+    def _raise_if_it_persists(self, failure: Exception) -> None:
+        now = trio.current_time()
+        if not self._refusals:
+            self._refused_since = now
+        self._refusals += 1
+        seconds = now - self._refused_since
+        if self._refusals >= FEWEST_REFUSALS and seconds >= self._policy.refusal_grace:
+            failure.add_note(
+                f"The server has refused {self._refusals} attempts within {seconds:.0f} s, and accepted none "
+                f"(refusal_grace is {self._policy.refusal_grace:g} s)."
+            )
+            raise failure
 
 
 def retry_after(failure: Exception, now: Callable[[], float]) -> float:

@@ -190,8 +190,10 @@ class ReconnectPolicy:
         multiplier: By what the ceiling grows, from attempt to attempt.
         stable_after: Seconds that a subscription must have been in force for the ceiling to start over: a server
             that accepts and then drops is not hammered.
-        refusal_grace: Seconds that a 401 or 403 may persist once the key has been accepted, since services
-            refuse good keys while they are being deployed or a key is being replaced.
+        refusal_grace: Seconds for which a stream that was subscribed bears with refusals of its handshake: 401, 403,
+            404, a redirect, any other status that is fatal on entering, a certificate that cannot be verified. Services
+            and what stands in front of them answer so while they are being deployed. It is counted from the first
+            refusal since a handshake was last accepted, and it takes three refusals at least, even with 0.
         give_up_after: Seconds of outage after which the block ends with `ConnectionFailedError`. None: never.
 
     Raises:

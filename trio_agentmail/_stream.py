@@ -307,11 +307,11 @@ async def open_agentmail_stream(
         The receive end of a memory channel. To share it among worker tasks, give each of them a clone.
 
     Raises:
-        AuthenticationError, PermissionDeniedError: The key was refused, on entering, or for `reconnect.refusal_grace`
-            seconds after it had been accepted.
+        AuthenticationError, PermissionDeniedError, ApiError: The handshake was refused with 401, with 403, or in
+            another way that is not transient: on entering, or, once a subscription has been confirmed, for
+            `reconnect.refusal_grace` seconds and at least three times.
+        ssl.SSLCertVerificationError: The server's certificate cannot be verified; when it is raised, as for these.
         SubscriptionRejectedError: The subscription was refused.
-        ApiError: The handshake was refused in a way that is not transient.
-        ssl.SSLCertVerificationError: The server's certificate cannot be verified.
         ConnectionFailedError: Transient trouble outlasted `enter_timeout` or `reconnect.give_up_after`; its cause is
             the last failure. What a proxy says is such trouble as well.
         JournalError: The journal cannot be opened, read or written; see its subclasses.

@@ -233,7 +233,7 @@ class Supervisor:
         async with self._replacing:
             if subscribe is None:
                 subscribe = self._subscribe
-            attempts = Attempts(self._settings.reconnect, self._backend.now, key_accepted=True)
+            attempts = Attempts(self._settings.reconnect, self._backend.now, subscribed=True)
             while True:
                 await self._until_subscribed()
                 connection = await self._attempt(subscribe, attempts)
@@ -258,7 +258,7 @@ class Supervisor:
             predecessor.retire()
             self._successors.append(connection)
             self._subscribe = subscribe
-            self._attempts.key_was_accepted()
+            self._attempts.handshake_was_accepted()
             self._attempts.was_subscribed()
             self._reestablishing.cancel()
 
@@ -422,7 +422,7 @@ class Supervisor:
         except Exception as exc:  # noqa: BLE001  Attempts.delay_after() raises what is not transient
             failure = exc
         if connection.accepted:
-            attempts.key_was_accepted()
+            attempts.handshake_was_accepted()
         if failure is not None:
             return failure
         attempts.was_subscribed()
