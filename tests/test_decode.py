@@ -8,7 +8,14 @@ import attrs
 import pytest
 
 from trio_agentmail import _parts, events
-from trio_agentmail._codec import as_unknown, decode_event, encode_subscribe
+from trio_agentmail._codec import (
+    as_unknown,
+    decode_event,
+    encode_subscribe,
+    parse_object,
+    recovered_event,
+    with_message,
+)
 from trio_agentmail._identity import identity, is_mail, mail_key
 from trio_agentmail._settings import Subscribe
 from trio_agentmail._structuring import hook_of
@@ -871,3 +878,58 @@ def test_a_very_long_event_id_is_remembered_by_its_hash() -> None:
     assert identity(bounced("x" * 300)) == identity(bounced("x" * 300))
     assert identity(bounced("x" * 300)) != identity(bounced("x" * 301))
     assert len(identity(bounced("x" * 300)) or b"") == len(identity(bounced("x")) or b"") == 16
+
+
+# What the REST API gave, as the text of an event
+
+
+def nested(levels: int) -> str:
+    return "[" * levels + "]" * levels
+
+
+WRITTEN: list[str] = [
+    f'{{"a":{nested(300)},"b":[],"c":{{}},"d":[{{"e":[1,2.5,null,true,"ü\\n"]}},[]],"":{{"\\"":0}}}}',
+    '{"a":' * 300 + "{}" + "}" * 300,
+    "[[" + nested(300) + ",[],1]," + nested(300) + "]",
+]
+
+
+@pytest.mark.parametrize("value", WRITTEN, ids=["mixed", "objects", "lists"])
+def test_what_is_deeper_than_orjson_writes_is_written_as_it_was(value: str) -> None:
+    item = parse_object(f'{{"inbox_id":"a","message_id":"m","new_field":{value}}}'.encode())
+    assert item is not None
+    event = recovered_event(item, "message.received", "recovered")
+    assert event is not None
+    assert event.raw == (
+        '{"type":"event","event_type":"message.received",'
+        f'"message":{{"inbox_id":"a","message_id":"m","new_field":{value}}}}}'
+    )
+    assert decode_event(event.raw) == event
+
+
+@pytest.mark.parametrize("levels", range(1_015, 1_030))
+def test_no_depth_is_too_much_to_be_told_apart_from_a_mail(levels: int) -> None:
+    item = parse_object(f'{{"inbox_id":"a","message_id":"m","new_field":{nested(levels)}}}'.encode())
+    if item is None:
+        assert levels > 1_020  # deeper than orjson reads
+        return
+    event = recovered_event(item, "message.received", "recovered")
+    assert event is None or decode_event(event.raw) == event
+
+
+@pytest.mark.parametrize("levels", [1, 253, 254, 255, 300, 1_000, 1_021, 1_022, 1_023, 1_024, 1_025])
+def test_the_body_of_a_pushed_mail_comes_whatever_else_is_in_it(levels: int) -> None:
+    pushed = decode_event(
+        '{"type":"event","event_type":"message.received","event_id":"e","new_field":'
+        f'{nested(min(levels, 1_000))},"message":{{"inbox_id":"a","message_id":"m"}}}}'
+    )
+    assert isinstance(pushed, MessageReceivedEvent)
+    message = parse_object(f'{{"message_id":"m","text":"Hello","new_field":{nested(levels)}}}'.encode())
+    if message is None:
+        return
+    whole = with_message(pushed, message)
+    if levels <= 1_000:
+        assert whole is not None
+    if whole is not None:
+        assert whole.message.text == "Hello"
+        assert decode_event(whole.raw) == whole

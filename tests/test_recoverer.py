@@ -1722,6 +1722,18 @@ async def test_a_connection_that_cannot_be_replaced_stays(
         assert [when for when, _, _ in world.looks] == [0, 300, 600]
 
 
+async def test_a_stream_that_is_left_while_its_connection_is_replaced_ends_without_an_error(
+    autojump_clock: MockClock,
+) -> None:
+    async with recovering() as world:
+        world.renewal_fails = trio.ClosedResourceError("the stream has ended")
+        world.subscribed()
+        await world.until(100)
+        world.api.answers |= inbox(mail("m", 100))
+        await world.until(700)
+        assert world.renewed[0] == 300
+
+
 # Events that are pushed
 
 

@@ -36,6 +36,8 @@ class ApiKey:
             source = os.environ.get("AGENTMAIL_API_KEY") or None
         self._source = Secret(source) if isinstance(source, str) else source
         self._key = Secret()
+        self.changes = 0
+        """How often another key has been found. It tells keys apart where a key itself would stand in a traceback."""
         self._asked: deque[str] = deque(maxlen=REMEMBERED)
 
     def check(self, default: str | None = None) -> None:
@@ -71,14 +73,15 @@ class ApiKey:
         if problem is not None:
             del key
             raise problem
+        self.changes += key != self._key
         self._key = Secret(key)
         if self._key not in self._asked:
             self._asked.append(self._key)
 
-    def is_other_than(self, authorization: str) -> bool:
-        """Find out the key again, and whether it is another one than in that header; as `ask`."""
+    def has_changed_since(self, changes: int) -> bool:
+        """Find out the key again, and whether it is another one than when there had been so many; as `ask`."""
         self.ask()
-        return self.authorization != authorization
+        return self.changes != changes
 
     @property
     def authorization(self) -> str:
@@ -92,10 +95,15 @@ class ApiKey:
             for name, value in vars(failure).items():
                 setattr(failure, name, self._without_key(value))
 
+    def redacted(self, text: str) -> str:
+        """A text without the key, also where that stands as `repr` shows it."""
+        for key in sorted(self._asked, key=len, reverse=True):  # one may begin with another
+            text = text.replace(key, "***").replace(repr(key)[1:-1], "***")
+        return text
+
     def _without_key(self, value: Any) -> Any:
         if isinstance(value, str):
-            for key in sorted(self._asked, key=len, reverse=True):  # one may begin with another
-                value = value.replace(key, "***")
+            return self.redacted(value)
         if isinstance(value, dict):
             return {self._without_key(name): self._without_key(item) for name, item in value.items()}
         return value

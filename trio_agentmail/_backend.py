@@ -112,9 +112,10 @@ class NetworkBackend:
 
     def http_transport(self, ssl_context: ssl.SSLContext | None) -> "httpx.AsyncBaseTransport":
         """See `Backend`."""
+        from ._http_transport import SteadyTransport
         from ._network_transport import NetworkTransport
 
-        return NetworkTransport(ssl_context or default_ssl_context(), self._proxies.http)
+        return SteadyTransport(NetworkTransport(ssl_context or default_ssl_context(), self._proxies.http))
 
     def now(self) -> float:
         """See `Backend`."""

@@ -1,6 +1,7 @@
 """Text to event, and subscription to text: the only place in this package that knows JSON."""
 
 import re
+from collections.abc import Iterator
 from typing import Any, get_args
 
 import attrs
@@ -101,7 +102,7 @@ def _encoded(text: str | bytes) -> bytes:
     return text if isinstance(text, bytes) else text.encode(errors="backslashreplace")
 
 
-def _parse(data: bytes) -> Any:
+def _parse(data: bytes | bytearray) -> Any:
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
@@ -184,7 +185,7 @@ def as_unknown(event: Subscribed, reason: str) -> UnknownEvent:
     return UnknownEvent(event_type="subscribed", payload=_parse(raw), reason=reason, raw=raw)
 
 
-def parse_object(data: bytes) -> dict[str, Any] | None:
+def parse_object(data: bytes | bytearray) -> dict[str, Any] | None:
     """The JSON object that an answer of the REST API holds; None if it is none."""
     try:
         parsed = _parse(data)
@@ -198,12 +199,49 @@ def encode_object(value: dict[str, Any]) -> bytes:
     return orjson.dumps(value)
 
 
+def _frame(value: dict[str, Any]) -> bytes | None:
+    """JSON of a frame made of what was read as JSON; None: it could not be read again.
+
+    orjson reads 1,024 levels and writes 254, and a frame has a level more than what it is made of.
+    """
+    try:
+        return orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        text = b"".join(_pieces(value))
+    return text if parse_object(text) is not None else None
+
+
+def _pieces(value: Any) -> Iterator[bytes]:
+    """The JSON of a value piece by piece, however deep it is: what is still to be written waits in a list."""
+    waiting = [value]  # the last one comes first; bytes are written as they are
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, bytes):
+            yield item
+        elif isinstance(item, dict) and item:
+            yield b"{"
+            waiting.append(b"}")
+            for name, inner in reversed(item.items()):
+                waiting += (inner, orjson.dumps(name) + b":", b",")
+            waiting.pop()  # no comma before the first
+        elif isinstance(item, list) and item:
+            yield b"["
+            waiting.append(b"]")
+            for inner in reversed(item):
+                waiting += (inner, b",")
+            waiting.pop()
+        else:
+            yield orjson.dumps(item)
+
+
 def recovered_event(message: dict[str, Any], event_type: str, origin: str) -> MessageReceivedEvent | None:
     """The event of a message that the REST API gave, with the frame that would have pushed it as its text.
 
-    None: the message has no inbox_id or no message_id.
+    None: the message has no inbox_id or no message_id, or is so deep that its text could not be read again.
     """
-    raw = orjson.dumps({"type": "event", "event_type": event_type, "message": message})
+    raw = _frame({"type": "event", "event_type": event_type, "message": message})
+    if raw is None:
+        return None
     event: MessageReceivedEvent | None = _KINDS[event_type].structure(
         {"message": message}, None, raw, event_type, origin
     )
@@ -226,7 +264,8 @@ def with_message(event: MessageReceivedEvent, message: dict[str, Any]) -> Messag
     """A pushed event whose body was left out, with the message as the REST API gave it; None: it gave another."""
     frame = parse_object(_encoded(event._raw)) or {}
     frame["message"] = {"inbox_id": event.message.inbox_id} | message
-    whole = decode_event(orjson.dumps(frame))
+    raw = _frame(frame)
+    whole = None if raw is None else decode_event(raw)
     if not isinstance(whole, MessageReceivedEvent) or whole.event_type != event.event_type:
         return None
     message_ = whole.message

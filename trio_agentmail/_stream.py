@@ -290,7 +290,7 @@ async def open_agentmail_stream(
         buffer_size: Events that may wait for the consumer; then reading stops.
         max_message_size: Characters of one message (bytes, of a binary one). A larger one costs the connection: a
             `Disconnected` with code 1009. Decoding one holds the event loop: 20 ms for 16 MiB of text, 2 to 3 s for
-            the worst JSON of that size.
+            the worst JSON of that size. An answer of the REST API may have as many bytes, and 1 MiB at least.
         ssl_context: For `wss://` and `https://` URLs, a proxy's as well. By default the standard library's, with the
             system's certificates.
         proxy: `"http://user:password@host:port"`, or `https://` for TLS to the proxy itself: an HTTP proxy, through

@@ -7,7 +7,9 @@ verified is `ssl.SSLCertVerificationError`, and a session that has ended is `tri
 from collections.abc import Mapping
 
 __all__ = [
+    "MAX_BODY",
     "AgentMailError",
+    "AnswerTooLargeError",
     "ApiError",
     "AuthenticationError",
     "ConnectionFailedError",
@@ -59,7 +61,7 @@ class PermissionDeniedError(ApiError):
 
 
 MAX_BODY = 2**16
-"""Characters of a refusal's body that are kept."""
+"""Bytes, and so characters, of a refusal's body that are kept."""
 
 
 def refusal(status_code: int, headers: Mapping[str, str], body: str) -> ApiError:
@@ -108,6 +110,10 @@ class ConnectionLostError(AgentMailError):
 
 class RequestFailedError(AgentMailError):
     """A request to the REST API got no answer that makes sense. It is seen only in what `RecoveryFailed` says."""
+
+
+class AnswerTooLargeError(RequestFailedError):
+    """The answer to a request is larger than it may be. It would be so again, so it is not asked for again."""
 
 
 class ConnectionFailedError(AgentMailError):

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import trio
 
-from trio_agentmail.errors import ApiError, RequestFailedError
+from trio_agentmail.errors import AnswerTooLargeError, ApiError, RequestFailedError
 
 from .mails import HELD, Mails, is_in_trash
 from .rest import Rest, segment
@@ -41,9 +41,17 @@ class HeldMail:
         self._gone_since = {inbox: since for inbox, since in self._gone_since.items() if inbox in inboxes}
         # Sorted by inbox alone: within one, in the order in which they were held.
         for inbox_id, held in groupby(sorted(self._mails.held, key=itemgetter(0)), key=itemgetter(0)):
-            for ids in _batches([message_id for _, message_id in held], BATCH):
+            batches = list(_batches([message_id for _, message_id in held], BATCH))[::-1]
+            while batches:
+                ids = batches.pop()
                 try:
                     failures += await self._look_at(inbox_id, ids, wanted, counts)
+                except AnswerTooLargeError as exc:
+                    if len(ids) == 1:
+                        failures.append(exc)
+                        continue
+                    half = len(ids) // 2
+                    batches += (ids[half:], ids[:half])
                 except (ApiError, RequestFailedError) as exc:
                     failures.append(exc)
         return failures

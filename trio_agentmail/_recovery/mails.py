@@ -1,5 +1,6 @@
 """What all looks at mail have in common: which of what is listed was missed, and the whole of it."""
 
+import logging
 from collections import OrderedDict
 from collections.abc import Container, Mapping, Sequence
 from typing import Any, Protocol
@@ -7,11 +8,13 @@ from typing import Any, Protocol
 from trio_agentmail._codec import recovered_event
 from trio_agentmail._delivered import Delivered
 from trio_agentmail._identity import RECOVERED
-from trio_agentmail.errors import ApiError, RequestFailedError
+from trio_agentmail.errors import AnswerTooLargeError, ApiError, RequestFailedError
 from trio_agentmail.events import Event, MessageReceivedEvent
 
 from .rest import Rest, segment
 from .source import KINDS, Counts, Look
+
+logger = logging.getLogger("trio_agentmail")
 
 __all__ = ["HELD", "TRASH", "Mails", "Put", "is_in_trash"]
 
@@ -115,7 +118,7 @@ class Mails:
         """The whole mail of one that was listed, in a list; an empty one if it cannot be found or is held by now.
 
         One that cannot be found has gone, or is not there yet. Like held mail, it is looked at again until that is
-        known.
+        known. One that is too large comes as it was listed, without its body: AgentMail pushes large mail so too.
         """
         inbox_id, message_id = event.message.inbox_id, event.message.message_id
         try:
@@ -125,6 +128,9 @@ class Mails:
                 self.hold(inbox_id, message_id)
                 return []
             raise
+        except AnswerTooLargeError as exc:
+            logger.warning("a mail comes without its body, since %s", exc)
+            return [event]
         whole = self.read(item, inbox_id)
         if whole is None or whole.message.message_id != message_id:
             raise RequestFailedError("the REST API answered with another message than it was asked for")

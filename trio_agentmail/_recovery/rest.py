@@ -1,9 +1,13 @@
-"""AgentMail's REST API, as far as recovery asks it: the one place that knows HTTP."""
+"""AgentMail's REST API, as far as recovery asks it.
 
+Whatever it answers, what comes out of a request is an object, an `ApiError` or a `RequestFailedError`.
+"""
+
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import trio
 
@@ -13,10 +17,19 @@ from trio_agentmail._clock import ServerClock
 from trio_agentmail._codec import encode_object, parse_object
 from trio_agentmail._reconnect import Verdict, ceilings, full_jitter, http_date, retry_after, verdict
 from trio_agentmail._settings import ReconnectPolicy, Settings
-from trio_agentmail.errors import ApiError, AuthenticationError, RequestFailedError, refusal
+from trio_agentmail.errors import (
+    AnswerTooLargeError,
+    ApiError,
+    AuthenticationError,
+    RequestFailedError,
+    printable,
+    refusal,
+)
 
 if TYPE_CHECKING:
-    import httpx
+    from .exchange import Answer
+
+logger = logging.getLogger("trio_agentmail")
 
 __all__ = ["UNDER_WAY", "Pace", "Page", "Rest", "raise_first", "segment"]
 
@@ -35,8 +48,17 @@ REQUEST_TIMEOUT = 30.0
 ATTEMPTS = 5
 """How often a request is made before it has failed. What asks for it tries again later."""
 
+SMALLEST_LIMIT = 2**20
+"""Bytes that any answer may have, however low `max_message_size` is: a page of a listing takes some 100 KB."""
+
+MAX_EMPTY_PAGES = 1_000
+"""Pages with nothing on them, one after the other, after which a listing is taken to have no end."""
+
 MAX_PATIENCE = 60.0
 """Seconds that are waited before a request is made again: rather is the next sweep's try."""
+
+COLLECTIONS = frozenset({"inboxes", "pods", "threads", "messages", "batch-get"})
+"""The words in paths that are the same for everybody."""
 
 DELAYS = ReconnectPolicy(initial_delay=1.0)
 
@@ -56,14 +78,20 @@ class Rest:
     """Asks AgentMail, in a block of `connected`. Each answer tells `clock` the time."""
 
     def __init__(self, backend: Backend, settings: Settings, api_key: ApiKey, clock: ServerClock) -> None:
-        import httpx  # here, before there is a connection: it takes 0.1 s, in which no event could be read
+        # Here, before there is a connection: httpx takes 0.1 s to import, in which no event could be read.
+        import httpx
+
+        from . import exchange
 
         self._httpx = httpx
+        self._exchange = exchange
         self._backend = backend
         self._settings = settings
         self._api_key = api_key
         self._clock = clock
-        self._client: httpx.AsyncClient
+        self._limit = max(settings.max_message_size, SMALLEST_LIMIT)
+        self._base = settings.environment.http + "/v0"
+        self._transport: httpx.AsyncBaseTransport
         self._users = 0
         self._under_way = trio.CapacityLimiter(CONCURRENCY)
         self._not_before = 0.0
@@ -75,13 +103,7 @@ class Rest:
     async def connected(self) -> AsyncIterator[None]:
         """Requests can be made in this block. When nobody is in one, no connection is held: streams are idle mostly."""
         if not self._users:
-            # Neither proxies nor passwords are taken from the environment, and no redirect is followed, with the key.
-            self._client = self._httpx.AsyncClient(
-                base_url=self._settings.environment.http,
-                transport=self._backend.http_transport(self._settings.ssl_context),
-                timeout=None,
-                trust_env=False,
-            )
+            self._transport = self._backend.http_transport(self._settings.ssl_context)
         self._users += 1
         try:
             yield
@@ -90,9 +112,9 @@ class Rest:
             if not self._users:
                 # Given up first: another user may come while it is closed. Also, it would be a good part of an idle
                 # stream's memory.
-                client = self._client
-                del self._client
-                await client.aclose()
+                transport = self._transport
+                del self._transport
+                await transport.aclose()
 
     async def learn_the_time(self) -> None:
         """Ask for something small: any answer at all tells the time.
@@ -113,7 +135,8 @@ class Rest:
 
         Raises:
             ApiError: AgentMail refuses, or its trouble has outlasted `ATTEMPTS`.
-            RequestFailedError: it cannot be reached, or answers with no JSON object, and that has.
+            RequestFailedError: it cannot be reached, or answers with no JSON object, and that has; or the answer is
+                larger than `max_message_size`.
         """
         return await self._ask("GET", path, parameters, None)
 
@@ -136,22 +159,38 @@ class Rest:
             pace: Waited for before each request.
         """
         asked = {"limit": str(size), **parameters}
-        tokens: set[str] = set()
+        tokens: set[int] = set()
+        """Their hashes: a token may be long."""
+        before: list[Any] = []
+        empty_pages = 0
         while True:
             await pace()
-            page = await self.get(path, asked)
+            try:
+                page = await self.get(path, asked)
+            except AnswerTooLargeError:
+                if size == 1:
+                    raise
+                size = max(1, size // 5)
+                asked["limit"] = str(size)
+                continue
             items = page.get(field, [] if page.get("count") == 0 else None)
             if not isinstance(items, list):
                 raise RequestFailedError(f"the REST API answered without {field}, so nobody knows what there is")
             token = page.get("next_page_token")
             if not isinstance(token, str):
                 token = ""
+            if items and items == before:
+                raise RequestFailedError("the REST API gave a page twice, so the listing has no end")
+            before = items
             yield Page([item for item in items if isinstance(item, dict)], has_more=bool(token))
             if not token:
                 return
-            if token in tokens:
+            if hash(token) in tokens:
                 raise RequestFailedError("the REST API gave a page_token twice, so the listing has no end")
-            tokens.add(token)
+            empty_pages = 0 if items else empty_pages + 1
+            if empty_pages == MAX_EMPTY_PAGES:
+                raise RequestFailedError(f"the REST API gave {MAX_EMPTY_PAGES} empty pages one after the other")
+            tokens.add(hash(token))
             asked["page_token"] = token
 
     async def _ask(
@@ -161,16 +200,17 @@ class Rest:
         left = ATTEMPTS
         key_was_replaced = False
         while True:
-            authorization = self._api_key.authorization
-            answer = await self._once(method, path, parameters, body, authorization)
+            keys_so_far = self._api_key.changes
+            answer = await self._once(method, path, parameters, body)
             if isinstance(answer, dict):
                 return answer
             refused = isinstance(answer, AuthenticationError) and not key_was_replaced
-            if refused and self._api_key.is_other_than(authorization):
+            if refused and self._api_key.has_changed_since(keys_so_far):
                 key_was_replaced = True  # since the last connection was made
                 continue
             left -= 1
-            if not left or verdict(answer) is not Verdict.TRANSIENT:
+            hopeless = verdict(answer) is not Verdict.TRANSIENT or isinstance(answer, AnswerTooLargeError)
+            if not left or hopeless:
                 raise answer
             patience = max(full_jitter(next(delays)), retry_after(answer, self._backend.now))
             if isinstance(answer, ApiError) and answer.status_code == 429:
@@ -182,43 +222,57 @@ class Rest:
                 await trio.sleep(patience)
 
     async def _once(
-        self, method: str, path: str, parameters: Mapping[str, str] | None, body: bytes | None, authorization: str
+        self, method: str, path: str, parameters: Mapping[str, str] | None, body: bytes | None
     ) -> dict[str, Any] | ApiError | RequestFailedError:
         async with self._under_way:
             while trio.current_time() < self._not_before:  # noqa: ASYNC110  it may be put off while we wait
                 await trio.sleep_until(self._not_before)
             self.requests += 1
-            headers = {"Authorization": authorization}
-            if body is not None:
-                headers["Content-Type"] = "application/json"
-            failure: ApiError | RequestFailedError
-            try:
-                with trio.move_on_after(REQUEST_TIMEOUT) as patience:
-                    response = await self._client.request(
-                        method, f"/v0{path}", params=parameters, content=body, headers=headers
-                    )
-            except (self._httpx.RequestError, self._httpx.InvalidURL) as exc:  # the latter: a Message-ID of 64 KiB
-                # Raised outside, and so without this as its context: it holds the request, with the key.
-                failure = RequestFailedError(_explained(exc))
-            else:
-                if not patience.cancelled_caught:
-                    return self._read(response)
-                failure = RequestFailedError(f"no answer within {REQUEST_TIMEOUT:.0f} s")
-        self._api_key.redact(failure)
-        return failure
+            began = trio.current_time()
+            result = await self._exchanged(method, path, parameters, body)
+        if not isinstance(result, dict):
+            self._api_key.redact(result)
+        seconds = trio.current_time() - began
+        logger.debug("REST: %s %s: %s, %.3f s", method, _without_ids(path), _outcome(result), seconds)
+        return result
 
-    def _read(self, response: "httpx.Response") -> dict[str, Any] | ApiError | RequestFailedError:
-        self._clock.answered(http_date(response.headers.get("date", "")))
-        failure: ApiError | RequestFailedError
-        if response.status_code == 200:
-            answer = parse_object(response.content)
-            if answer is not None:
-                return answer
-            failure = RequestFailedError("the REST API answered with something that is no JSON object")
-        else:
-            failure = refusal(response.status_code, dict(response.headers), response.text)
-        self._api_key.redact(failure)
-        return failure
+    async def _exchanged(
+        self, method: str, path: str, parameters: Mapping[str, str] | None, body: bytes | None
+    ) -> dict[str, Any] | ApiError | RequestFailedError:
+        answer: Answer | None = None
+        failure: RequestFailedError | None = None
+        token = self._exchange.key_in_use.set(self._api_key)
+        try:
+            with trio.move_on_after(REQUEST_TIMEOUT) as patience:
+                answer = await self._send(method, path, parameters, body)
+                self._clock.answered(http_date(answer.headers.get("date", "")))
+                await answer.read(self._limit)
+            if patience.cancelled_caught:
+                failure = RequestFailedError(f"no answer within {REQUEST_TIMEOUT:.0f} s")
+        except RequestFailedError as exc:
+            failure = exc
+        except self._exchange.NETWORK_ERRORS as exc:
+            # Raised elsewhere, and so without this as its context: it holds the request, with the key.
+            failure = RequestFailedError(_explained(exc))
+        finally:
+            self._exchange.key_in_use.reset(token)
+        if answer is not None and answer.status != 200:
+            return refusal(answer.status, answer.headers, answer.body.decode(errors="replace"))
+        if answer is None or failure is not None:
+            assert failure is not None
+            return failure
+        parsed = parse_object(answer.body)
+        if parsed is None:
+            return RequestFailedError("the REST API answered with something that is no JSON object")
+        return parsed
+
+    async def _send(self, method: str, path: str, parameters: Mapping[str, str] | None, body: bytes | None) -> "Answer":
+        query = "?" + urlencode(parameters, quote_via=quote, errors="surrogatepass") if parameters else ""
+        request = self._httpx.Request(method, self._base + path + query, headers=self._exchange.HEADERS, content=body)
+        if body is not None:
+            request.headers["Content-Type"] = "application/json"
+        request.headers["Authorization"] = self._api_key.authorization
+        return self._exchange.Answer(await self._transport.handle_async_request(request))
 
 
 def _explained(failure: BaseException) -> str:
@@ -226,6 +280,17 @@ def _explained(failure: BaseException) -> str:
     while (cause := failure.__cause__ or failure.__context__) is not None:
         failure = cause
     return f"{type(failure).__name__}: {failure}"
+
+
+def _without_ids(path: str) -> str:
+    """A path without what is somebody's: inbox addresses, Message-IDs and the like."""
+    return "/".join(part if part in COLLECTIONS else "…" for part in path.split("/") if part)
+
+
+def _outcome(result: dict[str, Any] | ApiError | RequestFailedError) -> str:
+    if isinstance(result, dict):
+        return "an object"
+    return f"HTTP status {result.status_code}" if isinstance(result, ApiError) else printable(str(result), 200)
 
 
 def segment(text: str) -> str:

@@ -199,6 +199,8 @@ class Situation:
                     await self._renew()
             except (AgentMailError, OSError) as exc:
                 logger.warning("the connection could not be replaced: %s", printable(str(exc), 500))
+            except trio.ClosedResourceError:
+                return  # the stream is left in this moment, and this task is about to be cancelled
 
     async def _look_at_held(self, counts: Counts) -> None:
         wanted = {event_type: -math.inf for its in self.progress.values() for event_type in its.wanted}

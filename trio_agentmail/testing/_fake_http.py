@@ -102,7 +102,9 @@ class FakeHttp(FakeBase, RequestFaults):
             response = self._answer_request(request)
         response.headers.setdefault("Date", formatdate(self.now(), usegmt=True))
         recorded.status = response.status_code
-        complaint = f" {response.text[:200]}" if response.is_error and response.is_stream_consumed else ""
+        # Not its `text`, which takes the answer's word for a charset, whatever it names.
+        is_shown = response.is_error and response.is_stream_consumed
+        complaint = f" {response.content[:200].decode('utf-8', 'backslashreplace')}" if is_shown else ""
         self._note(f"{asked}: {response.status_code}{complaint}{by}")
         return response
 
