@@ -562,6 +562,10 @@ class Broken(httpx.AsyncBaseTransport):
             raise self._failure
         return httpx.Response(200, stream=BrokenBody(self._failure, self._where))
 
+    async def aclose(self) -> None:
+        if self._where == "connections":
+            raise self._failure
+
 
 class BrokenBody(httpx.AsyncByteStream):
     def __init__(self, failure: BaseException, where: str) -> None:
@@ -604,6 +608,13 @@ async def test_whatever_breaks_below_is_a_request_that_failed(
     assert asks.requests == ATTEMPTS
     assert caught.value.__context__ is None
     assert_no_secret(caught.value)
+
+
+async def test_connections_that_cannot_be_closed_are_no_trouble() -> None:
+    backend = BrokenBackend(Broken(RuntimeError("bug"), "connections"))
+    asks = Rest(backend, rest_api.settings(), asked_key(), ServerClock(backend.now))
+    async with asks.connected():
+        assert await asks.get("/x") == {}
 
 
 @pytest.mark.parametrize("failure", [httpx.ReadError("as it is"), KeyboardInterrupt()], ids=repr)

@@ -3,8 +3,10 @@
 import gzip
 import json
 import tempfile
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from email.utils import format_datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,23 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from trio_agentmail import Event, MessageReceivedEvent, Recovery, SQLiteJournal, Subscribe, open_agentmail_stream
+from trio_agentmail import (
+    AgentMailEnvironment,
+    ApiError,
+    Event,
+    MessageReceivedEvent,
+    Recovery,
+    SQLiteJournal,
+    Subscribe,
+    open_agentmail_stream,
+)
+from trio_agentmail._backend import NetworkBackend
+from trio_agentmail._clock import ServerClock
+from trio_agentmail._recovery.rest import Rest
+from trio_agentmail.errors import RequestFailedError
 from trio_agentmail.testing import FakeAgentMail
+
+from . import rest_api
 
 fuzzed = settings(
     deadline=None,
@@ -397,3 +414,78 @@ def test_none_of_20000_answers_ends_the_stream(call: str, oddities: list[Odd]) -
 @given(some_oddities)
 def test_none_of_800_answers_keeps_a_journal_from_being_written_and_read_again(call: str, oddities: list[Odd]) -> None:
     try_it_with_a_journal(call, oddities)
+
+
+# Bytes over a real socket
+
+line = st.one_of(
+    st.sampled_from(
+        [
+            b"HTTP/1.1 200 OK",
+            b"HTTP/1.0 200 OK",
+            b"HTTP/1.1 100 Continue",
+            b"HTTP/1.1 101 Switching Protocols",
+            b"HTTP/1.1 404",
+            b"HTTP/2 200",
+            b"Content-Length: 2",
+            b"Content-Length: 0",
+            b"Transfer-Encoding: chunked",
+            b"Content-Encoding: gzip",
+            b"Connection: close",
+            b"Upgrade: h2c",
+            b"2",
+            b"{}",
+            b"0",
+            b"",
+            gzip.compress(b"{}"),
+        ]
+    ),
+    st.binary(max_size=20),
+    st.tuples(header_name, header_value).map(b": ".join),
+)
+wire = st.one_of(
+    st.lists(line, max_size=8).map(b"\r\n".join),
+    st.lists(line, max_size=8).map(lambda lines: b"HTTP/1.1 200 OK\r\n" + b"\r\n".join(lines) + b"\r\n\r\n{}"),
+    st.binary(max_size=100),
+)
+
+
+async def ask_over_a_socket(answer: bytes) -> None:
+    async def handle(stream: trio.SocketStream) -> None:
+        try:
+            await stream.receive_some()
+            await stream.send_all(answer)
+            await stream.send_eof()
+            while await stream.receive_some():
+                pass
+        except trio.BrokenResourceError:
+            return
+
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            [listener] = await nursery.start(partial(trio.serve_tcp, handle, 0, host="127.0.0.1"))
+            http = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
+            environment = AgentMailEnvironment(http=http, websockets="ws://127.0.0.1:1")
+            asks = Rest(
+                NetworkBackend(),
+                rest_api.settings(environment=environment),
+                rest_api.asked_key(),
+                ServerClock(time.time),
+            )
+            async with asks.connected():
+                # One attempt. It returns what has failed.
+                assert isinstance(await asks._exchanged("GET", "/x", None, None), dict | ApiError | RequestFailedError)
+            nursery.cancel_scope.cancel()
+
+
+@settings(fuzzed, max_examples=40)
+@given(wire)
+def test_no_bytes_over_a_socket_are_anything_but_a_request_that_failed(answer: bytes) -> None:
+    trio.run(ask_over_a_socket, answer)
+
+
+@pytest.mark.long
+@settings(fuzzed, max_examples=5_000)
+@given(wire)
+def test_none_of_5000_bytes_over_a_socket_is_anything_but_a_request_that_failed(answer: bytes) -> None:
+    trio.run(ask_over_a_socket, answer)

@@ -26,7 +26,8 @@ class SteadyTransport(httpx.AsyncBaseTransport):
         return response
 
     async def aclose(self) -> None:
-        await self._transport.aclose()
+        with _as_transport_errors():
+            await self._transport.aclose()
 
 
 class _SteadyStream(httpx.AsyncByteStream):

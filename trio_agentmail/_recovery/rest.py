@@ -5,7 +5,7 @@ Whatever it answers, what comes out of a request is an object, an `ApiError` or 
 
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from urllib.parse import quote, urlencode
 
@@ -114,7 +114,8 @@ class Rest:
                 # stream's memory.
                 transport = self._transport
                 del self._transport
-                await transport.aclose()
+                with suppress(*self._exchange.NETWORK_ERRORS):
+                    await transport.aclose()
 
     async def learn_the_time(self) -> None:
         """Ask for something small: any answer at all tells the time.
