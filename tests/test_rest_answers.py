@@ -472,7 +472,26 @@ async def test_missed_mail_that_is_too_large_comes_without_its_body(
     one, other = (event.message for event in found if isinstance(event, MessageReceivedEvent))
     assert (one.message_id, one.subject, one.text) == (large.message.message_id, "large", None)
     assert (other.message_id, other.text) == (small.message.message_id, "small")
-    assert "comes without its body, since the answer has more than 1048576 bytes" in caplog.text
+    assert "comes without its body, which cannot be fetched: the answer has more than 1048576 bytes" in caplog.text
+
+
+@pytest.mark.parametrize(("length", "status"), [(2**17, None), (20_000, 414)])
+async def test_missed_mail_whose_id_is_too_long_for_a_url_comes_without_its_body(
+    length: int, status: int | None, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake = FakeAgentMail()
+    fake.add_inbox(INBOX)
+    if status is not None:
+        fake.fail_requests(status, times=None, path="/messages/")
+    async with open_agentmail_stream(Subscribe(inbox_ids=[INBOX]), backend=fake, ping_interval=None) as events:
+        await anext(events)
+        await trio.sleep(1)
+        fake.swallow_pushes()
+        await fake.deliver(inbox_id=INBOX, message_id="x" * length, subject="long")
+        event = await anext(events)
+    assert isinstance(event, MessageReceivedEvent)
+    assert (len(event.message.message_id), event.message.subject, event.message.text) == (length, "long", None)
+    assert "a mail comes without its body, which cannot be fetched" in caplog.text
 
 
 async def test_a_pushed_mail_whose_body_is_too_large_comes_without_it(

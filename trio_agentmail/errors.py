@@ -19,6 +19,7 @@ __all__ = [
     "JournalMismatchError",
     "PermissionDeniedError",
     "RequestFailedError",
+    "RequestTooLargeError",
     "SubscriptionRejectedError",
     "printable",
     "refusal",
@@ -114,6 +115,10 @@ class RequestFailedError(AgentMailError):
 
 class AnswerTooLargeError(RequestFailedError):
     """The answer to a request is larger than it may be. It would be so again, so it is not asked for again."""
+
+
+class RequestTooLargeError(RequestFailedError):
+    """The request is larger than it may be, as with a Message-ID of 64 KiB in its URL. It is not made."""
 
 
 class ConnectionFailedError(AgentMailError):

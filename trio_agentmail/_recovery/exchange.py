@@ -28,7 +28,6 @@ HEADERS = {
 
 NETWORK_ERRORS = (
     httpx.HTTPError,
-    httpx.InvalidURL,  # a Message-ID of 64 KiB
     httpx.StreamError,
     httpx.CookieConflict,
     OSError,

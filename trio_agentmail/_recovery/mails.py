@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from trio_agentmail._codec import recovered_event
 from trio_agentmail._delivered import Delivered
 from trio_agentmail._identity import RECOVERED
-from trio_agentmail.errors import AnswerTooLargeError, ApiError, RequestFailedError
+from trio_agentmail.errors import AnswerTooLargeError, ApiError, RequestFailedError, RequestTooLargeError, printable
 from trio_agentmail.events import Event, MessageReceivedEvent
 
 from .rest import Rest, segment
@@ -118,7 +118,8 @@ class Mails:
         """The whole mail of one that was listed, in a list; an empty one if it cannot be found or is held by now.
 
         One that cannot be found has gone, or is not there yet. Like held mail, it is looked at again until that is
-        known. One that is too large comes as it was listed, without its body: AgentMail pushes large mail so too.
+        known. One that is too large, or whose Message-ID is too long for a URL, comes as it was listed, without its
+        body: AgentMail pushes large mail so too.
         """
         inbox_id, message_id = event.message.inbox_id, event.message.message_id
         try:
@@ -127,10 +128,11 @@ class Mails:
             if exc.status_code == 404:
                 self.hold(inbox_id, message_id)
                 return []
-            raise
-        except AnswerTooLargeError as exc:
-            logger.warning("a mail comes without its body, since %s", exc)
-            return [event]
+            if exc.status_code != 414:  # the URL is too long
+                raise
+            return _without_body(event, exc)
+        except (AnswerTooLargeError, RequestTooLargeError) as exc:
+            return _without_body(event, exc)
         whole = self.read(item, inbox_id)
         if whole is None or whole.message.message_id != message_id:
             raise RequestFailedError("the REST API answered with another message than it was asked for")
@@ -143,6 +145,11 @@ class Mails:
         self.held[inbox_id, message_id] = None
         if len(self.held) > REMEMBERED_HELD:
             self.held.popitem(last=False)
+
+
+def _without_body(listed: MessageReceivedEvent, failure: Exception) -> list[MessageReceivedEvent]:
+    logger.warning("a mail comes without its body, which cannot be fetched: %s", printable(str(failure), 500))
+    return [listed]
 
 
 def is_in_trash(item: Mapping[str, Any]) -> bool:

@@ -22,6 +22,7 @@ from trio_agentmail.errors import (
     ApiError,
     AuthenticationError,
     RequestFailedError,
+    RequestTooLargeError,
     printable,
     refusal,
 )
@@ -53,6 +54,9 @@ SMALLEST_LIMIT = 2**20
 
 MAX_EMPTY_PAGES = 1_000
 """Pages with nothing on them, one after the other, after which a listing is taken to have no end."""
+
+HOPELESS = (AnswerTooLargeError, RequestTooLargeError)
+"""What would be the same each time."""
 
 MAX_PATIENCE = 60.0
 """Seconds that are waited before a request is made again: rather is the next sweep's try."""
@@ -210,8 +214,7 @@ class Rest:
                 key_was_replaced = True  # since the last connection was made
                 continue
             left -= 1
-            hopeless = verdict(answer) is not Verdict.TRANSIENT or isinstance(answer, AnswerTooLargeError)
-            if not left or hopeless:
+            if not left or isinstance(answer, HOPELESS) or verdict(answer) is not Verdict.TRANSIENT:
                 raise answer
             patience = max(full_jitter(next(delays)), retry_after(answer, self._backend.now))
             if isinstance(answer, ApiError) and answer.status_code == 429:
@@ -252,6 +255,8 @@ class Rest:
                 failure = RequestFailedError(f"no answer within {REQUEST_TIMEOUT:.0f} s")
         except RequestFailedError as exc:
             failure = exc
+        except self._httpx.InvalidURL as exc:  # what is variable in it is quoted, so it can only be too long
+            failure = RequestTooLargeError(_explained(exc))
         except self._exchange.NETWORK_ERRORS as exc:
             # Raised elsewhere, and so without this as its context: it holds the request, with the key.
             failure = RequestFailedError(_explained(exc))
