@@ -27,7 +27,6 @@ from trio_agentmail import (
     Subscribe,
     open_agentmail_stream,
 )
-from trio_agentmail._api_key import ApiKey
 from trio_agentmail._backend import NetworkBackend
 from trio_agentmail._clock import ServerClock
 from trio_agentmail._http_transport import SteadyTransport
@@ -859,8 +858,7 @@ async def test_no_local_of_a_traceback_shows_the_key(failure: Any, autojump_cloc
 
 
 def test_a_text_is_redacted_however_the_key_is_shown() -> None:
-    key = ApiKey("am_a'b\\c", None)
-    key.ask()
+    key = asked_key("am_a'b\\c")
     assert key.redacted("x am_a'b\\c " + repr("am_a'b\\c")) == 'x *** "***"'
 
 

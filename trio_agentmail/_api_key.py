@@ -36,8 +36,6 @@ class ApiKey:
             source = os.environ.get("AGENTMAIL_API_KEY") or None
         self._source = Secret(source) if isinstance(source, str) else source
         self._key = Secret()
-        self.changes = 0
-        """How often another key has been found. It tells keys apart where a key itself would stand in a traceback."""
         self._asked: deque[str] = deque(maxlen=REMEMBERED)
 
     def check(self, default: str | None = None) -> None:
@@ -73,15 +71,9 @@ class ApiKey:
         if problem is not None:
             del key
             raise problem
-        self.changes += key != self._key
         self._key = Secret(key)
         if self._key not in self._asked:
             self._asked.append(self._key)
-
-    def has_changed_since(self, changes: int) -> bool:
-        """Find out the key again, and whether it is another one than when there had been so many; as `ask`."""
-        self.ask()
-        return self.changes != changes
 
     @property
     def authorization(self) -> str:
@@ -98,7 +90,9 @@ class ApiKey:
     def redacted(self, text: str) -> str:
         """A text without the key, also where that stands as `repr` shows it."""
         for key in sorted(self._asked, key=len, reverse=True):  # one may begin with another
-            text = text.replace(key, "***").replace(repr(key)[1:-1], "***")
+            escaped = key.replace("\\", "\\\\")
+            for shown in (key, escaped, escaped.replace("'", "\\'")):
+                text = text.replace(shown, "***")
         return text
 
     def _without_key(self, value: Any) -> Any:

@@ -164,8 +164,7 @@ class Rest:
             pace: Waited for before each request.
         """
         asked = {"limit": str(size), **parameters}
-        tokens: set[int] = set()
-        """Their hashes: a token may be long."""
+        tokens: set[int] = set()  # the hashes: a token may be long
         before: list[Any] = []
         empty_pages = 0
         while True:
@@ -205,14 +204,15 @@ class Rest:
         left = ATTEMPTS
         key_was_replaced = False
         while True:
-            keys_so_far = self._api_key.changes
+            sent = hash(self._api_key.authorization)  # and not itself: a traceback may show this frame
             answer = await self._once(method, path, parameters, body)
             if isinstance(answer, dict):
                 return answer
-            refused = isinstance(answer, AuthenticationError) and not key_was_replaced
-            if refused and self._api_key.has_changed_since(keys_so_far):
-                key_was_replaced = True  # since the last connection was made
-                continue
+            if isinstance(answer, AuthenticationError) and not key_was_replaced:
+                self._api_key.ask()
+                key_was_replaced = hash(self._api_key.authorization) != sent  # since the last connection was made
+                if key_was_replaced:
+                    continue
             left -= 1
             if not left or isinstance(answer, HOPELESS) or verdict(answer) is not Verdict.TRANSIENT:
                 raise answer
