@@ -46,7 +46,10 @@ class Backend(Protocol):
         """Open a WebSocket; leaving the context manager cuts it, a polite close comes before that."""
 
     def http_transport(self, ssl_context: ssl.SSLContext | None) -> "httpx.AsyncBaseTransport":
-        """What carries the requests to the REST API. Whoever asks for it closes it."""
+        """What carries the requests to the REST API. Whoever asks for it closes it.
+
+        What goes wrong in it is an `httpx.HTTPError` or an `OSError`. Anything else is a bug, and ends the stream.
+        """
 
     def now(self) -> float:
         """The time of day, in seconds since the epoch."""
