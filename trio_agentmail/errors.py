@@ -7,7 +7,6 @@ verified is `ssl.SSLCertVerificationError`, and a session that has ended is `tri
 from collections.abc import Mapping
 
 __all__ = [
-    "MAX_BODY",
     "AgentMailError",
     "AnswerTooLargeError",
     "ApiError",
