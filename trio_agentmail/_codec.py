@@ -108,7 +108,7 @@ def _parse(data: bytes | bytearray) -> Any:
     except orjson.JSONDecodeError:
         # JavaScript counts UTF-16, so a preview cut there may end in half an emoji. JSON can write that,
         # as an escape, and orjson refuses to read it: such mail must not become unknown.
-        repaired = _without_lone_surrogates(data)
+        repaired = _without_lone_surrogates(bytes(data))
         if repaired == data:
             raise
         return orjson.loads(repaired)
