@@ -15,7 +15,7 @@ from trio_agentmail.events import Event, MessageReceivedEvent, MessageSecurityRe
 
 from .held import HeldMail
 from .in_order import in_order
-from .mails import TRASH, Mails, Put
+from .mails import TRASH, Mails, Put, expected_size, size_of_all
 from .pages import LookPages
 from .rest import UNDER_WAY, Pace, Rest, raise_first, segment
 from .source import KINDS, Counts, Look, Target
@@ -116,12 +116,18 @@ class MailListing:
             else:
                 await self._mails.put_all(found, counts)
 
-        async with in_order(UNDER_WAY) as start, aclosing(listed.walk(listing_failures, passes_over_new=True)) as pages:
+        def size(found: list[MessageReceivedEvent] | Exception) -> int:
+            return 0 if isinstance(found, Exception) else size_of_all(found)
+
+        async with (
+            in_order(UNDER_WAY, self._mails.room) as start,
+            aclosing(listed.walk(listing_failures, passes_over_new=True)) as pages,
+        ):
             async for page in pages:
                 for item in page:
                     event = self._mails.missed(item, inbox_id, look, counts)
                     if event is not None:
-                        await start(partial(fetch, event), put)
+                        await start(partial(fetch, event), put, expected_size(event.message), size)
                 await start(trio.lowlevel.checkpoint, listed.mark(failures))
         raise_first(failures)
         raise_first(listing_failures)

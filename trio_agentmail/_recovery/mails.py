@@ -5,24 +5,29 @@ from collections import OrderedDict
 from collections.abc import Container, Mapping, Sequence
 from typing import Any, Protocol
 
+from trio_agentmail._channel import size_of
 from trio_agentmail._codec import recovered_event
 from trio_agentmail._delivered import Delivered
 from trio_agentmail._identity import RECOVERED
 from trio_agentmail.errors import AnswerTooLargeError, ApiError, RequestFailedError, RequestTooLargeError, printable
-from trio_agentmail.events import Event, MessageReceivedEvent
+from trio_agentmail.events import Event, Message, MessageReceivedEvent, ThreadItem
 
+from .in_order import Room
 from .rest import Rest, segment
 from .source import KINDS, Counts, Look
 
 logger = logging.getLogger("trio_agentmail")
 
-__all__ = ["HELD", "TRASH", "Mails", "Put", "is_in_trash"]
+__all__ = ["HELD", "TRASH", "Mails", "Put", "expected_size", "is_in_trash", "size_of_all"]
 
 HELD = "agent-armor-held"
 """The label of mail that Agent Armor holds."""
 
 TRASH = "trash"
 """The label of mail that was thrown away."""
+
+UNKNOWN_SIZE = 2**16
+"""Bytes."""
 
 REMEMBERED_HELD = 10_000
 """How many held mails are remembered."""
@@ -47,10 +52,12 @@ class Mails:
 
     Attributes:
         held: The inbox_id and message_id of each mail that was seen to be held.
+        room: For the text of what is fetched, and has not been handed over.
     """
 
     def __init__(self, rest: Rest, delivered: Delivered, put: Put) -> None:
         self.put = put
+        self.room = Room(rest.largest_answer)
         self.delivered = delivered
         self.held: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._rest = rest
@@ -150,6 +157,21 @@ class Mails:
 def _without_body(listed: MessageReceivedEvent, failure: Exception) -> list[MessageReceivedEvent]:
     logger.warning("a mail comes without its body, which cannot be fetched: %s", printable(str(failure), 500))
     return [listed]
+
+
+def size_of_all(events: Sequence[MessageReceivedEvent]) -> int:
+    """How much text they have."""
+    return sum(map(size_of, events))
+
+
+def expected_size(listed: Message | ThreadItem) -> int:
+    """How much text a mail or a thread will have, in bytes, when it is fetched: its size without its attachments.
+
+    Attachments are a third larger in a mail than by themselves. Where nothing is said, it is taken to be middling.
+    """
+    if listed.size is None:
+        return UNKNOWN_SIZE
+    return max(0, listed.size - sum(attachment.size or 0 for attachment in listed.attachments) * 4 // 3)
 
 
 def is_in_trash(item: Mapping[str, Any]) -> bool:

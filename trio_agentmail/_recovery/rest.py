@@ -93,7 +93,8 @@ class Rest:
         self._settings = settings
         self._api_key = api_key
         self._clock = clock
-        self._limit = max(settings.max_message_size, SMALLEST_LIMIT)
+        self.largest_answer = max(settings.max_message_size, SMALLEST_LIMIT)
+        """Bytes."""
         self._base = settings.environment.http + "/v0"
         self._transport: httpx.AsyncBaseTransport
         self._users = 0
@@ -250,7 +251,7 @@ class Rest:
             with trio.move_on_after(REQUEST_TIMEOUT) as patience:
                 answer = await self._send(method, path, parameters, body)
                 self._clock.answered(http_date(answer.headers.get("date", "")))
-                await answer.read(self._limit)
+                await answer.read(self.largest_answer)
             if patience.cancelled_caught:
                 failure = RequestFailedError(f"no answer within {REQUEST_TIMEOUT:.0f} s")
         except RequestFailedError as exc:

@@ -12,7 +12,7 @@ from trio_agentmail.errors import ApiError, RequestFailedError
 from trio_agentmail.events import Message, MessageReceivedEvent, ThreadItem
 
 from .in_order import in_order
-from .mails import HELD, Mails
+from .mails import HELD, Mails, expected_size, size_of_all
 from .pages import LookPages
 from .rest import UNDER_WAY, Pace, Rest, raise_first, segment
 from .source import Counts, Look
@@ -67,7 +67,13 @@ class Threads:
             if len(self._seen) > REMEMBERED_THREADS:
                 self._seen.popitem(last=False)
 
-        async with in_order(UNDER_WAY) as start, aclosing(listed.walk(listing_failures)) as pages:
+        def size(found: tuple[list[MessageReceivedEvent], float] | Exception) -> int:
+            return 0 if isinstance(found, Exception) else size_of_all(found[0])
+
+        async with (
+            in_order(UNDER_WAY, self._mails.room) as start,
+            aclosing(listed.walk(listing_failures)) as pages,
+        ):
             async for page in pages:
                 for item in page:
                     thread = decode_thread(item)
@@ -76,7 +82,9 @@ class Threads:
                     signature = self._signature(thread, look)
                     if self._has_news(thread, signature, look):
                         fetched.add(hash(thread.thread_id))
-                        await start(partial(fetch, thread), partial(put, thread, signature))
+                        await start(
+                            partial(fetch, thread), partial(put, thread, signature), expected_size(thread), size
+                        )
                 await start(trio.lowlevel.checkpoint, listed.mark(failures))
         raise_first(listing_failures)
         return failures
