@@ -29,7 +29,7 @@ from trio_agentmail import (
 )
 from trio_agentmail._backend import NetworkBackend
 from trio_agentmail._clock import ServerClock
-from trio_agentmail._http_transport import SteadyTransport
+from trio_agentmail._network_transport import SteadyTransport
 from trio_agentmail._recovery.rest import ATTEMPTS, MAX_EMPTY_PAGES, REQUEST_TIMEOUT, SMALLEST_LIMIT, Rest
 from trio_agentmail.errors import AnswerTooLargeError, RequestFailedError
 from trio_agentmail.testing import FakeAgentMail

@@ -115,8 +115,7 @@ class NetworkBackend:
 
     def http_transport(self, ssl_context: ssl.SSLContext | None) -> "httpx.AsyncBaseTransport":
         """See `Backend`."""
-        from ._http_transport import SteadyTransport
-        from ._network_transport import NetworkTransport
+        from ._network_transport import NetworkTransport, SteadyTransport
 
         return SteadyTransport(NetworkTransport(ssl_context or default_ssl_context(), self._proxies.http))
 
