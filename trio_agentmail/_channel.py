@@ -38,7 +38,6 @@ class Channel:
         self._size = 0
         self._max_sizes = 2 * max_events
         self._room = trio.lowlevel.ParkingLot()
-        self._watching = False
         self._delivered = delivered
         self.delivered = 0
         self.duplicates = 0
@@ -87,26 +86,27 @@ class Channel:
     async def _wait_for_room(self, size: int) -> None:
         """Wait until `_has_room`, or until every receiver has been closed."""
         while not self._has_room(size) and not self.abandoned:
-            if not self._watching:
-                self._watching = True
-                trio.lowlevel.add_instrument(self._Watch(self))
-            await self._room.park()
+            watch = _Watch(self._channel, self._room)
+            trio.lowlevel.add_instrument(watch)
+            try:
+                await self._room.park()
+            finally:
+                trio.lowlevel.remove_instrument(watch)
 
-    class _Watch(trio.abc.Instrument):
-        """Wakes whoever waits for room when the consumer has taken something, or has gone; then it removes itself."""
 
-        def __init__(self, channel: "Channel") -> None:
-            self._channel = channel
-            self._waiting = channel._channel.statistics().current_buffer_used
+class _Watch(trio.abc.Instrument):
+    """Wakes whoever waits for room, when the consumer has taken something or every receiver has been closed."""
 
-        def after_task_step(self, task: trio.lowlevel.Task) -> None:
-            channel = self._channel
-            now = channel._channel.statistics()
-            if now.current_buffer_used < self._waiting or not now.open_receive_channels or not channel._room:
-                trio.lowlevel.remove_instrument(self)
-                channel._watching = False
-                channel._room.unpark_all()
-            self._waiting = now.current_buffer_used
+    def __init__(self, channel: trio.MemorySendChannel[Event], room: trio.lowlevel.ParkingLot) -> None:
+        self._channel = channel
+        self._room = room
+        self._waiting = channel.statistics().current_buffer_used
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        now = self._channel.statistics()
+        if now.current_buffer_used < self._waiting or not now.open_receive_channels:
+            self._room.unpark_all()
+        self._waiting = now.current_buffer_used
 
 
 def size_of(event: Event) -> int:

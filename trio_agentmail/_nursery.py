@@ -42,7 +42,7 @@ class TaskNursery(AbstractAsyncContextManager[trio.Nursery]):
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
-        if trio.lowlevel.current_task() is not self._task:
+        if trio.lowlevel.current_task() is not self._task:  # pragma: no cover  tested in a process that this ends
             with trio.CancelScope(shield=True), trio.move_on_after(TIME_TO_END):
                 while self._nursery.child_tasks:  # noqa: ASYNC110  a nursery tells only its own task
                     await trio.sleep(0.01)
