@@ -571,14 +571,34 @@ async def test_a_notice_waits_behind_large_events_that_were_taken_back() -> None
         assert await take_all(outbox) == [T(2, 60), D(), T(3, 60)]
 
 
+async def put_until_cancelled(outbox: Outbox, *events: Event) -> None:
+    with trio.move_on_after(0.05):
+        async with trio.open_nursery() as nursery:
+            for event in events:
+                nursery.start_soon(outbox.put, event)
+
+
+async def test_what_was_being_put_when_the_stream_was_stopped_is_handed_over_as_there_is_room() -> None:
+    outbox = Outbox(64, 100, nothing_delivered())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(outbox.run)
+        await outbox.put(T(0, 90))
+        outbox.stop()
+        await put_until_cancelled(outbox, T(1, 80), T(2, 80))
+        assert outbox.waiting == 3
+        nursery.start_soon(outbox.finish)
+        taken = [event async for event in outbox.events]
+    assert sizes(taken) == [90, 80, 80]
+    assert outbox.delivered == 3
+
+
 async def test_the_backlog_waits_for_room_and_ends_when_every_receiver_is_closed() -> None:
     outbox = Outbox(64, 100, nothing_delivered())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(outbox.run)
         await outbox.put(T(0, 90))
-        nursery.start_soon(give, outbox, [T(1, 90), T(2, 90)])
-        await wait_all_tasks_blocked()
         outbox.stop()
+        await put_until_cancelled(outbox, T(1, 90), T(2, 90))
         await wait_all_tasks_blocked()
         assert outbox.waiting == 3
         outbox.events.close()

@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 
 import trio
 
@@ -33,7 +33,7 @@ class Outbox(Channel):
     everything out of it at the receiving end and putting it back has no checkpoint in it, so that no other task can
     tell. All of this happens when a connection is lost, and not for each event.
 
-    When the stream is being stopped, events do not wait any more either: what had been read is bounded.
+    When the stream is being stopped, what recovery waits with goes to the backlog as well.
     """
 
     def __init__(self, max_events: int, max_size: int, delivered: Delivered) -> None:
@@ -43,8 +43,8 @@ class Outbox(Channel):
         self._backlog_empty = trio.Event()
         self._backlog_empty.set()
         self._turn = trio.Lock()
-        self._waits: set[trio.CancelScope] = set()
-        self._is_waiting_for_room = False
+        self._in_turn = 0
+        """Events that wait for their turn, or for room when it has come."""
         self._is_stopping = False
         self._is_complete = False
         self._handed_over = trio.Event()
@@ -52,8 +52,7 @@ class Outbox(Channel):
     @property
     def waiting(self) -> int:
         """Events and notices that nobody has taken, those that have no room yet included."""
-        for_others = self._turn.statistics().tasks_waiting + self._backlog_empty.statistics().tasks_waiting
-        return self._waiting_in_channel() + len(self._backlog) + for_others + self._is_waiting_for_room
+        return self._waiting_in_channel() + len(self._backlog) + self._in_turn
 
     @property
     def unwritten_since(self) -> float:
@@ -75,51 +74,45 @@ class Outbox(Channel):
             self.duplicates += 1
             return False
         try:
-            size = size_of(event)
-            if self._backlog_empty.is_set() and not self._turn.locked() and self._has_room(size):
+            size = len(event._raw)  # type: ignore[union-attr]  # notices are not put; size_of() takes longer
+            if self._size + size <= self._max_size and not self._in_turn and self._backlog_empty.is_set():
                 # Without a checkpoint where there is room: reading the network has its own, for all that one read
                 # brings.
                 try:
                     self._channel.send_nowait(event)
-                    self._sent(size)
                 except trio.WouldBlock:
-                    await self._send(event, size)
+                    await self._channel.send(event)
+                self._size += size
+                self._sizes.append(size)
+                if len(self._sizes) > self._max_sizes:
+                    self._settle()
             else:
-                await self._send(event, size)
+                await self._send_in_turn(event, size)
         except BaseException as exc:
-            if not self._is_stopping:
-                self._delivered.give_back(event)
+            if self._is_stopping and isinstance(exc, trio.Cancelled):
+                self._fill_backlog(event)  # recovery was stopped, and this is handed over all the same
+                self.delivered += 1
+                raise
+            self._delivered.give_back(event)
             if isinstance(exc, trio.BrokenResourceError):
                 raise Abandoned from None
             raise
         self.delivered += 1
         return True
 
-    async def _send(self, event: Event, size: int) -> None:
-        """Wait for room, and send; or leave it to `run` when the stream is being stopped."""
-        has_been_sent = False
-        waiting = trio.CancelScope()
-        self._waits.add(waiting)
-        try:
-            with waiting:
-                if self._is_stopping:
-                    return
-                async with self._turn:  # a large event must not be passed by small ones for ever
-                    while not self._backlog_empty.is_set():
-                        await self._backlog_empty.wait()
-                    self._is_waiting_for_room = True
-                    try:
-                        await self._wait_for_room(size)
-                    finally:
-                        self._is_waiting_for_room = False
-                    await self._channel.send(event)
-                    has_been_sent = True
-                    self._sent(size)
-        finally:
-            self._waits.remove(waiting)
-            # The task may have been cancelled in the same moment: what it had read is handed over all the same.
-            if self._is_stopping and not has_been_sent:
-                self._fill_backlog(event)
+    async def _send_in_turn(self, event: Event, size: int) -> None:
+        """Send behind the backlog, and when there is room for the text."""
+        async with AsyncExitStack() as turn:
+            self._in_turn += 1
+            try:
+                await turn.enter_async_context(self._turn)  # a large event must not be passed by small ones for ever
+                while not self._backlog_empty.is_set():
+                    await self._backlog_empty.wait()
+                await self._wait_for_room(size)
+            finally:
+                self._in_turn -= 1
+            await self._channel.send(event)
+            self._sent(size)
 
     def notify(self, notice: Notice) -> None:
         """Hand a notice over, behind what waits; never wait.
@@ -164,10 +157,8 @@ class Outbox(Channel):
         self._handed_over.set()
 
     def stop(self) -> None:
-        """From now on, what is put or waits for room goes to the backlog: nobody waits for the consumer any more."""
+        """The stream is being stopped: an event whose `put` is cancelled is handed over by `run`."""
         self._is_stopping = True
-        for waiting in self._waits:
-            waiting.cancel()
 
     async def finish(self) -> None:
         """After `stop`, when nothing more will be put: wait until all has been handed over, and end the channel."""
