@@ -462,3 +462,17 @@ def test_outside_of_trio_it_says_where_it_runs() -> None:
         asyncio.run(main())
     with pytest.raises(RuntimeError, match="this runs under Trio"):
         main().send(None)
+
+
+@pytest.mark.parametrize(
+    ("name", "message", "words"),
+    [
+        ("forbidden", "not yours", "forbidden: not yours"),
+        ("forbidden", "", "forbidden"),
+        ("", "not yours", "not yours"),
+        ("", "", "AgentMail gave no reason"),
+        ("\n", "\t", "AgentMail gave no reason"),
+    ],
+)
+def test_a_refused_subscription_always_says_something(name: str, message: str, words: str) -> None:
+    assert str(SubscriptionRejectedError(name, message)) == f"the subscription was refused: {words}"

@@ -1199,3 +1199,25 @@ async def test_the_official_sdk_reaches_the_fake_in_memory(autojump_clock: MockC
         # The SDK's own retries need asyncio.
         page = await client.inboxes.messages.list(INBOX, request_options={"max_retries": 0})
     assert [message.subject for message in page.messages] == ["Hello"]
+
+
+@pytest.mark.parametrize("announced", [True, False], ids=["announced", "in chunks"])
+async def test_a_request_that_is_too_large_is_refused_before_it_is_read(
+    announced: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trio_agentmail.testing._fake_http_server.MAX_BODY", 10_000)
+    fake = FakeAgentMail()
+    async with fake.serve() as environment:
+        port = int(environment.http.rpartition(":")[2])
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+        async with stream:
+            size = "Content-Length: 99999999999" if announced else "Transfer-Encoding: chunked"
+            head = f"POST /v0/inboxes HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer am_x\r\n{size}\r\n\r\n"
+            await stream.send_all(head.encode())
+            if not announced:
+                await stream.send_all(b"".join(b"3e8\r\n" + b"x" * 1_000 + b"\r\n" for _ in range(11)))
+            answer = b""
+            while data := await stream.receive_some():
+                answer += data
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert fake.requests == []

@@ -26,6 +26,7 @@ from trio_agentmail import (
     SQLiteJournal,
     Subscribe,
     Subscribed,
+    UnknownEvent,
     open_agentmail_session,
     open_agentmail_stream,
 )
@@ -450,3 +451,26 @@ async def test_it_is_all_the_same_with_threads_over_real_sockets(fake: FakeAgent
                     down = [f"down {run - 1}"] if run else []
                     assert sorted(map(str, subjects)) == sorted([*down, *[f"{run} {number}" for number in range(20)]])
                 await fake.deliver(inbox_id=A, subject=f"down {run}")
+
+
+@pytest.mark.parametrize("frame", ["", b"", " ", "\0"], ids=repr)
+async def test_an_empty_message_is_kept_like_any_other(
+    frame: str | bytes, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    fake = FakeAgentMail()
+    journal = SQLiteJournal(tmp_path / "agent.db")
+    for attempt in (1, 2):
+        async with open_agentmail_stream(backend=fake, journal=journal) as events:
+            if attempt == 1:
+                await fake.send_raw(frame)
+            with trio.fail_after(10):
+                while not isinstance(event := await events.receive(), UnknownEvent):
+                    pass
+            assert event.raw == (frame if isinstance(frame, str) else frame.decode())
+            assert event.origin == ("live" if attempt == 1 else "redelivered")
+            if attempt == 2:
+                async with journal.processing(event):
+                    pass
+    async with open_agentmail_stream(backend=fake, journal=journal) as events:
+        await trio.sleep(1)
+        assert events.statistics().current_buffer_used == 1

@@ -1,7 +1,9 @@
 """Calls that cannot work say what to do instead."""
 
+import copy
 import gc
 import logging
+import pickle
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -10,10 +12,12 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
+import attrs
 import pytest
 import trio
 from trio.testing import MockClock
 
+import trio_agentmail
 from tests.streams import open_agentmail_session, open_agentmail_stream
 from trio_agentmail import (
     JournalMismatchError,
@@ -36,6 +40,29 @@ async def test_a_session_is_not_iterated_over(autojump_clock: MockClock) -> None
         with pytest.raises(TypeError, match=r"async for event in session\.events"):
             async for _ in session:  # type: ignore[attr-defined]
                 pytest.fail("it was")
+
+
+@pytest.mark.parametrize("opener", [trio_agentmail.open_agentmail_stream, trio_agentmail.open_agentmail_session])
+async def test_a_stream_must_be_entered_with_async_with(opener: Callable[..., Any]) -> None:
+    words = rf"{opener.__name__}\(…\) must be entered: async with {opener.__name__}\(…\) as"
+    with pytest.raises(TypeError, match=words):
+        async for _ in opener(backend=FakeAgentMail()):
+            pytest.fail("it was iterated over")
+    with pytest.raises(TypeError, match=words):
+        with opener(backend=FakeAgentMail()):
+            pytest.fail("it was entered")
+    with pytest.raises(TypeError, match=words):
+        await opener(backend=FakeAgentMail())
+    with pytest.raises(TypeError, match=words):
+        list(opener(backend=FakeAgentMail()))
+
+
+async def test_filters_belong_to_another_subscription_as_well(autojump_clock: MockClock) -> None:
+    async with open_agentmail_session(backend=FakeAgentMail()) as session:
+        with pytest.raises(
+            TypeError, match=r"inbox_ids belongs to the subscription: subscribe\(Subscribe\(inbox_ids=…"
+        ):
+            await session.subscribe(inbox_ids=[INBOX])  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("opener", [open_agentmail_stream, open_agentmail_session])
@@ -107,6 +134,30 @@ async def test_what_one_journal_gave_is_not_acknowledged_in_another(tmp_path: Pa
             await one.ack(mail)
             await one.ack(mail)
             await other.ack(same)
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [attrs.evolve, copy.copy, lambda event: pickle.loads(pickle.dumps(event))],
+    ids=["evolve", "copy", "pickle"],
+)
+async def test_a_copy_is_not_acknowledged_in_another_journal_either(
+    copied: Callable[[Any], Any], tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    fake = FakeAgentMail()
+    one, other = SQLiteJournal(tmp_path / "one.db"), SQLiteJournal(tmp_path / "other.db")
+    async with open_agentmail_stream(backend=fake, journal=one) as events:
+        await fake.deliver(inbox_id=INBOX)
+        assert isinstance(await events.receive(), Subscribed)
+        mail = copied(await events.receive())
+        async with open_agentmail_stream(backend=fake, journal=other):
+            with pytest.raises(
+                JournalMismatchError, match=r"came from the journal .*one\.db, and .* not in .*other\.db"
+            ):
+                await other.ack(mail)
+            await one.ack(mail)
+            await one.ack(mail)
+            await other.ack(mail)
 
 
 async def test_an_event_belongs_to_the_file_and_not_to_the_object(tmp_path: Path, autojump_clock: MockClock) -> None:

@@ -13,6 +13,7 @@ import pytest
 import trio
 from trio.testing import MockClock, memory_stream_pair
 
+import trio_agentmail
 from tests.streams import open_agentmail_session, open_agentmail_stream
 from trio_agentmail import (
     AgentMailEnvironment,
@@ -220,6 +221,31 @@ async def test_no_frame_holds_the_key_of_a_stream_that_was_ended_later(autojump_
             await fake.drop_connections()
             async for _ in events:
                 pass
+    assert_no_secret_in_frames(caught.value)
+
+
+@pytest.mark.parametrize("what", [KeyboardInterrupt(), SystemExit()], ids=repr)
+def test_no_frame_holds_the_key_when_control_c_strikes_while_a_request_is_sent(
+    what: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recovery asks in tasks in which it may."""
+
+    async def send_all(stream: trio.SocketStream, data: bytes | bytearray | memoryview) -> None:
+        if b" /v0/inboxes" in bytes(data):
+            raise what
+        await real_send_all(stream, data)
+
+    async def main() -> None:
+        async with FakeAgentMail().serve() as environment:
+            async with trio_agentmail.open_agentmail_stream(api_key=lambda: KEY, environment=environment) as events:
+                async for _ in events:
+                    pass
+
+    real_send_all = trio.SocketStream.send_all
+    monkeypatch.setattr(trio.SocketStream, "send_all", send_all)
+    with pytest.raises(BaseException) as caught:
+        trio.run(main)
+    assert caught.value is what
     assert_no_secret_in_frames(caught.value)
 
 

@@ -444,7 +444,7 @@ async def test_a_proxy_that_cannot_be_reached_is_named() -> None:
 async def test_a_proxy_whose_name_cannot_be_resolved_is_named() -> None:
     failure = await failure_of_one_attempt(PLAIN, proxy="http://proxy.invalid:3128")
     assert isinstance(failure, socket.gaierror)
-    assert str(failure).startswith("cannot resolve proxy.invalid: ")
+    assert str(failure).startswith("cannot resolve proxy.invalid, for the proxy proxy.invalid:3128: ")
     assert "pass proxy=" not in str(failure)
 
 

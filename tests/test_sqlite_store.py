@@ -245,6 +245,15 @@ def test_a_directory_that_cannot_be_written_to_is_named_and_not_the_lock(
     )
 
 
+def test_a_file_that_may_not_be_read_or_written_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulated, like read-only directories."""
+    SQLiteStore(path, SCOPE).close()
+    monkeypatch.setattr(os, "access", lambda file, mode: Path(file) != path)
+    with pytest.raises(JournalError) as caught:
+        SQLiteStore(path, SCOPE)
+    assert str(caught.value) == f"the journal {path} cannot be opened: this user may not read and write {path}"
+
+
 def test_a_file_in_the_place_of_the_directory_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(JournalError, match=r"file/agent\.db cannot be made or opened: .*/file is not a directory"):

@@ -54,7 +54,7 @@ def identity(event: Event) -> bytes | None:
         return None
     if event.event_id:
         return digest(event.event_id)
-    return digest(event._raw) if event._raw else None
+    return None if event._raw == "" else digest(event._raw)  # what was received is bytes, even if it is empty
 
 
 def mail_key(inbox_id: str, message_id: str) -> bytes:

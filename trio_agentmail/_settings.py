@@ -267,7 +267,8 @@ def _at_least_one(instance: object, attribute: "attrs.Attribute[int]", value: in
 def _an(type_: type) -> Callable[[object, "attrs.Attribute[Any]", object], None]:
     def check(instance: object, attribute: "attrs.Attribute[Any]", value: object) -> None:
         if not isinstance(value, type_):
-            raise TypeError(f"{attribute.name} takes a {type_.__name__}, not {type(value).__name__}")
+            article = "an" if type_.__name__[0] in "AEIOUaeiou" else "a"
+            raise TypeError(f"{attribute.name} takes {article} {type_.__name__}, not {type(value).__name__}")
 
     return check
 

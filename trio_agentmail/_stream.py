@@ -4,6 +4,7 @@ import functools
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn, ParamSpec, TypeVar
 
 import trio
@@ -50,6 +51,40 @@ def _explain_arguments(function: Callable[P, T]) -> Callable[P, T]:
         raise TypeError(problem)
 
     return wrapper
+
+
+class _Opening(AbstractAsyncContextManager[T]):
+    """What an opener returns, with words for those who forget the `async with`."""
+
+    def __init__(self, name: str, manager: AbstractAsyncContextManager[T]) -> None:
+        self._name = name
+        self._manager = manager
+
+    async def __aenter__(self) -> T:
+        return await self._manager.__aenter__()
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        return await self._manager.__aexit__(exc_type, exc, traceback)
+
+    if not TYPE_CHECKING:  # pragma: no branch  a type checker has its own words for this
+
+        def _must_be_entered(self, *_: object) -> NoReturn:
+            raise TypeError(f"{self._name}(…) must be entered: async with {self._name}(…) as …:")
+
+        __aiter__ = __iter__ = __enter__ = __exit__ = __await__ = _must_be_entered
+
+
+def _opener(function: Callable[P, AsyncIterator[T]]) -> Callable[P, AbstractAsyncContextManager[T]]:
+    """As `asynccontextmanager`."""
+    manager = asynccontextmanager(function)
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> AbstractAsyncContextManager[T]:
+        return _Opening(function.__name__, manager(*args, **kwargs))
+
+    return _explain_arguments(wrapper)
 
 
 class AgentMailSession:
@@ -105,6 +140,7 @@ class AgentMailSession:
         self._run.check("stop()")
         await self._supervisor.stop()
 
+    @_explain_arguments
     async def subscribe(self, subscribe: Subscribe) -> None:
         """Listen to something else from now on; on every later connection, too.
 
@@ -128,8 +164,7 @@ class AgentMailSession:
         await self._supervisor.replace(subscribe)
 
 
-@_explain_arguments
-@asynccontextmanager
+@_opener
 async def open_agentmail_session(
     subscribe: Subscribe = Subscribe(),  # noqa: B008  frozen
     *,
@@ -235,8 +270,7 @@ async def open_agentmail_session(
             raise_as_it_is(raised)
 
 
-@_explain_arguments
-@asynccontextmanager
+@_opener
 async def open_agentmail_stream(
     subscribe: Subscribe = Subscribe(),  # noqa: B008  frozen
     *,

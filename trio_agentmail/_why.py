@@ -47,11 +47,12 @@ def connecting_failed(failure: OSError, host: str, where: str, hint: str = "") -
     Args:
         failure: What `trio.open_tcp_stream` raised.
         where: Host and port in words.
-        hint: What may help if the name cannot be resolved.
+        hint: What may help if the name cannot be resolved; `""` for a proxy's own name.
     """
     if isinstance(failure, socket.gaierror):
         attempts: list[Exception] = [failure]
-        text = f"cannot resolve {host}: {failure.strerror or words_of(failure)}{hint}"
+        of = "" if hint else f", for {where}"  # the proxy
+        text = f"cannot resolve {host}{of}: {failure.strerror or words_of(failure)}{hint}"
     else:
         group = failure.__cause__  # of one attempt for each address
         attempts = list(group.exceptions) if isinstance(group, ExceptionGroup) else [failure]

@@ -84,7 +84,8 @@ class SubscriptionRejectedError(AgentMailError):
         self.message = message
 
     def __str__(self) -> str:
-        return f"the subscription was refused: {printable(self.name, 100)}: {printable(self.message, 500)}"
+        told = ": ".join(filter(None, (printable(self.name, 100), printable(self.message, 500))))
+        return f"the subscription was refused: {told or 'AgentMail gave no reason'}"
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(name={printable(self.name, 100)!r})"

@@ -76,7 +76,7 @@ def new_row(event: Event, now: float) -> NewRow:
     if not isinstance(event, _ServerEvent | UnknownEvent):
         raise TypeError(f"a journal keeps events, and {type(event).__name__} is a notice")
     raw = event._raw
-    if not raw:
+    if raw == "":  # what was received is bytes, even if it is empty
         raise TypeError(
             f"a journal keeps the text of an event as it was received, and this {type(event).__name__} was made by "
             "hand and has none: decode_event makes one that has"

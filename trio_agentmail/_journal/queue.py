@@ -7,6 +7,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
+from weakref import WeakSet
 
 import trio
 
@@ -31,6 +32,14 @@ logger = logging.getLogger("trio_agentmail")
 
 _Anything = _FromServer | Disconnected | CaughtUp | RecoveryFailed
 """Whatever a stream yields; `Event` names each class, which takes longer to check."""
+
+
+_open_queues: "WeakSet[JournalQueue]" = WeakSet()
+"""Of this process: an event that was copied does not tell any more which journal gave it."""
+
+
+def _of_another(journal: str, this: str) -> JournalMismatchError:
+    return JournalMismatchError(f"this event came from the journal {journal}, and is handled there and not in {this}")
 
 
 class JournalQueue:
@@ -67,6 +76,7 @@ class JournalQueue:
         self._warned = False
         self._closed = False
         self._ended = trio.Event()
+        _open_queues.add(self)
 
     def _entry(self, row: PendingRow) -> Entry:
         entry = Entry(row.id, row.key, row.event_type, row.origin, row.attempts, given=True)
@@ -87,6 +97,7 @@ class JournalQueue:
         An attempt that is under way is none: whoever makes it cannot tell us any more how it ended.
         """
         self._closed = True
+        _open_queues.discard(self)
         self._wake()
         with suppress(JournalError):
             for entry in self._entries.values():
@@ -242,11 +253,16 @@ class JournalQueue:
             )
         given_by = getattr(event, "_given_by", "")
         if given_by and given_by != self._name:
-            raise JournalMismatchError(
-                f"this event came from the journal {given_by}, and is handled there and not in {self._name}"
-            )
+            raise _of_another(given_by, self._name)
         key = identity(event)
-        return None if key is None else self._entries.get(key)
+        if key is None:
+            return None
+        entry = self._entries.get(key)
+        if entry is None and not given_by:  # a copy
+            for other in _open_queues:
+                if key in other._entries:
+                    raise _of_another(other._name, self._name)
+        return entry
 
     async def ack(self, entry: Entry) -> None:
         """The event is handled."""

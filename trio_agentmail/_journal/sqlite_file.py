@@ -215,6 +215,8 @@ def create(path: Path, of: Path) -> None:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     except OSError as exc:
         raise JournalError(f"the journal {of} cannot be made or opened: {_reason(exc, of.parent)}") from exc
+    if not os.access(path, os.R_OK | os.W_OK):
+        raise JournalError(f"the journal {of} cannot be opened: this user may not read and write {path}")
 
 
 def _reason(exc: OSError, directory: Path) -> str:

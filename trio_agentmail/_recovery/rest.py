@@ -258,6 +258,10 @@ class Rest:
             failure = exc
         except self._httpx.InvalidURL as exc:  # what is variable in it is quoted, so it can only be too long
             failure = RequestTooLargeError(_explained(exc))
+        except (KeyboardInterrupt, SystemExit) as exc:
+            # Without the frames of whoever was just sending the request: the key is among their variables.
+            exc.__context__ = None
+            raise exc.with_traceback(None) from None
         except self._exchange.NETWORK_ERRORS as exc:
             # Raised elsewhere, and so without this as its context: it holds the request, with the key.
             failure = RequestFailedError(_explained(exc))

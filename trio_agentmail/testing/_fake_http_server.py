@@ -17,7 +17,7 @@ import httpx
 import trio
 
 from ._faults.requests import BreakRequest, HangRequest
-from ._rest.errors import Refusal, no_http
+from ._rest.errors import Refusal, no_http, too_large
 
 __all__ = ["HttpConnection", "Refuse", "Respond", "accept_from", "reset", "with_tls"]
 
@@ -31,6 +31,9 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 """As SO_LINGER: closing the socket resets the connection."""
 
 RECEIVE_SIZE = 2**16
+
+MAX_BODY = 64 * 2**20
+"""Bytes of a request: an order with a mail in it has more than AgentMail takes."""
 
 TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 
@@ -60,6 +63,15 @@ def with_tls(stream: trio.SocketStream, ssl_context: ssl.SSLContext | None) -> t
     return (
         stream if ssl_context is None else trio.SSLStream(stream, ssl_context, server_side=True, https_compatible=True)
     )
+
+
+def _announced(head: h11.Request) -> int:
+    """How many bytes a request's body has, as far as its head says; h11 has checked that it is a number."""
+    return max((int(value) for name, value in head.headers if name == b"content-length"), default=0)
+
+
+def _too_large() -> Refusal:
+    return too_large(f"the request has more than {MAX_BODY // 2**20} MiB")
 
 
 class HttpConnection:
@@ -132,11 +144,15 @@ class HttpConnection:
                 head = event
                 self._method = head.method.decode()
                 refusal = self._refuse(head)
+                if refusal is None and _announced(head) > MAX_BODY:
+                    raise _too_large()
                 if self._method == "CONNECT":
                     raise httpx.InvalidURL("CONNECT is for proxies")
             elif isinstance(event, h11.Data):
                 if refusal is None:
                     body += event.data
+                if len(body) > MAX_BODY:
+                    raise _too_large()
             elif isinstance(event, h11.EndOfMessage) and head is not None:
                 if refusal is not None:
                     raise refusal

@@ -48,7 +48,8 @@ async def answer_order(emulator: EmulatorBase, request: httpx.Request) -> httpx.
 
 async def _obey(emulator: EmulatorBase, request: httpx.Request) -> dict[str, Any]:
     # A page that is served from this machine may use the rest, but has no orders to give.
-    if not _is_loopback(request.extensions["server_address"]) or "Origin" in request.headers:
+    is_from_page = "Origin" in request.headers or request.headers.get("Sec-Fetch-Site", "none") != "none"
+    if not _is_loopback(request.extensions["server_address"]) or is_from_page:
         raise BadOrder(403, "the emulator takes orders from programs on its own machine only")
     method = request.method.replace("HEAD", "GET")  # whose body is not sent
     path = request.url.path.removeprefix(CONTROL_PATH)

@@ -146,8 +146,22 @@ def _split_addresses(value: str) -> Iterator[str]:
     yield value[begin:]
 
 
+class Registry(HeaderRegistry):
+    """The standard library's makes a class for each header; this one makes one for each kind of header."""
+
+    def __init__(self, default: object) -> None:
+        super().__init__(default_class=cast(Any, default), use_default_map=False)
+        self._made: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        kind = name.lower() if name.lower() in self.registry else ""
+        if kind not in self._made:
+            self._made[kind] = super().__getitem__(name)
+        return self._made[kind]
+
+
 def _registry(default: object, addresses: object) -> HeaderRegistry:
-    registry = HeaderRegistry(default_class=cast(Any, default), use_default_map=False)
+    registry = Registry(default)
     for name in ADDRESSES:
         registry.map_to_type(name, cast(Any, addresses))
     return registry
