@@ -22,6 +22,7 @@ from trio_agentmail import (
     ReconnectPolicy,
     Subscribe,
     Subscribed,
+    SubscriptionRejectedError,
     UnknownEvent,
 )
 from trio_agentmail._websocket import WebSocket
