@@ -61,7 +61,7 @@ def imported_by(statement: str) -> set[str]:
 def test_importing_the_package_imports_neither_http_nor_sqlite_nor_recovery_nor_asyncio() -> None:
     imported = imported_by("import trio_agentmail")
     ours = {"trio_agentmail._recovery.recoverer", "trio_agentmail._supervisor", "trio_agentmail._journal.sqlite_store"}
-    assert not imported & ({"httpx", "sqlite3", "asyncio"} | ours)
+    assert not imported & ({"httpx", "sqlite3", "cattrs", "asyncio"} | ours)
 
 
 def test_the_journal_is_imported_when_it_is_asked_for() -> None:

@@ -9,7 +9,7 @@ import trio
 from ._backend import Backend, NetworkBackend, default_ssl_context
 from ._codec import decoded_classes
 from ._settings import Settings
-from ._structuring import hook_of
+from ._structuring import converter, hook_of
 
 __all__ = ["import_in_thread", "write_functions"]
 
@@ -42,6 +42,8 @@ def _do(steps: list[Callable[[], None]]) -> None:
 
 def _import_stream() -> None:
     from . import _supervisor  # noqa: F401  and recovery with it
+
+    converter()
 
 
 def _import_httpx() -> None:

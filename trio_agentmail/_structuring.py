@@ -9,18 +9,21 @@ A frame may hold millions of values. So no hook does more for a value than in pr
 through without a call for each item where that can be done.
 """
 
+import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from types import NoneType, UnionType
-from typing import Any, get_args, get_origin
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 import attrs
-from cattrs import Converter
 
 from ._class_hook import Hook, class_hook, wire_names
 
-__all__ = ["hook_of", "optional_datetime", "optional_text"]
+if TYPE_CHECKING:
+    from cattrs import Converter
+
+__all__ = ["converter", "hook_of", "optional_datetime", "optional_text"]
 
 NOT_FROM_THE_WIRE = ("_raw", "event_type", "origin", "attempt")
 """The fields of an event that its frame has no say in: the arguments of its hook, after cattrs' two."""
@@ -174,13 +177,22 @@ def _field_hook(field: "attrs.Attribute[Any]") -> Hook:
     return _sender if field.name == "from_" else hook_of(type_)
 
 
-_converter = Converter(detailed_validation=False)
-_converter.register_structure_hook(str, _text)
-# The one registered last is asked first.
-_converter.register_structure_hook_factory(attrs.has, lambda cls: class_hook(cls, _field_hook, NOT_FROM_THE_WIRE))
-_converter.register_structure_hook_factory(_is_optional, _optional_hook)
-_converter.register_structure_hook_factory(_is_tuple, _tuple_hook)
-_converter.register_structure_hook_factory(lambda type_: type_ in _HOOKS, lambda type_: _HOOKS[type_])
+@functools.cache
+def converter() -> "Converter":
+    """The converter, made when something is first decoded: importing cattrs takes 10 ms."""
+    from cattrs import Converter
 
-hook_of: Callable[[Any], Hook] = _converter.get_structure_hook
-"""How a value of this type is read: of a field, or of a class, whose function is written when it is asked for."""
+    made = Converter(detailed_validation=False)
+    made.register_structure_hook(str, _text)
+    # The one registered last is asked first.
+    made.register_structure_hook_factory(attrs.has, lambda cls: class_hook(cls, _field_hook, NOT_FROM_THE_WIRE))
+    made.register_structure_hook_factory(_is_optional, _optional_hook)
+    made.register_structure_hook_factory(_is_tuple, _tuple_hook)
+    made.register_structure_hook_factory(lambda type_: type_ in _HOOKS, lambda type_: _HOOKS[type_])
+    return made
+
+
+def hook_of(type_: Any) -> Hook:
+    """How a value of this type is read: of a field, or of a class, whose function is written when it is asked for."""
+    hook: Hook = converter().get_structure_hook(type_)
+    return hook
