@@ -244,7 +244,8 @@ class Chaos:
         await self.mails()
         await trio.sleep(self.draw.uniform(0.25, 0.5))
         # The server cannot see whom it refused: the client tells.
-        self.server.happened["refused"] += f":{self.server.port} failed" in (self.session.statistics().last_error or "")
+        refused = f"connection refused: 127.0.0.1 port {self.server.port}"
+        self.server.happened["refused"] += refused in (self.session.statistics().last_error or "")
         await self.server.come_up()
 
     async def refuse_handshakes(self) -> None:

@@ -173,3 +173,32 @@ async def test_a_stream_goes_on_where_one_that_was_left_had_stopped(
     assert len(written) == 1
     await first_use.write_functions()
     assert written == decoded_classes()
+
+
+STEPS = """
+import trio, trio.testing
+from trio_agentmail import open_agentmail_stream
+from trio_agentmail.testing import FakeAgentMail
+from tests.chaos.playing import reproducible
+
+class Counting(trio.abc.Instrument):
+    steps = 0
+    def before_task_step(self, task):
+        self.steps += 1
+
+async def story():
+    async with open_agentmail_stream(backend=FakeAgentMail()) as events:
+        await events.receive()
+        await trio.sleep(400)
+
+for _ in range(3):
+    counting = Counting()
+    with reproducible(1):
+        trio.run(story, clock=trio.testing.MockClock(autojump_threshold=0), instruments=[counting])
+    print(counting.steps)
+"""
+
+
+def test_on_a_mock_clock_the_first_stream_of_a_process_takes_as_many_steps_as_the_others() -> None:
+    done = subprocess.run([sys.executable, "-c", STEPS], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert len(set(done.stdout.split())) == 1

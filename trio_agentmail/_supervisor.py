@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import trio
 
 from ._api_key import ApiKey
-from ._backend import Backend
+from ._backend import Backend, NetworkBackend
 from ._clock import Moment, ServerClock
 from ._codec import encode_subscribe
 from ._connection import Connection
@@ -161,7 +161,8 @@ class Supervisor:
             with self._scope:
                 async with background_nursery() as own:
                     own.start_soon(self.outbox.run)
-                    own.start_soon(write_functions)
+                    if isinstance(self._backend, NetworkBackend):
+                        own.start_soon(write_functions)
                     if self._recoverer is not None:
                         own.start_soon(self._recover, self._recoverer)
                         await self._recoverer.begin(self._subscribe)
