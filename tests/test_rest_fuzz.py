@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -35,6 +36,9 @@ from trio_agentmail.errors import RequestFailedError
 from trio_agentmail.testing import FakeAgentMail
 
 from . import rest_api
+
+MANY = int(os.environ.get("FUZZ_EXAMPLES", "200"))
+"""Examples of each of the long tests: by hand, more of them."""
 
 fuzzed = settings(
     deadline=None,
@@ -401,18 +405,18 @@ def test_no_answer_keeps_a_journal_from_being_written_and_read_again(call: str, 
 @pytest.mark.long
 @pytest.mark.timeout(3_600)
 @pytest.mark.parametrize("call", CALLS)
-@settings(fuzzed, max_examples=2_500)
+@settings(fuzzed, max_examples=MANY)
 @given(some_oddities)
-def test_none_of_20000_answers_ends_the_stream(call: str, oddities: list[Odd]) -> None:
+def test_none_of_many_answers_ends_the_stream(call: str, oddities: list[Odd]) -> None:
     try_it(call, oddities)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3_600)
 @pytest.mark.parametrize("call", CALLS)
-@settings(fuzzed, max_examples=100)
+@settings(fuzzed, max_examples=MANY // 10)
 @given(some_oddities)
-def test_none_of_800_answers_keeps_a_journal_from_being_written_and_read_again(call: str, oddities: list[Odd]) -> None:
+def test_none_of_many_answers_keeps_a_journal_from_being_written_and_read_again(call: str, oddities: list[Odd]) -> None:
     try_it_with_a_journal(call, oddities)
 
 
@@ -485,7 +489,7 @@ def test_no_bytes_over_a_socket_are_anything_but_a_request_that_failed(answer: b
 
 
 @pytest.mark.long
-@settings(fuzzed, max_examples=5_000)
+@settings(fuzzed, max_examples=5 * MANY)
 @given(wire)
-def test_none_of_5000_bytes_over_a_socket_is_anything_but_a_request_that_failed(answer: bytes) -> None:
+def test_none_of_many_bytes_over_a_socket_is_anything_but_a_request_that_failed(answer: bytes) -> None:
     trio.run(ask_over_a_socket, answer)
