@@ -317,6 +317,19 @@ async def test_who_takes_up_nothing_is_not_held_up_for_ever(path: Path, autojump
         assert trio.current_time() == began + 60
 
 
+async def test_a_suspect_that_is_taken_up_late_is_alone_from_then_on(path: Path, autojump_clock: MockClock) -> None:
+    async with crashing(path) as journal:
+        for number in (1, 2, 3):
+            await journal.record(mail(number))
+        await begin(journal, (await take(journal, 1))[0])
+    async with opened(path) as journal:
+        [suspect] = await take(journal, 1)
+        assert ids(await take_within(journal, 61)) == ["event 2"]
+        async with journal.processing(suspect):
+            assert await nothing_for(journal, 1000)
+        assert ids(await take_within(journal, 1)) == ["event 3"]
+
+
 async def test_a_suspect_that_is_handled_before_its_turn_is_not_given(path: Path) -> None:
     async with crashing(path) as journal:
         await journal.record(mail(1))

@@ -103,10 +103,8 @@ class Line:
 
     def _first(self) -> tuple[_Queue, Entry | Notice] | None:
         now = trio.current_time()
-        if self._alone is not None:
-            if self._alone.attempting or now < self._alone_until:
-                return None
-            self._alone = None
+        if self._is_alone(now):
+            return None
         while self._suspects and self._suspects[0].done:
             self._suspects.popleft()
         if self._suspects:
@@ -123,9 +121,13 @@ class Line:
                 return self._others, first
         return None
 
+    def _is_alone(self, now: float) -> bool:
+        """Whether a suspect is being tried, or there is still time for that to begin. It may also begin later."""
+        return self._alone is not None and (self._alone.attempting or now < self._alone_until)
+
     def look_again_at(self) -> float:
         """When that changes without anybody's doing."""
-        if self._alone is not None:
+        if self._alone is not None and self._is_alone(trio.current_time()):
             return math.inf if self._alone.attempting else self._alone_until
         return self._retries[0][0] if self._retries else math.inf
 
