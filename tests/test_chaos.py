@@ -126,6 +126,7 @@ MISTAKES: dict[str, tuple[Any, str, Any, str]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_does_not_survive_a_few_seeds(mistake: str) -> None:
     where, name, wrong, what_is_wrong = MISTAKES[mistake]

@@ -16,7 +16,7 @@ from tests import steps
 from tests.steps import BEHIND, PROMPT, SEED, End, Life, Plot, Verdict, tell
 from trio_agentmail._journal.sqlite_store import SQLiteStore
 
-STRIDE = 41
+STRIDE = 71
 """Of so many steps, the quick tests take one."""
 PARTS = 6
 """Tests among which all of a story's steps are divided."""
