@@ -329,3 +329,8 @@ def test_without_a_blind_copy_a_mail_stays_as_it_is() -> None:
     for raw in (b"Subject: a\rb\nTo: c\r\r\nhello", b"To: a\rX: b\r\rhello", b"Subject: a\r"):
         assert parse_mail(raw).raw == raw
     assert parse_mail(b"X: a\rTo: b\rBcc: c\n\nhello").raw == b"X: a\rTo: b\r\n\nhello"
+
+
+def test_parameters_that_the_standard_library_cannot_sort_are_none() -> None:
+    mail = parse_mail(b"Content-Type: multipart/mixed; boundary*=idna''%ff; boundary*0*=a@\r\n\r\nHello")
+    assert "Hello" in (mail.text or "")

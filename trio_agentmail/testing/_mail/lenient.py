@@ -16,6 +16,7 @@ from email import policy
 from email.headerregistry import Address, AddressHeader, Group, HeaderRegistry, UnstructuredHeader
 from email.message import EmailMessage
 from email.parser import BytesParser
+from functools import partial
 from typing import Any, TypeVar, cast
 
 __all__ = [
@@ -220,7 +221,7 @@ class Part(EmailMessage):
         # By this, all other methods get at parameters.
         if len(str(self.get(header, ""))) > MAX_PARSED:
             return failobj
-        return super().get_param(param, failobj, header, unquote)
+        return attempt(partial(super().get_param, param, failobj, header, unquote), failobj)
 
     def get_boundary(self, failobj: Any = None) -> Any:
         # By this alone the parser looks for parts, and asks once for each part that may be made of others.
