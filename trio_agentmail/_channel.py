@@ -1,4 +1,4 @@
-"""The memory channel that the consumer reads, and how much may wait in it: events, and characters of their text."""
+"""The memory channel that the consumer reads, and how much may wait in it: events, and bytes of their text."""
 
 from collections import deque
 
@@ -23,12 +23,12 @@ class Channel:
 
     - The sizes of what was sent are kept in the order of sending. How many of them are still in the channel is asked
       only when they may be too much together, since it costs as much as sending a small event.
-    - Whoever waits for room in a channel that is not full by number looks at it after each step of any task, as one
-      of Trio's instruments. That happens only while large events wait.
+    - A sender that waits for room in a channel that is not full by number looks at it after each step of any task, as
+      one of Trio's instruments. That happens only while large events wait.
 
     Args:
         max_events: How many events may wait.
-        max_size: How much text may wait, in characters (bytes of a frame that is no text). A single larger event may.
+        max_size: How much text may wait, in bytes of UTF-8. A single event that is larger may wait alone.
     """
 
     def __init__(self, max_events: int, max_size: int, delivered: Delivered) -> None:
