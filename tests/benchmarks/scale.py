@@ -13,7 +13,7 @@ from pathlib import Path
 
 import attrs
 
-from tests.chaos import SUBSCRIPTIONS, Chaos, draw_schedule, run
+from tests.reliability.chaos import SUBSCRIPTIONS, Chaos, draw_schedule, run
 from trio_agentmail import Recovery
 
 from .sizing import client_size

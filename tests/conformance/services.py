@@ -24,7 +24,7 @@ import pytest
 import trio
 
 from tests.conformance.schema import departures
-from tests.streams import open_agentmail_stream
+from tests.helpers.streams import open_agentmail_stream
 from trio_agentmail import AgentMailEnvironment, Event, Subscribe
 from trio_agentmail.testing import FakeAgentMail, make_event
 

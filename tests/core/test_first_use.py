@@ -1,0 +1,204 @@
+"""What takes long once in a process: imports, a TLS context, and the functions that decode."""
+
+import itertools
+import ssl
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+import trio_agentmail
+from tests.helpers.rest_api import settings
+from trio_agentmail import AgentMailEnvironment, MessageReceivedEvent, open_agentmail_stream
+from trio_agentmail import _first_use as first_use
+from trio_agentmail._backend import NetworkBackend
+from trio_agentmail._codec import decoded_classes
+from trio_agentmail.testing import FakeAgentMail
+
+ROOT = Path(__file__).parents[2]
+PLAIN = AgentMailEnvironment(http="http://localhost:1", websockets="ws://localhost:1")
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No stream has been opened in this process."""
+    monkeypatch.setattr(first_use, "_done", set())
+    monkeypatch.setattr(first_use, "_unwritten", None)
+
+
+@pytest.fixture
+def steps(fresh: None, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
+    """The steps that are taken, each with whether it was in a thread of its own."""
+    taken: list[tuple[str, bool]] = []
+
+    def step(name: str) -> Callable[[], None]:
+        return lambda: taken.append((name, threading.current_thread() is not threading.main_thread()))
+
+    for name in ("_import_stream", "_import_httpx", "_make_tls_context"):
+        monkeypatch.setattr(first_use, name, step(name))
+    return taken
+
+
+def names(steps: list[tuple[str, bool]]) -> list[str]:
+    return [name for name, _ in steps]
+
+
+# Imports
+
+
+def imported_by(statement: str) -> set[str]:
+    program = f"import sys\n{statement}\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_importing_the_package_imports_neither_http_nor_sqlite_nor_recovery_nor_asyncio() -> None:
+    imported = imported_by("import trio_agentmail")
+    ours = {"trio_agentmail._recovery.recoverer", "trio_agentmail._supervisor", "trio_agentmail._journal.sqlite_store"}
+    assert not imported & ({"httpx", "sqlite3", "cattrs", "asyncio"} | ours)
+
+
+def test_the_journal_is_imported_when_it_is_asked_for() -> None:
+    assert "sqlite3" in imported_by("from trio_agentmail import SQLiteJournal")
+    assert "sqlite3" in imported_by("import trio_agentmail; trio_agentmail.DeadLetter")
+
+
+def test_the_root_tells_its_lazy_names_and_no_others() -> None:
+    assert {"SQLiteJournal", "DeadLetter"} <= set(dir(trio_agentmail))
+    with pytest.raises(AttributeError, match="module 'trio_agentmail' has no attribute 'SqliteJournal'"):
+        trio_agentmail.SqliteJournal  # type: ignore[attr-defined]  # noqa: B018
+
+
+async def test_on_the_network_it_is_done_in_a_thread_and_once(steps: list[tuple[str, bool]]) -> None:
+    for _ in range(2):
+        await first_use.import_in_thread(NetworkBackend(), settings(), with_recovery=True)
+    assert steps == [("_import_stream", True), ("_import_httpx", True), ("_make_tls_context", True)]
+
+
+async def test_only_what_the_stream_needs_is_done(steps: list[tuple[str, bool]]) -> None:
+    own = settings(ssl_context=ssl.create_default_context())
+    await first_use.import_in_thread(NetworkBackend(), own, with_recovery=False)
+    assert names(steps) == ["_import_stream"]
+    await first_use.import_in_thread(NetworkBackend(), settings(environment=PLAIN), with_recovery=False)
+    assert names(steps) == ["_import_stream"]
+    await first_use.import_in_thread(NetworkBackend(), settings(), with_recovery=True)
+    assert names(steps) == ["_import_stream", "_import_httpx", "_make_tls_context"]
+
+
+async def test_with_a_fake_there_is_no_thread_and_no_tls(
+    steps: list[tuple[str, bool]], autojump_clock: MockClock
+) -> None:
+    await first_use.import_in_thread(FakeAgentMail(), settings(), with_recovery=True)
+    assert steps == [("_import_stream", False), ("_import_httpx", False)]
+
+
+async def test_what_cannot_be_imported_comes_out_as_itself_and_is_tried_again(
+    fresh: None, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    fake = FakeAgentMail()
+    with monkeypatch.context() as broken:
+        broken.setitem(sys.modules, "httpx", None)
+        with pytest.raises(ImportError, match="httpx"):
+            async with open_agentmail_stream(backend=fake):
+                raise AssertionError("not to be entered")
+    async with open_agentmail_stream(backend=fake):
+        pass
+
+
+async def test_a_real_backend_gets_its_tls_context_made(fresh: None) -> None:
+    from trio_agentmail._backend import default_ssl_context
+
+    default_ssl_context.cache_clear()
+    await first_use.import_in_thread(NetworkBackend(), settings(), with_recovery=True)
+    assert default_ssl_context.cache_info().currsize == 1
+
+
+# The functions that decode
+
+
+@pytest.fixture
+def written(fresh: None, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The classes whose functions have been asked for."""
+    asked_for: list[Any] = []
+    monkeypatch.setattr(first_use, "hook_of", asked_for.append)
+    return asked_for
+
+
+def test_every_class_that_decoding_makes_is_among_them_behind_its_parts() -> None:
+    classes = decoded_classes()
+    assert len(classes) == len(set(classes)) > 35
+    assert classes.index(trio_agentmail.Message) < classes.index(MessageReceivedEvent)
+
+
+async def test_they_are_written_a_class_a_checkpoint(written: list[Any], autojump_clock: MockClock) -> None:
+    seen = []
+
+    async def other() -> None:
+        while len(written) < len(decoded_classes()):
+            seen.append(len(written))
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(first_use.write_functions)
+        nursery.start_soon(other)
+    assert written == decoded_classes()
+    assert all(later - earlier <= 2 for earlier, later in itertools.pairwise(seen))
+    assert len(seen) >= len(written) // 2
+
+
+async def test_a_stream_has_them_written_and_the_next_one_does_not(
+    written: list[Any], autojump_clock: MockClock
+) -> None:
+    fake = FakeAgentMail()
+    async with open_agentmail_stream(backend=fake):
+        await wait_all_tasks_blocked()
+        assert written == decoded_classes()
+    async with open_agentmail_stream(backend=fake):
+        await wait_all_tasks_blocked()
+    assert written == decoded_classes()
+
+
+async def test_a_stream_goes_on_where_one_that_was_left_had_stopped(
+    written: list[Any], autojump_clock: MockClock
+) -> None:
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await first_use.write_functions()
+    assert len(written) == 1
+    await first_use.write_functions()
+    assert written == decoded_classes()
+
+
+STEPS = """
+import trio, trio.testing
+from trio_agentmail import open_agentmail_stream
+from trio_agentmail.testing import FakeAgentMail
+from tests.reliability.chaos.playing import reproducible
+
+class Counting(trio.abc.Instrument):
+    steps = 0
+    def before_task_step(self, task):
+        self.steps += 1
+
+async def story():
+    async with open_agentmail_stream(backend=FakeAgentMail()) as events:
+        await events.receive()
+        await trio.sleep(400)
+
+for _ in range(3):
+    counting = Counting()
+    with reproducible(1):
+        trio.run(story, clock=trio.testing.MockClock(autojump_threshold=0), instruments=[counting])
+    print(counting.steps)
+"""
+
+
+def test_on_a_mock_clock_the_first_stream_of_a_process_takes_as_many_steps_as_the_others() -> None:
+    done = subprocess.run([sys.executable, "-c", STEPS], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert len(set(done.stdout.split())) == 1

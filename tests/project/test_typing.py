@@ -1,0 +1,193 @@
+"""The public API is complete and typed, and importing it costs no more than it needs."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
+import attrs
+import pytest
+from mypy import api as mypy
+
+import trio_agentmail
+from trio_agentmail import EventType, UnknownEvent, _parts, decode_event, errors, events
+from trio_agentmail.testing import encode_event, make_event
+from trio_agentmail.testing._make_event import EVENT_TYPES
+
+ROOT = Path(__file__).parents[2]
+PYTHON_BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+PUBLIC_NAMES = [
+    "open_agentmail_stream",
+    "open_agentmail_session",
+    "AgentMailSession",
+    "Subscribe",
+    "AgentMailEnvironment",
+    "ReconnectPolicy",
+    "Recovery",
+    "State",
+    "Statistics",
+    "Event",
+    "EventType",
+    "decode_event",
+    "Backend",
+    "Subscribed",
+    "MessageReceivedEvent",
+    "MessageSentEvent",
+    "MessageDeliveredEvent",
+    "MessageBouncedEvent",
+    "MessageComplainedEvent",
+    "MessageRejectedEvent",
+    "MessageOpenedEvent",
+    "MessageSecurityCompletedEvent",
+    "MessageSecurityReviewEvent",
+    "MessageSecurityOverrideEvent",
+    "DomainVerifiedEvent",
+    "CalendarEventCreatedEvent",
+    "CalendarEventUpdatedEvent",
+    "CalendarEventDeletedEvent",
+    "CalendarEventRespondedEvent",
+    "CalendarEventStartingEvent",
+    "CalendarEventEndingEvent",
+    "ErrorEvent",
+    "UnknownEvent",
+    "Disconnected",
+    "CaughtUp",
+    "RecoveryFailed",
+    "Message",
+    "ThreadItem",
+    "AgentMailError",
+    "ApiError",
+    "AuthenticationError",
+    "PermissionDeniedError",
+    "SubscriptionRejectedError",
+    "ConnectionFailedError",
+    "JournalError",
+    "JournalInUseError",
+    "JournalMismatchError",
+]
+
+
+@pytest.mark.parametrize("name", PUBLIC_NAMES)
+def test_every_public_name_can_be_imported_from_the_package(name: str) -> None:
+    assert name in trio_agentmail.__all__
+    assert hasattr(trio_agentmail, name)
+
+
+def test_all_names_what_there_is_and_nothing_else() -> None:
+    assert [name for name in trio_agentmail.__all__ if not hasattr(trio_agentmail, name)] == []
+    assert len(trio_agentmail.__all__) == len(set(trio_agentmail.__all__))
+    named = {name for name in dir(trio_agentmail) if not name.startswith(("_", "@"))}  # pytest adds some with an @
+    public = named - {"TYPE_CHECKING"}
+    modules = {name.rpartition(".")[2] for name in sys.modules if name.startswith("trio_agentmail.")}
+    assert public - modules == set(trio_agentmail.__all__) - {"__version__"}
+
+
+def test_every_event_is_at_the_root_and_the_parts_of_events_are_in_their_module_alone() -> None:
+    parts = set(_parts.__all__) - {"Message", "ThreadItem"}
+    assert parts <= set(events.__all__)
+    assert set(events.__all__) & set(trio_agentmail.__all__) == set(events.__all__) - parts
+
+
+def test_event_type_has_every_type_that_there_is_a_class_for_and_no_other() -> None:
+    known = set(get_args(EventType))
+    assert len(known) == len(get_args(EventType))
+    assert known == EVENT_TYPES.keys()
+    defaults = {
+        fields["event_type"].default
+        for cls in get_args(events.Event)
+        if cls is not UnknownEvent and "event_type" in (fields := attrs.fields_dict(cls))
+    }
+    received = {"message.received" + kind for kind in (".spam", ".blocked", ".unauthenticated")}
+    assert known == defaults | received
+    for event_type in known:
+        event = make_event(event_type)
+        assert type(decode_event(encode_event(event))) is EVENT_TYPES[event_type]
+
+
+def test_errors_end_in_error() -> None:
+    assert [name for name in errors.__all__ if name[0].isupper() and not name.endswith("Error")] == []
+
+
+def test_importing_the_package_imports_nothing_that_it_does_not_need() -> None:
+    unwanted = {
+        "agentmail",
+        "asyncio",
+        "click",
+        "difflib",
+        "httpx",
+        "hypothesis",
+        "pytest",
+        "rich",
+        "trio.testing",
+        "trio_agentmail.testing",
+        "websockets",
+    }
+    code = f"import sys, trio_agentmail; print(*({unwanted} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_the_examples_and_the_readme_pass_mypy_strict(tmp_path: Path) -> None:
+    files = [Path(__file__).with_name("typing_examples.py")]
+    blocks = PYTHON_BLOCK.findall((ROOT / "README.md").read_text())
+    assert blocks, "README.md has no example"
+    for number, block in enumerate(blocks):
+        file = tmp_path / f"readme_{number}.py"
+        file.write_text(block)
+        files.append(file)
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text(WRONG)
+    # What is wrong is checked in the same run, since it is the start of mypy that takes the time.
+    out, err, _ = mypy.run(["--strict", "--no-error-summary", "--no-pretty", *map(str, [*files, wrong])])
+    assert err == ""
+    reported = {int(match[1]) for match in re.finditer(r"wrong\.py:(\d+): error", out)}
+    assert reported == {number for number, line in enumerate(WRONG.splitlines(), 1) if "# wrong" in line}, out
+    assert [line for line in out.splitlines() if "wrong.py" not in line] == []
+
+
+WRONG = """
+from typing import assert_never
+
+import trio
+from trio_agentmail import (
+    Disconnected, Event, EventType, MessageReceivedEvent, Subscribe, open_agentmail_session, open_agentmail_stream
+)
+
+
+def handle(event: Event) -> None:
+    event.message  # wrong: not every event has one
+    match event:
+        case MessageReceivedEvent():
+            event.message.nothing  # wrong: no such field
+            event.event_id = "x"  # wrong: frozen
+            event.reason  # wrong: of another class
+        case Disconnected():
+            event.code + ""  # wrong: a number or None
+        case _:
+            assert_never(event)  # wrong: there are others
+
+
+misspelt: EventType = "mesage.received"  # wrong: no such type
+
+
+async def main() -> None:
+    async with open_agentmail_stream(Subscribe(inbox_ids=5)) as events:  # wrong: no list
+        events.send_nowait  # wrong: only a receiver
+        text: str = await events.receive()  # wrong: an Event
+    async with open_agentmail_stream("agent@agentmail.to"):  # wrong: no Subscribe
+        pass
+    async with open_agentmail_stream(api_key=5):  # wrong: neither a string nor a callable
+        pass
+    async with open_agentmail_stream(pings=5):  # wrong: no such argument
+        pass
+    async with open_agentmail_stream(recovery=True):  # wrong: a Recovery or None
+        pass
+    async with open_agentmail_session() as session:
+        await session.subscribe("agent@agentmail.to")  # wrong: no Subscribe
+        session.state = "closed"  # wrong: read only
+        if session.state == "open":  # wrong: no such state
+            pass
+        session.statistics().nothing  # wrong: no such field
+"""

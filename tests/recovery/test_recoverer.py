@@ -1,0 +1,2045 @@
+"""When recovery looks, how far back, what it says of it, and what it remembers."""
+
+import json
+import logging
+import math
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Any, cast
+
+import httpx
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from tests.helpers.rest_api import EPOCH, Api, RestBackend, asked_key, at, mail, settings
+from trio_agentmail import (
+    CaughtUp,
+    Event,
+    Message,
+    MessageReceivedEvent,
+    MessageSecurityReviewEvent,
+    Recovery,
+    RecoveryFailed,
+    Subscribe,
+    decode_event,
+)
+from trio_agentmail._clock import Moment, ServerClock
+from trio_agentmail._delivered import Delivered
+from trio_agentmail._journal.protocol import Journal, Notice
+from trio_agentmail._outbox import Abandoned, Outbox
+from trio_agentmail._recovery.progress import Progress, encode_progress
+from trio_agentmail._recovery.recoverer import Recoverer
+from trio_agentmail._recovery.rest import Pace
+from trio_agentmail._recovery.source import Counts, Look, Source, Target
+from trio_agentmail._recovery.sweeps import PAUSE, Rate
+from trio_agentmail.errors import AgentMailError, ApiError, ConnectionLostError, JournalError, RequestFailedError
+from trio_agentmail.events import MessageSecurity
+
+A = "/inboxes/a/messages"
+B = "/inboxes/b/messages"
+DAY = 86_400.0
+HELD = "agent-armor-held"
+
+
+def time(seconds: float) -> datetime:
+    return datetime.fromtimestamp(EPOCH, UTC) + timedelta(seconds=seconds)
+
+
+class Box(Outbox):
+    """An outbox whose consumer takes everything, unless the test says otherwise."""
+
+    def __init__(self, delivered: Delivered) -> None:
+        super().__init__(1, 2**25, delivered)
+        self.taken: list[Event] = []
+        self.full = False
+        self.gone = False
+
+    @property
+    def is_full(self) -> bool:
+        return self.full
+
+    async def put(self, event: Event) -> bool:
+        await trio.lowlevel.checkpoint()
+        if self.gone:
+            raise Abandoned
+        if not self._delivered.claim(event):
+            return False
+        self.taken.append(event)
+        return True
+
+    def notify(self, notice: Notice) -> None:
+        if self.gone:
+            raise Abandoned
+        self.taken.append(notice)
+
+
+class Kept:
+    """A journal, as far as recovery needs one."""
+
+    def __init__(self) -> None:
+        self.state = b""
+        self.times: list[float] = []
+        """When it was asked to keep something."""
+        self.forgotten_until = -math.inf
+        self.failure: Exception | None = None
+
+    async def keep(
+        self,
+        state: bytes | None = None,
+        *,
+        scope: str | None = None,
+        also: str | None = None,
+        forgotten_until: float = -math.inf,
+    ) -> None:
+        await trio.lowlevel.checkpoint()
+        if self.failure is not None:
+            raise self.failure
+        assert state is not None
+        self.state = state
+        self.times.append(trio.current_time())
+        self.forgotten_until = forgotten_until
+
+
+class World:
+    """A recoverer with all that it deals with; the test is its supervisor, and its clock is right unless it says so."""
+
+    def __init__(self, answers: dict[str, Any], recovery: Recovery, kept: bytes) -> None:
+        self.api = Api(answers)
+        self.backend = RestBackend(self.api)
+        self.clock = ServerClock(self.backend.now)
+        self.delivered = Delivered(self.clock.now, recovery.sweep_depth)
+        self.box = Box(self.delivered)
+        self.journal = Kept()
+        self.renewed: list[float] = []
+        self.renewal_fails: BaseException | None = None
+        self.recoverer = Recoverer(
+            recovery,
+            self.backend,
+            settings(),
+            asked_key(),
+            self.clock,
+            self.delivered,
+            self.box,
+            self.renew,
+            cast("Journal", self.journal),
+            kept,
+            lambda: 0.0,
+        )
+
+    async def renew(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self.renewed.append(trio.current_time())
+        if self.renewal_fails is not None:
+            raise self.renewal_fails
+
+    def subscribed(self, *inbox_ids: str, event_types: list[str] | None = None) -> None:
+        """A connection is confirmed now."""
+        self.resume(Subscribe(inbox_ids=inbox_ids or ["a"], event_types=event_types))
+
+    def resume(self, subscribe: Subscribe) -> None:
+        self.recoverer.subscribed_to(subscribe, self.clock.moment())
+        self.recoverer.resume(self.clock.moment())
+
+    def lost(self, silent_for: float = 0.0) -> None:
+        """It is lost now, and has been silent for so long."""
+        here = self.clock.moment()
+        self.recoverer.pause(Moment(here.wall - silent_for, here.monotonic - silent_for))
+
+    @property
+    def looks(self) -> list[tuple[float, str, float]]:
+        """When something was listed, what, and how far back, by the true time."""
+        return [
+            (when, path, round(datetime.fromisoformat(request.url.params["after"]).timestamp() - EPOCH, 2))
+            for when, path, request in zip(self.api.times, self.api.asked, self.api.requests, strict=True)
+            if "after" in request.url.params and "page_token" not in request.url.params
+        ]
+
+    @property
+    def mails(self) -> list[str]:
+        return [event.message.message_id for event in self.box.taken if isinstance(event, MessageReceivedEvent)]
+
+    @property
+    def notices(self) -> list[Event]:
+        return [event for event in self.box.taken if isinstance(event, CaughtUp | RecoveryFailed)]
+
+    async def until(self, seconds: float) -> None:
+        await trio.sleep_until(seconds)
+        await wait_all_tasks_blocked()
+
+
+@asynccontextmanager
+async def recovering(
+    answers: dict[str, Any] | None = None, recovery: Recovery | None = None, kept: bytes = b""
+) -> AsyncIterator[World]:
+    empty: dict[str, Any] = {"/inboxes": {}, A: {"messages": []}, B: {"messages": []}, "/threads": {"threads": []}}
+    world = World(empty | (answers or {}), recovery or Recovery(), kept)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.recoverer.run)
+        await wait_all_tasks_blocked()
+        yield world
+        nursery.cancel_scope.cancel()
+
+
+def inbox(*mails: dict[str, Any], name: str = "a") -> dict[str, Any]:
+    path = f"/inboxes/{name}/messages"
+    return {path: {"messages": [*mails]}} | {f"{path}/{m['message_id']}": m | {"text": "text"} for m in mails}
+
+
+def polls(lost: float, until: float, since: float | None = None, path: str = A) -> list[tuple[float, str, float]]:
+    """The looks at recent mail while there is no connection, by when it was lost, and when it is there again."""
+    after, looks = (lost if since is None else since) - 5, []
+    for when in range(int(lost) + 2, int(until), 5):
+        looks.append((float(when), path, float(after)))
+        after = when - 5
+    return looks
+
+
+def later(seconds: float, answer: Any) -> Callable[[httpx.Request], Coroutine[Any, Any, Any]]:
+    async def handle(request: httpx.Request) -> Any:
+        await trio.sleep(seconds)
+        return answer
+
+    return handle
+
+
+# When it looks, and how far back
+
+
+async def test_nothing_is_asked_for_before_there_is_a_subscription(autojump_clock: MockClock) -> None:
+    async with recovering() as world:
+        await world.until(1000)
+        assert world.api.asked == []
+        assert world.recoverer.requests == 0
+
+
+async def test_it_sweeps_on_entering_and_then_every_so_often(autojump_clock: MockClock) -> None:
+    async with recovering(recovery=Recovery(sweep_interval=100, sweep_depth=1000)) as world:
+        await world.until(10)
+        world.subscribed()
+        await world.until(300)
+        assert world.looks == [(10, A, 10 - 1000), (110, A, 10 - 1000), (210, A, 110 - 1000)]
+        assert world.recoverer.requests == 4  # one was for the time
+        assert world.box.taken == []
+
+
+async def test_after_a_gap_it_looks_at_once_and_half_a_minute_later_once_more_and_deeper(
+    autojump_clock: MockClock,
+) -> None:
+    async with recovering() as world:
+        world.subscribed()
+        await world.until(100)
+        world.lost(silent_for=5)
+        await world.until(160)
+        world.api.answers |= inbox(mail("m", 110), mail("n", 130))
+        world.delivered.claim(MessageReceivedEvent(message=Message(inbox_id="a", message_id="n")))
+        polled = polls(100, 160, since=95)
+        assert world.looks == [(0, A, -DAY), *polled]
+        world.subscribed()
+        await world.until(500)
+        assert world.looks[1:] == [*polled, (160, A, 95 - 300), (190, A, -DAY), (490, A, 190 - DAY)]
+        assert world.mails == ["m"]
+        assert world.notices == [CaughtUp(since=time(95), recovered=1, known=1, requests=len(polled) + 2)]
+        assert world.box.taken[-1] == world.notices[0]  # behind the mail of which it tells
+        assert world.recoverer.recovered == 1
+
+
+async def test_a_mail_that_is_pushed_while_it_is_fetched_is_not_counted_as_recovered(autojump_clock: MockClock) -> None:
+    async with recovering() as world:
+        world.subscribed()
+        await world.until(100)
+        world.lost()
+        await world.until(110)
+        world.api.answers |= inbox(mail("m", 100))
+        world.api.answers[f"{A}/m"] = later(10, mail("m", 100))
+        world.subscribed()
+        await world.until(115)
+        world.delivered.claim(MessageReceivedEvent(message=Message(inbox_id="a", message_id="m")))
+        await world.until(121)
+        assert world.mails == []
+        assert world.notices == [CaughtUp(since=time(100), recovered=0, requests=2 + 2)]
+        assert world.recoverer.recovered == 0
+
+
+async def test_the_second_look_waits_its_half_minute_also_when_a_sweep_is_due(autojump_clock: MockClock) -> None:
+    async with recovering() as world:
+        world.subscribed()
+        await world.until(100)
+        world.lost()
+        await world.until(1000)
+        world.subscribed()
+        await world.until(1031)
+        assert [look for look in world.looks[1:] if look not in polls(100, 1000)] == [
+            # Sweeps go on meanwhile.
+            (300, A, -DAY),
+            (600, A, 100 - DAY),
+            (900, A, 100 - DAY),
+            (1000, A, 100 - 300),
+            (1030, A, 100 - DAY),
+        ]
+
+
+async def test_a_look_that_reaches_less_deep_does_not_shorten_the_reach_of_the_next_sweep(
+    autojump_clock: MockClock,
+) -> None:
+    async with recovering() as world:
+        world.subscribed()
+        await world.until(100)
+        world.lost()
+        await world.until(110)
+        world.subscribed()
+        await world.until(120)
+        world.api.answers[A] = 403
+        await world.until(150)
+        world.api.answers |= inbox()
+        await world.until(450)
+        # The sweep at 140 failed, and what was back-dated was not looked for at 110.
+        assert world.looks[-1] == (440, A, -DAY)
+
+
+async def test_a_loss_before_the_second_look_does_not_shorten_its_reach(autojump_clock: MockClock) -> None:
+    async with recovering() as world:
+        world.subscribed()
+        await world.until(100)
+        world.lost()
+        await world.until(110)
+        world.subscribed()
+        await world.until(120)
+        world.lost()
+        await world.until(130)
+        world.subscribed()
+        await world.until(500)
+        assert world.looks[1:] == [
+            *polls(100, 110),
+            (110, A, 100 - 300),
+            *polls(120, 130),
+            (130, A, 120 - 300),
+            (140, A, -DAY),
+            (160, A, 120 - DAY),
+            (460, A, 160 - DAY),
+        ]
+        assert [notice.since for notice in world.notices if isinstance(notice, CaughtUp)] == [time(100), time(120)]
+
+
+async def test_while_there_is_no_connection_recent_mail_is_asked_for_and_sweeps_go_on(
+    autojump_clock: MockClock,
+) -> None:
+    async with recovering() as world:
+        world.subscribed()
+        await world.until(100)
+        world.lost()
+        await world.until(110)
+        world.api.answers |= inbox(mail("m", 110))
+        assert world.mails == []
+        await world.until(113)
+        assert world.mails == ["m"]
+        await world.until(1000)
+        assert [look for look in world.looks if look not in polls(100, 1000)] == [
+            (0, A, -DAY),
+            (300, A, -DAY),
+            (600, A, 100 - DAY),
+            (900, A, 100 - DAY),
+        ]
+        assert [look for look in polls(100, 1000) if look not in world.looks] == []
+        # No gap is closed by that.
+        assert world.notices == []
+        assert world.recoverer.missing_since == EPOCH + 100
+
+
+async def test_a_loss_in_the_moment_of_a_reconnect_finds_recovery_waiting(autojump_clock: MockClock) -> None:
+    # Recovery's task has been told of the reconnect, and has not run yet.
+    async with recovering() as world:
+        world.subscribed()
+        await world.until(100)
+        world.lost()
+        await world.until(110)
+        world.subscribed()
+        world.lost()
+        await world.until(200)
+        assert set(world.looks[1:]) == {*polls(110, 200, since=100), *polls(100, 110), (140, A, -DAY)}
+        looks = len(world.looks)
+        world.subscribed()
+        await world.until(201)
+        assert world.looks[looks:] == [(200, A, 100 - 300)]
+
+
+async def test_a_look_that_has_begun_goes_on_through_a_loss_and_the_gap_that_opens_is_for_the_next(
+    autojump_clock: MockClock,
+) -> None:
+    async with recovering() as world:
+        source = await with_gap(world, "a")
+        world.lost()
+        [look] = source.looks
+        await world.until(121)
+        source.ends.pop("a").set()
+        await world.until(130)
+        assert world.recoverer.missing_since == EPOCH + 120
+        assert world.notices == []
+        world.subscribed("a")
+        await world.until(131)
+        assert [(when, after, pages) for when, _, after, pages in source.begun] == [
+            (110, 100 - 300, 10),
+            (122, 115, math.inf),
+            (127, 117, math.inf),
+            (130, 120 - 300, 10),
+        ]
+        assert (look.since, look.began) == (EPOCH + 100, EPOCH + 110)
+        assert world.notices == [CaughtUp(since=time(100))]
+
+
+async def test_while_the_consumer_is_behind_sweeps_wait_but_not_for_ever(autojump_clock: MockClock) -> None:
+    async with recovering() as world:
+        world.box.full = True
+        world.subscribed()
+        await world.until(95)
+        assert world.looks == []
+        world.box.full = False
+        await world.until(125)
+        assert [when for when, _, _ in world.looks] == [120]
+        world.box.full = True
+        await world.until(2000)
+        assert [when for when, _, _ in world.looks] == [120, 720, 1320, 1920]
+
+
+# A source that the test holds in its hands
+
+
+class Held(Source):
+    """A source whose looks end when the test says so."""
+
+    def __init__(self) -> None:
+        self.begun: list[tuple[float, str | None, float, float]] = []
+        """When a look was begun or gone on with, where, from when on, and how many pages of it."""
+        self.looks: list[Look] = []
+        self.ends: dict[str | None, trio.Event] = {}
+        self.failure: Exception | None = None
+        self.kept: set[Target] = set()
+        self.reaches_the_end = True
+
+    def note(self, event: Event) -> None:
+        pass
+
+    def keep_only(self, targets: Collection[Target]) -> None:
+        self.kept = set(targets)
+
+    async def look(
+        self, look: Look, counts: Counts, *, pages: float = math.inf, pace: Pace = trio.lowlevel.checkpoint
+    ) -> bool:
+        self.begun.append((trio.current_time(), look.target.inbox_id, look.place - EPOCH, pages))
+        self.looks.append(look)
+        await pace()
+        if (end := self.ends.get(look.target.inbox_id)) is not None:
+            await end.wait()
+            if self.failure is not None:
+                raise self.failure
+        return pages == math.inf or self.reaches_the_end
+
+    async def look_at_held(self, wanted: Mapping[str, float], counts: Counts) -> None:
+        pass
+
+    def state(self) -> Any:
+        return []
+
+    def restore(self, state: Any) -> None:
+        assert state == []
+
+    def hold(self, world: "World") -> None:
+        """Take the place of the source that the recoverer has."""
+        recoverer = world.recoverer
+        recoverer._source = recoverer._gaps._source = recoverer._sweeps._source = self
+
+
+async def with_gap(world: World, *inbox_ids: str) -> Held:
+    """In the middle of a look after a gap that began at 100."""
+    source = Held()
+    source.hold(world)
+    world.subscribed(*inbox_ids)
+    await world.until(100)
+    world.lost()
+    await world.until(110)
+    source.ends = {inbox_id: trio.Event() for inbox_id in inbox_ids}
+    source.begun.clear()
+    source.looks.clear()
+    world.subscribed(*inbox_ids)
+    await world.until(120)
+    return source
+
+
+async def test_a_look_that_ends_in_the_moment_of_a_loss_closes_not_the_gap_that_this_opens(
+    autojump_clock: MockClock,
+) -> None:
+    async with recovering() as world:
+        source = await with_gap(world, "a")
+        source.ends["a"].set()
+        world.lost()
+        source.ends.clear()
+        await world.until(130)
+        assert world.recoverer.missing_since == EPOCH + 120
+        assert world.notices == []
+        world.subscribed("a")
+        await world.until(131)
+        # The first gap is closed, and not looked for again.
+        assert source.begun[-1] == (130, "a", 120 - 300, 10)
+        assert world.notices == [CaughtUp(since=time(100))]
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_look_that_ends_in_the_moment_of_a_loss_is_told_of_when_the_next_one_has_ended(
+    turns: int, autojump_clock: MockClock
+) -> None:
+    for _ in range(10):  # who runs first in a turn of Trio's loop is left to chance
+        async with recovering() as world:
+            begin = trio.current_time()
+            source = Held()
+            source.hold(world)
+            world.subscribed()
+            await world.until(begin + 10)
+            world.lost()
+            source.ends["a"] = trio.Event()
+            world.subscribed()
+            await world.until(begin + 20)
+            source.ends["a"].set()
+            for _ in range(turns):
+                await trio.lowlevel.checkpoint()
+            told = len(world.notices)
+            world.lost()
+            source.ends.clear()
+            await world.until(begin + 30)
+            assert len(world.notices) == told
+            world.subscribed()
+            await world.until(begin + 40)
+            assert len(world.notices) == told + 1
+
+
+@pytest.mark.parametrize("failure", [None, ApiError(403, {}, "")], ids=repr)
+async def test_a_look_that_ends_in_the_moment_of_another_subscription_says_nothing_of_the_old_one(
+    failure: Exception | None, autojump_clock: MockClock
+) -> None:
+    inbox_ids = ["a", "b", "c", "d", "e", "f"]  # more than are looked at at once, so that some have not begun
+    async with recovering() as world:
+        source = await with_gap(world, *inbox_ids)
+        assert [inbox_id for _, inbox_id, _, _ in source.begun] == inbox_ids[:4]
+        source.failure = failure
+        for end in source.ends.values():
+            end.set()
+        world.subscribed("new")
+        source.ends.clear()
+        await world.until(130)
+        assert [inbox_id for _, inbox_id, _, _ in source.begun[4:]] == ["new"]
+        assert source.kept == {Target(inbox_id="new")}
+        assert world.notices == []
+
+
+async def test_a_subscription_that_changes_before_its_look_has_begun_is_looked_at_as_it_is(
+    autojump_clock: MockClock,
+) -> None:
+    async def change() -> None:
+        # One of these is the moment in which the tasks of a look have been started and have not run.
+        for ticks in range(40):
+            world.subscribed(f"new {ticks}")
+            for _ in range(ticks % 5):
+                await trio.lowlevel.checkpoint()
+
+    async with recovering() as world:
+        source = Held()
+        source.hold(world)
+        world.subscribed("a")
+        await world.until(10)
+        await change()
+        await world.until(20)
+        assert source.begun[-1][1] == "new 39"
+
+
+async def test_a_gap_that_was_closed_is_told_also_if_the_look_is_cut_before_its_end(autojump_clock: MockClock) -> None:
+    async with recovering() as world:
+        source = await with_gap(world, "a", "b")
+        source.ends["a"].set()
+        await world.until(121)
+        source.ends.clear()
+        world.subscribed("a")
+        await world.until(122)
+        assert world.notices == [CaughtUp(since=time(100))]
+
+
+async def test_four_inboxes_are_looked_at_at_once_and_one_that_is_slow_holds_up_no_other(
+    autojump_clock: MockClock,
+) -> None:
+    inbox_ids = [f"inbox {number}" for number in range(10)]
+    async with recovering() as world:
+        source = Held()
+        source.ends = {inbox_id: trio.Event() for inbox_id in inbox_ids}
+        source.hold(world)
+        world.subscribed(*inbox_ids)
+        await wait_all_tasks_blocked()
+        assert [inbox_id for _, inbox_id, _, _ in source.begun] == inbox_ids[:4]
+        for inbox_id in inbox_ids[1:]:
+            source.ends[inbox_id].set()
+        await wait_all_tasks_blocked()
+        assert [inbox_id for _, inbox_id, _, _ in source.begun] == inbox_ids
+
+
+async def test_what_a_source_raises_that_is_no_failure_of_a_request_ends_the_stream(autojump_clock: MockClock) -> None:
+    with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
+        async with recovering() as world:
+            source = await with_gap(world, "a")
+            source.failure = ZeroDivisionError()
+            source.ends["a"].set()
+            await world.until(130)
+
+
+async def test_polling_stops_at_once_when_there_is_a_connection_again(autojump_clock: MockClock) -> None:
+    async with recovering() as world:
+        world.subscribed()
+        await world.until(100)
+        world.lost()
+        await world.until(101)
+        world.api.answers[A] = later(1000, {"messages": []})
+        await world.until(105)
+        assert world.looks[1:] == [(102, A, 95)]
+        world.api.answers |= inbox(mail("m", 103))
+        world.subscribed()
+        await world.until(105.5)
+        assert world.looks[2:] == [(105, A, 100 - 300)]
+        assert world.mails == ["m"]
+        assert world.notices == [CaughtUp(since=time(100), recovered=1, requests=3)]
+
+
+async def test_a_poll_that_fails_is_made_up_for_by_the_next_one_and_told_to_nobody(autojump_clock: MockClock) -> None:
+    async with recovering({B: 403}) as world:
+        world.subscribed("a")
+        await world.until(100)
+        world.lost()
+        world.api.answers[A] = 403
+        await world.until(110)
+        world.api.answers |= inbox()
+        await world.until(120)
+        assert world.looks[1:] == [(102, A, 95), (107, A, 95), (112, A, 95), (117, A, 107)]
+        assert world.notices == []
+
+
+# A gap that is not closed at the first try
+
+
+def transient() -> Exception:
+    return RequestFailedError("no answer")
+
+
+def refused() -> Exception:
+    return ApiError(404, {}, "")
+
+
+@pytest.mark.parametrize(
+    ("failure", "delays"),
+    [
+        (transient(), [2, 4, 8, 16, 30, 30]),
+        (refused(), [2, 4, 8, 16, 32, 64, 100, 100]),  # up to sweep_interval
+        (ApiError(503, {"retry-after": "50"}, ""), [50, 50]),
+    ],
+    ids=repr,
+)
+async def test_a_look_that_fails_is_tried_again_after_longer_and_longer(
+    failure: Exception, delays: list[int], autojump_clock: MockClock, no_jitter: None
+) -> None:
+    async with recovering(recovery=Recovery(sweep_interval=100)) as world:
+        source = await with_gap(world, "a")
+        source.failure = failure
+        source.ends["a"].set()
+        await world.until(110 + 10 + sum(delays) + 1)
+        times = [when for when, _, _, pages in source.begun if pages == 10]
+        assert times[0] == 110
+        assert [after - before for before, after in pairwise([120.0, *times[1:]])] == delays
+        assert [type(notice) for notice in world.notices] == [RecoveryFailed]
+        source.failure = None
+        await world.until(1000)
+        assert [type(notice) for notice in world.notices] == [RecoveryFailed, CaughtUp]
+        assert world.recoverer.missing_since == math.inf
+
+
+async def test_when_looks_are_tried_again_is_left_to_chance(autojump_clock: MockClock) -> None:
+    async with recovering() as world:
+        source = await with_gap(world, "a")
+        source.failure = transient()
+        source.ends["a"].set()
+        await world.until(1000)
+        times = [when for when, _, _, pages in source.begun if pages == 10]
+        delays = [after - before for before, after in pairwise([120.0, *times[1:]])]
+        assert all(2**n / 2 < delay < 2**n for n, delay in zip(range(1, 5), delays, strict=False))
+        assert all(15 < delay < 30 for delay in delays[4:])
+
+
+async def test_a_look_that_has_failed_is_tried_again_soon_after_a_reconnect(
+    autojump_clock: MockClock, no_jitter: None
+) -> None:
+    async with recovering() as world:
+        source = await with_gap(world, "a")
+        source.failure = refused()
+        source.ends["a"].set()
+        await world.until(190)  # it was tried last at 182, and would be again at 246
+        world.lost()
+        world.subscribed("a")
+        await world.until(193)
+        assert [when for when, _, _, pages in source.begun if pages == 10][-2:] == [182, 192]
+
+
+async def test_a_look_that_fails_while_there_is_no_connection_is_told_when_it_fails_with_one(
+    autojump_clock: MockClock, no_jitter: None
+) -> None:
+    async with recovering() as world:
+        source = await with_gap(world, "a")
+        source.failure = transient()
+        world.lost()
+        source.ends["a"].set()
+        await world.until(200)
+        assert world.notices == []
+        world.subscribed("a")
+        await world.until(300)
+        [failed] = world.notices
+        assert isinstance(failed, RecoveryFailed)
+        assert failed.since == time(100)
+
+
+async def test_of_a_gap_it_is_told_when_all_others_are_closed_also_if_the_last_one_fails(
+    autojump_clock: MockClock,
+) -> None:
+    async with recovering() as world:
+        source = await with_gap(world, "a", "b")
+        source.ends.pop("a").set()
+        await world.until(130)
+        assert world.notices == []
+        source.failure = refused()
+        source.ends["b"].set()
+        await world.until(131)
+        failed, caught_up = world.notices
+        assert isinstance(failed, RecoveryFailed)
+        assert failed.inbox_id == "b"
+        assert caught_up == CaughtUp(since=time(100), failed=1)
+
+
+async def test_of_a_gap_that_is_closed_while_there_is_no_connection_it_is_told_together_with_the_next(
+    autojump_clock: MockClock,
+) -> None:
+    async with recovering() as world:
+        source = await with_gap(world, "a", "b")
+        world.lost()
+        for inbox_id in ("a", "b"):
+            source.ends.pop(inbox_id).set()
+        await world.until(130)
+        assert world.notices == []
+        world.subscribed("a", "b")
+        await world.until(131)
+        assert world.notices == [CaughtUp(since=time(100))]
+
+
+async def test_what_a_gap_cost_does_not_count_the_sweeps_before_it(autojump_clock: MockClock) -> None:
+    async with recovering() as world:
+        world.subscribed()
+        await world.until(10_000)
+        world.lost()
+        await world.until(10_001)
+        world.subscribed()
+        await world.until(10_002)
+        assert world.notices == [CaughtUp(since=time(10_000), requests=1)]
+
+
+async def test_a_look_of_an_inbox_that_is_not_subscribed_any_more_ends_at_once(autojump_clock: MockClock) -> None:
+    async with recovering() as world:
+        world.subscribed("a", "b")
+        await world.until(100)
+        world.lost()
+        await world.until(110)
+        world.api.answers |= inbox(mail("m", 105), name="b")
+        world.api.answers[f"{B}/m"] = later(10, mail("m", 105))
+        world.subscribed("a", "b")
+        await world.until(115)
+        assert world.notices == []
+        world.subscribed("a")
+        await world.until(116)
+        assert world.notices == [CaughtUp(since=time(100), requests=4 + 3)]
+        await world.until(1000)
+        assert world.mails == []
+        assert [look for look in world.looks if look[1] == B and look[0] > 115] == []
+
+
+async def test_an_inbox_that_is_subscribed_again_at_once_is_looked_at_anew(autojump_clock: MockClock) -> None:
+    async with recovering() as world:
+        source = await with_gap(world, "a", "b")
+        source.failure = refused()
+        source.ends.pop("b").set()  # its failure is of the old subscription
+        world.subscribed("a")
+        world.subscribed("a", "b")
+        source.ends.pop("a")
+        await world.until(130)
+        assert [its.inbox_id for its in world.notices if isinstance(its, RecoveryFailed)] == []
+        assert world.recoverer.progress[Target("b")].open_since == math.inf
+
+
+async def test_a_sweep_passes_over_inboxes_that_are_not_subscribed_any_more(autojump_clock: MockClock) -> None:
+    inbox_ids = ["a", "b", "c", "d", "e", "f"]
+    async with recovering() as world:
+        source = Held()
+        source.ends = {inbox_id: trio.Event() for inbox_id in inbox_ids}
+        source.hold(world)
+        world.subscribed(*inbox_ids)
+        await world.until(10)
+        world.subscribed("a", "f")
+        await world.until(20)
+        assert {inbox_id for _, inbox_id, _, _ in source.begun} == {"a", "b", "c", "d", "f"}
+
+
+async def test_a_sweep_of_an_inbox_that_is_not_subscribed_any_more_says_nothing(autojump_clock: MockClock) -> None:
+    for failure in (None, refused()):
+        async with recovering() as world:
+            begin = trio.current_time()
+            source = Held()
+            source.ends = {"a": trio.Event(), "b": trio.Event()}
+            source.failure = failure
+            source.hold(world)
+            world.subscribed("a", "b")
+            await world.until(begin + 10)
+            source.ends["b"].set()
+            world.subscribed("a")
+            await world.until(begin + 20)
+            assert world.notices == []
+
+
+# A busy inbox
+
+
+def pages_of(mails: list[dict[str, Any]], path: str = A) -> dict[str, Any]:
+    """A listing that begins where it is told, with one mail on each page; and each mail with its body."""
+
+    def answer(request: httpx.Request) -> dict[str, Any]:
+        after = datetime.fromisoformat(request.url.params["after"])
+        page = int(request.url.params.get("page_token", 0))
+        listed = [m for m in mails if datetime.fromisoformat(m["timestamp"]) >= after]
+        return {"messages": listed[page : page + 1], "next_page_token": str(page + 1) if page + 1 < len(listed) else ""}
+
+    listings = {f"{path}?{page}": answer for page in range(1, len(mails))}
+    return {path: answer} | listings | {f"{path}/{m['message_id']}": m | {"text": ""} for m in mails}
+
+
+async def with_a_gap_after(world: World, delivered: list[dict[str, Any]]) -> None:
+    """Mail was delivered, and then there was no connection from 100 to 101 s."""
+    world.subscribed()
+    await world.until(100)
+    for m in delivered:
+        world.delivered.claim(MessageReceivedEvent(message=Message(inbox_id="a", message_id=m["message_id"])))
+    world.lost()
+    await world.until(101)
+    world.subscribed()
+
+
+async def test_in_a_busy_inbox_a_look_goes_on_right_before_the_gap_and_a_sweep_lists_the_rest(
+    autojump_clock: MockClock,
+) -> None:
+    async with recovering() as world:
+        known = [mail(f"known {date}", date) for date in range(-100, 96)]
+        missed = [mail("missed", 105), mail("back-dated", 106) | {"timestamp": at(50)}]
+        await with_a_gap_after(world, known)
+        world.api.answers |= pages_of(sorted(known + missed, key=lambda m: str(m["timestamp"])))
+        await world.until(102)
+        assert world.looks[1:] == [(101, A, 100 - 300), (101, A, 100 - 5)]
+        assert world.mails == ["missed"]
+        assert world.notices == [CaughtUp(since=time(100), recovered=1, known=11, requests=10 + 2 + 1)]
+        await world.until(400)
+        assert world.mails == ["missed", "back-dated"]
+
+
+async def test_what_was_skipped_in_a_busy_inbox_is_listed_until_that_succeeds(autojump_clock: MockClock) -> None:
+    async with recovering() as world:
+        mails = [mail(f"{date}", date) for date in range(-100, 96)]
+        await with_a_gap_after(world, mails)
+        listing = pages_of(mails)
+        world.api.answers |= listing
+        await world.until(102)
+        assert world.notices == [CaughtUp(since=time(100), recovered=0, known=11, requests=10 + 1)]
+        world.api.answers |= dict.fromkeys(listing, 400) | {A: 400}  # the second look fails
+        await world.until(132)
+        assert [type(notice) for notice in world.notices[1:]] == [RecoveryFailed]
+        late = mail("late", 100) | {"timestamp": at(50)}
+        world.api.answers |= pages_of(sorted([*mails, late], key=lambda m: str(m["timestamp"])))
+        await world.until(433)
+        assert world.mails == ["late"]
+        assert isinstance(world.notices[-1], CaughtUp)
+
+
+async def test_a_look_at_what_was_skipped_is_a_sweep_where_it_reaches_about_as_far_back(
+    autojump_clock: MockClock,
+) -> None:
+    # At this rate, a sweep would take hours.
+    async with recovering(recovery=Recovery(overlap=60, sweep_depth=60, sweep_rate=1)) as world:
+        mails = [mail(f"{date}", date) for date in range(-50, 96)]
+        await with_a_gap_after(world, mails)
+        world.api.answers |= pages_of(mails)
+        await world.until(140)
+        assert (131, A, 0 - 60) in world.looks
+        # Live events come between its pages.
+        pages = zip(world.api.times, world.api.asked, strict=True)
+        last_page = max(when for when, path in pages if path.startswith(A))
+        assert last_page >= 131 + 146 * PAUSE
+        assert world.recoverer.progress[Target(inbox_id="a")].swept_until == EPOCH + 131
+        assert world.delivered.floor == EPOCH + 131 - 60
+
+
+async def test_in_an_inbox_that_is_not_too_busy_nothing_is_skipped(autojump_clock: MockClock) -> None:
+    async with recovering() as world:
+        world.subscribed()
+        await world.until(100)
+        world.lost()
+        await world.until(101)
+        world.subscribed()
+        # The tenth page is dated after the beginning of the gap, and there are more.
+        world.api.answers |= pages_of([mail(f"{date}", 100 + date / 100) for date in range(15)])
+        await world.until(102)
+        assert len(world.mails) == 15
+        looks = len(world.looks)
+        assert world.recoverer.progress[Target(inbox_id="a")].skipped_from == math.inf
+        await world.until(140)
+        assert len(world.looks) == looks + 1  # the second look, and none at what was skipped
+
+
+async def test_what_was_polled_in_an_outage_is_not_listed_again_in_a_busy_inbox(autojump_clock: MockClock) -> None:
+    async with recovering() as world:
+        world.subscribed()
+        await world.until(100)
+        world.lost()
+        world.api.answers |= pages_of([mail(f"{date}", date) for date in range(-50, 108)])
+        await world.until(110)
+        world.subscribed()
+        await world.until(111)
+        # It was polled at 102 and 107.
+        assert world.looks[-2:] == [(110, A, 100 - 300), (110, A, 107 - 5)]
+
+
+async def test_a_look_that_takes_long_keeps_its_place_when_its_inbox_fails(
+    autojump_clock: MockClock, no_jitter: None
+) -> None:
+    async with recovering() as world:
+        world.subscribed()
+        await world.until(300)
+        world.lost()
+        mails = [mail(f"{date}", date) for date in range(1, 5)]
+        world.api.answers |= pages_of(mails)
+        third, world.api.answers[f"{A}?2"] = world.api.answers[f"{A}?2"], 404
+        await world.until(301)
+        world.subscribed()
+        await world.until(302)
+        assert [type(notice) for notice in world.notices] == [RecoveryFailed]
+        world.api.answers[f"{A}?2"] = third
+        await world.until(304)
+        assert world.looks[-2:] == [(301, A, 0), (303, A, 2)]
+        assert world.mails == ["1", "2", "3", "4"]
+
+
+async def test_a_mail_that_can_never_be_fetched_does_not_hide_what_is_missed_later(autojump_clock: MockClock) -> None:
+    def listing(request: httpx.Request) -> dict[str, Any]:
+        # What AgentMail has not created yet is not there.
+        there = [m for m in mails if datetime.fromisoformat(m["created_at"]).timestamp() <= world.backend.now()]
+        answer: dict[str, Any] = pages_of(there)[A](request)
+        return answer
+
+    mails = [mail(f"{date}", date) for date in range(10, 2000, 10)]
+    answers = {path: listing if "/" not in path[len(A) :] else answer for path, answer in pages_of(mails).items()}
+    async with recovering(answers | {f"{A}/10": 403}, Recovery(sweep_rate=6000)) as world:
+        world.subscribed()
+        for minute in range(15):  # a sweep each 5 minutes, and tries to close the gap that this opens
+            await world.until(60 * minute + 1)
+        assert world.mails == [f"{date}" for date in range(20, 601, 10)]
+        await world.until(905)
+        assert world.mails[-1] == "900"
+        await world.until(910.5)
+        world.lost()
+        world.subscribed()
+        await world.until(942)
+        assert world.mails == [f"{date}" for date in range(20, 941, 10)]
+        assert [type(notice) for notice in world.notices] == [RecoveryFailed]
+
+
+# Sweeps at their rate
+
+
+async def test_a_rate_lets_a_quarter_through_at_once_and_the_others_evenly(autojump_clock: MockClock) -> None:
+    rate = Rate(60)
+    times = []
+    for _ in range(20):
+        await rate.wait()
+        times.append(trio.current_time())
+    assert times == [0] * 15 + [1, 2, 3, 4, 5]
+    # Half of it has filled again after half the time, and not more than all of it ever does.
+    for pause, free in [(7.0, 7), (1000.0, 15)]:
+        await trio.sleep(pause)
+        begin = trio.current_time()
+        for _ in range(free):
+            await rate.wait()
+        assert trio.current_time() == begin
+        await rate.wait()
+        assert trio.current_time() == begin + 1
+
+
+async def test_a_rate_of_one_a_minute_lets_one_through(autojump_clock: MockClock) -> None:
+    rate = Rate(1)
+    for _ in range(3):
+        await rate.wait()
+    assert trio.current_time() == 120
+
+
+async def test_a_long_sweep_keeps_to_its_rate_and_recent_mail_is_looked_at_in_between(
+    autojump_clock: MockClock,
+) -> None:
+    mails = [mail(f"{date}", date) for date in range(-1600, -1400)]
+    recovery = Recovery(sweep_interval=100, sweep_rate=12)  # 3 at once, and one in 5 seconds
+    async with recovering(pages_of(mails), recovery) as world:
+        world.subscribed()
+        await world.until(150)
+        world.api.answers |= pages_of([*mails, mail("m", 120)])
+        await world.until(1200)
+        # The second one waits for its turn. Each reaches back from the one before.
+        assert world.looks[:4] == [(0, A, -DAY), (105, A, 0 - 300), (205, A, 100 - 300), (305, A, 200 - 300)]
+        assert world.mails == ["m"]
+        assert world.api.times[world.api.asked.index(f"{A}/m")] == 205
+        # A sweep that takes so long does not begin anew each time.
+        assert [when for when, _, after in world.looks if after == -DAY] == [0, 1100]
+        listings = [when for when, path in zip(world.api.times, world.api.asked, strict=True) if path.startswith(A)]
+        listings.remove(205)  # the mail
+        assert listings[:200] == [0, 0, *range(0, 198 * 5, 5)]
+
+
+async def test_a_sweep_that_fails_goes_on_at_its_place(autojump_clock: MockClock) -> None:
+    mails = [mail(f"{date}", date) for date in range(-10, 0)]
+    answers = pages_of(mails)
+    answers[f"{A}?5"] = 403
+    async with recovering(answers) as world:
+        world.subscribed()
+        await world.until(100)
+        world.api.answers |= pages_of(mails)
+        await world.until(301)
+        assert world.looks[0] == (0, A, -DAY)
+        assert (300, A, -6) in world.looks
+
+
+async def test_what_is_subscribed_to_while_another_inbox_is_swept_is_looked_at_at_once(
+    autojump_clock: MockClock,
+) -> None:
+    async with recovering(recovery=Recovery(sweep_interval=100)) as world:
+        source = Held()
+        source.hold(world)
+        source.ends["a"] = trio.Event()
+        world.subscribed("a")
+        await world.until(120)
+        assert [(when, inbox_id) for when, inbox_id, _, _ in source.begun] == [(0, "a"), (100, "a")]
+        world.subscribed("a", "b")
+        await world.until(130)
+        assert (120, "b") in [(when, inbox_id) for when, inbox_id, _, _ in source.begun]
+
+
+async def test_an_inbox_whose_sweep_takes_long_does_not_hold_up_the_others(autojump_clock: MockClock) -> None:
+    async with recovering(recovery=Recovery(sweep_interval=100)) as world:
+        source = Held()
+        source.hold(world)
+        source.ends["a"] = trio.Event()
+        world.subscribed("a", "b")
+        await world.until(350)
+        assert [when for when, inbox_id, _, _ in source.begun if inbox_id == "b"] == [0, 100, 200, 300]
+        assert all(look.began - look.after >= DAY - 1 for look in source.looks if look.target.inbox_id == "b")
+
+
+async def test_a_sweep_after_a_gap_is_not_put_off_by_further_gaps(autojump_clock: MockClock) -> None:
+    async with recovering(recovery=Recovery(since=time(-1000))) as world:
+        for seconds in range(0, 200, 20):
+            world.subscribed()
+            await world.until(seconds + 10)
+            world.lost()
+            await world.until(seconds + 11)
+        sweeps = [when for when, _, after in world.looks if after < 300 - DAY]
+        assert sweeps[:3] == [30, 41, 61]
+
+
+@pytest.mark.parametrize("digit", range(1, 10))
+async def test_the_second_look_at_a_gap_comes_once_however_its_time_is_rounded(
+    digit: int, autojump_clock: MockClock
+) -> None:
+    async with recovering() as world:
+        world.subscribed()
+        await world.until(digit / 10)
+        world.lost()
+        world.subscribed()
+        await world.until(100)
+        assert len(world.looks) == 3
+
+
+async def test_a_sweep_waits_until_there_is_something_to_look_at(autojump_clock: MockClock) -> None:
+    async with recovering() as world:
+        world.subscribed()
+        await world.until(100)
+        world.subscribed(event_types=["message.sent"])
+        await world.until(1000)
+        assert len(world.looks) == 1
+        world.lost()  # and there is nothing to poll
+        await world.until(1100)
+        assert len(world.looks) == 1
+        world.subscribed()
+        await world.until(1101)
+        assert [when for when, _, _ in world.looks] == [0, 1100]
+
+
+# Memory that runs out
+
+
+async def test_memory_that_runs_out_is_told_once_and_again_only_after_it_was_covered(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trio_agentmail._identities.GENERATION", 1)
+    monkeypatch.setattr("trio_agentmail._identities.MAX_GENERATIONS", 2)
+
+    def push(*times: float) -> None:
+        for when in times:
+            message = Message(inbox_id="a", message_id=str(when), created_at=time(when))
+            world.delivered.claim(MessageReceivedEvent(message=message))
+
+    async def reconnect() -> None:
+        world.lost()
+        world.subscribed()
+        await world.until(trio.current_time() + 1)
+
+    def told() -> list[RecoveryFailed]:
+        return [notice for notice in world.notices if isinstance(notice, RecoveryFailed)]
+
+    async with recovering() as world:
+        world.subscribed()
+        await world.until(300)
+        await world.until(310)
+        push(302, 303)
+        await reconnect()
+        assert told() == []
+        push(304, 305)
+        await reconnect()
+        [failed] = told()
+        assert (failed.inbox_id, failed.pod_id, failed.since) == (None, None, time(300))
+        assert failed.reason == "more mail has come since than identities can be remembered"
+        push(306, 307)
+        await reconnect()
+        assert len(told()) == 1
+        await world.until(350)  # it was swept
+        push(347, 348)
+        await reconnect()
+        assert len(told()) == 1  # what was forgotten for these was covered
+        push(349)
+        await reconnect()
+        assert len(told()) == 2
+
+
+# What cannot be recovered
+
+
+async def test_what_cannot_be_recovered_is_told_once_and_when_it_can_that_is_told(autojump_clock: MockClock) -> None:
+    async with recovering() as world:
+        world.subscribed("a", "b")
+        await world.until(100)
+        world.lost()
+        world.api.answers[A] = 403
+        await world.until(110)
+        world.subscribed("a", "b")
+        await world.until(1000)
+        failed, caught_up = world.notices
+        assert isinstance(failed, RecoveryFailed)
+        assert (failed.inbox_id, failed.pod_id, failed.since) == ("a", None, time(100))
+        assert failed.reason == 'HTTP status 403: {"name":"no","message":"status 403"}'
+        # Of the other inbox, at once: it was not held up.
+        assert caught_up == CaughtUp(since=time(100), failed=1, requests=2 * 2 + 2)
+        world.api.answers |= inbox(mail("m", 500))
+        await world.until(1400)
+        assert world.mails == ["m"]
+        [late] = world.notices[2:]
+        assert isinstance(late, CaughtUp)
+        assert (late.since, late.recovered, late.failed) == (time(100), 1, 0)
+        # And if it fails again, that is news.
+        world.api.answers[A] = 404
+        await world.until(2000)
+        [again] = world.notices[3:]
+        assert isinstance(again, RecoveryFailed)
+        assert time(1300) < again.since < time(1400)
+
+
+@pytest.mark.parametrize(
+    ("subscribe", "pod_id"), [(Subscribe(), None), (Subscribe(pod_ids=["p"]), "p")], ids=["key", "pod"]
+)
+async def test_a_pod_or_a_key_that_cannot_be_listed_is_named(
+    subscribe: Subscribe, pod_id: str | None, autojump_clock: MockClock
+) -> None:
+    async with recovering({"/threads": 402}) as world:
+        world.resume(subscribe)
+        await world.until(10)
+        [failed] = world.notices
+        assert isinstance(failed, RecoveryFailed)
+        assert (failed.inbox_id, failed.pod_id, failed.since) == (None, pod_id, time(0))
+
+
+async def test_a_reason_that_the_server_gave_is_shown_without_control_characters(autojump_clock: MockClock) -> None:
+    async with recovering({A: httpx.Response(403, content=b"\x1b[2Jno\r\n" + b"x" * 10_000)}) as world:
+        world.subscribed()
+        await world.until(10)
+        [failed] = world.notices
+        assert isinstance(failed, RecoveryFailed)
+        assert failed.reason.isprintable()
+        assert len(failed.reason) < 600
+
+
+async def test_what_failed_for_days_is_made_up_for_from_the_last_sweep_that_did_not(autojump_clock: MockClock) -> None:
+    async with recovering(recovery=Recovery(sweep_interval=3600)) as world:
+        world.subscribed("a", "b")
+        await world.until(100)
+        world.lost()
+        world.api.answers[A] = 403
+        await world.until(110)
+        world.subscribed("a", "b")
+        await world.until(3 * DAY)
+        world.api.answers |= inbox(mail("m", 200))
+        await world.until(3 * DAY + 3 * 3600)
+        assert world.mails == ["m"]
+        looks = [after for when, path, after in world.looks if when > 3 * DAY and path == A]
+        looks.remove(100 - 300)  # the one that closes the gap
+        first, second, third = looks
+        assert first == -DAY
+        assert second == 140 - DAY  # the first one had begun then, and says nothing of what came later
+        assert third > DAY
+
+
+async def test_held_mail_that_cannot_be_looked_at_is_logged_and_tried_again(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with recovering() as world:
+        world.recoverer.note(MessageSecurityReviewEvent(message=MessageSecurity(inbox_id="a", message_id="m")))
+        world.api.answers[f"{A}/batch-get"] = 403
+        world.subscribed()
+        await world.until(10)
+        assert world.notices == []
+        assert "held mail could not be looked at" in caplog.text
+        world.api.answers |= inbox(mail("m", -9999)) | {f"{A}/batch-get": {"messages": [mail("m", -9999)]}}
+        await world.until(310)
+        assert world.mails == ["m"]
+
+
+async def test_a_loss_while_held_mail_is_looked_at_puts_off_what_is_told_of_the_gap(autojump_clock: MockClock) -> None:
+    async with recovering() as world:
+        world.subscribed()
+        await world.until(100)
+        world.recoverer.note(MessageSecurityReviewEvent(message=MessageSecurity(inbox_id="a", message_id="m")))
+        world.api.answers[f"{A}/batch-get"] = later(10, {"messages": [mail("m", 1, HELD)]})
+        world.lost()
+        world.subscribed()
+        await world.until(105)
+        world.lost()
+        await world.until(111)
+        assert world.notices == []
+        world.subscribed()
+        await world.until(130)
+        [caught_up] = world.notices
+        assert isinstance(caught_up, CaughtUp)
+        assert caught_up.since == time(100)
+
+
+# What the subscription says
+
+
+async def test_mail_of_before_the_stream_began_is_left_alone(autojump_clock: MockClock) -> None:
+    async with recovering(inbox(mail("old", 10), mail("new", 10.001))) as world:
+        await world.until(10)
+        world.subscribed()
+        await world.until(11)
+        assert world.mails == ["new"]
+
+
+async def test_an_inbox_that_is_subscribed_later_begins_then(autojump_clock: MockClock) -> None:
+    answers = inbox(mail("m", 50)) | inbox(mail("old", 50), mail("new", 150), name="b")
+    async with recovering(answers) as world:
+        world.subscribed("a")
+        await world.until(100)
+        world.subscribed("a", "b")
+        await world.until(101)
+        # It is looked at at once: what was pushed between the confirmation and now came on the new connection.
+        assert sorted(look[:2] for look in world.looks) == [(0, A), (100, A), (100, B)]
+        assert world.mails == ["m", "new"]
+
+
+async def test_an_event_type_that_is_subscribed_later_begins_then(autojump_clock: MockClock) -> None:
+    answers = inbox(mail("old spam", 50, "spam"), mail("spam", 150, "spam"))
+    answers[f"{A}/old%20spam"] = answers.pop(f"{A}/old spam")
+    async with recovering(answers) as world:
+        world.subscribed(event_types=["message.received"])
+        await world.until(100)
+        world.subscribed(event_types=["message.received", "message.received.spam"])
+        await world.until(101)
+        assert world.mails == ["spam"]
+
+
+async def test_the_same_subscription_on_another_connection_is_no_reason_to_look(autojump_clock: MockClock) -> None:
+    async with recovering() as world:
+        world.subscribed()
+        await world.until(100)
+        world.subscribed()
+        await world.until(200)
+        assert len(world.looks) == 1
+
+
+async def test_an_inbox_that_is_not_subscribed_any_more_is_forgotten(autojump_clock: MockClock) -> None:
+    async with recovering({B: 403}) as world:
+        world.recoverer.note(MessageSecurityReviewEvent(message=MessageSecurity(inbox_id="b", message_id="m")))
+        world.subscribed("a", "b")
+        await world.until(10)
+        assert [type(notice) for notice in world.notices] == [RecoveryFailed]
+        world.subscribed("a")
+        await world.until(1000)
+        assert [look for look in world.looks if look[1] == B and look[0] > 10] == []
+        assert world.api.asked.count(f"{B}/batch-get") == 1
+        assert json.loads(world.journal.state)["source"] == []
+        # It has no gap, so that a later one is told of without it; and if it comes back, it begins anew.
+        world.lost()
+        await world.until(1010)
+        world.subscribed("a")
+        await world.until(1020)
+        assert world.notices[1] == CaughtUp(since=time(1000), requests=len(polls(1000, 1010)) + 1)
+        world.subscribed("a", "b")
+        await world.until(1021)
+        [failed] = world.notices[2:]
+        assert isinstance(failed, RecoveryFailed)
+        assert failed.since == time(1020)
+
+
+async def test_without_received_mail_in_the_subscription_nothing_is_ever_asked_for(autojump_clock: MockClock) -> None:
+    async with recovering() as world:
+        world.subscribed(event_types=["message.sent", "message.bounced"])
+        await world.until(1000)
+        world.lost()
+        await world.until(1100)
+        world.subscribed(event_types=["message.sent", "message.bounced"])
+        await world.until(9000)
+        assert world.api.asked == []
+        assert world.box.taken == []
+        # Then it has, and begins there.
+        world.api.answers |= inbox(mail("old", 8999.999), mail("new", 9000))
+        world.subscribed()
+        await world.until(9001)
+        assert world.mails == ["new"]
+
+
+async def test_pods_inboxes_and_keys_are_all_looked_at(autojump_clock: MockClock) -> None:
+    async with recovering({"/pods/p/threads": {"threads": []}}) as world:
+        world.resume(Subscribe(inbox_ids=["a", "b"], pod_ids=["p"]))
+        await world.until(10)
+        assert {path for _, path, _ in world.looks} == {A, B, "/pods/p/threads"}
+        world.resume(Subscribe())
+        await world.until(20)
+        assert [path for _, path, _ in world.looks[3:]] == ["/threads"]
+
+
+async def test_mail_that_was_delivered_and_forgotten_is_not_recovered(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trio_agentmail._identities.GENERATION", 1)
+    monkeypatch.setattr("trio_agentmail._identities.MAX_GENERATIONS", 2)
+    async with recovering() as world:
+        world.subscribed()
+        await world.until(100)
+        world.api.answers |= inbox(mail("m", 1), mail("n", 2), mail("o", 3), mail("p", 3))
+        await world.until(1000)
+        assert world.mails == ["m", "n", "o", "p"]
+
+
+# Recovery.since
+
+
+async def test_a_first_start_may_begin_in_the_past(autojump_clock: MockClock) -> None:
+    answers = inbox(mail("too old", -1001), mail("old", -999), mail("new", 1))
+    answers[f"{A}/too%20old"] = answers.pop(f"{A}/too old")
+    async with recovering(answers, Recovery(since=time(-1000), sweep_depth=2000)) as world:
+        world.subscribed()
+        await world.until(31)
+        assert world.mails == ["old", "new"]
+        assert world.looks == [(0, A, -1300), (30, A, -3000)]
+        assert world.notices == [CaughtUp(since=time(-1000), recovered=2, requests=4)]
+
+
+@pytest.mark.parametrize("skew", [-600.0, 600.0])
+async def test_a_beginning_that_was_given_is_that_whatever_the_clocks_say(
+    skew: float, autojump_clock: MockClock
+) -> None:
+    async with recovering(inbox(mail("old", -1001), mail("m", -999)), Recovery(since=time(-1000))) as world:
+        world.api.ahead = 0.0
+        world.backend.wrong_by = skew
+        world.subscribed()
+        await world.until(1)
+        assert world.looks[0] == (0, A, -1300)
+        assert world.mails == ["m"]
+        assert world.notices == [CaughtUp(since=time(-1000), recovered=1, requests=3)]
+
+
+async def test_a_beginning_in_the_future_is_now(autojump_clock: MockClock) -> None:
+    async with recovering(inbox(mail("m", 1)), Recovery(since=time(9999))) as world:
+        world.subscribed()
+        await world.until(2)
+        assert world.mails == ["m"]
+        assert world.notices == []
+
+
+async def test_a_stream_may_begin_at_the_epoch(autojump_clock: MockClock) -> None:
+    async with recovering(inbox(mail("m", -9 * DAY)), Recovery(since=datetime.fromtimestamp(0, UTC))) as world:
+        world.subscribed()
+        await world.until(1)
+        assert world.mails == ["m"]
+        assert world.notices == [CaughtUp(since=datetime.fromtimestamp(0, UTC), recovered=1, requests=3)]
+
+
+async def test_only_the_first_subscription_begins_there(autojump_clock: MockClock) -> None:
+    async with recovering(inbox(mail("old", -999)), Recovery(since=time(-1000))) as world:
+        world.subscribed(event_types=["message.sent"])
+        await world.until(100)
+        world.subscribed()
+        await world.until(200)
+        assert world.mails == []
+
+
+# Clocks
+
+
+@pytest.mark.parametrize("skew", [-600.0, 600.0])
+async def test_a_clock_of_ours_that_is_wrong_makes_no_difference(skew: float, autojump_clock: MockClock) -> None:
+    async with recovering(inbox(mail("old", 9), mail("m", 11))) as world:
+        world.api.ahead = 0.0
+        world.backend.wrong_by = skew
+        await world.until(10)
+        world.subscribed()
+        await world.until(100)
+        assert world.looks == [(10, A, 10 - DAY)]
+        assert world.mails == ["m"]
+        assert world.notices == []
+        world.lost(silent_for=5)
+        await world.until(110)
+        world.subscribed()
+        await world.until(141)
+        polled = polls(100, 110, since=95)
+        assert world.looks[1:] == [*polled, (110, A, 95 - 300), (140, A, 10 - DAY)]
+        assert world.notices == [CaughtUp(since=time(95), known=3, requests=len(polled) + 1)]
+
+
+async def test_a_loss_while_the_time_is_being_asked_for_is_told_by_their_clock_as_well(
+    autojump_clock: MockClock,
+) -> None:
+    async with recovering({"/inboxes": later(10, {})}) as world:
+        world.api.ahead = 0.0
+        world.backend.wrong_by = 600.0
+        world.subscribed()
+        await world.until(5)
+        world.lost()
+        await world.until(20)
+        world.subscribed()
+        await world.until(21)
+        polled = polls(10, 20, since=5)
+        assert world.looks == [*polled, (20, A, 5 - 300)]
+        assert world.notices == [CaughtUp(since=time(5), requests=len(polled) + 1)]
+
+
+async def test_our_clock_may_be_set_right_while_we_run(autojump_clock: MockClock) -> None:
+    async with recovering() as world:
+        world.api.ahead = 0.0
+        world.backend.wrong_by = -600.0
+        world.subscribed()
+        await world.until(100)
+        world.backend.wrong_by = 0.0
+        await world.until(400)
+        world.lost()
+        await world.until(410)
+        world.subscribed()
+        await world.until(411)
+        assert world.looks[-1] == (410, A, 400 - 300)
+
+
+async def test_without_any_answer_that_is_told_and_the_time_is_asked_for_again(
+    autojump_clock: MockClock, no_jitter: None
+) -> None:
+    def nobody(request: httpx.Request) -> None:
+        raise httpx.ConnectError("refused")
+
+    async with recovering({"/inboxes": nobody}) as world:
+        world.subscribed("a", "b")
+        await world.until(100)
+        assert {notice.inbox_id for notice in world.notices if isinstance(notice, RecoveryFailed)} == {"a", "b"}
+        assert len(world.notices) == 2
+        assert [after - before for before, after in pairwise(world.api.times)][:6] == [1, 2, 4, 8, 2, 1]
+        assert world.looks == []
+        world.api.answers["/inboxes"] = {}
+        await world.until(150)
+        assert {look[1:] for look in world.looks[:2]} == {(A, -300), (B, -300)}
+        [caught_up] = world.notices[2:]
+        assert isinstance(caught_up, CaughtUp)
+        assert (caught_up.since, caught_up.failed) == (time(0), 0)
+
+
+async def test_a_loss_that_is_told_right_after_the_first_answer_is_not_shifted_twice(
+    autojump_clock: MockClock,
+) -> None:
+    def nobody(request: httpx.Request) -> None:
+        raise httpx.ConnectError("refused")
+
+    # The answer to the first request of another kind tells the time while recovery waits to ask again.
+    async with recovering({"/inboxes": nobody, PATH: {"message_id": "<m/1>", "text": "text"}}) as world:
+        world.api.ahead = 600.0
+        world.subscribed()
+        await world.until(0.1)
+        await world.recoverer.with_body(large())
+        world.lost()
+        await world.until(30)
+        assert world.recoverer.missing_since == pytest.approx(EPOCH + 600, abs=1.5)
+
+
+@pytest.mark.parametrize("stepped", [-600.0, 600.0])
+async def test_the_time_is_asked_for_again_before_a_subscription_if_our_clock_was_stepped(
+    stepped: float, autojump_clock: MockClock
+) -> None:
+    async with recovering() as world:
+        world.api.ahead = 0.0
+        world.subscribed()
+        await world.until(10)
+        await world.recoverer.extended(Subscribe(inbox_ids=["a", "b"]), world.clock.moment())
+        assert world.api.asked.count("/inboxes") == 1
+        world.backend.wrong_by = stepped
+        state = await world.recoverer.extended(Subscribe(inbox_ids=["a", "b"]), world.clock.moment())
+        assert world.api.asked.count("/inboxes") == 2
+        _, b = json.loads(state)["targets"]
+        assert b["inbox_id"] == "b"
+        assert b["wanted"]["message.received"] == pytest.approx(EPOCH + 10, abs=1.5)
+
+
+async def test_a_subscription_does_not_wait_long_for_the_time(autojump_clock: MockClock) -> None:
+    async with recovering() as world:
+        world.subscribed()
+        await world.until(10)
+        world.backend.wrong_by = 600.0
+        world.api.answers["/inboxes"] = later(100, {})
+        await world.recoverer.extended(Subscribe(), world.clock.moment())
+        assert trio.current_time() == 12
+
+
+@pytest.mark.parametrize("wrong_by", [0.0, 86_400.0], ids=["right", "a day ahead"])
+async def test_what_was_kept_before_there_was_an_answer_is_set_to_their_clock(
+    wrong_by: float, autojump_clock: MockClock
+) -> None:
+    world = World({}, Recovery(), b"")
+    world.backend.wrong_by = wrong_by
+    await world.recoverer.begin(Subscribe(inbox_ids=["a"]))
+    async with recovering(inbox(mail("old", -1), mail("m", 1)), kept=world.journal.state) as world:
+        world.backend.wrong_by = wrong_by
+        world.api.ahead = 0.0001
+        await world.until(100)
+        world.subscribed()
+        await world.until(101)
+        assert world.mails == ["m"]
+        [(_, _, after)] = world.looks
+        assert after == pytest.approx(0 - 300, abs=1.5)
+
+
+async def test_a_failure_that_was_told_before_there_was_an_answer_is_not_told_again(
+    autojump_clock: MockClock, no_jitter: None
+) -> None:
+    def nobody(request: httpx.Request) -> None:
+        raise httpx.ConnectError("refused")
+
+    async with recovering() as world:
+        world.subscribed()
+        await world.until(100)
+        kept = world.journal.state
+    async with recovering({"/inboxes": nobody, A: 403}, kept=kept) as world:
+        world.subscribed()
+        await world.until(150)
+        assert [type(notice) for notice in world.notices] == [RecoveryFailed]
+        world.api.answers["/inboxes"] = {}
+        await world.until(1000)
+        assert {path for _, path, _ in world.looks} == {A}
+        assert [type(notice) for notice in world.notices] == [RecoveryFailed]
+
+
+async def test_a_time_of_what_is_forgotten_that_lies_in_the_future_is_repaired(autojump_clock: MockClock) -> None:
+    async with recovering() as world:
+        world.delivered.floor = EPOCH + 9e9
+        world.subscribed()
+        await world.until(10)
+        world.api.answers |= inbox(mail("m", 5))
+        await world.until(301)
+        assert world.mails == ["m"]
+
+
+async def test_kept_times_that_lie_in_the_future_are_repaired(autojump_clock: MockClock) -> None:
+    progress = {Target("a"): Progress({"message.received": EPOCH + 9e9}, EPOCH + 9e9, EPOCH + 9e9)}
+    kept = encode_progress(progress, unwritten_since=math.inf, clock_is_known=True, source=[])
+    async with recovering(kept=kept) as world:
+        await world.until(100)
+        world.subscribed()
+        await world.until(1000)
+        assert world.looks[:2] == [(100, A, 100 - 300), (130, A, 100 - DAY)]
+        world.lost()
+        world.api.answers |= inbox(mail("m", 999))
+        world.subscribed()
+        await world.until(1001)
+        assert world.mails == ["m"]
+
+
+# A connection that is alive and does not deliver
+
+
+@pytest.mark.parametrize(("lost_at", "subscribed_at"), [(299, 302), (302, 310)], ids=["begins", "ends"])
+async def test_mail_of_a_sweep_that_begins_or_ends_in_an_outage_is_none(
+    lost_at: float, subscribed_at: float, autojump_clock: MockClock
+) -> None:
+    async with recovering() as world:
+        world.subscribed()
+        await world.until(100)
+        world.api.answers |= inbox(mail("m", 150), mail("n", 150))
+        world.api.answers[f"{A}/n"] = later(5, mail("n", 150))
+        await world.until(lost_at)
+        world.api.answers[A], listing = {"messages": []}, world.api.answers[A]
+        world.lost(silent_for=1)
+        if lost_at < 300:
+            await world.until(299.5)
+            world.api.answers[A] = listing
+        await world.until(subscribed_at)
+        world.subscribed()
+        await world.until(1000)
+        assert world.mails == ["m", "n"]
+        assert world.renewed == []
+
+
+async def test_mail_of_before_the_connection_is_none_whatever_our_clock_says(autojump_clock: MockClock) -> None:
+    async with recovering(recovery=Recovery(since=time(-1000))) as world:
+        world.backend.wrong_by = -600.0
+        world.subscribed()
+        await world.until(10)
+        world.api.answers |= inbox(mail("m", -300))
+        await world.until(100)
+        assert world.mails == ["m"]
+        assert world.renewed == []
+
+
+async def test_mail_that_a_sweep_finds_during_an_outage_is_none(autojump_clock: MockClock) -> None:
+    async with recovering() as world:
+        world.subscribed()
+        await world.until(298)
+        world.lost(silent_for=200)
+        await world.until(299)
+        world.api.answers |= inbox(mail("m", 150))
+        await world.until(301)
+        assert world.mails == ["m"]
+        world.subscribed()
+        await world.until(1000)
+        assert world.renewed == []
+
+
+async def test_mail_that_was_not_pushed_is_a_reason_for_another_connection(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with recovering() as world:
+        world.subscribed()
+        await world.until(100)
+        world.api.answers |= inbox(mail("m", 100), mail("n", 110))
+        await world.until(1000)
+        assert world.mails == ["m", "n"]
+        assert world.renewed == [300]
+        assert "2 mails were not pushed" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("found", "confirmed_again"),
+    [
+        (mail("m", 299), False),  # it may be on its way
+        (mail("m", 150), True),  # of before the connection
+        (mail("m", None), False),  # nobody knows when
+    ],
+    ids=["just now", "before", "no time"],
+)
+async def test_mail_that_may_have_been_pushed_yet_is_none(
+    found: dict[str, Any], confirmed_again: bool, autojump_clock: MockClock
+) -> None:
+    async with recovering() as world:
+        world.subscribed()
+        await world.until(200)
+        if confirmed_again:
+            world.subscribed()
+        world.api.answers |= inbox(found)
+        await world.until(320)
+        assert world.mails == ["m"]
+        assert world.renewed == []
+
+
+async def test_mail_of_a_gap_is_none(autojump_clock: MockClock) -> None:
+    async with recovering() as world:
+        world.subscribed()
+        await world.until(100)
+        world.lost()
+        world.api.answers |= inbox(mail("m", 150))
+        await world.until(250)
+        world.subscribed()
+        await world.until(1000)
+        assert world.mails == ["m"]
+        assert world.renewed == []
+
+
+async def test_mail_that_was_held_is_none(autojump_clock: MockClock) -> None:
+    async with recovering(
+        inbox(mail("m", 10, HELD)) | {f"{A}/batch-get": {"messages": [mail("m", 10, HELD)]}}
+    ) as world:
+        world.subscribed()
+        await world.until(250)
+        world.api.answers |= inbox(mail("m", 10)) | {A: {"messages": []}}
+        world.api.answers[f"{A}/batch-get"] = {"messages": [mail("m", 10)]}
+        await world.until(1000)
+        assert world.mails == ["m"]
+        assert world.renewed == []
+
+
+async def test_mail_that_waits_to_be_read_since_the_consumer_is_behind_is_none(autojump_clock: MockClock) -> None:
+    async with recovering() as world:
+        world.subscribed()
+        await world.until(100)
+        world.api.answers |= inbox(mail("m", 100))
+        world.box.full = True
+        await world.until(1000)
+        assert world.mails == ["m"]
+        assert world.renewed == []
+
+
+@pytest.mark.parametrize("failure", [ConnectionLostError("no"), ApiError(503, {}, ""), OSError("refused")], ids=repr)
+async def test_a_connection_that_cannot_be_replaced_stays(
+    failure: AgentMailError | OSError, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with recovering() as world:
+        world.renewal_fails = failure
+        world.subscribed()
+        await world.until(100)
+        world.api.answers |= inbox(mail("m", 100))
+        await world.until(700)
+        assert "the connection could not be replaced" in caplog.text
+        assert [when for when, _, _ in world.looks] == [0, 300, 600]
+
+
+async def test_a_stream_that_is_left_while_its_connection_is_replaced_ends_without_an_error(
+    autojump_clock: MockClock,
+) -> None:
+    async with recovering() as world:
+        world.renewal_fails = trio.ClosedResourceError("the stream has ended")
+        world.subscribed()
+        await world.until(100)
+        world.api.answers |= inbox(mail("m", 100))
+        await world.until(700)
+        assert world.renewed[0] == 300
+
+
+# Events that are pushed
+
+
+def large(**more: Any) -> MessageReceivedEvent:
+    message = {"inbox_id": "a", "message_id": "<m/1>", "subject": "pushed"} | more
+    event = decode_event(json.dumps({"event_type": "message.received", "event_id": "e", "message": message, "new": 1}))
+    assert isinstance(event, MessageReceivedEvent)
+    return event
+
+
+PATH = f"{A}/%3Cm%2F1%3E"
+
+
+def test_bodies_are_fetched_where_that_is_asked_for() -> None:
+    assert not World({}, Recovery(), b"").recoverer.fetches_bodies
+    assert World({}, Recovery(fetch_bodies=True), b"").recoverer.fetches_bodies
+
+
+async def test_a_body_that_was_left_out_is_fetched(autojump_clock: MockClock) -> None:
+    answer = {"message_id": "<m/1>", "subject": "fetched", "html": "<p>"}
+    async with recovering({PATH: answer}) as world:
+        event = await world.recoverer.with_body(large())
+    assert (event.event_id, event.origin) == ("e", "live")
+    assert (event.message.inbox_id, event.message.subject, event.message.html) == ("a", "fetched", "<p>")
+    assert json.loads(event.raw) == {
+        "event_type": "message.received",
+        "event_id": "e",
+        "message": {"inbox_id": "a"} | answer,
+        "new": 1,
+    }
+
+
+@pytest.mark.parametrize("event", [large(text=""), large(html="")], ids=["text", "html"])
+async def test_what_is_whole_is_not_fetched(event: MessageReceivedEvent, autojump_clock: MockClock) -> None:
+    async with recovering() as world:
+        assert await world.recoverer.with_body(event) is event
+        assert world.api.asked == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (404, "HTTP status 404"),
+        (403, "HTTP status 403"),
+        (later(11, {"message_id": "<m/1>", "text": "late"}), "not within 10 s"),
+        ({}, "another message"),
+        ({"message_id": "<another>", "text": "text"}, "another message"),
+        ({"message_id": "<m/1>", "inbox_id": "another", "text": "text"}, "another message"),
+    ],
+    ids=["gone", "forbidden", "late", "nothing", "another message", "another inbox"],
+)
+async def test_a_mail_whose_body_cannot_be_fetched_comes_without_it(
+    answer: Any, why: str, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with recovering({PATH: answer}) as world:
+        event = large()
+        assert await world.recoverer.with_body(event) is event
+        assert trio.current_time() <= 10
+    [line] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert line.startswith("a mail comes without its body")
+    assert why in line
+
+
+async def test_whoever_reads_the_connection_can_be_cancelled_while_a_body_is_fetched(autojump_clock: MockClock) -> None:
+    async with recovering({PATH: later(100, {})}) as world:
+        with trio.move_on_after(3) as scope:
+            await world.recoverer.with_body(large())
+        assert scope.cancelled_caught
+        assert trio.current_time() == 3
+
+
+# When nobody wants the events any more
+
+
+async def test_it_stops_when_nobody_takes_its_mail(autojump_clock: MockClock) -> None:
+    async with recovering(inbox(mail("m", 1))) as world:
+        world.box.gone = True
+        world.subscribed()
+        await world.until(9999)
+        # The sweep, and the look at recent mail that took the place of the next one.
+        assert [when for when, _, _ in world.looks] == [0, 300]
+        assert world.box.taken == []
+
+
+async def test_it_goes_on_when_nobody_takes_its_notices(autojump_clock: MockClock) -> None:
+    # Whoever reads the connection is told the same, and ends the stream.
+    async with recovering({A: 403}) as world:
+        world.box.gone = True
+        world.subscribed("a", "b")
+        await world.until(400)
+        looks = [look[:2] for look in world.looks]
+        assert {(0, A), (0, B), (300, A), (300, B)} <= {*looks}
+        assert len({when for when, _ in looks if 0 < when < 300}) > 4  # each gap is tried again
+
+
+# From one run to the next
+
+
+async def test_the_next_run_goes_on_where_this_one_ended(autojump_clock: MockClock) -> None:
+    async with recovering() as world:
+        world.recoverer.note(MessageSecurityReviewEvent(message=MessageSecurity(inbox_id="a", message_id="h")))
+        world.api.answers[f"{A}/batch-get"] = {"messages": [mail("h", -5, HELD)]}
+        world.subscribed()
+        await world.until(1000)
+        kept = world.journal.state
+    answers = inbox(mail("h", -5), mail("before all", -1), mail("m", 1), mail("n", 999), mail("o", 2000))
+    answers[A]["messages"].pop(0)
+    answers[f"{A}/batch-get"] = {"messages": [mail("h", -5)]}
+    async with recovering(answers, kept=kept) as world:
+        await world.until(5000)
+        world.subscribed()
+        await world.until(5001)
+        # The last sweep was at 900.
+        assert world.looks == [(5000, A, 900 - 300)]
+        assert world.mails == ["m", "n", "o", "h"]
+        assert world.notices == [CaughtUp(since=time(900), recovered=4, requests=7)]
+
+
+async def test_a_gap_that_was_not_closed_is_remembered(autojump_clock: MockClock) -> None:
+    async with recovering() as world:
+        world.subscribed()
+        await world.until(100)
+        world.lost()
+        world.api.answers[A] = 403
+        await world.until(110)
+        world.subscribed()
+        await world.until(1000)
+        kept = world.journal.state
+    async with recovering(kept=kept) as world:
+        await world.until(5000)
+        world.subscribed()
+        await world.until(5001)
+        # The look that failed goes on, and what came since it began is looked for by another.
+        assert world.looks == [(5000, A, 100 - 300), (5000, A, 110 - 300)]
+
+
+async def test_a_journal_knows_better_than_since_where_to_begin(autojump_clock: MockClock) -> None:
+    since = Recovery(since=time(-5 * DAY))
+    async with recovering(recovery=since) as world:
+        world.subscribed()
+        await world.until(1000)
+        assert world.looks[0] == (0, A, -5 * DAY - 300)
+        kept = world.journal.state
+    answers = inbox(mail("old", -4 * DAY), mail("too old", -6 * DAY))
+    async with recovering(answers, since, kept) as world:
+        await world.until(5000)
+        world.subscribed()
+        await world.until(5001)
+        # Since the last sweep; and mail is as old as it may be, since it may be back-dated or late.
+        assert world.looks == [(5000, A, 930 - 300)]
+        assert world.mails == ["old"]
+
+
+async def test_what_is_remembered_of_inboxes_that_are_not_subscribed_is_left_alone(autojump_clock: MockClock) -> None:
+    async with recovering() as world:
+        world.subscribed("a", "b")
+        await world.until(1000)
+        kept = world.journal.state
+    async with recovering(kept=kept) as world:
+        await world.until(5000)
+        world.subscribed("b")
+        await world.until(5001)
+        assert [path for _, path, _ in world.looks] == [B]
+        assert [target["inbox_id"] for target in json.loads(world.journal.state)["targets"]] == ["b"]
+
+
+@pytest.mark.parametrize("kept", [b"", b"garbage", b"[]"])
+async def test_without_anything_remembered_it_is_a_first_start(kept: bytes, autojump_clock: MockClock) -> None:
+    async with recovering(kept=kept) as world:
+        world.subscribed()
+        await world.until(1)
+        assert world.looks == [(0, A, -DAY)]
+
+
+async def test_without_a_journal_nothing_is_remembered(autojump_clock: MockClock) -> None:
+    world = World({A: {"messages": []}}, Recovery(), b"")
+    world.recoverer._journal = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.recoverer.run)
+        world.subscribed()
+        await world.until(1)
+        nursery.cancel_scope.cancel()
+    assert world.journal.state == b""
+
+
+@pytest.mark.parametrize("since", [None, -1000.0, 9999.0])
+async def test_a_crash_before_the_first_subscription_leaves_a_gap_that_is_known(
+    since: float | None, autojump_clock: MockClock
+) -> None:
+    recovery = Recovery(since=None if since is None else time(since))
+    world = World({}, recovery, b"")
+    await world.until(10)
+    await world.recoverer.begin(Subscribe(inbox_ids=["a"]))
+    assert world.api.asked == []
+    answers = inbox(mail("m", -999), mail("n", 11))
+    async with recovering(answers, recovery, world.journal.state) as world:
+        await world.recoverer.begin(Subscribe(inbox_ids=["a"]))
+        assert world.journal.state == b""  # what was kept stays
+        await world.until(100)
+        world.subscribed()
+        await world.until(101)
+        assert world.looks == [(100, A, (10 if since is None else min(since, 10)) - 300)]
+        assert world.mails == (["m", "n"] if since == -1000 else ["n"])
+
+
+async def test_what_a_subscription_adds_is_kept_before_recovery_has_begun(autojump_clock: MockClock) -> None:
+    world = World({}, Recovery(), b"")
+    await world.recoverer.begin(Subscribe(inbox_ids=["a"]))
+    for recoverer in (world.recoverer, World({}, Recovery(), world.journal.state).recoverer):
+        await trio.sleep(10)
+        recoverer.subscribed_to(Subscribe(inbox_ids=["a"]), world.clock.moment())
+        state = await recoverer.extended(Subscribe(inbox_ids=["a", "b"]), world.clock.moment())
+        a, b = json.loads(state)["targets"]
+        assert a["wanted"]["message.received"] == pytest.approx(EPOCH + (10 if recoverer is world.recoverer else 0))
+        assert b["wanted"]["message.received"] == pytest.approx(trio.current_time() + EPOCH)
+
+
+async def test_a_sweep_goes_on_at_its_place_in_the_next_run(autojump_clock: MockClock) -> None:
+    mails = [mail(f"{date}", date) for date in range(-100, 0)]
+    recovery = Recovery(sweep_rate=60)  # 15 at once, and one a second
+    async with recovering(pages_of(mails), recovery) as world:
+        world.subscribed()
+        await world.until(31)
+        kept = world.journal.state
+    async with recovering(pages_of(mails), recovery, kept) as world:
+        await world.until(5000)
+        world.subscribed()
+        await world.until(5400)
+        sweep, skipped, following = world.looks[2:]
+        assert world.looks[:2] == [(5000, A, 0 - 300), (5000, A, 0 - 5)]  # of the gap
+        assert skipped == (5030 + PAUSE, A, -91)  # 10 pages had been listed
+        assert sweep[0] == 5030
+        assert -100 + 15 + 20 < sweep[2] < -100 + 15 + 31
+        assert following == (5330, A, -DAY)  # what it has not seen of the gap
+
+
+async def test_a_look_that_closes_a_gap_goes_on_at_its_place_in_the_next_run(autojump_clock: MockClock) -> None:
+    mails = [mail(f"{date}", date) for date in range(1, 9)]
+    slow = {path: later(3, answer) for path, answer in pages_of(mails).items() if path.count("/") == 4}
+    async with recovering() as world:
+        world.subscribed()
+        await world.until(100)
+        world.lost()
+        world.subscribed()
+        world.api.answers |= pages_of(mails) | slow
+        for number in range(3, 9):
+            world.api.answers[f"{A}/{number}"] = later(1000, 404)
+        await world.until(110)
+        assert world.mails == ["1", "2"]
+        kept = world.journal.state
+    async with recovering(pages_of(mails), kept=kept) as world:
+        for number in (1, 2):
+            message = Message(inbox_id="a", message_id=str(number))
+            world.delivered.claim(MessageReceivedEvent(message=message))
+        await world.until(5000)
+        world.subscribed()
+        await world.until(5001)
+        assert sorted(world.looks) == [(5000, A, 100 - 300), (5000, A, 2)]
+        assert world.mails == [str(number) for number in range(3, 9)]
+        [caught_up] = world.notices
+        assert isinstance(caught_up, CaughtUp)
+        assert caught_up.since == time(100)
+
+
+async def test_what_changes_is_kept_within_a_second_and_the_place_of_a_look_every_five(
+    autojump_clock: MockClock,
+) -> None:
+    async with recovering() as world:
+        source = Held()
+        source.hold(world)
+        world.subscribed()
+        await world.until(200)
+        kept = len(world.journal.times)
+        assert world.journal.times[-1] <= 2
+        world.lost()
+        await world.until(200.5)
+        assert world.journal.times[kept:] == [200]
+        assert json.loads(world.journal.state)["targets"][0]["missing_since"] <= EPOCH + 200
+        world.subscribed()
+        await world.until(299)
+        kept = len(world.journal.times)
+        source.ends["a"] = trio.Event()
+        await world.until(598)  # swept at 230 and 530
+        assert [when for when in world.journal.times[kept:] if when > 520] == [
+            530.5 + 6 * number for number in range(12)
+        ]
+        source.ends["a"].set()
+        await world.until(605)
+        kept = len(world.journal.times)
+        await world.until(820)
+        assert world.journal.times[kept:] == []
+
+
+async def test_what_is_forgotten_is_kept_together_with_what_is_known(autojump_clock: MockClock) -> None:
+    async with recovering(recovery=Recovery(sweep_interval=100, sweep_depth=300)) as world:
+        for when in range(0, 1000, 10):
+            message = Message(inbox_id="a", message_id=str(when), created_at=time(when))
+            world.delivered.claim(MessageReceivedEvent(message=message))
+        world.subscribed()
+        await world.until(1050)
+        assert EPOCH + 600 < world.delivered.floor <= EPOCH + 1000 - 300
+        assert world.journal.forgotten_until == world.delivered.floor
+
+
+async def test_what_a_journal_cannot_keep_ends_recovery_with_that_alone(autojump_clock: MockClock) -> None:
+    world = World({A: {"messages": []}}, Recovery(), b"")
+    world.journal.failure = JournalError("the disk is full")
+    with pytest.raises(JournalError, match="the disk is full"):
+        world.subscribed()
+        await world.recoverer.run()
