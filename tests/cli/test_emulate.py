@@ -40,13 +40,14 @@ from trio_agentmail.cli import _emulate
 from trio_agentmail.cli._commands import commands
 from trio_agentmail.cli._emulator_orders import fault_commands
 from trio_agentmail.cli._output import Output, OutputClosed
+from trio_agentmail.testing._agentmail.agentmail import AgentMail
+from trio_agentmail.testing._agentmail.mail.store import MailStore
 from trio_agentmail.testing._emulator.base import MAX_REMEMBERED
 from trio_agentmail.testing._emulator.emulator import Emulator
 from trio_agentmail.testing._emulator.faults import FAULTS
 from trio_agentmail.testing._emulator.trigger import EVENT_TYPES
 from trio_agentmail.testing._fake_chaos import CHAOS
 from trio_agentmail.testing._fake_http_server import HttpConnection
-from trio_agentmail.testing._mail.store import MailStore
 
 INBOX = "agent@agentmail.to"
 KEY = "am_key"
@@ -1089,7 +1090,7 @@ async def test_a_bug_costs_one_request_or_connection_and_is_logged(
     async with serving() as served:
         with monkeypatch.context() as patched:
             patched.setattr(MailStore, "index", bug)
-            patched.setattr(MailStore, "know", bug)
+            patched.setattr(AgentMail, "know", bug)
             headers = {"Authorization": f"Bearer {KEY}"}
             async with httpx.AsyncClient(base_url=served.environment.http, headers=headers) as client:
                 assert (await client.get("/v0/inboxes")).status_code == 500

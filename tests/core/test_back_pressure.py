@@ -23,7 +23,7 @@ from trio_agentmail import (
     Subscribed,
 )
 from trio_agentmail.testing import FakeAgentMail
-from trio_agentmail.testing._mail.events import received_event
+from trio_agentmail.testing._agentmail.mail.events import received_event
 
 INBOX = "agent@agentmail.to"
 

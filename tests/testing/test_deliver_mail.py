@@ -204,7 +204,7 @@ async def test_a_mail_that_is_sent_is_the_same_for_all_who_have_it(autojump_cloc
     fake = FakeAgentMail()
     fake.add_inbox("other@agentmail.to")
     await fake.send(inbox_id=INBOX, to="other@agentmail.to", text="Hi!", html="<p>Hi!</p>")
-    [sent], [received] = fake._store.mails(INBOX), fake._store.mails("other@agentmail.to")
+    [sent], [received] = fake._agentmail.store.mails(INBOX), fake._agentmail.store.mails("other@agentmail.to")
     assert sent.raw is not None
     assert sent.raw == received.raw
     assert sent.message.size == received.message.size == len(sent.raw)

@@ -207,7 +207,7 @@ async def test_a_page_from_elsewhere_gets_nothing_by_rest_and_does_nothing(what:
         assert answer.startswith(b"HTTP/1.1 403 ")
         assert (b"programs of its own machine" in answer) is (method != "HEAD")
         assert served.fake.requests == []
-        assert list(served.fake._store.inboxes) == [INBOX]
+        assert served.fake._agentmail.inboxes() == (INBOX,)
         assert "a request is answered with 403" in served.fake.explain()
 
 

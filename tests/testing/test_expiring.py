@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from trio_agentmail.testing._mail.expiring import Expiring
+from trio_agentmail.testing._agentmail.mail.expiring import Expiring
 
 
 def test_a_thing_is_kept_for_its_lifetime_and_no_longer() -> None:

@@ -13,7 +13,7 @@ from trio.testing import MockClock
 from tests.helpers.streams import open_agentmail_stream
 from trio_agentmail import MessageReceivedEvent
 from trio_agentmail.testing import FakeAgentMail
-from trio_agentmail.testing._mail.extraction import extract_html, extract_text
+from trio_agentmail.testing._agentmail.mail.extraction import extract_html, extract_text
 
 AGENT = "agent@agentmail.to"
 OTHER = "other@agentmail.to"

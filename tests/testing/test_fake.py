@@ -45,7 +45,7 @@ from trio_agentmail._websocket import WebSocket, client_websocket
 from trio_agentmail.errors import ConnectionLostError
 from trio_agentmail.events import CalendarEvent, Domain, Send
 from trio_agentmail.testing import FakeAgentMail, make_event
-from trio_agentmail.testing._permissions import PERMISSIONS
+from trio_agentmail.testing._agentmail.permissions import PERMISSIONS
 
 INBOX = "agent@agentmail.to"
 BEARER = [("Authorization", "Bearer am_key")]
@@ -150,9 +150,9 @@ def test_the_permissions_are_those_of_the_official_sdk() -> None:
 
 def test_a_string_is_no_collection_of_permissions_or_keys() -> None:
     for wrong in ("label_spam_read", {"label_spam_read": False}):
-        with pytest.raises(TypeError, match="permissions is a collection of those that are granted"):
+        with pytest.raises(TypeError, match="permissions is a collection of the granted permissions"):
             FakeAgentMail(permissions=wrong)
-        with pytest.raises(TypeError, match="permissions is a collection of those that are granted"):
+        with pytest.raises(TypeError, match="permissions is a collection of the granted permissions"):
             FakeAgentMail(api_keys={"am_key": wrong})
     with pytest.raises(TypeError, match="api_keys is a collection of keys"):
         FakeAgentMail(api_keys="am_key")
@@ -326,7 +326,7 @@ async def test_calendar_events_take_a_permission_and_are_left_out_for_who_does_n
         await fake.emit(make_event("calendar.event.starting"))
         mail = await fake.deliver(inbox_id=INBOX)
         assert decode_event(await websocket.receive()) == mail
-        assert "may not do calendar_event_read, which calendar.event.starting takes" in fake.explain()
+        assert "lacks calendar_event_read, which calendar.event.starting requires" in fake.explain()
         fake.permissions = {"message_read", "calendar_event_read"}
         for event_types in (None, ["calendar.event.starting"]):
             assert (await subscribe(websocket, event_types=event_types))["type"] == "subscribed"
@@ -841,7 +841,7 @@ async def test_faults_come_in_the_order_in_which_they_were_asked_for(
 
 
 LIMITED = (
-    '{"name":"RateLimitError","code":"rate_limit_exceeded","message":"ordered by a test",'
+    '{"name":"RateLimitError","code":"rate_limit_exceeded","message":"requested by a test",'
     '"docs":"https://docs.agentmail.to/errors#rate_limit_exceeded"}'
 )
 

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trio_agentmail.testing import FakeAgentMail
+from trio_agentmail.testing._agentmail.mail.lenient import MAX_ADDRESS, MAX_PARSED, MAX_PARSED_OF_MAIL, Part
+from trio_agentmail.testing._agentmail.mail.rfc5322 import ParsedMail, parse_mail
+from trio_agentmail.testing._agentmail.mail.writing import write_mail
 from trio_agentmail.testing._encode import encode_part
-from trio_agentmail.testing._mail.lenient import MAX_ADDRESS, MAX_PARSED, MAX_PARSED_OF_MAIL, Part
-from trio_agentmail.testing._mail.rfc5322 import ParsedMail, parse_mail
-from trio_agentmail.testing._mail.writing import write_mail
 
 AGENT = "agent@agentmail.to"
 NOW = datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC)

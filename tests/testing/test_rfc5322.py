@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from trio_agentmail import Message
 from trio_agentmail.events import Attachment
-from trio_agentmail.testing._mail.rfc5322 import ParsedMail, parse_mail
-from trio_agentmail.testing._mail.writing import write_mail
+from trio_agentmail.testing._agentmail.mail.rfc5322 import ParsedMail, parse_mail
+from trio_agentmail.testing._agentmail.mail.writing import write_mail
 
 NOW = datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC)
 

@@ -13,9 +13,9 @@ from rich.text import Text
 
 from trio_agentmail._settings import AgentMailEnvironment
 from trio_agentmail.errors import printable
+from trio_agentmail.testing._agentmail.permissions import check_permissions
 from trio_agentmail.testing._door import check_hosts
 from trio_agentmail.testing._emulator.emulator import Emulator
-from trio_agentmail.testing._permissions import check_permissions
 
 from ._output import Output, OutputClosed
 from ._parameters import check_inbox

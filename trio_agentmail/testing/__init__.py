@@ -28,11 +28,11 @@ And for clients that are not this package, the same fake listens on ports of thi
         ...  # environment.websockets is ws://127.0.0.1:<port>, environment.http is http://127.0.0.1:<another>
 """
 
+from ._agentmail.mail.attachments import AttachedFile
 from ._encode import encode_event
 from ._fake import FakeAgentMail
 from ._fake_handshake import Handshake
 from ._fake_http import Request
-from ._mail.attachments import AttachedFile
 from ._make_event import make_event
 
 __all__ = ["AttachedFile", "FakeAgentMail", "Handshake", "Request", "encode_event", "make_event"]

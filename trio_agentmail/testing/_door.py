@@ -16,8 +16,8 @@ import trio
 
 from trio_agentmail.errors import printable
 
+from ._agentmail.refusals import Refusal, not_http
 from ._checks import check_texts
-from ._rest.errors import Refusal, no_http
 
 __all__ = ["Door", "DoorStream", "check_hosts"]
 
@@ -138,7 +138,7 @@ class DoorStream(trio.abc.Stream):
                 http.receive_data(data)
                 received += data
         except h11.RemoteProtocolError as exc:
-            status, refusal = exc.error_status_hint, no_http(exc)
+            status, refusal = exc.error_status_hint, not_http(exc)
         else:
             if not isinstance(event, h11.Request):  # the client has gone
                 return b""

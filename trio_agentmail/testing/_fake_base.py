@@ -5,7 +5,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -17,12 +17,12 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from trio_agentmail._nursery import background_nursery
 from trio_agentmail.events import Event
 
+from ._agentmail.agentmail import AgentMail
+from ._agentmail.keys import ApiKeys
+from ._agentmail.mail.events import to_milliseconds
+from ._agentmail.refusals import Refusal
 from ._door import Door
 from ._fake_http_server import Refuse
-from ._mail.events import to_milliseconds
-from ._mail.store import MailStore
-from ._permissions import ApiKeys, check_api_keys, check_permissions
-from ._rest.errors import Refusal
 
 __all__ = ["FakeBase"]
 
@@ -57,10 +57,8 @@ class FakeBase(ABC):
 
     def __init__(self) -> None:
         super().__init__()
-        self._api_keys: ApiKeys = None
-        self._permissions: Collection[str] | None = None
         self._epoch = int(time.time())
-        self._store = MailStore(datetime.fromtimestamp(self._epoch, UTC))
+        self._agentmail = AgentMail(now=datetime.fromtimestamp(self._epoch, UTC))
         self._outages = 0
         self._changed = trio.Event()
         self._log: deque[LogEntry] = deque(maxlen=LOGGED)
@@ -70,21 +68,19 @@ class FakeBase(ABC):
 
     @property
     def api_keys(self) -> ApiKeys:
-        return self._api_keys
+        return self._agentmail.keys.api_keys
 
     @api_keys.setter
     def api_keys(self, api_keys: ApiKeys) -> None:
-        check_api_keys(api_keys)
-        self._api_keys = api_keys
+        self._agentmail.keys.api_keys = api_keys
 
     @property
     def permissions(self) -> Collection[str] | None:
-        return self._permissions
+        return self._agentmail.keys.permissions
 
     @permissions.setter
     def permissions(self, permissions: Collection[str] | None) -> None:
-        check_permissions(permissions)
-        self._permissions = permissions
+        self._agentmail.keys.permissions = permissions
 
     def now(self) -> float:
         """The time of day here, in seconds since the epoch: on a mock clock it passes as that does."""
@@ -93,9 +89,6 @@ class FakeBase(ABC):
 
     def _now(self) -> datetime:
         return to_milliseconds(datetime.fromtimestamp(self.now(), UTC))
-
-    def _permissions_of(self, key: str) -> Collection[str] | None:
-        return self._api_keys.get(key, self._permissions) if isinstance(self._api_keys, Mapping) else self._permissions
 
     def _door(self, stream: trio.SocketStream, allow_hosts: Collection[str]) -> Refuse:
         """Who is let in on a TCP connection."""

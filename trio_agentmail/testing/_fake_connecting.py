@@ -188,11 +188,7 @@ class FakeConnecting(FakeBase, ConnectionFaults):
             self.handshakes.append(handshake)
             self._note(f"{connection}: the handshake is not answered")
             await trio.sleep_forever()
-        refusal = (
-            fault
-            if isinstance(fault, RejectHandshake)
-            else rejection(handshake, self.api_keys, self._permissions_of(handshake.key))
-        )
+        refusal = fault if isinstance(fault, RejectHandshake) else rejection(handshake, self._agentmail.keys)
         self.handshakes.append(attrs.evolve(handshake, status=101 if refusal is None else refusal.status))
         if refusal is not None:
             self._note(f"{connection}: the handshake is answered with {refusal.status}")
@@ -206,7 +202,7 @@ class FakeConnecting(FakeBase, ConnectionFaults):
 
     async def _answer(self, connection: FakeConnection, data: str | bytes, fault: Fault | None) -> None:
         self.frames.append(data)
-        permissions = self._permissions_of(connection.key)
+        permissions = self._agentmail.keys.permissions_of(connection.key)
         try:
             subscribe = parse_subscribe(data, permissions)
         except RefusedFrame as no:
@@ -214,7 +210,7 @@ class FakeConnecting(FakeBase, ConnectionFaults):
             connection.push(error_frame(no.name, no.message))
             return
         self.subscriptions.append(subscribe)
-        self._store.know(subscribe, self._now())
+        self._agentmail.know(subscribe, now=self._now())
         if isinstance(fault, WithholdConfirmation | RefuseSubscription | CloseInsteadOfConfirming):
             self._note(f"{connection}: the subscription is not confirmed, but met by {fault}")
         match fault:

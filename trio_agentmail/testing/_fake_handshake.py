@@ -1,6 +1,6 @@
 """The request for a WebSocket, and whether AgentMail grants it."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from urllib.parse import parse_qs
 
 import attrs
@@ -8,10 +8,11 @@ import orjson
 import trio
 import trio_websocket
 
+from ._agentmail.keys import KeyRing, bearer
+from ._agentmail.refusals import not_found
 from ._faults.connections import RejectHandshake
-from ._rest.errors import Refusal, not_found, powerless, refused_key
 
-__all__ = ["Handshake", "bearer", "read_handshake", "rejection"]
+__all__ = ["Handshake", "read_handshake", "rejection"]
 
 
 @attrs.frozen(kw_only=True)
@@ -43,32 +44,9 @@ def read_handshake(request: trio_websocket.WebSocketRequest) -> Handshake:
     return Handshake(path=path, query=query, headers=headers, at=trio.current_time(), key=key)
 
 
-def rejection(
-    handshake: Handshake, api_keys: Collection[str] | None, permissions: Collection[str] | None
-) -> RejectHandshake | None:
-    """What AgentMail answers to a request that it does not grant.
-
-    Args:
-        api_keys: The keys that it knows; `None`: any.
-        permissions: What the key may do; `None`: everything.
-    """
-    refusal = _refusal(handshake, api_keys, permissions)
+def rejection(handshake: Handshake, keys: KeyRing) -> RejectHandshake | None:
+    """Return AgentMail's rejection of a handshake, or `None` if it grants the handshake."""
+    refusal = keys.websocket_refusal(handshake.key) if handshake.path == "/v0" else not_found()
     if refusal is None:
         return None
     return RejectHandshake(refusal.status, (("Content-Type", "application/json"),), orjson.dumps(refusal.answer))
-
-
-def _refusal(
-    handshake: Handshake, api_keys: Collection[str] | None, permissions: Collection[str] | None
-) -> Refusal | None:
-    if handshake.path != "/v0":
-        return not_found()
-    if (refusal := refused_key(handshake.key, api_keys)) is not None:
-        return refusal
-    return powerless() if permissions is not None and not permissions else None
-
-
-def bearer(authorization: str) -> str:
-    """The API key in an `Authorization` header; `""`: there is none."""
-    key = authorization.removeprefix("Bearer ")  # "case-sensitive", say AgentMail's documents
-    return "" if key == authorization or key.split() != [key] else key

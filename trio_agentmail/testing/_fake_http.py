@@ -4,30 +4,20 @@ import inspect
 import math
 import ssl
 from collections.abc import Collection, Mapping
-from datetime import timedelta
 from email.utils import formatdate
 
 import attrs
 import httpx
-import orjson
 import trio
 
+from ._agentmail.rest.exchange import RestRequest
 from ._checks import check_seconds
 from ._fake_base import FakeBase
 from ._fake_connection import Spawn
-from ._fake_handshake import bearer
 from ._fake_http_server import HttpConnection, Respond, accept_from
 from ._faults.requests import AnswerRequest, BreakRequest, HangRequest, RequestFaults
-from ._rest.api import answer_call
-from ._rest.call import Call
-from ._rest.downloads import DOWNLOADS, download
-from ._rest.errors import Refusal, no_such_call, refused_key
-from ._rest.post_office import PostOffice
 
 __all__ = ["FakeHttp", "Request"]
-
-WITHOUT_KEY = frozenset({("POST", "/v0/agent/sign-up")})
-"""The calls that take no key at AgentMail, by the official SDKs: who has none yet asks for one. The fake has none."""
 
 SHOWN = 120
 """Bytes of a request's body that are told."""
@@ -61,8 +51,6 @@ class FakeHttp(FakeBase, RequestFaults):
     def __init__(self) -> None:
         super().__init__()
         self.requests: list[Request] = []
-        self._index_delay = 0.0
-        self._post_office = PostOffice(self._store, self._push_event, self._index)
 
     def http_transport(self, ssl_context: ssl.SSLContext | None = None) -> httpx.AsyncBaseTransport:
         """A transport to the REST API, in memory, whatever the host in the URL: for `httpx.AsyncClient` under Trio."""
@@ -76,11 +64,7 @@ class FakeHttp(FakeBase, RequestFaults):
         """
         if seconds is not None:
             check_seconds("seconds", seconds)
-        self._index_delay = seconds or 0.0
-
-    def _index(self) -> None:
-        now = self._now()
-        self._store.index(now - timedelta(seconds=self._index_delay), now)
+        self._agentmail.index_after(seconds or 0.0)
 
     async def _respond(self, request: httpx.Request) -> httpx.Response | HangRequest | BreakRequest:
         """What becomes of a request that has been read. To a HEAD, whoever sends the answer leaves out its body."""
@@ -124,31 +108,22 @@ class FakeHttp(FakeBase, RequestFaults):
         await connection.run()
 
     def _answer_request(self, request: httpx.Request) -> httpx.Response:
-        self._index()
-        if request.method == "HEAD":
-            request = httpx.Request("GET", request.url, headers=request.headers)
-        try:
-            if request.url.path.startswith(DOWNLOADS):
-                return download(request, self._store, self._now())
-            if (request.method, request.url.path) in WITHOUT_KEY:
-                raise no_such_call(request)
-            key = bearer(request.headers.get("Authorization", ""))
-            if (refusal := refused_key(key, self.api_keys)) is not None:
-                raise refusal
-            call = Call(
-                request=request,
-                store=self._store,
-                post_office=self._post_office,
-                permissions=self._permissions_of(key),
-                now=self._now(),
-            )
-            status, answer = 200, answer_call(call)
-        except Refusal as refused:
-            status, answer = refused.status, refused.answer
-        if answer is None:
-            return httpx.Response(204)
-        content = orjson.dumps(answer, option=orjson.OPT_UTC_Z)
-        return httpx.Response(status, headers={"Content-Type": "application/json"}, content=content)
+        """Answer a request, and push the events that it causes."""
+        url = request.url
+        answer = self._agentmail.answer(
+            RestRequest(
+                method=request.method,
+                origin=f"{url.scheme}://{url.netloc.decode('ascii')}",
+                raw_path=url.raw_path.partition(b"?")[0].decode("ascii"),
+                query=url.query.decode("ascii"),
+                headers={name.lower(): value for name, value in request.headers.items()},
+                body=request.content,
+            ),
+            now=self._now(),
+        )
+        for event in answer.events:
+            self._push_event(event)
+        return httpx.Response(answer.status, headers=answer.headers, content=answer.body)
 
     def _record(self, request: httpx.Request) -> Request:
         recorded = Request(

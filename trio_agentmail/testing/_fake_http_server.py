@@ -16,8 +16,8 @@ import h11
 import httpx
 import trio
 
+from ._agentmail.refusals import Refusal, not_http, too_large
 from ._faults.requests import BreakRequest, HangRequest
-from ._rest.errors import Refusal, no_http, too_large
 
 __all__ = ["HttpConnection", "Refuse", "Respond", "accept_from", "reset", "with_tls"]
 
@@ -123,7 +123,7 @@ class HttpConnection:
                 self._http.start_next_cycle()
         except (h11.RemoteProtocolError, httpx.InvalidURL) as exc:
             status = exc.error_status_hint if isinstance(exc, h11.RemoteProtocolError) else 400
-            await self._send_last(status, no_http(exc))
+            await self._send_last(status, not_http(exc))
         except Refusal as refused:
             await self._send_last(refused.status, refused)
 

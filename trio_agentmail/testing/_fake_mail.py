@@ -3,35 +3,21 @@
 from collections.abc import Collection, Sequence
 from datetime import datetime
 from email.message import EmailMessage
-from typing import overload
+from typing import TypeVar, overload
 
-import attrs
 import trio
 
 from trio_agentmail.events import Event, Message, MessageReceivedEvent, MessageSentEvent
 
-from ._checks import check_name, check_text, check_texts
+from ._agentmail.mail.attachments import AttachedFile
+from ._agentmail.mail.events import SENDER, SUBJECT, TEXT
+from ._agentmail.outcome import Outcome
 from ._fake_http import FakeHttp
 from ._fake_websockets import FakeWebSockets
-from ._mail.attachments import AttachedFile, attach, check_files
-from ._mail.events import (
-    HELD,
-    SENDER,
-    SUBJECT,
-    TEXT,
-    hold,
-    new_id,
-    new_message,
-    override_event,
-    received_event,
-    received_labels,
-    released,
-    review_event,
-)
-from ._mail.mail import Mail
-from ._mail.rfc5322 import ParsedMail, parse_mail
 
 __all__ = ["FakeMail"]
+
+T = TypeVar("T")
 
 
 class FakeMail(FakeWebSockets, FakeHttp):
@@ -44,9 +30,7 @@ class FakeMail(FakeWebSockets, FakeHttp):
         Args:
             pod_id: `None`: a new inbox is in the pod `default`.
         """
-        check_name("inbox_id", inbox_id)
-        check_text("pod_id", pod_id)
-        self._store.add_inbox(inbox_id, self._now(), pod_id)
+        self._agentmail.add_inbox(inbox_id, pod_id=pod_id, now=self._now())
 
     @overload
     async def deliver(
@@ -132,88 +116,43 @@ class FakeMail(FakeWebSockets, FakeHttp):
             ValueError: The thread is one of another inbox; or the mail is for none of the inboxes that there are; or
                 there is no such event_type.
         """
-        now = self._now()
-        if inbox_id is not None:
-            check_name("inbox_id", inbox_id)
         if mail is not None:
             said = (from_, subject, text, html, to, message_id, thread_id, event_id, timestamp)
             if said != (SENDER, SUBJECT, TEXT, None, None, None, None, None, None) or attachments:
                 raise TypeError(
                     "with a mail, deliver() takes inbox_id, event_type, held and body_in_push: the mail says the rest"
                 )
-            parsed = parse_mail(mail)
-            inboxes = self._addressed(parsed) if inbox_id is None else [inbox_id]
-            return tuple(
-                [await self._deliver_to(inbox, parsed, event_type, held, body_in_push, now) for inbox in inboxes]
+            return await self._push_all(
+                self._agentmail.deliver_raw(
+                    mail,
+                    inbox_id=inbox_id,
+                    event_type=event_type,
+                    held=held,
+                    body_in_push=body_in_push,
+                    now=self._now(),
+                )
             )
         if inbox_id is None:
             raise TypeError("deliver() takes an inbox_id, or a mail that is addressed to one")
-        attached, contents = attach(check_files(attachments))
-        event = received_event(
-            inbox_id=inbox_id,
-            from_=from_,
-            subject=subject,
-            text=text,
-            html=html,
-            to=to,
-            event_type=event_type,
-            message_id=message_id,
-            thread_id=thread_id or self._store.thread_with(inbox_id, _known(message_id)),
-            event_id=event_id,
-            timestamp=timestamp,
-            attachments=attached,
-            held=held,
-            now=now,
-        )
-        return await self._announce(
-            self._store.add(
-                event.message,
-                now,
+        return await self._push_all(
+            self._agentmail.deliver(
+                inbox_id=inbox_id,
+                from_=from_,
+                subject=subject,
+                text=text,
+                html=html,
+                to=to,
                 event_type=event_type,
-                event_id=event.event_id or "",
+                message_id=message_id,
+                thread_id=thread_id,
+                event_id=event_id,
+                timestamp=timestamp,
+                attachments=attachments,
+                held=held,
                 body_in_push=body_in_push,
-                contents=contents,
+                now=self._now(),
             )
         )
-
-    def _addressed(self, mail: ParsedMail) -> list[str]:
-        inboxes = [inbox.inbox_id for name, inbox in self._store.inboxes.items() if name in mail.recipients]
-        if not inboxes:
-            recipients = ", ".join(mail.recipients) or "nobody"
-            known = ", ".join(inbox.inbox_id for inbox in self._store.inboxes.values()) or "none"
-            raise ValueError(
-                f"the mail is addressed to {recipients}, and the inboxes here are: {known}. "
-                "Make the inbox first, or name the one that it goes to"
-            )
-        return inboxes
-
-    async def _deliver_to(
-        self, inbox_id: str, mail: ParsedMail, event_type: str, held: bool, body_in_push: bool, now: datetime
-    ) -> MessageReceivedEvent:
-        message = mail.message(
-            inbox_id=inbox_id,
-            thread_id=self._store.thread_with(inbox_id, (*_known(mail.message_id), *mail.answers)) or new_id(),
-            labels=received_labels(event_type),
-            now=now,
-        )
-        return await self._announce(
-            self._store.add(
-                hold(message) if held else message,
-                now,
-                event_type=event_type,
-                event_id=new_id(),
-                body_in_push=body_in_push,
-                raw=mail.raw,
-                contents=mail.contents,
-            )
-        )
-
-    async def _announce(self, mail: Mail) -> MessageReceivedEvent:
-        """Push that a mail has come, or is held."""
-        self._index()
-        announcement = self._announcement(mail)
-        await self.emit(review_event(mail.message) if HELD in mail.labels else announcement)
-        return announcement
 
     def messages(self, inbox_id: str, *labels: str) -> tuple[Message, ...]:
         """The mails that an inbox has now, the newest last: whole, whatever is indexed or hidden.
@@ -221,8 +160,7 @@ class FakeMail(FakeWebSockets, FakeHttp):
         Args:
             labels: Only those with all of these, for example `"sent"`.
         """
-        wanted = frozenset(labels)
-        return tuple(mail.message for mail in self._store.mails(inbox_id) if wanted.issubset(mail.labels))
+        return self._agentmail.messages(inbox_id, *labels)
 
     async def send(
         self,
@@ -245,26 +183,20 @@ class FakeMail(FakeWebSockets, FakeHttp):
         Returns:
             The first of the events.
         """
-        now = self._now()
-        attached, contents = attach(check_files(attachments))
-        message = new_message(
-            inbox_id=inbox_id,
-            from_=inbox_id,
-            to=to,
-            subject=subject,
-            text=text,
-            html=html,
-            labels=("sent",),
-            message_id=message_id,
-            thread_id=thread_id or self._store.thread_with(inbox_id, _known(message_id)),
-            timestamp=timestamp,
-            attachments=attached,
-            now=now,
+        return await self._push_all(
+            self._agentmail.send(
+                inbox_id=inbox_id,
+                to=to,
+                subject=subject,
+                text=text,
+                html=html,
+                message_id=message_id,
+                thread_id=thread_id,
+                timestamp=timestamp,
+                attachments=attachments,
+                now=self._now(),
+            )
         )
-        mail, event = self._post_office.accept(message, now, contents=contents)
-        self._post_office.carry(mail, now)
-        await trio.lowlevel.checkpoint()
-        return event
 
     async def release(self, inbox_id: str, message_id: str) -> MessageReceivedEvent:
         """Someone releases a held mail: it comes as received, with its old times, and a `message.security.override`.
@@ -276,15 +208,7 @@ class FakeMail(FakeWebSockets, FakeHttp):
             KeyError: There is no such mail.
             ValueError: It is not held.
         """
-        mail = self._mail(inbox_id, message_id)
-        if HELD not in mail.labels:
-            raise ValueError(f"the mail {message_id} in the inbox {inbox_id} is not held")
-        now = self._now()
-        self._store.replace(mail, released(mail.message, now), now)
-        event = self._announcement(mail)
-        await self.emit(event)
-        await self.emit(override_event(mail.message))
-        return event
+        return await self._push_all(self._agentmail.release(inbox_id, message_id, now=self._now()))
 
     async def label(
         self, inbox_id: str, message_id: str, *, add: Collection[str] = (), remove: Collection[str] = ()
@@ -294,12 +218,7 @@ class FakeMail(FakeWebSockets, FakeHttp):
         Raises:
             KeyError: There is no such mail.
         """
-        check_texts("add", add)
-        check_texts("remove", remove)
-        mail = self._mail(inbox_id, message_id)
-        labels = tuple(label for label in dict.fromkeys((*mail.labels, *add)) if label not in remove)
-        now = self._now()
-        self._store.replace(mail, attrs.evolve(mail.message, labels=labels, updated_at=now), now)
+        labels = self._agentmail.label(inbox_id, message_id, add=add, remove=remove, now=self._now())
         self._note(f"the mail {message_id} in {inbox_id}: labels {', '.join(labels)}")
         await trio.lowlevel.checkpoint()
 
@@ -309,7 +228,7 @@ class FakeMail(FakeWebSockets, FakeHttp):
         Raises:
             KeyError: There is no such mail.
         """
-        self._store.delete(self._mail(inbox_id, message_id), self._now())
+        self._agentmail.delete(inbox_id, message_id, now=self._now())
         self._note(f"the mail {message_id} in {inbox_id}: deleted")
         await trio.lowlevel.checkpoint()
 
@@ -324,23 +243,9 @@ class FakeMail(FakeWebSockets, FakeHttp):
         self._push_event(event)
         await trio.lowlevel.checkpoint()
 
-    def _mail(self, inbox_id: str, message_id: str) -> Mail:
-        mail = self._store.mail(inbox_id, message_id)
-        if mail is None:
-            raise KeyError(f"there is no mail {message_id} in the inbox {inbox_id}")
-        return mail
-
-    def _announcement(self, mail: Mail) -> MessageReceivedEvent:
-        message = mail.message
-        if not mail.body_in_push:
-            message = attrs.evolve(message, text=None, html=None, extracted_text=None, extracted_html=None)
-        return MessageReceivedEvent(
-            event_type=mail.event_type,
-            event_id=mail.event_id,
-            message=message,
-            thread=self._store.told_thread(message),
-        )
-
-
-def _known(message_id: str | None) -> tuple[str, ...]:
-    return () if message_id is None else (message_id,)
+    async def _push_all(self, outcome: Outcome[T]) -> T:
+        """Push the events of an operation, and return its value."""
+        for event in outcome.events:
+            self._push_event(event)
+        await trio.lowlevel.checkpoint()
+        return outcome.value

@@ -13,7 +13,7 @@ from ._checks import check_bytes, check_close, check_seconds, has_half_a_charact
 from ._encode import encode_event
 from ._fake_connecting import FakeConnecting
 from ._fake_connection import FakeConnection, cut
-from ._fake_subscriptions import describe, mismatch
+from ._fake_subscriptions import describe
 from ._faults.pushes import PushFaults
 
 __all__ = ["FakeWebSockets"]
@@ -38,7 +38,7 @@ class FakeWebSockets(FakeConnecting, PushFaults):
         others = []
         for connection in self._connections:
             if connection.is_open:
-                reason = mismatch(connection.subscription, frame, self._store.pods, connection.permissions)
+                reason = self._agentmail.mismatch(connection.subscription, frame, connection.permissions)
                 if reason is None:
                     connection.push(text if sent is None else sent)
                     told.append(connection)

@@ -35,8 +35,17 @@ from trio_agentmail.events import (
     UnknownEvent,
 )
 
+from ._agentmail.mail.events import (
+    ORGANIZATION,
+    RECEIVED,
+    SENDER,
+    SUBJECT,
+    TEXT,
+    new_id,
+    received_event,
+    to_milliseconds,
+)
 from ._encode import encode_event
-from ._mail.events import ORGANIZATION, RECEIVED, SENDER, SUBJECT, TEXT, new_id, received_event, to_milliseconds
 
 __all__ = ["EVENT_TYPES", "make_event"]
 

@@ -1,7 +1,7 @@
-"""`AgentMail`: everything that happens to mail, and the REST API."""
+"""`AgentMail`: what happens to mail, and the REST API."""
 
 from collections.abc import Collection, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from email.message import EmailMessage
 from typing import Any
 
@@ -9,113 +9,82 @@ import attrs
 
 from trio_agentmail._settings import Subscribe
 from trio_agentmail.events import Message, MessageReceivedEvent, MessageSentEvent
-from trio_agentmail.testing._mail.attachments import AttachedFile
-from trio_agentmail.testing._mail.events import SENDER, SUBJECT, TEXT
-from trio_agentmail.testing._permissions import ApiKeys
-from trio_agentmail.testing._rest.errors import Refusal
+from trio_agentmail.testing._checks import check_name, check_text, check_texts
 
+from .keys import KeyRing
+from .mail.attachments import AttachedFile, attach, check_files
+from .mail.events import (
+    HELD,
+    SENDER,
+    SUBJECT,
+    TEXT,
+    hold,
+    new_id,
+    new_message,
+    override_event,
+    received_event,
+    received_labels,
+    released,
+    review_event,
+)
+from .mail.mail import Mail
+from .mail.rfc5322 import ParsedMail, parse_mail
+from .mail.sending import send_message
+from .mail.store import MailStore
 from .outcome import Outcome
+from .rest.api import RestApi
+from .rest.exchange import RestRequest, RestResponse
+from .subscriptions import mismatch
 
-__all__ = ["AgentMail", "KeyRing", "RestRequest", "RestResponse"]
-
-
-@attrs.define
-class KeyRing:  # in keys.py
-    """The API keys that AgentMail knows, and the permissions of each. Both attributes are checked when they are set.
-
-    Attributes:
-        api_keys: The known keys; `None`: any key is accepted. A mapping gives the permissions of each key.
-        permissions: The permissions of keys that have none of their own; `None`: all permissions.
-    """
-
-    api_keys: ApiKeys = None
-    permissions: Collection[str] | None = None
-
-    def permissions_of(self, key: str) -> Collection[str] | None:
-        """Return the permissions of a key, or `None` if it has all of them."""
-        raise NotImplementedError
-
-    def refusal(self, key: str) -> Refusal | None:
-        """Return the 401 for a missing (`""`) or unknown key, or `None` if the key is known."""
-        raise NotImplementedError
-
-    def websocket_refusal(self, key: str) -> Refusal | None:
-        """Return the 401 or 403 with which a handshake is rejected, or `None` if the key may open a WebSocket.
-
-        A key without any permission gets a 403.
-        """
-        raise NotImplementedError
-
-
-@attrs.frozen(kw_only=True)
-class RestRequest:  # in rest/messages_of_http.py or the like
-    """A request to the REST API.
-
-    Attributes:
-        origin: Scheme, host and port that the client used, like `https://api.agentmail.to`. Download addresses begin
-            with it.
-        raw_path: The path as it was sent, with its percent-encoding and without the query.
-        query: The query as it was sent; `""` if there was none.
-        headers: The headers by their names in lower case. Not in the repr: the API key is in them.
-        body: The body. Not in the repr.
-    """
-
-    method: str
-    origin: str
-    raw_path: str
-    query: str = ""
-    headers: dict[str, str] = attrs.field(factory=dict, repr=False)
-    body: bytes = attrs.field(default=b"", repr=False)
-
-
-@attrs.frozen(kw_only=True)
-class RestResponse:
-    """The response to a request. The response to a HEAD has the body of the GET; the wire leaves it out.
-
-    Attributes:
-        events: The events that the request has caused, in the order in which AgentMail pushes them.
-    """
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-    events: tuple[Any, ...] = ()
+__all__ = ["AgentMail"]
 
 
 class AgentMail:
-    """Mail, inboxes, pods, threads, permissions, and the REST API.
+    """An organization at AgentMail: its inboxes, pods, threads and mail, its API keys, and the REST API.
 
-    `now` is the present time: aware, with milliseconds at most.
+    Every operation takes the present time as `now`, which is aware and has no more than milliseconds. `FakeAgentMail`
+    has methods of the same names, and documents their arguments and what they raise.
 
     Args:
-        now: The time at which the organization was created.
+        keys: The API keys; by default any key is known and may do everything.
+        now: The time when the organization was created.
 
     Attributes:
-        keys: The API keys and their permissions.
-        index_delay: Seconds from the arrival of a mail until it appears in listings and in its thread.
+        keys: As given.
+        store: The mail.
     """
 
-    def __init__(self, *, now: datetime) -> None:
-        self.keys = KeyRing()
-        self.index_delay = 0.0
+    def __init__(self, *, keys: KeyRing | None = None, now: datetime) -> None:
+        self.keys = KeyRing() if keys is None else keys
+        self.store = MailStore(now)
+        self._rest = RestApi(self.store, self.keys)
 
     # Inboxes and pods
 
     def add_inbox(self, inbox_id: str, *, pod_id: str | None = None, now: datetime) -> None:
-        """Create an inbox, or move one to another pod. `pod_id=None`: a new inbox is in the pod `default`."""
-        raise NotImplementedError
+        """Create an inbox, or move one to another pod.
+
+        Args:
+            pod_id: `None`: a new inbox is in the pod `default`, and an old one stays where it is.
+        """
+        check_name("inbox_id", inbox_id)
+        check_text("pod_id", pod_id)
+        self.store.add_inbox(inbox_id, now, pod_id)
 
     def add_pod(self, pod_id: str, *, now: datetime) -> None:
         """Create a pod, unless it exists."""
-        raise NotImplementedError
+        self.store.add_pod(pod_id, now)
 
     def know(self, subscribe: Subscribe, *, now: datetime) -> None:
         """Create the inboxes and pods that a subscription names, so that a test need not."""
-        raise NotImplementedError
+        for inbox_id in subscribe.inbox_ids or ():
+            self.store.add_inbox(inbox_id, now)
+        for pod_id in subscribe.pod_ids or ():
+            self.store.add_pod(pod_id, now)
 
     def inboxes(self) -> tuple[str, ...]:
         """Return the ids of all inboxes, in the order of their creation."""
-        raise NotImplementedError
+        return tuple(inbox.inbox_id for inbox in self.store.inboxes.values())
 
     # Mail
 
@@ -138,11 +107,38 @@ class AgentMail:
         body_in_push: bool = True,
         now: datetime,
     ) -> Outcome[MessageReceivedEvent]:
-        """Receive a mail. `FakeAgentMail.deliver` describes the arguments.
+        """Receive a mail.
 
-        The value is the announcement; the events are this one or, if the mail is held, a `message.security.review`.
+        The value is the event that announces it. The events are this one or, if the mail is held, a
+        `message.security.review`.
         """
-        raise NotImplementedError
+        check_name("inbox_id", inbox_id)
+        attached, contents = attach(check_files(attachments))
+        event = received_event(
+            inbox_id=inbox_id,
+            from_=from_,
+            subject=subject,
+            text=text,
+            html=html,
+            to=to,
+            event_type=event_type,
+            message_id=message_id,
+            thread_id=thread_id or self.store.thread_with(inbox_id, _known(message_id)),
+            event_id=event_id,
+            timestamp=timestamp,
+            attachments=attached,
+            held=held,
+            now=now,
+        )
+        mail = self.store.add(
+            event.message,
+            now,
+            event_type=event_type,
+            event_id=event.event_id or "",
+            body_in_push=body_in_push,
+            contents=contents,
+        )
+        return self._announce(mail, now)
 
     def deliver_raw(
         self,
@@ -154,8 +150,19 @@ class AgentMail:
         body_in_push: bool = True,
         now: datetime,
     ) -> Outcome[tuple[MessageReceivedEvent, ...]]:
-        """Receive a mail as RFC 5322 has it, in one inbox or in all that it is addressed to."""
-        raise NotImplementedError
+        """Receive a mail in the format of RFC 5322, in one inbox or in all to which it is addressed.
+
+        The value is the announcement of each inbox; the events are as for `deliver`.
+        """
+        if inbox_id is not None:
+            check_name("inbox_id", inbox_id)
+        parsed = parse_mail(mail)
+        inboxes = self._addressed(parsed) if inbox_id is None else [inbox_id]
+        outcomes = [self._receive(inbox, parsed, event_type, held, body_in_push, now) for inbox in inboxes]
+        return Outcome(
+            tuple(outcome.value for outcome in outcomes),
+            tuple(event for outcome in outcomes for event in outcome.events),
+        )
 
     def send(
         self,
@@ -171,49 +178,131 @@ class AgentMail:
         attachments: Sequence[AttachedFile] = (),
         now: datetime,
     ) -> Outcome[MessageSentEvent]:
-        """Send a mail from an inbox. The value is the `message.sent`, which is the first of the events."""
-        raise NotImplementedError
+        """Send a message from an inbox. The value is the `message.sent`, which is the first of the events."""
+        attached, contents = attach(check_files(attachments))
+        message = new_message(
+            inbox_id=inbox_id,
+            from_=inbox_id,
+            to=to,
+            subject=subject,
+            text=text,
+            html=html,
+            labels=("sent",),
+            message_id=message_id,
+            thread_id=thread_id or self.store.thread_with(inbox_id, _known(message_id)),
+            timestamp=timestamp,
+            attachments=attached,
+            now=now,
+        )
+        return send_message(self.store, message, now, contents=contents)
 
     def release(self, inbox_id: str, message_id: str, *, now: datetime) -> Outcome[MessageReceivedEvent]:
-        """Release a held mail. The events are the announcement, which is the value, and the override."""
-        raise NotImplementedError
+        """Release a held mail. The events are its announcement, which is the value, and the override."""
+        mail = self._mail(inbox_id, message_id)
+        if HELD not in mail.labels:
+            raise ValueError(f"the mail {message_id} in the inbox {inbox_id} is not held")
+        self.store.replace(mail, released(mail.message, now), now)
+        announcement = self._announcement(mail)
+        return Outcome(announcement, (announcement, override_event(mail.message)))
 
     def label(
-        self,
-        inbox_id: str,
-        message_id: str,
-        *,
-        add: Collection[str] = (),
-        remove: Collection[str] = (),
-        now: datetime,
+        self, inbox_id: str, message_id: str, *, add: Collection[str] = (), remove: Collection[str] = (), now: datetime
     ) -> tuple[str, ...]:
-        """Change the labels of a mail and return them. This causes no event."""
-        raise NotImplementedError
+        """Change the labels of a mail and return all that it has then. This causes no event."""
+        check_texts("add", add)
+        check_texts("remove", remove)
+        mail = self._mail(inbox_id, message_id)
+        labels = tuple(label for label in dict.fromkeys((*mail.labels, *add)) if label not in remove)
+        self.store.replace(mail, attrs.evolve(mail.message, labels=labels, updated_at=now), now)
+        return labels
 
     def delete(self, inbox_id: str, message_id: str, *, now: datetime) -> None:
         """Delete a mail. This causes no event."""
-        raise NotImplementedError
+        self.store.delete(self._mail(inbox_id, message_id), now)
 
     def messages(self, inbox_id: str, *labels: str) -> tuple[Message, ...]:
-        """Return the mails of an inbox that have all of these labels, the newest last, whether indexed or hidden."""
-        raise NotImplementedError
+        """Return the mails of an inbox that have all of these labels, the newest last, also those not yet indexed."""
+        wanted = frozenset(labels)
+        return tuple(mail.message for mail in self.store.mails(inbox_id) if wanted.issubset(mail.labels))
 
     def message(self, inbox_id: str, message_id: str) -> Message | None:
         """Return a mail, or `None` if it does not exist."""
-        raise NotImplementedError
+        mail = self.store.mail(inbox_id, message_id)
+        return None if mail is None else mail.message
 
-    # Pushes
+    def index_after(self, seconds: float) -> None:
+        """Set the time from the arrival of a mail until it appears in listings and in its thread."""
+        self.store.index_delay = timedelta(seconds=seconds)
+
+    # Pushes and requests
 
     def mismatch(self, subscribe: Subscribe | None, frame: Any, permissions: Collection[str] | None) -> str | None:
-        """Return why an event is not pushed to a connection, or `None` if it is.
+        """Return why an event is not pushed to a subscription, or `None` if it is.
 
-        Today's `_fake_subscriptions.mismatch`, without `pods`. Whether a subscription may be made is a function in
-        `subscriptions.py`: `missing_permission(subscribe, permissions) -> str | None`.
+        Args:
+            subscribe: `None`: the connection has no subscription yet.
+            frame: The frame, parsed from JSON.
+            permissions: The permissions that the key had when it subscribed; `None`: all of them.
         """
-        raise NotImplementedError
-
-    # REST
+        return mismatch(subscribe, frame, self.store.pods, permissions)
 
     def answer(self, request: RestRequest, *, now: datetime) -> RestResponse:
-        """Answer a request to the REST API, including downloads, keys and HEAD."""
-        raise NotImplementedError
+        """Answer a request to the REST API, or for a download."""
+        self.store.index(now)
+        return self._rest.answer(request, now)
+
+    def _addressed(self, mail: ParsedMail) -> list[str]:
+        inboxes = [inbox.inbox_id for name, inbox in self.store.inboxes.items() if name in mail.recipients]
+        if not inboxes:
+            recipients = ", ".join(mail.recipients) or "nobody"
+            raise ValueError(
+                f"the mail is addressed to {recipients}, and the inboxes here are: "
+                f"{', '.join(self.inboxes()) or 'none'}. Make the inbox first, or name the one that it goes to"
+            )
+        return inboxes
+
+    def _receive(
+        self, inbox_id: str, mail: ParsedMail, event_type: str, held: bool, body_in_push: bool, now: datetime
+    ) -> Outcome[MessageReceivedEvent]:
+        message = mail.message(
+            inbox_id=inbox_id,
+            thread_id=self.store.thread_with(inbox_id, (*_known(mail.message_id), *mail.answers)) or new_id(),
+            labels=received_labels(event_type),
+            now=now,
+        )
+        stored = self.store.add(
+            hold(message) if held else message,
+            now,
+            event_type=event_type,
+            event_id=new_id(),
+            body_in_push=body_in_push,
+            raw=mail.raw,
+            contents=mail.contents,
+        )
+        return self._announce(stored, now)
+
+    def _announce(self, mail: Mail, now: datetime) -> Outcome[MessageReceivedEvent]:
+        self.store.index(now)
+        announcement = self._announcement(mail)
+        return Outcome(announcement, (review_event(mail.message) if HELD in mail.labels else announcement,))
+
+    def _announcement(self, mail: Mail) -> MessageReceivedEvent:
+        message = mail.message
+        if not mail.body_in_push:
+            message = attrs.evolve(message, text=None, html=None, extracted_text=None, extracted_html=None)
+        return MessageReceivedEvent(
+            event_type=mail.event_type,
+            event_id=mail.event_id,
+            message=message,
+            thread=self.store.told_thread(message),
+        )
+
+    def _mail(self, inbox_id: str, message_id: str) -> Mail:
+        mail = self.store.mail(inbox_id, message_id)
+        if mail is None:
+            raise KeyError(f"there is no mail {message_id} in the inbox {inbox_id}")
+        return mail
+
+
+def _known(message_id: str | None) -> tuple[str, ...]:
+    return () if message_id is None else (message_id,)

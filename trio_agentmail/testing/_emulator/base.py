@@ -9,10 +9,9 @@ import trio
 
 from trio_agentmail._settings import AgentMailEnvironment
 from trio_agentmail.events import Message
+from trio_agentmail.testing._agentmail.agentmail import AgentMail
 from trio_agentmail.testing._fake import FakeAgentMail
 from trio_agentmail.testing._fake_connection import FakeConnection
-from trio_agentmail.testing._mail.store import MailStore
-from trio_agentmail.testing._rest.post_office import PostOffice
 
 from .lasting import LastingFaults
 
@@ -75,8 +74,7 @@ class EmulatorBase(FakeAgentMail):
 
     def message(self, inbox_id: str, message_id: str) -> Message | None:
         """The mail, if there is one."""
-        mail = self._store.mail(inbox_id, message_id)
-        return None if mail is None else mail.message
+        return self._agentmail.message(inbox_id, message_id)
 
     async def reset(self) -> None:
         """Be as in the beginning: all mail is gone, and inboxes and pods but those that there were to begin with;
@@ -94,8 +92,7 @@ class EmulatorBase(FakeAgentMail):
             await self.wait_connected(0)
         finally:
             self._outages -= 1
-        self._store = MailStore(self._now())
-        self._post_office = PostOffice(self._store, self._push_event, self._index)
+        self._agentmail = AgentMail(keys=self._agentmail.keys, now=self._now())
         self._begin()
         for things in self._remembered():
             things.clear()
@@ -107,7 +104,7 @@ class EmulatorBase(FakeAgentMail):
         for inbox_id, pod_id in self._inboxes:
             self.add_inbox(inbox_id, pod_id=pod_id)
         for pod_id in self._pods:
-            self._store.add_pod(pod_id, self._now())
+            self._agentmail.add_pod(pod_id, now=self._now())
 
     @contextmanager
     def counting(self) -> Iterator[set[FakeConnection]]:

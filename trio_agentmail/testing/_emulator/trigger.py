@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trio_agentmail.events import Event, Recipient
-from trio_agentmail.testing._mail.events import RECEIVED, recipients_of
+from trio_agentmail.testing._agentmail.mail.events import RECEIVED, recipients_of
+from trio_agentmail.testing._agentmail.refusals import Refusal
+from trio_agentmail.testing._agentmail.rest.outgoing import read_files
 from trio_agentmail.testing._make_event import EVENT_TYPES as KNOWN_TYPES
 from trio_agentmail.testing._make_event import make_event
-from trio_agentmail.testing._rest.errors import Refusal
-from trio_agentmail.testing._rest.outgoing import read_files
 
 from .base import EmulatorBase
 from .faults import BadOrder

@@ -7,6 +7,7 @@ from typing import Generic, TypeAlias, TypeVar
 import attrs
 
 from trio_agentmail.events import Event
+from trio_agentmail.testing._agentmail.refusals import error_body
 from trio_agentmail.testing._checks import (
     check_bytes,
     check_close,
@@ -16,7 +17,6 @@ from trio_agentmail.testing._checks import (
     check_whole,
 )
 from trio_agentmail.testing._encode import encode_event
-from trio_agentmail.testing._rest.errors import ordered
 
 __all__ = [
     "AnswerConnection",
@@ -222,7 +222,7 @@ class ConnectionFaults:
             body: `None`: the JSON of AgentMail's errors, from 400 on.
         """
         pairs = check_response(status, headers, body or b"")
-        content = ordered(status) if body is None else body
+        content = error_body(status) if body is None else body
         self._connection_faults.add(RejectHandshake(status, pairs, content), times)
 
     def withhold_confirmations(self, times: int | None = 1) -> None:

@@ -6,8 +6,8 @@ from typing import TypeAlias
 import attrs
 import httpx
 
+from trio_agentmail.testing._agentmail.refusals import error_body
 from trio_agentmail.testing._checks import check_response, check_text
-from trio_agentmail.testing._rest.errors import ordered
 
 from .connections import FaultQueue
 
@@ -82,7 +82,7 @@ class RequestFaults:
             body: `None`: the JSON of AgentMail's errors, from 400 on.
         """
         all_headers = httpx.Headers(check_response(status, headers, body or b""))
-        content = ordered(status) if body is None else body
+        content = error_body(status) if body is None else body
         if body is None and content:
             all_headers.setdefault("Content-Type", "application/json")
 

@@ -1,16 +1,8 @@
-"""The permissions of API keys.
-
-With a typo in a permission, or a string in place of a collection of them, a test of a key that may do little would
-pass, since that key may do less than is thought. So both are errors.
-"""
+"""The permissions of API keys, and the labels of mail that a key may see."""
 
 from collections.abc import Collection, Mapping
-from typing import TypeAlias
 
-__all__ = ["PERMISSIONS", "PERMISSION_TO_READ", "ApiKeys", "check_api_keys", "check_permissions"]
-
-ApiKeys: TypeAlias = Collection[str] | Mapping[str, Collection[str] | None] | None
-"""The keys that are known, with or without what each may do; `None`: any."""
+__all__ = ["PERMISSIONS", "PERMISSION_TO_READ", "check_permissions", "hidden_labels"]
 
 PERMISSION_TO_READ = {
     "spam": "label_spam_read",
@@ -18,10 +10,10 @@ PERMISSION_TO_READ = {
     "unauthenticated": "label_unauthenticated_read",
     "trash": "label_trash_read",
 }
-"""The labels of what a listing leaves out unless it is asked for, and the permission that this takes.
+"""The labels of mail that a listing contains only on request, and the permission that each of them requires.
 
-A thread has the labels of all its messages, and is left out by the same rule. (Source for all of this: AgentMail's
-documentation of labels.)
+A thread has the labels of all its messages, and the same rule applies to it. (Source: AgentMail's documentation of
+labels.)
 """
 
 ACTIONS = {
@@ -44,18 +36,21 @@ ACTIONS = {
 }
 
 PERMISSIONS = tuple(f"{thing}_{action}" for thing, actions in ACTIONS.items() for action in actions)
-"""All that AgentMail documents. (Source: `ApiKeyPermissions` of its API definition.)"""
+"""All permissions that AgentMail documents. (Source: `ApiKeyPermissions` of its API definition.)"""
 
 
 def check_permissions(permissions: Collection[str] | None) -> None:
-    """
+    """Check that permissions are a collection of known names.
+
+    A typo would otherwise go unnoticed: a test of a key with few permissions would pass because the key has even fewer.
+
     Raises:
-        TypeError: they are no collection of names.
+        TypeError: `permissions` is a string or a mapping.
         ValueError: AgentMail has no permission of that name.
     """
     if isinstance(permissions, str | Mapping):
         raise TypeError(
-            f"permissions is a collection of those that are granted, like {{'message_read'}}, "
+            f"permissions is a collection of the granted permissions, like {{'message_read'}}, "
             f"not a {type(permissions).__name__}"
         )
     unknown = sorted(set(permissions or ()) - set(PERMISSIONS))
@@ -63,14 +58,14 @@ def check_permissions(permissions: Collection[str] | None) -> None:
         raise ValueError(f"AgentMail has no permission {', '.join(unknown)}; it has {', '.join(PERMISSIONS)}")
 
 
-def check_api_keys(api_keys: ApiKeys) -> None:
+def hidden_labels(permissions: Collection[str] | None) -> frozenset[str]:
+    """Return the labels of mail that a key may not see.
+
+    Args:
+        permissions: The permissions of the key; `None`: all of them.
     """
-    Raises:
-        TypeError: they are one string, and no collection of keys; or as `check_permissions` has it.
-        ValueError: as `check_permissions` has it.
-    """
-    if isinstance(api_keys, str):
-        raise TypeError("api_keys is a collection of keys, like {'am_key'}, not a str")
-    if isinstance(api_keys, Mapping):
-        for permissions in api_keys.values():
-            check_permissions(permissions)
+    return frozenset(
+        label
+        for label, permission in PERMISSION_TO_READ.items()
+        if permissions is not None and permission not in permissions
+    )

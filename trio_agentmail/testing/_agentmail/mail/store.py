@@ -14,10 +14,9 @@ from typing import Any
 
 import attrs
 
-from trio_agentmail._settings import Subscribe
 from trio_agentmail.events import Attachment, Message, ThreadItem
+from trio_agentmail.testing._agentmail.permissions import PERMISSION_TO_READ
 from trio_agentmail.testing._checks import has_half_a_character
-from trio_agentmail.testing._permissions import PERMISSION_TO_READ
 
 from .events import ARRIVAL_LABELS, HELD, answered_ids
 from .expiring import Expiring
@@ -97,6 +96,7 @@ class MailStore:
         pods_in_order: By their creation.
         threads_in_order: Of all inboxes, by their newest mails.
         downloads: By the last part of their addresses.
+        index_delay: How long after its arrival a mail appears in the listings and in its thread.
     """
 
     def __init__(self, now: datetime) -> None:
@@ -107,6 +107,7 @@ class MailStore:
         self.pods_in_order: Ordered[Pod] = Ordered()
         self.threads_in_order: Ordered[Thread] = Ordered()
         self.downloads: Expiring[Download] = Expiring(timedelta(hours=1))
+        self.index_delay = timedelta()
         self._threads: dict[str, Thread] = {}
         self._not_indexed: deque[Mail] = deque()
         self._inbox_keys: dict[str, Key] = {}
@@ -156,13 +157,6 @@ class MailStore:
         """The pod, in which no inbox is, goes."""
         del self.pods_by_id[pod.pod_id]
         self.pods_in_order.remove(self._pod_keys.pop(pod.pod_id))
-
-    def know(self, subscribe: Subscribe, now: datetime) -> None:
-        """What somebody listens to exists, so that a test need not say so."""
-        for inbox_id in subscribe.inbox_ids or ():
-            self.add_inbox(inbox_id, now)
-        for pod_id in subscribe.pod_ids or ():
-            self.add_pod(pod_id, now)
 
     def add(
         self,
@@ -219,9 +213,9 @@ class MailStore:
         self._not_indexed.append(mail)
         return mail
 
-    def index(self, until: datetime, now: datetime) -> None:
-        """Put into the listings what arrived until then."""
-        while self._not_indexed and self._not_indexed[0].arrival <= until:
+    def index(self, now: datetime) -> None:
+        """Put mail into the listings and into its thread once the index delay has passed."""
+        while self._not_indexed and self._not_indexed[0].arrival <= now - self.index_delay:
             mail = self._not_indexed.popleft()
             self._inbox_of(mail).mails.add(mail.key, mail)
             with self._changing(mail) as thread:

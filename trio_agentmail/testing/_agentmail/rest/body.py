@@ -1,19 +1,20 @@
-"""Fields of the body of a request, each of the kind that it must be."""
+"""Readers for the fields of a request's body. Each raises a `Refusal` if the field is invalid."""
 
 import re
 from typing import Any
 
-from .errors import invalid
+from trio_agentmail.testing._agentmail.refusals import invalid
 
 __all__ = ["flag", "ids", "key", "line", "objects", "text", "texts"]
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-"""What would end a header."""
+"""Characters that a header cannot contain."""
 
 KEY = re.compile("[A-Za-z0-9._~-]{1,256}")
 
 
 def text(body: dict[str, Any], name: str) -> str | None:
+    """Read a string."""
     value = body.get(name)
     if not isinstance(value, str | None):
         raise invalid(name, "a string")
@@ -21,7 +22,7 @@ def text(body: dict[str, Any], name: str) -> str | None:
 
 
 def line(body: dict[str, Any], name: str) -> str | None:
-    """A string that goes into a header."""
+    """Read a string that goes into a header."""
     value = text(body, name)
     if value is not None and CONTROL.search(value):
         raise invalid(name, "a string without control characters")
@@ -29,6 +30,7 @@ def line(body: dict[str, Any], name: str) -> str | None:
 
 
 def flag(body: dict[str, Any], name: str) -> bool:
+    """Read a boolean, which is false by default."""
     value = body.get(name, False)
     if not isinstance(value, bool):
         raise invalid(name, "true or false")
@@ -36,7 +38,7 @@ def flag(body: dict[str, Any], name: str) -> bool:
 
 
 def texts(body: dict[str, Any], name: str) -> tuple[str, ...]:
-    """A list of strings; a string alone is a list of one."""
+    """Read a list of strings, or one string in place of a list of one."""
     value = body.get(name, [])
     strings = [value] if isinstance(value, str) else value
     if not isinstance(strings, list) or not all(isinstance(string, str) for string in strings):
@@ -45,7 +47,7 @@ def texts(body: dict[str, Any], name: str) -> tuple[str, ...]:
 
 
 def ids(body: dict[str, Any], name: str, limit: int) -> tuple[str, ...]:
-    """Ids that are there once each."""
+    """Read a list of at most `limit` different ids."""
     value = body.get(name)
     if not isinstance(value, list) or len(value) > limit:
         raise invalid(name, f"a list of at most {limit} ids")
@@ -56,7 +58,7 @@ def ids(body: dict[str, Any], name: str, limit: int) -> tuple[str, ...]:
 
 
 def objects(body: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    """A list of objects, without their fields that are null."""
+    """Read a list of objects, and leave out their fields that are null."""
     value = body.get(name, [])
     if not isinstance(value, list) or not all(isinstance(part, dict) for part in value):
         raise invalid(name, "a list of objects")
@@ -64,7 +66,7 @@ def objects(body: dict[str, Any], name: str) -> list[dict[str, Any]]:
 
 
 def key(value: str | None, name: str) -> str | None:
-    """An id that a client makes: a `client_id`, or an idempotency key."""
+    """Check an id that a client has chosen: a `client_id` or an idempotency key."""
     if value is not None and not KEY.fullmatch(value):
         raise invalid(name, "1 to 256 letters, digits, and -._~")
     return value

@@ -1,26 +1,25 @@
-"""The errors of the REST API, and of the handshake: what AgentMail answers to a request that it does not grant.
+"""Refusals: the errors with which AgentMail answers requests to the REST API and handshakes.
 
-Source: AgentMail's error reference. Programs are to look at `code`; `name` is older and says less.
+Source: AgentMail's error reference. Programs should look at `code`; `name` is older and less specific.
 """
 
-from collections.abc import Collection
 from typing import Any
 
-import httpx
 import orjson
 
 __all__ = [
     "Refusal",
     "conflict",
+    "error_body",
     "forbidden",
     "invalid",
-    "no_http",
+    "missing_key",
     "no_such_call",
     "not_found",
-    "ordered",
-    "powerless",
-    "refused_key",
+    "not_http",
+    "powerless_key",
     "too_large",
+    "unknown_key",
     "unprocessable",
 ]
 
@@ -45,7 +44,7 @@ CODES = {
     422: "unprocessable",
     429: "rate_limit_exceeded",
 }
-"""What is wrong, where a test wants an error and does not say which."""
+"""The code of an error of which a test gives only the status."""
 
 DOCS = "https://docs.agentmail.to/errors#"
 
@@ -55,7 +54,11 @@ class Refusal(Exception):
 
     Args:
         code: What is wrong, for programs.
-        more: Further fields of the answer.
+        message: What is wrong, for people.
+        more: Further fields of the body.
+
+    Attributes:
+        answer: The JSON object in the body.
     """
 
     def __init__(self, status: int, code: str, message: str, **more: Any) -> None:
@@ -64,38 +67,39 @@ class Refusal(Exception):
         self.answer = {"name": NAMES[status], "code": code, "message": message, "docs": DOCS + code} | more
 
 
-def ordered(status: int) -> bytes:
-    """The body of an error that a test wants; of what is none, there is none."""
+def error_body(status: int) -> bytes:
+    """Return the body of an error that a test requests, or `b""` if the status is below 400."""
     if status < 400:
         return b""
     server = status >= 500
     name = NAMES.get(status, "InternalServerError" if server else "Error")
     code = CODES.get(status, "internal_error" if server else "error")
-    return orjson.dumps({"name": name, "code": code, "message": "ordered by a test", "docs": DOCS + code})
+    return orjson.dumps({"name": name, "code": code, "message": "requested by a test", "docs": DOCS + code})
 
 
 def invalid(field: str, expected: str) -> Refusal:
-    """A parameter, or a field of the body, makes no sense."""
+    """Return the refusal of a parameter, or a field of the body, with an invalid value."""
     message = f"{field} must be {expected}"
     return Refusal(400, "validation_error", message, errors=[{"path": [field], "message": message}])
 
 
-def refused_key(key: str, api_keys: Collection[str] | None) -> Refusal | None:
-    """The error, unless there is a key, and a known one.
+def not_http(error: Exception) -> Refusal:
+    """Return the refusal of bytes that are not an HTTP request."""
+    return Refusal(400, "validation_error", f"this is no HTTP request: {error}")
 
-    Args:
-        key: `""`: there is none.
-        api_keys: The keys that are known; `None`: any.
-    """
-    if not key:
-        return Refusal(401, "missing_authorization", "an API key is required")
-    if api_keys is not None and key not in api_keys:
-        return Refusal(401, "unknown_api_key", "this API key is not known")
-    return None
+
+def missing_key() -> Refusal:
+    """Return the refusal of a request without an API key."""
+    return Refusal(401, "missing_authorization", "an API key is required")
+
+
+def unknown_key() -> Refusal:
+    """Return the refusal of an API key that AgentMail does not know."""
+    return Refusal(401, "unknown_api_key", "this API key is not known")
 
 
 def forbidden(permission: str) -> Refusal:
-    """The key lacks a permission, which only `fix` names, as it is at AgentMail."""
+    """Return the refusal of a key that lacks a permission. Only `fix` names the permission, as at AgentMail."""
     return Refusal(
         403,
         "missing_permission",
@@ -104,37 +108,32 @@ def forbidden(permission: str) -> Refusal:
     )
 
 
-def powerless() -> Refusal:
-    """The key has no permission at all."""
+def powerless_key() -> Refusal:
+    """Return the refusal of a key that has no permission at all."""
     fix = "This API key may not do anything. Give it permissions, or use another one."
     return Refusal(403, "missing_permission", "Forbidden", fix=fix)
 
 
-def no_http(what: Exception) -> Refusal:
-    """What came is no request at all."""
-    return Refusal(400, "validation_error", f"this is no HTTP request: {what}")
-
-
-def no_such_call(request: httpx.Request) -> Refusal:
-    """There is no such call here: it may be one that AgentMail has."""
-    return Refusal(404, "not_found", f"FakeAgentMail has no {request.method} {request.url.path}")
+def no_such_call(method: str, path: str) -> Refusal:
+    """Return the refusal of a call that the fake does not have, though AgentMail may have it."""
+    return Refusal(404, "not_found", f"FakeAgentMail has no {method} {path}")
 
 
 def not_found() -> Refusal:
-    """There is no such thing, or the key may not see it."""
+    """Return the refusal for an object that does not exist, or that the key may not see."""
     return Refusal(404, "not_found", "there is nothing here")
 
 
 def conflict(message: str) -> Refusal:
-    """The idempotency key was used for something else."""
+    """Return the refusal of an idempotency key that was used for another request."""
     return Refusal(409, "conflict", message)
 
 
 def too_large(message: str) -> Refusal:
-    """The body of the request has more bytes than AgentMail takes."""
+    """Return the refusal of a request whose body is larger than AgentMail accepts."""
     return Refusal(413, "payload_too_large", message)
 
 
 def unprocessable(message: str) -> Refusal:
-    """The request is well-formed, but cannot be done."""
+    """Return the refusal of a request that is well-formed but cannot be carried out."""
     return Refusal(422, "unprocessable", message)

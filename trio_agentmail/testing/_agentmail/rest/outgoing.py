@@ -1,4 +1,4 @@
-"""What a client asks to be sent: the body of a request, read and checked."""
+"""A message that a client asks to send: the body of its request, read and checked."""
 
 import base64
 import binascii
@@ -9,20 +9,18 @@ from typing import Any, cast
 import attrs
 
 from trio_agentmail.events import Attachment
-from trio_agentmail.testing._mail.attachments import CONTENT_TYPE, AttachedFile, attach
+from trio_agentmail.testing._agentmail.mail.attachments import CONTENT_TYPE, AttachedFile, attach
+from trio_agentmail.testing._agentmail.refusals import invalid
 
 from .body import line, objects, text, texts
-from .errors import invalid
 from .labels import read_labels
 
-__all__ = ["Outgoing", "bare_address", "is_address", "read_files", "read_outgoing"]
+__all__ = ["Outgoing", "read_files", "read_outgoing"]
 
 ADDRESS = re.compile(
     r"(?:[^<>\x00-\x1f\x7f]*<([^<>@\s,;\x00-\x1f\x7f]+@[^<>@\s,;]+)>|([^<>@\s,;\"]+@[^<>@\s,;\"]+))\s*"
 )
 """`user@example.com` or `Name <user@example.com>`."""
-
-BARE_ADDRESS = re.compile(r"[^<>@\s,;\"\x00-\x1f\x7f]+@[^<>@\s,;\"\x00-\x1f\x7f]+")
 
 HEADER_NAME = re.compile("[!-9;-~]+")
 
@@ -44,16 +42,17 @@ OWN_HEADERS = frozenset(
         *("mime-version", "content-type", "content-transfer-encoding", "content-disposition"),
     }
 )
-"""What the message says of itself, and no header may."""
+"""Headers that follow from the message, so that `headers` must not contain them. In lower case."""
 
 
 @attrs.frozen(kw_only=True)
 class Outgoing:
-    """A mail to be sent, as the client wants it.
+    """A message to send.
 
     Attributes:
-        attachments: Each has an id.
+        attachments: The attachments, each with an id.
         contents: The content of each attachment, by its id.
+        thread_id: The thread of the message that this one replies to or forwards; `None`: a new thread.
     """
 
     to: tuple[str, ...]
@@ -67,16 +66,21 @@ class Outgoing:
     headers: Mapping[str, str]
     attachments: tuple[Attachment, ...]
     contents: Mapping[str, bytes]
+    thread_id: str | None = None
+    in_reply_to: str | None = None
+    references: tuple[str, ...] = ()
 
     @property
     def recipients(self) -> tuple[str, ...]:
+        """The addresses in `to`, `cc` and `bcc`."""
         return (*self.to, *self.cc, *self.bcc)
 
 
 def read_outgoing(body: dict[str, Any]) -> Outgoing:
-    """
+    """Read what the body of a request asks to send.
+
     Raises:
-        Refusal: a field makes no sense.
+        Refusal: A field is invalid.
     """
     attachments, contents = attach(read_files(body))
     return Outgoing(
@@ -92,16 +96,6 @@ def read_outgoing(body: dict[str, Any]) -> Outgoing:
         attachments=attachments,
         contents=contents,
     )
-
-
-def bare_address(address: str) -> str:
-    """`user@example.com`, in lower case, of an address that has been checked."""
-    return address.rstrip(" >").rpartition("<")[2].lower()
-
-
-def is_address(address: str) -> bool:
-    """Whether mail can go there. `address` has come in a mail, and may be anything."""
-    return BARE_ADDRESS.fullmatch(bare_address(address)) is not None
 
 
 def _addresses(body: dict[str, Any], name: str) -> tuple[str, ...]:
@@ -122,10 +116,10 @@ def _headers(body: dict[str, Any]) -> dict[str, str]:
 
 
 def read_files(body: dict[str, Any]) -> list[AttachedFile]:
-    """The files in `attachments`, their content in Base64.
+    """Read the files in `attachments`, whose content is in Base64.
 
     Raises:
-        Refusal: a field makes no sense.
+        Refusal: A field is invalid.
     """
     return [_file(fields) for fields in objects(body, "attachments")]
 

@@ -1,25 +1,23 @@
-"""A listing of the REST API: what its query says, and the page of things that it gets.
+"""Listings of the REST API: reading the query, and taking the page that it asks for.
 
-A page token says where the page before it ended. So paging goes on there, whatever has come or gone in between; but a
-thread that gets mail in between moves to the front, where the reader has been already.
+A page token says where the previous page ended, so items that come or go in between neither shift nor repeat others.
+But a thread that gets mail in between moves to the front, to the pages that the client has already read.
 """
 
 import base64
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeAlias, TypeVar
 
 import attrs
-import httpx
 import orjson
 
-from trio_agentmail.testing._mail.ordered import Key, Ordered, sort_key
-from trio_agentmail.testing._permissions import PERMISSION_TO_READ
+from trio_agentmail.testing._agentmail.mail.ordered import Key, Ordered, sort_key
+from trio_agentmail.testing._agentmail.permissions import PERMISSION_TO_READ, hidden_labels
+from trio_agentmail.testing._agentmail.refusals import invalid
 
-from .errors import invalid
-
-__all__ = ["Query", "filtering", "hidden_labels", "read_paging", "read_query", "take_page"]
+__all__ = ["Query", "filtering", "read_paging", "read_query", "take_page"]
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 100
@@ -32,17 +30,21 @@ class Labelled(Protocol):
 
 T = TypeVar("T")
 
+Params: TypeAlias = Mapping[str, Sequence[str]]
+"""The values of each parameter of a query."""
+
 
 @attrs.frozen(kw_only=True)
 class Query:
     """What a listing is asked for.
 
     Attributes:
-        beyond: Where the page before ended.
-        start: The first that is wanted.
-        end: The first that is not wanted any more.
-        labels: What is listed has all of these.
-        hidden: What is listed has none of these.
+        limit: The maximum number of items on the page.
+        beyond: The key of the last item of the previous page.
+        start: The lowest key, inclusive.
+        end: The highest key, exclusive.
+        labels: The labels that an item must have.
+        hidden: The labels that an item must not have.
     """
 
     limit: int = DEFAULT_LIMIT
@@ -54,27 +56,15 @@ class Query:
     hidden: frozenset[str] = frozenset()
 
     def wants(self, thing: Labelled) -> bool:
+        """Return whether an item has the right labels."""
         return self.labels.issubset(thing.labels) and self.hidden.isdisjoint(thing.labels)
 
 
-def hidden_labels(permissions: Collection[str] | None) -> frozenset[str]:
-    """The labels of what a key may not see.
-
-    Args:
-        permissions: What it may do; `None`: everything.
-    """
-    return frozenset(
-        label
-        for label, permission in PERMISSION_TO_READ.items()
-        if permissions is not None and permission not in permissions
-    )
-
-
-def read_query(params: httpx.QueryParams, permissions: Collection[str] | None) -> Query:
+def read_query(params: Params, permissions: Collection[str] | None) -> Query:
     """Read the query of a listing.
 
     Raises:
-        Refusal: a parameter makes no sense.
+        Refusal: A parameter is invalid.
     """
     wanted = {label for label in PERMISSION_TO_READ if _flag(params, f"include_{label}")}
     return Query(
@@ -84,32 +74,34 @@ def read_query(params: httpx.QueryParams, permissions: Collection[str] | None) -
         end=_time(params, "before"),
         ascending=_flag(params, "ascending"),
         labels=_labels(params),
-        # A key that may not see them does not get them, and is not told so either.
+        # Mail that the key may not see is left out silently, even if the client has asked for it.
         hidden=frozenset(PERMISSION_TO_READ) - wanted | hidden_labels(permissions),
     )
 
 
-def read_paging(params: httpx.QueryParams) -> Query:
+def read_paging(params: Params) -> Query:
     """Read the query of a thread, which has no filters.
 
     Raises:
-        Refusal: a parameter makes no sense.
+        Refusal: A parameter is invalid.
     """
     return Query(limit=_limit(params), beyond=_token(params))
 
 
-def filtering(params: httpx.QueryParams, strings_of: Mapping[str, Callable[[T], Iterable[str]]]) -> Callable[[T], bool]:
-    """Whether a thing has all that the query asks for by these parameters, each time as part of one of its strings.
+def filtering(params: Params, strings_of: Mapping[str, Callable[[T], Iterable[str]]]) -> Callable[[T], bool]:
+    """Return a function that says whether an item matches the text filters of a query.
+
+    An item matches a filter if one of its strings contains the text, in upper or lower case. It must match all filters.
 
     Args:
-        strings_of: By the name of the parameter: the thing's strings of that kind.
+        strings_of: For each parameter that is such a filter, a function that returns the strings of an item.
     """
     wanted = [(of, string.casefold()) for name, of in strings_of.items() for string in _strings(params, name)]
     return lambda thing: all(any(part in string.casefold() for string in of(thing)) for of, part in wanted)
 
 
 def take_page(things: Ordered[T], query: Query, wants: Callable[[T], bool]) -> tuple[list[T], str | None]:
-    """What is on the page that was asked for, and the token of the next one, if there is more."""
+    """Return the items on a page, and the token of the next page or `None`."""
     page: list[T] = []
     last = None
     for key, thing in things.walk(start=query.start, end=query.end, beyond=query.beyond, ascending=query.ascending):
@@ -123,34 +115,38 @@ def take_page(things: Ordered[T], query: Query, wants: Callable[[T], bool]) -> t
     return page, None
 
 
-def _limit(params: httpx.QueryParams) -> int:
-    text = params.get("limit", str(DEFAULT_LIMIT))
+def _first(params: Params, name: str, default: str = "") -> str:
+    return params.get(name, (default,))[0]
+
+
+def _limit(params: Params) -> int:
+    text = _first(params, "limit", str(DEFAULT_LIMIT))
     if not re.fullmatch("[0-9]{1,9}", text) or int(text) < 1:
         raise invalid("limit", "a number from 1")
     return min(int(text), MAX_LIMIT)
 
 
-def _token(params: httpx.QueryParams) -> Key | None:
+def _token(params: Params) -> Key | None:
     if "page_token" not in params:
         return None
     try:
-        time, number = orjson.loads(base64.urlsafe_b64decode(params["page_token"]))
+        time, number = orjson.loads(base64.urlsafe_b64decode(_first(params, "page_token")))
         return int(time), int(number)
     except (ValueError, TypeError):
         raise invalid("page_token", "the next_page_token of an answer") from None
 
 
-def _time(params: httpx.QueryParams, name: str) -> Key | None:
+def _time(params: Params, name: str) -> Key | None:
     if name not in params:
         return None
     try:
-        return sort_key(datetime.fromisoformat(params[name]))
-    except (ValueError, TypeError):  # no time; no offset
+        return sort_key(datetime.fromisoformat(_first(params, name)))
+    except (ValueError, TypeError):  # not a time, or one without an offset
         raise invalid(name, "a time like 2026-02-03T04:05:06.789Z") from None
 
 
-def _flag(params: httpx.QueryParams, name: str) -> bool:
-    match params.get(name, "false"):
+def _flag(params: Params, name: str) -> bool:
+    match _first(params, name, "false"):
         case "true":
             return True
         case "false":
@@ -158,15 +154,15 @@ def _flag(params: httpx.QueryParams, name: str) -> bool:
     raise invalid(name, "true or false")
 
 
-def _labels(params: httpx.QueryParams) -> frozenset[str]:
-    # They are kept in lower case.
+def _labels(params: Params) -> frozenset[str]:
+    # The store has them in lower case.
     return frozenset(label.lower() for label in _strings(params, "labels"))
 
 
-def _strings(params: httpx.QueryParams, name: str) -> list[str]:
-    """As the official SDK writes them, in one parameter as a JSON array, and as the OpenAPI has it, repeated."""
+def _strings(params: Params, name: str) -> list[str]:
+    """Return the values of a parameter: a JSON array, as the official SDK writes it, or repeated, as in the OpenAPI."""
     strings: list[str] = []
-    for text in params.get_list(name):
+    for text in params.get(name, ()):
         if text.startswith("["):
             strings += _array(text, name)
         else:

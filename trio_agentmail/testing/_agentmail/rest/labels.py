@@ -1,40 +1,43 @@
-"""Changes of labels that a client asks for."""
+"""Labels, and changes of labels, in requests."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import attrs
 
-from trio_agentmail.testing._mail.events import HELD
+from trio_agentmail.testing._agentmail.mail.events import HELD
+from trio_agentmail.testing._agentmail.refusals import invalid
 
 from .body import texts
-from .errors import invalid
 
 __all__ = ["LabelChange", "read_label_change", "read_labels"]
 
 SYSTEM_LABELS = frozenset(
     {"received", "sent", "delivered", "bounced", "complained", "delayed", "rejected", "opened", HELD}
 )
-"""Those that tell what became of a message: a client can neither add nor remove them. (Source: AgentMail's
-documentation of labels, except for the last one, whose way off is a release.)
+"""Labels that AgentMail sets itself: a client can neither add nor remove them.
+
+(Source: AgentMail's documentation of labels, except for the last one, which a release removes.)
 """
 
 
 @attrs.frozen
 class LabelChange:
+    """A change of labels."""
+
     add: tuple[str, ...]
     remove: tuple[str, ...]
 
     def of(self, labels: Sequence[str]) -> tuple[str, ...]:
-        """The labels after the change. What is both added and removed is removed."""
+        """Return the labels after the change. A label that is both added and removed is removed."""
         return tuple(label for label in dict.fromkeys((*labels, *self.add)) if label not in self.remove)
 
 
 def read_labels(body: dict[str, Any], name: str) -> tuple[str, ...]:
-    """Labels of the client's own, which AgentMail keeps in lower case.
+    """Read labels, which AgentMail turns into lower case.
 
     Raises:
-        Refusal: they are none, or the system's.
+        Refusal: A label is invalid, or one of `SYSTEM_LABELS`.
     """
     labels = tuple(label.lower() for label in texts(body, name))
     if not SYSTEM_LABELS.isdisjoint(labels) or "" in labels:
@@ -43,9 +46,10 @@ def read_labels(body: dict[str, Any], name: str) -> tuple[str, ...]:
 
 
 def read_label_change(body: dict[str, Any]) -> LabelChange:
-    """
+    """Read a change of labels.
+
     Raises:
-        Refusal: it makes no sense, or is none.
+        Refusal: A label is invalid, or the request adds and removes none.
     """
     if body.keys().isdisjoint({"add_labels", "remove_labels"}):
         raise invalid("add_labels", "there, or else remove_labels")

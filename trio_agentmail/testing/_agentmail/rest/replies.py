@@ -1,4 +1,4 @@
-"""A reply to a message and a forwarded message: who gets it, and what it says."""
+"""Replies and forwarded messages: their recipients, text and thread."""
 
 from collections.abc import Iterable, Mapping
 from email.utils import format_datetime
@@ -7,40 +7,52 @@ from html import escape
 import attrs
 
 from trio_agentmail.events import Attachment, Message
-from trio_agentmail.testing._mail.events import new_id
+from trio_agentmail.testing._agentmail.mail.addresses import bare_address, is_address
+from trio_agentmail.testing._agentmail.mail.events import new_id
+from trio_agentmail.testing._agentmail.refusals import unprocessable
 
-from .errors import unprocessable
-from .outgoing import Outgoing, bare_address, is_address
+from .outgoing import Outgoing
 
 __all__ = ["forward_of", "reply_to"]
 
 
 def reply_to(message: Message, outgoing: Outgoing, *, to_all: bool) -> Outgoing:
-    """The reply, to whom `outgoing` says; else to the sender, or to those to whom the inbox itself had sent it.
+    """Complete a reply to a message.
+
+    It goes to the recipients that `outgoing` names; without any, to the sender of the message or, if the inbox itself
+    has sent the message, to its recipients.
 
     Args:
-        to_all: To everybody who got the message, too.
+        to_all: Whether it goes to all recipients of the message, too, whatever `outgoing` names.
 
     Raises:
-        Refusal: there is no such person.
+        Refusal: The reply would have no recipient.
     """
     sent = "sent" in message.labels
     answered = message.to if sent else tuple(filter(is_address, message.reply_to)) or (message.from_,)
     to, cc = outgoing.to or tuple(filter(is_address, answered)), outgoing.cc
     if to_all:
-        everybody = (*answered, *message.to)
-        to = _others(everybody, [message.inbox_id])
+        all_addresses = (*answered, *message.to)
+        to = _others(all_addresses, [message.inbox_id])
         cc = _others(message.cc, [message.inbox_id, *map(bare_address, to)])
     elif not to:
         raise unprocessable("the message has no sender who could be answered: say in `to` who gets the reply")
-    return attrs.evolve(outgoing, to=to, cc=cc, subject=_prefixed("Re: ", message.subject))
+    return attrs.evolve(
+        outgoing,
+        to=to,
+        cc=cc,
+        subject=_prefixed("Re: ", message.subject),
+        thread_id=message.thread_id,
+        in_reply_to=message.message_id,
+        references=(*message.references, message.message_id),
+    )
 
 
 def forward_of(message: Message, contents: Mapping[str, bytes], outgoing: Outgoing) -> Outgoing:
-    """The message, after what `outgoing` says, with its attachments.
+    """Complete a message that forwards another one: its text follows that of `outgoing`, and so do its attachments.
 
     Args:
-        contents: Of the message's attachments, by their ids.
+        contents: The content of each attachment of the message, by its id.
     """
     assert message.timestamp is not None
     head = [
@@ -64,11 +76,13 @@ def forward_of(message: Message, contents: Mapping[str, bytes], outgoing: Outgoi
         html=html,
         attachments=(*outgoing.attachments, *_copied(message.attachments, copies)),
         contents={**outgoing.contents, **{copies[old]: contents[old] for old in copies if old in contents}},
+        thread_id=message.thread_id,
+        references=(*message.references, message.message_id),
     )
 
 
 def _others(addresses: Iterable[str], known: Iterable[str]) -> tuple[str, ...]:
-    """Each once, but not those whom we know."""
+    """Return each address once, without the known ones, which are bare addresses."""
     seen = {address.lower() for address in known}
     others = []
     for address in addresses:

@@ -1,31 +1,31 @@
-"""Attachments and whole mails, which are fetched from an address that needs no key, for an hour."""
+"""Attachments and raw messages. The API answers with an address, which needs no key and is valid for an hour."""
 
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-import httpx
-
 from trio_agentmail._codec import parse_object
+from trio_agentmail.testing._agentmail.mail.events import new_id
+from trio_agentmail.testing._agentmail.mail.mail import Mail
+from trio_agentmail.testing._agentmail.mail.store import Download, MailStore
+from trio_agentmail.testing._agentmail.mail.writing import write_mail
+from trio_agentmail.testing._agentmail.refusals import Refusal, not_found
 from trio_agentmail.testing._encode import encode_part
-from trio_agentmail.testing._mail.events import new_id
-from trio_agentmail.testing._mail.mail import Mail
-from trio_agentmail.testing._mail.store import Download, MailStore
-from trio_agentmail.testing._mail.writing import write_mail
 
 from .call import Answer, Call
-from .errors import Refusal, not_found
+from .exchange import RestRequest, RestResponse
 
 __all__ = ["DOWNLOADS", "describe_attachment", "describe_raw", "download"]
 
 DOWNLOADS = "/downloads/"
+"""What the path of a download address begins with."""
 
 
 def describe_attachment(call: Call, mails: Sequence[Mail], attachment_id: str) -> Answer:
-    """Where the attachment is found that one of these mails has.
+    """Return the description and the download address of an attachment of one of these mails.
 
     Raises:
-        Refusal: none has it.
+        Refusal: None of the mails has it.
     """
     for mail in mails:
         for attachment in mail.message.attachments:
@@ -36,32 +36,32 @@ def describe_attachment(call: Call, mails: Sequence[Mail], attachment_id: str) -
 
 
 def describe_raw(call: Call, mail: Mail) -> Answer:
-    """Where the mail is found as it crossed the Internet."""
+    """Return the download address of a mail in the format of RFC 5322."""
     return {"message_id": mail.message.message_id, "size": len(_raw(mail)), **_offer(call, Download(mail))}
 
 
-def download(request: httpx.Request, store: MailStore, now: datetime) -> httpx.Response:
-    """The file itself.
+def download(request: RestRequest, store: MailStore, now: datetime) -> RestResponse:
+    """Return the file at a download address.
 
     Raises:
-        Refusal: there is none, or its time is over.
+        Refusal: The address is unknown or has expired, or the method is not GET.
     """
     if request.method != "GET":
         raise not_found()
-    offered = store.downloads.get(request.url.path.removeprefix(DOWNLOADS), now)
+    offered = store.downloads.get(request.path.removeprefix(DOWNLOADS), now)
     if offered is None:
-        # Of those whose time is over none is known any more.
+        # An expired address is forgotten, so it cannot be told from an unknown one.
         raise Refusal(403, "forbidden", "the address has expired, or never was one: ask for another one")
     if offered.attachment is None:
         content, content_type = _raw(offered.mail), "message/rfc822"
     else:
         content = offered.mail.contents.get(str(offered.attachment.attachment_id), b"")
         content_type = offered.attachment.content_type or "application/octet-stream"
-    return httpx.Response(200, headers={"Content-Type": content_type}, content=content)
+    return RestResponse(status=200, headers={"Content-Type": content_type}, body=content)
 
 
 def _raw(mail: Mail) -> bytes:
-    """The mail as it crossed the Internet, or would have: written once, since no two writings are the same."""
+    """Return the mail in the format of RFC 5322. It is written once, because no two writings are equal."""
     if mail.raw is None:
         mail.raw = write_mail(mail.message, mail.contents)
     return mail.raw
@@ -70,5 +70,4 @@ def _raw(mail: Mail) -> bytes:
 def _offer(call: Call, what: Download) -> dict[str, Any]:
     token = new_id()
     expires_at = call.store.downloads.put(token, what, call.now)
-    url = call.request.url.copy_with(raw_path=f"{DOWNLOADS}{token}".encode("ascii"))
-    return {"download_url": str(url), "expires_at": expires_at}
+    return {"download_url": f"{call.request.origin}{DOWNLOADS}{token}", "expires_at": expires_at}

@@ -1,0 +1,71 @@
+"""The API keys that AgentMail knows, and what each of them may do."""
+
+from collections.abc import Collection, Mapping
+from typing import Any, TypeAlias
+
+import attrs
+
+from .permissions import check_permissions
+from .refusals import Refusal, missing_key, powerless_key, unknown_key
+
+__all__ = ["ApiKeys", "KeyRing", "bearer"]
+
+ApiKeys: TypeAlias = Collection[str] | Mapping[str, Collection[str] | None] | None
+"""The known keys, with or without the permissions of each; `None`: any key is accepted."""
+
+
+def _check_api_keys(_keys: "KeyRing", _attribute: "attrs.Attribute[Any]", api_keys: ApiKeys) -> None:
+    if isinstance(api_keys, str):
+        raise TypeError("api_keys is a collection of keys, like {'am_key'}, not a str")
+    if isinstance(api_keys, Mapping):
+        for permissions in api_keys.values():
+            check_permissions(permissions)
+
+
+def _check_permissions(
+    _keys: "KeyRing", _attribute: "attrs.Attribute[Any]", permissions: Collection[str] | None
+) -> None:
+    check_permissions(permissions)
+
+
+@attrs.define(eq=False)
+class KeyRing:
+    """The known API keys and their permissions. Both attributes are checked whenever they are set.
+
+    Attributes:
+        api_keys: The known keys, which may be a mapping to their permissions; `None`: any key is accepted. Not in the
+            repr.
+        permissions: The permissions of keys that have none of their own; `None`: all of them.
+
+    Raises:
+        TypeError: An attribute is a string instead of a collection.
+        ValueError: AgentMail has no such permission.
+    """
+
+    api_keys: ApiKeys = attrs.field(default=None, validator=_check_api_keys, repr=False)
+    permissions: Collection[str] | None = attrs.field(default=None, validator=_check_permissions)
+
+    def permissions_of(self, key: str) -> Collection[str] | None:
+        """Return the permissions of a key, or `None` if it has all of them."""
+        return self.api_keys.get(key, self.permissions) if isinstance(self.api_keys, Mapping) else self.permissions
+
+    def refusal(self, key: str) -> Refusal | None:
+        """Return the 401 for an unknown or missing (`""`) key, or `None` if the key is known."""
+        if not key:
+            return missing_key()
+        if self.api_keys is not None and key not in self.api_keys:
+            return unknown_key()
+        return None
+
+    def websocket_refusal(self, key: str) -> Refusal | None:
+        """Return the 401 or 403 that rejects a handshake, or `None` if the key may open a WebSocket."""
+        if (refusal := self.refusal(key)) is not None:
+            return refusal
+        permissions = self.permissions_of(key)
+        return powerless_key() if permissions is not None and not permissions else None
+
+
+def bearer(authorization: str) -> str:
+    """Return the API key in an `Authorization` header, or `""` if there is none."""
+    key = authorization.removeprefix("Bearer ")  # AgentMail's documentation calls it case-sensitive
+    return "" if key == authorization or key.split() != [key] else key

@@ -1,0 +1,107 @@
+"""Sending: what happens to a message that an inbox sends, and the events that report it.
+
+The inbox keeps the message, and `message.sent` is pushed. `message.delivered` follows, with the recipients whose
+servers have accepted it, and `message.bounced`, with those that do not exist: any address `@agentmail.to` that is no
+inbox here. Other domains are assumed to accept everything; no mail leaves this process. Each recipient that is an inbox
+here gets the message, and `message.received` is pushed.
+"""
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+import attrs
+
+from trio_agentmail.events import (
+    Bounce,
+    Delivery,
+    Event,
+    Message,
+    MessageBouncedEvent,
+    MessageDeliveredEvent,
+    MessageReceivedEvent,
+    MessageSentEvent,
+    Recipient,
+)
+from trio_agentmail.testing._agentmail.outcome import Outcome
+
+from .addresses import bare_address
+from .events import answered_ids, new_id, recipients_of, sent_event
+from .mail import Mail
+from .store import NOTHING, Inbox, MailStore
+from .writing import write_mail
+
+__all__ = ["send_message"]
+
+OWN_DOMAIN = "@agentmail.to"
+
+
+def send_message(
+    store: MailStore, message: Message, now: datetime, *, contents: Mapping[str, bytes] = NOTHING
+) -> Outcome[MessageSentEvent]:
+    """Send a message of an inbox. The value is the `message.sent`, which is the first of the events.
+
+    Args:
+        contents: The content of each attachment, by its id.
+
+    Raises:
+        ValueError: As `MailStore.add`.
+    """
+    # Written only once, so that the sender and all recipients have the same raw message.
+    raw = write_mail(message, contents, message.headers)
+    mail = store.add(attrs.evolve(message, size=len(raw)), now, contents=contents, raw=raw)
+    store.index(now)
+    sent = sent_event(attrs.evolve(message, to=recipients_of(message)))
+    recipients = list(dict.fromkeys(map(bare_address, recipients_of(message))))
+    # Each step labels the mail, and the events of the later steps show the labels. So the order matters.
+    reports = tuple(_report(store, mail, recipients, now))
+    arrivals = (_arrive(store, mail, inbox, now) for inbox in map(store.inbox, recipients) if inbox is not None)
+    return Outcome(sent, (sent, *reports, *arrivals))
+
+
+def _report(store: MailStore, mail: Mail, recipients: list[str], now: datetime) -> Iterator[Event]:
+    """Yield who got the message and who does not exist."""
+    message = mail.message
+    about: dict[str, Any] = {
+        "inbox_id": message.inbox_id,
+        "thread_id": message.thread_id,
+        "message_id": message.message_id,
+        "timestamp": now,
+    }
+    missing = [address for address in recipients if address.endswith(OWN_DOMAIN) and store.inbox(address) is None]
+    accepted = tuple(address for address in recipients if address not in missing)
+    if accepted:
+        _label(store, mail, "delivered", now)
+        yield MessageDeliveredEvent(event_id=new_id(), delivery=Delivery(recipients=accepted, **about))
+    if missing:
+        _label(store, mail, "bounced", now)
+        bounced = tuple(Recipient(address=address, status="bounced") for address in missing)
+        bounce = Bounce(type="Permanent", sub_type="General", recipients=bounced, **about)
+        yield MessageBouncedEvent(event_id=new_id(), bounce=bounce)
+
+
+def _arrive(store: MailStore, sent: Mail, inbox: Inbox, now: datetime) -> MessageReceivedEvent:
+    """Put a sent message into the inbox of a recipient."""
+    message = sent.message
+    event_id = new_id()
+    if inbox.inbox_id == message.inbox_id:
+        # A message to oneself is one mail, sent and received.
+        for label in ("received", "unread"):
+            _label(store, sent, label, now)
+        mail = sent
+    else:
+        answers = answered_ids(message.in_reply_to, message.references)
+        thread_id = store.thread_with(inbox.inbox_id, (message.message_id, *answers)) or new_id()
+        received = attrs.evolve(
+            message, inbox_id=inbox.inbox_id, thread_id=thread_id, labels=("received", "unread"), bcc=()
+        )
+        mail = store.add(
+            received, now, event_type="message.received", event_id=event_id, contents=sent.contents, raw=sent.raw
+        )
+        store.index(now)
+    return MessageReceivedEvent(event_id=event_id, message=mail.message, thread=store.told_thread(mail.message))
+
+
+def _label(store: MailStore, mail: Mail, label: str, now: datetime) -> None:
+    labels = tuple(dict.fromkeys((*mail.labels, label)))
+    store.replace(mail, attrs.evolve(mail.message, labels=labels, updated_at=now), now)

@@ -1,0 +1,62 @@
+"""A request to the REST API and its response, as plain records."""
+
+from collections.abc import Mapping
+from urllib.parse import parse_qs, unquote
+
+import attrs
+
+from trio_agentmail.events import Event
+
+__all__ = ["RestRequest", "RestResponse"]
+
+
+@attrs.frozen(kw_only=True)
+class RestRequest:
+    """A request to the REST API.
+
+    Attributes:
+        origin: The scheme and authority that the client used, like `https://api.agentmail.to`. Download addresses
+            begin with it.
+        raw_path: The path as it was sent, percent-encoded and without the query.
+        query: The query as it was sent; `""` if there was none.
+        headers: The headers, by their names in lower case. Not in the repr: the API key is in them.
+        body: The body. Not in the repr.
+    """
+
+    method: str
+    origin: str
+    raw_path: str
+    query: str = ""
+    headers: Mapping[str, str] = attrs.field(factory=dict, repr=False, hash=False)
+    body: bytes = attrs.field(default=b"", repr=False)
+
+    @property
+    def path(self) -> str:
+        """The path without percent-encoding."""
+        return unquote(self.raw_path)
+
+    @property
+    def segments(self) -> tuple[str, ...]:
+        """The segments of the path without percent-encoding."""
+        # Split before decoding: a message id may contain a slash.
+        return tuple(unquote(segment) for segment in self.raw_path.split("/"))
+
+    @property
+    def params(self) -> dict[str, list[str]]:
+        """The values of each parameter of the query."""
+        return parse_qs(self.query, keep_blank_values=True)
+
+
+@attrs.frozen(kw_only=True)
+class RestResponse:
+    """The response to a request. A HEAD is answered like a GET, and who sends the response leaves out the body.
+
+    Attributes:
+        body: The body. Not in the repr.
+        events: The events that the request has caused, in the order in which AgentMail pushes them.
+    """
+
+    status: int
+    headers: Mapping[str, str] = attrs.field(factory=dict, hash=False)
+    body: bytes = attrs.field(default=b"", repr=False)
+    events: tuple[Event, ...] = ()

@@ -1,0 +1,90 @@
+"""The route table: which function answers a call, and which permission the call requires.
+
+The module of each resource has a table of its own, and `api.py` joins them to one. A function is put into a table by a
+decorator:
+
+    routes = RouteTable()
+
+    @routes.get("/inboxes/{inbox}/messages", permission="message_read")
+    def list_messages(call: Call, inbox: Inbox) -> Answer: ...
+
+A segment in braces is a parameter. One that is named like a resource, `{inbox}` or `{pod}`, is looked up before the
+permission is checked, so that an unknown one is a 404 whatever the key may do; the function gets the object. Any other
+parameter is the text in the path.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import attrs
+
+from .call import Answer
+
+__all__ = ["Route", "RouteTable"]
+
+F = TypeVar("F", bound=Callable[..., Answer])
+
+PREFIX = ("", "v0")
+
+
+@attrs.frozen
+class Route:
+    """A call.
+
+    Attributes:
+        pattern: The segments of the path.
+        permission: The permission that the call requires.
+        function: Answers the call. Its arguments are the call and, by their names, the parameters of the path.
+    """
+
+    method: str
+    pattern: tuple[str, ...]
+    permission: str
+    function: Callable[..., Answer]
+
+    def match(self, method: str, segments: Sequence[str]) -> dict[str, str] | None:
+        """Return the parameters in a path, or `None` if this route is not for it."""
+        if method != self.method or len(segments) != len(self.pattern):
+            return None
+        parameters = {}
+        for expected, segment in zip(self.pattern, segments, strict=True):
+            if expected.startswith("{"):
+                parameters[expected[1:-1]] = segment
+            elif segment != expected:
+                return None
+        return parameters
+
+
+class RouteTable:
+    """The routes of a resource or, joined from other tables, of the whole API."""
+
+    def __init__(self, *tables: "RouteTable") -> None:
+        self.routes: list[Route] = [route for table in tables for route in table.routes]
+
+    def get(self, path: str, *, permission: str) -> Callable[[F], F]:
+        return self._add("GET", path, permission)
+
+    def post(self, path: str, *, permission: str) -> Callable[[F], F]:
+        return self._add("POST", path, permission)
+
+    def patch(self, path: str, *, permission: str) -> Callable[[F], F]:
+        return self._add("PATCH", path, permission)
+
+    def delete(self, path: str, *, permission: str) -> Callable[[F], F]:
+        return self._add("DELETE", path, permission)
+
+    def find(self, method: str, segments: Sequence[str]) -> tuple[Route, dict[str, Any]] | None:
+        """Return the route of a call and the parameters in its path, or `None` if there is no such call."""
+        if segments[-1] == "search":
+            return None  # AgentMail has these calls and the fake has not; it is no id of an inbox, message or thread
+        for route in self.routes:
+            if (parameters := route.match(method, segments)) is not None:
+                return route, parameters
+        return None
+
+    def _add(self, method: str, path: str, permission: str) -> Callable[[F], F]:
+        def add(function: F) -> F:
+            self.routes.append(Route(method, (*PREFIX, *path.split("/")[1:]), permission, function))
+            return function
+
+        return add

@@ -1,0 +1,91 @@
+"""Which subscriptions a key may make, and which events are pushed to a subscription."""
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from trio_agentmail._settings import Subscribe
+
+from .mail.events import RECEIVED
+from .permissions import PERMISSION_TO_READ
+
+__all__ = ["mismatch", "missing_permission"]
+
+PERMISSION_FOR = {
+    event_type: PERMISSION_TO_READ[label] for event_type, label in RECEIVED.items() if label in PERMISSION_TO_READ
+}
+"""The event types that are pushed only to subscriptions that name them, and the permission that each requires."""
+
+READ_MESSAGES = "message_read"
+"""The permission for events about messages.
+
+AgentMail does not document that they require it. We do, so that a mail which the REST API hides from a key does not
+reach it through a push.
+"""
+
+READ_CALENDAR = "calendar_event_read"
+"""The permission for calendar events. (Source: AgentMail's API definition.)"""
+
+
+def missing_permission(subscribe: Subscribe, permissions: Collection[str] | None) -> str | None:
+    """Return the first permission that a key lacks for a subscription, or `None` if it may make the subscription.
+
+    Args:
+        permissions: The permissions of the key; `None`: all of them.
+    """
+    if permissions is None:
+        return None
+    return next((permission for permission in _required(subscribe) if permission not in permissions), None)
+
+
+def _required(subscribe: Subscribe) -> Iterator[str]:
+    if subscribe.event_types is None:
+        # A key without READ_CALENDAR is not refused; it just gets no calendar events. See `mismatch`.
+        yield READ_MESSAGES
+    for event_type in subscribe.event_types or ():
+        if event_type in PERMISSION_FOR:
+            yield PERMISSION_FOR[event_type]
+        if event_type.startswith("message."):
+            yield READ_MESSAGES
+        elif event_type.startswith("calendar."):
+            yield READ_CALENDAR
+
+
+def mismatch(
+    subscribe: Subscribe | None, frame: Any, pods: Mapping[str, str], permissions: Collection[str] | None
+) -> str | None:
+    """Return why an event is not pushed to a subscription, or `None` if it is.
+
+    A subscription to inboxes and pods gets the events of an inbox that it names or whose pod it names. AgentMail
+    documents this for webhooks, and nothing for the WebSocket.
+
+    Args:
+        subscribe: `None`: the connection has no subscription yet.
+        frame: The frame, parsed from JSON. A frame that is no event is pushed to every subscription.
+        pods: The pod of each inbox, by the inbox's id in lower case.
+        permissions: The permissions that the key had when it subscribed; `None`: all of them.
+    """
+    if subscribe is None:
+        return "has not subscribed"
+    event_type = frame.get("event_type") if isinstance(frame, dict) else None
+    if event_type is None:
+        return None
+    if subscribe.event_types is None:
+        if event_type in PERMISSION_FOR:
+            return f"has no event_types, and {event_type} must be asked for"
+        if str(event_type).startswith("calendar.") and permissions is not None and READ_CALENDAR not in permissions:
+            return f"lacks {READ_CALENDAR}, which {event_type} requires"
+    elif event_type not in subscribe.event_types:
+        return f"listens to event_types {', '.join(subscribe.event_types)}"
+    if subscribe.inbox_ids is None and subscribe.pod_ids is None:
+        return None
+    # A calendar event names its inbox itself; in the other events the payload does.
+    objects = [frame, *(value for value in frame.values() if isinstance(value, dict))]
+    inboxes = {str(part["inbox_id"]).lower() for part in objects if "inbox_id" in part}
+    in_pods = {str(part["pod_id"]) for part in objects if "pod_id" in part}
+    in_pods |= {pods[inbox] for inbox in inboxes if inbox in pods}
+    if inboxes.isdisjoint(map(str.lower, subscribe.inbox_ids or ())) and in_pods.isdisjoint(subscribe.pod_ids or ()):
+        filters = {"inbox_ids": subscribe.inbox_ids, "pod_ids": subscribe.pod_ids}
+        wanted = " and ".join(f"{name} {', '.join(ids)}" for name, ids in filters.items() if ids is not None)
+        origin = [*sorted(inboxes), *(f"the pod {pod}" for pod in sorted(in_pods) if subscribe.pod_ids is not None)]
+        return f"listens to {wanted}, and this is of {', '.join(origin) or 'no inbox'}"
+    return None
