@@ -1,4 +1,4 @@
-"""What happens to mail at AgentMail: it comes, is sent, held, released, labelled, deleted."""
+"""Mail for `FakeAgentMail`: the operations of `AgentMail`, at the present time, with their events pushed."""
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
@@ -21,11 +21,12 @@ T = TypeVar("T")
 
 
 class FakeMail(FakeWebSockets, FakeHttp):
-    """The mail of `FakeAgentMail`, and what is pushed when something happens to it."""
+    """The mail of `FakeAgentMail`."""
 
     def add_inbox(self, inbox_id: str, *, pod_id: str | None = None) -> None:
-        """Make an inbox, or put one into another pod. An inbox that mail comes to, or that somebody has
-        subscribed to, need not be added.
+        """Create an inbox, or move one to another pod.
+
+        An inbox that mail is delivered to or that a subscription names is created by that.
 
         Args:
             pod_id: `None`: a new inbox is in the pod `default`.
@@ -85,36 +86,39 @@ class FakeMail(FakeWebSockets, FakeHttp):
         held: bool = False,
         body_in_push: bool = True,
     ) -> MessageReceivedEvent | tuple[MessageReceivedEvent, ...]:
-        """A mail comes, is kept, and is pushed to those who listen for it.
+        """Receive a mail: keep it, and push it to the subscriptions that match.
 
         Args:
-            mail: As it stands in RFC 5322: an `email.message.EmailMessage`, or the bytes of an `.eml` file. It goes to
-                every inbox that its To, Cc, Bcc or Delivered-To addresses, without its Bcc, and is in the thread of the
-                mail that its In-Reply-To or References names. With it, only `inbox_id`, `event_type`, `held` and
-                `body_in_push` are given. `None`: a mail as the other arguments say.
-            inbox_id: With a `mail`: the one inbox that it goes to, whatever its headers say.
-            to: `None`: the inbox.
-            event_type: `"message.received"`, or one of its three kinds, like `"message.received.spam"`.
-            message_id: `None`, here as below: a new one. That of a mail of the inbox: in that one's place,
-                and in its thread. If the inbox itself has sent that one, it has the labels of both.
-            thread_id: That of other mails of the inbox: it is a thread with them.
-            timestamp: The mail's own time, aware. `None`: now.
+            mail: A whole mail in the format of RFC 5322: an `email.message.EmailMessage`, or the bytes of an `.eml`
+                file. Every inbox that its To, Cc, Bcc or Delivered-To names receives it, without the Bcc, in the thread
+                of the mail that its In-Reply-To or References names. Only `inbox_id`, `event_type`, `held` and
+                `body_in_push` can be given with it. `None`: the other arguments describe the mail.
+            inbox_id: The inbox that receives the mail. With a `mail`, only this inbox receives it, whatever its headers
+                say.
+            to: The recipients; `None`: the inbox.
+            event_type: `"message.received"`, or one of its variants, like `"message.received.spam"`.
+            message_id: The Message-ID; `None`: a new one. A mail with the Message-ID of another mail in the inbox
+                replaces that one and stays in its thread. If the inbox itself had sent the other one, the mail has the
+                labels of both.
+            thread_id: The thread in the inbox; `None`: a new one.
+            event_id: The id of the event; `None`: a new one.
+            timestamp: The time of the mail itself, aware; `None`: now.
             attachments: Files, each a dict like `{"filename": "a.pdf", "content": b"…", "content_type":
-                "application/pdf"}`, with `"content_disposition": "inline"` and a `content_id` for what its HTML shows.
-                They are in the event, and the REST API has their content.
-            held: Agent Armor holds it, until `release`: it has the label `agent-armor-held`, and what is pushed is a
-                `message.security.review`.
-            body_in_push: Whether text and HTML are pushed, and not only kept: AgentMail leaves out large ones.
+                "application/pdf"}`. A file that the HTML shows also has `"content_disposition": "inline"` and a
+                `content_id`. The event describes the files, and the REST API has their content.
+            held: Whether Agent Armor holds the mail until `release`. A held mail has the label `agent-armor-held`, and
+                a `message.security.review` is pushed instead of the mail.
+            body_in_push: Whether the pushed event has the text and the HTML. AgentMail leaves out large ones.
 
         Returns:
-            The event as it was pushed, or as it would be if the mail were not held; for a `mail`, of each inbox. What
-            cannot be given here, `attrs.evolve` and `emit` can.
+            The event that was pushed or, for a held mail, the event that `release` will push. For a `mail`, a tuple
+            with the event of each inbox. For an event with other fields, use `attrs.evolve` and `emit`.
 
         Raises:
-            TypeError: The timestamp has no offset; or neither a mail nor an inbox is given; or an argument is of
-                another type, or none that goes with a `mail`.
-            ValueError: The thread is one of another inbox; or the mail is for none of the inboxes that there are; or
-                there is no such event_type.
+            TypeError: The timestamp has no offset, an argument has the wrong type or cannot be given with a `mail`, or
+                neither `mail` nor `inbox_id` is given.
+            ValueError: The thread is in another inbox, no inbox here is a recipient of the `mail`, or the event type is
+                unknown.
         """
         if mail is not None:
             said = (from_, subject, text, html, to, message_id, thread_id, event_id, timestamp)
@@ -155,10 +159,10 @@ class FakeMail(FakeWebSockets, FakeHttp):
         )
 
     def messages(self, inbox_id: str, *labels: str) -> tuple[Message, ...]:
-        """The mails that an inbox has now, the newest last: whole, whatever is indexed or hidden.
+        """Return the mails in an inbox, the newest last, including those that listings hide or do not have yet.
 
         Args:
-            labels: Only those with all of these, for example `"sent"`.
+            labels: Return only the mails that have all of these labels, for example `"sent"`.
         """
         return self._agentmail.messages(inbox_id, *labels)
 
@@ -175,13 +179,15 @@ class FakeMail(FakeWebSockets, FakeHttp):
         timestamp: datetime | None = None,
         attachments: Sequence[AttachedFile] = (),
     ) -> MessageSentEvent:
-        """The inbox sends a mail, as by the REST API: it is kept, and `message.sent` is pushed; inboxes here that it is
-        for get it, and the others are taken to have got it, but for those at AgentMail that do not exist.
+        """Send a mail from an inbox, as the REST API does: keep it, and push `message.sent`.
+
+        Recipients that are inboxes here receive it. All other recipients are reported as delivered, except addresses
+        `@agentmail.to` that are no inbox here, which bounce.
 
         The arguments are those of `deliver`.
 
         Returns:
-            The first of the events.
+            The `message.sent`, which is the first of the pushed events.
         """
         return await self._push_all(
             self._agentmail.send(
@@ -199,43 +205,47 @@ class FakeMail(FakeWebSockets, FakeHttp):
         )
 
     async def release(self, inbox_id: str, message_id: str) -> MessageReceivedEvent:
-        """Someone releases a held mail: it comes as received, with its old times, and a `message.security.override`.
+        """Release a held mail: push it as received, with its old times, and then a `message.security.override`.
 
         Returns:
-            The event as it was pushed.
+            The event by which the mail was pushed.
 
         Raises:
-            KeyError: There is no such mail.
-            ValueError: It is not held.
+            KeyError: The mail does not exist.
+            ValueError: The mail is not held.
         """
         return await self._push_all(self._agentmail.release(inbox_id, message_id, now=self._now()))
 
     async def label(
         self, inbox_id: str, message_id: str, *, add: Collection[str] = (), remove: Collection[str] = ()
     ) -> None:
-        """Labels of a mail change, of which nobody is told.
+        """Change the labels of a mail. AgentMail pushes no event for that.
+
+        Args:
+            add: Labels to add.
+            remove: Labels to remove.
 
         Raises:
-            KeyError: There is no such mail.
+            KeyError: The mail does not exist.
         """
         labels = self._agentmail.label(inbox_id, message_id, add=add, remove=remove, now=self._now())
         self._note(f"the mail {message_id} in {inbox_id}: labels {', '.join(labels)}")
         await trio.lowlevel.checkpoint()
 
     async def delete(self, inbox_id: str, message_id: str) -> None:
-        """A mail is deleted, of which nobody is told.
+        """Delete a mail. AgentMail pushes no event for that.
 
         Raises:
-            KeyError: There is no such mail.
+            KeyError: The mail does not exist.
         """
         self._agentmail.delete(inbox_id, message_id, now=self._now())
         self._note(f"the mail {message_id} in {inbox_id}: deleted")
         await trio.lowlevel.checkpoint()
 
     async def emit(self, event: Event) -> None:
-        """Push any event to the connections whose subscription it matches. A mail in it is not kept: see `deliver`.
+        """Push any event to the connections whose subscription matches it. A mail in it is not kept; see `deliver`.
 
-        This waits for no client. On each connection everything comes in the order in which it was pushed.
+        This does not wait for clients. Each connection receives everything in the order in which it was pushed.
 
         Raises:
             TypeError: The event has no wire form, like `Disconnected`.
