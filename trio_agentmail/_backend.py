@@ -21,7 +21,7 @@ from ._websocket import WebSocket, client_websocket, close_at_once
 from ._why import PROXY_HINT, connecting_failed, tls_failed, waiting_for
 
 if TYPE_CHECKING:
-    import httpx  # imported when it is needed, which takes as long as all the rest of this package
+    import httpx2  # imported when it is needed, which takes as long as all the rest of this package
 
 T = TypeVar("T")
 
@@ -45,10 +45,10 @@ class Backend(Protocol):
     ) -> AbstractAsyncContextManager[WebSocket]:
         """Open a WebSocket; leaving the context manager cuts it, a polite close comes before that."""
 
-    def http_transport(self, ssl_context: ssl.SSLContext | None) -> "httpx.AsyncBaseTransport":
+    def http_transport(self, ssl_context: ssl.SSLContext | None) -> "httpx2.AsyncBaseTransport":
         """What carries the requests to the REST API. Whoever asks for it closes it.
 
-        What goes wrong in it is an `httpx.HTTPError` or an `OSError`. Anything else is a bug, and ends the stream.
+        What goes wrong in it is an `httpx2.HTTPError` or an `OSError`. Anything else is a bug, and ends the stream.
         """
 
     def now(self) -> float:
@@ -113,7 +113,7 @@ class NetworkBackend:
         ) as websocket:
             yield websocket
 
-    def http_transport(self, ssl_context: ssl.SSLContext | None) -> "httpx.AsyncBaseTransport":
+    def http_transport(self, ssl_context: ssl.SSLContext | None) -> "httpx2.AsyncBaseTransport":
         """See `Backend`."""
         from ._network_transport import NetworkTransport, SteadyTransport
 

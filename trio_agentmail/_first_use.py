@@ -17,7 +17,7 @@ _done: set[Callable[[], None]] = set()
 
 
 async def import_in_thread(backend: Backend, settings: Settings, *, with_recovery: bool) -> None:
-    """Do in a thread what would hold up the event loop for 0.15 s: importing httpx, and making a TLS context.
+    """Do in a thread what would hold up the event loop for 0.15 s: importing httpx2, and making a TLS context.
 
     Python hands itself on between its threads every five milliseconds, so other tasks have their turn meanwhile. A
     backend that is not the network answers a handshake at once, so the functions that decode are written here as well.
@@ -25,11 +25,11 @@ async def import_in_thread(backend: Backend, settings: Settings, *, with_recover
     them, or that draws what they do from a seed, has the same story each time.
 
     Raises:
-        ImportError: httpx, or something that it needs, is not installed as it should be.
+        ImportError: httpx2, or something that it needs, is not installed as it should be.
     """
     steps = [_import_stream]
     if with_recovery:
-        steps.append(_import_httpx)
+        steps.append(_import_httpx2)
     if isinstance(backend, NetworkBackend) and settings.ssl_context is None and _is_encrypted(settings):
         steps.append(_make_tls_context)
     if not isinstance(backend, NetworkBackend):
@@ -53,10 +53,10 @@ def _import_stream() -> None:
     converter()
 
 
-def _import_httpx() -> None:
-    import httpx
+def _import_httpx2() -> None:
+    import httpx2
 
-    httpx.AsyncHTTPTransport(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))  # the first one imports the rest of it
+    httpx2.AsyncHTTPTransport(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))  # the first one imports the rest of it
 
 
 def _make_tls_context() -> None:

@@ -1,10 +1,13 @@
-"""What carries requests to the REST API over the network. Imported when it is needed, since httpx is slow to import."""
+"""The transport of requests to the REST API over the network.
+
+It is imported when it is needed, since httpx2 is slow to import.
+"""
 
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
-import httpx
+import httpx2
 import trio
 
 from ._handshake import refused_by_proxy
@@ -14,33 +17,33 @@ from ._why import PROXY_HINT, connecting_failed, story, tls_failed, words_of
 __all__ = ["NetworkTransport", "SteadyTransport"]
 
 
-class NetworkTransport(httpx.AsyncHTTPTransport):
-    """httpx's own, through a proxy if there is one, whose errors say why. It asks the environment for nothing."""
+class NetworkTransport(httpx2.AsyncHTTPTransport):
+    """httpx2's own, through a proxy if there is one, whose errors say why. It asks the environment for nothing."""
 
     def __init__(self, ssl_context: ssl.SSLContext, proxy: Proxy | None) -> None:
         super().__init__(
             verify=ssl_context,
             trust_env=False,
-            proxy=None if proxy is None else _as_httpx_has_it(proxy, ssl_context),
+            proxy=None if proxy is None else _as_httpx2_has_it(proxy, ssl_context),
         )
         self._proxy = proxy
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         try:
             return await super().handle_async_request(request)
-        except httpx.TransportError as exc:
+        except httpx2.TransportError as exc:
             failure = type(exc)(self._words_of(exc, request.url), request=request)
         # Outside of the block, so that what is raised does not drag along what holds the headers.
         raise failure
 
-    def _words_of(self, failure: httpx.TransportError, url: httpx.URL) -> str:
+    def _words_of(self, failure: httpx2.TransportError, url: httpx2.URL) -> str:
         host, port = url.host, url.port or DEFAULT_PORTS[url.scheme]
         server = f"{host} port {port}"
         if self._proxy is not None:
-            if isinstance(failure, httpx.ProxyError) and (status := str(failure)[:3]).isdecimal():
+            if isinstance(failure, httpx2.ProxyError) and (status := str(failure)[:3]).isdecimal():
                 return str(refused_by_proxy(self._proxy, int(status), authority(host, port)))
             server = f"{server} through {self._proxy}"
-        if not isinstance(failure, httpx.ConnectError):
+        if not isinstance(failure, httpx2.ConnectError):
             return words_of(failure)
         causes = list(story(failure))
         if any(isinstance(cause, trio.BrokenResourceError) for cause in causes):
@@ -51,25 +54,25 @@ class NetworkTransport(httpx.AsyncHTTPTransport):
         return str(connecting_failed(refused, host, server, PROXY_HINT))
 
 
-def _as_httpx_has_it(proxy: Proxy, ssl_context: ssl.SSLContext) -> httpx.Proxy:
+def _as_httpx2_has_it(proxy: Proxy, ssl_context: ssl.SSLContext) -> httpx2.Proxy:
     context = ssl_context if proxy.scheme == "https" else None
-    return httpx.Proxy(proxy.url, auth=proxy.credentials, ssl_context=context)
+    return httpx2.Proxy(proxy.url, auth=proxy.credentials, ssl_context=context)
 
 
-class SteadyTransport(httpx.AsyncBaseTransport):
-    """A transport of which whatever goes wrong is an `httpx.TransportError`.
+class SteadyTransport(httpx2.AsyncBaseTransport):
+    """A transport of which whatever goes wrong is an `httpx2.TransportError`.
 
-    httpx means that to be so, and knows the errors that it expects below. What a server that is not sane may have h11,
-    httpcore, TLS or a codec raise besides is no bug of whoever asks, and must not end a stream.
+    httpx2 means that to be so, and knows the errors that it expects below. What a server that is not sane may have h11,
+    httpcore2, TLS or a codec raise besides is no bug of whoever asks, and must not end a stream.
     """
 
-    def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
+    def __init__(self, transport: httpx2.AsyncBaseTransport) -> None:
         self._transport = transport
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         with _as_transport_errors():
             response = await self._transport.handle_async_request(request)
-        assert isinstance(response.stream, httpx.AsyncByteStream)
+        assert isinstance(response.stream, httpx2.AsyncByteStream)
         response.stream = _SteadyStream(response.stream)
         return response
 
@@ -78,8 +81,8 @@ class SteadyTransport(httpx.AsyncBaseTransport):
             await self._transport.aclose()
 
 
-class _SteadyStream(httpx.AsyncByteStream):
-    def __init__(self, stream: httpx.AsyncByteStream) -> None:
+class _SteadyStream(httpx2.AsyncByteStream):
+    def __init__(self, stream: httpx2.AsyncByteStream) -> None:
         self._stream = stream
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -96,7 +99,7 @@ class _SteadyStream(httpx.AsyncByteStream):
 def _as_transport_errors() -> Iterator[None]:
     try:
         yield
-    except httpx.TransportError:
+    except httpx2.TransportError:
         raise
     except Exception as exc:
-        raise httpx.TransportError(f"{type(exc).__name__}: {exc}") from exc
+        raise httpx2.TransportError(f"{type(exc).__name__}: {exc}") from exc

@@ -81,7 +81,7 @@ def _proxy_for(url: str, given: Proxy | None) -> Proxy | None:
         return given
     if not any(name.lower().endswith("_proxy") for name in os.environ):
         return None
-    # Imported here, since it takes 10 ms, unless httpx has imported it.
+    # Imported here, since it takes 10 ms, unless httpx2 has imported it.
     from urllib.request import getproxies_environment, proxy_bypass
 
     for scheme, variable in VARIABLES.items():

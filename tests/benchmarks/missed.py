@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import trio
 
 from trio_agentmail import (
@@ -62,14 +62,14 @@ FIGURES = (
 )
 
 
-class SlowTransport(httpx.AsyncBaseTransport):
+class SlowTransport(httpx2.AsyncBaseTransport):
     """Answers come later: what a server that is further away is like."""
 
-    def __init__(self, transport: httpx.AsyncBaseTransport, delay: float) -> None:
+    def __init__(self, transport: httpx2.AsyncBaseTransport, delay: float) -> None:
         self._transport = transport
         self._delay = delay
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         await trio.sleep(self._delay)
         return await self._transport.handle_async_request(request)
 
@@ -81,7 +81,7 @@ class SlowBackend(NetworkBackend):
     def __init__(self, delay: float) -> None:
         self._delay = delay
 
-    def http_transport(self, ssl_context: Any) -> httpx.AsyncBaseTransport:
+    def http_transport(self, ssl_context: Any) -> httpx2.AsyncBaseTransport:
         return SlowTransport(super().http_transport(ssl_context), self._delay)
 
 
@@ -125,7 +125,7 @@ async def main(http: str, websockets: str, by_inbox: bool, delay: float) -> list
 
 
 async def ask(http: str, path: str) -> None:
-    async with httpx.AsyncClient(trust_env=False, timeout=None) as client:
+    async with httpx2.AsyncClient(trust_env=False, timeout=None) as client:
         await client.get(http + path, headers={"Authorization": f"Bearer {KEY}"})
 
 

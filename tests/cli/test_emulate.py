@@ -13,7 +13,7 @@ from typing import Any
 from unittest.mock import patch
 
 import attrs
-import httpx
+import httpx2
 import pytest
 import trio
 from click.testing import CliRunner, Result
@@ -94,8 +94,8 @@ class Served:
         assert result.exit_code == 0, result.output
         return result.stdout
 
-    async def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
-        async with httpx.AsyncClient(base_url=self.environment.http) as client:
+    async def post(self, path: str, body: Any, **headers: str) -> httpx2.Response:
+        async with httpx2.AsyncClient(base_url=self.environment.http) as client:
             return await client.post(f"/_emulator/{path}", json=body, headers=headers)
 
 
@@ -161,7 +161,7 @@ async def test_mail_that_is_triggered_comes_out_of_a_stream_and_is_listed() -> N
         assert printed == (
             f"message.received  event_id={event.event_id}  message_id={message.message_id}  pushed to 1\n"
         )
-        async with httpx.AsyncClient(
+        async with httpx2.AsyncClient(
             base_url=f"{environment.http}/v0", headers={"Authorization": f"Bearer {KEY}"}
         ) as client:
             [listed] = (await client.get(f"/inboxes/{INBOX}/messages")).json()["messages"]
@@ -188,7 +188,7 @@ async def test_it_says_what_to_set_and_then_a_line_for_each_thing_that_happens()
             async with listening(environment=environment, api_key="am_another"):
                 pass
         async with listening(Subscribe(inbox_ids=[INBOX]), environment=environment) as events:
-            async with httpx.AsyncClient(base_url=http) as client:
+            async with httpx2.AsyncClient(base_url=http) as client:
                 await client.get("/v0/inboxes", params={"limit": "1"})
                 order = {"event_type": "message.received", "inbox_id": INBOX, "subject": HOSTILE}
                 await client.post("/_emulator/trigger", json=order)
@@ -231,7 +231,7 @@ async def test_the_emulator_ends_in_silence_when_nobody_reads_what_it_tells() ->
         [http] = re.findall(r"REST API +(http://\S+)", greeting)
         assert process.stdout is not None
         await process.stdout.aclose()
-        async with httpx.AsyncClient() as client:
+        async with httpx2.AsyncClient() as client:
             await client.get(f"{http}/v0/inboxes")
         assert await process.wait() == 0
         assert await read_rest(process.stderr) == b""
@@ -361,7 +361,7 @@ def test_inboxes_and_pods_are_there_to_begin_with_and_json_tells_nothing(monkeyp
 
     async def inboxes_by_pod() -> dict[str, list[str]]:
         found = {}
-        async with httpx.AsyncClient(
+        async with httpx2.AsyncClient(
             transport=emulator.http_transport(), base_url="http://x/v0", headers={"Authorization": "Bearer x"}
         ) as client:
             for pod in ("default", "sales", "empty"):
@@ -470,7 +470,7 @@ async def test_a_mail_comes_with_files(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"Hello")
     (tmp_path / "b").write_bytes(b"\x00")
     files = ("--attachments", str(tmp_path / "a.txt"), "--attachments", str(tmp_path / "b"))
-    async with serving() as served, httpx.AsyncClient(base_url=served.environment.http) as client:
+    async with serving() as served, httpx2.AsyncClient(base_url=served.environment.http) as client:
         await served.ok("trigger", "message.received", "--inbox", INBOX, "--message-id", "1", *files)
         await served.ok("trigger", "message.sent", "--inbox", INBOX, *files)
         for message in served.emulator.messages(INBOX):
@@ -591,7 +591,7 @@ async def test_pushes_can_be_corrupt_and_slow() -> None:
 async def test_requests_fail_and_go_well_again() -> None:
     async with serving() as served:
         served.emulator.add_inbox(INBOX)
-        async with httpx.AsyncClient(
+        async with httpx2.AsyncClient(
             base_url=f"{served.environment.http}/v0", headers={"Authorization": "Bearer x"}, timeout=1.0
         ) as client:
             await served.ok("fault", "rest-error", "429", "--retry-after", "7", "--path", "/messages", "--times", "all")
@@ -604,16 +604,16 @@ async def test_requests_fail_and_go_well_again() -> None:
             await served.ok("fault", "rest-error", "304")
             assert (await client.get("/inboxes")).content == b""
             await served.ok("fault", "rest-break")
-            with pytest.raises(httpx.HTTPError):
+            with pytest.raises(httpx2.HTTPError):
                 await client.get("/inboxes")
             await served.ok("fault", "rest-hang", "--times", "1")
-            with pytest.raises(httpx.ReadTimeout):
+            with pytest.raises(httpx2.ReadTimeout):
                 await client.get("/inboxes")
         assert "GET /v0/inboxes: no answer, by hang_requests()" in served.told
 
 
 async def test_in_an_outage_only_orders_are_taken_and_mail_is_kept() -> None:
-    async with serving() as served, httpx.AsyncClient(base_url=served.environment.http) as client:
+    async with serving() as served, httpx2.AsyncClient(base_url=served.environment.http) as client:
         client.headers["Authorization"] = f"Bearer {KEY}"
         async with listening(environment=served.environment) as events:
             assert isinstance(await events.receive(), Subscribed)
@@ -621,7 +621,7 @@ async def test_in_an_outage_only_orders_are_taken_and_mail_is_kept() -> None:
             assert isinstance(await events.receive(), Disconnected)
             attempts = served.emulator.attempts
             await served.emulator.wait_for(lambda: served.emulator.attempts >= attempts + 2)
-            with pytest.raises(httpx.HTTPError):
+            with pytest.raises(httpx2.HTTPError):
                 await client.get("/v0/inboxes")
             assert (await client.get("/_emulator")).json() == {"connected": 0, "subscribed": 0}
             assert (await served.ok("trigger", "message.received", "--inbox", INBOX)).endswith("pushed to 0\n")
@@ -718,13 +718,13 @@ async def test_an_outage_goes_on_when_chaos_ends_and_there_is_one_chaos_at_a_tim
         await served.ok("fault", "chaos", "--seed", "1", "--seconds", "0")
         await served.emulator.wait_for(lambda: served.told.count("chaos ends") == 2)
         assert served.told.count("an outage ends") == 1
-        async with httpx.AsyncClient() as client:
-            with pytest.raises(httpx.HTTPError):
+        async with httpx2.AsyncClient() as client:
+            with pytest.raises(httpx2.HTTPError):
                 await client.get(f"{served.environment.http}/v0/inboxes")
 
 
 async def test_orders_are_obeyed_one_after_the_other() -> None:
-    async with serving() as served, httpx.AsyncClient(base_url=served.environment.http) as client:
+    async with serving() as served, httpx2.AsyncClient(base_url=served.environment.http) as client:
         began, go_on = trio.Event(), trio.Event()
 
         async def drop_connections() -> None:
@@ -762,7 +762,7 @@ async def test_a_bug_in_what_goes_on_is_the_end_of_the_emulator() -> None:
 @pytest.mark.parametrize("fault", [{"fault": "outage"}, {"fault": "chaos", "seed": 1, "every": 0.01}])
 async def test_a_signal_ends_it_in_the_middle_of_what_goes_on(fault: dict[str, Any]) -> None:
     async with emulator_process() as (_, environment):
-        async with httpx.AsyncClient(base_url=environment.http) as client:
+        async with httpx2.AsyncClient(base_url=environment.http) as client:
             assert (await client.post("/_emulator/faults", json=fault)).status_code == 200
 
 
@@ -793,7 +793,7 @@ async def test_what_no_close_frame_can_carry_is_refused() -> None:
 
 async def test_a_reset_leaves_nothing_but_what_there_was_to_begin_with() -> None:
     async with serving(inboxes=[(INBOX, "support")], pods=["empty"]) as served:
-        async with httpx.AsyncClient(
+        async with httpx2.AsyncClient(
             base_url=f"{served.environment.http}/v0", headers={"Authorization": f"Bearer {KEY}"}
         ) as client:
 
@@ -845,7 +845,7 @@ async def test_who_was_connected_before_a_reset_starts_afresh() -> None:
 
 
 async def test_a_reset_ends_all_faults() -> None:
-    async with serving() as served, httpx.AsyncClient(base_url=served.environment.http) as client:
+    async with serving() as served, httpx2.AsyncClient(base_url=served.environment.http) as client:
         client.headers["Authorization"] = f"Bearer {KEY}"
         for fault in ("reject 503", "swallow", "rest-error 500"):
             await served.ok("fault", *fault.split(), "--times", "all")
@@ -882,8 +882,8 @@ async def test_nobody_is_served_in_the_middle_of_a_reset(autojump_clock: MockClo
     drop_connections = emulator.drop_connections
 
     async def somebody_comes() -> None:
-        async with httpx.AsyncClient(transport=emulator.http_transport()) as client:
-            with pytest.raises(httpx.ReadError):
+        async with httpx2.AsyncClient(transport=emulator.http_transport()) as client:
+            with pytest.raises(httpx2.ReadError):
                 await client.post("https://x/v0/inboxes", json={}, headers={"Authorization": f"Bearer {KEY}"})
         with pytest.raises(ConnectionFailedError, match="refused"):
             async with listening(backend=emulator, enter_timeout=0.2):
@@ -955,7 +955,7 @@ async def test_another_server_is_not_taken_for_an_emulator() -> None:
 
 
 async def test_it_says_how_many_are_there() -> None:
-    async with serving() as served, httpx.AsyncClient(base_url=served.environment.http) as client:
+    async with serving() as served, httpx2.AsyncClient(base_url=served.environment.http) as client:
         async with listening(environment=served.environment):
             assert (await client.get("/_emulator")).json() == {"connected": 1, "subscribed": 1}
         assert (await client.delete("/_emulator")).status_code == 404
@@ -1014,14 +1014,14 @@ async def test_a_body_that_makes_no_sense_is_a_400_and_harms_nobody(path: str, b
 
 
 async def test_what_is_no_json_is_a_400_unless_there_is_nothing_to_say() -> None:
-    async with serving() as served, httpx.AsyncClient(base_url=served.environment.http) as client:
+    async with serving() as served, httpx2.AsyncClient(base_url=served.environment.http) as client:
         assert (await client.post("/_emulator/faults", content=b"\xff")).status_code == 400
         for body in (b"", b"{}"):
             assert (await client.post("/_emulator/reset", content=body)).status_code == 200
 
 
 async def test_half_an_emoji_in_an_order_is_repaired() -> None:
-    async with serving() as served, httpx.AsyncClient(base_url=served.environment.http) as client:
+    async with serving() as served, httpx2.AsyncClient(base_url=served.environment.http) as client:
         body = rb'{"event_type": "message.received", "inbox_id": "agent@agentmail.to", "subject": "\ud83d"}'
         assert (await client.post("/_emulator/trigger", content=body)).status_code == 200
         assert served.emulator.messages(INBOX)[0].subject == "\ufffd"
@@ -1037,7 +1037,7 @@ async def test_several_recipients_and_null_for_what_is_not_given() -> None:
 
 
 async def test_a_head_is_answered_without_a_body_by_the_control_api_too() -> None:
-    async with serving() as served, httpx.AsyncClient(base_url=served.environment.http) as client:
+    async with serving() as served, httpx2.AsyncClient(base_url=served.environment.http) as client:
         whole = await client.get("/_emulator")
         head = await client.head("/_emulator")
         assert (head.status_code, head.content) == (200, b"")
@@ -1065,13 +1065,13 @@ async def test_a_page_in_a_browser_cannot_give_orders() -> None:
 async def test_orders_come_from_this_machine_only(address: str, status: int) -> None:
     emulator = Emulator(_emulate.silence)
     # As if it had been received at this address, on which no test can listen.
-    request = httpx.Request("GET", "http://localhost/_emulator", extensions={"server_address": address})
+    request = httpx2.Request("GET", "http://localhost/_emulator", extensions={"server_address": address})
     assert (await emulator._respond(request)).status_code == status
 
 
 async def test_what_is_remembered_of_requests_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trio_agentmail.testing._emulator.base.MAX_REMEMBERED", 3)
-    async with serving() as served, httpx.AsyncClient(base_url=served.environment.http) as client:
+    async with serving() as served, httpx2.AsyncClient(base_url=served.environment.http) as client:
         for _ in range(5):
             await client.get("/v0/inboxes")
         assert len(served.emulator.requests) == 3
@@ -1092,7 +1092,7 @@ async def test_a_bug_costs_one_request_or_connection_and_is_logged(
             patched.setattr(MailStore, "index", bug)
             patched.setattr(AgentMail, "know", bug)
             headers = {"Authorization": f"Bearer {KEY}"}
-            async with httpx.AsyncClient(base_url=served.environment.http, headers=headers) as client:
+            async with httpx2.AsyncClient(base_url=served.environment.http, headers=headers) as client:
                 assert (await client.get("/v0/inboxes")).status_code == 500
             with pytest.raises(ConnectionFailedError):
                 async with listening(Subscribe(inbox_ids=[INBOX]), environment=served.environment, enter_timeout=0.2):
@@ -1175,7 +1175,7 @@ async def test_what_happens_to_a_mail_labels_it(event_type: str, label: str) -> 
 
 
 async def test_what_happens_to_a_mail_happens_to_all_who_got_it() -> None:
-    async with serving() as served, httpx.AsyncClient(base_url=served.environment.http) as client:
+    async with serving() as served, httpx2.AsyncClient(base_url=served.environment.http) as client:
         served.emulator.add_inbox(INBOX)
         body = {"to": "to@example.com", "cc": "cc@example.com", "bcc": "bcc@example.com", "text": "Hi"}
         headers = {"Authorization": f"Bearer {KEY}"}
@@ -1190,7 +1190,7 @@ async def test_what_happens_to_a_mail_happens_to_all_who_got_it() -> None:
 
 
 async def test_what_the_fake_does_not_have_is_told_from_what_is_not_there() -> None:
-    async with serving() as served, httpx.AsyncClient(base_url=served.environment.http) as client:
+    async with serving() as served, httpx2.AsyncClient(base_url=served.environment.http) as client:
         headers = {"Authorization": f"Bearer {KEY}"}
         answer = await client.get("/v0/drafts", headers=headers)
         assert (answer.status_code, answer.json()["message"]) == (404, "FakeAgentMail has no GET /v0/drafts")
@@ -1218,8 +1218,8 @@ async def test_nor_does_a_bug_on_a_connection(
     async with serving() as served:
         with monkeypatch.context() as patched:
             patched.setattr(HttpConnection, "_answer_requests", bug)
-            async with httpx.AsyncClient(base_url=served.environment.http) as client:
-                with pytest.raises(httpx.HTTPError):
+            async with httpx2.AsyncClient(base_url=served.environment.http) as client:
+                with pytest.raises(httpx2.HTTPError):
                     await client.get("/v0/inboxes", timeout=0.2)
         await served.ok("fault", "clear")
     assert "ZeroDivisionError" in caplog.text

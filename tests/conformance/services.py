@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import httpx
+import httpx2
 import pytest
 import trio
 
@@ -56,10 +56,10 @@ class Service(ABC):
         subscribe = Subscribe() if subscribe is None else subscribe
         return open_agentmail_stream(subscribe, api_key=key or self.key, environment=self.environment)
 
-    def http(self, *, key: str | None = "") -> httpx.AsyncClient:
+    def http(self, *, key: str | None = "") -> httpx2.AsyncClient:
         """A client of its REST API; a `key` of `None`: without one."""
         headers = {} if key is None else {"Authorization": f"Bearer {key or self.key}"}
-        return httpx.AsyncClient(base_url=f"{self.environment.http}/v0", headers=headers, timeout=20.0)
+        return httpx2.AsyncClient(base_url=f"{self.environment.http}/v0", headers=headers, timeout=20.0)
 
     async def get(self, path: str, params: Any = None) -> Any:
         """What the REST API answers."""
@@ -92,9 +92,9 @@ class MemoryService(Service):
         subscribe = Subscribe() if subscribe is None else subscribe
         return open_agentmail_stream(subscribe, api_key=key or self.key, backend=self.fake)
 
-    def http(self, *, key: str | None = "") -> httpx.AsyncClient:
+    def http(self, *, key: str | None = "") -> httpx2.AsyncClient:
         headers = {} if key is None else {"Authorization": f"Bearer {key or self.key}"}
-        return httpx.AsyncClient(
+        return httpx2.AsyncClient(
             base_url=f"{self.environment.http}/v0", headers=headers, transport=self.fake.http_transport()
         )
 
@@ -119,7 +119,7 @@ class EmulatedService(Service):
 
     async def happen(self, event_type: str, **fields: Any) -> None:
         order = {"event_type": event_type, "inbox_id": self.inbox, **fields}
-        async with httpx.AsyncClient(base_url=self.environment.http) as client:
+        async with httpx2.AsyncClient(base_url=self.environment.http) as client:
             response = await client.post("/_emulator/trigger", json=order)
         assert response.status_code == 200, response.text
 
@@ -139,7 +139,7 @@ class LiveService(Service):
 
     def _first_inbox(self) -> str:
         headers = {"Authorization": f"Bearer {self.key}"}
-        response = httpx.get(f"{self.environment.http}/v0/inboxes", headers=headers, params={"limit": 1}, timeout=20.0)
+        response = httpx2.get(f"{self.environment.http}/v0/inboxes", headers=headers, params={"limit": 1}, timeout=20.0)
         inboxes = response.raise_for_status().json()["inboxes"]
         if not inboxes:
             pytest.skip("the key in $AGENTMAIL_CONFORMANCE_KEY sees no inbox")

@@ -5,7 +5,7 @@ import threading
 import time
 from functools import partial
 
-import httpx
+import httpx2
 import pytest
 import trio
 import trustme
@@ -78,7 +78,7 @@ async def test_requests_go_straight_to_the_server_whatever_the_environment_says_
         monkeypatch.setenv(name, "http://127.0.0.1:1")
         monkeypatch.setenv(name.lower(), "http://127.0.0.1:1")
     transport = NetworkBackend().http_transport(None)
-    async with serve(answer) as server, httpx.AsyncClient(transport=transport) as client:
+    async with serve(answer) as server, httpx2.AsyncClient(transport=transport) as client:
         assert (await client.get(f"http://127.0.0.1:{server.port}")).json() == {}
 
 
@@ -92,11 +92,11 @@ async def test_requests_are_encrypted_by_the_context_that_is_given_or_by_one_tha
     ours = ssl.create_default_context()
     authority.configure_trust(ours)
     transport = NetworkBackend().http_transport(ours if trusting else None)
-    async with serve(partial(answer, context=theirs)) as server, httpx.AsyncClient(transport=transport) as client:
+    async with serve(partial(answer, context=theirs)) as server, httpx2.AsyncClient(transport=transport) as client:
         url = f"https://127.0.0.1:{server.port}"
         if trusting:
             assert (await client.get(url)).json() == {}
         else:
-            with pytest.raises(httpx.ConnectError) as caught:
+            with pytest.raises(httpx2.ConnectError) as caught:
                 await client.get(url)
             assert str(caught.value).startswith(f"the certificate of 127.0.0.1 port {server.port} cannot be verified: ")

@@ -40,7 +40,7 @@ def steps(fresh: None, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]
     def step(name: str) -> Callable[[], None]:
         return lambda: taken.append((name, threading.current_thread() is not threading.main_thread()))
 
-    for name in ("_import_stream", "_import_httpx", "_make_tls_context"):
+    for name in ("_import_stream", "_import_httpx2", "_make_tls_context"):
         monkeypatch.setattr(first_use, name, step(name))
     return taken
 
@@ -61,7 +61,7 @@ def imported_by(statement: str) -> set[str]:
 def test_importing_the_package_imports_neither_http_nor_sqlite_nor_recovery_nor_asyncio() -> None:
     imported = imported_by("import trio_agentmail")
     ours = {"trio_agentmail._recovery.recoverer", "trio_agentmail._supervisor", "trio_agentmail._journal.sqlite_store"}
-    assert not imported & ({"httpx", "sqlite3", "cattrs", "asyncio"} | ours)
+    assert not imported & ({"httpx", "httpx2", "sqlite3", "cattrs", "asyncio"} | ours)
 
 
 def test_the_journal_is_imported_when_it_is_asked_for() -> None:
@@ -78,7 +78,7 @@ def test_the_root_tells_its_lazy_names_and_no_others() -> None:
 async def test_on_the_network_it_is_done_in_a_thread_and_once(steps: list[tuple[str, bool]]) -> None:
     for _ in range(2):
         await first_use.import_in_thread(NetworkBackend(), settings(), with_recovery=True)
-    assert steps == [("_import_stream", True), ("_import_httpx", True), ("_make_tls_context", True)]
+    assert steps == [("_import_stream", True), ("_import_httpx2", True), ("_make_tls_context", True)]
 
 
 async def test_only_what_the_stream_needs_is_done(steps: list[tuple[str, bool]]) -> None:
@@ -88,14 +88,14 @@ async def test_only_what_the_stream_needs_is_done(steps: list[tuple[str, bool]])
     await first_use.import_in_thread(NetworkBackend(), settings(environment=PLAIN), with_recovery=False)
     assert names(steps) == ["_import_stream"]
     await first_use.import_in_thread(NetworkBackend(), settings(), with_recovery=True)
-    assert names(steps) == ["_import_stream", "_import_httpx", "_make_tls_context"]
+    assert names(steps) == ["_import_stream", "_import_httpx2", "_make_tls_context"]
 
 
 async def test_with_a_fake_there_is_no_thread_and_no_tls(
     steps: list[tuple[str, bool]], autojump_clock: MockClock
 ) -> None:
     await first_use.import_in_thread(FakeAgentMail(), settings(), with_recovery=True)
-    assert steps == [("_import_stream", False), ("_import_httpx", False)]
+    assert steps == [("_import_stream", False), ("_import_httpx2", False)]
 
 
 async def test_what_cannot_be_imported_comes_out_as_itself_and_is_tried_again(
@@ -103,8 +103,8 @@ async def test_what_cannot_be_imported_comes_out_as_itself_and_is_tried_again(
 ) -> None:
     fake = FakeAgentMail()
     with monkeypatch.context() as broken:
-        broken.setitem(sys.modules, "httpx", None)
-        with pytest.raises(ImportError, match="httpx"):
+        broken.setitem(sys.modules, "httpx2", None)
+        with pytest.raises(ImportError, match="httpx2"):
             async with open_agentmail_stream(backend=fake):
                 raise AssertionError("not to be entered")
     async with open_agentmail_stream(backend=fake):

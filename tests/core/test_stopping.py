@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -203,7 +203,7 @@ async def test_mail_that_was_found_and_waits_for_room_still_comes_once(autojump_
 
 
 async def test_a_mail_whose_body_is_being_fetched_comes_without_it(autojump_clock: MockClock) -> None:
-    async def never(request: httpx.Request) -> httpx.Response:
+    async def never(request: httpx2.Request) -> httpx2.Response:
         await trio.sleep_forever()
         raise AssertionError
 

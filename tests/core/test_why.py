@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import trio
 from trio.testing import MockClock
@@ -132,8 +132,8 @@ async def test_the_first_attempt_that_outlasts_the_enter_timeout_says_what_it_wa
 
 
 async def ask(url: str) -> Exception:
-    async with httpx.AsyncClient(transport=NetworkBackend().http_transport(None), timeout=None) as client:
-        with pytest.raises(httpx.TransportError) as caught:
+    async with httpx2.AsyncClient(transport=NetworkBackend().http_transport(None), timeout=None) as client:
+        with pytest.raises(httpx2.TransportError) as caught:
             await client.get(url)
     assert caught.value.__cause__ is caught.value.__context__ is None
     return caught.value

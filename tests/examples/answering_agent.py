@@ -3,7 +3,7 @@
 import hashlib
 from urllib.parse import quote
 
-import httpx
+import httpx2
 import trio
 
 from trio_agentmail import Message, MessageReceivedEvent, Subscribe, open_agentmail_stream
@@ -11,7 +11,7 @@ from trio_agentmail import Message, MessageReceivedEvent, Subscribe, open_agentm
 INBOX = "agent@agentmail.to"
 
 
-async def run(api: httpx.AsyncClient) -> None:
+async def run(api: httpx2.AsyncClient) -> None:
     async with open_agentmail_stream(Subscribe(inbox_ids=[INBOX])) as events:
         async for event in events:
             match event:
@@ -19,14 +19,14 @@ async def run(api: httpx.AsyncClient) -> None:
                     await answer(api, message)
 
 
-async def answer(api: httpx.AsyncClient, message: Message) -> None:
+async def answer(api: httpx2.AsyncClient, message: Message) -> None:
     path = f"/v0/inboxes/{quote(INBOX, safe='')}/messages/{quote(message.message_id, safe='')}/reply"
     body = {"text": f"Thank you. We have read “{message.subject}”."}
     key = hashlib.sha256(message.message_id.encode()).hexdigest()  # asked twice, AgentMail sends once
     while True:
         try:
             response = await api.post(path, json=body, headers={"Idempotency-Key": key})
-        except httpx.TransportError:
+        except httpx2.TransportError:
             pass
         else:
             if not response.is_server_error:

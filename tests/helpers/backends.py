@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
 
-import httpx
+import httpx2
 
 from trio_agentmail._websocket import WebSocket
 from trio_agentmail.testing import FakeAgentMail
@@ -36,7 +36,7 @@ class FakeBackend:
             url, headers=headers, max_message_size=max_message_size, ssl_context=ssl_context
         )
 
-    def http_transport(self, ssl_context: ssl.SSLContext | None) -> httpx.AsyncBaseTransport:
+    def http_transport(self, ssl_context: ssl.SSLContext | None) -> httpx2.AsyncBaseTransport:
         return self.fake.http_transport(ssl_context)
 
     def now(self) -> float:

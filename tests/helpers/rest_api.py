@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import Any, TypeAlias
 
-import httpx
+import httpx2
 import trio
 
 from trio_agentmail import AgentMailEnvironment, ReconnectPolicy
@@ -23,8 +23,8 @@ EPOCH = datetime(2025, 1, 1, tzinfo=UTC).timestamp()
 
 KEY = "am_key"
 
-Handler: TypeAlias = Callable[[httpx.Request], Awaitable[httpx.Response]]
-Answer: TypeAlias = dict[str, Any] | int | httpx.Response
+Handler: TypeAlias = Callable[[httpx2.Request], Awaitable[httpx2.Response]]
+Answer: TypeAlias = dict[str, Any] | int | httpx2.Response
 """A JSON object, or a status, or any answer at all."""
 
 
@@ -51,9 +51,9 @@ class RestBackend(FakeBackend):
 class Api:
     """Answers each path as its table says, and 404 where that says nothing."""
 
-    def __init__(self, answers: dict[str, Answer | Callable[[httpx.Request], Any]]) -> None:
+    def __init__(self, answers: dict[str, Answer | Callable[[httpx2.Request], Any]]) -> None:
         self.answers = answers
-        self.requests: list[httpx.Request] = []
+        self.requests: list[httpx2.Request] = []
         self.times: list[float] = []
         """When they came."""
         self.ahead = 0.0
@@ -66,7 +66,7 @@ class Api:
         """The requests so far: path and page_token."""
         return [path_of(request) for request in self.requests]
 
-    async def __call__(self, request: httpx.Request) -> httpx.Response:
+    async def __call__(self, request: httpx2.Request) -> httpx2.Response:
         self.requests.append(request)
         self.times.append(trio.current_time())
         await trio.sleep(self.took)
@@ -76,15 +76,15 @@ class Api:
         if isinstance(answer, Awaitable):
             answer = await answer
         if isinstance(answer, int):
-            answer = httpx.Response(answer, json={"name": "no", "message": f"status {answer}"})
-        elif not isinstance(answer, httpx.Response):
-            answer = httpx.Response(200, json=answer)
+            answer = httpx2.Response(answer, json={"name": "no", "message": f"status {answer}"})
+        elif not isinstance(answer, httpx2.Response):
+            answer = httpx2.Response(200, json=answer)
         if self.ahead:
             answer.headers["Date"] = date(EPOCH + trio.current_time() + self.ahead)
         return answer
 
 
-def path_of(request: httpx.Request) -> str:
+def path_of(request: httpx2.Request) -> str:
     """As it crossed the wire, behind the `/v0`; with the page_token, and without the other parameters."""
     path = request.url.raw_path.decode().partition("?")[0].removeprefix("/v0")
     token = request.url.params.get("page_token")

@@ -1,4 +1,4 @@
-import httpx
+import httpx2
 import trio
 from trio.testing import MockClock
 
@@ -7,7 +7,7 @@ from trio_agentmail.testing import FakeAgentMail
 
 
 async def start_agent(nursery: trio.Nursery, fake_agentmail: FakeAgentMail) -> None:
-    api = httpx.AsyncClient(
+    api = httpx2.AsyncClient(
         transport=fake_agentmail.http_transport(),
         base_url="https://api.agentmail.to",
         headers={"Authorization": "Bearer am_any"},

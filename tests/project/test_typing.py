@@ -117,6 +117,7 @@ def test_importing_the_package_imports_nothing_that_it_does_not_need() -> None:
         "click",
         "difflib",
         "httpx",
+        "httpx2",
         "hypothesis",
         "pytest",
         "rich",
@@ -150,10 +151,12 @@ def test_the_examples_and_the_readme_pass_mypy_strict(tmp_path: Path) -> None:
 WRONG = """
 from typing import assert_never
 
+import httpx
 import trio
 from trio_agentmail import (
     Disconnected, Event, EventType, MessageReceivedEvent, Subscribe, open_agentmail_session, open_agentmail_stream
 )
+from trio_agentmail.testing import FakeAgentMail
 
 
 def handle(event: Event) -> None:
@@ -190,4 +193,11 @@ async def main() -> None:
         if session.state == "open":  # wrong: no such state
             pass
         session.statistics().nothing  # wrong: no such field
+
+
+def old(request: httpx.Request) -> httpx.Response:
+    return httpx.Response(200)
+
+
+FakeAgentMail().answer_requests(old)  # wrong: it is given an httpx2.Request
 """

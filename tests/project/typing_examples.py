@@ -3,6 +3,8 @@
 from datetime import datetime
 from typing import Literal, assert_never, assert_type
 
+import httpx
+import httpx2
 import trio
 
 from trio_agentmail import (
@@ -184,3 +186,25 @@ def text_becomes_an_event_and_back() -> None:
     assert_type(decode_event("{}"), Event)
     assert_type(decode_event(b"{}"), Event)
     assert_type(encode_event(decode_event("{}")), str)
+
+
+async def the_fakes_transport_serves_clients_of_httpx2_and_of_httpx() -> None:
+    fake = FakeAgentMail()
+    transport = fake.http_transport()
+    async with httpx2.AsyncClient(transport=transport) as client:
+        await client.get("https://api.agentmail.to/v0/inboxes")
+    async with httpx.AsyncClient(transport=transport) as old_client:
+        await old_client.get("https://api.agentmail.to/v0/inboxes")
+    assert_type(await transport.handle_async_request(httpx2.Request("GET", "https://fake/v0")), httpx2.Response)
+    assert_type(await transport.handle_async_request(httpx.Request("GET", "https://fake/v0")), httpx.Response)
+
+
+async def a_function_that_answers_requests_takes_and_returns_objects_of_httpx2() -> None:
+    fake = FakeAgentMail()
+    fake.answer_requests(lambda request: httpx2.Response(200, text=str(request.url)))
+
+    async def answer(request: httpx2.Request) -> httpx2.Response:
+        await trio.sleep(5)
+        return httpx2.Response(503)
+
+    fake.answer_requests(answer, times=None, path="/inboxes")

@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import trio
 from hypothesis import given, settings
@@ -249,7 +249,7 @@ async def test_the_floor_is_for_the_time_of_arrival_and_not_for_the_mails_own() 
 
 async def test_a_listing_is_gone_through_to_its_end_and_handed_over_in_its_order(autojump_clock: MockClock) -> None:
     # Those that come first take longest to fetch.
-    async def fetch(request: httpx.Request) -> dict[str, Any]:
+    async def fetch(request: httpx2.Request) -> dict[str, Any]:
         number = int(request.url.path.rpartition("/")[2])
         await trio.sleep(10 - number % 10)
         return whole(str(number), number)
@@ -383,7 +383,7 @@ async def test_only_a_few_mails_are_in_memory_at_once() -> None:
 def in_pages(mails: list[dict[str, Any]], size: int, path: str = A, field: str = "messages") -> dict[str, Any]:
     """A listing that begins where it is told, in so many items a page, without bodies; and each mail with its body."""
 
-    def answer(request: httpx.Request) -> dict[str, Any]:
+    def answer(request: httpx2.Request) -> dict[str, Any]:
         after = datetime.fromisoformat(request.url.params["after"])
         begin = int(request.url.params.get("page_token", 0))
         listed = [m for m in mails if datetime.fromisoformat(m["timestamp"]) >= after]
@@ -439,7 +439,7 @@ async def test_a_look_stays_before_a_mail_that_could_not_be_fetched() -> None:
 async def test_the_place_of_a_look_is_moved_on_when_all_before_it_has_been_handed_over(
     autojump_clock: MockClock,
 ) -> None:
-    async def slow(request: httpx.Request) -> dict[str, Any]:
+    async def slow(request: httpx2.Request) -> dict[str, Any]:
         await trio.sleep(10)
         return whole("1", 1)
 
@@ -527,7 +527,7 @@ async def test_mail_that_may_have_been_delivered_and_forgotten_is_left_alone() -
 
 @pytest.mark.parametrize("target", [INBOX, KEY], ids=repr)
 async def test_mail_that_is_forgotten_while_it_is_fetched_is_left_alone(target: Target) -> None:
-    def fetch(request: httpx.Request) -> dict[str, Any]:
+    def fetch(request: httpx2.Request) -> dict[str, Any]:
         # Pushed, delivered and forgotten: there was no room for more.
         looker.delivered.floor = EPOCH + 10
         return whole("m", 9) if target == INBOX else {"messages": [whole("m", 9)]}
@@ -590,9 +590,9 @@ async def test_a_key_is_listed_by_threads_which_come_with_their_bodies() -> None
 
 
 async def test_a_key_that_may_not_list_threads_with_spam_lists_the_others_from_then_on() -> None:
-    def answer(request: httpx.Request) -> httpx.Response | dict[str, Any]:
+    def answer(request: httpx2.Request) -> httpx2.Response | dict[str, Any]:
         if ALL_THREADS.items() <= dict(request.url.params).items():
-            return httpx.Response(403, json={"name": "missing_permission", "message": "label_spam_read"})
+            return httpx2.Response(403, json={"name": "missing_permission", "message": "label_spam_read"})
         return {"threads": [thread("t", "m")]}
 
     async with looking(threads(t=[whole("m")]) | {"/threads": answer}) as looker:
@@ -605,8 +605,8 @@ async def test_a_key_that_may_not_list_threads_with_spam_lists_the_others_from_t
 async def test_a_key_that_was_refused_threads_with_spam_asks_for_them_again_after_an_hour(
     autojump_clock: MockClock,
 ) -> None:
-    def answer(request: httpx.Request) -> httpx.Response | dict[str, Any]:
-        return httpx.Response(403, json={}) if len(looker.api.requests) == 1 else {"threads": []}
+    def answer(request: httpx2.Request) -> httpx2.Response | dict[str, Any]:
+        return httpx2.Response(403, json={}) if len(looker.api.requests) == 1 else {"threads": []}
 
     async with looking({"/threads": answer}) as looker:
         for _ in range(3):
@@ -617,7 +617,7 @@ async def test_a_key_that_was_refused_threads_with_spam_asks_for_them_again_afte
 
 
 async def test_a_key_that_may_not_list_threads_at_all_is_refused() -> None:
-    refusal = httpx.Response(403, json={"name": "missing_permission", "message": "message_read"})
+    refusal = httpx2.Response(403, json={"name": "missing_permission", "message": "message_read"})
     async with looking({"/threads": refusal}) as looker:
         for _ in range(2):
             with pytest.raises(PermissionDeniedError):
@@ -636,7 +636,7 @@ async def test_a_single_thread_that_is_refused_takes_no_other_thread_with_it() -
 
 
 async def test_a_single_thread_that_makes_no_sense_takes_no_other_thread_with_it(autojump_clock: MockClock) -> None:
-    nonsense = httpx.Response(200, text="no JSON")
+    nonsense = httpx2.Response(200, text="no JSON")
     answers = threads(thread("t", "m"), thread("u", "n"), u=[whole("n")]) | {THREAD: nonsense}
     async with looking(answers) as looker:
         with pytest.raises(RequestFailedError):
@@ -977,7 +977,7 @@ async def test_held_mail_that_is_released_for_one_server_and_not_for_another_sta
 async def test_held_mail_is_asked_for_by_inbox_in_batches_and_comes_in_the_order_in_which_it_was_held() -> None:
     ids = [f"{number * 7919 % 1200}" for number in range(1200)]
 
-    def released(request: httpx.Request) -> dict[str, Any]:
+    def released(request: httpx2.Request) -> dict[str, Any]:
         asked = json.loads(request.content)["message_ids"]
         batches.append(len(asked))
         return batch(*[mail(message_id) for message_id in sorted(asked)])
@@ -1145,9 +1145,9 @@ def test_whatever_json_comes_a_look_fails_in_no_other_way_than_a_request_does(js
     async def main() -> None:
         left = list(json_)
 
-        async def handle(request: httpx.Request) -> httpx.Response:
+        async def handle(request: httpx2.Request) -> httpx2.Response:
             answer = left.pop(0) if left else {}
-            return httpx.Response(200, content=json.dumps(answer))
+            return httpx2.Response(200, content=json.dumps(answer))
 
         async def put(event: Event, counts: Counts, *, was_held: bool) -> None:
             assert isinstance(event, MessageReceivedEvent)

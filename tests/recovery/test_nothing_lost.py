@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -42,19 +42,19 @@ class Backend(FakeBackend):
         self.request_takes = request_takes
         self.set_forward = 0.0
 
-    def http_transport(self, ssl_context: ssl.SSLContext | None) -> httpx.AsyncBaseTransport:
+    def http_transport(self, ssl_context: ssl.SSLContext | None) -> httpx2.AsyncBaseTransport:
         return Slow(super().http_transport(ssl_context), self.request_takes)
 
     def now(self) -> float:
         return super().now() + self.set_forward
 
 
-class Slow(httpx.AsyncBaseTransport):
-    def __init__(self, transport: httpx.AsyncBaseTransport, seconds: float) -> None:
+class Slow(httpx2.AsyncBaseTransport):
+    def __init__(self, transport: httpx2.AsyncBaseTransport, seconds: float) -> None:
         self._transport = transport
         self._seconds = seconds
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         await trio.sleep(self._seconds)
         return await self._transport.handle_async_request(request)
 

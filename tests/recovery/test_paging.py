@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import attrs
-import httpx
+import httpx2
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -96,7 +96,7 @@ async def page_through(
     must_be_seen, seen = set(places()), set[str]()
     params: dict[str, Any] = {"limit": limit, "ascending": ascending}
     changes = iter(between)
-    async with httpx.AsyncClient(
+    async with httpx2.AsyncClient(
         transport=model.fake.http_transport(),
         base_url="https://api.example/v0",
         headers={"Authorization": "Bearer am_key"},

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any, cast
 
-import httpx
+import httpx2
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -197,8 +197,8 @@ def polls(lost: float, until: float, since: float | None = None, path: str = A) 
     return looks
 
 
-def later(seconds: float, answer: Any) -> Callable[[httpx.Request], Coroutine[Any, Any, Any]]:
-    async def handle(request: httpx.Request) -> Any:
+def later(seconds: float, answer: Any) -> Callable[[httpx2.Request], Coroutine[Any, Any, Any]]:
+    async def handle(request: httpx2.Request) -> Any:
         await trio.sleep(seconds)
         return answer
 
@@ -810,7 +810,7 @@ async def test_a_sweep_of_an_inbox_that_is_not_subscribed_any_more_says_nothing(
 def pages_of(mails: list[dict[str, Any]], path: str = A) -> dict[str, Any]:
     """A listing that begins where it is told, with one mail on each page; and each mail with its body."""
 
-    def answer(request: httpx.Request) -> dict[str, Any]:
+    def answer(request: httpx2.Request) -> dict[str, Any]:
         after = datetime.fromisoformat(request.url.params["after"])
         page = int(request.url.params.get("page_token", 0))
         listed = [m for m in mails if datetime.fromisoformat(m["timestamp"]) >= after]
@@ -934,7 +934,7 @@ async def test_a_look_that_takes_long_keeps_its_place_when_its_inbox_fails(
 
 
 async def test_a_mail_that_can_never_be_fetched_does_not_hide_what_is_missed_later(autojump_clock: MockClock) -> None:
-    def listing(request: httpx.Request) -> dict[str, Any]:
+    def listing(request: httpx2.Request) -> dict[str, Any]:
         # What AgentMail has not created yet is not there.
         there = [m for m in mails if datetime.fromisoformat(m["created_at"]).timestamp() <= world.backend.now()]
         answer: dict[str, Any] = pages_of(there)[A](request)
@@ -1177,7 +1177,7 @@ async def test_a_pod_or_a_key_that_cannot_be_listed_is_named(
 
 
 async def test_a_reason_that_the_server_gave_is_shown_without_control_characters(autojump_clock: MockClock) -> None:
-    async with recovering({A: httpx.Response(403, content=b"\x1b[2Jno\r\n" + b"x" * 10_000)}) as world:
+    async with recovering({A: httpx2.Response(403, content=b"\x1b[2Jno\r\n" + b"x" * 10_000)}) as world:
         world.subscribed()
         await world.until(10)
         [failed] = world.notices
@@ -1458,8 +1458,8 @@ async def test_our_clock_may_be_set_right_while_we_run(autojump_clock: MockClock
 async def test_without_any_answer_that_is_told_and_the_time_is_asked_for_again(
     autojump_clock: MockClock, no_jitter: None
 ) -> None:
-    def nobody(request: httpx.Request) -> None:
-        raise httpx.ConnectError("refused")
+    def nobody(request: httpx2.Request) -> None:
+        raise httpx2.ConnectError("refused")
 
     async with recovering({"/inboxes": nobody}) as world:
         world.subscribed("a", "b")
@@ -1479,8 +1479,8 @@ async def test_without_any_answer_that_is_told_and_the_time_is_asked_for_again(
 async def test_a_loss_that_is_told_right_after_the_first_answer_is_not_shifted_twice(
     autojump_clock: MockClock,
 ) -> None:
-    def nobody(request: httpx.Request) -> None:
-        raise httpx.ConnectError("refused")
+    def nobody(request: httpx2.Request) -> None:
+        raise httpx2.ConnectError("refused")
 
     # The answer to the first request of another kind tells the time while recovery waits to ask again.
     async with recovering({"/inboxes": nobody, PATH: {"message_id": "<m/1>", "text": "text"}}) as world:
@@ -1542,8 +1542,8 @@ async def test_what_was_kept_before_there_was_an_answer_is_set_to_their_clock(
 async def test_a_failure_that_was_told_before_there_was_an_answer_is_not_told_again(
     autojump_clock: MockClock, no_jitter: None
 ) -> None:
-    def nobody(request: httpx.Request) -> None:
-        raise httpx.ConnectError("refused")
+    def nobody(request: httpx2.Request) -> None:
+        raise httpx2.ConnectError("refused")
 
     async with recovering() as world:
         world.subscribed()

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
-import httpx
+import httpx2
 import pytest
 import trio
 from hypothesis import given, settings
@@ -38,7 +38,7 @@ def answers(*items: Any) -> Api:
     """Answers `/x` with each of these in turn; the last is repeated."""
     left = list(items)
 
-    def answer(request: httpx.Request) -> Any:
+    def answer(request: httpx2.Request) -> Any:
         item = left.pop(0) if len(left) > 1 else left[0]
         if isinstance(item, Exception):
             raise item
@@ -51,8 +51,8 @@ def clock() -> ServerClock:
     return ServerClock(time.time)
 
 
-def refused(status: int, **headers: str) -> httpx.Response:
-    return httpx.Response(status, headers={name.replace("_", "-"): value for name, value in headers.items()})
+def refused(status: int, **headers: str) -> httpx2.Response:
+    return httpx2.Response(status, headers={name.replace("_", "-"): value for name, value in headers.items()})
 
 
 # Trouble
@@ -159,7 +159,7 @@ async def test_when_the_key_asks_too_much_all_of_its_requests_wait(autojump_cloc
 
 async def test_what_waits_for_that_waits_also_for_the_next_time(autojump_clock: MockClock) -> None:
     # The second 429 answers a request that was under way when the first one came.
-    async def late(request: httpx.Request) -> httpx.Response:
+    async def late(request: httpx2.Request) -> httpx2.Response:
         await trio.sleep(5)
         return refused(429, Retry_After="100")
 
@@ -191,7 +191,7 @@ async def test_a_server_in_trouble_keeps_waiting_only_whom_it_has_told(autojump_
 
 
 async def test_a_server_that_never_answers_is_given_up_each_time(autojump_clock: MockClock, no_jitter: None) -> None:
-    async def never(request: httpx.Request) -> httpx.Response:
+    async def never(request: httpx2.Request) -> httpx2.Response:
         await trio.sleep_forever()
         raise AssertionError
 
@@ -209,24 +209,24 @@ async def test_an_answer_that_trickles_for_ever_is_given_up_as_well(autojump_clo
 
     started: list[float] = []
 
-    async def handle(request: httpx.Request) -> httpx.Response:
+    async def handle(request: httpx2.Request) -> httpx2.Response:
         started.append(trio.current_time())
-        return httpx.Response(200, content=trickle()) if len(started) == 1 else httpx.Response(200, json=ANSWER)
+        return httpx2.Response(200, content=trickle()) if len(started) == 1 else httpx2.Response(200, json=ANSWER)
 
     async with rest(handle) as asks:
         assert await asks.get("/x") == ANSWER
     assert REQUEST_TIMEOUT <= started[1] <= REQUEST_TIMEOUT + 1
 
 
-def kinds_of(cls: type[httpx.RequestError]) -> Iterator[type[httpx.RequestError]]:
+def kinds_of(cls: type[httpx2.RequestError]) -> Iterator[type[httpx2.RequestError]]:
     yield cls
     for kind in cls.__subclasses__():
         yield from kinds_of(kind)
 
 
-@pytest.mark.parametrize("kind", [*kinds_of(httpx.RequestError)], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [*kinds_of(httpx2.RequestError)], ids=lambda kind: kind.__name__)
 async def test_whatever_httpx_says_of_a_connection_is_trouble_that_may_pass(
-    kind: type[httpx.RequestError], autojump_clock: MockClock
+    kind: type[httpx2.RequestError], autojump_clock: MockClock
 ) -> None:
     api = answers(kind("the cable is out"), ANSWER)
     async with rest(api) as asks:
@@ -239,7 +239,7 @@ async def test_whatever_httpx_says_of_a_connection_is_trouble_that_may_pass(
 
 
 async def test_a_failure_says_what_was_at_its_bottom(autojump_clock: MockClock) -> None:
-    failure = httpx.ConnectError("")
+    failure = httpx2.ConnectError("")
     failure.__cause__ = RuntimeError()
     failure.__cause__.__context__ = OSError("no route to host")
     async with rest(answers(failure)) as asks:
@@ -247,15 +247,15 @@ async def test_a_failure_says_what_was_at_its_bottom(autojump_clock: MockClock) 
             await asks.get("/x")
 
 
-@pytest.mark.filterwarnings("ignore:.*httpx:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:.*httpx2:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_a_body_that_cannot_be_unpacked_is_trouble_that_may_pass(autojump_clock: MockClock) -> None:
-    def broken(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(200, headers={"Content-Encoding": "gzip"}, stream=httpx.ByteStream(b"no gzip"))
+    def broken(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, headers={"Content-Encoding": "gzip"}, stream=httpx2.ByteStream(b"no gzip"))
 
     async with rest(Api({"/x": broken})) as asks:
         with pytest.raises(RequestFailedError):
             await asks.get("/x")
-    gc.collect()  # httpx leaves its generators to it; the warning of that is this test's, and not another one's
+    gc.collect()  # httpx2 leaves its generators to it; the warning of that is this test's, and not another one's
 
 
 async def test_a_bug_is_no_trouble_with_the_network(autojump_clock: MockClock) -> None:
@@ -270,9 +270,9 @@ async def test_a_bug_is_no_trouble_with_the_network(autojump_clock: MockClock) -
     ids=repr,
 )
 async def test_an_answer_that_is_no_object_is_trouble_that_may_pass(body: bytes, autojump_clock: MockClock) -> None:
-    async with rest(answers(httpx.Response(200, content=body), ANSWER)) as asks:
+    async with rest(answers(httpx2.Response(200, content=body), ANSWER)) as asks:
         assert await asks.get("/x") == ANSWER
-    api = answers(httpx.Response(200, content=body))
+    api = answers(httpx2.Response(200, content=body))
     async with rest(api) as asks:
         with pytest.raises(RequestFailedError, match="no JSON object"):
             await asks.get("/x")
@@ -280,7 +280,7 @@ async def test_an_answer_that_is_no_object_is_trouble_that_may_pass(body: bytes,
 
 
 async def test_half_an_emoji_is_no_trouble() -> None:
-    async with rest(answers(httpx.Response(200, content=rb'{"preview": "half \ud83d"}'))) as asks:
+    async with rest(answers(httpx2.Response(200, content=rb'{"preview": "half \ud83d"}'))) as asks:
         assert await asks.get("/x") == {"preview": "half �"}
 
 
@@ -334,7 +334,7 @@ async def test_any_message_id_stays_one_segment_of_its_path(message_id: str) -> 
 @repeatable
 @given(st.text(st.characters(exclude_categories=()), min_size=1))
 def test_any_text_stays_one_segment(text: str) -> None:
-    path = httpx.URL(f"https://host/v0/threads/{segment(text)}/end").raw_path.decode()
+    path = httpx2.URL(f"https://host/v0/threads/{segment(text)}/end").raw_path.decode()
     v0, threads, quoted, end = path[1:].split("/")
     assert (v0, threads, end) == ("v0", "threads", "end")
     assert unquote(quoted, errors="surrogatepass") == text
@@ -356,14 +356,14 @@ async def test_no_redirect_is_followed(autojump_clock: MockClock) -> None:
 
 
 async def test_eight_requests_are_under_way_at_once_and_no_more(autojump_clock: MockClock) -> None:
-    async def slow(request: httpx.Request) -> dict[str, Any]:
+    async def slow(request: httpx2.Request) -> dict[str, Any]:
         under_way.append(request)
         at_once.append(len(under_way))
         await trio.sleep(1)
         under_way.remove(request)
         return ANSWER
 
-    under_way: list[httpx.Request] = []
+    under_way: list[httpx2.Request] = []
     at_once: list[int] = []
     async with rest(Api({"/x": slow})) as asks:
         async with trio.open_nursery() as nursery:
@@ -399,8 +399,8 @@ class Keys:
         return self.key
 
 
-def knows(*keys: str) -> Callable[[httpx.Request], Any]:
-    def answer(request: httpx.Request) -> Any:
+def knows(*keys: str) -> Callable[[httpx2.Request], Any]:
+    def answer(request: httpx2.Request) -> Any:
         return ANSWER if request.headers["Authorization"].removeprefix("Bearer ") in keys else 401
 
     return answer
@@ -467,16 +467,16 @@ async def test_what_the_callers_function_raises_comes_out_as_it_is() -> None:
     "failure",
     [
         *[
-            httpx.Response(
+            httpx2.Response(
                 status,
                 headers={"X-Echo": f"Bearer {SECRET}", f"X-{SECRET}": "", "Location": f"https://x/?api_key={SECRET}"},
                 json={"message": f"{SECRET} is not allowed to"},
             )
             for status in (302, 400, 401, 403, 404, 429, 500)
         ],
-        *[kind(f"Illegal header value b'Bearer {SECRET}'") for kind in kinds_of(httpx.RequestError)],
-        httpx.InvalidURL(f"https://{SECRET}@host"),
-        httpx.Response(200, text=SECRET),
+        *[kind(f"Illegal header value b'Bearer {SECRET}'") for kind in kinds_of(httpx2.RequestError)],
+        httpx2.InvalidURL(f"https://{SECRET}@host"),
+        httpx2.Response(200, text=SECRET),
     ],
     ids=repr,
 )
@@ -491,12 +491,12 @@ async def test_no_failure_shows_the_key(failure: Any, autojump_clock: MockClock)
 
 @pytest.mark.parametrize("status", [200, 401])
 async def test_no_logger_shows_the_key_at_any_level(status: int, caplog: pytest.LogCaptureFixture) -> None:
-    async def answer(request: httpx.Request) -> httpx.Response:
+    async def answer(request: httpx2.Request) -> httpx2.Response:
         sent.append(request.headers["Authorization"])
-        return httpx.Response(status, json={"your_key": SECRET})
+        return httpx2.Response(status, json={"your_key": SECRET})
 
     caplog.set_level(logging.DEBUG)
-    for name in ("httpx", "httpcore", "httpcore.connection", "httpcore.http11", "h11", "trio_agentmail"):
+    for name in ("httpx2", "httpcore2", "httpcore2.connection", "httpcore2.http11", "h11", "trio_agentmail"):
         caplog.set_level(logging.DEBUG, logger=name)
     sent: list[str] = []
     fake = FakeAgentMail()
@@ -509,7 +509,7 @@ async def test_no_logger_shows_the_key_at_any_level(status: int, caplog: pytest.
             except AuthenticationError as exc:
                 assert_no_secret(exc)
     assert sent == [f"Bearer {SECRET}"]
-    assert {record.name.partition(".")[0] for record in caplog.records} == {"trio_agentmail", "httpcore"}
+    assert {record.name.partition(".")[0] for record in caplog.records} == {"trio_agentmail", "httpcore2"}
     shown = [logging.Formatter().format(record) + repr(vars(record)) for record in caplog.records]
     assert [line for line in shown if MARK in line] == []
 
@@ -570,20 +570,20 @@ class Connections(RestBackend):
         self.open = 0
         self.opened = 0
 
-    def http_transport(self, ssl_context: ssl.SSLContext | None) -> httpx.AsyncBaseTransport:
+    def http_transport(self, ssl_context: ssl.SSLContext | None) -> httpx2.AsyncBaseTransport:
         self.open += 1
         self.opened += 1
         return Transport(super().http_transport(ssl_context), self)
 
 
-class Transport(httpx.AsyncBaseTransport):
+class Transport(httpx2.AsyncBaseTransport):
     """One that takes its time to be closed."""
 
-    def __init__(self, transport: httpx.AsyncBaseTransport, connections: Connections) -> None:
+    def __init__(self, transport: httpx2.AsyncBaseTransport, connections: Connections) -> None:
         self._transport = transport
         self._connections = connections
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         return await self._transport.handle_async_request(request)
 
     async def aclose(self) -> None:
@@ -676,9 +676,9 @@ async def test_a_page_token_that_comes_again_does_not_go_on_for_ever(circle: lis
     assert asks.requests == len(set(circle)) + 1
 
 
-def lambda_handler(answer: Callable[[httpx.Request], dict[str, Any]]) -> rest_api.Handler:
-    async def handle(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(200, json=answer(request))
+def lambda_handler(answer: Callable[[httpx2.Request], dict[str, Any]]) -> rest_api.Handler:
+    async def handle(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, json=answer(request))
 
     return handle
 
@@ -732,7 +732,7 @@ async def test_every_answer_tells_how_far_the_clocks_are_apart(skew: float, auto
 
 @pytest.mark.parametrize("skew", [-1.4, -1.0, 0.5, 1.4])
 async def test_a_difference_that_whole_seconds_make_is_none(skew: float, autojump_clock: MockClock) -> None:
-    backend = RestBackend(answers(httpx.Response(200, json=ANSWER, headers={"Date": date(EPOCH)})))
+    backend = RestBackend(answers(httpx2.Response(200, json=ANSWER, headers={"Date": date(EPOCH)})))
     backend.wrong_by = -skew
     clock = ServerClock(backend.now)
     asks = Rest(backend, rest_api.settings(), asked_key(), clock)
@@ -769,7 +769,7 @@ async def test_a_date_may_have_any_shape(
     monkeypatch.setenv("TZ", "America/New_York")
     time.tzset()
     try:
-        async with rest(answers(httpx.Response(200, json=ANSWER, headers={"Date": value}))) as asks:
+        async with rest(answers(httpx2.Response(200, json=ANSWER, headers={"Date": value}))) as asks:
             await asks.get("/x")
     finally:
         monkeypatch.delenv("TZ")
@@ -808,7 +808,7 @@ async def test_without_an_answer_nobody_knows_the_time_and_whoever_asks_is_told(
 
 
 async def test_an_answer_that_refuses_or_makes_no_sense_tells_the_time_nevertheless(autojump_clock: MockClock) -> None:
-    for answer in (500, httpx.Response(200, content=b"<html>")):
+    for answer in (500, httpx2.Response(200, content=b"<html>")):
         api = Api({"/inboxes": answer})
         api.ahead = 600.0
         async with rest(api) as asks:
@@ -818,4 +818,4 @@ async def test_an_answer_that_refuses_or_makes_no_sense_tells_the_time_neverthel
 
 
 def unreachable() -> Any:
-    raise httpx.ConnectError("refused")
+    raise httpx2.ConnectError("refused")

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
 
-import httpx
+import httpx2
 import orjson
 import pytest
 import trio
@@ -43,7 +43,7 @@ ANSWER = {"answer": 42}
 LIMIT = 16 * 2**20
 
 
-class Body(httpx.AsyncByteStream):
+class Body(httpx2.AsyncByteStream):
     """As it crosses the wire, in pieces."""
 
     def __init__(self, pieces: Sequence[bytes] | AsyncIterator[bytes]) -> None:
@@ -66,13 +66,13 @@ class Body(httpx.AsyncByteStream):
         self.is_closed = True
 
 
-def wire(*pieces: bytes, status: int = 200, **headers: str | bytes) -> httpx.Response:
+def wire(*pieces: bytes, status: int = 200, **headers: str | bytes) -> httpx2.Response:
     """An answer that is read as if it came over a network."""
     raw = [
         (name.replace("_", "-").encode(), value if isinstance(value, bytes) else value.encode())
         for name, value in headers.items()
     ]
-    return httpx.Response(status, headers=raw, stream=Body(pieces))
+    return httpx2.Response(status, headers=raw, stream=Body(pieces))
 
 
 def always(answer: Callable[[], Any]) -> Api:
@@ -111,9 +111,9 @@ async def test_an_answer_is_json_whatever_charset_it_names() -> None:
 
 
 async def test_of_headers_that_are_repeated_the_last_is_kept(autojump_clock: MockClock) -> None:
-    def answer() -> httpx.Response:
+    def answer() -> httpx2.Response:
         headers = [(b"X-A", b"1"), (b"x-a", b"2"), (b"\xff\xfe", b"\xfd")]
-        return httpx.Response(404, headers=headers, stream=Body([]))
+        return httpx2.Response(404, headers=headers, stream=Body([]))
 
     failure, _ = await failure_of(answer)
     assert isinstance(failure, ApiError)
@@ -134,7 +134,7 @@ async def test_a_status_may_be_any_number(status: int, autojump_clock: MockClock
     "cookie", [b"a=b; Path=/", "größe=ü; Domain=ß".encode(), b"\xff\xfe=\xfd", b"a=b; Domain=agentmail.to", b"=", b""]
 )
 async def test_no_cookie_is_sent_back(cookie: bytes, autojump_clock: MockClock) -> None:
-    api = Api({"/x": lambda _: httpx.Response(200, headers=[(b"Set-Cookie", cookie)], stream=Body([b"{}"]))})
+    api = Api({"/x": lambda _: httpx2.Response(200, headers=[(b"Set-Cookie", cookie)], stream=Body([b"{}"]))})
     async with rest(api) as asks:
         await asks.get("/x")
         await asks.get("/x")
@@ -260,7 +260,7 @@ async def test_an_answer_without_end_is_given_up(pause: float, autojump_clock: M
             yield b" " * 2**16
 
     body = Body(without_end())
-    failure, _ = await failure_of(lambda: httpx.Response(200, stream=body))
+    failure, _ = await failure_of(lambda: httpx2.Response(200, stream=body))
     assert isinstance(failure, AnswerTooLargeError)
     assert body.is_closed
     assert body.taken == LIMIT // 2**16 + 1
@@ -272,16 +272,16 @@ async def test_even_if_it_has_no_checkpoint(autojump_clock: MockClock) -> None:
         while True:
             yield b" " * 2**16
 
-    failure, _ = await failure_of(lambda: httpx.Response(200, stream=Body(without_end())))
+    failure, _ = await failure_of(lambda: httpx2.Response(200, stream=Body(without_end())))
     assert isinstance(failure, AnswerTooLargeError)
     gc.collect()
 
 
 async def test_an_answer_made_in_memory_is_limited_as_well(autojump_clock: MockClock) -> None:
-    failure, _ = await failure_of(lambda: httpx.Response(200, content=b" " * (LIMIT + 1)))
+    failure, _ = await failure_of(lambda: httpx2.Response(200, content=b" " * (LIMIT + 1)))
     assert isinstance(failure, AnswerTooLargeError)
     packing = {"Content-Encoding": "gzip"}
-    async with rest(always(lambda: httpx.Response(200, headers=packing, content=packed(b'{"a": 1}')))) as asks:
+    async with rest(always(lambda: httpx2.Response(200, headers=packing, content=packed(b'{"a": 1}')))) as asks:
         assert await asks.get("/x") == {"a": 1}
 
 
@@ -298,7 +298,7 @@ async def test_of_a_refusal_the_beginning_is_kept(autojump_clock: MockClock) -> 
 async def test_a_refusal_is_one_whatever_becomes_of_its_body(autojump_clock: MockClock) -> None:
     async def breaks() -> AsyncIterator[bytes]:
         yield b"no su"
-        raise httpx.ReadError("reset")
+        raise httpx2.ReadError("reset")
 
     async def trickles() -> AsyncIterator[bytes]:
         while True:
@@ -306,8 +306,8 @@ async def test_a_refusal_is_one_whatever_becomes_of_its_body(autojump_clock: Moc
             await trio.sleep(1)
 
     for answer, body in (
-        (lambda: httpx.Response(401, stream=Body(breaks())), "no su"),
-        (lambda: httpx.Response(401, stream=Body(trickles())), "no no "),
+        (lambda: httpx2.Response(401, stream=Body(breaks())), "no su"),
+        (lambda: httpx2.Response(401, stream=Body(trickles())), "no no "),
         (lambda: wire(b"no gzip", status=401, Content_Encoding="gzip"), ""),
         (lambda: wire(b"no brotli", status=401, Content_Encoding="br"), ""),
     ):
@@ -321,9 +321,9 @@ async def test_a_refusal_is_one_whatever_becomes_of_its_body(autojump_clock: Moc
 async def test_a_body_that_breaks_off_is_trouble_that_may_pass(autojump_clock: MockClock) -> None:
     async def breaks() -> AsyncIterator[bytes]:
         yield b"{"
-        raise httpx.ReadError("reset")
+        raise httpx2.ReadError("reset")
 
-    failure, api = await failure_of(lambda: httpx.Response(200, stream=Body(breaks())))
+    failure, api = await failure_of(lambda: httpx2.Response(200, stream=Body(breaks())))
     assert str(failure) == "ReadError: reset"
     assert len(api.requests) == ATTEMPTS
 
@@ -335,7 +335,7 @@ async def test_the_time_is_that_of_the_head_however_long_the_body_takes(autojump
             await trio.sleep(10)
 
     headers = {"Date": date(EPOCH + 600)}
-    async with rest(always(lambda: httpx.Response(200, headers=headers, stream=Body(trickles())))) as asks:
+    async with rest(always(lambda: httpx2.Response(200, headers=headers, stream=Body(trickles())))) as asks:
         assert await asks.get("/x") == {}
         assert trio.current_time() == 20
         assert clock_of(asks).ahead == 600
@@ -345,7 +345,7 @@ async def test_the_time_is_that_of_the_head_however_long_the_body_takes(autojump
 
 
 async def test_a_page_that_is_too_large_is_asked_for_in_smaller_ones() -> None:
-    def page(request: httpx.Request) -> dict[str, Any]:
+    def page(request: httpx2.Request) -> dict[str, Any]:
         limit = int(request.url.params["limit"])
         asked.append(limit)
         begin = int(request.url.params.get("page_token", "0"))
@@ -354,8 +354,8 @@ async def test_a_page_that_is_too_large_is_asked_for_in_smaller_ones() -> None:
 
     asked: list[int] = []
 
-    async def handle(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(200, json=page(request))
+    async def handle(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, json=page(request))
 
     async with rest(handle) as asks:
         found = [item["n"] async for found in asks.pages("/x", "items", {}, 10) for item in found.items]
@@ -364,8 +364,8 @@ async def test_a_page_that_is_too_large_is_asked_for_in_smaller_ones() -> None:
 
 
 async def test_an_item_that_is_too_large_by_itself_ends_the_listing() -> None:
-    async def handle(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(200, json={"items": [{"text": "x" * LIMIT}]})
+    async def handle(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, json={"items": [{"text": "x" * LIMIT}]})
 
     async with rest(handle) as asks:
         with pytest.raises(AnswerTooLargeError):
@@ -377,9 +377,9 @@ async def test_an_item_that_is_too_large_by_itself_ends_the_listing() -> None:
 def endless(items: Callable[[int], list[dict[str, Any]]]) -> rest_api.Handler:
     """A listing whose pages each name another one."""
 
-    async def handle(request: httpx.Request) -> httpx.Response:
+    async def handle(request: httpx2.Request) -> httpx2.Response:
         number = int(request.url.params.get("page_token", "0"))
-        return httpx.Response(200, json={"items": items(number), "next_page_token": str(number + 1)})
+        return httpx2.Response(200, json={"items": items(number), "next_page_token": str(number + 1)})
 
     return handle
 
@@ -410,9 +410,9 @@ async def test_a_listing_may_have_many_empty_pages() -> None:
 
 @pytest.mark.parametrize("token", ["half \ud83d", "\x00\r\n", "a&b=c#d", "../..", "größe", "%"], ids=ascii)
 async def test_a_page_token_may_be_any_text(token: str) -> None:
-    async def handle(request: httpx.Request) -> httpx.Response:
+    async def handle(request: httpx2.Request) -> httpx2.Response:
         asked.append(parse_qs(request.url.query.decode(), errors="surrogatepass"))
-        return httpx.Response(200, json=ANSWER)
+        return httpx2.Response(200, json=ANSWER)
 
     asked: list[dict[str, list[str]]] = []
     async with rest(handle) as asks:
@@ -512,7 +512,7 @@ async def test_a_pushed_mail_whose_body_is_too_large_comes_without_it(
 async def test_held_mail_is_asked_for_in_smaller_parts_where_that_is_too_much(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def answer(request: httpx.Request) -> httpx.Response:
+    def answer(request: httpx2.Request) -> httpx2.Response:
         ids = orjson.loads(request.content)["message_ids"]
         asked.append(len(ids))
         return wire(b" " * 2**19 * len(ids)) if len(ids) > 2 else fake._answer_request(request)
@@ -539,7 +539,7 @@ async def test_held_mail_is_asked_for_in_smaller_parts_where_that_is_too_much(
 async def test_held_mail_of_which_one_is_too_large_by_itself_holds_up_no_other(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def answer(request: httpx.Request) -> httpx.Response:
+    def answer(request: httpx2.Request) -> httpx2.Response:
         ids = orjson.loads(request.content)["message_ids"]
         return wire(b" " * (2**20 + 1)) if large.message.message_id in ids else fake._answer_request(request)
 
@@ -563,28 +563,28 @@ async def test_held_mail_of_which_one_is_too_large_by_itself_holds_up_no_other(
     assert "held mail could not be looked at: the answer has more" in caplog.text
 
 
-# What httpx does not expect
+# What httpx2 does not expect
 
 
-class Broken(httpx.AsyncBaseTransport):
+class Broken(httpx2.AsyncBaseTransport):
     """A transport with a bug, in its head or in its body."""
 
     def __init__(self, failure: BaseException, where: str) -> None:
         self._failure = failure
         self._where = where
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         await trio.lowlevel.checkpoint()
         if self._where == "head":
             raise self._failure
-        return httpx.Response(200, stream=BrokenBody(self._failure, self._where))
+        return httpx2.Response(200, stream=BrokenBody(self._failure, self._where))
 
     async def aclose(self) -> None:
         if self._where == "connections":
             raise self._failure
 
 
-class BrokenBody(httpx.AsyncByteStream):
+class BrokenBody(httpx2.AsyncByteStream):
     def __init__(self, failure: BaseException, where: str) -> None:
         self._failure = failure
         self._where = where
@@ -600,11 +600,11 @@ class BrokenBody(httpx.AsyncByteStream):
 
 
 class BrokenBackend(RestBackend):
-    def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
+    def __init__(self, transport: httpx2.AsyncBaseTransport) -> None:
         super().__init__(Api({}))
         self._transport = transport
 
-    def http_transport(self, ssl_context: Any) -> httpx.AsyncBaseTransport:
+    def http_transport(self, ssl_context: Any) -> httpx2.AsyncBaseTransport:
         return SteadyTransport(self._transport)
 
 
@@ -634,11 +634,11 @@ async def test_connections_that_cannot_be_closed_are_no_trouble() -> None:
         assert await asks.get("/x") == {}
 
 
-@pytest.mark.parametrize("failure", [httpx.ReadError("as it is"), KeyboardInterrupt()], ids=repr)
+@pytest.mark.parametrize("failure", [httpx2.ReadError("as it is"), KeyboardInterrupt()], ids=repr)
 async def test_what_is_known_and_what_is_no_exception_passes_unchanged(failure: BaseException) -> None:
     transport = SteadyTransport(Broken(failure, "head"))
     with pytest.raises(type(failure)) as caught:
-        await transport.handle_async_request(httpx.Request("GET", "http://x"))
+        await transport.handle_async_request(httpx2.Request("GET", "http://x"))
     assert caught.value is failure
 
 
@@ -806,21 +806,21 @@ async def test_over_a_socket_httpx_says_nothing_of_our_requests_and_goes_on_tell
         async with asks.connected():
             await asks.get("/inboxes")
         assert caplog.records == []
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx2.AsyncClient(trust_env=False) as client:
             await client.get(f"{environment.http}/v0/inboxes", headers={"Authorization": f"Bearer {KEY}"})
-    assert [record.name for record in caplog.records] == ["httpx"]
+    assert [record.name for record in caplog.records] == ["httpx2"]
 
 
 async def test_a_key_that_a_server_repeats_in_a_header_does_not_get_into_httpcores_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    for name in ("httpcore", "httpcore.connection", "httpcore.http11"):
+    for name in ("httpcore2", "httpcore2.connection", "httpcore2.http11"):
         caplog.set_level(logging.DEBUG, logger=name)
     odd = SECRET + "'\\\""  # as repr() shows it, it is another text
     fake = FakeAgentMail(api_keys={odd, KEY})
     fake.answer_requests(
-        lambda request: httpx.Response(200, headers={"X-Echo": request.headers["Authorization"]}, json=ANSWER),
+        lambda request: httpx2.Response(200, headers={"X-Echo": request.headers["Authorization"]}, json=ANSWER),
         times=None,
     )
     async with fake.serve() as environment:
@@ -829,19 +829,19 @@ async def test_a_key_that_a_server_repeats_in_a_header_does_not_get_into_httpcor
         )
         async with asks.connected():
             await asks.get("/inboxes")
-        lines = [record.getMessage() for record in caplog.records if record.name.startswith("httpcore")]
+        lines = [record.getMessage() for record in caplog.records if record.name.startswith("httpcore2")]
         assert any("X-Echo" in line and "Bearer ***" in line for line in lines)
         assert [line for line in lines if MARK in line] == []
         caplog.clear()
-        # Others' use of httpcore is as it was.
-        async with httpx.AsyncClient(trust_env=False) as client:
+        # Others' use of httpcore2 is as it was.
+        async with httpx2.AsyncClient(trust_env=False) as client:
             await client.get(f"{environment.http}/v0/inboxes", headers={"Authorization": f"Bearer {KEY}"})
     assert any(f"Bearer {KEY}" in record.getMessage() for record in caplog.records)
 
 
-@pytest.mark.parametrize("failure", [401, 404, httpx.ReadError("reset"), "no object", "bug"], ids=repr)
+@pytest.mark.parametrize("failure", [401, 404, httpx2.ReadError("reset"), "no object", "bug"], ids=repr)
 async def test_no_local_of_a_traceback_shows_the_key(failure: Any, autojump_clock: MockClock) -> None:
-    def answer(request: httpx.Request) -> Any:
+    def answer(request: httpx2.Request) -> Any:
         if failure == "bug":
             raise ZeroDivisionError
         if isinstance(failure, Exception):
@@ -862,7 +862,7 @@ def test_a_text_is_redacted_however_the_key_is_shown() -> None:
 
 
 async def test_a_request_that_is_never_answered_keeps_its_words(autojump_clock: MockClock) -> None:
-    async def hang(request: httpx.Request) -> httpx.Response:
+    async def hang(request: httpx2.Request) -> httpx2.Response:
         await trio.sleep_forever()
         raise AssertionError
 

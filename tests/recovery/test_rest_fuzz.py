@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import orjson
 import pytest
 import trio
@@ -214,14 +214,14 @@ body = st.one_of(
 )
 failures = st.sampled_from(
     [
-        httpx.ConnectError("no"),
-        httpx.ReadTimeout("no"),
-        httpx.RemoteProtocolError("no"),
-        httpx.DecodingError("no"),
-        httpx.TooManyRedirects("no"),
-        httpx.InvalidURL("no"),
-        httpx.StreamClosed(),
-        httpx.CookieConflict("no"),
+        httpx2.ConnectError("no"),
+        httpx2.ReadTimeout("no"),
+        httpx2.RemoteProtocolError("no"),
+        httpx2.DecodingError("no"),
+        httpx2.TooManyRedirects("no"),
+        httpx2.InvalidURL("no"),
+        httpx2.StreamClosed(),
+        httpx2.CookieConflict("no"),
         OSError("no"),
         ConnectionResetError("no"),
         trio.BrokenResourceError("no"),
@@ -254,7 +254,7 @@ class Odd:
     def __repr__(self) -> str:
         return f"Odd({self.status}, {self.headers}, {self.body[:60]!r}, {self.changes}, {self.packed}, {self.breaks})"
 
-    def answer(self, good: httpx.Response) -> httpx.Response:
+    def answer(self, good: httpx2.Response) -> httpx2.Response:
         if self.failure is not None:
             raise self.failure
         body, status = self.body, self.status or 200
@@ -267,10 +267,10 @@ class Odd:
         if self.packed:
             body = gzip.compress(body, 1, mtime=0)
             headers.append((b"Content-Encoding", b"gzip"))
-        return httpx.Response(status, headers=headers, stream=Body(body, self.breaks))
+        return httpx2.Response(status, headers=headers, stream=Body(body, self.breaks))
 
 
-class Body(httpx.AsyncByteStream):
+class Body(httpx2.AsyncByteStream):
     def __init__(self, data: bytes, breaks: bool) -> None:
         self._data = data
         self._breaks = breaks
@@ -280,7 +280,7 @@ class Body(httpx.AsyncByteStream):
         yield self._data[:half]
         await trio.lowlevel.checkpoint()
         if self._breaks:
-            raise httpx.ReadError("the connection was reset")
+            raise httpx2.ReadError("the connection was reset")
         yield self._data[half:]
 
 
@@ -320,7 +320,7 @@ async def a_day_with(
     fake.add_inbox(OTHER, pod_id=POD)
     left = list(oddities)
 
-    async def answer(request: httpx.Request) -> httpx.Response:
+    async def answer(request: httpx2.Request) -> httpx2.Response:
         good = fake._answer_request(request)
         return left.pop(0).answer(good) if left and is_meant(request.url.path) else good
 

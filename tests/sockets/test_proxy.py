@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import trio
 from websockets.trio.server import ServerConnection
@@ -73,8 +73,8 @@ def logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     caplog.set_level(logging.DEBUG)
     yield
     for record in caplog.get_records("call"):
-        if record.name.startswith("httpcore") and record.getMessage().startswith("receive_response_headers"):
-            continue  # httpcore tells, at level DEBUG, what the proxy said, and a proxy of ours repeats what it heard
+        if record.name.startswith("httpcore2") and record.getMessage().startswith("receive_response_headers"):
+            continue  # httpcore2 tells, at level DEBUG, what the proxy said, and a proxy of ours repeats what it heard
         text = record.getMessage() + repr(vars(record))
         assert SECRET not in text
         assert BASIC[6:] not in text
@@ -572,7 +572,7 @@ async def test_a_server_behind_a_proxy_that_hangs_up_in_the_handshake_is_told_wi
 
 async def ask_through(proxy: Proxy | None, certificates: Certificates, environment: AgentMailEnvironment) -> Any:
     transport = NetworkBackend(Proxies(http=proxy)).http_transport(certificates.client)
-    async with httpx.AsyncClient(transport=transport, timeout=None) as client:
+    async with httpx2.AsyncClient(transport=transport, timeout=None) as client:
         return (await client.get(f"{environment.http}/v0/inboxes", headers={"Authorization": f"Bearer {KEY}"})).json()
 
 
@@ -588,7 +588,7 @@ async def test_a_request_that_a_proxy_refuses_says_which_proxy(
     answer: Answer, text: str, certificates: Certificates
 ) -> None:
     async with connect_proxy({}, answer) as proxy:
-        with pytest.raises(httpx.ProxyError) as caught:
+        with pytest.raises(httpx2.ProxyError) as caught:
             await ask_through(proxy_from_url(proxy.url(CREDENTIALS), "proxy"), certificates, ENCRYPTED)
     assert str(caught.value).startswith(f"the proxy {proxy.name} ")
     assert text.replace(f"{WS}:80", f"{API}:443") in str(caught.value)
@@ -604,14 +604,14 @@ async def test_a_request_that_a_proxy_does_not_forward_fails_with_words(
     answer: Answer, certificates: Certificates
 ) -> None:
     async with connect_proxy({}, answer) as proxy:
-        with pytest.raises(httpx.TransportError) as caught:
+        with pytest.raises(httpx2.TransportError) as caught:
             await ask_through(proxy_from_url(proxy.url(CREDENTIALS), "proxy"), certificates, ENCRYPTED)
     assert str(caught.value)
     assert caught.value.__cause__ is caught.value.__context__ is None  # which have the headers in their frames
 
 
 async def test_a_request_to_a_proxy_that_cannot_be_reached_says_so(certificates: Certificates) -> None:
-    with reserved_port() as port, pytest.raises(httpx.ConnectError) as caught:
+    with reserved_port() as port, pytest.raises(httpx2.ConnectError) as caught:
         await ask_through(Proxy("http", "127.0.0.1", port), certificates, ENCRYPTED)
     assert str(caught.value) == f"connection refused: the proxy 127.0.0.1:{port}"
 
@@ -623,7 +623,7 @@ async def test_a_request_to_a_server_with_another_certificate_says_so_with_the_p
         await peer.start_tls(Certificates().servers)
 
     async with serve(handle) as server, connect_proxy({f"{API}:443": server.port}) as proxy:
-        with pytest.raises(httpx.ConnectError) as caught:
+        with pytest.raises(httpx2.ConnectError) as caught:
             await ask_through(proxy_from_url(proxy.url(), "proxy"), certificates, ENCRYPTED)
     whose = f"the certificate of {API} port 443 through the proxy {proxy.name}"
     assert str(caught.value).startswith(f"{whose} cannot be verified: ")

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import trio
 
@@ -70,11 +70,11 @@ async def port_of(process: trio.Process) -> int:
 
 
 @asynccontextmanager
-async def client_of(process: trio.Process) -> AsyncIterator[httpx.AsyncClient]:
+async def client_of(process: trio.Process) -> AsyncIterator[httpx2.AsyncClient]:
     url = f"http://127.0.0.1:{await port_of(process)}"
     # Under Quart-Trio, the server waits for a connection that is kept alive, up to `graceful_timeout`.
     headers = {"Connection": "close"}
-    async with httpx.AsyncClient(base_url=url, headers=headers, trust_env=False, timeout=60) as client:
+    async with httpx2.AsyncClient(base_url=url, headers=headers, trust_env=False, timeout=60) as client:
         yield client
 
 
@@ -110,8 +110,8 @@ async def test_mail_is_shown_and_what_is_under_way_at_a_sigterm_is_finished(name
 async def test_an_error_of_the_stream_ends_the_process_while_a_request_is_open(name: str, tmp_path: Path) -> None:
     fake = FakeAgentMail()
 
-    async def ask(client: httpx.AsyncClient) -> None:
-        with suppress(httpx.TransportError):
+    async def ask(client: httpx2.AsyncClient) -> None:
+        with suppress(httpx2.TransportError):
             await client.get("/hang")
 
     async with fake.serve() as environment, running(name, environment, tmp_path) as process:

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import h11
-import httpx
+import httpx2
 import pytest
 import trio
 from hypothesis import HealthCheck, given, settings
@@ -262,14 +262,14 @@ async def test_a_page_of_this_machine_gets_a_websocket_and_no_orders_obeyed() ->
 async def test_a_name_that_is_allowed_is_let_in() -> None:
     fake = FakeAgentMail()
     async with fake.serve(allow_hosts=["agentmail"]) as environment:
-        async with httpx.AsyncClient(headers={"Host": "agentmail:8490", "Authorization": "Bearer a"}) as client:
+        async with httpx2.AsyncClient(headers={"Host": "agentmail:8490", "Authorization": "Bearer a"}) as client:
             assert (await client.get(environment.http + "/v0/inboxes")).status_code == 200
         async with open_agentmail_stream(environment=environment, api_key="a") as events:
             assert isinstance(await events.receive(), Subscribed)
 
 
 async def test_in_memory_any_name_will_do() -> None:
-    async with httpx.AsyncClient(transport=FakeAgentMail().http_transport()) as client:
+    async with httpx2.AsyncClient(transport=FakeAgentMail().http_transport()) as client:
         headers = {"Authorization": "Bearer a", "Origin": "https://evil.example"}
         assert (await client.get("https://api.agentmail.to/v0/inboxes", headers=headers)).status_code == 200
 

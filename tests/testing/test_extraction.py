@@ -4,7 +4,7 @@ import time
 from email.message import EmailMessage
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -113,7 +113,7 @@ async def test_what_is_new_in_a_mail_is_shown_wherever_its_text_is(autojump_cloc
     headers = {"Authorization": "Bearer am_key"}
     async with (
         open_agentmail_stream(backend=fake) as events,
-        httpx.AsyncClient(transport=transport, base_url="https://api.example/v0", headers=headers) as client,
+        httpx2.AsyncClient(transport=transport, base_url="https://api.example/v0", headers=headers) as client,
     ):
         await events.receive()
 

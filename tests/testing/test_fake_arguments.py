@@ -49,7 +49,7 @@ WRONG: list[tuple[Callable[[Any], Any], type[Exception], str]] = [
     (lambda fake: fake.fail_requests(200, headers={"content-length": "3"}, body=b"xxxxx"), ValueError, "no response"),
     (lambda fake: fake.fail_requests(500, path=5), TypeError, "path is a str, not int"),
     (lambda fake: fake.hang_requests(path=5), TypeError, "path is a str, not int"),
-    (lambda fake: fake.answer_requests(5), TypeError, "answer is a function of an httpx.Request, not 5"),
+    (lambda fake: fake.answer_requests(5), TypeError, "answer is a function of an httpx2.Request, not 5"),
     (lambda fake: fake.fail_connections("x"), TypeError, "error is an exception, not 'x'"),
     (lambda fake: fake.refuse_subscriptions(5, "x"), TypeError, "name is a str, not int"),
     (lambda fake: fake.refuse_subscriptions("x", None), TypeError, "message is a str, not NoneType"),

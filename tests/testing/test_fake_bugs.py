@@ -4,7 +4,7 @@ import signal
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -74,7 +74,7 @@ async def in_a_request_of_a_stream(error: BaseException) -> None:
 async def in_a_request_in_memory(error: BaseException) -> None:
     fake = FakeAgentMail()
     fake.answer_requests(raising(error))
-    async with httpx.AsyncClient(transport=fake.http_transport()) as client:
+    async with httpx2.AsyncClient(transport=fake.http_transport()) as client:
         await client.get("https://api.example/v0/inboxes", headers=BEARER)
 
 
@@ -101,7 +101,7 @@ async def in_chaos(error: BaseException) -> None:
 async def in_a_request_that_is_served(error: BaseException) -> None:
     fake = FakeAgentMail()
     fake.answer_requests(raising(error))
-    async with fake.serve() as environment, httpx.AsyncClient() as client:
+    async with fake.serve() as environment, httpx2.AsyncClient() as client:
         await client.get(environment.http + "/v0/inboxes", headers=BEARER)
 
 
@@ -144,7 +144,7 @@ async def in_two_requests_at_once(errors: list[BaseException]) -> None:
     fake = FakeAgentMail()
     both = trio.Event()
 
-    async def answer(_: httpx.Request) -> httpx.Response:
+    async def answer(_: httpx2.Request) -> httpx2.Response:
         if len(fake.requests) == 2:
             both.set()
         await both.wait()
@@ -152,7 +152,7 @@ async def in_two_requests_at_once(errors: list[BaseException]) -> None:
 
     fake.answer_requests(answer, times=None)
     with trio.fail_after(60):
-        async with fake.serve() as environment, httpx.AsyncClient() as client, trio.open_nursery() as nursery:
+        async with fake.serve() as environment, httpx2.AsyncClient() as client, trio.open_nursery() as nursery:
             for _ in range(2):
                 nursery.start_soon(client.get, environment.http + "/v0/inboxes")
 
@@ -172,7 +172,7 @@ def test_an_interrupt_is_not_lost_in_a_bug_that_comes_at_the_same_time(kinds: tu
 def test_an_interrupt_of_the_body_is_not_lost_in_a_bug() -> None:
     async def run() -> None:
         fake = FakeAgentMail(api_keys=Keys(Bug()))
-        async with fake.serve() as environment, httpx.AsyncClient() as client:
+        async with fake.serve() as environment, httpx2.AsyncClient() as client:
             try:
                 await client.get(environment.http + "/v0/inboxes", headers=BEARER)
             finally:

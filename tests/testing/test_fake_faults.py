@@ -1,6 +1,6 @@
 """What the kit makes go wrong on the way, alone and as chaos, and what a stream makes of it."""
 
-import httpx
+import httpx2
 import pytest
 import trio
 import trio.testing
@@ -146,8 +146,8 @@ async def test_in_an_outage_nothing_answers_and_mail_is_kept(autojump_clock: Moc
             await fake.deliver(inbox_id=INBOX, subject="meanwhile")
             await trio.sleep(3600)
             assert fake.connected == 0
-            async with httpx.AsyncClient(transport=fake.http_transport()) as client:
-                with pytest.raises(httpx.ReadError):
+            async with httpx2.AsyncClient(transport=fake.http_transport()) as client:
+                with pytest.raises(httpx2.ReadError):
                     await client.get("https://x/v0/inboxes")
         assert isinstance(await events.receive(), Disconnected)
         # Requests are answered as soon as WebSockets can be opened: which comes first is a matter of the jitter.

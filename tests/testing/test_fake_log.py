@@ -1,6 +1,6 @@
 """What happened at the fake can be waited for, and is told in words."""
 
-import httpx
+import httpx2
 import pytest
 import trio
 from trio.testing import MockClock
@@ -179,11 +179,11 @@ async def test_it_is_told_to_whom_an_event_was_pushed_and_why_not_to_others(auto
 async def test_requests_are_told_of_but_no_api_key(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     fake.break_requests()
-    client = httpx.AsyncClient(
+    client = httpx2.AsyncClient(
         transport=fake.http_transport(), base_url="https://x/v0", headers={"Authorization": "Bearer am_secret"}
     )
     async with client:
-        with pytest.raises(httpx.ReadError):
+        with pytest.raises(httpx2.ReadError):
             await client.get("/inboxes")
         await client.get("/threads/a")
     async with open_agentmail_stream(backend=fake, api_key="am_secret"):
@@ -251,12 +251,12 @@ async def test_what_a_condition_raises_comes_out_as_it_is(looks: int, autojump_c
 
 
 async def test_faults_are_told_when_they_strike_and_when_they_have_not(autojump_clock: MockClock) -> None:
-    def refuse(request: httpx.Request) -> httpx.Response:
-        raise httpx.ReadError("no")
+    def refuse(request: httpx2.Request) -> httpx2.Response:
+        raise httpx2.ReadError("no")
 
     fake = FakeAgentMail()
     fake.fail_requests(503, path="/inboxes")
-    fake.answer_requests(lambda _: httpx.Response(200), path="/pods")
+    fake.answer_requests(lambda _: httpx2.Response(200), path="/pods")
     fake.answer_requests(refuse, path="/pods")
     fake.hang_requests(path="/replies", times=2)
     fake.swallow_pushes(times=None)
@@ -270,10 +270,10 @@ async def test_faults_are_told_when_they_strike_and_when_they_have_not(autojump_
     fake.close_instead_of_confirming(1011)
     fake.push_before_confirming("{}")
     fake.drop_after_confirming()
-    async with httpx.AsyncClient(transport=fake.http_transport(), base_url="http://fake/v0") as client:
+    async with httpx2.AsyncClient(transport=fake.http_transport(), base_url="http://fake/v0") as client:
         await client.get("/inboxes")
         await client.post("/pods", json={"name": "x" * 200})
-        with pytest.raises(httpx.ReadError):
+        with pytest.raises(httpx2.ReadError):
             await client.get("/pods")
     [failed, answered, refused, left] = fake.explain().splitlines()
     assert failed.endswith(", by fail_requests(503) of /inboxes")

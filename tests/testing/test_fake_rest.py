@@ -18,6 +18,7 @@ from typing import Any, cast
 from urllib.parse import quote
 
 import httpx
+import httpx2
 import pytest
 import trio
 import trustme
@@ -33,22 +34,32 @@ OTHER = "other@agentmail.to"
 BEARER = {"Authorization": "Bearer am_key"}
 ODD_ID = "<a/b?c#d%2Fe ü+&@host>"
 
+client_library: Any = httpx2
+
+
+@pytest.fixture(params=["httpx2", "httpx"], autouse=True)
+def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The library of the clients: that of the kit itself, or the one that the official SDK is given a client of."""
+    module = {"httpx2": httpx2, "httpx": httpx}[request.param]
+    monkeypatch.setattr(sys.modules[__name__], "client_library", module)
+    return module
+
 
 @asynccontextmanager
-async def rest(fake: FakeAgentMail, **kwargs: Any) -> AsyncIterator[httpx.AsyncClient]:
+async def rest(fake: FakeAgentMail, **kwargs: Any) -> AsyncIterator[httpx2.AsyncClient]:
     """A client of the fake's REST API, in memory."""
     options: dict[str, Any] = {"base_url": "https://api.example/v0", "headers": BEARER} | kwargs
-    async with httpx.AsyncClient(transport=fake.http_transport(), **options) as client:
+    async with client_library.AsyncClient(transport=fake.http_transport(), **options) as client:
         yield client
 
 
-async def get(client: httpx.AsyncClient, path: str, **params: Any) -> Any:
+async def get(client: httpx2.AsyncClient, path: str, **params: Any) -> Any:
     response = await client.get(path, params=params)
     assert response.status_code == 200, response.text
     return response.json()
 
 
-async def pages(client: httpx.AsyncClient, path: str, name: str, **params: Any) -> list[list[Any]]:
+async def pages(client: httpx2.AsyncClient, path: str, name: str, **params: Any) -> list[list[Any]]:
     """All pages of a listing."""
     found = []
     while True:
@@ -734,16 +745,16 @@ async def test_there_is_no_search_and_that_is_said(autojump_clock: MockClock) ->
 
 async def test_a_function_need_not_be_async(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
-    fake.answer_requests(lambda request: httpx.Response(202, text=request.method))
+    fake.answer_requests(lambda request: httpx2.Response(202, text=request.method))
     async with rest(fake) as client:
         assert (await client.get("/inboxes")).text == "GET"
 
 
 async def test_a_function_answers_as_it_likes_and_takes_its_time(autojump_clock: MockClock) -> None:
-    async def answer(request: httpx.Request) -> httpx.Response:
+    async def answer(request: httpx2.Request) -> httpx2.Response:
         assert [request.status for request in fake.requests] == [None]
         await trio.sleep(5)
-        return httpx.Response(200, headers={"Date": "yesterday"}, json={"echo": request.content.decode()})
+        return httpx2.Response(200, headers={"Date": "yesterday"}, json={"echo": request.content.decode()})
 
     fake = FakeAgentMail()
     fake.answer_requests(answer, path="/pods")
@@ -756,17 +767,24 @@ async def test_a_function_answers_as_it_likes_and_takes_its_time(autojump_clock:
     assert [request.status for request in fake.requests] == [200, 200]
 
 
-@pytest.mark.parametrize("error", [httpx.ConnectTimeout("no way"), ZeroDivisionError("a bug in the test")], ids=repr)
-async def test_what_a_function_raises_is_what_the_client_gets(error: Exception, autojump_clock: MockClock) -> None:
-    async def answer(request: httpx.Request) -> httpx.Response:
+@pytest.mark.parametrize("error", [httpx2.ConnectTimeout("no way"), ZeroDivisionError("a bug in the test")], ids=repr)
+async def test_what_a_function_raises_is_what_the_client_gets(
+    error: Exception, library: Any, autojump_clock: MockClock
+) -> None:
+    async def answer(request: httpx2.Request) -> httpx2.Response:
         raise error
 
     fake = FakeAgentMail()
     fake.answer_requests(answer)
     async with rest(fake) as client:
-        with pytest.raises(type(error)) as caught:
+        with pytest.raises(getattr(library, type(error).__name__, type(error))) as caught:
             await client.get("/inboxes")
-        assert caught.value is error
+        assert str(caught.value) == str(error)
+        if library is httpx2 or isinstance(error, ZeroDivisionError):
+            assert caught.value is error
+        else:
+            assert caught.value.__cause__ is error
+            assert isinstance(caught.value.request, httpx.Request)
     assert [request.status for request in fake.requests] == [None]
     assert "GET /v0/inboxes: ConnectTimeout" in fake.explain() or isinstance(error, ZeroDivisionError)
 
@@ -777,8 +795,8 @@ async def test_an_answer_may_be_a_stream_and_is_not_read_by_the_fake(autojump_cl
             await trio.sleep(10)
             yield b"."
 
-    async def answer(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(500, content=trickle())
+    async def answer(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(500, content=trickle())
 
     fake = FakeAgentMail()
     fake.answer_requests(answer)
@@ -790,18 +808,18 @@ async def test_an_answer_may_be_a_stream_and_is_not_read_by_the_fake(autojump_cl
 
 
 async def test_a_function_answers_on_a_port_as_well_byte_for_byte() -> None:
-    async def compressed(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(200, headers={"Content-Encoding": "gzip"}, content=gzip.compress(b"hello"))
+    async def compressed(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, headers={"Content-Encoding": "gzip"}, content=gzip.compress(b"hello"))
 
-    async def in_pieces(request: httpx.Request) -> httpx.Response:
+    async def in_pieces(request: httpx2.Request) -> httpx2.Response:
         async def pieces() -> AsyncIterator[bytes]:
             yield b"hel"
             yield b"lo"
 
-        return httpx.Response(200, content=pieces())
+        return httpx2.Response(200, content=pieces())
 
-    async def broken(request: httpx.Request) -> httpx.Response:
-        raise httpx.ReadError("reset")
+    async def broken(request: httpx2.Request) -> httpx2.Response:
+        raise httpx2.ReadError("reset")
 
     fake = FakeAgentMail()
     for function in (compressed, in_pieces, broken):
@@ -809,7 +827,7 @@ async def test_a_function_answers_on_a_port_as_well_byte_for_byte() -> None:
     async with served(fake) as client:
         assert (await client.get("/inboxes")).text == "hello"
         assert (await client.get("/inboxes")).text == "hello"
-        with pytest.raises(httpx.ReadError):
+        with pytest.raises(client_library.ReadError):
             await client.get("/inboxes")
         assert (await client.get("/inboxes")).status_code == 200
 
@@ -819,7 +837,7 @@ async def test_a_hanging_request_meets_the_clients_time_out(autojump_clock: Mock
     fake.hang_requests(times=2)
     async with rest(fake, timeout=7) as client:
         started = trio.current_time()
-        with pytest.raises(httpx.ReadTimeout):
+        with pytest.raises(client_library.ReadTimeout):
             await client.get("/inboxes")
         assert trio.current_time() == started + 7
         with trio.move_on_after(3600) as scope:
@@ -834,7 +852,7 @@ async def test_a_broken_request_is_a_read_error(autojump_clock: MockClock) -> No
     fake.break_requests(path="/threads")
     async with rest(fake) as client:
         assert (await client.get("/inboxes")).status_code == 200
-        with pytest.raises(httpx.ReadError):
+        with pytest.raises(client_library.ReadError):
             await client.get("/threads")
         assert (await client.get("/threads")).status_code == 200
     assert [request.status for request in fake.requests] == [200, None, 200]
@@ -892,15 +910,17 @@ async def test_twenty_thousand_mails_are_delivered_and_listed_in_seconds(autojum
 
 
 @asynccontextmanager
-async def served(fake: FakeAgentMail, **kwargs: Any) -> AsyncIterator[httpx.AsyncClient]:
+async def served(fake: FakeAgentMail, **kwargs: Any) -> AsyncIterator[httpx2.AsyncClient]:
     """A client of the fake's REST API, on a port."""
     with trio.fail_after(10):
         async with fake.serve() as environment:
-            async with httpx.AsyncClient(base_url=environment.http + "/v0", headers=BEARER, **kwargs) as client:
+            async with client_library.AsyncClient(
+                base_url=environment.http + "/v0", headers=BEARER, **kwargs
+            ) as client:
                 yield client
 
 
-async def open_stream(client: httpx.AsyncClient) -> trio.SocketStream:
+async def open_stream(client: httpx2.AsyncClient) -> trio.SocketStream:
     """A connection to the port that the client talks to."""
     port = client.base_url.port
     assert port is not None
@@ -925,7 +945,7 @@ async def test_the_rest_api_answers_on_a_port() -> None:
 
 
 @asynccontextmanager
-async def in_memory_or_served(fake: FakeAgentMail, how: str) -> AsyncIterator[httpx.AsyncClient]:
+async def in_memory_or_served(fake: FakeAgentMail, how: str) -> AsyncIterator[httpx2.AsyncClient]:
     async with rest(fake) if how == "in memory" else served(fake) as client:
         yield client
 
@@ -999,14 +1019,14 @@ async def test_the_rest_api_speaks_tls() -> None:
         async with fake.serve(ssl_context=server_context) as environment:
             assert environment.http.startswith("https://localhost:")
             url = environment.http + "/v0/inboxes"
-            async with httpx.AsyncClient(verify=client_context) as client:
-                with pytest.raises(httpx.ConnectError):
+            async with client_library.AsyncClient(verify=client_context) as client:
+                with pytest.raises(client_library.ConnectError):
                     await client.get(url)
             authority.configure_trust(client_context)
-            async with httpx.AsyncClient(verify=client_context, headers=BEARER) as client:
+            async with client_library.AsyncClient(verify=client_context, headers=BEARER) as client:
                 assert (await client.get(url)).status_code == 200
                 fake.break_requests()
-                with pytest.raises(httpx.TransportError):
+                with pytest.raises(client_library.TransportError):
                     await client.get(url)
 
 
@@ -1019,9 +1039,9 @@ async def test_faults_of_requests_come_over_a_port_too() -> None:
         response = await client.get("/inboxes")
         assert (response.status_code, response.headers["Retry-After"]) == (503, "1")
         assert response.json()["code"] == "internal_error"
-        with pytest.raises(httpx.ReadError):
+        with pytest.raises(client_library.ReadError):
             await client.get("/inboxes")
-        with pytest.raises(httpx.ReadTimeout):
+        with pytest.raises(client_library.ReadTimeout):
             await client.get("/inboxes")
         assert (await client.get("/inboxes")).status_code == 200
         fake.hang_requests()
@@ -1075,7 +1095,7 @@ async def test_a_client_that_waits_to_be_told_to_go_on_is_told() -> None:
 @pytest.mark.parametrize("host", ["::1", "127.0.0.1"])
 async def test_it_answers_on_an_address_of_either_kind(host: str) -> None:
     fake = FakeAgentMail()
-    async with fake.serve(host=host) as environment, httpx.AsyncClient(headers=BEARER) as client:
+    async with fake.serve(host=host) as environment, client_library.AsyncClient(headers=BEARER) as client:
         assert (await client.get(environment.http + "/v0/inboxes")).status_code == 200
 
 
@@ -1145,7 +1165,7 @@ async def test_no_client_keeps_serve_from_ending() -> None:
     fake.hang_requests(path="/hang")
     with trio.fail_after(10):
         async with fake.serve() as environment:
-            client = httpx.AsyncClient(base_url=environment.http + "/v0", headers=BEARER)
+            client = client_library.AsyncClient(base_url=environment.http + "/v0", headers=BEARER)
             assert (await client.get("/inboxes")).status_code == 200
             kept_alive = await open_stream(client)
             stopped_reading = await open_stream(client)

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import trio
 from trio.testing import MockClock
@@ -19,7 +19,7 @@ MESSAGES = f"/inboxes/{AGENT}/messages"
 class Api:
     """A client of the REST API, which returns what it is answered."""
 
-    def __init__(self, client: httpx.AsyncClient) -> None:
+    def __init__(self, client: httpx2.AsyncClient) -> None:
         self._client = client
 
     async def __call__(self, method: str, path: str, status: int = 200, **body: Any) -> Any:
@@ -33,7 +33,7 @@ class Api:
 
 @asynccontextmanager
 async def api(fake: FakeAgentMail) -> AsyncIterator[Api]:
-    async with httpx.AsyncClient(
+    async with httpx2.AsyncClient(
         transport=fake.http_transport(), base_url="https://api.example/v0", headers={"Authorization": "Bearer am_key"}
     ) as client:
         yield Api(client)
@@ -374,7 +374,7 @@ async def test_each_call_takes_its_permission(
         assert refused["code"] == "missing_permission"
         assert f"'{permission}'" in refused["fix"]
     fake.permissions = {permission}
-    async with httpx.AsyncClient(
+    async with httpx2.AsyncClient(
         transport=fake.http_transport(), base_url="https://api.example/v0", headers={"Authorization": "Bearer am_key"}
     ) as client:
         assert (await client.request(method, path)).status_code != 403

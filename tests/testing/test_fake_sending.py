@@ -9,7 +9,7 @@ from email.message import EmailMessage
 from typing import Any
 from urllib.parse import quote
 
-import httpx
+import httpx2
 import pytest
 import trio
 from trio.testing import MockClock
@@ -33,7 +33,7 @@ JANE = "Jane <jane@example.com>"
 class Api:
     """A client of the REST API that wants to succeed."""
 
-    def __init__(self, client: httpx.AsyncClient) -> None:
+    def __init__(self, client: httpx2.AsyncClient) -> None:
         self.client = client
 
     async def __call__(self, method: str, path: str, status: int = 200, **kwargs: Any) -> Any:
@@ -75,7 +75,7 @@ def fake_with(*inbox_ids: str) -> FakeAgentMail:
 
 @asynccontextmanager
 async def api(fake: FakeAgentMail) -> AsyncIterator[Api]:
-    async with httpx.AsyncClient(
+    async with httpx2.AsyncClient(
         transport=fake.http_transport(),
         base_url="https://api.example/v0",
         headers={"Authorization": "Bearer am_key"},
@@ -524,8 +524,8 @@ async def test_a_file_of_whatever_type_can_be_fetched() -> None:
         for message_id in (event.message.message_id, sent["message_id"]):
             [attachment] = (await call.message(message_id))["attachments"]
             where = await call("GET", f"{message_path(AGENT, message_id)}/attachments/{attachment['attachment_id']}")
-            path = httpx.URL(where["download_url"]).path
-            async with httpx.AsyncClient(base_url=environment.http) as client:
+            path = httpx2.URL(where["download_url"]).path
+            async with httpx2.AsyncClient(base_url=environment.http) as client:
                 response = await client.get(path)
             assert (response.status_code, response.headers["content-type"]) == (200, attachment["content_type"])
 
@@ -589,7 +589,7 @@ async def test_mail_that_a_test_delivers_has_a_raw_form_too(autojump_clock: Mock
 async def test_over_a_port_a_download_is_found_at_the_host_that_was_asked() -> None:
     fake = fake_with(AGENT)
     async with fake.serve() as environment:
-        async with httpx.AsyncClient(
+        async with httpx2.AsyncClient(
             base_url=environment.http.replace("127.0.0.1", "localhost") + "/v0",
             headers={"Authorization": "Bearer am_key"},
         ) as client:

@@ -82,6 +82,7 @@ import sys
 def test_it():
     assert "trio" not in sys.modules
     assert "httpx" not in sys.modules
+    assert "httpx2" not in sys.modules
     assert "trio_agentmail" not in sys.modules
     assert "pytest_trio_agentmail" in sys.modules
     assert False

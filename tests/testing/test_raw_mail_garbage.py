@@ -6,7 +6,7 @@ from email.message import EmailMessage
 from typing import Any
 from urllib.parse import quote
 
-import httpx
+import httpx2
 import orjson
 import pytest
 import trio
@@ -182,7 +182,7 @@ def test_of_a_mail_of_parts_in_parts_without_end_the_headers_are_read(monkeypatc
 async def fetch_everything(raw: bytes) -> None:
     fake = FakeAgentMail()
     [event] = await fake.deliver(raw, inbox_id=AGENT)
-    async with httpx.AsyncClient(
+    async with httpx2.AsyncClient(
         transport=fake.http_transport(), base_url="https://api.example/v0", headers={"Authorization": "Bearer am_key"}
     ) as client:
 

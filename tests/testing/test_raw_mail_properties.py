@@ -7,7 +7,7 @@ from email.message import EmailMessage
 from email.utils import unquote
 from typing import Any
 
-import httpx
+import httpx2
 import trio
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -87,7 +87,7 @@ async def sent(body: dict[str, Any]) -> tuple[Any, EmailMessage]:
     fake = FakeAgentMail()
     fake.add_inbox(AGENT)
     fake.add_inbox(OTHER)
-    async with httpx.AsyncClient(
+    async with httpx2.AsyncClient(
         transport=fake.http_transport(), base_url="https://api.example/v0", headers={"Authorization": "Bearer am_key"}
     ) as client:
         response = await client.post(f"/inboxes/{AGENT}/messages/send", json=body)

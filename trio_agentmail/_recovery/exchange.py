@@ -1,6 +1,6 @@
 """One exchange with the REST API: a request, and its answer, read within bounds.
 
-The transport is asked itself, without `httpx.AsyncClient` around it. The client logs each URL, with its inbox address
+The transport is asked itself, without `httpx2.AsyncClient` around it. The client logs each URL, with its inbox address
 and Message-ID, at INFO. It keeps cookies and sends them back, unpacks what comes without a limit, and decodes text by
 any charset that an answer names. Nothing of that is wanted here.
 """
@@ -9,7 +9,7 @@ import logging
 import zlib
 from contextvars import ContextVar
 
-import httpx
+import httpx2
 import trio
 
 from trio_agentmail import __version__
@@ -27,9 +27,9 @@ HEADERS = {
 """Of every request."""
 
 NETWORK_ERRORS = (
-    httpx.HTTPError,
-    httpx.StreamError,
-    httpx.CookieConflict,
+    httpx2.HTTPError,
+    httpx2.StreamError,
+    httpx2.CookieConflict,
     OSError,
     trio.BrokenResourceError,
     trio.ClosedResourceError,
@@ -48,9 +48,9 @@ key_in_use: ContextVar[ApiKey | None] = ContextVar("key_in_use", default=None)
 
 
 class _WithoutKey(logging.Filter):
-    """httpcore tells at DEBUG which headers came, and a server may repeat the key in one of them.
+    """httpcore2 tells at DEBUG which headers came, and a server may repeat the key in one of them.
 
-    What others do with httpcore goes on as it did.
+    What others do with httpcore2 goes on as it did.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -61,7 +61,7 @@ class _WithoutKey(logging.Filter):
 
 
 for _name in ("connection", "http11", "proxy", "socks"):
-    logging.getLogger(f"httpcore.{_name}").addFilter(_WithoutKey())
+    logging.getLogger(f"httpcore2.{_name}").addFilter(_WithoutKey())
 
 
 class Answer:
@@ -73,7 +73,7 @@ class Answer:
         body: Unpacked. That of a refusal is cut at 64 KiB, and is what there is of it: it only helps to explain.
     """
 
-    def __init__(self, response: httpx.Response) -> None:
+    def __init__(self, response: httpx2.Response) -> None:
         self._response = response
         self.status = response.status_code
         # latin-1, which has a character for every byte.
@@ -106,9 +106,9 @@ class Answer:
 
     async def _read(self, limit: int) -> RequestFailedError | None:
         pieces, packing = self._response.stream, self.headers.get("content-encoding", "").strip().lower()
-        if self._response.is_stream_consumed:  # it was made in memory, where httpx has unpacked it
-            pieces, packing = httpx.ByteStream(self._response.content), ""
-        assert isinstance(pieces, httpx.AsyncByteStream)
+        if self._response.is_stream_consumed:  # it was made in memory, where httpx2 has unpacked it
+            pieces, packing = httpx2.ByteStream(self._response.content), ""
+        assert isinstance(pieces, httpx2.AsyncByteStream)
         if packing not in ("", "identity", "gzip", "x-gzip"):
             return RequestFailedError(f"the answer is packed in a way that was not asked for: {packing}")
         unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16) if packing.endswith("gzip") else None

@@ -82,12 +82,12 @@ class Rest:
     """Asks AgentMail, in a block of `connected`. Each answer tells `clock` the time."""
 
     def __init__(self, backend: Backend, settings: Settings, api_key: ApiKey, clock: ServerClock) -> None:
-        # Here, before there is a connection: httpx takes 0.1 s to import, in which no event could be read.
-        import httpx
+        # Here, before there is a connection: httpx2 takes 0.1 s to import, in which no event could be read.
+        import httpx2
 
         from . import exchange
 
-        self._httpx = httpx
+        self._httpx2 = httpx2
         self._exchange = exchange
         self._backend = backend
         self._settings = settings
@@ -96,7 +96,7 @@ class Rest:
         self.largest_answer = max(settings.max_message_size, SMALLEST_LIMIT)
         """Bytes."""
         self._base = settings.environment.http + "/v0"
-        self._transport: httpx.AsyncBaseTransport
+        self._transport: httpx2.AsyncBaseTransport
         self._users = 0
         self._under_way = trio.CapacityLimiter(CONCURRENCY)
         self._not_before = 0.0
@@ -256,7 +256,7 @@ class Rest:
                 failure = RequestFailedError(f"no answer within {REQUEST_TIMEOUT:.0f} s")
         except RequestFailedError as exc:
             failure = exc
-        except self._httpx.InvalidURL as exc:  # what is variable in it is quoted, so it can only be too long
+        except self._httpx2.InvalidURL as exc:  # what is variable in it is quoted, so it can only be too long
             failure = RequestTooLargeError(_explained(exc))
         except (KeyboardInterrupt, SystemExit) as exc:
             # Without the frames of whoever was just sending the request: the key is among their variables.
@@ -279,7 +279,7 @@ class Rest:
 
     async def _send(self, method: str, path: str, parameters: Mapping[str, str] | None, body: bytes | None) -> "Answer":
         query = "?" + urlencode(parameters, quote_via=quote, errors="surrogatepass") if parameters else ""
-        request = self._httpx.Request(method, self._base + path + query, headers=self._exchange.HEADERS, content=body)
+        request = self._httpx2.Request(method, self._base + path + query, headers=self._exchange.HEADERS, content=body)
         if body is not None:
             request.headers["Content-Type"] = "application/json"
         request.headers["Authorization"] = self._api_key.authorization
@@ -287,7 +287,7 @@ class Rest:
 
 
 def _explained(failure: BaseException) -> str:
-    """httpx says nothing of what went wrong in TLS; the beginning of the story does."""
+    """httpx2 says nothing of what went wrong in TLS; the beginning of the story does."""
     while (cause := failure.__cause__ or failure.__context__) is not None:
         failure = cause
     return f"{type(failure).__name__}: {failure}"
@@ -307,7 +307,7 @@ def _outcome(result: dict[str, Any] | ApiError | RequestFailedError) -> str:
 def segment(text: str) -> str:
     """A part of a path: a Message-ID may hold any character, slashes included."""
     quoted = quote(text, safe="", errors="surrogatepass")
-    return quoted if quoted.strip(".") else quoted.replace(".", "%2E")  # "..": else httpx takes it for a step up
+    return quoted if quoted.strip(".") else quoted.replace(".", "%2E")  # "..": else httpx2 takes it for a step up
 
 
 def raise_first(failures: Sequence[Exception]) -> None:

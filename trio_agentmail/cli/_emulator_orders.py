@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-import httpx
+import httpx2
 from click.shell_completion import CompletionItem
 
 from trio_agentmail._settings import similar
@@ -48,11 +48,11 @@ def order(emulator: str, method: str, path: str, fields: dict[str, Any] | None =
     shown = printable(emulator, 200)
     try:
         # A proxy knows nothing of this machine's loopback.
-        with httpx.Client(trust_env=False, timeout=TIMEOUT) as client:
+        with httpx2.Client(trust_env=False, timeout=TIMEOUT) as client:
             response = client.request(method, url, content=None if fields is None else json.dumps(fields))
-    except (httpx.InvalidURL, httpx.UnsupportedProtocol):
+    except (httpx2.InvalidURL, httpx2.UnsupportedProtocol):
         raise click.ClickException(f"{shown} is no URL; write one like {DEFAULT_EMULATOR}") from None
-    except httpx.HTTPError as exc:
+    except httpx2.HTTPError as exc:
         raise click.ClickException(
             f"there is no emulator at {shown} ({printable(str(exc), 200)}): `trio-agentmail emulate` starts one, and "
             "--emulator or $AGENTMAIL_EMULATOR says where it is"

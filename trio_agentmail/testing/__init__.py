@@ -19,7 +19,7 @@ What goes wrong in real life goes wrong on request:
 
 Mail is kept, and the REST API lists it:
 
-    async with httpx.AsyncClient(transport=fake.http_transport(), base_url="https://api.agentmail.to/v0") as client:
+    async with httpx2.AsyncClient(transport=fake.http_transport(), base_url="https://api.agentmail.to/v0") as client:
         ...
 
 And for clients that are not this package, the same fake listens on ports of this machine:

@@ -1,20 +1,20 @@
 """The HTTP side of the fake: what becomes of a request to the REST API, in memory or on a port."""
 
 import inspect
-import math
 import ssl
 from collections.abc import Collection, Mapping
 from email.utils import formatdate
 
 import attrs
-import httpx
+import httpx2
 import trio
 
 from ._agentmail.rest.exchange import RestRequest
 from ._checks import check_seconds
 from ._fake_base import FakeBase
 from ._fake_connection import Spawn
-from ._fake_http_server import HttpConnection, Respond, accept_from
+from ._fake_http_server import HttpConnection, accept_from
+from ._fake_transport import FakeTransport
 from ._faults.requests import AnswerRequest, BreakRequest, HangRequest, RequestFaults
 
 __all__ = ["FakeHttp", "Request"]
@@ -52,8 +52,11 @@ class FakeHttp(FakeBase, RequestFaults):
         super().__init__()
         self.requests: list[Request] = []
 
-    def http_transport(self, ssl_context: ssl.SSLContext | None = None) -> httpx.AsyncBaseTransport:
-        """A transport to the REST API, in memory, whatever the host in the URL: for `httpx.AsyncClient` under Trio."""
+    def http_transport(self, ssl_context: ssl.SSLContext | None = None) -> FakeTransport:
+        """Return a transport to the REST API, in memory, whatever the host in the URL.
+
+        It is for an `AsyncClient` of httpx2 or of httpx, under Trio.
+        """
         return FakeTransport(self._respond)
 
     def index_after(self, seconds: float | None) -> None:
@@ -66,7 +69,7 @@ class FakeHttp(FakeBase, RequestFaults):
             check_seconds("seconds", seconds)
         self._agentmail.index_after(seconds or 0.0)
 
-    async def _respond(self, request: httpx.Request) -> httpx.Response | HangRequest | BreakRequest:
+    async def _respond(self, request: httpx2.Request) -> httpx2.Response | HangRequest | BreakRequest:
         """What becomes of a request that has been read. To a HEAD, whoever sends the answer leaves out its body."""
         await trio.lowlevel.checkpoint()
         recorded = self._record(request)
@@ -79,7 +82,8 @@ class FakeHttp(FakeBase, RequestFaults):
             try:
                 answer = fault.answer(request)
                 response = await answer if inspect.isawaitable(answer) else answer
-            except httpx.RequestError as exc:
+                fault.check(response)
+            except httpx2.RequestError as exc:
                 self._note(f"{asked}: {type(exc).__name__}{by}")
                 raise
         else:
@@ -107,7 +111,7 @@ class FakeHttp(FakeBase, RequestFaults):
     async def _serve_http(self, connection: HttpConnection) -> None:
         await connection.run()
 
-    def _answer_request(self, request: httpx.Request) -> httpx.Response:
+    def _answer_request(self, request: httpx2.Request) -> httpx2.Response:
         """Answer a request, and push the events that it causes."""
         url = request.url
         answer = self._agentmail.answer(
@@ -123,9 +127,9 @@ class FakeHttp(FakeBase, RequestFaults):
         )
         for event in answer.events:
             self._push_event(event)
-        return httpx.Response(answer.status, headers=answer.headers, content=answer.body)
+        return httpx2.Response(answer.status, headers=answer.headers, content=answer.body)
 
-    def _record(self, request: httpx.Request) -> Request:
+    def _record(self, request: httpx2.Request) -> Request:
         recorded = Request(
             method=request.method,
             path=request.url.path,
@@ -140,29 +144,7 @@ class FakeHttp(FakeBase, RequestFaults):
         return recorded
 
 
-def _asked(request: httpx.Request) -> str:
+def _asked(request: httpx2.Request) -> str:
     """A request in words: what is to change, and what something is to be, is a matter of its body."""
     body = request.content[:SHOWN].decode("utf-8", "backslashreplace")
     return f"{request.method} {request.url.path}{' ' if body else ''}{body}"
-
-
-def without_body(response: httpx.Response) -> httpx.Response:
-    """The answer to a HEAD: its headers say how long the body would be."""
-    return httpx.Response(response.status_code, headers=response.headers, extensions=response.extensions)
-
-
-class FakeTransport(httpx.AsyncBaseTransport):
-    def __init__(self, respond: Respond) -> None:
-        self._respond = respond
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        await request.aread()
-        response = await self._respond(request)
-        if isinstance(response, httpx.Response):
-            return without_body(response) if request.method == "HEAD" else response
-        if isinstance(response, BreakRequest):
-            raise httpx.ReadError("connection reset by FakeAgentMail", request=request)
-        # It is the transport that keeps httpx's time-outs.
-        seconds = request.extensions.get("timeout", {}).get("read")
-        await trio.sleep(math.inf if seconds is None else seconds)
-        raise httpx.ReadTimeout("no answer from FakeAgentMail", request=request)

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import h11
-import httpx
+import httpx2
 import trio
 
 from ._agentmail.refusals import Refusal, not_http, too_large
@@ -21,7 +21,7 @@ from ._faults.requests import BreakRequest, HangRequest
 
 __all__ = ["HttpConnection", "Refuse", "Respond", "accept_from", "reset", "with_tls"]
 
-Respond = Callable[[httpx.Request], Awaitable[httpx.Response | HangRequest | BreakRequest]]
+Respond = Callable[[httpx2.Request], Awaitable[httpx2.Response | HangRequest | BreakRequest]]
 """What becomes of a request that has been read."""
 
 Refuse = Callable[[h11.Request], Refusal | None]
@@ -98,7 +98,7 @@ class HttpConnection:
             with suppress(trio.BrokenResourceError):
                 try:
                     await self._answer_requests()
-                except httpx.RequestError:
+                except httpx2.RequestError:
                     await reset(self._socket_stream)
         finally:
             # Shielded, so that a Cancelled does not take the place of an exception. It does not block.
@@ -109,7 +109,7 @@ class HttpConnection:
         try:
             while (request := await self._receive_request()) is not None:
                 match await self._respond(request):
-                    case httpx.Response() as response:
+                    case httpx2.Response() as response:
                         await self._send(response)
                     case HangRequest():
                         while await self._stream.receive_some(RECEIVE_SIZE):
@@ -121,13 +121,13 @@ class HttpConnection:
                 if self._http.our_state is h11.MUST_CLOSE:
                     return
                 self._http.start_next_cycle()
-        except (h11.RemoteProtocolError, httpx.InvalidURL) as exc:
+        except (h11.RemoteProtocolError, httpx2.InvalidURL) as exc:
             status = exc.error_status_hint if isinstance(exc, h11.RemoteProtocolError) else 400
             await self._send_last(status, not_http(exc))
         except Refusal as refused:
             await self._send_last(refused.status, refused)
 
-    async def _receive_request(self) -> httpx.Request | None:
+    async def _receive_request(self) -> httpx2.Request | None:
         """The next request, read to its end; `None`: the client has gone."""
         head: h11.Request | None = None
         refusal: Refusal | None = None
@@ -147,7 +147,7 @@ class HttpConnection:
                 if refusal is None and _announced(head) > MAX_BODY:
                     raise _too_large()
                 if self._method == "CONNECT":
-                    raise httpx.InvalidURL("CONNECT is for proxies")
+                    raise httpx2.InvalidURL("CONNECT is for proxies")
             elif isinstance(event, h11.Data):
                 if refusal is None:
                     body += event.data
@@ -156,7 +156,7 @@ class HttpConnection:
             elif isinstance(event, h11.EndOfMessage) and head is not None:
                 if refusal is not None:
                     raise refusal
-                return httpx.Request(
+                return httpx2.Request(
                     self._method,
                     self._url(head),
                     headers=list(head.headers),
@@ -167,24 +167,24 @@ class HttpConnection:
             else:
                 return None
 
-    def _url(self, head: h11.Request) -> httpx.URL:
+    def _url(self, head: h11.Request) -> httpx2.URL:
         target = head.target.decode("ascii")
         if not target.startswith("/"):
-            url = httpx.URL(target)  # RFC 9112, 3.2.2: as a client asks it of a proxy
+            url = httpx2.URL(target)  # RFC 9112, 3.2.2: as a client asks it of a proxy
             if url.scheme not in ("http", "https"):
-                raise httpx.InvalidURL(f"{target!r} is no address")
+                raise httpx2.InvalidURL(f"{target!r} is no address")
             return url
-        host = httpx.Headers(list(head.headers))["Host"]
-        return httpx.URL(f"{self._scheme}://{host}{target}")
+        host = httpx2.Headers(list(head.headers))["Host"]
+        return httpx2.URL(f"{self._scheme}://{host}{target}")
 
     async def _send_last(self, status: int, refusal: Refusal) -> None:
-        await self._send(httpx.Response(status, headers={"Connection": "close"}, json=refusal.answer))
+        await self._send(httpx2.Response(status, headers={"Connection": "close"}, json=refusal.answer))
 
-    async def _send(self, response: httpx.Response) -> None:
+    async def _send(self, response: httpx2.Response) -> None:
         head = h11.Response(status_code=response.status_code, headers=response.headers.raw)
         data = self._http.send(head) or b""
         if self._method != "HEAD":
-            assert isinstance(response.stream, httpx.AsyncByteStream)
+            assert isinstance(response.stream, httpx2.AsyncByteStream)
             async for content in response.stream:  # and not its `content`, which has been decoded
                 data += self._http.send(h11.Data(data=content)) or b""
         data += self._http.send(h11.EndOfMessage()) or b""

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from math import inf
 
-import httpx
+import httpx2
 import trio
 
 from tests.helpers.backends import FakeBackend
@@ -79,7 +79,7 @@ class ChaosBackend(FakeBackend):
     def now(self) -> float:
         return self.fake.now() + self._skew
 
-    def http_transport(self, ssl_context: ssl.SSLContext | None) -> httpx.AsyncBaseTransport:
+    def http_transport(self, ssl_context: ssl.SSLContext | None) -> httpx2.AsyncBaseTransport:
         return CountingTransport(self.fake.http_transport(ssl_context), self._count)
 
     def _count(self, status: int | None) -> None:
@@ -111,14 +111,14 @@ class ChaosBackend(FakeBackend):
             raise
 
 
-class CountingTransport(httpx.AsyncBaseTransport):
+class CountingTransport(httpx2.AsyncBaseTransport):
     """Tells of each request with what status it was answered."""
 
-    def __init__(self, transport: httpx.AsyncBaseTransport, count: Callable[[int | None], None]) -> None:
+    def __init__(self, transport: httpx2.AsyncBaseTransport, count: Callable[[int | None], None]) -> None:
         self._transport = transport
         self._count = count
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         status = None
         try:
             response = await self._transport.handle_async_request(request)

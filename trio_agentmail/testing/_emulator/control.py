@@ -12,7 +12,7 @@ What is wrong with an order is answered with a status and a `message`.
 import ipaddress
 from typing import Any
 
-import httpx
+import httpx2
 import orjson
 import trio
 
@@ -30,7 +30,7 @@ SERVER = "trio-agentmail emulate"
 """The header `Server` of every answer: whoever gives orders can tell that it is an emulator that took them."""
 
 
-async def answer_order(emulator: EmulatorBase, request: httpx.Request) -> httpx.Response:
+async def answer_order(emulator: EmulatorBase, request: httpx2.Request) -> httpx2.Response:
     """Do what is asked for, and say what has become of it.
 
     Args:
@@ -41,12 +41,12 @@ async def answer_order(emulator: EmulatorBase, request: httpx.Request) -> httpx.
         status, answer = 200, await _obey(emulator, request)
     except BadOrder as bad:
         status, answer = bad.status, {"message": bad.message}
-    return httpx.Response(
+    return httpx2.Response(
         status, headers={"Content-Type": "application/json", "Server": SERVER}, content=orjson.dumps(answer)
     )
 
 
-async def _obey(emulator: EmulatorBase, request: httpx.Request) -> dict[str, Any]:
+async def _obey(emulator: EmulatorBase, request: httpx2.Request) -> dict[str, Any]:
     # A page that is served from this machine may use the rest, but has no orders to give.
     is_from_page = "Origin" in request.headers or request.headers.get("Sec-Fetch-Site", "none") != "none"
     if not _is_loopback(request.extensions["server_address"]) or is_from_page:

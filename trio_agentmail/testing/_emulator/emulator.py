@@ -3,7 +3,7 @@
 import logging
 from typing import Any
 
-import httpx
+import httpx2
 import trio
 
 from trio_agentmail.testing._fake_http_server import HttpConnection
@@ -23,7 +23,7 @@ class Emulator(EmulatorBase):
     A bug in it is logged, and the end of one request or connection; in a test it would have to come out.
     """
 
-    async def _respond(self, request: httpx.Request) -> Any:
+    async def _respond(self, request: httpx2.Request) -> Any:
         try:
             if request.url.path.startswith(CONTROL_PATH):
                 return await answer_order(self, request)
@@ -31,7 +31,7 @@ class Emulator(EmulatorBase):
         except Exception:
             logger.exception("a bug in the emulator: %s %s", request.method, request.url.path)
             message = "a bug in the emulator, which has logged it"
-            return httpx.Response(500, json={"name": "InternalServerError", "message": message})
+            return httpx2.Response(500, json={"name": "InternalServerError", "message": message})
 
     async def _serve_http(self, connection: HttpConnection) -> None:
         try:

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import attrs
-import httpx
+import httpx2
 
 from trio_agentmail.testing._agentmail.refusals import error_body
 from trio_agentmail.testing._checks import check_response, check_text
@@ -14,7 +14,7 @@ from .connections import FaultQueue
 __all__ = ["AnswerRequest", "BreakRequest", "HangRequest", "RequestFault", "RequestFaults"]
 
 
-Answer: TypeAlias = Callable[[httpx.Request], httpx.Response | Awaitable[httpx.Response]]
+Answer: TypeAlias = Callable[[httpx2.Request], httpx2.Response | Awaitable[httpx2.Response]]
 
 
 @attrs.frozen
@@ -30,6 +30,16 @@ class AnswerRequest:
 
     def __str__(self) -> str:
         return f"{self.asked_for}{_of(self.path)}"
+
+    def check(self, response: object) -> None:
+        """
+        Raises:
+            TypeError: The function has not returned a response of httpx2.
+        """
+        if not isinstance(response, httpx2.Response):
+            kind = type(response)
+            returned = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
+            raise TypeError(f"{self.asked_for}: the function must return an httpx2.Response, not {returned}")
 
 
 @attrs.frozen
@@ -81,13 +91,13 @@ class RequestFaults:
         Args:
             body: `None`: the JSON of AgentMail's errors, from 400 on.
         """
-        all_headers = httpx.Headers(check_response(status, headers, body or b""))
+        all_headers = httpx2.Headers(check_response(status, headers, body or b""))
         content = error_body(status) if body is None else body
         if body is None and content:
             all_headers.setdefault("Content-Type", "application/json")
 
-        def answer(_: httpx.Request) -> httpx.Response:
-            return httpx.Response(status, headers=all_headers, content=content)
+        def answer(_: httpx2.Request) -> httpx2.Response:
+            return httpx2.Response(status, headers=all_headers, content=content)
 
         self._add(AnswerRequest(path, answer, f"fail_requests({status})"), times)
 
@@ -100,13 +110,17 @@ class RequestFaults:
         """The request is answered as a function says.
 
         Args:
-            answer: A function, async or not, that takes the `httpx.Request`, read to its end, and returns an
-                `httpx.Response`. An async one may take its time. What it raises is what the client gets in memory; on a
-                port, an `httpx.RequestError` resets the connection. A `Date` that it does not give is given by the
-                fake.
+            answer: A function, async or not, that takes the `httpx2.Request`, read to its end, and returns an
+                `httpx2.Response`. An async one may take its time. What it raises is what the client gets in memory; an
+                `httpx2.RequestError` becomes that of httpx for a client of httpx, and resets the connection on a port.
+                A `Date` that it does not give is given by the fake.
+
+        Raises:
+            TypeError: `answer` is no function. What it returns is checked when it is called: if that is no
+                `httpx2.Response`, the request ends with a TypeError.
         """
         if not callable(answer):
-            raise TypeError(f"answer is a function of an httpx.Request, not {answer!r}")
+            raise TypeError(f"answer is a function of an httpx2.Request, not {answer!r}")
         name = getattr(answer, "__name__", type(answer).__name__)
         self._add(AnswerRequest(path, answer, f"answer_requests({name})"), times)
 
@@ -115,7 +129,7 @@ class RequestFaults:
         self._add(HangRequest(path), times)
 
     def break_requests(self, times: int | None = 1, path: str | None = None) -> None:
-        """The request is read, and the connection reset: `httpx.ReadError`."""
+        """The request is read, and the connection reset: a `ReadError` of the client's library."""
         self._add(BreakRequest(path), times)
 
     def _add(self, fault: RequestFault, times: int | None) -> None:

@@ -1,0 +1,150 @@
+"""The REST API of the fake in memory, for clients of httpx2 and of httpx.
+
+The kit itself works with the requests, responses and errors of httpx2. A client only takes those of its own library: it
+asserts that a body is one of its library's streams, and the code around it catches its library's errors. Clients of
+httpx are common, since the official SDK is given one. For them, requests, responses and errors are converted. httpx is
+never imported here: a client of httpx has imported it.
+"""
+
+import functools
+import math
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, overload
+
+import httpx2
+import trio
+
+from ._fake_http_server import Respond
+from ._faults.requests import BreakRequest, HangRequest
+
+if TYPE_CHECKING:
+    import httpx
+
+    class AnyTransport(httpx2.AsyncBaseTransport, httpx.AsyncBaseTransport):
+        """What a client of either library takes, as far as a type checker can tell."""
+
+        @overload
+        async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response: ...
+        @overload
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response: ...
+        async def handle_async_request(self, request: Any) -> Any: ...
+else:
+    AnyTransport = httpx2.AsyncBaseTransport
+
+__all__ = ["FakeTransport"]
+
+ABOUT_PACKING = (b"content-encoding", b"content-length", b"transfer-encoding")
+"""Headers that are no longer true of a body that has been unpacked."""
+
+
+class FakeTransport(AnyTransport):
+    """A transport whose requests are answered in memory.
+
+    For a type checker, it is a transport of httpx2 and of httpx. At runtime it is a subclass of httpx2's alone; neither
+    library checks the class of a transport.
+
+    Args:
+        respond: Answers a request of httpx2.
+    """
+
+    def __init__(self, respond: Respond) -> None:
+        self._respond = respond
+
+    @overload
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response: ...
+    @overload
+    async def handle_async_request(self, request: "httpx.Request") -> "httpx.Response": ...
+    async def handle_async_request(self, request: Any) -> Any:
+        await request.aread()
+        if isinstance(request, httpx2.Request):
+            return await self._answered(request)
+        library = _library_of(request)
+        with _errors_of(library, request):
+            response = await self._answered(_as_httpx2(request))
+        return _response_of(library, response, request)
+
+    async def _answered(self, request: httpx2.Request) -> httpx2.Response:
+        response = await self._respond(request)
+        if isinstance(response, httpx2.Response):
+            return _without_body(response) if request.method == "HEAD" else response
+        if isinstance(response, BreakRequest):
+            raise httpx2.ReadError("connection reset by FakeAgentMail", request=request)
+        assert isinstance(response, HangRequest)
+        # The transport is what keeps a client's time-outs.
+        seconds = request.extensions.get("timeout", {}).get("read")
+        await trio.sleep(math.inf if seconds is None else seconds)
+        raise httpx2.ReadTimeout("no answer from FakeAgentMail", request=request)
+
+
+def _without_body(response: httpx2.Response) -> httpx2.Response:
+    """Return the answer to a HEAD: its headers say how long the body would be."""
+    return httpx2.Response(response.status_code, headers=response.headers, extensions=response.extensions)
+
+
+def _library_of(request: object) -> Any:
+    """Return the module httpx, to which a request of it belongs.
+
+    Raises:
+        TypeError: The request is of another library.
+    """
+    httpx = sys.modules.get("httpx")
+    if httpx is None or not isinstance(request, httpx.Request):
+        raise TypeError(f"FakeAgentMail answers requests of httpx2 and httpx, not {request!r}")
+    return httpx
+
+
+def _as_httpx2(request: Any) -> httpx2.Request:
+    return httpx2.Request(
+        request.method,
+        str(request.url),
+        headers=request.headers.raw,
+        content=request.content,
+        extensions=request.extensions,
+    )
+
+
+def _response_of(library: Any, response: httpx2.Response, request: object) -> Any:
+    """Return the response as one of another library. Its body keeps its packing, unless it has been read."""
+    headers = response.headers.raw
+    if isinstance(response.stream, httpx2.ByteStream):
+        stream = library.ByteStream(b"".join(response.stream))
+    elif response.is_stream_consumed:  # for example, the answer of another server that a test passes on
+        headers = [(name, value) for name, value in headers if name.lower() not in ABOUT_PACKING]
+        stream = library.ByteStream(response.content)
+    else:
+        stream = _stream_class(library)(response.stream, request)
+    return library.Response(response.status_code, headers=headers, stream=stream, extensions=response.extensions)
+
+
+@functools.cache
+def _stream_class(library: Any) -> Any:
+    """Return the class for bodies that come in pieces; a client asserts that it is a stream of its own library."""
+
+    class Body(library.AsyncByteStream):  # type: ignore[misc]  # the base is known when it runs
+        def __init__(self, stream: httpx2.AsyncByteStream, request: object) -> None:
+            self._stream = stream
+            self._request = request
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            with _errors_of(library, self._request):
+                async for piece in self._stream:
+                    yield piece
+
+        async def aclose(self) -> None:
+            with _errors_of(library, self._request):
+                await self._stream.aclose()
+
+    return Body
+
+
+@contextmanager
+def _errors_of(library: Any, request: object) -> Iterator[None]:
+    """Raise errors of httpx2 as the errors of the same name that another library has."""
+    try:
+        yield
+    except httpx2.RequestError as exc:
+        kinds = (getattr(library, cls.__name__, None) for cls in type(exc).__mro__)
+        kind = next(kind for kind in kinds if kind is not None)
+        raise kind(str(exc), request=request) from exc
