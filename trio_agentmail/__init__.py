@@ -2,12 +2,13 @@
 
 from typing import TYPE_CHECKING
 
-from ._backend import Backend
+from ._backend import Backend, WebSocket
 from ._codec import decode_event
 from ._journal.protocol import Journal
+from ._session import AgentMailSession
 from ._settings import AgentMailEnvironment, ReconnectPolicy, Recovery, Subscribe
 from ._statistics import State, Statistics
-from ._stream import AgentMailSession, open_agentmail_session, open_agentmail_stream
+from ._stream import open_agentmail_session, open_agentmail_stream
 from .errors import (
     AgentMailError,
     ApiError,
@@ -116,6 +117,7 @@ __all__ = [
     "SubscriptionRejectedError",
     "ThreadItem",
     "UnknownEvent",
+    "WebSocket",
     "__version__",
     "decode_event",
     "open_agentmail_session",

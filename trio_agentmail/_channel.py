@@ -1,4 +1,4 @@
-"""The memory channel that the consumer reads, and how much may wait in it: events, and bytes of their text."""
+"""The memory channel that the consumer reads, bounded by a number of events and by the size of their text."""
 
 from collections import deque
 
@@ -11,50 +11,62 @@ __all__ = ["Abandoned", "Channel", "size_of"]
 
 
 class Abandoned(Exception):
-    """Every receiver has been closed: nobody wants the events any more."""
+    """Every receiver of the channel has been closed, so the events are no longer wanted."""
 
 
 class Channel:
-    """The channel, and the sizes of the events in it.
+    """The memory channel and its delivery counters.
 
-    A memory channel is bounded by a number of items. That alone would let a consumer that stalls hold gigabytes of
-    large mail, so the text that waits is bounded as well. Trio does not tell a sender when an item is taken, unless
-    the channel is full and the sender waits. Two things follow:
+    A memory channel is bounded by a number of items. That alone would let a stalled consumer hold gigabytes of large
+    mail, so the size of the text that waits is bounded as well. Trio has no such channel.
 
-    - The sizes of what was sent are kept in the order of sending. How many of them are still in the channel is asked
-      only when they may be too much together, since it costs as much as sending a small event.
-    - A sender that waits for room in a channel that is not full by number looks at it after each step of any task, as
-      one of Trio's instruments. That happens only while large events wait.
+    The obvious way is a counter: add the size of each event that is sent, and subtract it when the event is taken. But
+    the consumer takes events from a plain `trio.MemoryReceiveChannel`, which cannot be subclassed, and Trio tells a
+    sender that an item was taken only if the channel is full and the sender is waiting in `send`. Asking the channel
+    before each event how many items it holds costs as much as sending a small event. And a sender that waits for
+    room in a channel that is not full by number is never woken.
+
+    So the sizes of sent events are kept in the order of sending. Only when their sum is too large, or there are many
+    of them, is the channel asked how many of these events it still holds; the older ones have been taken. A sender
+    that waits for room installs an instrument, which Trio calls after each step of any task, and which looks whether
+    an event was taken. That is expensive, and it happens only while large events wait.
 
     Args:
-        max_events: How many events may wait.
-        max_size: How much text may wait, in bytes of UTF-8. A single event that is larger may wait alone.
+        max_events: The number of events that may wait.
+        max_size: The size of their text, in bytes of UTF-8. A single larger event may wait alone.
+        delivered: The identities of delivered events.
+
+    Attributes:
+        events: The receiving side.
+        delivered: The number of events that were handed over.
+        duplicates: The number of events that were not, because they had been before.
     """
 
     def __init__(self, max_events: int, max_size: int, delivered: Delivered) -> None:
         self._channel, self.events = trio.open_memory_channel[Event](max_events)
         self._max_size = max_size
         self._sizes: deque[int] = deque()
+        """The sizes of the events in the channel, and of some that have been taken."""
         self._size = 0
+        """The sum of `_sizes`."""
         self._max_sizes = 2 * max_events
         self._room = trio.lowlevel.ParkingLot()
         self._delivered = delivered
         self.delivered = 0
         self.duplicates = 0
 
-    @property
-    def abandoned(self) -> bool:
-        """Whether every receiver has been closed."""
-        return self._channel.statistics().open_receive_channels == 0
+    def is_wanted(self) -> bool:
+        """Return whether any receiver is left."""
+        return self._channel.statistics().open_receive_channels > 0
 
     @property
     def is_full(self) -> bool:
-        """Whether as much waits for the consumer as may."""
+        """Whether the consumer has as much waiting as it may."""
         channel = self._channel.statistics()
         return channel.current_buffer_used == channel.max_buffer_size or len(self._room) > 0
 
     def close(self) -> None:
-        """Nothing more comes: receivers get what waits in the channel, and then its end."""
+        """End the channel behind the events that wait in it."""
         self._channel.close()
 
     def _waiting_in_channel(self) -> int:
@@ -63,29 +75,29 @@ class Channel:
 
     # Room
 
-    def _sent(self, size: int) -> None:
-        """An event of this size has been sent."""
+    def _note_sent(self, size: int) -> None:
+        """Note that an event of this size was sent."""
         self._sizes.append(size)
         self._size += size
         if len(self._sizes) > self._max_sizes:
-            self._settle()
+            self._forget_taken()
 
-    def _settle(self) -> None:
-        """Forget the sizes of what has been taken."""
+    def _forget_taken(self) -> None:
+        """Forget the sizes of events that have been taken."""
         waiting = self._channel.statistics().current_buffer_used
         while len(self._sizes) > waiting:
             self._size -= self._sizes.popleft()
 
     def _has_room(self, size: int) -> bool:
-        """Whether the text of one more event has room: whatever its size, if nothing else waits."""
+        """Return whether an event of this size has room. If nothing else waits, any event has."""
         if self._size + size <= self._max_size:
             return True
-        self._settle()
+        self._forget_taken()
         return self._size + size <= self._max_size or not self._sizes
 
     async def _wait_for_room(self, size: int) -> None:
-        """Wait until `_has_room`, or until every receiver has been closed."""
-        while not self._has_room(size) and not self.abandoned:
+        """Wait until an event of this size has room, or every receiver has been closed."""
+        while not self._has_room(size) and self.is_wanted():
             watch = _Watch(self._channel, self._room)
             trio.lowlevel.add_instrument(watch)
             try:
@@ -95,7 +107,7 @@ class Channel:
 
 
 class _Watch(trio.abc.Instrument):
-    """Wakes whoever waits for room, when the consumer has taken something or every receiver has been closed."""
+    """Wakes a sender that waits for room when an event was taken, or when every receiver has been closed."""
 
     def __init__(self, channel: trio.MemorySendChannel[Event], room: trio.lowlevel.ParkingLot) -> None:
         self._channel = channel
@@ -110,5 +122,5 @@ class _Watch(trio.abc.Instrument):
 
 
 def size_of(event: Event) -> int:
-    """How much text an event holds."""
+    """Return the size of an event's text, in bytes of UTF-8; 0 for a notice."""
     return len(getattr(event, "_raw", ""))

@@ -6,8 +6,9 @@ from typing import Any
 
 import trio
 
-from ._backend import Backend, NetworkBackend, default_ssl_context
+from ._backend import Backend
 from ._codec import decoded_classes
+from ._network import NetworkBackend, default_ssl_context
 from ._settings import Settings
 from ._structuring import converter, hook_of
 

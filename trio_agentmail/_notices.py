@@ -1,20 +1,19 @@
-"""Notices in front of a consumer who takes nothing: they must not pile up."""
+"""Merges notices, so that they do not pile up in front of a consumer that takes nothing."""
 
 from collections import deque
 from typing import Any
 
-from ._journal.protocol import Notice
-from .events import CaughtUp, Disconnected, Subscribed
+from .events import CaughtUp, Disconnected, Notice, Subscribed
 
 __all__ = ["merge_notice"]
 
 
 def merge_notice(waiting: deque[Any], notice: Notice) -> None:
-    """Put a notice behind what waits; one gap that nobody has seen becomes one with another.
+    """Append a notice to what waits, and merge a gap with an earlier one that has not been seen.
 
-    A `Disconnected` that finds an earlier one, with nothing behind it but the news that it was over, is dropped
-    together with that news: what the consumer has to know, that there was a gap and when it may have begun, is in
-    the earlier one.
+    A `Disconnected` is dropped if an earlier one waits and only a `Subscribed` or a `CaughtUp` follows it. Those are
+    dropped as well. The consumer has to know that there was a gap and when it may have begun, and the earlier notice
+    says both.
     """
     if isinstance(notice, Disconnected):
         for index, item in enumerate(reversed(waiting)):

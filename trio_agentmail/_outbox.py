@@ -1,6 +1,5 @@
-"""What goes to the consumer: in order, each event once, and reading waits for room."""
+"""The sending side of the channel: events in order, each once, with back-pressure; notices without waiting."""
 
-import math
 from collections import deque
 from contextlib import AsyncExitStack, suppress
 
@@ -8,32 +7,33 @@ import trio
 
 from ._channel import Abandoned, Channel, size_of
 from ._delivered import Delivered
-from ._journal.protocol import Journal, Notice
 from ._notices import merge_notice
-from .events import Disconnected, Event, MessageReceivedEvent
+from .events import Disconnected, Event, Notice
 
-__all__ = ["Abandoned", "JournaledOutbox", "Outbox"]
-
-
-MAX_WAITING = 10_000
-"""Events and notices in front of which a server's complaint waits, where a journal is the buffer."""
+__all__ = ["Outbox"]
 
 
 class Outbox(Channel):
-    """The sending side of the channel that the consumer reads.
+    """The outbox of a stream without a journal.
 
-    Events wait for room in it: whoever reads the network waits as long, and that is the back-pressure. Notices
-    (`Subscribed`, `Disconnected`, …) must not wait, since reconnecting does not wait for the consumer, and must not
-    pile up in front of one who sleeps while the network comes and goes. So:
+    Events wait for room in the channel. The task that reads the network waits with them, and that is the
+    back-pressure.
 
-    A notice that finds the channel full goes to a backlog, which a task of its own (`run`) empties. And a
-    `Disconnected` that finds an earlier one which nobody has taken, with no event between them, becomes one with it:
-    what the consumer has to know, that there was a gap and when it may have begun, is in the earlier one. Notices
-    that wait in the channel itself count as well, and Trio's channel gives nothing back to its sender. But taking
-    everything out of it at the receiving end and putting it back has no checkpoint in it, so that no other task can
-    tell. All of this happens when a connection is lost, and not for each event.
+    Notices must not wait, because reconnecting does not wait for the consumer. And they must not pile up in front of a
+    consumer that sleeps while the network comes and goes. So a notice that finds the channel full goes to a backlog,
+    which a task of its own (`run`) empties. And a `Disconnected` is merged with an earlier one that has not been taken,
+    if there is no event between them: the consumer has to know that there was a gap and when it may have begun, and
+    the earlier notice says that.
 
-    When the stream is being stopped, what recovery waits with goes to the backlog as well.
+    The earlier notice may be in the channel already, and Trio's channel returns nothing to its sender. Looking only in
+    the backlog is not enough: notices would pile up until the channel is full, and a small buffer would be filled by
+    them. Keeping a copy of what is in the channel does not help either, because a notice that was sent cannot be
+    changed. But this object keeps the receiving side as well. So when a connection is lost, `_take_back` takes
+    everything out of the channel and moves it to the front of the backlog, where notices can be merged, and `notify`
+    puts back what has room. There is no checkpoint in between, so no other task can see it. This happens for each
+    loss, and not for each event.
+
+    When the stream is stopped, an event that recovery is waiting to put goes to the backlog as well.
     """
 
     def __init__(self, max_events: int, max_size: int, delivered: Delivered) -> None:
@@ -44,53 +44,49 @@ class Outbox(Channel):
         self._backlog_empty.set()
         self._turn = trio.Lock()
         self._in_turn = 0
-        """Events that wait for their turn, or for room when it has come."""
+        """The number of events that wait for `_turn` or, after that, for room."""
         self._is_stopping = False
         self._is_complete = False
         self._handed_over = trio.Event()
 
     @property
     def waiting(self) -> int:
-        """Events and notices that nobody has taken, those that have no room yet included."""
+        """The number of events and notices that have not been taken, including those without room yet."""
         return self._waiting_in_channel() + len(self._backlog) + self._in_turn
 
-    @property
-    def unwritten_since(self) -> float:
-        """See `JournaledOutbox`; where nothing is written down, nothing waits for that."""
-        return math.inf
-
     async def put(self, event: Event) -> bool:
-        """Hand an event over, unless it has been handed over before; wait until there is room for it.
+        """Hand over an event, unless it has been handed over before. Wait until there is room for it.
+
+        This is a checkpoint only if it waits. Reading the network has checkpoints of its own.
 
         Returns:
-            Whether it was new.
+            Whether the event was new.
 
         Raises:
-            Abandoned: every receiver has been closed.
+            Abandoned: Every receiver has been closed.
         """
-        # What waits for room is claimed already: the other of the two tasks that put events, the one that reads the
-        # connection and the one that recovers, may come with the same mail.
+        # An event is claimed before it waits for room. Two tasks put events, the one that reads the connection and the
+        # one that recovers, and the other one may come with the same mail meanwhile.
         if not self._delivered.claim(event):
             self.duplicates += 1
             return False
         try:
             size = len(event._raw)  # type: ignore[union-attr]  # notices are not put; size_of() takes longer
             if self._size + size <= self._max_size and not self._in_turn and self._backlog_empty.is_set():
-                # Without a checkpoint where there is room: reading the network has its own, for all that one read
-                # brings.
                 try:
                     self._channel.send_nowait(event)
                 except trio.WouldBlock:
                     await self._channel.send(event)
+                # _note_sent(), without a call for each event.
                 self._size += size
                 self._sizes.append(size)
                 if len(self._sizes) > self._max_sizes:
-                    self._settle()
+                    self._forget_taken()
             else:
                 await self._send_in_turn(event, size)
         except BaseException as exc:
             if self._is_stopping and isinstance(exc, trio.Cancelled):
-                self._fill_backlog(event)  # recovery was stopped, and this is handed over all the same
+                self._fill_backlog(event)  # recovery was stopped, and this event is handed over all the same
                 self.delivered += 1
                 raise
             self._delivered.give_back(event)
@@ -105,20 +101,21 @@ class Outbox(Channel):
         async with AsyncExitStack() as turn:
             self._in_turn += 1
             try:
-                await turn.enter_async_context(self._turn)  # a large event must not be passed by small ones for ever
+                # The lock keeps small events from overtaking a large one for ever.
+                await turn.enter_async_context(self._turn)
                 while not self._backlog_empty.is_set():
                     await self._backlog_empty.wait()
                 await self._wait_for_room(size)
             finally:
                 self._in_turn -= 1
             await self._channel.send(event)
-            self._sent(size)
+            self._note_sent(size)
 
     def notify(self, notice: Notice) -> None:
-        """Hand a notice over, behind what waits; never wait.
+        """Hand over a notice behind the waiting events. This never waits.
 
         Raises:
-            Abandoned: every receiver has been closed.
+            Abandoned: Every receiver has been closed.
         """
         if isinstance(notice, Disconnected):
             self._take_back()
@@ -127,7 +124,7 @@ class Outbox(Channel):
             while self._backlog and self._has_room(size := size_of(self._backlog[0])):
                 self._channel.send_nowait(self._backlog[0])
                 self._backlog.popleft()
-                self._sent(size)
+                self._note_sent(size)
         except trio.WouldBlock:
             pass
         except trio.BrokenResourceError:
@@ -137,17 +134,17 @@ class Outbox(Channel):
 
     async def run(self) -> None:
         """Empty the backlog as the consumer makes room."""
-        with suppress(trio.BrokenResourceError):  # whoever puts the next event or notice is told the same
+        with suppress(trio.BrokenResourceError):  # the next put() or notify() raises Abandoned
             while True:
                 while self._backlog:
                     size = size_of(self._backlog[0])
                     if not self._has_room(size):
                         await self._wait_for_room(size)
-                        if not self.abandoned:
+                        if self.is_wanted():
                             continue  # another event may be the first now
-                    # Out of the backlog first: once send() has been called, the channel holds it.
+                    # The event leaves the backlog first, since the channel holds it as soon as send() is called.
                     await self._channel.send(self._backlog.popleft())
-                    self._sent(size)
+                    self._note_sent(size)
                 if self._is_complete:
                     break
                 self._backlog_empty.set()
@@ -157,11 +154,11 @@ class Outbox(Channel):
         self._handed_over.set()
 
     def stop(self) -> None:
-        """The stream is being stopped: an event whose `put` is cancelled is handed over by `run`."""
+        """From now on, `run` hands over an event whose `put` is cancelled."""
         self._is_stopping = True
 
     async def finish(self) -> None:
-        """After `stop`, when nothing more will be put: wait until all has been handed over, and end the channel."""
+        """After `stop` and the last `put`: wait until everything has been handed over, and end the channel."""
         self._is_complete = True
         self._backlog_filled.set()
         await self._handed_over.wait()
@@ -169,7 +166,7 @@ class Outbox(Channel):
 
     def _fill_backlog(self, *events: Event) -> None:
         self._backlog.extend(events)
-        if self._backlog_empty.is_set():  # else there are those who wait for it
+        if self._backlog_empty.is_set():  # otherwise, tasks may be waiting for it
             self._backlog_empty = trio.Event()
         self._backlog_filled.set()
 
@@ -180,110 +177,6 @@ class Outbox(Channel):
             while True:
                 taken.append(self.events.receive_nowait())
         except (trio.WouldBlock, trio.ClosedResourceError):
-            # Closed: the consumer works with clones only, out of which nothing can be taken. Then notices
-            # pile up as far as the channel is large.
+            # ClosedResourceError: the consumer works with clones and has closed the original, so nothing can be taken
+            # back. Then notices pile up until the channel is full.
             self._backlog.extendleft(reversed(taken))
-
-
-class JournaledOutbox(Channel):
-    """An outbox with a journal in front of the channel: reading waits for the journal, and only that for the consumer.
-
-    What may be delivered twice in one run, and is no duplicate, is what the journal gives again by itself.
-    """
-
-    def __init__(self, max_events: int, max_size: int, delivered: Delivered, journal: Journal) -> None:
-        super().__init__(max_events, max_size, delivered)
-        self._journal = journal
-        self._taken = trio.lowlevel.ParkingLot()
-        self._unwritten: list[MessageReceivedEvent] = []
-        self._giving = trio.CancelScope()
-
-    @property
-    def unwritten_since(self) -> float:
-        """When AgentMail created the oldest mail that waits for room in the journal, in seconds since the epoch.
-
-        Nobody takes it for missed, since it will be delivered; but if the process dies before that, it is. `math.inf`:
-        none waits.
-        """
-        arrivals = [mail.message.created_at or mail.message.timestamp for mail in self._unwritten]
-        return min((0.0 if at is None else at.timestamp() for at in arrivals), default=math.inf)
-
-    @property
-    def waiting(self) -> int:
-        """Events and notices that nobody has taken."""
-        return self._waiting_in_channel() + len(self._room) + self._journal.waiting
-
-    async def put(self, event: Event) -> bool:
-        """As `Outbox.put`, into the journal.
-
-        Raises:
-            Abandoned: every receiver has been closed.
-            JournalError: it cannot be written down.
-        """
-        if isinstance(event, Notice):
-            # A server that complains without end to a consumer who sleeps: this alone is neither merged nor on disk.
-            while self._journal.waiting >= MAX_WAITING and not self._is_stopping:
-                await self._taken.park()
-            self.notify(event)
-            return True
-        self._check_wanted()
-        if not self._delivered.claim(event):
-            self.duplicates += 1
-            return False
-        if isinstance(event, MessageReceivedEvent):
-            self._unwritten.append(event)
-        try:
-            is_new = await self._journal.record(event)
-        except BaseException:
-            self._delivered.give_back(event)
-            raise
-        finally:
-            if isinstance(event, MessageReceivedEvent):
-                self._unwritten.remove(event)
-        self.duplicates += not is_new
-        return is_new
-
-    def notify(self, notice: Notice) -> None:
-        """As `Outbox.notify`.
-
-        Raises:
-            Abandoned: every receiver has been closed.
-        """
-        self._check_wanted()
-        self._journal.notice(notice)
-
-    def _check_wanted(self) -> None:
-        # Of a stream that is being stopped, the next run wants what has been read, whoever listens now.
-        if self.abandoned and not self._is_stopping:
-            raise Abandoned
-
-    @property
-    def _is_stopping(self) -> bool:
-        return self._giving.cancel_called
-
-    async def run(self) -> None:
-        """Hand over what the journal gives, as the consumer makes room.
-
-        Raises:
-            JournalError: something cannot be written down or read.
-        """
-        with self._giving, suppress(trio.BrokenResourceError):  # whoever puts the next event or notice is told the same
-            while True:
-                event = await self._journal.next()
-                size = size_of(event)
-                if not self._has_room(size):
-                    await self._wait_for_room(size)
-                await self._channel.send(event)
-                self._sent(size)
-                self._taken.unpark_all()
-                self.delivered += not isinstance(event, Notice)
-
-    def stop(self) -> None:
-        """Nothing more goes to the channel, which ends behind what is in it: the journal keeps the rest."""
-        self._giving.cancel()
-        self.close()
-        self._taken.unpark_all()
-
-    async def finish(self) -> None:
-        """See `Outbox.finish`."""
-        await trio.lowlevel.checkpoint()

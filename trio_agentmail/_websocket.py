@@ -1,8 +1,7 @@
-"""The one place that knows WebSocket: a client over any Trio stream.
+"""A WebSocket client over any Trio stream.
 
-It has no task of its own. Whoever receives a message reads the stream, and on the way there answers the server's pings
-and its close frame; so while nobody receives, nothing is read. `_frames` takes apart what comes, wsproto makes the
-frames that go.
+The client has no task of its own. `receive` reads the stream, and answers the server's pings and its close frame on the
+way. While no task receives, nothing is read. `_frames` parses what arrives, and wsproto makes the frames that are sent.
 """
 
 import time
@@ -20,20 +19,27 @@ from ._watched_stream import WatchedStream
 from ._why import waiting_for
 from .errors import ConnectionLostError
 
-__all__ = ["WebSocket", "client_websocket", "close_at_once"]
+__all__ = ["ClientWebSocket", "client_websocket", "close_at_once"]
 
 RECEIVE_BYTES = 2**18
 """The largest read, in bytes."""
 
 WITHOUT_CHECKPOINT = 1_000
-"""Messages of one read that are handed over without a checkpoint: it may bring 130,000, if they are empty."""
+"""Messages of one read that are returned without a checkpoint. One read may bring 130,000 empty messages."""
 
 PING_SIZE = 8
-"""Bytes of a ping's payload, which is its number."""
+"""Bytes of a ping's payload, which is the ping's number."""
 
 
-class WebSocket:
-    """An open WebSocket. Made by `client_websocket`."""
+class ClientWebSocket:
+    """An open WebSocket, made by `client_websocket`. See `WebSocket`.
+
+    Args:
+        stream: The stream to the server.
+        watched: The stream on the network, `stream` itself or below it.
+        max_message_size: Characters of a text message, bytes of a binary one.
+        already_received: Bytes that arrived together with the answer to the handshake.
+    """
 
     def __init__(
         self, stream: trio.abc.Stream, watched: WatchedStream, max_message_size: int, already_received: bytes
@@ -42,8 +48,8 @@ class WebSocket:
         self._out = FrameProtocol(client=True, extensions=[])
         self._receiver = Receiver(max_message_size)
         self._received: deque[Received] = deque(self._receiver.receive(already_received))
-        self._handed_over = 0
-        """Messages since the last checkpoint."""
+        self._returned = 0
+        """Messages returned since the last checkpoint."""
         self._being_read: trio.Event | None = None
         self._sending = trio.Lock()
         self._pings = 0
@@ -52,36 +58,55 @@ class WebSocket:
         self._closing = False
         self._keeps_received = False
         self._end: tuple[str, int] | None = None
-        """Why there is nothing more to receive, and the close code."""
-        self.watched = watched
-        """Tells when bytes come, and whether anybody is reading."""
+        """Why the connection has ended, and the close code."""
+        self._watched = watched
+
+    @property
+    def silent_since(self) -> float | None:
+        """See `WatchedStream`."""
+        return self._watched.silent_since
+
+    @property
+    def last_received(self) -> float:
+        """See `WatchedStream`."""
+        return self._watched.last_received
+
+    @property
+    def last_heard(self) -> float:
+        """See `WatchedStream`."""
+        return self._watched.last_heard
+
+    @property
+    def read_until(self) -> float:
+        """See `WatchedStream`. Messages that have been read are also returned, unless the consumer is behind."""
+        return self._watched.read_until
 
     async def send(self, text: str) -> None:
         """Send a text message.
 
         Raises:
-            ConnectionLostError: the connection has ended.
+            ConnectionLostError: The connection has ended.
         """
         self._check_open()
         await self._send(self._out.send_data(text))
 
     async def receive(self) -> bytes:
-        """The next message: of a text its UTF-8, which has been checked.
+        """Return the next message; a text message as its UTF-8, which is valid.
 
-        There is no checkpoint, unless the stream has to be read, or has brought very many messages at once.
+        This is a checkpoint only when the stream has to be read, and once in many messages that one read brought.
 
         Raises:
-            ConnectionLostError: the connection has ended, and every message before its end has been received.
+            ConnectionLostError: The connection has ended, and all messages before its end have been returned.
         """
         while True:
             if self._received:
-                if self._handed_over == WITHOUT_CHECKPOINT:
-                    self._handed_over = 0
+                if self._returned == WITHOUT_CHECKPOINT:
+                    self._returned = 0
                     await trio.lowlevel.checkpoint()
                     continue
                 item = self._received.popleft()
                 if isinstance(item, bytes):
-                    self._handed_over += 1
+                    self._returned += 1
                     return item
                 await self._handle(item)
             else:
@@ -89,10 +114,10 @@ class WebSocket:
                 await self._read()
 
     async def ping(self) -> None:
-        """Send a ping, and wait until somebody who receives comes upon its pong.
+        """Send a ping, and wait until `receive` comes upon its pong.
 
         Raises:
-            ConnectionLostError: the connection has ended.
+            ConnectionLostError: The connection has ended.
         """
         self._check_open()
         self._pings += 1
@@ -107,17 +132,17 @@ class WebSocket:
             self._check_end()
 
     def stop_receiving(self) -> None:
-        """Messages that come from now on are thrown away; those that have been read can still be received."""
+        """Discard messages that are read from now on. Messages that have been read can still be received."""
         self._keeps_received = True
 
     async def close(self) -> None:
-        """Close with code 1000, and wait until the server agrees: the caller says for how long.
+        """Close with code 1000, and wait until the server has answered. The caller limits the time.
 
-        What still comes is thrown away. Unless `stop_receiving` was called, so is what has been read, and nobody
-        should receive any more.
+        What still arrives is discarded. Unless `stop_receiving` was called, messages that have been read are discarded
+        as well, and no other task should receive.
         """
         if self._end is None:
-            await self._say_goodbye(1000)
+            await self._send_close(1000)
         if self._keeps_received:
             while self._end is None and not any(isinstance(item, Close | Failure) for item in self._received):
                 await self._read()
@@ -127,7 +152,7 @@ class WebSocket:
                 await self.receive()
 
     async def _read(self) -> None:
-        """Read once, or, if somebody else is just reading, wait for that."""
+        """Read once. If another task is reading, wait for its read instead."""
         if self._being_read is not None:
             await self._being_read.wait()
             return
@@ -139,14 +164,14 @@ class WebSocket:
         finally:
             self._being_read.set()
             self._being_read = None
-        self._handed_over = 0
+        self._returned = 0
         if data:
             received = self._receiver.receive(bytes(data))
             if self._keeps_received:
                 received = [item for item in received if isinstance(item, Close | Failure)]
             self._received.extend(received)
         else:
-            self._ended("the connection was cut without a close frame", 1006)
+            self._end_with("the connection was cut without a close frame", 1006)
 
     async def _handle(self, item: Ping | Pong | Close | Failure) -> None:
         match item:
@@ -157,35 +182,35 @@ class WebSocket:
                 if len(payload) == PING_SIZE:
                     self._take_pong(int.from_bytes(payload))
             case _:
-                self._ended(f"the WebSocket was closed: {item.reason or _name(item.code)}", item.code)
-                await self._say_goodbye(item.code)
+                self._end_with(f"the WebSocket was closed: {item.reason or _name(item.code)}", item.code)
+                await self._send_close(item.code)
 
     def _take_pong(self, number: int) -> None:
-        """It answers the ping of this number, if there is one, and all before it (RFC 6455, 5.5.3)."""
+        """Note that the ping of this number, if it was sent, and all pings before it are answered (RFC 6455, 5.5.3)."""
         if number <= self._pings:
             self._pings_answered = max(number, self._pings_answered)
             for sent, changed in self._waiting_for_pongs.items():
                 if sent <= number:
                     changed.set()
 
-    async def _say_goodbye(self, code: int) -> None:
+    async def _send_close(self, code: int) -> None:
         if not self._closing:
             self._closing = True
             await self._send(self._out.close(code))
 
     async def _send_whole(self, data: bytes | bytearray) -> None:
-        # Nothing could follow half a frame: who pings and who receives may be cancelled, and a polite close still has
-        # to come. A server that does not take it holds up nobody who has the stream closed.
+        # The tasks that ping and receive may be cancelled, and a close frame still has to follow. After half a frame,
+        # nothing could. Closing the stream ends the wait for a server that does not take the frame.
         with trio.CancelScope(shield=True):
             await self._send(data)
 
     async def _send(self, data: bytes | bytearray) -> None:
-        # That the connection has ended is told by receiving, after all that came before its end.
+        # receive() reports that the connection has ended, after everything that arrived before its end.
         async with self._sending:
             with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 await self._stream.send_all(data)
 
-    def _ended(self, reason: str, code: int) -> None:
+    def _end_with(self, reason: str, code: int) -> None:
         self._end = reason, code
         for changed in self._waiting_for_pongs.values():
             changed.set()
@@ -211,19 +236,19 @@ async def client_websocket(
     watched: WatchedStream | None = None,
     now: Callable[[], float] = time.time,
     server: str = "the server",
-) -> AsyncIterator[WebSocket]:
-    """Make a WebSocket of a stream that has just been connected; the end of the block closes the stream.
+) -> AsyncIterator[ClientWebSocket]:
+    """Open a WebSocket over a stream. The end of the block closes the stream by force.
 
     Args:
-        stream: Any Trio stream.
-        host: What the `Host` header says.
-        target: Path of the URL, with its query.
-        headers: More headers for the handshake.
-        max_message_size: Characters of a text message, bytes of a binary one. A larger one ends the
-            connection with code 1009.
-        watched: The stream below `stream` that stands on the network; None: put one below it.
-        now: Tells that one the time of day.
-        server: What an error calls it.
+        stream: Any connected Trio stream.
+        host: The `Host` header.
+        target: The path of the URL, with its query.
+        headers: Additional headers of the handshake.
+        max_message_size: Characters of a text message, bytes of a binary one. A larger message ends the connection
+            with code 1009.
+        watched: The stream on the network, below `stream`. By default, `stream` is wrapped in one.
+        now: Returns the time of day, for that one.
+        server: The server's name in errors.
 
     Raises:
         ApiError: The server refused the handshake.
@@ -234,13 +259,13 @@ async def client_websocket(
     try:
         with waiting_for(f"waiting for {server} to answer the handshake"):
             already_received = await shake_hands(stream, host, target, headers, server)
-        yield WebSocket(stream, watched, max_message_size, already_received)
+        yield ClientWebSocket(stream, watched, max_message_size, already_received)
     finally:
         await close_at_once(stream)
 
 
 async def close_at_once(stream: trio.abc.Stream) -> None:
-    """Close a stream by force. Shielded, since a Cancelled from here would replace the exception that led here."""
+    """Close a stream by force. The shield keeps a `Cancelled` from replacing the exception that led here."""
     with trio.CancelScope(shield=True):
         await trio.aclose_forcefully(stream)
 

@@ -84,6 +84,7 @@ __all__ = [
     "MessageSecurityOverrideEvent",
     "MessageSecurityReviewEvent",
     "MessageSentEvent",
+    "Notice",
     "Open",
     "Recipient",
     "RecoveryFailed",
@@ -418,6 +419,9 @@ Event: TypeAlias = (
     | CalendarEventStartingEvent
     | CalendarEventEndingEvent
 )
+
+Notice: TypeAlias = Subscribed | Disconnected | CaughtUp | RecoveryFailed | ErrorEvent
+"""A notice tells of the stream, and not of something that happened at AgentMail. A journal does not write it down."""
 
 EventType: TypeAlias = Literal[
     "message.received",

@@ -19,7 +19,7 @@ from trio_agentmail import (
     Subscribed,
     open_agentmail_stream,
 )
-from trio_agentmail._backend import NetworkBackend
+from trio_agentmail._network import NetworkBackend
 
 from .contenders import KEY
 from .memory import MIB, resident

@@ -11,7 +11,7 @@ import trio
 import trustme
 
 from tests.helpers.servers import Peer, serve
-from trio_agentmail._backend import NetworkBackend
+from trio_agentmail._network import NetworkBackend
 
 
 async def answer(peer: Peer, context: ssl.SSLContext | None = None) -> None:

@@ -25,7 +25,7 @@ from trio_agentmail import (
     SubscriptionRejectedError,
     UnknownEvent,
 )
-from trio_agentmail._websocket import WebSocket
+from trio_agentmail._backend import WebSocket
 from trio_agentmail.errors import ConnectionLostError
 from trio_agentmail.testing import FakeAgentMail
 

@@ -17,8 +17,8 @@ import trio_agentmail
 from tests.helpers.rest_api import settings
 from trio_agentmail import AgentMailEnvironment, MessageReceivedEvent, open_agentmail_stream
 from trio_agentmail import _first_use as first_use
-from trio_agentmail._backend import NetworkBackend
 from trio_agentmail._codec import decoded_classes
+from trio_agentmail._network import NetworkBackend
 from trio_agentmail.testing import FakeAgentMail
 
 ROOT = Path(__file__).parents[2]
@@ -112,7 +112,7 @@ async def test_what_cannot_be_imported_comes_out_as_itself_and_is_tried_again(
 
 
 async def test_a_real_backend_gets_its_tls_context_made(fresh: None) -> None:
-    from trio_agentmail._backend import default_ssl_context
+    from trio_agentmail._network import default_ssl_context
 
     default_ssl_context.cache_clear()
     await first_use.import_in_thread(NetworkBackend(), settings(), with_recovery=True)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from tests.events.test_decode_properties import repeatable
 from trio_agentmail import CaughtUp, Disconnected, ErrorEvent, Event, RecoveryFailed, Subscribed, UnknownEvent
-from trio_agentmail._journal.protocol import Notice
 from trio_agentmail._notices import merge_notice
+from trio_agentmail.events import Notice
 
 THEN = datetime(2025, 1, 1, tzinfo=UTC)
 S = Subscribed()

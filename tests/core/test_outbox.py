@@ -23,8 +23,9 @@ from trio_agentmail import (
     Subscribed,
     UnknownEvent,
 )
+from trio_agentmail._channel import Abandoned
 from trio_agentmail._delivered import Delivered
-from trio_agentmail._outbox import Abandoned, Outbox
+from trio_agentmail._outbox import Outbox
 
 S = Subscribed()
 MAX_SIZE = 2**25
@@ -320,11 +321,11 @@ async def test_when_every_receiver_is_closed_whoever_puts_or_notifies_is_told() 
     clone = outbox.events.clone()
     async with running(outbox):
         outbox.events.close()
-        assert not outbox.abandoned
+        assert outbox.is_wanted()
         await outbox.put(E(1))
         outbox.notify(D(1))
         clone.close()
-        assert outbox.abandoned
+        assert not outbox.is_wanted()
         with pytest.raises(Abandoned):
             await outbox.put(E(2))
         with pytest.raises(Abandoned):

@@ -536,11 +536,10 @@ async def test_settings_show_no_key(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     async with open_agentmail_session(api_key=KEY, backend=fake) as session:
         supervisor = session._supervisor
-        connections = supervisor._live
+        connections = supervisor._connector._live
         assert connections
-        assert_no_secret(supervisor._settings, supervisor._api_key, supervisor.outbox, *connections)
-        for connection in connections:
-            assert_no_secret(*vars(connection).values())
+        for part in (supervisor, supervisor._connector, supervisor._subscription, *connections):
+            assert_no_secret(part, *vars(part).values())
 
 
 async def test_a_key_that_begins_with_another_is_redacted_whole(autojump_clock: MockClock) -> None:

@@ -26,8 +26,8 @@ from tests.helpers.servers import (
     serve,
 )
 from trio_agentmail import AgentMailEnvironment, ConnectionFailedError, ReconnectPolicy, open_agentmail_session
-from trio_agentmail._backend import NetworkBackend
-from trio_agentmail._websocket import WebSocket
+from trio_agentmail._backend import WebSocket
+from trio_agentmail._network import NetworkBackend
 from trio_agentmail._why import connecting_failed, tls_failed, words_of
 
 HOST = "ws.agentmail.example"

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import httpx2
 
-from trio_agentmail._websocket import WebSocket
+from trio_agentmail._backend import WebSocket
 from trio_agentmail.testing import FakeAgentMail
 
 T = TypeVar("T")

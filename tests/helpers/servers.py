@@ -34,7 +34,7 @@ from trio_agentmail import (
     ReconnectPolicy,
     Subscribed,
 )
-from trio_agentmail._backend import NetworkBackend
+from trio_agentmail._network import NetworkBackend
 from trio_agentmail._nursery import background_nursery
 from trio_agentmail._proxy import proxies_for, proxy_from_url
 

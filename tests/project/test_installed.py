@@ -7,7 +7,7 @@ import pytest
 from trio.testing import MockClock
 
 from trio_agentmail import Subscribed, open_agentmail_stream
-from trio_agentmail._backend import NetworkBackend, default_backend
+from trio_agentmail._network import NetworkBackend, default_backend
 from trio_agentmail.testing import FakeAgentMail
 
 

@@ -26,15 +26,17 @@ from trio_agentmail import (
     Subscribe,
     decode_event,
 )
+from trio_agentmail._channel import Abandoned
 from trio_agentmail._clock import Moment, ServerClock
 from trio_agentmail._delivered import Delivered
 from trio_agentmail._journal.protocol import Journal, Notice
-from trio_agentmail._outbox import Abandoned, Outbox
+from trio_agentmail._outbox import Outbox
 from trio_agentmail._recovery.progress import Progress, encode_progress
 from trio_agentmail._recovery.recoverer import Recoverer
 from trio_agentmail._recovery.rest import Pace
 from trio_agentmail._recovery.source import Counts, Look, Source, Target
 from trio_agentmail._recovery.sweeps import PAUSE, Rate
+from trio_agentmail._unwritten import Unwritten
 from trio_agentmail.errors import AgentMailError, ApiError, ConnectionLostError, JournalError, RequestFailedError
 from trio_agentmail.events import MessageSecurity
 
@@ -127,6 +129,7 @@ class World:
             cast("Journal", self.journal),
             kept,
             lambda: 0.0,
+            Unwritten(),
         )
 
     async def renew(self) -> None:

@@ -22,8 +22,8 @@ from tests.core.test_secrets import MARK, assert_no_secret
 from tests.helpers import rest_api
 from tests.helpers.rest_api import EPOCH, KEY, Api, RestBackend, asked_key, clock_of, date, rest
 from trio_agentmail import AgentMailEnvironment, ApiError, AuthenticationError, PermissionDeniedError
-from trio_agentmail._backend import NetworkBackend
 from trio_agentmail._clock import ServerClock
+from trio_agentmail._network import NetworkBackend
 from trio_agentmail._reconnect import http_date
 from trio_agentmail._recovery.rest import ATTEMPTS, CONCURRENCY, REQUEST_TIMEOUT, Page, Rest, segment
 from trio_agentmail.errors import RequestFailedError

@@ -31,8 +31,8 @@ from trio_agentmail import (
     Subscribe,
     open_agentmail_stream,
 )
-from trio_agentmail._backend import NetworkBackend
 from trio_agentmail._clock import ServerClock
+from trio_agentmail._network import NetworkBackend
 from trio_agentmail._network_transport import SteadyTransport
 from trio_agentmail._recovery.rest import ATTEMPTS, MAX_EMPTY_PAGES, REQUEST_TIMEOUT, SMALLEST_LIMIT, Rest
 from trio_agentmail.errors import AnswerTooLargeError, RequestFailedError

@@ -30,8 +30,8 @@ from trio_agentmail import (
     Subscribe,
     open_agentmail_stream,
 )
-from trio_agentmail._backend import NetworkBackend
 from trio_agentmail._clock import ServerClock
+from trio_agentmail._network import NetworkBackend
 from trio_agentmail._recovery.rest import Rest
 from trio_agentmail.errors import RequestFailedError
 from trio_agentmail.testing import FakeAgentMail

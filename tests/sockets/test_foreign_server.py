@@ -32,8 +32,9 @@ from trio_agentmail import (
     UnknownEvent,
     events,
 )
+from trio_agentmail._backend import WebSocket
 from trio_agentmail._nursery import background_nursery
-from trio_agentmail._websocket import WebSocket, client_websocket
+from trio_agentmail._websocket import client_websocket
 
 
 class Cable(trio.abc.HalfCloseableStream):

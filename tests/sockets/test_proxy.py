@@ -53,7 +53,7 @@ from trio_agentmail import (
     open_agentmail_session,
     open_agentmail_stream,
 )
-from trio_agentmail._backend import NetworkBackend
+from trio_agentmail._network import NetworkBackend
 from trio_agentmail._proxy import Proxies, Proxy, proxy_from_url
 from trio_agentmail.testing import FakeAgentMail
 

@@ -40,8 +40,9 @@ from trio_agentmail import (
     UnknownEvent,
     decode_event,
 )
+from trio_agentmail._backend import WebSocket
 from trio_agentmail._nursery import background_nursery
-from trio_agentmail._websocket import WebSocket, client_websocket
+from trio_agentmail._websocket import client_websocket
 from trio_agentmail.errors import ConnectionLostError
 from trio_agentmail.events import CalendarEvent, Domain, Send
 from trio_agentmail.testing import FakeAgentMail, make_event
@@ -67,7 +68,7 @@ async def subscribe(websocket: WebSocket | ClientConnection, **filters: Any) -> 
 
 
 async def receive(websocket: WebSocket | ClientConnection) -> Any:
-    data = await (websocket.receive() if isinstance(websocket, WebSocket) else websocket.recv())
+    data = await (websocket.recv() if isinstance(websocket, ClientConnection) else websocket.receive())
     return json.loads(data)
 
 
@@ -219,7 +220,7 @@ async def test_the_last_sign_of_life_of_a_connection_is_told_by_the_fakes_clock(
         await trio.sleep(86_400)
         await fake.send_raw("{}")
         await receive(websocket)
-        assert websocket.watched.last_received == fake.now()
+        assert websocket.last_received == fake.now()
 
 
 def which_thread() -> threading.Thread:

@@ -17,20 +17,20 @@ async def test_while_a_read_waits_all_has_been_read(autojump_clock: MockClock) -
     server, client = memory_stream_one_way_pair()
     stream = watched(server, client)
     await trio.sleep(10)  # nobody reads
-    assert stream.read_until() == 0
+    assert stream.read_until == 0
     async with trio.open_nursery() as nursery:
         nursery.start_soon(stream.receive_some)
         await trio.sleep(A_MOMENT)
-        assert stream.read_until() == 0  # what the server could not send may be on its way
+        assert stream.read_until == 0  # what the server could not send may be on its way
         await trio.sleep(QUIET)
-        assert stream.read_until() == trio.current_time()
+        assert stream.read_until == trio.current_time()
         await trio.sleep(100)
-        assert stream.read_until() == trio.current_time()
+        assert stream.read_until == trio.current_time()
         await server.send_all(b"data")
-    assert stream.read_until() == trio.current_time()
+    assert stream.read_until == trio.current_time()
     came = trio.current_time()
     await trio.sleep(5)  # it is handed over
-    assert stream.read_until() == came
+    assert stream.read_until == came
 
 
 async def test_what_waited_while_nobody_read_has_not_been_read_when_bytes_are_asked_for_again(
@@ -43,14 +43,14 @@ async def test_what_waited_while_nobody_read_has_not_been_read_when_bytes_are_as
     await trio.sleep(1000)
     await server.send_all(b"more")
     await stream.receive_some()
-    assert stream.read_until() == 0
+    assert stream.read_until == 0
     # Bytes come all the time, and are read in time. After a while, none can be older than that.
     while trio.current_time() < 1000 + CAUGHT_UP_AFTER:
         await trio.sleep(A_MOMENT)
         await server.send_all(b"more")
-        assert stream.read_until() == 0
+        assert stream.read_until == 0
         await stream.receive_some()
-    assert trio.current_time() - A_MOMENT <= stream.read_until() < trio.current_time()
+    assert trio.current_time() - A_MOMENT <= stream.read_until < trio.current_time()
 
 
 @pytest.mark.parametrize(
@@ -68,4 +68,4 @@ async def test_a_read_that_gets_as_much_as_it_can_may_have_left_some(
     await trio.sleep(A_MOMENT)
     await server.send_all(b"data")
     await stream.receive_some(max_bytes)
-    assert stream.read_until() == (0 if may_have_left_some else A_MOMENT)
+    assert stream.read_until == (0 if may_have_left_some else A_MOMENT)

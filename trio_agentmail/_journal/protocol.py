@@ -7,12 +7,9 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import attrs
 
-from trio_agentmail.events import CaughtUp, Disconnected, ErrorEvent, Event, RecoveryFailed, Subscribed
+from trio_agentmail.events import Event, Notice
 
 __all__ = ["Journal", "Kept", "KeptIdentity", "Notice", "RunSync", "nothing_kept"]
-
-Notice: TypeAlias = Subscribed | Disconnected | ErrorEvent | CaughtUp | RecoveryFailed
-"""What is not written down: it tells of the stream, and not of something that happened at AgentMail."""
 
 RunSync: TypeAlias = Callable[[Callable[[], Any]], Awaitable[Any]]
 """`Backend.run_sync`: the one way in which a journal waits for a disk."""

@@ -22,9 +22,11 @@ from trio_agentmail._backend import Backend
 from trio_agentmail._clock import Moment, ServerClock
 from trio_agentmail._delivered import Delivered
 from trio_agentmail._journal.protocol import Journal
+from trio_agentmail._journaled_outbox import JournaledOutbox
 from trio_agentmail._nursery import background_nursery
-from trio_agentmail._outbox import JournaledOutbox, Outbox
+from trio_agentmail._outbox import Outbox
 from trio_agentmail._settings import Recovery, Settings, Subscribe
+from trio_agentmail._unwritten import Unwritten
 from trio_agentmail.errors import RequestFailedError
 from trio_agentmail.events import MessageReceivedEvent
 
@@ -58,6 +60,7 @@ class Recoverer:
         renew: Makes a connection that takes the place of the present one.
         kept: What was remembered in an earlier run; `b""`: nothing.
         unread_for: For how many seconds the oldest push that may have come has not been read.
+        unwritten: The mail that waits for room in the journal.
 
     Attributes:
         note: Called with each event that was pushed.
@@ -76,15 +79,16 @@ class Recoverer:
         journal: Journal | None,
         kept: bytes,
         unread_for: Callable[[], float],
+        unwritten: Unwritten,
     ) -> None:
         self._recovery = recovery
         self._clock = clock
         self._delivered = delivered
-        self._outbox = outbox
+        self._unwritten = unwritten
         self._journal = journal
         self._kept = decode_progress(kept)
         self._rest = Rest(backend, settings, api_key, clock)
-        self._situation = Situation(recovery, clock, delivered, outbox, self._rest, renew, unread_for)
+        self._situation = Situation(recovery, clock, delivered, outbox, self._rest, renew, unread_for, unwritten)
         self._source: Source = MailListing(self._rest, clock, delivered, self._situation.put)
         self._situation.source = self._source
         self.note = self._source.note
@@ -277,7 +281,7 @@ class Recoverer:
         # What the journal has no room for is known here, and would not be to the next run.
         return encode_progress(
             progress,
-            unwritten_since=self._outbox.unwritten_since,
+            unwritten_since=self._unwritten.since,
             clock_is_known=self._has_begun or (self._kept is not None and self._kept[1]),
             source=self._source.state(),
         )

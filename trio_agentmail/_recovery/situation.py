@@ -8,10 +8,13 @@ from datetime import UTC, datetime
 
 import trio
 
+from trio_agentmail._channel import Abandoned
 from trio_agentmail._clock import ServerClock
 from trio_agentmail._delivered import Delivered
-from trio_agentmail._outbox import Abandoned, JournaledOutbox, Outbox
+from trio_agentmail._journaled_outbox import JournaledOutbox
+from trio_agentmail._outbox import Outbox
 from trio_agentmail._settings import Recovery
+from trio_agentmail._unwritten import Unwritten
 from trio_agentmail.errors import AgentMailError, ApiError, RequestFailedError, printable
 from trio_agentmail.events import CaughtUp, Event, MessageReceivedEvent, RecoveryFailed
 
@@ -33,6 +36,7 @@ class Situation:
     Args:
         renew: Makes a connection that takes the place of the present one.
         unread_for: For how many seconds the oldest push that may have come has not been read.
+        unwritten: The mail that waits for room in the journal.
 
     Attributes:
         progress: What is looked at, and how far that has come.
@@ -55,12 +59,14 @@ class Situation:
         rest: Rest,
         renew: Callable[[], Awaitable[None]],
         unread_for: Callable[[], float],
+        unwritten: Unwritten,
     ) -> None:
         self._recovery = recovery
         self._clock = clock
         self._delivered = delivered
         delivered.has_run_out = self._tell_if_memory_has_run_out
         self._outbox = outbox
+        self._unwritten = unwritten
         self._rest = rest
         self._renew = renew
         self._unread_for = unread_for
@@ -217,7 +223,7 @@ class Situation:
         covered = self._covered_until()
         # A mail may be listed some time after it was created, and a sweep that began before that has not seen it. And
         # what the journal has no room for yet is missing to the next run, which has to find it.
-        until = min(covered - self._recovery.sweep_depth, self._outbox.unwritten_since)
+        until = min(covered - self._recovery.sweep_depth, self._unwritten.since)
         # And what waits to be read, since the consumer is slow, may be a mail that was delivered before.
         self._delivered.forget(min(until, self._clock.now() - self._recovery.sweep_depth - self._unread_for()))
         if self._delivered.ran_out_until <= covered:

@@ -12,8 +12,9 @@ import trio
 
 from trio_agentmail._backend import Backend
 from trio_agentmail._nursery import background_nursery
+from trio_agentmail._session import AgentMailSession
 from trio_agentmail._settings import AgentMailEnvironment, ReconnectPolicy, Recovery, Subscribe
-from trio_agentmail._stream import AgentMailSession, open_agentmail_session
+from trio_agentmail._stream import open_agentmail_session
 from trio_agentmail.events import (
     CaughtUp,
     Disconnected,

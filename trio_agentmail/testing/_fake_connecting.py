@@ -12,8 +12,9 @@ import trio
 import trio_websocket
 from trio.testing import memory_stream_pair
 
+from trio_agentmail._backend import WebSocket
 from trio_agentmail._settings import Subscribe
-from trio_agentmail._websocket import WebSocket, client_websocket
+from trio_agentmail._websocket import client_websocket
 
 from ._door import DoorStream
 from ._fake_base import FakeBase

@@ -7,7 +7,7 @@ from typing import Any, TypeVar, get_args, overload
 
 import attrs
 
-from trio_agentmail._backend import default_backend
+from trio_agentmail._network import default_backend
 from trio_agentmail.events import (
     AgentArmorManualOverride,
     AgentArmorReleaseActor,

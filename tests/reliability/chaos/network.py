@@ -11,7 +11,7 @@ import trio
 
 from tests.helpers.backends import FakeBackend
 from trio_agentmail import ApiError
-from trio_agentmail._websocket import WebSocket
+from trio_agentmail._backend import WebSocket
 from trio_agentmail.testing import FakeAgentMail
 
 __all__ = ["ChaosBackend", "Wire"]

@@ -1,4 +1,4 @@
-"""What went wrong last, and for how long things have been going wrong."""
+"""The outage tracker: the last failure, and how long the subscription has not been stable."""
 
 import logging
 import math
@@ -8,42 +8,49 @@ import trio
 from ._why import words_of
 from .errors import printable
 
-__all__ = ["Trouble"]
+__all__ = ["OutageTracker"]
 
 logger = logging.getLogger("trio_agentmail")
 
 WARN_AFTER = 60.0
-"""Seconds without a stable subscription after which it is worth a warning."""
+"""Seconds without a stable subscription, after which a warning is logged."""
 
 
-class Trouble:
-    """Begins with a failure, and ends when a subscription has been stable; a warning says once that it lasts."""
+class OutageTracker:
+    """Keeps the last failure, and logs one warning for each outage that lasts.
+
+    An outage begins with a failure, and ends when a subscription has been stable.
+
+    Attributes:
+        last_error: The last failure, in words.
+        last_error_at: When it occurred, on Trio's clock.
+    """
 
     def __init__(self) -> None:
         self.last_error: str | None = None
         self.last_error_at: float | None = None
-        """On Trio's clock."""
         self._began: float | None = None
         self._has_warned = False
 
     @property
     def warning_is_due_at(self) -> float:
-        """When, on Trio's clock, it has lasted for so long; infinity when there is none, or that has been said."""
+        """When to call `warn_if_it_lasts`, on Trio's clock. Infinity without an outage, and after its warning."""
         return math.inf if self._began is None or self._has_warned else self._began + WARN_AFTER
 
-    def mention(self, failure: Exception) -> None:
-        """Something failed, and the subscription is in force."""
+    def note(self, failure: Exception) -> None:
+        """Note a failure during which the subscription stays in force."""
         self.last_error = printable(f"{type(failure).__name__}: {words_of(failure)}", 500)
         self.last_error_at = trio.current_time()
 
-    def note(self, failure: Exception) -> None:
-        """Something failed, and the subscription is not in force."""
-        self.mention(failure)
+    def begin(self, failure: Exception) -> None:
+        """Note a failure without a subscription in force. It begins an outage, or prolongs it."""
+        self.note(failure)
         if self._began is None:
             self._began = trio.current_time()
         self.warn_if_it_lasts()
 
-    def is_over(self) -> None:
+    def end(self) -> None:
+        """Note that the subscription has been stable."""
         self._began = None
         self._has_warned = False
 
