@@ -89,6 +89,8 @@ class Backend(Protocol):
     ) -> AbstractAsyncContextManager[WebSocket]:
         """Open a WebSocket. Leaving the context manager closes the connection at once, by force.
 
+        A `receive` that is waiting then raises `ConnectionLostError` with code 1006.
+
         Args:
             url: A `ws://` or `wss://` URL.
             headers: Additional headers of the handshake. They hold the API key.

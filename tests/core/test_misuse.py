@@ -2,15 +2,19 @@
 
 import copy
 import gc
+import inspect
 import logging
 import pickle
+import pydoc
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
 from textwrap import dedent
-from typing import Any
+from typing import Any, get_type_hints
 
 import attrs
 import pytest
@@ -34,6 +38,10 @@ INBOX = "agent@agentmail.to"
 
 # Arguments
 
+openers = pytest.mark.parametrize(
+    "opener", [trio_agentmail.open_agentmail_stream, trio_agentmail.open_agentmail_session]
+)
+
 
 async def test_a_session_is_not_iterated_over(autojump_clock: MockClock) -> None:
     async with open_agentmail_session(backend=FakeAgentMail()) as session:
@@ -42,7 +50,7 @@ async def test_a_session_is_not_iterated_over(autojump_clock: MockClock) -> None
                 pytest.fail("it was")
 
 
-@pytest.mark.parametrize("opener", [trio_agentmail.open_agentmail_stream, trio_agentmail.open_agentmail_session])
+@openers
 async def test_a_stream_must_be_entered_with_async_with(opener: Callable[..., Any]) -> None:
     words = rf"{opener.__name__}\(…\) must be entered: async with {opener.__name__}\(…\) as"
     with pytest.raises(TypeError, match=words):
@@ -74,9 +82,56 @@ def test_filters_belong_to_the_subscription(opener: Callable[..., Any], name: st
         opener(**{name: [INBOX]})
 
 
-def test_another_argument_that_there_is_not_is_named() -> None:
-    with pytest.raises(TypeError, match=r"open_agentmail_stream\(\) got an unexpected keyword argument 'retries'"):
-        open_agentmail_stream(retries=5)  # type: ignore[call-arg]
+@openers
+def test_an_argument_that_does_not_exist_is_named(opener: Callable[..., Any]) -> None:
+    with pytest.raises(
+        TypeError, match=rf"^{opener.__name__}\(\) got an unexpected keyword argument 'retries'$"
+    ) as caught:
+        opener(retries=5)
+    assert caught.value.__context__ is None
+
+
+@openers
+def test_an_argument_too_many_is_counted(opener: Callable[..., Any]) -> None:
+    words = rf"^{opener.__name__}\(\) takes from 0 to 1 positional arguments but 2 were given$"
+    with pytest.raises(TypeError, match=words):
+        opener(Subscribe(), "am_key")
+
+
+# The parameters are written once, in open_agentmail_session.
+
+
+@openers
+def test_help_shows_all_parameters(opener: Callable[..., Any]) -> None:
+    shown = pydoc.plain(pydoc.render_doc(opener))
+    for name, default in [
+        ("ping_interval", "20.0"),
+        ("enter_timeout", "30.0"),
+        ("max_message_size", "16777216"),
+        ("journal", "None"),
+    ]:
+        assert re.search(rf"\b{name}: [^=]* = {default}", shown), name
+    assert f"{opener.__name__}(subscribe: " in shown
+    assert "AbstractAsyncContextManager[" in shown
+    assert (opener.__doc__ or "").split()[0] in shown
+
+
+def test_the_signatures_differ_in_what_is_yielded_alone() -> None:
+    stream, session = (
+        inspect.signature(opener)
+        for opener in (trio_agentmail.open_agentmail_stream, trio_agentmail.open_agentmail_session)
+    )
+    assert stream.parameters == session.parameters
+    assert len(stream.parameters) == 16
+    assert session.return_annotation == AbstractAsyncContextManager[trio_agentmail.AgentMailSession]
+    assert stream.return_annotation == AbstractAsyncContextManager[trio.MemoryReceiveChannel[trio_agentmail.Event]]
+    hints = get_type_hints(trio_agentmail.open_agentmail_stream)
+    assert hints == get_type_hints(trio_agentmail.open_agentmail_session) | {"return": stream.return_annotation}
+
+
+def test_the_stream_describes_each_of_its_parameters() -> None:
+    documented = re.findall(r"^        (\w+): ", (trio_agentmail.open_agentmail_stream.__doc__ or ""), re.MULTILINE)
+    assert set(inspect.signature(trio_agentmail.open_agentmail_stream).parameters) <= set(documented)
 
 
 async def fetch_key() -> str:

@@ -1,5 +1,6 @@
 """The public API is complete and typed, and importing it costs no more than it needs."""
 
+import inspect
 import re
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 from mypy import api as mypy
 
 import trio_agentmail
-from trio_agentmail import EventType, UnknownEvent, _parts, decode_event, errors, events
+from trio_agentmail import EventType, UnknownEvent, _parts, decode_event, errors, events, open_agentmail_stream
 from trio_agentmail.testing import encode_event, make_event
 from trio_agentmail.testing._make_event import EVENT_TYPES
 
@@ -32,6 +33,10 @@ PUBLIC_NAMES = [
     "EventType",
     "decode_event",
     "Backend",
+    "WebSocket",
+    "Journal",
+    "SQLiteJournal",
+    "DeadLetter",
     "Subscribed",
     "MessageReceivedEvent",
     "MessageSentEvent",
@@ -84,8 +89,8 @@ def test_all_names_what_there_is_and_nothing_else() -> None:
     assert public - modules == set(trio_agentmail.__all__) - {"__version__"}
 
 
-def test_every_event_is_at_the_root_and_the_parts_of_events_are_in_their_module_alone() -> None:
-    parts = set(_parts.__all__) - {"Message", "ThreadItem"}
+def test_every_event_is_at_the_root_and_their_parts_are_in_their_module_alone() -> None:
+    parts = set(_parts.__all__) - {"Message", "ThreadItem"} | {"Notice"}
     assert parts <= set(events.__all__)
     assert set(events.__all__) & set(trio_agentmail.__all__) == set(events.__all__) - parts
 
@@ -146,6 +151,11 @@ def test_the_examples_and_the_readme_pass_mypy_strict(tmp_path: Path) -> None:
     reported = {int(match[1]) for match in re.finditer(r"wrong\.py:(\d+): error", out)}
     assert reported == {number for number, line in enumerate(WRONG.splitlines(), 1) if "# wrong" in line}, out
     assert [line for line in out.splitlines() if "wrong.py" not in line] == []
+    # The parameters are written once, and a type checker shows them for both.
+    revealed = re.findall(r'Revealed type is "def \((.*)\) -> contextlib\.AbstractAsyncContextManager\[', out)
+    assert len(revealed) == 2
+    for shown in revealed:
+        assert re.findall(r"(?:^|, )(\w+): ", shown) == list(inspect.signature(open_agentmail_stream).parameters)
 
 
 WRONG = """
@@ -193,6 +203,10 @@ async def main() -> None:
         if session.state == "open":  # wrong: no such state
             pass
         session.statistics().nothing  # wrong: no such field
+    async with open_agentmail_session(pings=5):  # wrong: no such argument
+        pass
+    async with open_agentmail_stream(Subscribe(), "am_key"):  # wrong: by position
+        pass
 
 
 def old(request: httpx.Request) -> httpx.Response:
@@ -200,4 +214,8 @@ def old(request: httpx.Request) -> httpx.Response:
 
 
 FakeAgentMail().answer_requests(old)  # wrong: it is given an httpx2.Request
+
+
+reveal_type(open_agentmail_stream)
+reveal_type(open_agentmail_session)
 """
