@@ -1,9 +1,21 @@
-"""Bytes to WebSocket messages: the receiving half of RFC 6455, for a client, without any I/O.
+"""Bytes to WebSocket messages: the receiving half of RFC 6455, for a client. It knows no stream and no tasks.
 
-A general parser takes a frame apart as it trickles in, and decodes text as it comes. Here nothing is done with a
-message before it is complete, so a frame that lies whole in one read, as nearly all do, costs one slice of it. Larger
-ones are gathered in one buffer, whatever the size of the pieces. No extension is ever negotiated, so a reserved bit is
-an error.
+A frame is a header of 2 to 10 bytes and a payload. A message is one frame or several, with control frames between them.
+TCP delivers all of it in pieces that end anywhere: one read may bring a hundred frames, or one byte of a header.
+
+The obvious parser is a state machine that consumes each piece as it arrives: it joins fragments, decodes the text
+incrementally, and counts its characters. wsproto and others work like this. It is correct, but every event pays for
+the general case, although nearly every event is one unfragmented text frame that lies whole within one read. A
+parser that waits for a complete frame in one growing `bytes` object is simple as well, but then a large message that
+arrives in small pieces is copied again for each piece, which takes quadratic time.
+
+So the loop in `Receiver._receive` has one short path for the frame that lies whole within the read: the payload is one
+slice, and it is checked for UTF-8 at once. Everything else takes the long path. The payload of an incomplete frame, and
+the fragments of a message, are gathered in one `bytearray`, which grows in amortized linear time. Nothing is done with
+a message before it is complete, except one thing: text that has more bytes than `max_message_size` characters is
+counted while it arrives, so that a message which is too large is refused before it is in memory.
+
+No extension is ever negotiated, so a reserved bit is an error.
 """
 
 from codecs import utf_8_decode
@@ -16,10 +28,10 @@ FIN = 0x80
 MAX_CONTROL_SIZE = 125
 
 NO_CODE = 1005
-"""What RFC 6455 (7.1.5) calls the code of a close frame that has none."""
+"""The code of a close frame without a code (RFC 6455, 7.1.5)."""
 
 _INSIDE_A_CHARACTER = bytes(range(0x80, 0xC0))
-"""The bytes that begin no character, in UTF-8."""
+"""The UTF-8 bytes that are not the first byte of a character."""
 
 
 class Ping(NamedTuple):
@@ -36,14 +48,14 @@ class Close(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """What the server sent is not allowed: nothing comes after it, and it should be told so with this close code."""
+    """The server violated the protocol. Nothing follows, and this is the close code to send."""
 
     code: int
     reason: str
 
 
 Received = bytes | Ping | Pong | Close | Failure
-"""A message, text or binary, is its bytes; those of a text are valid UTF-8."""
+"""A message is `bytes`. A text message is valid UTF-8."""
 
 
 class _Invalid(Exception):
@@ -53,29 +65,29 @@ class _Invalid(Exception):
 
 
 class Receiver:
-    """Takes what a server sends, piece by piece, and gives what has become complete.
+    """Parses what a server sends, piece by piece.
 
     Args:
-        max_message_size: Characters of a text message, bytes of a binary one.
+        max_message_size: Characters of a text message, bytes of a binary one. A larger message is a `Failure`.
     """
 
     def __init__(self, max_message_size: int) -> None:
         self._max_message_size = max_message_size
         self._failed = False
         self._rest = b""
-        """Of a header that is not complete."""
-        # The frame whose payload is not complete: its first byte, how much is missing, and where what comes goes to.
+        """An incomplete header."""
+        # The frame with an incomplete payload: its first byte, the number of missing bytes, and the buffer for them.
         self._first = 0
         self._missing = 0
         self._payload = bytearray()
-        # The message that is not complete.
+        # The incomplete message.
         self._opcode: int | None = None
         self._message = bytearray()
         self._characters: int | None = None
-        """How many there are; counted only where there are more bytes than may be characters."""
+        """Its characters. They are counted only if it has more bytes than it may have characters."""
 
     def receive(self, data: bytes) -> list[Received]:
-        """What is complete with these bytes, in order. After a `Failure` or a `Close`, nothing is."""
+        """Return what these bytes complete, in order. After a `Failure` or a `Close`, return nothing more."""
         received: list[Received] = []
         if not self._failed:
             try:
@@ -99,7 +111,7 @@ class Receiver:
         elif self._rest:
             data = self._rest + data
         end = len(data)
-        # Every event pays for the steps from here on, so they are few.
+        # Every event pays for the steps from here on. See the module's docstring.
         while end - position >= 2 and not self._failed:
             first = data[position]
             size = data[position + 1]
@@ -172,10 +184,10 @@ class Receiver:
             raise _Invalid(f"an unknown opcode: {opcode:#x}")
         if opcode >= CLOSE:
             if size > MAX_CONTROL_SIZE or not first & FIN:
-                raise _Invalid("a control frame that is too large or in parts")
+                raise _Invalid("a control frame that is too large or fragmented")
             return
         if (opcode == CONTINUATION) == (self._opcode is None):
-            raise _Invalid("a frame that continues nothing, or a message inside another one")
+            raise _Invalid("a continuation frame without a message, or a message inside another one")
         bytes_so_far = len(self._message) + size
         if bytes_so_far <= self._max_message_size:
             return
@@ -194,7 +206,7 @@ class Receiver:
 
 
 def _is_utf8(message: bytes) -> bool:
-    # In steps: the characters of all of it at once may be four times as large as their UTF-8.
+    # In steps, because a decoded text may be four times as large as its UTF-8.
     position = 0
     try:
         while position < len(message):
@@ -206,12 +218,12 @@ def _is_utf8(message: bytes) -> bool:
 
 
 def _extended_size(size: int, marker: int) -> int:
-    """The size of a payload that did not fit into the second byte, which is `marker`."""
+    """Return the payload length that follows the second byte of a header, which is `marker`."""
     if size <= (MAX_CONTROL_SIZE if marker == 126 else 0xFFFF) or size >> 63:
-        raise _Invalid("a size that is not written in the shortest way")
+        raise _Invalid("a payload length that is not in its shortest form")
     return size
 
 
 def _may_be_sent(code: int) -> bool:
-    """Whether a close frame may hold this code: RFC 6455 (7.4), and IANA's registry, which ends at 1014."""
+    """Return whether a close frame may have this code (RFC 6455, 7.4, and IANA's registry, which ends at 1014)."""
     return 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999

@@ -1,4 +1,4 @@
-"""What is asked for in HTTP before there is a WebSocket, in h11's words: a way through a proxy, and the WebSocket."""
+"""The HTTP before the WebSocket, by way of h11: `CONNECT` to a proxy, and the opening handshake."""
 
 import base64
 import os
@@ -18,26 +18,30 @@ from .errors import AgentMailError, ConnectionLostError, refusal
 __all__ = ["ask_for_tunnel", "refused_by_proxy", "shake_hands"]
 
 MAX_BYTES = 2**16
-"""How much of the head, and how much of the body, of an answer is read."""
+"""Bytes of an answer's head, and bytes of its body, that are read."""
 
 BODY_TIMEOUT = 0.2
-"""Seconds that the body of a refusal may take once its head is there: the body only helps to explain."""
+"""Seconds to wait for the body of a refusal after its head. The body only helps to explain."""
 
 
 async def ask_for_tunnel(stream: trio.abc.Stream, proxy: Proxy, host: str, port: int) -> None:
-    """Ask a proxy to make a connection, to which the stream then leads.
+    """Ask a proxy for a tunnel. Afterwards, the stream leads to the host.
 
     Raises:
-        ConnectionError: It does not; `ProxyCredentialsError`: for want of credentials. What it says is not repeated,
-            since the credentials may be in it.
+        ConnectionError: The proxy refused. The message does not repeat the proxy's words, because the credentials may
+            be in them.
+        ProxyCredentialsError: The proxy did not accept the credentials, or there were none.
     """
-    failure = await _asked_for_tunnel(stream, proxy, authority(host, port))
+    failure = await _failure_of_tunnel(stream, proxy, authority(host, port))
     if failure is not None:
         raise failure
 
 
-async def _asked_for_tunnel(stream: trio.abc.Stream, proxy: Proxy, target: str) -> ConnectionError | None:
-    """Nothing is raised here: the locals hold what the proxy says, and it may repeat what it hears."""
+async def _failure_of_tunnel(stream: trio.abc.Stream, proxy: Proxy, target: str) -> ConnectionError | None:
+    """Ask for a tunnel, and return the error to raise, or None.
+
+    Nothing is raised here, because the locals hold the answer of the proxy, which may repeat the credentials.
+    """
     connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_BYTES)
     await stream.send_all(_tunnel_request(connection, proxy, target))
     while True:
@@ -61,7 +65,7 @@ async def _asked_for_tunnel(stream: trio.abc.Stream, proxy: Proxy, target: str) 
 
 
 def _tunnel_request(connection: h11.Connection, proxy: Proxy, target: str) -> memoryview:
-    """What to send; a memoryview, since its repr shows nothing, in whichever frame."""
+    """Return the bytes to send. The repr of a memoryview shows nothing in the frames of a traceback."""
     headers = [("Host", target)]
     if proxy.credentials is not None:
         headers.append(("Proxy-Authorization", _basic(*proxy.credentials)))
@@ -76,7 +80,7 @@ def _basic(user: str, password: str) -> str:
 
 
 def refused_by_proxy(proxy: Proxy, status: int, target: str) -> ConnectionError:
-    """The error that a proxy's HTTP status means. It is not AgentMail's, and so no `ApiError`."""
+    """Return the error for a proxy's HTTP status. It is not AgentMail's status, so the error is no `ApiError`."""
     if status == 407:
         without = proxy.credentials is None
         wrong = "asks for a user name and a password" if without else "does not accept the user name and the password"
@@ -92,21 +96,22 @@ async def shake_hands(
     headers: Sequence[tuple[str, str]],
     server: str = "the server",
 ) -> bytes:
-    """Ask for a WebSocket, and return what the server sent behind its consent.
+    """Perform the opening handshake, and return the bytes received after the 101 response.
 
     Args:
-        host: What the `Host` header says.
-        target: Path of the URL, with its query.
-        headers: More headers.
-        server: What an error calls it.
+        stream: The stream to the server.
+        host: The `Host` header.
+        target: The path of the URL, with its query.
+        headers: Additional headers.
+        server: The server's name in errors.
 
     Raises:
-        ApiError: The server refuses.
-        ConnectionLostError: It hung up, or is not a WebSocket server.
+        ApiError: The server refused.
+        ConnectionLostError: The server hung up, or is not a WebSocket server.
     """
     key = base64.b64encode(os.urandom(16))
     http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_BYTES)
-    asked_for = [
+    request_headers = [
         ("Host", host),
         ("Upgrade", "websocket"),
         ("Connection", "Upgrade"),
@@ -114,9 +119,9 @@ async def shake_hands(
         ("Sec-WebSocket-Version", "13"),
         *headers,
     ]
-    # A memoryview, since its repr shows nothing: the request holds the API key, and error reporters show the local
-    # variables of a traceback's frames, those of Trio included.
-    request = memoryview(http.send(h11.Request(method="GET", target=target, headers=asked_for)) or b"")
+    # The request holds the API key, and error reporters show the local variables of a traceback's frames, including
+    # those of Trio. The repr of a memoryview shows nothing.
+    request = memoryview(http.send(h11.Request(method="GET", target=target, headers=request_headers)) or b"")
     http.send(h11.EndOfMessage())
     await stream.send_all(request)
     while True:
@@ -136,12 +141,12 @@ async def shake_hands(
         else:
             assert isinstance(event, h11.InformationalResponse)
             if event.status_code == 101:
-                _check_consent(event, generate_accept_token(key))
+                _check_acceptance(event, generate_accept_token(key))
                 return http.trailing_data[0]
 
 
-def _check_consent(response: h11.InformationalResponse, token: bytes) -> None:
-    """RFC 6455, 4.1: a consent must be one to this request, and bring nothing that was not asked for."""
+def _check_acceptance(response: h11.InformationalResponse, token: bytes) -> None:
+    """Check that the 101 response answers this request and adds nothing to it (RFC 6455, 4.1)."""
     headers: dict[bytes, bytes] = {}
     for name, value in response.headers:
         headers[name] = headers[name] + b"," + value if name in headers else value
@@ -157,7 +162,7 @@ def _check_consent(response: h11.InformationalResponse, token: bytes) -> None:
 
 
 async def _receive_body(http: h11.Connection, stream: trio.abc.Stream) -> bytes:
-    """What there is of a refusal's body, however it ends."""
+    """Return as much of a refusal's body as arrives, however it ends."""
     body = bytearray()
     with trio.move_on_after(BODY_TIMEOUT), suppress(trio.BrokenResourceError):
         while len(body) < MAX_BYTES:
@@ -172,10 +177,10 @@ async def _receive_body(http: h11.Connection, stream: trio.abc.Stream) -> bytes:
 
 
 def _next_event(http: h11.Connection) -> object:
-    """h11's next event, or, where the server does not speak HTTP, h11's words on that.
+    """Return h11's next event, or its error message if the server does not speak HTTP.
 
-    They are not raised, since they hold the server's words, and those maybe the API key: they would stay behind as the
-    context of what is raised instead.
+    h11's exception is not raised. It holds the server's words, and maybe the API key in them, and it would remain as
+    the context of what is raised instead.
     """
     try:
         return http.next_event()

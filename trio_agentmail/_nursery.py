@@ -1,6 +1,6 @@
-"""A nursery whose block raises as if there were no nursery."""
+"""A nursery whose block raises one exception, as if there were no nursery."""
 
-from collections.abc import AsyncIterator, Hashable
+from collections.abc import AsyncIterator, Hashable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
 from typing import NoReturn
@@ -23,15 +23,15 @@ TIME_TO_END = 10.0
 
 
 class TaskNursery(AbstractAsyncContextManager[trio.Nursery]):
-    """A nursery whose block cannot be left in another task than the one that entered it.
+    """A nursery whose block must be left in the task that entered it.
 
-    An async generator that is abandoned is closed in a task of Trio's. A plain nursery in it would then wake the task
-    that it belongs to at the wrong place, or wait for ever. This one cancels that task, and raises. Trio then ends
-    it with an error as well, since the nursery has not been left there. The tasks in the nursery are given time to end
-    before that: tasks that outlive the main task are an internal error of Trio's.
+    Trio closes an abandoned async generator in a system task. A plain nursery in such a generator would then wake its
+    own task at the wrong place, or wait for ever. This one cancels its own task and raises. Trio then ends that task
+    with an error as well, because the nursery has not been left there. Before that, the tasks in the nursery get time
+    to end, because tasks that outlive the main task are an internal error of Trio.
     """
 
-    @trio.lowlevel.enable_ki_protection  # as Trio's own: Ctrl-C strikes in the block, or not at all
+    @trio.lowlevel.enable_ki_protection  # like Trio's own nursery: Ctrl-C strikes in the block or not at all
     async def __aenter__(self) -> trio.Nursery:
         self._task = trio.lowlevel.current_task()
         self._manager = trio.open_nursery()
@@ -53,11 +53,11 @@ class TaskNursery(AbstractAsyncContextManager[trio.Nursery]):
 
 @asynccontextmanager
 async def background_nursery() -> AsyncIterator[trio.Nursery]:
-    """A nursery for tasks that serve the block: when the block ends, however it ends, they are cancelled.
+    """A nursery for tasks that serve the block. They are cancelled when the block ends, however it ends.
 
-    What the block raises comes out as itself. A plain nursery would wrap it in a group, and an `except OSError`
-    around it would never match; so it is caught inside and raised again outside. What a task raises ends the block,
-    and comes out as itself as well, as long as it is one exception.
+    The block's exception comes out as itself. A plain nursery would wrap it in a group, and an `except OSError` around
+    the nursery would never match. So the exception is caught inside and raised again outside. The exception of a task
+    ends the block and comes out as itself as well, if it is the only one.
     """
     raised: BaseException | None = None
     try:
@@ -76,57 +76,63 @@ async def background_nursery() -> AsyncIterator[trio.Nursery]:
 
 
 def sole_exception(exc: BaseException, caught: BaseException | None) -> BaseException:
-    """What to raise instead of what one of our nurseries raised.
+    """Return the exception to raise in place of what one of our nurseries raised.
 
     Args:
         exc: What the nursery raised: a group, unless `trio.run` was told not to be strict about groups.
-        caught: What had been caught in the nursery's block, to be raised again.
+        caught: What was caught in the nursery's block, to be raised again.
 
     Returns:
-        The one exception in the group that is no Cancelled, or what is left of the group if there are several;
-        if there is none, what was caught; and if that is nothing either, one Cancelled.
+        The only exception in the group that is not a Cancelled, or, if there are several, the group without the
+        Cancelled. Without such an exception, what was caught; without that, one Cancelled.
     """
-    group = exc if isinstance(exc, BaseExceptionGroup) else BaseExceptionGroup("", [exc])
-    _, others = group.split(trio.Cancelled)
-    if others is not None and len(told := {_what(leaf): leaf for leaf in _leaves(others)}) == 1:
-        others = BaseExceptionGroup("", list(told.values()))  # several tasks were told of one thing
-    if others is None and caught is not None:
-        return caught
-    found: BaseException = others or group
-    while isinstance(found, BaseExceptionGroup) and (others is None or len(found.exceptions) == 1):
-        found = found.exceptions[0]
+    leaves = list(_leaves(exc))
+    # Several tasks may have been told of one failure.
+    others = {_failure(leaf): leaf for leaf in leaves if not isinstance(leaf, trio.Cancelled)}
+    if not others:
+        return leaves[0] if caught is None else caught
+    found = next(reversed(others.values()))
+    if len(others) > 1:
+        _, rest = BaseExceptionGroup("", [exc]).split(trio.Cancelled)
+        assert rest is not None
+        found = rest
+        while isinstance(found, BaseExceptionGroup) and len(found.exceptions) == 1:
+            found = found.exceptions[0]
     if caught is not None:
         add_context(found, caught)
     return found
 
 
-def _what(leaf: BaseException) -> Hashable:
-    """The same for exceptions that tell of one thing."""
-    # A journal that has failed raises a new exception for each who asks, with the same text.
+def _failure(leaf: BaseException) -> Hashable:
+    """Return a key that is the same for exceptions which report the same failure."""
+    # A journal that has failed raises a new exception with the same text for each caller.
     return (type(leaf), str(leaf)) if isinstance(leaf, JournalError) else id(leaf)
 
 
-def _leaves(exc: BaseException) -> list[BaseException]:
-    if not isinstance(exc, BaseExceptionGroup):
-        return [exc]
-    return [leaf for inner in exc.exceptions for leaf in _leaves(inner)]
+def _leaves(exc: BaseException) -> Iterator[BaseException]:
+    """Yield the exceptions in a group, or the exception itself."""
+    if isinstance(exc, BaseExceptionGroup):
+        for inner in exc.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield exc
 
 
 def add_context(raised: BaseException, context: BaseException) -> None:
-    """Make `context` the beginning of the story that `raised` tells; a Cancelled there is left out."""
+    """Append `context` to the chain of contexts of `raised`. A Cancelled there is replaced."""
     link = raised
     while link is not context and link.__context__ is not None and not isinstance(link.__context__, trio.Cancelled):
         link = link.__context__
-    story: BaseException | None = context
-    while story is not None:
-        if story is link:
-            return  # it is told already, by one or the other
-        story = story.__context__
+    chain: BaseException | None = context
+    while chain is not None:
+        if chain is link:
+            return  # one of the two chains contains the other
+        chain = chain.__context__
     link.__context__ = context
 
 
 def raise_as_it_is(exc: BaseException) -> NoReturn:
-    """Raise an exception that was caught before, with the context that it had, not the one in which it is raised."""
+    """Raise an exception that was caught before with its own context, not with the one in which it is raised."""
     context = exc.__context__
     try:
         raise exc

@@ -1,4 +1,4 @@
-"""When to try again: the delays, and the one place that says transient or fatal."""
+"""When to try again: the delays, and which failures are transient."""
 
 import enum
 import random
@@ -16,11 +16,11 @@ from .errors import ApiError, ConnectionLostError, RequestFailedError, Subscript
 __all__ = ["Attempts", "Verdict", "ceilings", "full_jitter", "http_date", "retry_after", "verdict"]
 
 MAX_RETRY_AFTER = 3600.0
-"""Seconds: what a server asks for beyond this is cut, since a typing error there must not end a stream."""
+"""Seconds. A longer `Retry-After` is capped, because a mistake there must not end a stream."""
 
 
 def ceilings(policy: ReconnectPolicy) -> Iterator[float]:
-    """The highest delay before each attempt, in seconds, for ever."""
+    """Yield the highest delay before each attempt, in seconds, without end."""
     ceiling = policy.initial_delay
     while True:
         yield ceiling
@@ -28,7 +28,7 @@ def ceilings(policy: ReconnectPolicy) -> Iterator[float]:
 
 
 def full_jitter(ceiling: float) -> float:
-    """A delay of any length up to the ceiling, in seconds: many clients that lost one server come back spread out."""
+    """Return a random delay up to the ceiling, in seconds. It spreads clients that lost the same server."""
     return random.uniform(0, ceiling)
 
 
@@ -38,14 +38,14 @@ class Verdict(enum.Enum):
     TRANSIENT = enum.auto()
     FATAL = enum.auto()
     FATAL_IF_IT_PERSISTS = enum.auto()
-    """Whoever stands at AgentMail's address refuses us: fatal, until a subscription has been confirmed. After that, a
-    proxy or a load balancer may have a bad minute: then it is fatal when it has persisted for `refusal_grace`."""
+    """The server at AgentMail's address refuses us. Fatal until a subscription has been confirmed. After that, the cause
+    may be a passing problem of a proxy or a load balancer, so it is fatal after it has lasted for `refusal_grace`."""
     FATAL_THE_THIRD_TIME = enum.auto()
-    """Refused in a way that may mean anything: fatal the third time running."""
+    """A refusal that may mean anything. Fatal the third time in succession."""
 
 
 FEWEST_REFUSALS = 3
-"""How many refusals it takes to end a stream that was subscribed, however long they are apart."""
+"""The number of refusals that end a subscribed stream, at least, however much time is between them."""
 
 TRANSIENT_STATUSES = frozenset({408, 425, 429})
 TRANSIENT_ERROR = re.compile(
@@ -58,13 +58,13 @@ FATAL_ERROR = re.compile(
 
 
 def verdict(failure: Exception) -> Verdict:
-    """Transient or fatal: the table in `docs/reconnecting.md`, in one function."""
+    """Return whether a failure is transient or fatal. This is the table in `docs/reconnecting.md`."""
     match failure:
         case ApiError(status_code=status):
             transient = status >= 500 or status in TRANSIENT_STATUSES
             return Verdict.TRANSIENT if transient else Verdict.FATAL_IF_IT_PERSISTS
         case SubscriptionRejectedError(name=name, message=message):
-            # The name is AgentMail's own term, the message is prose: it decides only where the name says nothing.
+            # The name is AgentMail's own term and the message is prose, so the name decides first.
             for text in (name, message):
                 if TRANSIENT_ERROR.search(text):
                     return Verdict.TRANSIENT
@@ -79,15 +79,15 @@ def verdict(failure: Exception) -> Verdict:
         case OSError() | trio.BrokenResourceError() | RequestFailedError():
             return Verdict.TRANSIENT
         case _:
-            return Verdict.FATAL  # nothing that a network does: a bad argument, or a bug
+            return Verdict.FATAL  # not caused by a network: a bad argument or a bug
 
 
 class Attempts:
-    """The attempts to be subscribed: how long to wait before the next one, or whether to stop.
+    """The attempts to subscribe: how long to wait before the next one, and when to stop.
 
     Args:
         policy: The delays and limits.
-        now: The time of day, in seconds since the epoch.
+        now: Returns the time of day, in seconds since the epoch.
         subscribed: Whether a subscription has been confirmed before.
     """
 
@@ -96,14 +96,14 @@ class Attempts:
         self._now = now
         self._has_been_subscribed = subscribed
         self._refusals = 0
-        """Since a handshake was last accepted; `_refused_since` is when the first of them came."""
+        """The number of refusals since a handshake was last accepted; `_refused_since` is the time of the first."""
         self._refused_since = 0.0
-        self._unclear_running = 0
-        """Refusals that may mean anything, one after the other."""
+        self._unclear_in_succession = 0
+        """The number of refusals in succession that may mean anything."""
         self.start_over()
 
     def start_over(self) -> None:
-        """The ceiling of the delays is the first one again."""
+        """Begin with the first ceiling again."""
         self._ceilings = ceilings(self._policy)
 
     def handshake_was_accepted(self) -> None:
@@ -111,17 +111,17 @@ class Attempts:
 
     def was_subscribed(self) -> None:
         self._has_been_subscribed = True
-        self._unclear_running = 0
+        self._unclear_in_succession = 0
 
     def delay(self) -> float:
-        """Seconds to wait before the next attempt."""
+        """Return the seconds to wait before the next attempt."""
         return full_jitter(next(self._ceilings))
 
     def delay_after(self, failure: Exception) -> float:
-        """Seconds to wait before the next attempt, after one that failed.
+        """Return the seconds to wait before the next attempt, after one that failed.
 
         Raises:
-            Exception: the failure, if it is fatal.
+            Exception: The failure, if it is fatal.
         """
         judged = verdict(failure)
         if judged is Verdict.FATAL:
@@ -130,8 +130,8 @@ class Attempts:
             if not self._has_been_subscribed:
                 raise failure
             self._raise_if_it_persists(failure)
-        self._unclear_running = self._unclear_running + 1 if judged is Verdict.FATAL_THE_THIRD_TIME else 0
-        if self._unclear_running >= 3:
+        self._unclear_in_succession = self._unclear_in_succession + 1 if judged is Verdict.FATAL_THE_THIRD_TIME else 0
+        if self._unclear_in_succession >= 3:
             if isinstance(failure, ConnectionLostError):
                 raise SubscriptionRejectedError(f"close {failure.code}", failure.reason) from failure
             raise failure
@@ -152,13 +152,14 @@ class Attempts:
 
 
 def retry_after(failure: Exception, now: Callable[[], float]) -> float:
-    """What the server's `Retry-After` asks for, in seconds from now: 0.0 without one, an hour at most.
+    """Return the delay that the server asks for in `Retry-After`, in seconds: an hour at most, and 0.0 without one.
 
-    A date in it is by the server's clock. So it is compared with the `Date` of the same answer, and only where that is
-    missing with the time of day.
+    A date in `Retry-After` is by the server's clock, so it is compared with the `Date` of the same answer. If that is
+    missing, it is compared with the time of day.
 
     Args:
-        now: The time of day, in seconds since the epoch.
+        failure: The failed attempt.
+        now: Returns the time of day, in seconds since the epoch.
     """
     if not isinstance(failure, ApiError):
         return 0.0
@@ -173,7 +174,7 @@ def retry_after(failure: Exception, now: Callable[[], float]) -> float:
 
 
 def http_date(text: str) -> float | None:
-    """A date of an HTTP header, in seconds since the epoch; `None`: it is none."""
+    """Return a date of an HTTP header, in seconds since the epoch, or None if it is not valid."""
     try:
         when = parsedate_to_datetime(text)
         # A date without an offset is GMT (RFC 9110, section 5.6.7).

@@ -1,4 +1,4 @@
-"""What a session tells of its stream."""
+"""The state and the statistics of a stream, as a session shows them."""
 
 from datetime import datetime
 from typing import Literal
@@ -15,22 +15,22 @@ class Statistics:
     """What has happened on a stream so far.
 
     Attributes:
-        connections: Connections whose subscription was confirmed.
-        received: Events that came from AgentMail, without the confirmations.
-        delivered: Of the received, those that were handed to the channel.
-        duplicates: Of the received, those that were not handed over, since they had been before.
-        unknown: Of the received, those of which an `UnknownEvent` was made.
-        recovered: Mails that were missed, found through the REST API, and handed to the channel or the journal.
-        requests: Requests that were made to the REST API.
-        remembered: Identities of delivered events that are remembered.
-        missing_since: Since when mail may be missing: the begin of the earliest gap that is not closed yet. None: no
-            gap is open.
-        buffered: Events and notices that wait for the consumer now.
-        last_received: When the last sign of life came. None before the first connection.
-        last_error: What ended the last connection or attempt that failed, in words. None when the subscription has been
-            in force since for `ReconnectPolicy.stable_after` seconds: a healthy stream has none.
-        last_error_at: When that was. None: there is no `last_error`.
-        next_attempt_in: While the state is "waiting": seconds to the next attempt.
+        connections: The number of connections whose subscription was confirmed.
+        received: The number of events that AgentMail pushed, without the confirmations.
+        delivered: The number of events that were handed to the channel.
+        duplicates: The number of events that were not handed over because they had been before.
+        unknown: The number of received events that became an `UnknownEvent`.
+        recovered: The number of missed mails that were found through the REST API and handed to the channel or the
+            journal.
+        requests: The number of requests to the REST API.
+        remembered: The number of identities of delivered events that are remembered.
+        missing_since: Since when mail may be missing: the beginning of the earliest open gap; None if no gap is open.
+        buffered: The number of events and notices that wait for the consumer.
+        last_received: When the server last gave a sign of life; None before the first connection.
+        last_error: Why the last connection or attempt failed, in words. None after the subscription has been in force
+            for `ReconnectPolicy.stable_after` seconds, so a healthy stream has none.
+        last_error_at: When it failed; None without a `last_error`.
+        next_attempt_in: Seconds until the next attempt, while the state is "waiting"; otherwise None.
     """
 
     connections: int

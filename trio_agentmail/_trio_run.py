@@ -1,4 +1,4 @@
-"""Whether a call comes from the run of Trio that an object belongs to."""
+"""Whether a call comes from the run of Trio to which an object belongs."""
 
 import trio
 
@@ -6,19 +6,19 @@ __all__ = ["TrioRun"]
 
 
 class TrioRun:
-    """The call of `trio.run` in which this was made."""
+    """The call of `trio.run` in which this object was made."""
 
     def __init__(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
 
     def check(self, what: str) -> None:
-        """Raise in place of waiting for ever for something that happens in another run.
+        """Raise if the call comes from elsewhere, because it would wait for ever for events of another run.
 
         Args:
-            what: What was called.
+            what: The name of what was called.
 
         Raises:
-            RuntimeError: The call comes from another thread, or from another `trio.run` in the same one.
+            RuntimeError: The call comes from another thread, or from another `trio.run` in the same thread.
         """
         try:
             token = trio.lowlevel.current_trio_token()
