@@ -18,13 +18,18 @@ __all__ = ["NetworkTransport", "SteadyTransport"]
 
 
 class NetworkTransport(httpx2.AsyncHTTPTransport):
-    """httpx2's own, through a proxy if there is one, whose errors say why. It asks the environment for nothing."""
+    """The transport of httpx2, with errors that say why. It reads nothing from the environment.
+
+    Args:
+        ssl_context: The TLS context.
+        proxy: The proxy, if there is one.
+    """
 
     def __init__(self, ssl_context: ssl.SSLContext, proxy: Proxy | None) -> None:
         super().__init__(
             verify=ssl_context,
             trust_env=False,
-            proxy=None if proxy is None else _as_httpx2_has_it(proxy, ssl_context),
+            proxy=None if proxy is None else _to_httpx2(proxy, ssl_context),
         )
         self._proxy = proxy
 
@@ -33,7 +38,7 @@ class NetworkTransport(httpx2.AsyncHTTPTransport):
             return await super().handle_async_request(request)
         except httpx2.TransportError as exc:
             failure = type(exc)(self._words_of(exc, request.url), request=request)
-        # Outside of the block, so that what is raised does not drag along what holds the headers.
+        # Raised outside the block, because the context of the exception would hold the headers.
         raise failure
 
     def _words_of(self, failure: httpx2.TransportError, url: httpx2.URL) -> str:
@@ -54,16 +59,16 @@ class NetworkTransport(httpx2.AsyncHTTPTransport):
         return str(connecting_failed(refused, host, server, PROXY_HINT))
 
 
-def _as_httpx2_has_it(proxy: Proxy, ssl_context: ssl.SSLContext) -> httpx2.Proxy:
+def _to_httpx2(proxy: Proxy, ssl_context: ssl.SSLContext) -> httpx2.Proxy:
     context = ssl_context if proxy.scheme == "https" else None
     return httpx2.Proxy(proxy.url, auth=proxy.credentials, ssl_context=context)
 
 
 class SteadyTransport(httpx2.AsyncBaseTransport):
-    """A transport of which whatever goes wrong is an `httpx2.TransportError`.
+    """A transport that raises nothing but `httpx2.TransportError`.
 
-    httpx2 means that to be so, and knows the errors that it expects below. What a server that is not sane may have h11,
-    httpcore2, TLS or a codec raise besides is no bug of whoever asks, and must not end a stream.
+    httpx2 converts the errors that it expects from the layers below. A broken server may cause others in h11, httpcore2,
+    TLS or a codec. Those are not bugs of the caller, and must not end a stream.
     """
 
     def __init__(self, transport: httpx2.AsyncBaseTransport) -> None:
