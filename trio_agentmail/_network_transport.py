@@ -67,8 +67,8 @@ def _to_httpx2(proxy: Proxy, ssl_context: ssl.SSLContext) -> httpx2.Proxy:
 class SteadyTransport(httpx2.AsyncBaseTransport):
     """A transport that raises nothing but `httpx2.TransportError`.
 
-    httpx2 converts the errors that it expects from the layers below. A broken server may cause others in h11, httpcore2,
-    TLS or a codec. Those are not bugs of the caller, and must not end a stream.
+    httpx2 converts the errors that it expects from the layers below. A broken server may cause others, in h11,
+    httpcore2, TLS or a codec. Those are not bugs of the caller, and must not end a stream.
     """
 
     def __init__(self, transport: httpx2.AsyncBaseTransport) -> None:

@@ -38,8 +38,8 @@ class Verdict(enum.Enum):
     TRANSIENT = enum.auto()
     FATAL = enum.auto()
     FATAL_IF_IT_PERSISTS = enum.auto()
-    """The server at AgentMail's address refuses us. Fatal until a subscription has been confirmed. After that, it may be
-    a passing problem of a proxy or a load balancer, so it is fatal after it has lasted for `refusal_grace`."""
+    """The server at AgentMail's address refuses us. Fatal until a subscription has been confirmed. After that, the
+    cause may be a passing problem of a proxy or a load balancer, so it is fatal after `refusal_grace` seconds."""
     FATAL_THE_THIRD_TIME = enum.auto()
     """A refusal that may mean anything. Fatal the third time in succession."""
 

@@ -83,7 +83,7 @@ async def test_the_only_consumer_may_subscribe_with_a_full_channel_while_the_ser
     assert session.statistics().connections == 4
 
 
-async def test_what_was_pushed_while_the_only_consumer_subscribed_is_all_delivered_in_order(
+async def test_events_pushed_while_the_only_consumer_subscribes_are_delivered_in_order(
     autojump_clock: MockClock,
 ) -> None:
     fake = FakeAgentMail()

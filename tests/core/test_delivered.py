@@ -308,7 +308,7 @@ def test_what_is_forgotten_lies_below_the_floor_and_what_is_not_lies_above() -> 
     assert delivered.ran_out_until == -math.inf
 
 
-def test_the_floor_is_raised_to_where_was_forgotten_whatever_was_there_and_never_falls() -> None:
+def test_the_floor_is_raised_to_what_was_forgotten_and_never_falls() -> None:
     delivered = nothing_delivered()
     delivered.forget(-math.inf)
     assert not delivered.may_be_forgotten(datetime.min.replace(tzinfo=UTC))
@@ -341,7 +341,7 @@ def test_other_events_are_forgotten_by_when_they_came() -> None:
     assert delivered.floor == NOW + 500
 
 
-def test_of_a_message_id_with_several_mails_none_is_forgotten_before_the_youngest_may_be() -> None:
+def test_mails_with_one_message_id_are_kept_as_long_as_the_youngest() -> None:
     delivered = nothing_delivered()
     assert delivered.claim(live(event_id="1", timestamp=0, created=0))
     assert delivered.claim(live(event_id="2", timestamp=1000, created=1000))
@@ -366,9 +366,7 @@ def test_a_time_that_is_known_stays_known_when_the_mail_comes_again_without() ->
 
 @pytest.mark.parametrize("created", [0.0, -1.0, -99.0, -100.0, -500.0, -1e4, -1e9])
 @pytest.mark.parametrize("origin", ["live", RECOVERED])
-def test_a_mail_that_was_created_long_ago_is_kept_as_long_as_one_that_was_created_now(
-    created: float, origin: str
-) -> None:
+def test_a_mail_created_long_ago_is_kept_as_long_as_one_created_now(created: float, origin: str) -> None:
     mail = attrs.evolve(live(created=created), origin=origin)
     delivered = nothing_delivered()
     assert delivered.claim(mail)
@@ -382,7 +380,7 @@ def test_a_mail_that_was_created_long_ago_is_kept_as_long_as_one_that_was_create
     assert len(delivered) == 0
 
 
-def test_a_held_mail_that_is_released_late_and_pushed_again_at_once_is_delivered_once() -> None:
+def test_a_held_mail_released_late_and_pushed_twice_is_delivered_once() -> None:
     now = NOW
     delivered = nothing_delivered(lambda: now)
     held = live("held", created=5)
@@ -414,7 +412,7 @@ def test_a_held_mail_that_is_released_late_and_pushed_again_at_once_is_delivered
         max_size=30,
     )
 )
-def test_an_identity_is_never_older_than_its_mail_nor_much_older_than_the_last_forgetting(
+def test_an_identity_is_not_older_than_its_mail_or_much_older_than_a_forgetting(
     steps: list[tuple[float, float, bool]],
 ) -> None:
     now = forgotten_at = NOW
@@ -484,7 +482,7 @@ def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(identities_module, "MAX_GENERATIONS", 3)
 
 
-def test_when_there_is_no_room_the_oldest_is_forgotten_and_the_floor_raised_all_the_same(small_memory: None) -> None:
+def test_without_room_the_oldest_is_forgotten_and_the_floor_is_raised(small_memory: None) -> None:
     delivered = nothing_delivered()
     for number in range(3):
         assert delivered.claim(live(str(number), created=number - 100))
@@ -527,7 +525,7 @@ def test_a_journal_that_knows_too_much_is_remembered_as_far_as_there_is_room(sma
     assert not delivered.claim(other("4"))
 
 
-def test_a_mail_that_is_renewed_when_there_is_no_room_is_not_the_one_that_is_forgotten(small_memory: None) -> None:
+def test_a_mail_renewed_without_room_is_not_the_one_that_is_forgotten(small_memory: None) -> None:
     delivered = nothing_delivered()
     for number in range(3):
         delivered.claim(live(str(number), created=number - 100))

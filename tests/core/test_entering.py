@@ -112,7 +112,7 @@ async def test_events_that_wait_for_the_confirmation_count_as_buffered(autojump_
         assert session.statistics().buffered == 101
 
 
-async def test_more_than_a_thousand_events_before_the_confirmation_fail_the_attempt_and_it_is_made_again(
+async def test_more_than_a_thousand_events_before_the_confirmation_fail_the_attempt(
     autojump_clock: MockClock,
 ) -> None:
     fake = FakeAgentMail()
@@ -141,7 +141,7 @@ async def test_sixteen_mib_before_the_confirmation_are_held(autojump_clock: Mock
     assert len(fake.handshakes) == 1
 
 
-async def test_more_than_sixteen_mib_before_the_confirmation_fail_the_attempt_and_it_is_made_again(
+async def test_more_than_sixteen_mib_before_the_confirmation_fail_the_attempt(
     autojump_clock: MockClock,
 ) -> None:
     fake = FakeAgentMail()

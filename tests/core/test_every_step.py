@@ -65,7 +65,7 @@ def test_the_same_seed_is_the_same_story(plot: Plot, tmp_path: Path) -> None:
 
 @plots
 @ends
-def test_at_whatever_step_a_program_ends_no_mail_is_lost_or_comes_again_after_its_ack(
+def test_no_mail_is_lost_or_redelivered_after_its_ack_at_any_step_of_ending(
     plot: Plot, end: End, tmp_path: Path
 ) -> None:
     check_steps(plot, end, tmp_path, SEED % STRIDE, STRIDE)

@@ -58,7 +58,7 @@ def imported_by(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
-def test_importing_the_package_imports_neither_http_nor_sqlite_nor_recovery_nor_asyncio() -> None:
+def test_importing_the_package_does_not_import_http_sqlite_recovery_or_asyncio() -> None:
     imported = imported_by("import trio_agentmail")
     ours = {"trio_agentmail._recovery.recoverer", "trio_agentmail._supervisor", "trio_agentmail._journal.sqlite_store"}
     assert not imported & ({"httpx", "httpx2", "sqlite3", "cattrs", "asyncio"} | ours)
@@ -199,6 +199,6 @@ for _ in range(3):
 """
 
 
-def test_on_a_mock_clock_the_first_stream_of_a_process_takes_as_many_steps_as_the_others() -> None:
+def test_on_a_mock_clock_the_first_stream_takes_as_many_steps_as_the_others() -> None:
     done = subprocess.run([sys.executable, "-c", STEPS], cwd=ROOT, capture_output=True, text=True, check=True)
     assert len(set(done.stdout.split())) == 1

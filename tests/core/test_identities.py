@@ -67,7 +67,7 @@ def test_what_is_not_known_is_not_replaced() -> None:
     assert memory.get(key(1)) is None
 
 
-def test_an_identity_that_is_renewed_is_forgotten_neither_sooner_nor_together_with_older_ones() -> None:
+def test_a_renewed_identity_is_not_forgotten_sooner_or_with_older_ones() -> None:
     memory = Identities(SPAN)
     for number, time in enumerate([0, 50, 1000]):
         memory.add(key(number), 1, time)
@@ -119,7 +119,7 @@ def test_a_generation_that_is_full_is_forgotten_without_the_one_that_follows(sma
     assert known(memory, range(3)) == [2]
 
 
-def test_several_generations_are_forgotten_at_once_and_only_up_to_the_first_that_is_too_young() -> None:
+def test_several_generations_are_forgotten_at_once_up_to_the_first_young_one() -> None:
     memory = Identities(SPAN)
     for number, time in enumerate([5000, 1000, 2000, 4900, 8000]):  # two generations: what is older begins none
         memory.add(key(number), 1, time)
@@ -148,7 +148,7 @@ def test_a_generation_with_one_young_identity_stays_and_so_does_what_is_behind_i
     assert known(memory, range(4)) == [2, 3]
 
 
-def test_an_identity_is_forgotten_at_the_latest_a_span_after_its_time_when_others_follow() -> None:
+def test_an_identity_is_forgotten_a_span_after_its_time_at_the_latest() -> None:
     memory = Identities(SPAN)
     for number in range(1000):
         memory.add(key(number), 1, number)
@@ -243,7 +243,7 @@ steps = st.lists(
 
 @repeatable
 @given(steps, st.integers(1, 4), st.integers(1, 4))
-def test_it_knows_what_a_plain_dict_knows_but_for_what_is_old_or_what_it_says_it_has_forgotten(
+def test_it_knows_what_a_dict_knows_except_old_and_reportedly_forgotten_identities(
     steps: list[Step], generation: int, generations: int
 ) -> None:
     model: dict[int, tuple[float, Record]] = {}

@@ -365,7 +365,7 @@ async def test_a_fatal_error_cancels_the_bodys_own_nursery_and_still_comes_out_a
 
 
 @with_both
-async def test_what_the_bodys_tasks_raise_when_a_fatal_error_cancels_them_comes_out_of_their_nursery(
+async def test_tasks_of_the_body_that_raise_when_cancelled_do_so_out_of_their_nursery(
     opener: Opener, autojump_clock: MockClock
 ) -> None:
     async def fail_when_cancelled() -> None:
@@ -387,7 +387,7 @@ async def test_what_the_bodys_tasks_raise_when_a_fatal_error_cancels_them_comes_
     assert any(isinstance(exc, SubscriptionRejectedError) for exc in chain(caught.value))
 
 
-async def test_a_fatal_error_raised_to_a_caller_who_handles_an_exception_keeps_that_as_its_context(
+async def test_a_fatal_error_keeps_the_exception_that_the_caller_handles_as_its_context(
     autojump_clock: MockClock,
 ) -> None:
     fake = FakeAgentMail()
@@ -481,7 +481,7 @@ async def test_cancelled_while_it_closes_it_leaves_at_once(opener: Opener, autoj
 
 
 @with_both
-async def test_cancelled_while_it_closes_because_the_body_raised_it_leaves_at_once_with_that(
+async def test_a_block_cancelled_while_closing_leaves_at_once_with_the_bodys_exception(
     opener: Opener, autojump_clock: MockClock
 ) -> None:
     fake = FakeAgentMail()
@@ -587,7 +587,7 @@ async def test_the_block_may_be_left_while_a_task_is_in_subscribe(autojump_clock
         assert sorted(fake.close_codes, key=str) == [1000, None]
 
 
-async def test_the_block_may_be_left_while_a_task_in_subscribe_waits_for_the_end_of_an_outage(
+async def test_the_block_may_be_left_while_subscribe_waits_for_the_end_of_an_outage(
     autojump_clock: MockClock,
 ) -> None:
     async def subscribe(session: AgentMailSession) -> None:
@@ -912,7 +912,7 @@ async def test_once_the_last_receiver_is_closed_in_an_outage_it_ends(autojump_cl
         assert len(fake.handshakes) == 2
 
 
-async def test_once_the_last_receiver_is_closed_a_sender_that_waits_for_room_closes_the_connection(
+async def test_without_receivers_a_sender_that_waits_for_room_closes_the_connection(
     autojump_clock: MockClock,
 ) -> None:
     fake = FakeAgentMail()
@@ -926,7 +926,7 @@ async def test_once_the_last_receiver_is_closed_a_sender_that_waits_for_room_clo
             assert (session.state, fake.close_codes) == ("closed", [1000])
 
 
-async def test_once_the_last_receiver_is_closed_an_event_that_waits_behind_notices_closes_the_connection(
+async def test_without_receivers_an_event_behind_notices_closes_the_connection(
     autojump_clock: MockClock,
 ) -> None:
     fake = FakeAgentMail()

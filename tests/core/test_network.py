@@ -83,7 +83,7 @@ async def test_requests_go_straight_to_the_server_whatever_the_environment_says_
 
 
 @pytest.mark.parametrize("trusting", [True, False])
-async def test_requests_are_encrypted_by_the_context_that_is_given_or_by_one_that_trusts_only_the_systems_authorities(
+async def test_requests_use_the_given_tls_context_or_one_that_trusts_the_systems_authorities(
     trusting: bool,
 ) -> None:
     authority = trustme.CA()

@@ -101,7 +101,7 @@ async def test_a_block_that_is_cancelled_through_the_nursery_just_ends() -> None
     assert nursery.cancel_scope.cancelled_caught
 
 
-async def test_what_the_block_raises_while_it_is_cancelled_from_outside_comes_out_as_itself(
+async def test_what_a_cancelled_block_raises_comes_out_as_itself(
     autojump_clock: MockClock,
 ) -> None:
     error = Mishap()
@@ -206,7 +206,7 @@ async def test_exceptions_are_told_apart_by_what_they_are() -> None:
     assert caught_alone.value is errors[0]
 
 
-async def test_a_journal_that_fails_comes_out_once_though_each_task_has_an_exception_of_its_own() -> None:
+async def test_a_failed_journal_raises_one_exception_although_each_task_has_its_own() -> None:
     errors = [JournalError("the disk is full"), JournalError("the disk is full")]
     with pytest.raises(JournalError) as caught:
         async with background_nursery() as nursery:

@@ -159,7 +159,7 @@ async def test_an_event_waits_for_room_behind_the_notices_that_wait_for_it() -> 
     assert outbox.delivered == 2
 
 
-async def test_an_event_that_waits_behind_a_notice_still_comes_when_another_notice_has_come_meanwhile() -> None:
+async def test_an_event_that_waits_behind_a_notice_comes_although_another_notice_arrives() -> None:
     failed = RecoveryFailed(since=datetime(2025, 1, 1, tzinfo=UTC), reason="one")
     caught_up = CaughtUp(since=datetime(2025, 1, 1, tzinfo=UTC))
     outbox = Outbox(1, MAX_SIZE, nothing_delivered())
@@ -579,7 +579,7 @@ async def put_until_cancelled(outbox: Outbox, *events: Event) -> None:
                 nursery.start_soon(outbox.put, event)
 
 
-async def test_what_was_being_put_when_the_stream_was_stopped_is_handed_over_as_there_is_room() -> None:
+async def test_an_event_that_waits_when_the_stream_is_stopped_is_handed_over_later() -> None:
     outbox = Outbox(64, 100, nothing_delivered())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(outbox.run)
@@ -612,7 +612,7 @@ async def test_the_backlog_waits_for_room_and_ends_when_every_receiver_is_closed
     room=st.integers(1, 5),
     stops_after=st.integers(0, 12),
 )
-async def test_whoever_puts_and_takes_when_text_is_bounded_nothing_is_lost_and_all_is_in_order(
+async def test_with_bounded_text_nothing_is_lost_and_everything_is_in_order(
     puts: list[list[int]], takes: list[int], room: int, stops_after: int
 ) -> None:
     async def putting(task: int, its: list[int]) -> None:

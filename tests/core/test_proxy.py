@@ -37,7 +37,7 @@ BOTH, DIRECT = Proxies(GIVEN, GIVEN), Proxies()
         ("http://user:@proxy.example:1", "http", "proxy.example", 1, ("user", "")),
     ],
 )
-def test_a_url_says_how_to_speak_to_which_port_of_which_host_and_with_what_credentials(
+def test_a_url_gives_scheme_host_port_and_credentials(
     url: str, scheme: str, host: str, port: int, credentials: tuple[str, str] | None
 ) -> None:
     assert proxy_from_url(url, "proxy") == Proxy(scheme, host, port, credentials)

@@ -199,7 +199,7 @@ async def test_a_server_that_accepts_and_drops_for_an_hour_is_not_hammered(
     assert 180 < len(fake.handshakes) < 300
 
 
-async def test_a_server_that_accepts_and_drops_sees_two_connections_a_minute_where_the_lot_is_unlucky(
+async def test_a_server_that_accepts_and_drops_sees_two_connections_a_minute_at_worst(
     no_jitter: None, autojump_clock: MockClock
 ) -> None:
     fake = FakeAgentMail()
@@ -836,7 +836,7 @@ REFUSALS: dict[str, tuple[Callable[[FakeAgentMail], None], type[Exception]]] = {
 
 
 @pytest.mark.parametrize(("refuse", "error"), REFUSALS.values(), ids=REFUSALS)
-async def test_a_refused_subscription_is_raised_to_the_caller_and_the_old_one_stays_in_force(
+async def test_a_refused_subscription_raises_to_the_caller_and_the_old_one_stays(
     refuse: Callable[[FakeAgentMail], None], error: type[Exception], autojump_clock: MockClock
 ) -> None:
     fake = FakeAgentMail()
@@ -988,7 +988,7 @@ async def test_the_old_connection_may_be_lost_while_the_new_subscription_is_conf
         assert await take(session.events, 2) == "D Sb"
 
 
-async def test_the_old_connection_may_be_lost_and_made_again_while_the_new_subscription_is_confirmed(
+async def test_the_old_connection_may_be_lost_while_the_new_subscription_is_confirmed(
     no_jitter: None, autojump_clock: MockClock
 ) -> None:
     fake = FakeAgentMail()
@@ -1006,7 +1006,7 @@ async def test_the_old_connection_may_be_lost_and_made_again_while_the_new_subsc
         assert fake.connected == 1
 
 
-async def test_the_old_subscription_may_be_made_again_in_the_same_moment_as_the_new_one_is_confirmed(
+async def test_the_old_subscription_may_be_confirmed_again_together_with_the_new_one(
     no_jitter: None, autojump_clock: MockClock
 ) -> None:
     stories = set()

@@ -318,7 +318,7 @@ async def test_a_loss_with_the_key_as_its_reason_does_not_give_it_away(autojump_
         assert_no_secret(lost, session.statistics())
 
 
-async def test_what_is_no_websocket_server_and_repeats_the_request_does_not_give_the_key_away() -> None:
+async def test_a_server_that_repeats_the_request_does_not_give_the_key_away() -> None:
     """As an echo server does: what we said is what it says."""
 
     async def echo(stream: trio.SocketStream) -> None:

@@ -22,7 +22,7 @@ def test_nothing_given_subscribes_to_everything() -> None:
 
 
 @pytest.mark.parametrize("field", FILTERS)
-def test_a_bare_string_where_a_list_belongs_is_refused_and_the_message_shows_the_list(field: str) -> None:
+def test_a_bare_string_where_a_list_belongs_is_refused_with_the_list_to_write(field: str) -> None:
     arguments: dict[str, Any] = {field: "agent"}
     with pytest.raises(TypeError) as caught:
         Subscribe(**arguments)
@@ -82,9 +82,7 @@ def test_a_subscription_cannot_be_changed_afterwards() -> None:
         ("?", ""),
     ],
 )
-def test_an_event_type_that_agentmail_does_not_have_is_a_warning_with_a_suggestion_where_it_was_asked_for(
-    event_type: str, suggestion: str
-) -> None:
+def test_an_unknown_event_type_is_a_warning_with_a_suggestion_at_the_call(event_type: str, suggestion: str) -> None:
     with pytest.warns(UserWarning, match="^AgentMail has no event type ") as warned:
         subscribe = Subscribe(event_types=["message.received", event_type])
     assert subscribe.event_types == ("message.received", event_type)

@@ -761,7 +761,7 @@ def test_a_retry_after_date_is_compared_with_the_date_of_the_same_answer(behind:
 
 
 @pytest.mark.parametrize("date", ["", "now", "1767355200", "Mon, 32 Dec 2040 25:61:61 GMT"])
-def test_without_a_date_in_the_answer_a_retry_after_date_is_compared_with_the_time_of_day(date: str) -> None:
+def test_without_a_date_header_retry_after_is_compared_with_the_time_of_day(date: str) -> None:
     failure = api_error(503, retry_after=format_datetime(NOON + timedelta(seconds=100), usegmt=True), date=date)
     assert retry_after(failure, time_of_day) == 100
 

@@ -260,7 +260,7 @@ async def test_cancelled_it_is_cut(autojump_clock: MockClock) -> None:
     assert connection.protocol.close_rcvd is None
 
 
-async def test_another_subscription_is_another_connection_and_the_old_one_is_closed_with_1000(
+async def test_a_new_subscription_is_a_new_connection_and_the_old_one_is_closed_with_1000(
     autojump_clock: MockClock,
 ) -> None:
     async def push_what_was_asked_for(connection: Connection) -> None:

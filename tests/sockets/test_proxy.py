@@ -558,7 +558,7 @@ async def test_the_key_is_not_shown_to_a_proxy_that_is_not_agentmail(certificate
     assert str(failure) == f"no TLS with {WS} port 443 through the proxy {proxy.name}: the server hung up"
 
 
-async def test_a_server_behind_a_proxy_that_hangs_up_in_the_handshake_is_told_with_the_proxy() -> None:
+async def test_a_server_that_hangs_up_in_the_handshake_is_reported_with_the_proxy() -> None:
     async def handle(peer: Peer) -> None:
         await peer.read_request()
 
@@ -629,7 +629,7 @@ async def test_a_request_to_a_server_with_another_certificate_says_so_with_the_p
     assert str(caught.value).startswith(f"{whose} cannot be verified: ")
 
 
-async def test_recovery_that_a_proxy_keeps_from_the_rest_api_says_so_and_the_stream_goes_on(
+async def test_recovery_blocked_by_a_proxy_reports_it_and_the_stream_goes_on(
     certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def answer(peer: Peer) -> bool:

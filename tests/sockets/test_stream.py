@@ -105,7 +105,7 @@ async def test_a_message_of_8_mib_comes_whole() -> None:
     assert server.connections == 1
 
 
-async def test_a_message_of_exactly_the_largest_size_comes_and_one_character_more_costs_the_connection() -> None:
+async def test_a_message_of_the_largest_size_comes_and_a_larger_one_costs_the_connection() -> None:
     largest = len(mail("m1"))
 
     async def handle(websocket: ServerConnection, number: int) -> None:
@@ -136,7 +136,7 @@ async def test_a_message_in_fragments_comes_as_one() -> None:
             assert event.message.subject == "Grüße 😀"
 
 
-async def test_pings_between_fragments_are_answered_and_a_character_may_be_torn_between_two() -> None:
+async def test_pings_between_fragments_are_answered_and_a_character_may_be_split() -> None:
     data = mail("m1", subject="Grüße 😀").encode()
     half = data.index("😀".encode()) + 2
     pongs = []
@@ -447,14 +447,14 @@ async def confirm_and_ignore_the_rest(peer: Peer) -> None:
     peer.server.note_goodbye(codes[0] if codes else 1006)
 
 
-async def test_a_server_that_does_not_answer_the_close_frame_delays_leaving_by_the_close_timeout_at_most() -> None:
+async def test_a_server_that_ignores_the_close_frame_delays_leaving_by_the_close_timeout() -> None:
     async with serve(confirm_and_ignore_the_rest) as server:
         async with open_stream(server, close_timeout=0.2) as events:
             assert await story(events, 1) == ["subscribed"]
         assert await server.goodbye() == 1000
 
 
-async def test_a_server_that_answers_the_close_frame_and_does_not_hang_up_is_not_waited_for() -> None:
+async def test_a_server_that_answers_the_close_frame_and_stays_is_not_waited_for() -> None:
     async def handle(peer: Peer) -> None:
         await peer.confirm()
         await peer.stay()
@@ -492,7 +492,7 @@ async def test_a_ping_that_crosses_our_close_frame_does_no_harm() -> None:
         assert await server.goodbye() == 1000
 
 
-async def test_our_close_frame_arrives_though_the_server_goes_on_talking_before_it_reads_it() -> None:
+async def test_our_close_frame_arrives_although_the_server_keeps_sending_before_reading_it() -> None:
     leaving = trio.Event()
 
     async def handle(peer: Peer) -> None:
@@ -529,7 +529,7 @@ async def test_a_server_that_pushes_without_end_sees_a_polite_close() -> None:
     assert server.connections == 1
 
 
-async def test_when_the_last_receiver_is_closed_the_connection_is_closed_and_the_body_goes_on() -> None:
+async def test_without_receivers_the_connection_is_closed_and_the_body_goes_on() -> None:
     async with websockets_server(lambda websocket, number: stay(websocket)) as server:
         async with open_stream(server, ping_interval=0.1) as events:
             events.close()
@@ -541,7 +541,7 @@ async def test_when_the_last_receiver_is_closed_the_connection_is_closed_and_the
 # Another subscription
 
 
-async def test_another_subscription_is_in_force_without_a_gap_and_the_old_connection_is_closed_with_1000() -> None:
+async def test_a_new_subscription_leaves_no_gap_and_the_old_connection_is_closed_with_1000() -> None:
     async def handle(websocket: ServerConnection, number: int) -> None:
         await websocket.send(mail(f"m{number}"))
         await websocket.send(mail("both"))
@@ -564,7 +564,7 @@ async def test_another_subscription_is_in_force_without_a_gap_and_the_old_connec
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
-async def test_a_server_that_talks_and_answers_no_pings_cannot_keep_the_old_subscription_in_force() -> None:
+async def test_a_server_without_pongs_cannot_keep_the_old_subscription_in_force() -> None:
     async def handle(peer: Peer) -> None:
         await peer.confirm()
         for number in count():
@@ -588,7 +588,7 @@ async def test_a_server_that_talks_and_answers_no_pings_cannot_keep_the_old_subs
         assert set(kinds[1:-2]) == {"old"}
 
 
-async def test_an_idle_connection_that_is_replaced_still_brings_all_that_comes_before_its_pong() -> None:
+async def test_a_replaced_idle_connection_delivers_everything_before_its_pong() -> None:
     async def handle(peer: Peer) -> None:
         await peer.confirm()
         if peer.number == 1:

@@ -347,7 +347,7 @@ async def test_a_half_open_connection_over_tls_is_noticed_by_its_silence(authori
     assert server.connections == 2
 
 
-async def test_a_tls_record_that_trickles_in_for_longer_than_the_ping_timeout_is_not_silence(
+async def test_a_tls_record_that_trickles_in_beyond_the_ping_timeout_is_not_silence(
     authority: Authority,
 ) -> None:
     slow = trio.Event()

@@ -206,7 +206,7 @@ def test_an_error_of_the_asyncio_program_ends_the_stream(
     assert fake.connected == 0
 
 
-def test_a_cancelled_asyncio_task_ends_the_stream_first_however_often_it_is_cancelled() -> None:
+def test_a_cancelled_asyncio_task_ends_the_stream_first_even_if_cancelled_often() -> None:
     fake = FakeAgentMail()
     seen: list[object] = []
     task: Any = None

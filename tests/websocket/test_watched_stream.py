@@ -33,7 +33,7 @@ async def test_while_a_read_waits_all_has_been_read(autojump_clock: MockClock) -
     assert stream.read_until == came
 
 
-async def test_what_waited_while_nobody_read_has_not_been_read_when_bytes_are_asked_for_again(
+async def test_bytes_that_waited_for_a_reader_do_not_count_as_read_when_reading_resumes(
     autojump_clock: MockClock,
 ) -> None:
     server, client = memory_stream_one_way_pair()

@@ -761,7 +761,7 @@ async def test_messages_that_nobody_receives_do_not_hold_the_close_up(autojump_c
         await websocket.close()
 
 
-async def test_after_a_ping_that_crosses_the_close_frame_closing_waits_for_the_server_to_hang_up(
+async def test_closing_waits_for_a_hang_up_after_a_ping_that_crosses_the_close_frame(
     autojump_clock: MockClock,
 ) -> None:
     async def talk(server: Server) -> None:
@@ -903,7 +903,7 @@ async def test_a_receive_that_is_cancelled_while_it_says_goodbye_does_not_lose_t
 
 
 @plain_and_tls
-async def test_a_receive_that_is_cancelled_while_it_answers_a_ping_does_not_cost_the_goodbye(
+async def test_a_receive_cancelled_while_it_answers_a_ping_leaves_room_for_the_close_frame(
     tls: bool, autojump_clock: MockClock
 ) -> None:
     async def talk(server: Server) -> None:
@@ -1068,7 +1068,7 @@ async def test_whatever_crosses_our_close_frame_there_is_no_second_one(
     assert frames == [(CLOSE, (1000).to_bytes(2))]
 
 
-async def test_closing_while_another_task_answers_the_servers_close_frame_sends_no_second_one(
+async def test_closing_while_another_task_answers_a_close_frame_sends_no_second_one(
     autojump_clock: MockClock,
 ) -> None:
     async def talk(server: Server) -> None:
