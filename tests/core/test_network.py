@@ -83,7 +83,7 @@ async def test_requests_go_straight_to_the_server_whatever_the_environment_says_
 
 
 @pytest.mark.parametrize("trusting", [True, False])
-async def test_requests_use_the_given_tls_context_or_one_that_trusts_the_systems_authorities(
+async def test_requests_use_the_given_tls_context_or_the_authorities_of_the_system(
     trusting: bool,
 ) -> None:
     authority = trustme.CA()

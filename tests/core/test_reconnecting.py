@@ -988,7 +988,7 @@ async def test_the_old_connection_may_be_lost_while_the_new_subscription_is_conf
         assert await take(session.events, 2) == "D Sb"
 
 
-async def test_the_old_connection_may_be_lost_while_the_new_subscription_is_confirmed(
+async def test_the_old_connection_may_be_made_again_during_a_confirmation(
     no_jitter: None, autojump_clock: MockClock
 ) -> None:
     fake = FakeAgentMail()
