@@ -1,4 +1,4 @@
-"""Text to event, and subscription to text: the only place in this package that knows JSON."""
+"""Decodes frames and REST answers, and encodes what the client sends. The client parses JSON only here."""
 
 import re
 from collections.abc import Iterator
@@ -8,13 +8,13 @@ import attrs
 import orjson
 
 from ._class_hook import Hook
+from ._event_types import CLASSES, payload_field
 from ._settings import Subscribe
 from ._structuring import hook_of, optional_datetime, optional_text
 from .errors import printable
-from .events import ErrorEvent, Event, EventType, MessageReceivedEvent, Subscribed, ThreadItem, UnknownEvent
+from .events import ErrorEvent, Event, MessageReceivedEvent, Subscribed, ThreadItem, UnknownEvent
 
 __all__ = [
-    "RECEIVED_TYPES",
     "as_unknown",
     "decode_event",
     "decode_thread",
@@ -28,39 +28,26 @@ __all__ = [
 ]
 
 
-RECEIVED_TYPES = tuple(event_type for event_type in get_args(EventType) if event_type.startswith("message.received"))
-"""The event_types of received mail."""
-
-
 class _Kind:
-    """How the frames of one `event_type` are decoded, or those of a `type` that is no event's."""
+    """Decodes the frames of one `event_type`, or those of a `type` that is not an event's."""
 
     def __init__(self, cls: Any, event_type: str = "", payload: str = "") -> None:
         self.cls = cls
         self.event_type = event_type
-        self.payload = payload  # the field that the class needs
+        self.payload = payload  # the field that the frame must have
         self.structure: Hook = self._structure_first
 
     def _structure_first(self, *args: Any) -> Any:
-        # Written when the first one comes: for a mail that takes 2 ms, and for all classes 9, which is no part of the
-        # import.
+        # Generating the function takes 2 ms for a mail and 9 ms for all classes, so it is not done during the import.
         self.structure = hook_of(self.cls)
         return self.structure(*args)
 
 
 def _kinds() -> dict[str | None, _Kind]:
-    """What `events` says: an event_type is its class's default, what has no default is needed."""
-    classes: dict[str, Any] = dict.fromkeys(RECEIVED_TYPES, MessageReceivedEvent)
-    for cls in get_args(Event):
-        fields: dict[str, Any] = attrs.fields_dict(cls)
-        if cls is not UnknownEvent and "event_type" in fields:
-            classes[fields["event_type"].default] = cls
     kinds: dict[str | None, _Kind] = {}
-    for event_type in get_args(EventType):
-        cls = classes[event_type]
-        [payload] = [field.name for field in attrs.fields(cls) if field.default is attrs.NOTHING]
-        kind = _Kind(cls, event_type, payload)
-        # The second is the older documentation's spelling, message_received.
+    for event_type, cls in CLASSES.items():
+        kind = _Kind(cls, event_type, payload_field(cls).name)
+        # AgentMail's older documentation spells the types with underscores: message_received.
         kinds[event_type] = kinds[event_type.replace(".", "_")] = kind
     return kinds
 
@@ -71,7 +58,7 @@ _ERROR = _Kind(ErrorEvent)
 
 
 def decoded_classes() -> list[Any]:
-    """The classes for which functions are written, each behind those that it needs."""
+    """Return the classes for which functions are generated, each after the classes of its fields."""
     classes: dict[Any, None] = {}
     for kind in (_SUBSCRIBED, _ERROR, *_KINDS.values()):
         _add_classes(kind.cls, classes)
@@ -87,18 +74,18 @@ def _add_classes(type_: Any, classes: dict[Any, None]) -> None:
         classes[type_] = None
 
 
-# Surrogates as JSON writes them, where no backslash is itself escaped: a first half without a second one behind it, or
-# a second half without a first one in front of it.
+# The escapes of lone surrogates, in JSON without escaped backslashes: a high surrogate that no low one follows, or a
+# low surrogate that follows no high one.
 _LONE_SURROGATE = re.compile(
     rb"\\u[dD](?:[89abAB]HH(?!\\u[dD][c-fC-F]HH)|(?<!\\u[dD][89abAB]HH\\u[dD])[c-fC-F]HH)".replace(b"H", b"[0-9a-fA-F]")
 )
 
 _NOT_UTF8 = b"\xff"
-"""A byte that no UTF-8 has."""
+"""A byte that does not occur in UTF-8."""
 
 
 def _encoded(text: str | bytes) -> bytes:
-    # A lone surrogate as an escape means the same to JSON, and can be printed and stored.
+    # To JSON, an escaped lone surrogate is the same. Unlike the surrogate itself, it can be printed and stored.
     return text if isinstance(text, bytes) else text.encode(errors="backslashreplace")
 
 
@@ -106,8 +93,8 @@ def _parse(data: bytes | bytearray) -> Any:
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
-        # JavaScript counts UTF-16, so a preview cut there may end in half an emoji. JSON can write that,
-        # as an escape, and orjson refuses to read it: such mail must not become unknown.
+        # JavaScript counts UTF-16 code units, so a preview that it cut may end with half an emoji: a lone surrogate.
+        # JSON allows it as an escape, but orjson refuses it. Such a mail must not become an UnknownEvent.
         repaired = _without_lone_surrogates(bytes(data))
         if repaired == data:
             raise
@@ -115,8 +102,8 @@ def _parse(data: bytes | bytearray) -> Any:
 
 
 def _without_lone_surrogates(data: bytes) -> bytes:
-    # No Python function is called for each escape, of which there may be millions: one byte stands for an escaped
-    # backslash meanwhile, so that every other backslash begins an escape.
+    # There may be millions of escapes, so no Python function is called for each. Instead, a byte that does not occur
+    # in UTF-8 replaces each escaped backslash for the time being, so that every remaining backslash begins an escape.
     if _NOT_UTF8 in data:
         return data
     unescaped = data.replace(rb"\\", _NOT_UTF8)
@@ -124,13 +111,13 @@ def _without_lone_surrogates(data: bytes) -> bytes:
 
 
 def decode_event(data: str | bytes) -> Event:
-    """The event that a frame's text, or a webhook's body, holds. Never raises, whatever the text.
+    """Decode the text of a frame or the body of a webhook. No text makes this raise.
 
-    A text whose type is known becomes that type's class if its payload is an object, and for
-    `message.received` and its variants if the message has its `inbox_id` and `message_id`. Fields that are
-    missing or of the wrong type are then `None` or empty. Everything else is an `UnknownEvent` that says why.
+    A frame of a known type becomes an instance of that type's class if its payload is an object. A message of
+    `message.received` or one of its variants must also have an `inbox_id` and a `message_id`. Other fields that are
+    missing or of the wrong type become `None` or empty. Every other text becomes an `UnknownEvent` with the reason.
 
-    Bytes are read as they are, which is faster; those that are not UTF-8 are not JSON.
+    Bytes are faster to decode than `str`. Bytes that are not UTF-8 are not JSON.
 
     Raises:
         TypeError: `data` is neither `str` nor `bytes`.
@@ -164,11 +151,11 @@ def decode_event(data: str | bytes) -> Event:
 
 
 def _missing(kind: _Kind, frame: dict[str, Any]) -> str:
-    """What the class of this kind needs and the frame does not have."""
+    """Describe what the class requires and the frame does not have."""
     payload = frame.get(kind.payload)
     if not isinstance(payload, dict):
         return f"its object {kind.payload}"
-    part: Any = attrs.fields_dict(kind.cls)[kind.payload].type
+    part: Any = payload_field(kind.cls).type
     needed = [field.name for field in attrs.fields(part) if field.default is attrs.NOTHING]
     missing = [name for name in needed if not optional_text(payload.get(name))]
     return f"{kind.payload}.{missing[0]}"
@@ -180,13 +167,13 @@ def _unknown(event_type: str | None, reason: str, frame: dict[str, Any], data: b
 
 
 def as_unknown(event: Subscribed, reason: str) -> UnknownEvent:
-    """A confirmation that confirms nothing, as what it then is."""
+    """Convert a confirmation that does not match the subscription to an `UnknownEvent`."""
     raw = _encoded(event._raw)
     return UnknownEvent(event_type="subscribed", payload=_parse(raw), reason=reason, raw=raw)
 
 
 def parse_object(data: bytes | bytearray) -> dict[str, Any] | None:
-    """The JSON object that an answer of the REST API holds; None if it is none."""
+    """Parse an answer of the REST API. Returns `None` if it is not a JSON object."""
     try:
         parsed = _parse(data)
     except orjson.JSONDecodeError:
@@ -195,14 +182,14 @@ def parse_object(data: bytes | bytearray) -> dict[str, Any] | None:
 
 
 def encode_object(value: dict[str, Any]) -> bytes:
-    """JSON of what is made here: the body of a request, or what recovery has to remember."""
+    """Encode an object that this package made: the body of a request, or the progress of recovery."""
     return orjson.dumps(value)
 
 
 def _frame(value: dict[str, Any]) -> bytes | None:
-    """JSON of a frame made of what was read as JSON; None: it could not be read again.
+    """Encode a frame that contains parsed JSON. Returns `None` if the result is too deep to be parsed again.
 
-    orjson reads 1,024 levels and writes 254, and a frame has a level more than what it is made of.
+    orjson parses 1,024 levels but writes only 254, and a frame has one level more than the object in it.
     """
     try:
         return orjson.dumps(value)
@@ -212,8 +199,8 @@ def _frame(value: dict[str, Any]) -> bytes | None:
 
 
 def _pieces(value: Any) -> Iterator[bytes]:
-    """The JSON of a value piece by piece, however deep it is: what is still to be written waits in a list."""
-    waiting = [value]  # the last one comes first; bytes are written as they are
+    """Yield the JSON of a value of any depth in pieces. A stack replaces recursion."""
+    waiting = [value]  # the last item is next; bytes are JSON already
     while waiting:
         item = waiting.pop()
         if isinstance(item, bytes):
@@ -223,7 +210,7 @@ def _pieces(value: Any) -> Iterator[bytes]:
             waiting.append(b"}")
             for name, inner in reversed(item.items()):
                 waiting += (inner, orjson.dumps(name) + b":", b",")
-            waiting.pop()  # no comma before the first
+            waiting.pop()  # no comma before the first item
         elif isinstance(item, list) and item:
             yield b"["
             waiting.append(b"]")
@@ -235,9 +222,10 @@ def _pieces(value: Any) -> Iterator[bytes]:
 
 
 def recovered_event(message: dict[str, Any], event_type: str, origin: str) -> MessageReceivedEvent | None:
-    """The event of a message that the REST API gave, with the frame that would have pushed it as its text.
+    """Make the event of a message from the REST API. Its `raw` is the frame that would have pushed it.
 
-    None: the message has no inbox_id or no message_id, or is so deep that its text could not be read again.
+    Returns:
+        `None` if the message has no `inbox_id` or no `message_id`, or is too deep for its text to be parsed again.
     """
     raw = _frame({"type": "event", "event_type": event_type, "message": message})
     if raw is None:
@@ -249,31 +237,35 @@ def recovered_event(message: dict[str, Any], event_type: str, origin: str) -> Me
 
 
 def decode_thread(item: dict[str, Any]) -> ThreadItem | None:
-    """A thread as the REST API lists it."""
+    """Decode a thread from a listing of the REST API."""
     thread: ThreadItem | None = hook_of(ThreadItem)(item)
     return thread
 
 
 def parse_time(value: Any) -> float | None:
-    """A time that the REST API gave, in seconds since the epoch; `None`: it is none."""
+    """Convert a time from the REST API to seconds since the epoch. Returns `None` if it is not a valid time."""
     time = optional_datetime(value)
     return None if time is None else time.timestamp()
 
 
 def with_message(event: MessageReceivedEvent, message: dict[str, Any]) -> MessageReceivedEvent | None:
-    """A pushed event whose body was left out, with the message as the REST API gave it; None: it gave another."""
+    """Put the message from the REST API into a pushed event whose body was left out.
+
+    Returns:
+        `None` if it is another message, or too deep for its text to be parsed again.
+    """
     frame = parse_object(_encoded(event._raw)) or {}
     frame["message"] = {"inbox_id": event.message.inbox_id} | message
     raw = _frame(frame)
     whole = None if raw is None else decode_event(raw)
     if not isinstance(whole, MessageReceivedEvent) or whole.event_type != event.event_type:
         return None
-    message_ = whole.message
-    same = (message_.inbox_id, message_.message_id) == (event.message.inbox_id, event.message.message_id)
-    return whole if same else None
+    fetched, pushed = whole.message, event.message
+    is_same = (fetched.inbox_id, fetched.message_id) == (pushed.inbox_id, pushed.message_id)
+    return whole if is_same else None
 
 
 def encode_subscribe(subscribe: Subscribe) -> str:
-    """The frame that asks for a subscription. Filters that are `None` are left out: they match everything."""
+    """Encode the frame that requests a subscription. A filter that is `None` is left out, so it matches everything."""
     filters = attrs.asdict(subscribe, filter=lambda _, value: value is not None)
     return orjson.dumps({"type": "subscribe"} | filters).decode()

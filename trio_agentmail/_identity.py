@@ -5,8 +5,9 @@ import math
 import zlib
 from datetime import datetime
 
-from ._codec import RECEIVED_TYPES
-from .events import Event, MessageReceivedEvent, UnknownEvent, _ServerEvent
+from ._event_types import RECEIVED_TYPES
+from ._events.base import ServerEvent
+from .events import Event, MessageReceivedEvent, UnknownEvent
 
 __all__ = [
     "DIGEST_SIZE",
@@ -50,7 +51,7 @@ def identity(event: Event) -> bytes | None:
     if isinstance(event, MessageReceivedEvent):
         message = event.message
         return mail_key(message.inbox_id, message.message_id) + variant(event.event_type) + _second(message.timestamp)
-    if not isinstance(event, (_ServerEvent, UnknownEvent)):
+    if not isinstance(event, (ServerEvent, UnknownEvent)):
         return None
     if event.event_id:
         return digest(event.event_id)

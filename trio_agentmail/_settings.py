@@ -6,11 +6,12 @@ import ssl
 import warnings
 from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import attrs
 
+from ._event_types import EVENT_TYPES
 from .events import EventType
 
 __all__ = ["AgentMailEnvironment", "ReconnectPolicy", "Recovery", "Settings", "Subscribe"]
@@ -41,9 +42,6 @@ def _pod_ids(value: Iterable[str] | None) -> tuple[str, ...] | None:
 
 def _event_types(value: Iterable[EventType | str] | None) -> tuple[str, ...] | None:
     return _strings(value, "event_types")
-
-
-EVENT_TYPES: tuple[str, ...] = get_args(EventType)
 
 
 def similar(name: str, names: Iterable[str]) -> str:

@@ -1,12 +1,12 @@
-"""JSON values to attrs objects: how each field is read, by its type.
+"""Converts JSON values to attrs objects: a hook for each type of field.
 
-`events` holds the one definition of every class; of that, and of the hooks here, a cattrs converter makes one function
-for each class, when it is first asked for it. AgentMail's wire differs from its own schema now and then, so a hook
-takes any JSON value at all and has an answer for it: that is why decoding cannot raise. What cannot be a field's value
-becomes `None` or empty.
+The event classes are the only definition of the fields. A cattrs converter makes one function for each class from its
+definition and the hooks here, when the function is first needed. AgentMail's wire sometimes differs from its own
+schema, so a hook accepts every JSON value and decoding cannot raise. A value of the wrong type becomes `None` or
+empty.
 
-A frame may hold millions of values. So no hook does more for a value than in proportion to its text, and lists are gone
-through without a call for each item where that can be done.
+A frame may contain millions of values. The time that a hook takes is therefore at most proportional to the length of
+the value's text, and hooks avoid a function call for each item of a list where they can.
 """
 
 import functools
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["converter", "hook_of", "optional_datetime", "optional_text"]
 
 NOT_FROM_THE_WIRE = ("_raw", "event_type", "origin", "attempt")
-"""The fields of an event that its frame has no say in: the arguments of its hook, after cattrs' two."""
+"""The fields of an event that are not read from its frame. Its hook takes them as arguments, after cattrs' two."""
 
-_fromisoformat = datetime.fromisoformat  # looking it up for each of a mail's eight times took a third of reading them
+_fromisoformat = datetime.fromisoformat  # The lookup took a third of the time to read a mail's eight datetimes.
 
 
 def _text(value: Any, _: Any = None) -> str:
@@ -45,6 +45,10 @@ def _optional_int(value: Any, _: Any = None) -> int | None:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return None
+
+
+def _optional_float(value: Any, _: Any = None) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _optional_bool(value: Any, _: Any = None) -> bool | None:
@@ -64,7 +68,7 @@ _needs_quotes = re.compile(r'[][<>()@,;:"\\]').search
 
 
 def _address(value: dict[str, Any]) -> str | None:
-    """`Name <address>` of the wire's `{"name": …, "email": …}`."""
+    """Convert the wire's `{"name": …, "email": …}` to `Name <address>`."""
     email = value.get("email")
     if not isinstance(email, str):
         return None
@@ -78,7 +82,7 @@ def _address(value: dict[str, Any]) -> str | None:
 
 
 def _texts(value: Any, _: Any = None) -> tuple[str, ...]:
-    """A list of strings or of address objects, or one of these alone."""
+    """Read a list of strings or address objects, or a single one."""
     if not isinstance(value, list):
         value = [value] if value else []
     for item in value:
@@ -100,7 +104,7 @@ def _optional_texts(value: Any, _: Any = None) -> tuple[str, ...] | None:
 
 
 def _sender(value: Any, _: Any = None) -> str:
-    """The first of what `_texts` finds."""
+    """Read the first item that `_texts` would return."""
     for item in value if isinstance(value, list) else [value]:
         text = _address(item) if isinstance(item, dict) else optional_text(item)
         if text is not None:
@@ -124,6 +128,7 @@ _HOOKS: dict[Any, Hook] = {
     str: _text,
     str | None: optional_text,
     int | None: _optional_int,
+    float | None: _optional_float,
     bool | None: _optional_bool,
     datetime | None: optional_datetime,
     tuple[str, ...]: _texts,
@@ -133,15 +138,26 @@ _HOOKS: dict[Any, Hook] = {
 
 
 def _is_tuple(type_: Any) -> bool:
-    return get_origin(type_) is tuple
+    """Whether a type is `tuple[X, ...]` or `tuple[str | X, ...]`, where X is an attrs class."""
+    if get_origin(type_) is not tuple or get_args(type_)[1:] != (...,):
+        return False
+    others = [arg for arg in _alternatives(get_args(type_)[0]) if arg is not str]
+    return len(others) == 1 and attrs.has(others[0])
 
 
 def _is_optional(type_: Any) -> bool:
-    return isinstance(type_, UnionType) and NoneType in get_args(type_)
+    """Whether a type is `X | None`, where X is an attrs class or a tuple as above."""
+    types = _alternatives(type_)
+    others = [arg for arg in types if arg is not NoneType]
+    return len(types) == 2 and len(others) == 1 and (attrs.has(others[0]) or _is_tuple(others[0]))
+
+
+def _alternatives(type_: Any) -> tuple[Any, ...]:
+    return get_args(type_) if isinstance(type_, UnionType) else (type_,)
 
 
 def _optional_hook(type_: Any) -> Hook:
-    """`X | None` of a class or of a tuple: `None` for what is no object or no list."""
+    """Make the hook of `X | None`. It returns `None` for a value that is not an object or not a list."""
     [inner] = [arg for arg in get_args(type_) if arg is not NoneType]
     structure = hook_of(inner)
     if attrs.has(inner):
@@ -150,12 +166,12 @@ def _optional_hook(type_: Any) -> Hook:
 
 
 def _tuple_hook(type_: Any) -> Hook:
-    """`tuple[X, ...]` or `tuple[str | X, ...]` of a class: without the items that are neither."""
-    item_type = get_args(type_)[0]
-    [cls] = [arg for arg in get_args(item_type) or [item_type] if attrs.has(arg)]
-    strings = str in get_args(item_type)
+    """Make the hook of `tuple[X, ...]` or `tuple[str | X, ...]`. It leaves out items of other types."""
+    item_types = _alternatives(get_args(type_)[0])
+    [cls] = [item_type for item_type in item_types if item_type is not str]
+    strings = str in item_types
     structure = hook_of(cls)
-    # Objects without any field of the class, of which a frame may hold millions, share an instance.
+    # A frame may contain millions of objects that have no field of the class. They share one instance.
     has_no_field = wire_names(cls).isdisjoint
     without_fields = structure({})
 
@@ -173,26 +189,41 @@ def _tuple_hook(type_: Any) -> Hook:
 
 
 def _field_hook(field: "attrs.Attribute[Any]") -> Hook:
+    """Return the hook of a field.
+
+    Raises:
+        TypeError: No hook reads the field's type.
+    """
     type_: Any = field.type
-    return _sender if field.name == "from_" else hook_of(type_)
+    if field.name == "from_":
+        return _sender
+    if attrs.has(type_) and field.default is not attrs.NOTHING:
+        raise TypeError(f"a value that is not an object becomes None, so the type must be {type_.__qualname__} | None")
+    if not (_has_own_hook(type_) or attrs.has(type_) or _is_tuple(type_) or _is_optional(type_)):
+        raise TypeError(f"no hook reads the type {type_}; add one to _HOOKS in _structuring.py")
+    return hook_of(type_)
+
+
+def _has_own_hook(type_: Any) -> bool:
+    return type_ in _HOOKS
 
 
 @functools.cache
 def converter() -> "Converter":
-    """The converter, made when something is first decoded: importing cattrs takes 10 ms."""
+    """Return the converter. It is made when something is first decoded, since importing cattrs takes 10 ms."""
     from cattrs import Converter
 
     made = Converter(detailed_validation=False)
     made.register_structure_hook(str, _text)
-    # The one registered last is asked first.
+    # The factory that was registered last is asked first.
     made.register_structure_hook_factory(attrs.has, lambda cls: class_hook(cls, _field_hook, NOT_FROM_THE_WIRE))
     made.register_structure_hook_factory(_is_optional, _optional_hook)
     made.register_structure_hook_factory(_is_tuple, _tuple_hook)
-    made.register_structure_hook_factory(lambda type_: type_ in _HOOKS, lambda type_: _HOOKS[type_])
+    made.register_structure_hook_factory(_has_own_hook, lambda type_: _HOOKS[type_])
     return made
 
 
 def hook_of(type_: Any) -> Hook:
-    """How a value of this type is read: of a field, or of a class, whose function is written when it is asked for."""
+    """Return the hook that reads a value of a type. The function of a class is generated on its first request."""
     hook: Hook = converter().get_structure_hook(type_)
     return hook

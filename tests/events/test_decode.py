@@ -2,15 +2,16 @@ import gc
 import json
 import sys
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Any
+from typing import Any, get_args
 
 import attrs
 import pytest
 
-from trio_agentmail import _parts, events
+from trio_agentmail import events
 from trio_agentmail._codec import (
     as_unknown,
     decode_event,
+    decoded_classes,
     encode_subscribe,
     parse_object,
     recovered_event,
@@ -428,9 +429,11 @@ def test_parts_of_the_wrong_type_are_missing_and_take_nothing_else_with_them() -
     assert event == MessageReceivedEvent(message=Message(**IDS, subject="Hi"))
 
 
-@pytest.mark.parametrize("part", _parts.__all__)
-def test_a_field_that_is_missing_or_null_has_its_default(part: str) -> None:
-    cls: Any = getattr(_parts, part)
+PARTS = [cls for cls in decoded_classes() if cls not in get_args(events.Event)]
+
+
+@pytest.mark.parametrize("cls", PARTS, ids=lambda cls: cls.__name__)
+def test_a_field_that_is_missing_or_null_has_its_default(cls: Any) -> None:
     needed = {field.name: "x" for field in attrs.fields(cls) if field.default is attrs.NOTHING}
     nulls = dict.fromkeys(attrs.fields_dict(cls)) | needed
     assert hook_of(cls)(needed) == hook_of(cls)(nulls) == cls(**needed)
@@ -839,7 +842,7 @@ def test_an_unknown_event_is_written_as_its_payload() -> None:
         (Disconnected(reason="x"), "Disconnected has no wire form: .* cut the connection instead"),
         (CaughtUp(since=NOON), "CaughtUp has no wire form: the client makes it"),
         (RecoveryFailed(since=NOON, reason="x"), "RecoveryFailed has no wire form: the client makes it"),
-        (UnknownEvent(raw="{", reason="not JSON"), "without payload has no wire form"),
+        (UnknownEvent(raw="{", reason="not JSON"), "without a payload has no wire form"),
         (UnknownEvent(payload={"a": float("nan")}), "no wire form: "),
         (UnknownEvent(payload={"a": object()}), "not JSON serializable"),
         (received(timestamp=datetime(2026, 1, 2)), "the time timestamp has no offset"),

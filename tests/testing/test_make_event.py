@@ -81,7 +81,7 @@ def test_frames_that_tell_of_no_event_can_be_made_too() -> None:
 
 
 def test_a_slip_is_an_error_that_says_what_there_is() -> None:
-    with pytest.raises(ValueError, match=r"no event_type 'message\.recieved'; there are message\.received, "):
+    with pytest.raises(ValueError, match=r"no event type 'message\.recieved'; choose one of message\.received, "):
         make_event("message.recieved")
     with pytest.raises(TypeError, match="neither MessageBouncedEvent nor Bounce has a field reason"):
         make_event(MessageBouncedEvent, reason="?")
@@ -93,7 +93,7 @@ def test_a_slip_is_an_error_that_says_what_there_is() -> None:
         make_event(MessageReceivedEvent, event_type="message.bounced")
     wrong: Any
     for wrong in (int, 5, FakeAgentMail, None):
-        with pytest.raises(TypeError, match=r"takes a class of trio_agentmail\.events, or an event_type, not"):
+        with pytest.raises(TypeError, match=r"takes a class of trio_agentmail\.events or an event type, not"):
             make_event(wrong)
 
 

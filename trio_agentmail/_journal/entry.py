@@ -3,9 +3,10 @@
 import attrs
 
 from trio_agentmail._codec import as_unknown, decode_event
+from trio_agentmail._events.base import ServerEvent
 from trio_agentmail._identity import PLAUSIBLE, identity, push_record
 from trio_agentmail.errors import printable
-from trio_agentmail.events import Event, MessageReceivedEvent, Subscribed, UnknownEvent, _ServerEvent
+from trio_agentmail.events import Event, MessageReceivedEvent, Subscribed, UnknownEvent
 
 __all__ = ["DeadRow", "Entry", "NewRow", "PendingRow", "new_row", "restored"]
 
@@ -73,7 +74,7 @@ def new_row(event: Event, now: float) -> NewRow:
     Raises:
         TypeError: it cannot be kept.
     """
-    if not isinstance(event, _ServerEvent | UnknownEvent):
+    if not isinstance(event, ServerEvent | UnknownEvent):
         raise TypeError(f"a journal keeps events, and {type(event).__name__} is a notice")
     raw = event._raw
     if raw == "":  # what was received is bytes, even if it is empty
@@ -108,5 +109,5 @@ def restored(text: bytes, *, origin: str, attempt: int) -> Event:
     if isinstance(event, Subscribed):
         # Of confirmations only those that confirm nothing are written down.
         event = as_unknown(event, "a confirmation that nobody waited for")
-    assert isinstance(event, _ServerEvent | UnknownEvent)
+    assert isinstance(event, ServerEvent | UnknownEvent)
     return attrs.evolve(event, origin=origin, attempt=attempt)

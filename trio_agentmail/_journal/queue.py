@@ -11,9 +11,10 @@ from weakref import WeakSet
 
 import trio
 
+from trio_agentmail._events.base import FromServer
 from trio_agentmail._identity import identity
 from trio_agentmail.errors import JournalError, JournalMismatchError
-from trio_agentmail.events import CaughtUp, Disconnected, Event, RecoveryFailed, _FromServer
+from trio_agentmail.events import CaughtUp, Disconnected, Event, RecoveryFailed
 
 from .entry import Entry, PendingRow, new_row, restored
 from .group_commit import GroupCommit
@@ -30,7 +31,7 @@ UNWRITTEN_EVENTS, UNWRITTEN_BYTES = 1000, 8 * 2**20
 
 logger = logging.getLogger("trio_agentmail")
 
-_Anything = _FromServer | Disconnected | CaughtUp | RecoveryFailed
+_Anything = FromServer | Disconnected | CaughtUp | RecoveryFailed
 """Whatever a stream yields; `Event` names each class, which takes longer to check."""
 
 

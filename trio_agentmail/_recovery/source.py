@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import attrs
 import trio
 
-from trio_agentmail._codec import RECEIVED_TYPES
+from trio_agentmail._event_types import RECEIVED_TYPES
 from trio_agentmail._settings import Subscribe
 from trio_agentmail.events import Event
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 import click
 from click.shell_completion import CompletionItem
 
-from trio_agentmail._settings import EVENT_TYPES, similar
+from trio_agentmail._event_types import EVENT_TYPES
+from trio_agentmail._settings import similar
 
 __all__ = ["EventTypeChoice", "Group", "check_inbox", "complete_event_type", "complete_list"]
 

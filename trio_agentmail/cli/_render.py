@@ -14,6 +14,7 @@ from typing import Any
 import attrs
 from rich.text import Text
 
+from trio_agentmail._event_types import payload_field
 from trio_agentmail.errors import printable
 from trio_agentmail.events import (
     CaughtUp,
@@ -41,6 +42,9 @@ __all__ = ["dumps", "event_json", "event_line"]
 
 LIMIT = 100
 """How many characters are shown of one piece of text."""
+
+SHOWN = ("title", "subject", "name", "reason", "start", "message_id")
+"""Fields of a payload that are shown if its event type has no line of its own, as with calendar events."""
 
 
 def event_line(event: Event, at: datetime) -> Text:
@@ -104,8 +108,9 @@ def _describe(event: Event) -> tuple[str, str, Sequence[str | None]]:
         case DomainVerifiedEvent(domain=domain):
             return event.event_type, "green", [domain.domain, domain.status]
         case _:
-            appointment = event.calendar_event
-            return event.event_type, "blue", [event.inbox_id, appointment.title, appointment.start]
+            payload = getattr(event, payload_field(type(event)).name)
+            inbox_id = getattr(event, "inbox_id", None) or getattr(payload, "inbox_id", None)
+            return event.event_type, "blue", [inbox_id, *(getattr(payload, name, None) for name in SHOWN)]
 
 
 def _to(recipients: Sequence[str | Recipient]) -> str | None:

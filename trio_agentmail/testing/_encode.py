@@ -1,4 +1,4 @@
-"""Event to text: the way back, for servers in tests."""
+"""Encodes events as AgentMail sends them, for servers in tests."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 import attrs
 
+from trio_agentmail._class_hook import wire_name
 from trio_agentmail.events import (
     Attachment,
     CaughtUp,
@@ -23,7 +24,7 @@ from trio_agentmail.events import (
 
 __all__ = ["encode_event", "encode_part"]
 
-# How an event came here is no part of what AgentMail sends.
+# AgentMail does not send how an event arrived.
 _NOT_ON_THE_WIRE = {"_raw", "origin", "attempt"}
 
 EVENTS = get_args(Event)
@@ -31,23 +32,23 @@ PLAIN = frozenset({str, int, float, bool})
 
 
 def encode_event(event: Event) -> str:
-    """The frame by which AgentMail would send this event: `decode_event` makes an equal one of it.
+    """Encode an event as the frame that AgentMail would send. `decode_event` makes an equal event from it.
 
-    It is written from the fields, not from `raw`, which is stale after `attrs.evolve`. Fields that are `None`
-    are left out. Of an `UnknownEvent`, `payload` is the whole frame.
+    The frame is made from the fields, not from `raw`, which is stale after `attrs.evolve`. Fields that are `None` are
+    left out. The frame of an `UnknownEvent` is its `payload`.
 
     Raises:
-        TypeError: what has no wire form: `Disconnected`, `CaughtUp` and `RecoveryFailed`, an `UnknownEvent` without
-            payload, a time without an offset, a value inside `metadata` or `payload` that is not JSON.
+        TypeError: The event has no wire form: it is a `Disconnected`, `CaughtUp` or `RecoveryFailed`, an `UnknownEvent`
+            without a payload, or it contains a time without an offset or a value that is not JSON.
     """
     if isinstance(event, UnknownEvent):
         if event.payload is None:
-            raise TypeError("an UnknownEvent without payload has no wire form; send its raw text as it is")
+            raise TypeError("an UnknownEvent without a payload has no wire form; send its raw text instead")
         return _dumps(event.payload)
     if isinstance(event, Disconnected):
-        raise TypeError("Disconnected has no wire form: the client makes it; cut the connection instead")
+        raise TypeError("a Disconnected has no wire form: the client makes it; cut the connection instead")
     if isinstance(event, CaughtUp | RecoveryFailed):
-        raise TypeError(f"{type(event).__name__} has no wire form: the client makes it, of what the REST API answers")
+        raise TypeError(f"a {type(event).__name__} has no wire form: the client makes it from the REST API's answers")
     if not isinstance(event, EVENTS):
         raise TypeError(f"encode_event takes an event, not {type(event).__name__}")
     wire_type = {Subscribed: "subscribed", ErrorEvent: "error"}.get(type(event), "event")
@@ -55,23 +56,20 @@ def encode_event(event: Event) -> str:
 
 
 def encode_part(part: Message | ThreadItem | Attachment, *, without: Collection[str] = ()) -> str:
-    """The JSON object by which the REST API describes a message, a thread or an attachment: that in an event."""
+    """Encode a message, a thread or an attachment as the REST API does, which is also the form inside an event."""
     return _dumps({name: value for name, value in _fields(part).items() if name not in without})
 
 
 @cache
 def _names(cls: type[attrs.AttrsInstance]) -> tuple[tuple[str, str], ...]:
-    """The fields of a class that are on the wire, and their names there."""
-    renamed = {"from_": "from"}
+    """Return the names of the fields that the wire has, each with its name there."""
     return tuple(
-        (field.name, renamed.get(field.name, field.name))
-        for field in attrs.fields(cls)
-        if field.name not in _NOT_ON_THE_WIRE
+        (field.name, wire_name(field.name)) for field in attrs.fields(cls) if field.name not in _NOT_ON_THE_WIRE
     )
 
 
 def _fields(part: attrs.AttrsInstance) -> dict[str, Any]:
-    # In place of `attrs.asdict`, which takes three times as long: a test may deliver a million mails.
+    # `attrs.asdict` takes three times as long, and a test may deliver a million mails.
     fields = {}
     for name, on_the_wire in _names(type(part)):
         value = getattr(part, name)
@@ -81,14 +79,15 @@ def _fields(part: attrs.AttrsInstance) -> dict[str, Any]:
 
 
 def _wire_value(value: Any, name: str | None = None) -> Any:
-    """
+    """Convert a value to what `json` can write.
+
     Args:
-        name: The field whose value it is; `None`: it is a part of one.
+        name: The field of the value; `None` for an item inside a field's value.
     """
     if isinstance(value, datetime):
         if value.tzinfo is None:
             where = "" if name is None else f" {name}"
-            raise TypeError(f"the time{where} has no offset, so no wire form: give it one, for example tzinfo=UTC")
+            raise TypeError(f"the time{where} has no offset, so it has no wire form: add one, for example tzinfo=UTC")
         text = value.isoformat()
         return text[:-6] + "Z" if text.endswith("+00:00") else text
     if isinstance(value, list | tuple):
@@ -103,5 +102,5 @@ def _dumps(frame: Any) -> str:
         text = json.dumps(frame, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     except ValueError as error:
         raise TypeError(f"no wire form: {error}") from error
-    # A lone surrogate can be sent as an escape only.
+    # A lone surrogate can only be sent as an escape.
     return text.encode(errors="backslashreplace").decode()

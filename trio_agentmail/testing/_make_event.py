@@ -1,12 +1,13 @@
-"""Any event, made of sensible defaults and of what matters to a test."""
+"""Makes any event from sensible defaults and the fields that a test cares about."""
 
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from types import MappingProxyType
 from typing import Any, TypeVar, get_args, overload
 
 import attrs
 
+from trio_agentmail._event_types import CLASSES, payload_field
 from trio_agentmail._network import default_backend
 from trio_agentmail.events import (
     AgentArmorManualOverride,
@@ -17,7 +18,6 @@ from trio_agentmail.events import (
     CalendarEventStartingEvent,
     CaughtUp,
     Complaint,
-    Delivery,
     Disconnected,
     Domain,
     ErrorEvent,
@@ -27,17 +27,13 @@ from trio_agentmail.events import (
     MessageSecurity,
     MessageSecurityCompletedEvent,
     MessageSecurityOverride,
-    Open,
     Recipient,
     RecoveryFailed,
     Reject,
-    Send,
-    UnknownEvent,
 )
 
 from ._agentmail.mail.events import (
     ORGANIZATION,
-    RECEIVED,
     SENDER,
     SUBJECT,
     TEXT,
@@ -51,20 +47,11 @@ __all__ = ["EVENT_TYPES", "make_event"]
 
 E = TypeVar("E", bound=Event)
 
-
-def _event_types() -> Iterator[tuple[str, Any]]:
-    for cls in get_args(Event):
-        fields: dict[str, Any] = attrs.fields_dict(cls)
-        if cls is not UnknownEvent and "event_type" in fields:
-            for event_type in RECEIVED if cls is MessageReceivedEvent else (fields["event_type"].default,):
-                yield event_type, cls
-
-
-EVENT_TYPES: Mapping[str, Any] = MappingProxyType(dict(_event_types()))
-"""The class of every event_type that AgentMail documents."""
+EVENT_TYPES: Mapping[str, Any] = CLASSES
+"""The class of each event type that AgentMail documents."""
 
 NOTICES = (Disconnected, CaughtUp, RecoveryFailed)
-"""What a stream says of itself."""
+"""Events that a stream makes about itself."""
 
 
 @overload
@@ -76,28 +63,28 @@ def make_event(kind: str, *, inbox_id: str = ..., **fields: Any) -> Event: ...
 
 
 def make_event(kind: Any, *, inbox_id: str = "agent@agentmail.to", **fields: Any) -> Event:
-    """An event for `FakeAgentMail.emit`: `make_event(MessageBouncedEvent, inbox_id="agent@agentmail.to")`.
+    """Make an event for `FakeAgentMail.emit`: `make_event(MessageBouncedEvent, inbox_id="agent@agentmail.to")`.
 
     Args:
-        kind: A class of `trio_agentmail.events`, or an event_type like `"message.bounced"`.
-        inbox_id: Where it happens, if it happens in an inbox.
-        fields: What else is to be other than by default: of the event, or of its payload; for example
-            `type="Transient"` of a bounce, or the whole `bounce=Bounce(…)`.
+        kind: A class of `trio_agentmail.events`, or an event type such as `"message.bounced"`.
+        inbox_id: The inbox of the event, for events that happen in an inbox.
+        fields: Fields of the event or of its payload that replace the defaults: for example `type="Transient"` for a
+            bounce, or the whole `bounce=Bounce(…)`.
 
     Raises:
-        ValueError: An event_type that there is not.
-        TypeError: A field that there is not, or a class of which there are no events on the wire.
+        ValueError: The event type does not exist.
+        TypeError: A field does not exist, or AgentMail does not send events of this class.
     """
     event: Event
     if isinstance(kind, str):
         if kind not in EVENT_TYPES:
-            raise ValueError(f"there is no event_type {kind!r}; there are {', '.join(EVENT_TYPES)}")
+            raise ValueError(f"there is no event type {kind!r}; choose one of {', '.join(EVENT_TYPES)}")
         event = make_event(EVENT_TYPES[kind], inbox_id=inbox_id, **{"event_type": kind} | fields)
         return event
     if kind not in get_args(Event):
-        raise TypeError(f"make_event takes a class of trio_agentmail.events, or an event_type, not {kind!r}")
+        raise TypeError(f"make_event takes a class of trio_agentmail.events or an event type, not {kind!r}")
     if kind in NOTICES:
-        raise TypeError(f"a {kind.__name__} has no wire form: it is a stream that says so, and not AgentMail")
+        raise TypeError(f"a {kind.__name__} has no wire form: the client makes it, AgentMail does not send it")
     event_fields: dict[str, Any] = attrs.fields_dict(kind)
     own = {name: value for name, value in fields.items() if name in event_fields}
     rest = {name: value for name, value in fields.items() if name not in event_fields}
@@ -105,27 +92,56 @@ def make_event(kind: Any, *, inbox_id: str = "agent@agentmail.to", **fields: Any
         own.setdefault("event_id", new_id())
         if "inbox_id" in event_fields:
             own.setdefault("inbox_id", inbox_id)
-        [payload] = [field for field in event_fields.values() if field.default is attrs.NOTHING]
+        payload = payload_field(kind)
         if payload.name not in own:
-            payload_fields = attrs.fields_dict(payload.type)
-            if unknown := [name for name in rest if name not in payload_fields]:
-                raise TypeError(f"neither {kind.__name__} nor {payload.type.__name__} has a field {unknown[0]}")
-            if payload.type is Message:
-                made: Any = _message(inbox_id, own.get("event_type", "message.received"))
-            else:
-                made = payload.type(**PAYLOADS[payload.type](inbox_id, kind))
-            made = own[payload.name] = attrs.evolve(made, **rest)
+            payload_type: Any = payload.type
+            if unknown := [name for name in rest if name not in attrs.fields_dict(payload_type)]:
+                raise TypeError(f"neither {kind.__name__} nor {payload_type.__name__} has a field {unknown[0]}")
+            made = own[payload.name] = attrs.evolve(_payload(payload_type, inbox_id, kind, own), **rest)
             if "scheduled_at" in event_fields:
                 own.setdefault("scheduled_at", made.start_at if kind is CalendarEventStartingEvent else made.end_at)
             rest = {}
     elif kind is ErrorEvent:
         own = {"name": "internal_error", "message": "something went wrong"} | own
     event = kind(**own, **rest)
-    encode_event(event)  # raises for what there is not on the wire
+    encode_event(event)  # raises TypeError if the event has no wire form
     return event
 
 
-def _message(inbox_id: str, event_type: str) -> Message:
+def _payload(cls: Any, inbox_id: str, kind: Any, event_fields: Mapping[str, Any]) -> Any:
+    if cls is Message:
+        is_received = kind is MessageReceivedEvent
+        return _message(inbox_id, event_fields.get("event_type", "message.received") if is_received else None)
+    fields = _common_fields(cls, inbox_id)
+    if cls in SAMPLES:
+        fields |= SAMPLES[cls](kind)
+    return cls(**fields)
+
+
+def _common_fields(cls: Any, inbox_id: str) -> dict[str, Any]:
+    """Return values for the fields that payloads have in common, so that a new payload needs no entry in `SAMPLES`."""
+    now = _now()
+    common = {
+        "organization_id": ORGANIZATION,
+        "inbox_id": inbox_id,
+        "thread_id": new_id(),
+        "message_id": f"<{new_id()}@mail.example>",
+        "timestamp": now,
+        "recipients": TO,
+        "created_at": now,
+        "updated_at": now,
+    }
+    own_id = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", cls.__name__).lower() + "_id"  # the draft_id of a Draft
+    fields = {}
+    for field in attrs.fields(cls):
+        if field.name in common:
+            fields[field.name] = common[field.name]
+        elif field.name == own_id or field.default is attrs.NOTHING:
+            fields[field.name] = new_id()
+    return fields
+
+
+def _message(inbox_id: str, event_type: str | None) -> Message:
     event = received_event(
         inbox_id=inbox_id,
         from_=SENDER,
@@ -133,7 +149,7 @@ def _message(inbox_id: str, event_type: str) -> Message:
         subject=SUBJECT,
         text=TEXT,
         html=None,
-        event_type=event_type,
+        event_type=event_type or "message.received",
         message_id=None,
         thread_id=None,
         event_id=None,
@@ -144,32 +160,19 @@ def _message(inbox_id: str, event_type: str) -> Message:
 
 
 def _now() -> datetime:
-    """By the clock of the fake that is installed, if one is."""
+    """Return the time by the clock of the installed fake, if one is installed."""
     return to_milliseconds(datetime.fromtimestamp(default_backend().now(), UTC))
 
 
-def _of_sent_mail(inbox_id: str, _: object) -> dict[str, Any]:
-    return {
-        "inbox_id": inbox_id,
-        "thread_id": new_id(),
-        "message_id": f"<{new_id()}@mail.example>",
-        "timestamp": _now(),
-    }
-
-
-def _with(**more: Any) -> Callable[[str, object], dict[str, Any]]:
-    return lambda inbox_id, kind: _of_sent_mail(inbox_id, kind) | more
-
-
-def _security(inbox_id: str, kind: object) -> dict[str, Any]:
+def _security(kind: object) -> dict[str, Any]:
     verdict = "clear" if kind is MessageSecurityCompletedEvent else "review"
     armor = AgentArmorResult(
         status="complete", verdict=verdict, reason="made for a test", model="fake", completed_at=_now()
     )
-    return _of_mail_in_review(inbox_id) | {"agent_armor": armor}
+    return {"agent_armor": armor}
 
 
-def _override(inbox_id: str, _: object) -> dict[str, Any]:
+def _override(_: object) -> dict[str, Any]:
     override = AgentArmorManualOverride(
         override_id=new_id(),
         actor=AgentArmorReleaseActor(kind="console"),
@@ -177,31 +180,22 @@ def _override(inbox_id: str, _: object) -> dict[str, Any]:
         original_verdict="review",
         released_at=_now(),
     )
-    return _of_mail_in_review(inbox_id) | {"manual_override": override}
+    return {"manual_override": override}
 
 
-def _of_mail_in_review(inbox_id: str) -> dict[str, Any]:
-    return {"organization_id": ORGANIZATION, "inbox_id": inbox_id, "message_id": f"<{new_id()}@mail.example>"}
-
-
-def _domain(_: str, __: object) -> dict[str, Any]:
-    now = _now()
+def _domain(_: object) -> dict[str, Any]:
     return {
-        "domain_id": new_id(),
         "domain": "agent.example.com",
         "status": "VERIFIED",
         "feedback_enabled": True,
         "inbound_enabled": True,
         "subdomains_enabled": False,
         "tracking_enabled": False,
-        "created_at": now,
-        "updated_at": now,
     }
 
 
-def _calendar_event(_: str, __: object) -> dict[str, Any]:
-    now = _now()
-    start = now.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
+def _calendar_event(_: object) -> dict[str, Any]:
+    start = _now().replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
     end = start + timedelta(minutes=30)
     return {
         "event_id": new_id(),
@@ -220,22 +214,22 @@ def _calendar_event(_: str, __: object) -> dict[str, Any]:
         "uid": f"{new_id()}@calendar.example",
         "sequence": 0,
         "source": "api",
-        "created_at": now,
-        "updated_at": now,
     }
+
+
+def _with(**fields: Any) -> Callable[[object], dict[str, Any]]:
+    return lambda _: fields
 
 
 TO = ("jane@example.com",)
 
-PAYLOADS: dict[Any, Callable[[str, object], dict[str, Any]]] = {
-    Send: _with(recipients=TO),
-    Delivery: _with(recipients=TO),
+SAMPLES: dict[Any, Callable[[object], dict[str, Any]]] = {
     Bounce: _with(type="Permanent", sub_type="General", recipients=(Recipient(address=TO[0], status="5.1.1"),)),
-    Complaint: _with(type="abuse", sub_type="", recipients=TO),
+    Complaint: _with(type="abuse", sub_type=""),
     Reject: _with(reason="virus"),
-    Open: _of_sent_mail,
     MessageSecurity: _security,
     MessageSecurityOverride: _override,
     Domain: _domain,
     CalendarEvent: _calendar_event,
 }
+"""More fields that make a payload look real. Each entry takes the class of the event."""

@@ -4,11 +4,14 @@ import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import attrs
+
+from trio_agentmail._event_types import CLASSES as KNOWN_TYPES
+from trio_agentmail._event_types import payload_field
 from trio_agentmail.events import Event, Recipient
 from trio_agentmail.testing._agentmail.mail.events import RECEIVED, recipients_of
 from trio_agentmail.testing._agentmail.refusals import Refusal
 from trio_agentmail.testing._agentmail.rest.outgoing import read_files
-from trio_agentmail.testing._make_event import EVENT_TYPES as KNOWN_TYPES
 from trio_agentmail.testing._make_event import make_event
 
 from .base import EmulatorBase
@@ -17,22 +20,35 @@ from .faults import BadOrder
 __all__ = ["EVENT_TYPES", "FIELDS", "trigger"]
 
 OF_A_NEW_ONE = ("from", "to", "subject", "text", "html", "message_id", "thread_id", "attachments", "eml")
-OF_A_MAIL = ("message_id", "thread_id")
 
-FIELDS: Mapping[str, tuple[str, ...]] = {
+OWN_FIELDS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(RECEIVED, OF_A_NEW_ONE),
     "message.sent": ("to", "subject", "text", "html", "message_id", "thread_id", "attachments"),
-    "message.delivered": ("to", *OF_A_MAIL),
-    "message.bounced": ("to", *OF_A_MAIL),
-    "message.complained": ("to", *OF_A_MAIL),
-    "message.rejected": ("reason", *OF_A_MAIL),
-    "message.opened": OF_A_MAIL,
-    "message.security.completed": ("message_id",),
     "message.security.review": OF_A_NEW_ONE,
-    "message.security.override": ("message_id",),
     "domain.verified": ("domain",),
-    **{event_type: ("title",) for event_type in KNOWN_TYPES if event_type.startswith("calendar.")},
 }
+
+OF_A_PAYLOAD = {
+    "to": "recipients",
+    "reason": "reason",
+    "title": "title",
+    "message_id": "message_id",
+    "thread_id": "thread_id",
+}
+"""What may be told where the payload has the field."""
+
+
+def _payload_fields(event_type: str) -> Mapping[str, Any]:
+    payload: Any = payload_field(KNOWN_TYPES[event_type]).type
+    return attrs.fields_dict(payload)
+
+
+def _fields_of(event_type: str) -> tuple[str, ...]:
+    has = _payload_fields(event_type)
+    return OWN_FIELDS.get(event_type) or tuple(name for name, field in OF_A_PAYLOAD.items() if field in has)
+
+
+FIELDS: Mapping[str, tuple[str, ...]] = {event_type: _fields_of(event_type) for event_type in KNOWN_TYPES}
 """What each event type may be told besides the inbox. `eml` is a whole mail, as RFC 5322 has it, in Base64: it comes to
 the inboxes that it is addressed to, unless one is given, and there is nothing else to tell. `attachments` is what the
 REST API takes by that name."""
@@ -67,7 +83,7 @@ async def trigger(emulator: EmulatorBase, fields: Mapping[str, Any]) -> dict[str
         raise BadOrder(400, f"event_type is one of {', '.join(EVENT_TYPES)}")
     for name, value in given.items():
         _check(event_type, name, value)
-    if not given.get("inbox_id") and event_type != "domain.verified" and "eml" not in given:
+    if not given.get("inbox_id") and _is_in_an_inbox(event_type) and "eml" not in given:
         raise BadOrder(400, f"{event_type} needs an inbox_id")
     try:
         with emulator.counting() as receivers:
@@ -79,6 +95,10 @@ async def trigger(emulator: EmulatorBase, fields: Mapping[str, Any]) -> dict[str
     except Refusal as exc:
         raise BadOrder(exc.status, exc.answer["message"]) from None
     return {"event_type": event_type, **come, "receivers": len(receivers)}
+
+
+def _is_in_an_inbox(event_type: str) -> bool:
+    return "inbox_id" in attrs.fields_dict(KNOWN_TYPES[event_type]) or "inbox_id" in _payload_fields(event_type)
 
 
 def _check(event_type: str, name: str, value: Any) -> None:
@@ -154,7 +174,5 @@ def _addresses(to: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _message_id(event: Event) -> dict[str, str]:
-    for name in ("delivery", "bounce", "complaint", "reject", "open", "message"):
-        if (part := getattr(event, name, None)) is not None:
-            return {"message_id": part.message_id}
-    return {}
+    payload = getattr(event, payload_field(type(event)).name)
+    return {"message_id": payload.message_id} if hasattr(payload, "message_id") else {}

@@ -7,6 +7,7 @@ from typing import TypedDict
 
 import attrs
 
+from trio_agentmail._event_types import RECEIVED_TYPES
 from trio_agentmail.events import (
     AgentArmorManualOverride,
     AgentArmorReleaseActor,
@@ -57,10 +58,8 @@ SENDER, SUBJECT, TEXT = "Jane <jane@example.com>", "Hello", "Hello!"
 """Of a mail of which nothing else is said."""
 
 RECEIVED = {
-    "message.received": "unread",
-    "message.received.spam": "spam",
-    "message.received.blocked": "blocked",
-    "message.received.unauthenticated": "unauthenticated",
+    event_type: "unread" if event_type == "message.received" else event_type.removeprefix("message.received.")
+    for event_type in RECEIVED_TYPES
 }
 """The event_types by which mail is announced, and what label it has besides `received`."""
 
