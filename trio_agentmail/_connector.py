@@ -14,7 +14,7 @@ from ._proxy import ProxyCredentialsError
 from ._reconnect import Attempts, retry_after
 from ._settings import Settings, Subscribe
 from ._state import StreamState
-from ._why import words_of
+from ._why import describe
 from .errors import ConnectionFailedError, ConnectionLostError
 
 __all__ = ["Connector"]
@@ -110,7 +110,7 @@ class Connector:
                     break
         if failure is None:
             failure = ConnectionLostError(f"the first attempt was still {self._step}")
-        raise ConnectionFailedError(f"not subscribed within {limit_name} ({limit} s): {words_of(failure)}") from failure
+        raise ConnectionFailedError(f"not subscribed within {limit_name} ({limit} s): {describe(failure)}") from failure
 
     async def attempt(self, subscribe: Subscribe, attempts: Attempts) -> Connection | Exception:
         """Make one attempt, and return the confirmed connection or the failure."""

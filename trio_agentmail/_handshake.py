@@ -12,7 +12,7 @@ import trio.abc
 from wsproto.utilities import generate_accept_token
 
 from ._proxy import Proxy, ProxyCredentialsError, authority
-from ._why import words_of
+from ._why import describe
 from .errors import AgentMailError, ConnectionLostError, refusal
 
 __all__ = ["ask_for_tunnel", "refused_by_proxy", "shake_hands"]
@@ -52,7 +52,7 @@ async def _failure_of_tunnel(stream: trio.abc.Stream, proxy: Proxy, target: str)
             try:
                 data = await stream.receive_some(MAX_BYTES)
             except trio.BrokenResourceError as exc:
-                return ConnectionError(f"{proxy} broke off before it answered: {words_of(exc)}")
+                return ConnectionError(f"{proxy} broke off before it answered: {describe(exc)}")
             if not data:
                 return ConnectionError(f"{proxy} hung up before it answered")
             connection.receive_data(bytes(data))
@@ -132,7 +132,7 @@ async def shake_hands(
             try:
                 data = await stream.receive_some(MAX_BYTES)
             except trio.BrokenResourceError as exc:
-                raise ConnectionLostError(f"{server} broke off the handshake: {words_of(exc)}") from exc
+                raise ConnectionLostError(f"{server} broke off the handshake: {describe(exc)}") from exc
             if not data:
                 raise ConnectionLostError(f"{server} hung up during the handshake")
             http.receive_data(bytes(data))

@@ -16,7 +16,7 @@ from ._handshake import ask_for_tunnel
 from ._proxy import DEFAULT_PORTS, Proxies, Proxy
 from ._watched_stream import WatchedStream
 from ._websocket import ClientWebSocket, client_websocket, close_at_once
-from ._why import PROXY_HINT, connecting_failed, tls_failed, waiting_for
+from ._why import PROXY_HINT, connect_error, tls_error, waiting_for
 
 if TYPE_CHECKING:
     import httpx2  # imported on first use: it takes as long as the rest of this package
@@ -119,7 +119,7 @@ async def connect(host: str, port: int, where: str, hint: str = "") -> trio.Sock
         with waiting_for(f"connecting to {where}"):
             return await trio.open_tcp_stream(host, port)
     except OSError as exc:
-        raise connecting_failed(exc, host, where, hint) from exc
+        raise connect_error(exc, host, where, hint) from exc
 
 
 async def open_tunnel(stream: trio.abc.Stream, proxy: Proxy, host: str, port: int) -> None:
@@ -155,7 +155,7 @@ async def start_tls(transport: trio.abc.Stream, context: ssl.SSLContext, host: s
     except BaseException:
         await close_at_once(transport)
         raise
-    error = tls_failed(failure, where)
+    error = tls_error(failure, where)
     raise error from (None if error is failure.__cause__ else failure)
 
 

@@ -12,7 +12,7 @@ import trio
 
 from ._handshake import refused_by_proxy
 from ._proxy import DEFAULT_PORTS, Proxy, authority
-from ._why import PROXY_HINT, connecting_failed, story, tls_failed, words_of
+from ._why import PROXY_HINT, causes_of, connect_error, describe, tls_error
 
 __all__ = ["NetworkTransport", "SteadyTransport"]
 
@@ -49,14 +49,14 @@ class NetworkTransport(httpx2.AsyncHTTPTransport):
                 return str(refused_by_proxy(self._proxy, int(status), authority(host, port)))
             server = f"{server} through {self._proxy}"
         if not isinstance(failure, httpx2.ConnectError):
-            return words_of(failure)
-        causes = list(story(failure))
+            return describe(failure)
+        causes = list(causes_of(failure))
         if any(isinstance(cause, trio.BrokenResourceError) for cause in causes):
-            return str(tls_failed(failure, server))
+            return str(tls_error(failure, server))
         refused = next(cause for cause in causes if isinstance(cause, OSError))
         if self._proxy is not None:
-            return str(connecting_failed(refused, self._proxy.host, str(self._proxy)))
-        return str(connecting_failed(refused, host, server, PROXY_HINT))
+            return str(connect_error(refused, self._proxy.host, str(self._proxy)))
+        return str(connect_error(refused, host, server, PROXY_HINT))
 
 
 def _to_httpx2(proxy: Proxy, ssl_context: ssl.SSLContext) -> httpx2.Proxy:

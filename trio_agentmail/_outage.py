@@ -5,7 +5,7 @@ import math
 
 import trio
 
-from ._why import words_of
+from ._why import describe
 from .errors import printable
 
 __all__ = ["OutageTracker"]
@@ -39,7 +39,7 @@ class OutageTracker:
 
     def note(self, failure: Exception) -> None:
         """Note a failure during which the subscription stays in force."""
-        self.last_error = printable(f"{type(failure).__name__}: {words_of(failure)}", 500)
+        self.last_error = printable(f"{type(failure).__name__}: {describe(failure)}", 500)
         self.last_error_at = trio.current_time()
 
     def begin(self, failure: Exception) -> None:

@@ -1,4 +1,4 @@
-"""Why a connection could not be made, in words: what Trio and TLS raise has the reason somewhere below, or nowhere."""
+"""Explains why a connection could not be made. Trio and TLS put the reason into an exception's cause, or nowhere."""
 
 import os
 import socket
@@ -12,57 +12,60 @@ __all__ = [
     "CANCELLED",
     "PROXY_HINT",
     "awaited",
-    "connecting_failed",
-    "story",
-    "tls_failed",
+    "causes_of",
+    "connect_error",
+    "describe",
+    "tls_error",
     "waiting_for",
-    "words_of",
 ]
 
-PROXY_HINT = "; where only a proxy knows it, set $HTTPS_PROXY or pass proxy=…"
+PROXY_HINT = "; if only a proxy can resolve it, set $HTTPS_PROXY or pass proxy=…"
 
 CANCELLED = (trio.Cancelled, BaseExceptionGroup)
-"""What comes out of a block that is cancelled: groups as well, since Trio opens a TCP connection in a nursery."""
+"""What a cancelled block raises. Groups occur as well, since Trio opens TCP connections in a nursery."""
 
 NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"})
-"""What OpenSSL says of bytes that are no TLS at all."""
+"""OpenSSL's reasons when the bytes received are not TLS at all."""
 
 
-def story(failure: BaseException) -> Iterator[BaseException]:
-    """An exception, and those that it was raised from or during, the latest first."""
-    told: BaseException | None = failure
-    while told is not None:
-        yield told
-        told = told.__cause__ or told.__context__
+def causes_of(failure: BaseException) -> Iterator[BaseException]:
+    """Yield an exception and the exceptions that it was raised from or during, the latest first."""
+    current: BaseException | None = failure
+    while current is not None:
+        yield current
+        current = current.__cause__ or current.__context__
 
 
-def words_of(failure: BaseException) -> str:
-    """What an exception says; if nothing, what the one says that it was raised from; if nothing either, its name."""
-    return next(filter(None, map(str, story(failure))), type(failure).__name__)
+def describe(failure: BaseException) -> str:
+    """Return the first message that is not empty among an exception and its causes, or else the name of its class."""
+    return next(filter(None, map(str, causes_of(failure))), type(failure).__name__)
 
 
-def connecting_failed(failure: OSError, host: str, where: str, hint: str = "") -> OSError:
-    """The error to raise when TCP has failed: of the same class, where there is one.
+def connect_error(failure: OSError, host: str, where: str, hint: str = "") -> OSError:
+    """Return the error to raise after a failed TCP connection.
+
+    All attempts, one for each address of the host, are named. If they failed with errors of one class, the returned
+    error has that class.
 
     Args:
-        failure: What `trio.open_tcp_stream` raised.
-        where: Host and port in words.
-        hint: What may help if the name cannot be resolved; `""` for a proxy's own name.
+        failure: The exception from `trio.open_tcp_stream`.
+        where: The host and port in words.
+        hint: Appended if the name cannot be resolved; `""` for the name of a proxy.
     """
     if isinstance(failure, socket.gaierror):
         attempts: list[Exception] = [failure]
-        of = "" if hint else f", for {where}"  # the proxy
-        text = f"cannot resolve {host}{of}: {failure.strerror or words_of(failure)}{hint}"
+        of = "" if hint else f", for {where}"  # where names the proxy
+        text = f"cannot resolve {host}{of}: {failure.strerror or describe(failure)}{hint}"
     else:
-        group = failure.__cause__  # of one attempt for each address
+        group = failure.__cause__  # has one exception for each address
         attempts = list(group.exceptions) if isinstance(group, ExceptionGroup) else [failure]
         text = f"{', '.join(dict.fromkeys(map(_reason, attempts)))}: {where}"
     kinds = {type(attempt) for attempt in attempts}
     error = kinds.pop() if len(kinds) == 1 else OSError
-    told = error(text)
-    assert isinstance(told, OSError)
-    told.errno = getattr(attempts[0], "errno", None)
-    return told
+    described = error(text)
+    assert isinstance(described, OSError)
+    described.errno = getattr(attempts[0], "errno", None)
+    return described
 
 
 def _reason(attempt: BaseException) -> str:
@@ -70,37 +73,37 @@ def _reason(attempt: BaseException) -> str:
         return "connection refused"
     number = getattr(attempt, "errno", None)
     if number is None:
-        return words_of(attempt)
+        return describe(attempt)
     text = os.strerror(number)
     return text[:1].lower() + text[1:]
 
 
-def tls_failed(failure: BaseException, where: str) -> ssl.SSLError:
-    """The error to raise when TLS has failed: about a certificate, it is OpenSSL's own.
+def tls_error(failure: BaseException, where: str) -> ssl.SSLError:
+    """Return the error to raise after a failed TLS handshake. A certificate error stays OpenSSL's own exception.
 
     Args:
-        failure: What was raised: what TLS said stands behind it.
-        where: Host and port in words.
+        failure: The exception that was raised. The error from OpenSSL is among its causes.
+        where: The host and port in words.
     """
-    said = next((cause for cause in story(failure) if isinstance(cause, OSError)), failure)
-    if isinstance(said, ssl.SSLCertVerificationError):
-        said.strerror = f"the certificate of {where} cannot be verified: {said.verify_message.rstrip('.')}"
-        return said
-    if isinstance(said, ssl.SSLEOFError):
-        text = "the server hung up"
-    elif isinstance(said, ssl.SSLError) and said.reason in NO_TLS:
-        text = f"what answers there does not speak TLS ({words_of(said)})"
+    cause = next((cause for cause in causes_of(failure) if isinstance(cause, OSError)), failure)
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        cause.strerror = f"the certificate of {where} cannot be verified: {cause.verify_message.rstrip('.')}"
+        return cause
+    if isinstance(cause, ssl.SSLEOFError):
+        text = "the server closed the connection"
+    elif isinstance(cause, ssl.SSLError) and cause.reason in NO_TLS:
+        text = f"the server there does not speak TLS ({describe(cause)})"
     else:
-        text = words_of(said) if isinstance(said, ssl.SSLError) else _reason(said)
+        text = describe(cause) if isinstance(cause, ssl.SSLError) else _reason(cause)
     return ssl.SSLError(1, f"no TLS with {where}: {text}")
 
 
 @contextmanager
 def waiting_for(what: str) -> Iterator[None]:
-    """Say what the block waits for to whoever cancels it: it is in the notes of what comes out, where `awaited` looks.
+    """Record what the block waits for. If it is cancelled, `awaited` finds that in the notes of the exception.
 
     Args:
-        what: In words, for example "connecting to example.com".
+        what: A description, for example "connecting to example.com".
     """
     try:
         yield
@@ -110,5 +113,5 @@ def waiting_for(what: str) -> Iterator[None]:
 
 
 def awaited(cancelled: BaseException) -> str | None:
-    """What was waited for when it was cancelled."""
+    """Return what the cancelled block was waiting for, if it was recorded."""
     return next(iter(getattr(cancelled, "__notes__", [])), None)

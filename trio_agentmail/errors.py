@@ -1,7 +1,8 @@
-"""What goes wrong between us and AgentMail; all of it derives from `AgentMailError`.
+"""The exceptions of this package. All of them derive from `AgentMailError`.
 
-The rest has its own names already: bad arguments are `TypeError` and `ValueError`, a server certificate that cannot be
-verified is `ssl.SSLCertVerificationError`, and a session that has ended is `trio.ClosedResourceError`.
+Other failures raise standard exceptions: invalid arguments raise `TypeError` or `ValueError`, a server certificate that
+cannot be verified raises `ssl.SSLCertVerificationError`, and using a session that has ended raises
+`trio.ClosedResourceError`.
 """
 
 from collections.abc import Mapping
@@ -26,16 +27,16 @@ __all__ = [
 
 
 class AgentMailError(Exception):
-    """The base of all errors of this package."""
+    """The base class of all exceptions of this package."""
 
 
 class ApiError(AgentMailError):
-    """AgentMail answered a request (the WebSocket handshake included) with an HTTP error.
+    """AgentMail answered a request, or the WebSocket handshake, with an HTTP error.
 
     Attributes:
         status_code: The HTTP status.
-        headers: The answer's headers; the names in lower case, of repeated ones the last.
-        body: The answer's body as text, cut at 64 KiB; `""` when there was none.
+        headers: The response headers, with lower-case names. The last value of a repeated header.
+        body: The response body as text, cut at 64 KiB; `""` if there was none.
     """
 
     def __init__(self, status_code: int, headers: Mapping[str, str], body: str) -> None:
@@ -53,29 +54,29 @@ class ApiError(AgentMailError):
 
 
 class AuthenticationError(ApiError):
-    """401: AgentMail does not know the API key. Check `$AGENTMAIL_API_KEY`, or what `api_key` is given."""
+    """HTTP 401: AgentMail does not accept the API key. Check `$AGENTMAIL_API_KEY` or the `api_key` argument."""
 
 
 class PermissionDeniedError(ApiError):
-    """403: AgentMail knows the API key, and does not let it do this."""
+    """HTTP 403: AgentMail accepts the API key, but the key lacks the permission for this request."""
 
 
 MAX_BODY = 2**16
-"""Bytes, and so characters, of a refusal's body that are kept."""
+"""Maximum length of the body that an `ApiError` keeps, in characters. Whoever reads it reads as many bytes at most."""
 
 
 def refusal(status_code: int, headers: Mapping[str, str], body: str) -> ApiError:
-    """The error that an HTTP status means."""
+    """Return the exception for an HTTP error status."""
     error = {401: AuthenticationError, 403: PermissionDeniedError}.get(status_code, ApiError)
     return error(status_code, headers, body[:MAX_BODY])
 
 
 class SubscriptionRejectedError(AgentMailError):
-    """AgentMail refused the subscription: by an `error` frame, or by closing before it was confirmed.
+    """AgentMail refused the subscription with an `error` frame, or closed the connection without confirming it.
 
     Attributes:
-        name: The `name` of the `error` frame, or `"close 4401"` for a close code.
-        message: The `message` of the frame, or the reason given with the close code.
+        name: The `name` of the `error` frame, or the close code as in `"close 4401"`.
+        message: The `message` of the frame, or the reason that came with the close code.
     """
 
     def __init__(self, name: str, message: str) -> None:
@@ -84,19 +85,19 @@ class SubscriptionRejectedError(AgentMailError):
         self.message = message
 
     def __str__(self) -> str:
-        told = ": ".join(filter(None, (printable(self.name, 100), printable(self.message, 500))))
-        return f"the subscription was refused: {told or 'AgentMail gave no reason'}"
+        reason = ": ".join(filter(None, (printable(self.name, 100), printable(self.message, 500))))
+        return f"the subscription was refused: {reason or 'AgentMail gave no reason'}"
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(name={printable(self.name, 100)!r})"
 
 
 class ConnectionLostError(AgentMailError):
-    """One connection ended. The stream makes another: it is seen only as the cause of a `ConnectionFailedError`.
+    """A connection was lost. The stream reconnects, so this appears only as the cause of a `ConnectionFailedError`.
 
     Attributes:
         reason: What happened, in words.
-        code: The WebSocket close code, 1006 where the connection ended without a close frame.
+        code: The WebSocket close code; 1006 if the connection ended without a close frame.
     """
 
     def __init__(self, reason: str, code: int = 1006) -> None:
@@ -105,42 +106,46 @@ class ConnectionLostError(AgentMailError):
         self.code = code
 
     def __str__(self) -> str:
-        # 1006 means that there was no close frame, and so says nothing.
+        # 1006 only says that there was no close frame.
         return printable(self.reason, 500) + ("" if self.code == 1006 else f" (close code {self.code})")
 
 
 class RequestFailedError(AgentMailError):
-    """A request to the REST API got no answer that makes sense. It is seen only in what `RecoveryFailed` says."""
+    """A request to the REST API got no usable answer. This appears only in the reason of a `RecoveryFailed`."""
 
 
 class AnswerTooLargeError(RequestFailedError):
-    """The answer to a request is larger than it may be. It would be so again, so it is not asked for again."""
+    """The answer to a request exceeds the size limit. It would again, so the request is not retried."""
 
 
 class RequestTooLargeError(RequestFailedError):
-    """The request is larger than it may be, as with a Message-ID of 64 KiB in its URL. It is not made."""
+    """The request exceeds the size limit, for example with a Message-ID of 64 KiB in its URL. It is not sent."""
 
 
 class ConnectionFailedError(AgentMailError):
-    """Transient trouble outlasted `enter_timeout` or `give_up_after`. `__cause__` is the last failure."""
+    """A transient failure lasted longer than `enter_timeout` or `give_up_after`. `__cause__` is the last failure."""
 
 
 class JournalError(AgentMailError):
-    """The journal cannot be read or written: a full disk, a damaged file, a newer schema. The text says which.
+    """The journal cannot be read or written: a full disk, a damaged file, a newer schema. The message says which.
 
-    On entering it raises; later it ends the stream, since what is not on disk must not be handed out.
+    It is raised on entering. Later it ends the stream, because an event that is not on disk must not be delivered.
     """
 
 
 class JournalInUseError(JournalError):
-    """Another process, or another stream of this one, has the journal open. One consumer at a time."""
+    """The journal is open in another process or another stream. A journal has one consumer at a time."""
 
 
 class JournalMismatchError(JournalError):
-    """The journal belongs to another environment or subscription, or an event to another journal."""
+    """The journal belongs to another environment or subscription, or the event belongs to another journal."""
 
 
 def printable(text: str, limit: int) -> str:
-    """Text that somebody else chose, safe to show on a terminal: no control characters, one line, cut."""
+    """Make text from elsewhere safe to show on a terminal: one line without control characters.
+
+    Args:
+        limit: Maximum length in characters. Longer text is cut and ends with an ellipsis.
+    """
     shown = "".join(c if c.isprintable() else " " for c in text[: limit + 1])
     return " ".join(shown.split()) if len(text) <= limit else " ".join(shown[:limit].split()) + "…"

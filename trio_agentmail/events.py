@@ -47,9 +47,6 @@ Event: TypeAlias = (
     | _calendar.AnyCalendarEvent
 )
 
-Notice: TypeAlias = Subscribed | Disconnected | CaughtUp | RecoveryFailed | ErrorEvent
-"""A notice tells of the stream, and not of something that happened at AgentMail. A journal does not write it down."""
-
 EventType: TypeAlias = Literal[
     _mail.MailEventType,
     _security.SecurityEventType,

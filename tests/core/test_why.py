@@ -28,7 +28,7 @@ from tests.helpers.servers import (
 from trio_agentmail import AgentMailEnvironment, ConnectionFailedError, ReconnectPolicy, open_agentmail_session
 from trio_agentmail._backend import WebSocket
 from trio_agentmail._network import NetworkBackend
-from trio_agentmail._why import connecting_failed, tls_failed, words_of
+from trio_agentmail._why import connect_error, describe, tls_error
 
 HOST = "ws.agentmail.example"
 
@@ -84,7 +84,7 @@ async def test_a_name_that_cannot_be_resolved_says_so_and_that_there_may_be_a_pr
     assert isinstance(failure, socket.gaierror)
     assert failure.errno in (socket.EAI_NONAME, socket.EAI_AGAIN)
     assert str(failure).startswith("cannot resolve ws.invalid: ")
-    assert str(failure).endswith("; where only a proxy knows it, set $HTTPS_PROXY or pass proxy=…")
+    assert str(failure).endswith("; if only a proxy can resolve it, set $HTTPS_PROXY or pass proxy=…")
 
 
 async def test_a_server_that_hangs_up_in_the_handshake_is_named() -> None:
@@ -154,7 +154,7 @@ async def test_requests_say_why_as_well() -> None:
     assert "proxy=" in str(failure)
     async with serve(handle) as server:
         failure = await ask(f"https://127.0.0.1:{server.port}/v0")
-    assert str(failure).startswith(f"no TLS with 127.0.0.1 port {server.port}: what answers there does not speak TLS")
+    assert str(failure).startswith(f"no TLS with 127.0.0.1 port {server.port}: the server there does not speak TLS")
     async with serve(hang_up) as server:
         assert str(await ask(f"http://127.0.0.1:{server.port}/v0"))
 
@@ -177,7 +177,7 @@ async def test_the_reason_is_never_empty(autojump_clock: MockClock, caplog: pyte
     failure = await failure_to_enter(AgentMailEnvironment.PROD, backend=Speechless())
     assert str(failure).endswith(": what TLS said")
     assert [line for line in caplog.text.splitlines() if line.rstrip().endswith(":")] == []
-    assert words_of(trio.BrokenResourceError()) == "BrokenResourceError"
+    assert describe(trio.BrokenResourceError()) == "BrokenResourceError"
 
 
 # Below
@@ -218,7 +218,7 @@ TIMED_OUT = OSError(errno.ETIMEDOUT, "Error connecting to ('10.0.0.1', 1)")
 def test_every_way_in_which_tcp_fails_has_words_and_keeps_its_class(
     failure: OSError, error: type[OSError], text: str
 ) -> None:
-    told = connecting_failed(failure, HOST, f"{HOST} port 443", "; try this")
+    told = connect_error(failure, HOST, f"{HOST} port 443", "; try this")
     assert type(told) is error
     assert str(told) == text
     first = failure.__cause__.exceptions[0] if isinstance(failure.__cause__, ExceptionGroup) else failure
@@ -228,8 +228,8 @@ def test_every_way_in_which_tcp_fails_has_words_and_keeps_its_class(
 
 def test_words_are_those_of_the_operating_system() -> None:
     number = errno.EHOSTUNREACH
-    assert str(connecting_failed(OSError(number, "x"), HOST, HOST)).lower() == f"{os.strerror(number)}: {HOST}".lower()
+    assert str(connect_error(OSError(number, "x"), HOST, HOST)).lower() == f"{os.strerror(number)}: {HOST}".lower()
 
 
 def test_tls_that_ends_without_a_word_has_words() -> None:
-    assert str(tls_failed(trio.BrokenResourceError(), HOST)) == f"no TLS with {HOST}: BrokenResourceError"
+    assert str(tls_error(trio.BrokenResourceError(), HOST)) == f"no TLS with {HOST}: BrokenResourceError"

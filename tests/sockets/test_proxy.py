@@ -457,7 +457,7 @@ async def test_a_proxy_that_does_not_speak_tls_is_named(certificates: Certificat
         url = f"https://127.0.0.1:{proxy.port}"
         failure = await failure_of_one_attempt(PLAIN, proxy=url, ssl_context=certificates.client)
     assert isinstance(failure, ssl.SSLError)
-    assert f"no TLS with the proxy 127.0.0.1:{proxy.port}: what answers there does not speak TLS" in str(failure)
+    assert f"no TLS with the proxy 127.0.0.1:{proxy.port}: the server there does not speak TLS" in str(failure)
 
 
 async def test_a_proxy_whose_tls_hangs_is_named(certificates: Certificates) -> None:
@@ -555,7 +555,7 @@ async def test_the_key_is_not_shown_to_a_proxy_that_is_not_agentmail(certificate
         failure = await failure_of_one_attempt(ENCRYPTED, proxy=proxy.url(), ssl_context=certificates.client)
     assert heard
     assert KEY.encode() not in heard
-    assert str(failure) == f"no TLS with {WS} port 443 through the proxy {proxy.name}: the server hung up"
+    assert str(failure) == f"no TLS with {WS} port 443 through the proxy {proxy.name}: the server closed the connection"
 
 
 async def test_a_server_that_hangs_up_in_the_handshake_is_reported_with_the_proxy() -> None:

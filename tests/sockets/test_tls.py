@@ -205,7 +205,7 @@ async def test_a_server_without_tls_is_trouble_that_may_pass_and_does_not_get_th
                 pytest.fail("entered")
     assert isinstance(caught.value.__cause__, ssl.SSLError)
     assert str(caught.value.__cause__).startswith(
-        f"no TLS with 127.0.0.1 port {server.port}: what answers there does not speak TLS ([SSL: WRONG_VERSION_NUMBER]"
+        f"no TLS with 127.0.0.1 port {server.port}: the server there does not speak TLS ([SSL: WRONG_VERSION_NUMBER]"
     )
     assert server.connections > 1
     assert KEY.encode() not in received
@@ -240,7 +240,8 @@ async def test_a_tls_handshake_that_does_not_succeed_is_tried_again(
 
 
 @pytest.mark.parametrize(
-    ("misbehave", "text"), [(Peer.hang_up, "the server hung up"), (Peer.reset, "connection reset by peer")]
+    ("misbehave", "text"),
+    [(Peer.hang_up, "the server closed the connection"), (Peer.reset, "connection reset by peer")],
 )
 async def test_a_tls_handshake_that_never_succeeds_says_why(
     authority: Authority, misbehave: Callable[[Peer], None], text: str
