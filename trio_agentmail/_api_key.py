@@ -1,4 +1,4 @@
-"""The API key: asked for when it is needed, and shown to nobody."""
+"""Gets the API key when it is needed, and keeps it out of logs, reprs and exceptions."""
 
 import inspect
 import os
@@ -11,11 +11,11 @@ from .errors import AgentMailError
 __all__ = ["ApiKey"]
 
 REMEMBERED = 16
-"""How many keys are taken out of what a server says, when they change."""
+"""Number of recent keys that are removed from text of the server, if the key changes."""
 
 
 class Secret(str):
-    """Text without a repr: error reporters show the repr of each local variable of a traceback's frames."""
+    """Text whose repr is hidden, because error reporters show the repr of every local variable in a traceback."""
 
     __slots__ = ()
 
@@ -24,10 +24,12 @@ class Secret(str):
 
 
 class ApiKey:
-    """Where the key comes from. Making one never fails, so that the caller can drop its own reference to the key.
+    """The source of the API key.
+
+    The constructor never fails, so that the caller can drop its own reference to the key before `check`.
 
     Args:
-        source: The key, or a callable that returns it and is asked for every connection, or None for
+        source: The key, a callable that returns it and is called for every connection, or `None` for
             `$AGENTMAIL_API_KEY`.
     """
 
@@ -39,14 +41,14 @@ class ApiKey:
         self._asked: deque[str] = deque(maxlen=REMEMBERED)
 
     def check(self, default: str | None = None) -> None:
-        """Find out whether there is a key, as far as that can be told without asking for it.
+        """Check the source, without calling it.
 
         Args:
-            default: The key to use when none was given and the variable is not set.
+            default: The key to use if none was given and the environment variable is not set.
 
         Raises:
-            TypeError: It is neither a string nor a callable that returns one.
-            ValueError: There is no key, or it holds characters that a header cannot carry.
+            TypeError: The source is neither a string nor a callable that returns one.
+            ValueError: There is no key, or it contains characters that a header cannot carry.
         """
         if self._source is None and default is not None:
             self._source = Secret(default)
@@ -60,11 +62,11 @@ class ApiKey:
             raise problem
 
     def ask(self) -> None:
-        """Find out the key for the next connection.
+        """Get the key for the next connection.
 
         Raises:
-            Exception: What the callable raised.
-            TypeError, ValueError: What it returned is no key.
+            Exception: The callable raised it.
+            TypeError, ValueError: The callable returned something that is not a key.
         """
         key = self._source() if callable(self._source) else self._source
         problem = _problem(key)
@@ -77,19 +79,19 @@ class ApiKey:
 
     @property
     def authorization(self) -> str:
-        """The `Authorization` header of the next connection."""
+        """The value of the `Authorization` header for the next connection."""
         return Secret(f"Bearer {self._key}")
 
     def redact(self, failure: BaseException) -> None:
-        """Take the key out of what a server said: one that repeats it to us must not get it into a log."""
+        """Remove the key from an error, because a server may repeat the key in its answer."""
         if isinstance(failure, AgentMailError):
             failure.args = tuple(map(self._without_key, failure.args))
             for name, value in vars(failure).items():
                 setattr(failure, name, self._without_key(value))
 
     def redacted(self, text: str) -> str:
-        """A text without the key, also where that stands as `repr` shows it."""
-        for key in sorted(self._asked, key=len, reverse=True):  # one may begin with another
+        """Remove the key from a text, including its escaped form as in a `repr`."""
+        for key in sorted(self._asked, key=len, reverse=True):  # a key may be the beginning of another one
             escaped = key.replace("\\", "\\\\")
             for shown in (key, escaped, escaped.replace("'", "\\'")):
                 text = text.replace(shown, "***")
@@ -104,22 +106,22 @@ class ApiKey:
 
 
 ASYNC = (
-    "api_key takes a string or a plain function, and this function is async: fetch the key in a task of your own, "
-    "and pass a function that returns what was fetched last"
+    "api_key takes a string or a synchronous function, but this function is async: fetch the key in a task of your "
+    "own, and pass a function that returns the last key that was fetched"
 )
 
 
 def _problem(key: object) -> TypeError | ValueError | None:
-    """What to raise if this is no key. It is raised elsewhere, so that no frame of the traceback holds the key."""
+    """Return the exception for an invalid key. The caller raises it, so that no frame of the traceback has the key."""
     if inspect.isawaitable(key):
         if inspect.iscoroutine(key):
-            key.close()  # or Python warns that nobody awaited it
+            key.close()  # otherwise Python warns that the coroutine was never awaited
         return TypeError(ASYNC)
     if not isinstance(key, str):
-        return TypeError(f"the API key must be a string, or a callable that returns one, not {type(key).__name__}")
+        return TypeError(f"the API key must be a string or a callable that returns one, not {type(key).__name__}")
     if not key or not key.isascii() or not key.isprintable() or " " in key:
         return ValueError(
-            "the API key is empty, or holds white space or characters that are not printable ASCII: "
-            "check for a line end or a quote that was copied with it"
+            "the API key is empty or contains white space or characters other than printable ASCII: "
+            "check for a line break or a quotation mark that was copied with it"
         )
     return None

@@ -1,4 +1,4 @@
-"""AgentMail's clock, as its answers tell it."""
+"""AgentMail's clock, derived from the `Date` of its answers."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,14 +8,14 @@ import trio
 __all__ = ["Moment", "ServerClock"]
 
 AGREE = 1.5
-"""Seconds by which two clocks may differ unnoticed: an HTTP `Date` has whole seconds."""
+"""Two clocks that differ by less than this many seconds agree, since an HTTP `Date` has whole seconds."""
 
 MOST_AHEAD = 366 * 86_400.0
-"""Seconds. A `Date` further away than this is nonsense: TLS would not work with a clock that is so wrong."""
+"""A `Date` that is further away than this many seconds is ignored. TLS would not work with a clock that wrong."""
 
 
 class Moment(NamedTuple):
-    """A moment by both of this machine's clocks, in seconds: the time of day, and Trio's clock."""
+    """A moment by both of this machine's clocks, in seconds: the time of day and Trio's clock."""
 
     wall: float
     monotonic: float
@@ -24,14 +24,14 @@ class Moment(NamedTuple):
 class ServerClock:
     """Tells the time by AgentMail's clock, in seconds since the epoch.
 
-    Whether a mail is older than the stream, or than a gap, is decided by times that AgentMail gave it. This machine's
-    time of day may be wrong and may be stepped; Trio's clock never is, but may stand still while the machine sleeps.
-    So the last answer is an anchor, and from there the time is carried on by both. Where they differ, the earlier time
-    is taken: a gap that begins too early costs a request, and one that begins too late costs mail. The next answer
-    decides.
+    AgentMail's timestamps decide whether a mail is older than the stream or than a gap, so they must be compared with
+    AgentMail's clock. This machine's time of day may be wrong, and may be stepped. Trio's clock is never stepped, but
+    may stand still while the machine sleeps. Therefore the last answer is an anchor from which both clocks count. If
+    they differ, the earlier time is used: a gap that begins too early costs a request, while one that begins too late
+    costs mail. The next answer corrects the time.
 
     Args:
-        wall: The time of day, in seconds since the epoch.
+        wall: Returns the time of day, in seconds since the epoch.
     """
 
     def __init__(self, wall: Callable[[], float]) -> None:
@@ -42,39 +42,39 @@ class ServerClock:
 
     @property
     def is_known(self) -> bool:
-        """Whether there has been an answer. Until then, the time of day is taken for AgentMail's."""
+        """Whether an answer has been received. Until then, the time of day stands in for AgentMail's."""
         return self._anchor is not None
 
     @property
     def is_certain(self) -> bool:
-        """Whether there has been an answer, and the time of day has not been stepped since."""
+        """Whether an answer has been received and the time of day has not been stepped since."""
         if self._anchor is None:
             return False
         here, (_, there) = self.moment(), self._anchor
         return abs((here.wall - there.wall) - (here.monotonic - there.monotonic)) < AGREE
 
     def moment(self) -> Moment:
-        """This moment."""
+        """Return the present moment."""
         return Moment(self._wall(), trio.current_time())
 
     def now(self) -> float:
-        """The time by AgentMail's clock."""
+        """Return the time by AgentMail's clock."""
         if self._anchor is None:
             return self._wall()
         return self.at(self.moment())
 
     def at(self, moment: Moment) -> float:
-        """What AgentMail's clock showed at a moment."""
+        """Return the time of AgentMail's clock at a moment."""
         if self._anchor is None:
             return moment.wall
         time, there = self._anchor
         return time + min(moment.wall - there.wall, moment.monotonic - there.monotonic)
 
     def answered(self, date: float | None) -> None:
-        """Take notice of an answer.
+        """Set the clock by an answer.
 
         Args:
-            date: Its `Date`, in seconds since the epoch; `None`: it has none that makes sense.
+            date: The `Date` of the answer, in seconds since the epoch. `None` if it has no valid one.
         """
         here = self.moment()
         if date is None or abs(date - here.wall) >= MOST_AHEAD:
@@ -82,8 +82,8 @@ class ServerClock:
         elif abs(date - here.wall) < AGREE:
             time = here.wall
         else:
-            # A Date has whole seconds. What was carried on from the last answer is more precise, as long as it agrees.
-            carried_on = self.at(here)
-            time = carried_on if abs(date - carried_on) < AGREE else date
+            # A Date has whole seconds. The time counted from the last answer is more precise, as long as it agrees.
+            counted = self.at(here)
+            time = counted if abs(date - counted) < AGREE else date
         self._anchor = time, here
         self.ahead = time - here.wall

@@ -1,4 +1,4 @@
-"""What takes long, and only once in a process: done while a stream is opened, so that the event loop is not held up."""
+"""Slow work that is done once in a process, while the first stream is opened, without blocking the event loop."""
 
 import ssl
 from collections.abc import Callable, Iterator
@@ -12,21 +12,21 @@ from ._network import NetworkBackend, default_ssl_context
 from ._settings import Settings
 from ._structuring import converter, hook_of
 
-__all__ = ["import_in_thread", "write_functions"]
+__all__ = ["generate_functions", "import_in_thread"]
 
 _done: set[Callable[[], None]] = set()
 
 
 async def import_in_thread(backend: Backend, settings: Settings, *, with_recovery: bool) -> None:
-    """Do in a thread what would hold up the event loop for 0.15 s: importing httpx2, and making a TLS context.
+    """Import httpx2 and make a TLS context, in a thread. This would block the event loop for 0.15 s.
 
-    Python hands itself on between its threads every five milliseconds, so other tasks have their turn meanwhile. A
-    backend that is not the network answers a handshake at once, so the functions that decode are written here as well.
-    On a mock clock, the first stream of a process takes as many scheduling steps as the others: a test that counts
-    them, or that draws what they do from a seed, has the same story each time.
+    Python switches between threads every five milliseconds, so other tasks can run meanwhile. With a backend other than
+    the network, which answers the handshake at once, the decoding functions are generated here as well. So on a mock
+    clock, the first stream of a process takes as many scheduling steps as later ones, and tests that count steps or
+    draw them from a seed are reproducible.
 
     Raises:
-        ImportError: httpx2, or something that it needs, is not installed as it should be.
+        ImportError: httpx2 or one of its dependencies is not installed properly.
     """
     steps = [_import_stream]
     if with_recovery:
@@ -34,7 +34,7 @@ async def import_in_thread(backend: Backend, settings: Settings, *, with_recover
     if isinstance(backend, NetworkBackend) and settings.ssl_context is None and _is_encrypted(settings):
         steps.append(_make_tls_context)
     if not isinstance(backend, NetworkBackend):
-        steps.append(_write_all)
+        steps.append(_generate_all)
     missing = [step for step in steps if step not in _done]
     if missing:
         await backend.run_sync(lambda: _do(missing))
@@ -45,7 +45,7 @@ async def import_in_thread(backend: Backend, settings: Settings, *, with_recover
 def _do(steps: list[Callable[[], None]]) -> None:
     for step in steps:
         step()
-        _done.add(step)  # when it is complete: a module that is still being imported makes others wait for it
+        _done.add(step)  # only now: a second stream must wait for a module that is still being imported
 
 
 def _import_stream() -> None:
@@ -57,14 +57,14 @@ def _import_stream() -> None:
 def _import_httpx2() -> None:
     import httpx2
 
-    httpx2.AsyncHTTPTransport(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))  # the first one imports the rest of it
+    httpx2.AsyncHTTPTransport(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))  # imports the rest of httpx2
 
 
 def _make_tls_context() -> None:
     default_ssl_context()
 
 
-def _write_all() -> None:
+def _generate_all() -> None:
     for cls in decoded_classes():
         hook_of(cls)
 
@@ -73,15 +73,15 @@ def _is_encrypted(settings: Settings) -> bool:
     return settings.environment.websockets.lower().startswith("wss:")
 
 
-_unwritten: Iterator[Any] | None = None
-"""The classes whose functions are to be written: all streams of the process share the work."""
+_remaining: Iterator[Any] | None = None
+"""The classes whose functions are still to be generated. All streams of the process share the work."""
 
 
-async def write_functions() -> None:
-    """Write the functions that decode, a class a checkpoint, so that the first event of a class finds its own there."""
-    global _unwritten
-    if _unwritten is None:
-        _unwritten = iter(decoded_classes())
-    for cls in _unwritten:
+async def generate_functions() -> None:
+    """Generate the decoding functions before they are needed, one class per checkpoint."""
+    global _remaining
+    if _remaining is None:
+        _remaining = iter(decoded_classes())
+    for cls in _remaining:
         hook_of(cls)
         await trio.lowlevel.checkpoint()

@@ -1,4 +1,4 @@
-"""What tells whether two events are the same one."""
+"""The identity of events, for de-duplication."""
 
 import hashlib
 import math
@@ -24,10 +24,10 @@ __all__ = [
 ]
 
 DIGEST_SIZE = 16
-"""Bytes; see `mail_key`."""
+"""The length of a digest, in bytes. See `mail_key`."""
 
 PLAUSIBLE = 3600.0
-"""Seconds by which the `created_at` of a mail may be ahead of the clock. Beyond that it is no time."""
+"""Seconds by which the `created_at` of a mail may be ahead of AgentMail's clock. A later time is ignored."""
 
 RECOVERED = "recovered"
 """The `origin` of a mail that was found through the REST API."""
@@ -39,14 +39,15 @@ LISTED = 0
 
 
 def identity(event: Event) -> bytes | None:
-    """The identity of an event: two deliveries with one identity are the same event. `None`: the event has none.
+    """Return the identity of an event, or `None` if it has none. Two events with the same identity are the same event.
 
-    For a received mail it is made of `mail_key`, the event_type and the whole second of the mail's timestamp. A
-    listing through the REST API has all of these, whereas it has no `event_id`. For any other event it is made of the
-    `event_id`, and where that is missing of its text. `Subscribed`, `ErrorEvent` and notices tell something new every
-    time, and an event that was made by hand, without `event_id` and `raw`, resembles no other.
+    The identity of a received mail consists of its `mail_key`, its event_type and the whole second of its timestamp. A
+    listing through the REST API has all of these, but no `event_id`. The identity of any other event comes from its
+    `event_id`, or from its text if the `event_id` is missing. `Subscribed`, `ErrorEvent` and notices have no identity,
+    because each of them says something new. An event that was made by hand, without `event_id` and `raw`, has none
+    either.
 
-    The identity does not depend on the process, so that a journal can keep it.
+    The identity does not depend on the process, so a journal can store it.
     """
     if isinstance(event, MessageReceivedEvent):
         message = event.message
@@ -55,29 +56,29 @@ def identity(event: Event) -> bytes | None:
         return None
     if event.event_id:
         return digest(event.event_id)
-    return None if event._raw == "" else digest(event._raw)  # what was received is bytes, even if it is empty
+    return None if event._raw == "" else digest(event._raw)  # a received text is bytes, even if it is empty
 
 
 def mail_key(inbox_id: str, message_id: str) -> bytes:
-    """The first 16 bytes of a received mail's identity, whatever its event_type and its time.
+    """Return the first 16 bytes of a received mail's identity. They do not depend on its event_type and its time.
 
-    It is a hash of 16 bytes: a Message-ID is chosen by whoever sends the mail, so remembering one must cost no more
-    than remembering another, and nobody must be able to find two that collide.
+    They are a cryptographic hash, because senders choose Message-IDs: a long Message-ID must not take more memory than
+    a short one, and a sender must not be able to find two that collide.
     """
     return digest(f"{inbox_id}\0{message_id}")
 
 
 def is_mail(identity: bytes) -> bool:
-    """Whether this is the identity of a received mail."""
+    """Return whether an identity is that of a received mail."""
     return len(identity) > DIGEST_SIZE
 
 
 def push_record(event: MessageReceivedEvent) -> int:
-    """What tells two pushes of one mail from pushes of two mails, in 60 bits: CPython keeps them in 32 bytes.
+    """Return 60 bits that distinguish pushes of two mails from two pushes of one mail. CPython needs 32 bytes for them.
 
-    They are the event_type, a hash of the event_id (25 bits) and the timestamp in milliseconds (its last 32 bits, so
-    50 days). A hash of 0 means that the event cannot make a second mail. That two mails with one Message-ID are taken
-    for one has a chance of one in thirty million.
+    They consist of the event_type, a hash of the event_id (25 bits) and the timestamp in milliseconds (its last 32
+    bits, which span 50 days). A hash of 0 means that the event cannot be a second mail. Two mails with the same
+    Message-ID are taken for one with a probability of one in thirty million.
     """
     if event.origin == RECOVERED:
         return LISTED
@@ -90,7 +91,7 @@ def push_record(event: MessageReceivedEvent) -> int:
 
 
 def is_same_push(one: int, other: int) -> bool:
-    """Whether two records of one Message-ID are of one event."""
+    """Return whether two push records of one Message-ID belong to the same event."""
     if one == LISTED or other == LISTED:
         return True
     if one >> 57 != other >> 57:
@@ -103,7 +104,7 @@ def is_same_push(one: int, other: int) -> bool:
 
 
 def variant(event_type: str) -> bytes:
-    """The part of a received mail's identity that stands for its event_type."""
+    """Return the part of a received mail's identity that stands for its event_type."""
     return RECEIVED_TYPES.index(event_type).to_bytes() if event_type in RECEIVED_TYPES else digest(event_type)[:2]
 
 
@@ -112,6 +113,6 @@ def _second(time: datetime | None) -> bytes:
 
 
 def digest(text: str | bytes) -> bytes:
-    """A hash of `DIGEST_SIZE` bytes."""
+    """Return a cryptographic hash of `DIGEST_SIZE` bytes."""
     data = text if isinstance(text, bytes) else text.encode(errors="surrogatepass")
     return hashlib.blake2b(data, digest_size=DIGEST_SIZE).digest()

@@ -1,4 +1,4 @@
-"""The proxy between us and AgentMail, where a network has one: what the caller or the environment says of it."""
+"""Chooses the proxy for each of AgentMail's hosts, from the caller's argument or from environment variables."""
 
 import os
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -12,21 +12,21 @@ __all__ = ["DEFAULT_PORTS", "Proxies", "Proxy", "ProxyCredentialsError", "author
 DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 VARIABLES = {"https": "$HTTPS_PROXY", "all": "$ALL_PROXY"}
-"""Variables of the environment, in upper or lower case: the first that there is counts."""
+"""Environment variables, in upper or lower case. The first one that is set counts."""
 
 EXPECTED = (
     "must be a URL like http://user:password@host:port or https://host:port, "
-    "with all special characters of the user name and the password percent-encoded"
+    "with special characters in the user name and the password percent-encoded"
 )
 
 
 @attrs.frozen
 class Proxy:
-    """An HTTP proxy. Its text names it, without the credentials.
+    """An HTTP proxy. Neither `str` nor `repr` shows the credentials.
 
     Attributes:
-        scheme: How it is spoken to: `"https"` is TLS.
-        credentials: User name and password.
+        scheme: `"http"`, or `"https"` if the connection to the proxy uses TLS.
+        credentials: The user name and the password.
     """
 
     scheme: str
@@ -39,35 +39,35 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        """Without the credentials."""
+        """The URL without the credentials."""
         return f"{self.scheme}://{authority(self.host, self.port)}"
 
 
 class ProxyCredentialsError(ConnectionError):
-    """The proxy wants a user name and a password, or others than these."""
+    """The proxy requires a user name and a password, or rejected the ones that were sent."""
 
 
 @attrs.frozen
 class Proxies:
-    """Through which proxy each of AgentMail's hosts is reached; `None`: directly."""
+    """The proxy for each of AgentMail's hosts. `None` means a direct connection."""
 
     websockets: Proxy | None = None
     http: Proxy | None = None
 
 
 def authority(host: str, port: int) -> str:
-    """Host and port as in a URL."""
+    """Return the host and port as they stand in a URL."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def proxies_for(environment: AgentMailEnvironment, given: Proxy | None) -> Proxies:
-    """Through which proxies to talk to AgentMail.
+    """Return the proxies for the hosts of an environment. Loopback hosts are always reached directly.
 
     Args:
-        given: What the caller wants; `None`: what the environment says.
+        given: The caller's proxy. If it is `None`, environment variables decide.
 
     Raises:
-        ValueError: a variable of the environment is no URL of a proxy.
+        ValueError: An environment variable is not the URL of an HTTP proxy.
     """
     return Proxies(websockets=_proxy_for(environment.websockets, given), http=_proxy_for(environment.http, given))
 
@@ -81,12 +81,12 @@ def _proxy_for(url: str, given: Proxy | None) -> Proxy | None:
         return given
     if not any(name.lower().endswith("_proxy") for name in os.environ):
         return None
-    # Imported here, since it takes 10 ms, unless httpx2 has imported it.
+    # Imported here because it takes 10 ms, unless httpx2 has imported it already.
     from urllib.request import getproxies_environment, proxy_bypass
 
     for scheme, variable in VARIABLES.items():
         if scheme in getproxies_environment():
-            # proxy_bypass looks at the environment alone, since that is where there is a proxy.
+            # With a proxy in the environment, proxy_bypass takes $NO_PROXY alone into account.
             if proxy_bypass(host) or proxy_bypass(authority(host, parts.port or DEFAULT_PORTS[parts.scheme])):
                 return None
             return proxy_from_url(_with_scheme(getproxies_environment()[scheme]), variable)
@@ -94,22 +94,22 @@ def _proxy_for(url: str, given: Proxy | None) -> Proxy | None:
 
 
 def _with_scheme(url: str) -> str:
-    """A variable may do without, as it may for other programs."""
+    """Add the scheme to a variable that has none, as other programs do."""
     return url if "://" in url else f"http://{url}"
 
 
 def proxy_from_url(url: str, name: str) -> Proxy:
-    """Read the URL of a proxy.
+    """Parse the URL of a proxy.
 
     Args:
-        name: What the error calls it.
+        name: The name of the argument or variable, for the error message.
 
     Raises:
-        TypeError: it is no string.
-        ValueError: it is no URL of an HTTP proxy. The message does not repeat it, since a password may be in it.
+        TypeError: The URL is not a string.
+        ValueError: It is not the URL of an HTTP proxy. The message does not show it, since it may contain a password.
     """
     proxy = _parsed(url)
-    del url  # the locals of what raises may be shown
+    del url  # error reporters may show the local variables of the frame that raises
     if isinstance(proxy, Proxy):
         return proxy
     error, complaint = proxy
@@ -117,7 +117,7 @@ def proxy_from_url(url: str, name: str) -> Proxy:
 
 
 def _parsed(url: object) -> Proxy | tuple[type[Exception], str]:
-    """The proxy, or what is wrong. Nothing is raised here, where the locals hold the password."""
+    """Return the proxy, or the exception's class and message. This does not raise: its locals hold the password."""
     if not isinstance(url, str):
         return TypeError, f"must be a URL as a string, not {type(url).__name__}"
     try:
@@ -129,7 +129,7 @@ def _parsed(url: object) -> Proxy | tuple[type[Exception], str]:
     except ValueError:
         return ValueError, EXPECTED
     if parts.scheme.startswith("socks"):
-        return ValueError, "is a SOCKS proxy, and only HTTP proxies can be used: http://… or https://…"
+        return ValueError, "is a SOCKS proxy, but only HTTP proxies are supported: http://… or https://…"
     if not _is_proxy_url(url, parts) or ":" in user:
         return ValueError, EXPECTED
     return Proxy(
@@ -141,7 +141,7 @@ def _parsed(url: object) -> Proxy | tuple[type[Exception], str]:
 
 
 def _is_proxy_url(url: str, parts: SplitResult) -> bool:
-    # A path: a "/" in a password that was not percent-encoded makes one.
+    # A path may be the rest of a password with a "/" that was not percent-encoded.
     has_more = parts.path not in ("", "/") or "?" in url or "#" in url
     is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and not has_more
     return is_url and url.isascii() and url.isprintable() and " " not in url

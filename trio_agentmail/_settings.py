@@ -1,4 +1,4 @@
-"""What the caller says: whom to talk to, and what to listen to."""
+"""The arguments of a stream: the subscription, the environment, and the policies for reconnecting and recovery."""
 
 import ipaddress
 import math
@@ -21,17 +21,17 @@ def _strings(value: Iterable[str] | None, field: str) -> tuple[str, ...] | None:
     if value is None:
         return None
     if isinstance(value, str | bytes):
-        raise TypeError(f"{field} takes a list of strings, not one string: write {field}=[{value!r}]")
+        raise TypeError(f"{field} takes a list of strings, not a single string: write {field}=[{value!r}]")
     strings = tuple(value)
     for item in strings:
         if not isinstance(item, str) or not item:
-            raise TypeError(f"{field} takes a list of non-empty strings; one item is {item!r}")
+            raise TypeError(f"{field} takes a list of non-empty strings, but one item is {item!r}")
     if not strings:
-        raise ValueError(f"{field} is empty, which would match nothing; leave it out to match everything")
+        raise ValueError(f"{field} is empty and would match nothing; leave it out to match everything")
     return strings
 
 
-# A converter of its own for each, since attrs' plug-in for mypy reads the argument's type from its signature.
+# Each filter has its own converter, because mypy takes the type of the argument from the converter's signature.
 def _inbox_ids(value: Iterable[str] | None) -> tuple[str, ...] | None:
     return _strings(value, "inbox_ids")
 
@@ -45,8 +45,8 @@ def _event_types(value: Iterable[EventType | str] | None) -> tuple[str, ...] | N
 
 
 def similar(name: str, names: Iterable[str]) -> str:
-    """A question to whoever may have mistyped one of these names: `"; did you mean 'cut'?"`; or nothing."""
-    import difflib  # here, since hardly anybody needs it
+    """Return a suggestion such as `"; did you mean 'cut'?"` if one of the names is similar, else `""`."""
+    import difflib  # imported here because it is rarely needed
 
     close = difflib.get_close_matches(name.lower(), names, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
@@ -54,23 +54,23 @@ def similar(name: str, names: Iterable[str]) -> str:
 
 @attrs.frozen
 class Subscribe:
-    """What to listen to: the frame that is sent on every connection, and confirmed by AgentMail.
+    """The events to listen to. It is sent on every connection, and AgentMail confirms it.
 
-    Each filter is optional; none at all means all that the API key may see. Without `event_types`, AgentMail
-    leaves out spam, blocked and unauthenticated mail, and asking for those needs the permissions
-    `label_spam_read`, `label_blocked_read` and `label_unauthenticated_read` (source: AgentMail's public
-    documentation of its WebSocket).
+    Each filter is optional. Without filters, the stream has everything that the API key may see. Without `event_types`,
+    AgentMail leaves out spam, blocked and unauthenticated mail. To ask for these, the key needs the permissions
+    `label_spam_read`, `label_blocked_read` and `label_unauthenticated_read` (source: AgentMail's public documentation
+    of its WebSocket).
 
     Args:
-        inbox_ids: Inboxes, for example `["agent@agentmail.to"]`.
-        pod_ids: Pods.
-        event_types: For example `["message.received", "message.bounced"]`; `EventType` has them all. Others are sent
-            as they are, since new types appear, and their events come as `UnknownEvent`; but a `UserWarning` says so,
-            with what may have been meant.
+        inbox_ids: The inboxes, for example `["agent@agentmail.to"]`.
+        pod_ids: The pods.
+        event_types: The event types, for example `["message.received", "message.bounced"]`. `EventType` lists the known
+            ones. Others are accepted with a `UserWarning` that suggests a similar name, because AgentMail adds new
+            types. Their events arrive as `UnknownEvent`.
 
     Raises:
-        TypeError: a bare string where a list belongs, or an item that is not a string.
-        ValueError: an empty list.
+        TypeError: A filter is a single string or contains something that is not a string.
+        ValueError: A filter is empty.
     """
 
     inbox_ids: tuple[str, ...] | None = attrs.field(default=None, converter=_inbox_ids)
@@ -81,13 +81,13 @@ class Subscribe:
         for event_type in self.event_types or ():
             if event_type not in EVENT_TYPES:
                 warnings.warn(
-                    f"AgentMail has no event type {event_type!r}, as far as this package knows"
-                    f"{similar(event_type, EVENT_TYPES)}",
-                    stacklevel=3,  # whoever calls the __init__ that attrs has written
+                    f"unknown event type {event_type!r}{similar(event_type, EVENT_TYPES)}",
+                    stacklevel=3,  # the caller of the __init__ that attrs generated
                 )
 
 
 def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
@@ -102,21 +102,21 @@ def _without_slash(url: str) -> str:
 
 @attrs.frozen
 class AgentMailEnvironment:
-    """Where AgentMail is: the base of its REST API and of its WebSocket, both without the `/v0`.
+    """The base URLs of AgentMail's REST API and WebSocket, without the `/v0`.
 
-    `AgentMailEnvironment.PROD` and `AgentMailEnvironment.EU_PROD` are AgentMail's own (source: its official
-    Python SDK, `environment.py`).
+    `AgentMailEnvironment.PROD` and `AgentMailEnvironment.EU_PROD` are AgentMail's own environments (source: its
+    official Python SDK, `environment.py`).
 
     Args:
-        http: Base URL of the REST API, `https://…`.
-        websockets: Base URL of the WebSocket, `wss://…`.
-        insecure: Accept `http://` and `ws://` for a host that is not this machine. The API key then crosses
+        http: The base URL of the REST API, `https://…`.
+        websockets: The base URL of the WebSocket, `wss://…`.
+        insecure: Whether to accept `http://` and `ws://` for hosts other than this machine. The API key then crosses
             the network unencrypted.
 
     Raises:
-        TypeError: not a string.
-        ValueError: a URL of another scheme, without a host, with a user name, a query or a fragment, or with the
-            `/v0`; or a plain one for another machine without `insecure=True`.
+        TypeError: A URL is not a string.
+        ValueError: A URL has another scheme, no host, a user name, a query, a fragment or the `/v0`, or it is an
+            unencrypted URL of another machine and `insecure` is false.
     """
 
     http: str = attrs.field(converter=_without_slash)
@@ -131,14 +131,14 @@ class AgentMailEnvironment:
             self._check(field, url, plain)
 
     def _check(self, field: str, url: str, plain: str) -> None:
-        # Neither the URL nor the parser's words on it are shown: somebody may have put a key into it.
+        # The messages show neither the URL nor the parser's complaint, since the URL may contain a key by mistake.
         if not isinstance(url, str):
             raise TypeError(f"{field} must be a URL as a string, not {type(url).__name__}")
         try:
             parts = urlsplit(url)
             is_url = parts.scheme in (plain, plain + "s") and parts.hostname and parts.port != 0
             is_url = is_url and url.isascii() and url.isprintable() and " " not in url
-            (parts.hostname or "").encode("idna")  # no label is empty or longer than 63 characters
+            (parts.hostname or "").encode("idna")  # fails if a label is empty or longer than 63 characters
         except ValueError:
             is_url = False
         if not is_url:
@@ -147,13 +147,13 @@ class AgentMailEnvironment:
             hint = f"; {others}:// and {others}s:// are for {other}" if swapped else ""
             raise ValueError(f"{field} must be a URL like {plain}s://host or {plain}://localhost:8000{hint}")
         if parts.username is not None or parts.query or parts.fragment:
-            raise ValueError(f"{field} must hold neither a user name, a query nor a fragment")
+            raise ValueError(f"{field} must not contain a user name, a query or a fragment")
         if "v0" in parts.path.split("/"):
-            raise ValueError(f"{field} must be the base of the URLs, without /v0 and what follows it: {plain}s://host")
+            raise ValueError(f"{field} must be the base URL, without /v0 and anything after it: {plain}s://host")
         if parts.scheme == plain and not self.insecure and not is_loopback(parts.hostname or ""):
             raise ValueError(
-                f"{field} is a plain {plain}:// URL of another machine, and would send the API key in the "
-                f"clear: use {plain}s://, or pass insecure=True if you mean it"
+                f"{field} is an unencrypted {plain}:// URL of another machine and would expose the API key: use "
+                f"{plain}s://, or pass insecure=True to accept this"
             )
 
 
@@ -166,7 +166,7 @@ def _number(minimum: float, of: str = "") -> Callable[[object, "attrs.Attribute[
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise TypeError(f"{attribute.name} takes a number{of}, not {value!r}")
         if not minimum <= value < math.inf:
-            raise ValueError(f"{attribute.name} must be a finite number from {minimum}, not {value!r}")
+            raise ValueError(f"{attribute.name} must be finite and at least {minimum}, not {value!r}")
 
     return check
 
@@ -177,26 +177,26 @@ def _seconds(minimum: float) -> Callable[[object, "attrs.Attribute[float]", floa
 
 @attrs.frozen
 class ReconnectPolicy:
-    """How a lost connection is made again.
+    """The back-off for reconnecting, and the conditions for giving up.
 
-    The wait before an attempt is drawn evenly from zero to a ceiling ("full jitter": many clients that lost one
-    server do not come back at once), and the ceiling grows from attempt to attempt.
+    The delay before an attempt is drawn uniformly between zero and an upper bound, and the bound grows from attempt to
+    attempt. This "full jitter" keeps clients that lost the same server from reconnecting all at once.
 
     Args:
-        initial_delay: The first ceiling, in seconds.
-        max_delay: The highest ceiling, in seconds.
-        multiplier: By what the ceiling grows, from attempt to attempt.
-        stable_after: Seconds that a subscription must have been in force for the ceiling to start over: a server
-            that accepts and then drops is not hammered.
-        refusal_grace: Seconds for which a stream that was subscribed bears with refusals of its handshake: 401, 403,
-            404, a redirect, any other status that is fatal on entering, a certificate that cannot be verified. Services
-            and what stands in front of them answer so while they are being deployed. It is counted from the first
-            refusal since a handshake was last accepted, and it takes three refusals at least, even with 0.
-        give_up_after: Seconds of outage after which the block ends with `ConnectionFailedError`. None: never.
+        initial_delay: The first upper bound, in seconds.
+        max_delay: The largest upper bound, in seconds.
+        multiplier: The factor by which the bound grows after each attempt.
+        stable_after: Seconds for which a subscription must have been in force before the back-off starts over. So a
+            server that accepts connections and then drops them is not hammered.
+        refusal_grace: Seconds for which a stream that was subscribed before retries after refusals: 401, 403, 404, a
+            redirect, any other status that is fatal on entering, or a certificate that cannot be verified. Servers and
+            proxies give such answers while they are being deployed. The time counts from the first refusal since a
+            handshake was last accepted. At least three refusals are needed, even with 0.
+        give_up_after: Seconds of outage after which the block ends with `ConnectionFailedError`. `None` means never.
 
     Raises:
-        TypeError: not a number.
-        ValueError: negative or not finite, or `max_delay` below `initial_delay`.
+        TypeError: A value is not a number.
+        ValueError: A value is negative or not finite, `multiplier` is below 1, or `max_delay` is below `initial_delay`.
     """
 
     initial_delay: float = attrs.field(default=0.5, validator=_seconds(0))
@@ -215,32 +215,34 @@ def _aware(instance: object, attribute: "attrs.Attribute[Any]", value: object) -
     if not isinstance(value, datetime):
         raise TypeError(f"{attribute.name} takes a datetime, not {type(value).__name__}")
     if value.tzinfo is None:
-        raise ValueError(f"{attribute.name} has no offset: give it one, for example tzinfo=UTC")
+        raise ValueError(f"{attribute.name} has no offset: add one, for example tzinfo=UTC")
 
 
 @attrs.frozen
 class Recovery:
-    """How mail that was missed is found through the REST API, which is asked after every reconnect and now and then.
+    """Recovery of missed mail through the REST API, after every reconnect and in periodic sweeps.
 
-    Only mail can be listed. The listing is by the mail's own time, which its sender chose, so it reaches back further
-    than the gap. What it costs in requests is in `docs/reliability.md`.
+    AgentMail lists only mail; other events cannot be recovered. Listings are ordered by the time in the mail itself,
+    which its sender chose, so recovery lists mail from before the gap as well. `docs/reliability.md` says how many
+    requests this takes.
 
     Args:
-        overlap: Seconds before the gap from which on mail is listed at once.
-        sweep_interval: Seconds between two sweeps, which look for mail that was missed though there was a connection.
-        sweep_depth: Seconds that a sweep reaches back from the one before it. A mail that is dated further back from
-            when it came is found by its push only.
-        since: Where a first start begins, aware; `None`: now. A journal that has seen the stream before knows better.
-        fetch_bodies: Whether to fetch the text and HTML of a pushed mail that came without either, since it was too
-            large. The events behind it wait for that.
-        sweep_rate: Requests a minute that sweeps make at most, on average; up to a quarter of them come at once. A
-            sweep that takes longer than `sweep_interval` at this rate goes on at its place, and recent mail is looked
-            at in between.
+        overlap: Seconds before a gap from which mail is listed at once.
+        sweep_interval: Seconds between two sweeps. A sweep finds mail that was missed although a connection existed.
+        sweep_depth: Seconds that a sweep reaches back before the previous one. A mail that is dated further back than
+            this is not found by a sweep.
+        since: The time (aware) from which a first start recovers mail. `None` means now. A journal that has seen the
+            stream before takes precedence.
+        fetch_bodies: Whether to fetch the text and HTML of a pushed mail that was too large to have them. The events
+            after it wait for the answer.
+        sweep_rate: Maximum number of requests a minute that sweeps make on average. Up to a quarter of them may be made
+            at once. A sweep that takes longer than `sweep_interval` at this rate continues where it was, and recent
+            mail is checked in between.
 
     Raises:
-        TypeError: not a number, or not a datetime.
-        ValueError: negative or not finite, `sweep_depth` below `overlap`, `sweep_rate` below 1, or `since` without an
-            offset.
+        TypeError: A value has the wrong type.
+        ValueError: A number is negative, not finite or below its minimum (1 for `sweep_interval` and `sweep_rate`),
+            `sweep_depth` is below `overlap`, or `since` has no offset.
     """
 
     overlap: float = attrs.field(default=300.0, validator=_seconds(0))
@@ -273,12 +275,12 @@ def _an(type_: type) -> Callable[[object, "attrs.Attribute[Any]", object], None]
 
 def _for_clients(instance: object, attribute: "attrs.Attribute[Any]", context: ssl.SSLContext) -> None:
     if context.protocol is ssl.PROTOCOL_TLS_SERVER:
-        raise ValueError(f"{attribute.name} is for servers; ssl.create_default_context() makes one for clients")
+        raise ValueError(f"{attribute.name} is a context for servers; use ssl.create_default_context() for a client")
 
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """The arguments of `open_agentmail_stream` that hold for every connection; described there."""
+    """The arguments of `open_agentmail_stream` that apply to every connection. They are documented there."""
 
     environment: AgentMailEnvironment = attrs.field(validator=_an(AgentMailEnvironment))
     reconnect: ReconnectPolicy = attrs.field(validator=_an(ReconnectPolicy))

@@ -29,7 +29,7 @@ PLAIN = AgentMailEnvironment(http="http://localhost:1", websockets="ws://localho
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     """No stream has been opened in this process."""
     monkeypatch.setattr(first_use, "_done", set())
-    monkeypatch.setattr(first_use, "_unwritten", None)
+    monkeypatch.setattr(first_use, "_remaining", None)
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ async def test_they_are_written_a_class_a_checkpoint(written: list[Any], autojum
             await trio.lowlevel.checkpoint()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(first_use.write_functions)
+        nursery.start_soon(first_use.generate_functions)
         nursery.start_soon(other)
     assert written == decoded_classes()
     assert all(later - earlier <= 2 for earlier, later in itertools.pairwise(seen))
@@ -169,9 +169,9 @@ async def test_a_stream_goes_on_where_one_that_was_left_had_stopped(
 ) -> None:
     with trio.CancelScope() as scope:
         scope.cancel()
-        await first_use.write_functions()
+        await first_use.generate_functions()
     assert len(written) == 1
-    await first_use.write_functions()
+    await first_use.generate_functions()
     assert written == decoded_classes()
 
 
