@@ -1,4 +1,4 @@
-"""What has been delivered: the memory of identities, by which nothing is delivered twice."""
+"""De-duplication: remembers which events have been delivered."""
 
 import math
 from collections import OrderedDict
@@ -13,43 +13,46 @@ from .events import Event, MessageReceivedEvent
 __all__ = ["Delivered"]
 
 GENERATIONS_WITHIN = 8
-"""Generations within the time for which an identity is kept: it may be kept longer by one of them."""
+"""Number of generations in the time for which identities are kept. One may be kept longer by one generation."""
 
 MIN_SPAN = 15.0
-"""Seconds that a generation spans at least."""
+"""Minimum time that a generation spans, in seconds."""
 
 MAX_UNDATED = 2**16
-"""Mails without a plausible `created_at` that are remembered."""
+"""Maximum number of mails without a plausible `created_at` that are remembered."""
 
 MAX_PUSHES = 32
-"""Pushes of one mail that are remembered: who chooses one Message-ID for very many mails must not slow us down."""
+"""Maximum number of pushes that are remembered for one mail, so that a sender who reuses a Message-ID cannot slow this
+down."""
 
 
 class Delivered:
-    """Remembers what has been delivered, and what is just being delivered.
+    """Remembers the events that have been delivered or are being delivered.
 
-    A mail has one identity and may be pushed as several events: as spam, and as received once it is released. A mail
-    that was found in a listing has no event_type but what its labels say, so it is the same as any push of that mail.
-    Senders choose Message-IDs, and some choose one for many mails. Two pushes with different event_ids, whose
-    timestamps differ by a whole second or more, are two mails.
+    A mail has one identity, but may be pushed as several events: as spam, and as received after its release. A mail
+    from a listing has no event_type beyond what its labels say, so it equals any push of that mail. Senders choose
+    Message-IDs, and some use one for many mails: two pushes with different event_ids, whose timestamps differ by a
+    whole second or more, are two mails.
 
-    A listing may give a mail again long after it was delivered. So forgetting its identity is only right together with
-    leaving alone whatever AgentMail created up to then: that is `floor`. It is raised by whoever lists (`forget`), and
-    then only to where listings have been completed. When memory runs out before that, `floor` is raised all the same,
-    since nothing may come twice: then mail created before it may have been missed.
+    Memory is bounded, so identities must be forgotten. But a listing may contain a mail long after it was delivered,
+    and without its identity it would be delivered again. Therefore an identity is forgotten only together with raising
+    `floor`, and listed mail that AgentMail created before `floor` is not delivered. Recovery raises `floor` (`forget`)
+    only as far as its completed listings cover, so nothing is missed. If memory runs out before that, `floor` is raised
+    all the same, because nothing may be delivered twice. Then mail created before it may have been missed, which
+    `has_run_out` reports.
 
     Args:
         now: AgentMail's clock, in seconds since the epoch.
-        keep: Seconds for which an identity is kept, about.
-        is_durable: Whether identities come from a journal (`load`), which keeps hashes of them. Otherwise the ids
-            themselves do, and it takes less time.
+        keep: Approximate time for which an identity is kept, in seconds.
+        is_durable: Whether identities are loaded from a journal (`load`), which has hashes of them. Otherwise the ids
+            themselves are used, which takes less time.
 
     Attributes:
-        floor: Mail that AgentMail created before this, in seconds since the epoch, may have been delivered and
-            forgotten. `-math.inf`: none was.
-        ran_out_until: Up to then, identities were forgotten since there was no room for them; `-math.inf`: none was.
-        given_back: How many claims were given back. When it has grown, a mail that was known may be missing.
-        has_run_out: Called when that happens, so that whoever lists can tell what may have been missed by it.
+        floor: Mail that AgentMail created before this time, in seconds since the epoch, may have been delivered and
+            forgotten. `-math.inf` if none was forgotten.
+        ran_out_until: Identities up to this time were forgotten for lack of memory. `-math.inf` if none were.
+        given_back: Number of claims that were given back. If it has grown, a mail that was known may be missing.
+        has_run_out: Called when memory runs out, so that recovery can report which mail may have been missed.
     """
 
     def __init__(self, now: Callable[[], float], keep: float, *, is_durable: bool = True) -> None:
@@ -58,11 +61,11 @@ class Delivered:
         span = max(keep / GENERATIONS_WITHIN, MIN_SPAN)
         self._mails = Identities(span)
         self._others = Identities(span)
-        # No floor forgets these, so each is forgotten by itself.
+        # `floor` does not apply to these, so they are forgotten one by one.
         self._undated: OrderedDict[Hashable, Record] = OrderedDict()
         self._near = min(span, PLAUSIBLE)
         self._asked_at = -math.inf
-        """When the clock was asked last, by it; `-math.inf`: not since identities were forgotten."""
+        """The clock's last reading. `-math.inf` if it was not read since identities were last forgotten."""
         self.floor = -math.inf
         self.ran_out_until = -math.inf
         self.given_back = 0
@@ -72,7 +75,7 @@ class Delivered:
         return len(self._mails) + len(self._others) + len(self._undated)
 
     def load(self, kept: Iterable[KeptIdentity]) -> None:
-        """Remember what a journal knows."""
+        """Remember the identities that a journal has."""
         for key, time, record in kept:
             if not is_mail(key):
                 self._others.add(key, 1, time)
@@ -84,7 +87,7 @@ class Delivered:
                 self._add_mail_record(mail, self._records(mail), record, time)
 
     def claim(self, event: Event) -> bool:
-        """Whether an event is new, and may be delivered. From then on it counts as delivered, unless given back."""
+        """Return whether an event is new. From then on it counts as delivered, unless it is given back."""
         if isinstance(event, MessageReceivedEvent):
             return self._claim_mail(event)
         key = identity(event)
@@ -106,7 +109,7 @@ class Delivered:
         return True
 
     def give_back(self, event: Event) -> None:
-        """Take a claim back: the event has not been delivered."""
+        """Undo a claim, because the event was not delivered."""
         self.given_back += 1
         if isinstance(event, MessageReceivedEvent):
             mail = self._mail_key(event.message.inbox_id, event.message.message_id)
@@ -119,19 +122,19 @@ class Delivered:
             self._others.replace(key, None)
 
     def has_mail(self, inbox_id: str, message_id: str) -> bool:
-        """Whether a mail has been delivered, as whatever event."""
+        """Return whether a mail has been delivered, as an event of any type."""
         return bool(self._records(self._mail_key(inbox_id, message_id)))
 
     def may_be_forgotten(self, created: datetime | None) -> bool:
-        """Whether a mail that AgentMail created at that time may have been delivered and forgotten."""
+        """Return whether a mail that AgentMail created at that time may have been delivered and forgotten."""
         return created is not None and created.timestamp() < self.floor
 
     def forget(self, before: float) -> None:
-        """Forget what was delivered before a time, in seconds since the epoch, and raise the floor to it."""
+        """Forget identities from before a time, in seconds since the epoch, and raise `floor` to that time."""
         self._mails.forget(before)
         self._others.forget(before)
         self.floor = max(self.floor, before)
-        # Held mail may come long after the clock was asked, and have been created just then: see `_time_of`.
+        # Held mail may arrive long after the clock was read although it was created just then: see `_time_of`.
         self._asked_at = -math.inf
 
     def _records(self, mail: Hashable) -> tuple[int, ...]:
@@ -171,11 +174,11 @@ class Delivered:
             self._undated[mail] = record
 
     def _time_of(self, created_at: datetime | None) -> float | None:
-        """When a mail is delivered, in seconds since the epoch; `None`: it was created at no plausible time.
+        """Return the time of a mail's identity, in seconds since the epoch. `None` if `created_at` is not plausible.
 
-        A mail that was held, or was missed, may have been created long ago. Then its identity is not older for that:
-        the same mail may be pushed again in the next moment. But nearly always a mail was created just now, and its
-        own time is as good as the clock's, which takes longer to ask.
+        It is the time of delivery and not of creation, because a mail that was held or missed may have been created
+        long ago and may be pushed again in the next moment. But nearly always a mail was created just now. Then its own
+        time is used, because reading the clock takes longer.
         """
         if created_at is None:
             return None

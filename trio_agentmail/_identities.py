@@ -1,4 +1,4 @@
-"""A compact memory of identities that forgets by time: about 97 bytes each, for as many as a busy day brings."""
+"""A compact memory of identities that forgets by time. It takes about 97 bytes each and keeps up to 1.5 million."""
 
 from collections import deque
 from collections.abc import Hashable
@@ -9,13 +9,13 @@ import attrs
 __all__ = ["Identities", "Record"]
 
 Record: TypeAlias = int | tuple[int, ...]
-"""What is known of an identity: nearly always one integer below 2**60."""
+"""The record of an identity: nearly always one integer below 2**60."""
 
 GENERATION = 43_690
-"""Identities in one generation. It is two thirds of 2**16, where CPython's dict is as full as it gets."""
+"""Maximum number of identities in a generation: two thirds of 2**16, the most that a CPython dict of that size has."""
 
 MAX_GENERATIONS = 34
-"""Generations that are kept: 1.5 million identities, about 145 MB, where each is full."""
+"""Maximum number of generations. If all of them are full, they have 1.5 million identities in about 145 MB."""
 
 MASK = 2**60 - 1
 
@@ -28,20 +28,21 @@ class _Generation:
 
 
 class Identities:
-    """Remembers identities, and forgets the oldest of them together.
+    """Remembers identities and forgets the oldest ones.
 
-    One dict for all of them would stop the event loop for as long as it takes to grow, and each entry would need a
-    time of its own. So identities are kept in generations: a new identity is added to the youngest generation, and the
-    oldest ones are forgotten as a whole. A lookup asks each generation, which takes up to 0.3 microseconds. So there
-    may not be too many of them: where little comes and nothing is forgotten for long, neighbours that fit into one
-    become one.
+    The naive structure is one dict from identities to times. It would block the event loop whenever it grows, and every
+    entry would need a time. Instead, identities are kept in generations. A new identity goes into the youngest
+    generation, and the oldest generations are forgotten as a whole. A lookup searches each generation, which takes up
+    to 0.3 microseconds in all, so their number is limited: if few identities are added and none are forgotten for a
+    long time, neighbouring generations that fit into one are merged.
 
-    A key is 60 bits of Python's own keyed hash of an identity. CPython keeps an integer of that size in 32 bytes, and
-    the identity itself would take twice as many. Since the hash is keyed, nobody can choose identities that collide;
-    among a million of them, two collide by chance once in two million runs.
+    A key is 60 bits of Python's own hash of the identity. CPython needs 32 bytes for an integer of that size, half as
+    many as for the identity itself. The hash is keyed, so a sender cannot choose identities that collide. Among a
+    million identities, two collide by chance in one of two million runs.
 
     Args:
-        span: Seconds that one generation spans at most, so that it can be forgotten in time.
+        span: Maximum time that one generation spans, in seconds. It limits how long a generation outlives its oldest
+            identity.
     """
 
     def __init__(self, span: float) -> None:
@@ -52,7 +53,7 @@ class Identities:
         return sum(len(generation.records) for generation in self._generations)
 
     def get(self, identity: Hashable) -> Record | None:
-        """What is known of an identity."""
+        """Return the record of an identity, or `None` if it is not known."""
         key = hash(identity) & MASK
         for generation in self._generations:
             if (record := generation.records.get(key)) is not None:
@@ -63,11 +64,11 @@ class Identities:
         """Remember a new identity.
 
         Args:
-            time: When it came into being, in seconds since the epoch.
+            time: The time of the identity, in seconds since the epoch.
 
         Returns:
-            `None`, unless there was no room: then the oldest generation was forgotten, and this is the time of the
-            newest identity in it.
+            `None` if there was room. Otherwise the oldest generation was forgotten, and this is the time of the newest
+            identity in it.
         """
         youngest = self._generations[0] if self._generations else None
         if youngest is None or len(youngest.records) >= GENERATION or time - youngest.first > self._span:
@@ -81,9 +82,9 @@ class Identities:
         return self._generations.pop().newest
 
     def renew(self, identity: Hashable, record: Record, time: float) -> float | None:
-        """Replace what is known of an identity, and remember it as long as one that came into being then; as `add`.
+        """Replace the record of an identity and remember it as long as a new one of that time.
 
-        It is not forgotten sooner than before either.
+        It is not forgotten sooner than it would have been. Arguments and result are those of `add`.
         """
         key = hash(identity) & MASK
         for generation in self._generations:
@@ -93,7 +94,7 @@ class Identities:
         return self.add(identity, record, time)
 
     def _merge(self) -> bool:
-        """Make the two smallest neighbours one; False: they would be too large. The youngest is left alone."""
+        """Merge the two smallest neighbours, except the youngest generation. Returns whether two fit into one."""
         sizes = [len(generation.records) for generation in self._generations]
         from_the_oldest = range(len(sizes) - 2, 0, -1)
         at = min(from_the_oldest, key=lambda index: sizes[index] + sizes[index + 1], default=None)
@@ -108,7 +109,7 @@ class Identities:
         return True
 
     def replace(self, identity: Hashable, record: Record | None) -> None:
-        """Replace what is known of an identity, or forget this one. Nothing happens if it is not known."""
+        """Replace the record of a known identity. If the record is `None`, forget the identity."""
         key = hash(identity) & MASK
         for generation in self._generations:
             if key in generation.records:
@@ -119,6 +120,6 @@ class Identities:
                 return
 
     def forget(self, before: float) -> None:
-        """Forget the oldest generations, as far as all that they hold is older than a time."""
+        """Forget the oldest generations, up to the first one that has an identity not older than a time."""
         while self._generations and self._generations[-1].newest < before:
             self._generations.pop()

@@ -1,4 +1,4 @@
-"""AgentMail's clock is told by its answers, and carried on from there whatever this machine's clock does."""
+"""AgentMail's clock is set by its answers, and counted on from there whatever this machine's clock does."""
 
 import math
 
@@ -11,17 +11,17 @@ from trio.testing import MockClock
 from trio_agentmail._clock import AGREE, MOST_AHEAD, Moment, ServerClock
 
 NOON = 1_800_000_000.0
-"""AgentMail's time when a test begins."""
+"""AgentMail's time at the beginning of a test."""
 
 repeatable = settings(deadline=None, derandomize=True, database=None, max_examples=300)
 
 
 class Machine:
-    """This machine's time of day, and AgentMail's: both go on with Trio's clock.
+    """A machine's time of day and AgentMail's time. Both advance with Trio's clock.
 
     Attributes:
-        ahead: Seconds by which this machine's is ahead.
-        slept: Seconds for which Trio's clock has stood still, and the other two have not.
+        ahead: Seconds by which the machine's time of day is ahead of AgentMail's.
+        slept: Seconds for which Trio's clock has stood still while the other two advanced.
     """
 
     def __init__(self, ahead: float = 0.0) -> None:
@@ -38,11 +38,11 @@ class Machine:
         return self.true + self.ahead
 
     def answer(self) -> None:
-        """AgentMail answers, with the time in whole seconds."""
+        """Let AgentMail answer, with the time in whole seconds."""
         self.clock.answered(math.floor(self.true))
 
 
-async def test_until_there_is_an_answer_the_time_of_day_is_taken_for_agentmails(autojump_clock: MockClock) -> None:
+async def test_before_the_first_answer_the_time_of_day_counts(autojump_clock: MockClock) -> None:
     machine = Machine(ahead=500)
     clock = machine.clock
     assert (clock.is_known, clock.is_certain, clock.ahead) == (False, False, 0)
@@ -54,7 +54,7 @@ async def test_until_there_is_an_answer_the_time_of_day_is_taken_for_agentmails(
 
 
 @pytest.mark.parametrize("ahead", [0.0, 2.0, -2.0, 600.0, -86_400.0 * 300])
-async def test_an_answer_tells_how_far_the_clocks_are_apart(ahead: float, autojump_clock: MockClock) -> None:
+async def test_an_answer_shows_how_far_the_clocks_are_apart(ahead: float, autojump_clock: MockClock) -> None:
     machine = Machine(ahead)
     machine.answer()
     clock = machine.clock
@@ -81,7 +81,7 @@ async def test_a_forward_step_of_the_time_of_day_changes_nothing(autojump_clock:
         assert machine.clock.now() == NOON + 100
 
 
-async def test_after_a_backward_step_the_earlier_time_is_taken_until_the_next_answer(autojump_clock: MockClock) -> None:
+async def test_after_a_backward_step_the_earlier_time_counts_until_the_next_answer(autojump_clock: MockClock) -> None:
     machine = Machine()
     machine.answer()
     await trio.sleep(100)
@@ -94,7 +94,7 @@ async def test_after_a_backward_step_the_earlier_time_is_taken_until_the_next_an
     assert machine.clock.now() == NOON + 100
 
 
-async def test_while_a_machine_has_slept_the_earlier_time_is_taken_until_the_next_answer(
+async def test_after_sleep_of_the_machine_the_earlier_time_counts_until_the_next_answer(
     autojump_clock: MockClock,
 ) -> None:
     for ahead in (0.0, -600.0):
@@ -113,7 +113,7 @@ async def test_while_a_machine_has_slept_the_earlier_time_is_taken_until_the_nex
 
 
 @pytest.mark.parametrize("step", [-AGREE + 0.1, AGREE - 0.1])
-async def test_a_step_that_whole_seconds_hide_is_none(step: float, autojump_clock: MockClock) -> None:
+async def test_a_step_below_the_resolution_of_a_date_is_ignored(step: float, autojump_clock: MockClock) -> None:
     machine = Machine()
     machine.answer()
     machine.ahead += step
@@ -121,14 +121,14 @@ async def test_a_step_that_whole_seconds_hide_is_none(step: float, autojump_cloc
     assert machine.clock.now() == NOON + min(step, 0)
 
 
-async def test_earlier_moments_are_told_by_the_answer_that_came_after_them(autojump_clock: MockClock) -> None:
+async def test_earlier_moments_are_computed_from_a_later_answer(autojump_clock: MockClock) -> None:
     machine = Machine(ahead=600)
     before = machine.clock.moment()
     assert before == Moment(NOON + 600, trio.current_time())
     await trio.sleep(100)
     machine.answer()
     assert machine.clock.at(before) == NOON
-    # When the time of day was stepped in between, it is the earlier of the two that are possible.
+    # If the time of day was stepped in between, the earlier of the two possible times counts.
     machine.ahead = 0
     await trio.sleep(100)
     machine.answer()
@@ -141,7 +141,7 @@ async def test_earlier_moments_are_told_by_the_answer_that_came_after_them(autoj
 # Dates in whole seconds
 
 
-async def test_whole_seconds_do_not_make_a_clock_jump_that_is_right(autojump_clock: MockClock) -> None:
+async def test_the_whole_seconds_of_a_date_do_not_make_a_correct_clock_jump(autojump_clock: MockClock) -> None:
     machine = Machine()
     for _ in range(50):
         await trio.sleep(0.37)
@@ -150,8 +150,8 @@ async def test_whole_seconds_do_not_make_a_clock_jump_that_is_right(autojump_clo
         assert machine.clock.now() == machine.true
 
 
-async def test_whole_seconds_do_not_make_a_clock_jump_that_is_wrong(autojump_clock: MockClock) -> None:
-    # The first answer has said it as exactly as any of them can. The others agree.
+async def test_the_whole_seconds_of_a_date_do_not_make_an_incorrect_clock_jump(autojump_clock: MockClock) -> None:
+    # The first answer was as precise as any. The others agree with it.
     machine = Machine(ahead=600)
     await trio.sleep(0.9)
     machine.answer()
@@ -164,7 +164,7 @@ async def test_whole_seconds_do_not_make_a_clock_jump_that_is_wrong(autojump_clo
         assert machine.true - 1 <= machine.clock.now() <= machine.true
 
 
-async def test_an_answer_that_took_its_time_does_not_make_it_later(autojump_clock: MockClock) -> None:
+async def test_a_slow_answer_does_not_move_the_clock_ahead(autojump_clock: MockClock) -> None:
     machine = Machine(ahead=600)
     machine.answer()
     await trio.sleep(100)
@@ -176,7 +176,7 @@ async def test_an_answer_that_took_its_time_does_not_make_it_later(autojump_cloc
     assert machine.clock.now() == NOON + 100
 
 
-# Answers that do not tell the time
+# Answers without a valid time
 
 
 async def test_an_answer_without_a_date_leaves_the_clock_as_it_is(autojump_clock: MockClock) -> None:
@@ -191,7 +191,7 @@ async def test_an_answer_without_a_date_leaves_the_clock_as_it_is(autojump_clock
     assert machine.clock.now() == NOON - 500
 
 
-async def test_when_no_answer_has_a_date_the_time_of_day_at_the_first_one_counts(autojump_clock: MockClock) -> None:
+async def test_without_any_date_the_time_of_day_at_the_first_answer_counts(autojump_clock: MockClock) -> None:
     machine = Machine(ahead=600)
     machine.clock.answered(None)
     assert (machine.clock.is_known, machine.clock.ahead) == (True, 0)
@@ -201,7 +201,7 @@ async def test_when_no_answer_has_a_date_the_time_of_day_at_the_first_one_counts
 
 
 @pytest.mark.parametrize("date", [0.0, -6e10, 2.5e11, NOON + MOST_AHEAD, NOON - MOST_AHEAD])
-async def test_a_date_that_is_nonsense_is_as_none(date: float, autojump_clock: MockClock) -> None:
+async def test_an_absurd_date_is_ignored(date: float, autojump_clock: MockClock) -> None:
     machine = Machine()
     machine.clock.answered(date)
     assert (machine.clock.now(), machine.clock.ahead) == (NOON, 0)
@@ -211,7 +211,7 @@ async def test_a_date_that_is_nonsense_is_as_none(date: float, autojump_clock: M
     assert (machine.clock.now(), machine.clock.ahead) == (NOON, -600)
 
 
-async def test_a_date_a_year_off_is_just_believed(autojump_clock: MockClock) -> None:
+async def test_a_date_that_is_almost_a_year_off_is_accepted(autojump_clock: MockClock) -> None:
     for ahead in (MOST_AHEAD - 1, 1 - MOST_AHEAD):
         machine = Machine(ahead)
         machine.answer()
@@ -226,7 +226,7 @@ async def test_a_date_a_year_off_is_just_believed(autojump_clock: MockClock) -> 
     st.lists(st.tuples(st.sampled_from(["sleep", "step", "suspend", "answer", "no date"]), st.floats(-9000, 9000))),
     st.floats(-1e6, 1e6),
 )
-def test_whatever_happens_to_the_machine_the_time_is_never_too_late(
+def test_the_time_is_never_too_late_whatever_happens_to_the_machine(
     events: list[tuple[str, float]], ahead: float
 ) -> None:
     async def main() -> None:

@@ -1,4 +1,4 @@
-"""What has been delivered is not delivered again; and what was forgotten is so old that no listing gives it again."""
+"""No event is delivered twice: an identity is forgotten only when no listing can bring its mail back."""
 
 import math
 from collections.abc import Callable
@@ -53,7 +53,7 @@ def recovered(
 
 
 def kept(*events: Event, now: float = NOW) -> list[KeptIdentity]:
-    """What a journal says of events at its next start."""
+    """Return what a journal keeps of events until its next start."""
     rows = [new_row(attrs.evolve(event, raw="{}"), now) for event in events]  # type: ignore[arg-type]
     return [KeptIdentity(row.key, row.recorded_at, row.push) for row in rows]
 
@@ -69,10 +69,10 @@ def other(event_id: str | None, raw: str = "") -> UnknownEvent:
         (live(event_id="1"), live(event_id="2"), False),
         (live(event_id="1", timestamp=0), live(event_id="1", timestamp=0), False),
         (live("m"), live("n"), True),
-        # Pushed as spam and, released, as mail: two events, which say different things.
+        # Pushed as spam, and pushed as mail after its release: two events.
         (live(), live(kind=".spam"), True),
         (live(kind=".spam"), live(), True),
-        # A listing knows a mail and no event: it is one with all of them, whichever comes first.
+        # A listing has mails and not events: a listed mail equals every push of it, whichever comes first.
         (live(), recovered(), False),
         (live(kind=".spam"), recovered(), False),
         (live(), recovered(kind=".spam"), False),
@@ -93,13 +93,13 @@ def other(event_id: str | None, raw: str = "") -> UnknownEvent:
         (ErrorEvent(), ErrorEvent(), True),
     ],
 )
-def test_what_is_the_same_is_delivered_once(first: Event, second: Event, is_new: bool) -> None:
+def test_the_same_event_is_delivered_once(first: Event, second: Event, is_new: bool) -> None:
     delivered = nothing_delivered()
     assert delivered.claim(first)
     assert delivered.claim(second) is is_new
 
 
-def test_a_third_kind_of_event_of_one_mail_is_told_from_both_others() -> None:
+def test_a_third_type_of_event_for_one_mail_differs_from_both_others() -> None:
     delivered = nothing_delivered()
     assert delivered.claim(live())
     assert delivered.claim(live(kind=".spam"))
@@ -108,7 +108,7 @@ def test_a_third_kind_of_event_of_one_mail_is_told_from_both_others() -> None:
     assert delivered.claim(live(kind=".blocked"))
 
 
-def test_what_is_given_back_may_come_again() -> None:
+def test_an_event_that_was_given_back_can_be_claimed_again() -> None:
     events: list[Event] = [live(), recovered(), other("1")]
     for event in events:
         delivered = nothing_delivered()
@@ -128,7 +128,7 @@ def test_giving_back_one_event_of_a_mail_leaves_the_other_delivered() -> None:
     assert delivered.claim(live())
 
 
-def test_giving_back_what_was_never_claimed_or_has_no_identity_is_nothing() -> None:
+def test_giving_back_an_event_that_was_not_claimed_or_has_no_identity_does_nothing() -> None:
     delivered = nothing_delivered()
     delivered.give_back(live())
     delivered.give_back(other("1"))
@@ -139,7 +139,7 @@ def test_giving_back_what_was_never_claimed_or_has_no_identity_is_nothing() -> N
     assert not delivered.claim(live())
 
 
-def test_it_is_known_whether_a_mail_was_delivered_as_whatever_event() -> None:
+def test_has_mail_finds_a_mail_delivered_as_any_event() -> None:
     delivered = nothing_delivered()
     assert not delivered.has_mail("a@b", "m")
     delivered.claim(live(kind=".spam"))
@@ -161,23 +161,23 @@ def test_it_is_known_whether_a_mail_was_delivered_as_whatever_event() -> None:
         (live(event_id="1", timestamp=0), live(event_id="2", timestamp=1), True),
         (live(event_id="1", timestamp=0), live(event_id="2", timestamp=-1), True),
         (live(event_id="1", timestamp=0), live(event_id="2", timestamp=-86_400 * 20), True),
-        # Less than a second: the same mail, pushed twice, as whose time a server may give another.
+        # Less than a second apart: the same mail, pushed twice. Its time may vary by that much.
         (live(event_id="1", timestamp=0), live(event_id="2", timestamp=0), False),
         (live(event_id="1", timestamp=0), live(event_id="2", timestamp=0.999), False),
         (live(event_id="1", timestamp=0.5), live(event_id="2", timestamp=-0.499), False),
-        # One event is one event, whatever time it has.
+        # The same event_id: the same event, at any time.
         (live(event_id="1", timestamp=0), live(event_id="1", timestamp=100), False),
-        # Without an event_id or a timestamp nobody knows.
+        # Without an event_id or a timestamp, the two cannot be distinguished.
         (live(timestamp=0), live(event_id="2", timestamp=100), False),
         (live(event_id="1", timestamp=0), live(timestamp=100), False),
         (live(event_id="", timestamp=0), live(event_id="2", timestamp=100), False),
         (live(event_id="1"), live(event_id="2", timestamp=100), False),
         (live(event_id="1", timestamp=0), live(event_id="2"), False),
-        # Nor of a mail in a listing: it never makes a second one.
+        # A listed mail never is a second mail.
         (live(event_id="1", timestamp=0), recovered(timestamp=100), False),
         (recovered(timestamp=0), live(event_id="2", timestamp=100), False),
         (recovered(timestamp=0), recovered(timestamp=100), False),
-        # Where it is another kind of event, time is no matter; and of kinds that are not known all are one.
+        # Another event_type is another event at any time. All unknown event_types count as one.
         (live(event_id="1", timestamp=0), live(kind=".spam", event_id="2", timestamp=0), True),
         (live(kind=".new", event_id="1", timestamp=0), live(kind=".newer", event_id="2", timestamp=0), False),
         (live(kind=".new", event_id="1", timestamp=0), live(event_id="1", timestamp=0), True),
@@ -208,8 +208,8 @@ def test_each_of_many_mails_with_one_message_id_is_delivered_once() -> None:
     assert len(delivered) == 0
 
 
-def test_of_mails_that_share_a_message_id_so_many_are_told_apart_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Who sends them chooses it, and must not slow us down.
+def test_the_mails_remembered_for_one_message_id_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A sender chooses the Message-ID, and must not be able to slow this down.
     monkeypatch.setattr(delivered_module, "MAX_PUSHES", 3)
     for created in (0.0, None):
         delivered = nothing_delivered()
@@ -220,7 +220,7 @@ def test_of_mails_that_share_a_message_id_so_many_are_told_apart_and_no_more(mon
         assert delivered.claim(mails[0])
 
 
-def test_records_fit_into_sixty_bits_and_say_of_which_kind_they_are() -> None:
+def test_push_records_fit_into_sixty_bits_and_contain_the_event_type() -> None:
     records = [
         push_record(live(kind=kind, event_id=f"event {number}", timestamp=number * 1e6))
         for kind in ("", ".spam", ".blocked", ".unauthenticated", ".new")
@@ -232,10 +232,10 @@ def test_records_fit_into_sixty_bits_and_say_of_which_kind_they_are() -> None:
     assert push_record(recovered()) == push_record(recovered(kind=".spam", timestamp=5)) == LISTED
 
 
-# What a journal knows
+# Identities from a journal
 
 
-def test_what_a_journal_knows_is_not_new() -> None:
+def test_events_in_the_journal_are_not_new() -> None:
     delivered = nothing_delivered()
     delivered.load(kept(live(), live("n", ".spam"), recovered("o"), live("p", created=None), other("1")))
     known: list[Event] = [live(), recovered(), live("n", ".spam"), recovered("n"), recovered("o"), live("o")]
@@ -246,14 +246,14 @@ def test_what_a_journal_knows_is_not_new() -> None:
     assert (delivered.floor, delivered.ran_out_until) == (-math.inf, -math.inf)
 
 
-def test_a_journal_knows_as_what_a_mail_was_pushed() -> None:
-    # It was handled as spam; now, after a restart, it is released.
+def test_a_journal_keeps_the_event_types_with_which_a_mail_was_pushed() -> None:
+    # It was handled as spam. After a restart, it is released.
     delivered = nothing_delivered()
     delivered.load(kept(live(kind=".spam")))
     assert not delivered.claim(live(kind=".spam"))
     assert not delivered.claim(recovered())
     assert delivered.claim(live())
-    # And when both are in the journal, neither is new.
+    # If both are in the journal, neither is new.
     delivered = nothing_delivered()
     delivered.load(kept(live(kind=".spam"), live()))
     assert len(delivered) == 1
@@ -262,7 +262,7 @@ def test_a_journal_knows_as_what_a_mail_was_pushed() -> None:
     assert delivered.claim(live(kind=".blocked"))
 
 
-def test_a_journal_that_knows_nothing_changes_nothing() -> None:
+def test_an_empty_journal_changes_nothing() -> None:
     delivered = nothing_delivered()
     delivered.load(())
     assert (len(delivered), delivered.floor) == (0, -math.inf)
@@ -270,7 +270,7 @@ def test_a_journal_that_knows_nothing_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("created", [None, PLAUSIBLE + 1, 1e9])
-def test_what_a_journal_knows_without_a_plausible_time_no_floor_forgets(created: float | None) -> None:
+def test_journaled_identities_without_a_plausible_time_are_kept_below_the_floor(created: float | None) -> None:
     delivered = nothing_delivered()
     [row] = kept(live(created=created))
     assert row.push < 0
@@ -281,7 +281,7 @@ def test_what_a_journal_knows_without_a_plausible_time_no_floor_forgets(created:
     assert len(delivered) == 1
 
 
-def test_what_a_journal_knows_is_loaded_in_batches_and_forgotten_by_its_times() -> None:
+def test_journaled_identities_are_loaded_in_batches_and_forgotten_by_their_times() -> None:
     delivered = nothing_delivered()
     for first in range(0, 1000, 100):
         for number in range(first, first + 100):
@@ -296,7 +296,7 @@ def test_what_a_journal_knows_is_loaded_in_batches_and_forgotten_by_its_times() 
 # Forgetting
 
 
-def test_what_is_forgotten_lies_below_the_floor_and_what_is_not_lies_above() -> None:
+def test_forgotten_mail_lies_below_the_floor_and_remembered_mail_above() -> None:
     delivered = nothing_delivered()
     for number in (0, 50, 200, 300):
         assert delivered.claim(live(str(number), created=number))
@@ -308,7 +308,7 @@ def test_what_is_forgotten_lies_below_the_floor_and_what_is_not_lies_above() -> 
     assert delivered.ran_out_until == -math.inf
 
 
-def test_the_floor_is_raised_to_what_was_forgotten_and_never_falls() -> None:
+def test_forgetting_raises_the_floor_even_if_nothing_was_there_and_never_lowers_it() -> None:
     delivered = nothing_delivered()
     delivered.forget(-math.inf)
     assert not delivered.may_be_forgotten(datetime.min.replace(tzinfo=UTC))
@@ -329,7 +329,7 @@ def test_the_floor_is_raised_to_what_was_forgotten_and_never_falls() -> None:
     assert delivered.floor == NOW + 1
 
 
-def test_other_events_are_forgotten_by_when_they_came() -> None:
+def test_other_events_are_forgotten_by_their_time_of_delivery() -> None:
     now = NOW
     delivered = nothing_delivered(lambda: now)
     assert delivered.claim(other("1"))
@@ -346,7 +346,7 @@ def test_mails_with_one_message_id_are_kept_as_long_as_the_youngest() -> None:
     assert delivered.claim(live(event_id="1", timestamp=0, created=0))
     assert delivered.claim(live(event_id="2", timestamp=1000, created=1000))
     delivered.forget(NOW + 500)
-    # The listing gives the second one again, which lies above the floor.
+    # A listing has the second one again, which lies above the floor.
     assert not delivered.may_be_forgotten(at(1000))
     assert not delivered.claim(recovered(created=1000))
     delivered.forget(NOW + 1000.5)
@@ -354,7 +354,7 @@ def test_mails_with_one_message_id_are_kept_as_long_as_the_youngest() -> None:
     assert len(delivered) == 0
 
 
-def test_a_time_that_is_known_stays_known_when_the_mail_comes_again_without() -> None:
+def test_a_known_time_is_kept_when_the_mail_arrives_again_without_one() -> None:
     delivered = nothing_delivered()
     delivered.claim(live(created=5))
     delivered.claim(live(kind=".spam", created=None))
@@ -366,7 +366,7 @@ def test_a_time_that_is_known_stays_known_when_the_mail_comes_again_without() ->
 
 @pytest.mark.parametrize("created", [0.0, -1.0, -99.0, -100.0, -500.0, -1e4, -1e9])
 @pytest.mark.parametrize("origin", ["live", RECOVERED])
-def test_a_mail_created_long_ago_is_kept_as_long_as_one_created_now(created: float, origin: str) -> None:
+def test_a_mail_created_long_ago_is_kept_as_long_as_a_new_one(created: float, origin: str) -> None:
     mail = attrs.evolve(live(created=created), origin=origin)
     delivered = nothing_delivered()
     assert delivered.claim(mail)
@@ -412,7 +412,7 @@ def test_a_held_mail_released_late_and_pushed_twice_is_delivered_once() -> None:
         max_size=30,
     )
 )
-def test_an_identity_is_not_older_than_its_mail_or_much_older_than_a_forgetting(
+def test_the_time_of_an_identity_is_close_to_the_time_of_delivery(
     steps: list[tuple[float, float, bool]],
 ) -> None:
     now = forgotten_at = NOW
@@ -431,7 +431,7 @@ def test_an_identity_is_not_older_than_its_mail_or_much_older_than_a_forgetting(
     assert delivered._time_of(None) is None
 
 
-def test_the_clock_is_asked_seldom() -> None:
+def test_the_clock_is_read_rarely() -> None:
     now = NOW
     asked = 0
 
@@ -445,14 +445,14 @@ def test_the_clock_is_asked_seldom() -> None:
         now += 0.1
         assert delivered.claim(live(str(number), created=now - NOW - 3))
     assert 9 <= asked <= 11
-    # It is asked each time for what was not created at about the time when the clock was asked last.
+    # The clock is read each time for a mail that was not created close to its last reading.
     asked = 0
     for number in range(5):
         assert delivered.claim(live(f"old {number}", created=-1e6))
     assert asked == 5
 
 
-def test_a_clock_that_is_stepped_back_is_asked_again() -> None:
+def test_a_clock_that_was_stepped_back_is_read_again() -> None:
     now = NOW + 1e6
     delivered = nothing_delivered(lambda: now)
     assert delivered.claim(live("1", created=1e6))
@@ -462,7 +462,7 @@ def test_a_clock_that_is_stepped_back_is_asked_again() -> None:
     assert delivered._time_of(at(PLAUSIBLE + 1)) is None
 
 
-def test_a_generation_spans_a_quarter_of_a_minute_at_least() -> None:
+def test_a_generation_spans_at_least_fifteen_seconds() -> None:
     delivered = Delivered(lambda: NOW, keep=0.0)
     for number in (0, 15, 16):
         delivered.claim(live(str(number), created=number))
@@ -477,7 +477,7 @@ def test_a_generation_spans_a_quarter_of_a_minute_at_least() -> None:
 
 @pytest.fixture
 def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three generations of one."""
+    """Limit memory to three generations of one identity."""
     monkeypatch.setattr(identities_module, "GENERATION", 1)
     monkeypatch.setattr(identities_module, "MAX_GENERATIONS", 3)
 
@@ -498,14 +498,14 @@ def test_without_room_the_oldest_is_forgotten_and_the_floor_is_raised(small_memo
     assert len(delivered) == 6
 
 
-def test_what_came_late_and_is_forgotten_late_opens_nothing_again(small_memory: None) -> None:
+def test_an_old_identity_that_is_forgotten_late_does_not_lower_the_floor(small_memory: None) -> None:
     delivered = nothing_delivered()
     for number in [-1, -9, -8, -7, -6]:
         delivered.claim(live(str(number), created=number))
     assert delivered.ran_out_until == delivered.floor == math.nextafter(NOW - 1, math.inf)
 
 
-def test_the_floor_is_not_raised_beyond_now_when_there_is_no_room(small_memory: None) -> None:
+def test_without_room_the_floor_is_not_raised_beyond_now(small_memory: None) -> None:
     delivered = nothing_delivered()
     for number in range(5):
         delivered.claim(live(str(number), created=PLAUSIBLE - number))
@@ -514,7 +514,7 @@ def test_the_floor_is_not_raised_beyond_now_when_there_is_no_room(small_memory: 
     assert not delivered.may_be_forgotten(at(1))
 
 
-def test_a_journal_that_knows_too_much_is_remembered_as_far_as_there_is_room(small_memory: None) -> None:
+def test_a_journal_with_too_many_identities_is_loaded_as_far_as_there_is_room(small_memory: None) -> None:
     delivered = nothing_delivered()
     delivered.floor = NOW - 1000
     for number in range(5):
@@ -539,7 +539,7 @@ def test_a_mail_renewed_without_room_is_not_the_one_that_is_forgotten(small_memo
 
 
 @pytest.mark.parametrize("created", [None, PLAUSIBLE + 0.1, 1e10])
-def test_a_mail_without_a_plausible_time_is_remembered_apart_and_no_floor_follows(created: float | None) -> None:
+def test_a_mail_without_a_plausible_time_is_kept_apart_and_leaves_the_floor(created: float | None) -> None:
     delivered = nothing_delivered()
     assert delivered.claim(live(created=created))
     assert delivered.claim(live(kind=".spam", created=created))
@@ -556,7 +556,7 @@ def test_a_mail_without_a_plausible_time_is_remembered_apart_and_no_floor_follow
     assert delivered.has_mail("a@b", "m")
 
 
-def test_a_time_is_plausible_up_to_an_hour_ahead_by_the_clock_of_that_moment() -> None:
+def test_a_time_is_plausible_up_to_an_hour_ahead_of_the_clock() -> None:
     now = NOW
     delivered = nothing_delivered(lambda: now)
     delivered.claim(live("1", created=PLAUSIBLE))
@@ -582,7 +582,7 @@ def test_mails_without_a_time_are_bounded_and_the_oldest_is_forgotten(monkeypatc
     assert (delivered.floor, delivered.ran_out_until) == (-math.inf, -math.inf)
 
 
-# A model: the list of what was delivered, in full
+# A model: the complete list of delivered events
 
 Step: TypeAlias = tuple[str, int, str, bool, int]
 
@@ -603,7 +603,7 @@ def event_of(step: Step) -> MessageReceivedEvent:
     created = None if number == 5 else number
     if is_recovered:
         return recovered(str(number), kind, created, timestamp=0)
-    # The first has no event_id, and the others are seconds apart.
+    # The first push has no event_id. The others are seconds apart.
     return live(str(number), kind, created, event_id=str(push) if push else None, timestamp=push * 10)
 
 
@@ -619,7 +619,7 @@ def is_same_event(one: MessageReceivedEvent, other: MessageReceivedEvent) -> boo
 
 @repeatable
 @given(steps)
-def test_it_decides_as_one_would_who_looks_through_all_that_was_delivered(steps: list[Step]) -> None:
+def test_it_decides_as_a_search_of_all_delivered_events_would(steps: list[Step]) -> None:
     log: list[MessageReceivedEvent] = []
     delivered = nothing_delivered()
     for step in steps:
@@ -656,10 +656,10 @@ arrivals = st.lists(
 
 @repeatable
 @given(arrivals, st.integers(1, 3), st.integers(1, 4))
-def test_no_mail_comes_twice_from_listings_however_small_the_memory(
+def test_no_listed_mail_is_delivered_twice_even_with_little_memory(
     arrivals: list[Arrival], generation: int, generations: int
 ) -> None:
-    # Whoever lists leaves alone what lies below the floor. AgentMail pushes a mail once, and lists it ever after.
+    # Recovery ignores listed mail below the floor. AgentMail pushes a mail once and lists it from then on.
     pushed: list[tuple[int, int]] = []
     handed_over: list[tuple[int, int]] = []
     journal: list[KeptIdentity] = []

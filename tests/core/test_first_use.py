@@ -1,4 +1,4 @@
-"""What takes long once in a process: imports, a TLS context, and the functions that decode."""
+"""Slow work is done once in a process: imports, a TLS context, and generating the decoding functions."""
 
 import itertools
 import ssl
@@ -27,14 +27,14 @@ PLAIN = AgentMailEnvironment(http="http://localhost:1", websockets="ws://localho
 
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No stream has been opened in this process."""
+    """Reset the module to its state before the first stream of a process."""
     monkeypatch.setattr(first_use, "_done", set())
     monkeypatch.setattr(first_use, "_remaining", None)
 
 
 @pytest.fixture
 def steps(fresh: None, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
-    """The steps that are taken, each with whether it was in a thread of its own."""
+    """Record the steps that are taken, and whether each was in another thread."""
     taken: list[tuple[str, bool]] = []
 
     def step(name: str) -> Callable[[], None]:
@@ -58,24 +58,24 @@ def imported_by(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
-def test_importing_the_package_does_not_import_http_sqlite_recovery_or_asyncio() -> None:
+def test_importing_the_package_imports_no_http_sqlite_recovery_or_asyncio() -> None:
     imported = imported_by("import trio_agentmail")
     ours = {"trio_agentmail._recovery.recoverer", "trio_agentmail._supervisor", "trio_agentmail._journal.sqlite_store"}
     assert not imported & ({"httpx", "httpx2", "sqlite3", "cattrs", "asyncio"} | ours)
 
 
-def test_the_journal_is_imported_when_it_is_asked_for() -> None:
+def test_the_journal_is_imported_when_it_is_first_used() -> None:
     assert "sqlite3" in imported_by("from trio_agentmail import SQLiteJournal")
     assert "sqlite3" in imported_by("import trio_agentmail; trio_agentmail.DeadLetter")
 
 
-def test_the_root_tells_its_lazy_names_and_no_others() -> None:
+def test_dir_of_the_package_has_the_lazy_names_and_no_others() -> None:
     assert {"SQLiteJournal", "DeadLetter"} <= set(dir(trio_agentmail))
     with pytest.raises(AttributeError, match="module 'trio_agentmail' has no attribute 'SqliteJournal'"):
         trio_agentmail.SqliteJournal  # type: ignore[attr-defined]  # noqa: B018
 
 
-async def test_on_the_network_it_is_done_in_a_thread_and_once(steps: list[tuple[str, bool]]) -> None:
+async def test_on_the_network_the_slow_work_is_done_once_in_a_thread(steps: list[tuple[str, bool]]) -> None:
     for _ in range(2):
         await first_use.import_in_thread(NetworkBackend(), settings(), with_recovery=True)
     assert steps == [("_import_stream", True), ("_import_httpx2", True), ("_make_tls_context", True)]
@@ -91,14 +91,14 @@ async def test_only_what_the_stream_needs_is_done(steps: list[tuple[str, bool]])
     assert names(steps) == ["_import_stream", "_import_httpx2", "_make_tls_context"]
 
 
-async def test_with_a_fake_there_is_no_thread_and_no_tls(
+async def test_with_a_fake_no_thread_and_no_tls_context_is_used(
     steps: list[tuple[str, bool]], autojump_clock: MockClock
 ) -> None:
     await first_use.import_in_thread(FakeAgentMail(), settings(), with_recovery=True)
     assert steps == [("_import_stream", False), ("_import_httpx2", False)]
 
 
-async def test_what_cannot_be_imported_comes_out_as_itself_and_is_tried_again(
+async def test_an_import_error_is_raised_as_itself_and_the_import_is_tried_again(
     fresh: None, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
     fake = FakeAgentMail()
@@ -119,24 +119,26 @@ async def test_a_real_backend_gets_its_tls_context_made(fresh: None) -> None:
     assert default_ssl_context.cache_info().currsize == 1
 
 
-# The functions that decode
+# The decoding functions
 
 
 @pytest.fixture
 def written(fresh: None, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The classes whose functions have been asked for."""
+    """Record the classes whose functions are requested."""
     asked_for: list[Any] = []
     monkeypatch.setattr(first_use, "hook_of", asked_for.append)
     return asked_for
 
 
-def test_every_class_that_decoding_makes_is_among_them_behind_its_parts() -> None:
+def test_the_decoded_classes_are_complete_and_each_follows_its_parts() -> None:
     classes = decoded_classes()
     assert len(classes) == len(set(classes)) > 35
     assert classes.index(trio_agentmail.Message) < classes.index(MessageReceivedEvent)
 
 
-async def test_they_are_written_a_class_a_checkpoint(written: list[Any], autojump_clock: MockClock) -> None:
+async def test_the_functions_are_generated_one_class_per_checkpoint(
+    written: list[Any], autojump_clock: MockClock
+) -> None:
     seen = []
 
     async def other() -> None:
@@ -152,7 +154,7 @@ async def test_they_are_written_a_class_a_checkpoint(written: list[Any], autojum
     assert len(seen) >= len(written) // 2
 
 
-async def test_a_stream_has_them_written_and_the_next_one_does_not(
+async def test_the_first_stream_generates_the_functions_and_the_next_one_does_not(
     written: list[Any], autojump_clock: MockClock
 ) -> None:
     fake = FakeAgentMail()
@@ -164,9 +166,7 @@ async def test_a_stream_has_them_written_and_the_next_one_does_not(
     assert written == decoded_classes()
 
 
-async def test_a_stream_goes_on_where_one_that_was_left_had_stopped(
-    written: list[Any], autojump_clock: MockClock
-) -> None:
+async def test_a_stream_continues_where_an_earlier_one_stopped(written: list[Any], autojump_clock: MockClock) -> None:
     with trio.CancelScope() as scope:
         scope.cancel()
         await first_use.generate_functions()

@@ -1,4 +1,4 @@
-"""The memory of identities forgets the oldest together, by time, and never more than it has to."""
+"""The memory of identities forgets the oldest generations by time, and no more than it must."""
 
 import sys
 from typing import TypeAlias
@@ -25,7 +25,7 @@ def known(memory: Identities, numbers: range) -> list[int]:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three generations of two."""
+    """Limit memory to three generations of two identities."""
     set_size(monkeypatch, 2, 3)
 
 
@@ -34,7 +34,7 @@ def set_size(monkeypatch: pytest.MonkeyPatch, generation: int, generations: int)
     monkeypatch.setattr(identities_module, "MAX_GENERATIONS", generations)
 
 
-def test_what_was_added_is_known_with_its_record_and_nothing_else_is() -> None:
+def test_an_added_identity_is_known_with_its_record_and_no_other_is() -> None:
     memory = Identities(SPAN)
     assert memory.get(key(1)) is None
     memory.add(key(1), 7, 0.0)
@@ -44,7 +44,7 @@ def test_what_was_added_is_known_with_its_record_and_nothing_else_is() -> None:
     assert len(memory) == 3
 
 
-def test_what_is_known_of_an_identity_is_replaced_in_whichever_generation_it_is() -> None:
+def test_a_record_is_replaced_in_any_generation() -> None:
     memory = Identities(SPAN)
     for number in range(3):
         memory.add(key(number), 1, number * 1000.0)
@@ -57,7 +57,7 @@ def test_what_is_known_of_an_identity_is_replaced_in_whichever_generation_it_is(
     assert len(memory) == 1
 
 
-def test_what_is_not_known_is_not_replaced() -> None:
+def test_replacing_an_unknown_identity_does_nothing() -> None:
     memory = Identities(SPAN)
     memory.replace(key(1), 5)
     memory.add(key(2), 1, 0.0)
@@ -67,7 +67,7 @@ def test_what_is_not_known_is_not_replaced() -> None:
     assert memory.get(key(1)) is None
 
 
-def test_a_renewed_identity_is_not_forgotten_sooner_or_with_older_ones() -> None:
+def test_a_renewed_identity_outlives_older_ones_and_is_never_forgotten_sooner() -> None:
     memory = Identities(SPAN)
     for number, time in enumerate([0, 50, 1000]):
         memory.add(key(number), 1, time)
@@ -94,7 +94,7 @@ def test_a_renewed_identity_is_not_forgotten_sooner_or_with_older_ones() -> None
 # Forgetting by time
 
 
-def test_only_whole_generations_are_forgotten_and_only_if_all_of_them_is_older() -> None:
+def test_only_generations_that_are_older_as_a_whole_are_forgotten() -> None:
     memory = Identities(SPAN)
     for number, time in enumerate([0, 50, 100, 101, 150]):  # the fourth begins another generation
         assert memory.add(key(number), 1, time) is None
@@ -109,7 +109,7 @@ def test_only_whole_generations_are_forgotten_and_only_if_all_of_them_is_older()
         assert len(memory) == 0
 
 
-def test_a_generation_that_is_full_is_forgotten_without_the_one_that_follows(small: None) -> None:
+def test_a_full_generation_is_forgotten_without_the_next_one(small: None) -> None:
     memory = Identities(SPAN)
     for number in range(3):
         memory.add(key(number), 1, number)
@@ -136,7 +136,7 @@ def test_several_generations_are_forgotten_at_once_up_to_the_first_young_one() -
     assert known(memory, range(5)) == [3]
 
 
-def test_a_generation_with_one_young_identity_stays_and_so_does_what_is_behind_it() -> None:
+def test_a_generation_with_one_young_identity_stays_and_so_do_younger_ones() -> None:
     memory = Identities(SPAN)
     memory.add(key(0), 1, 0.0)
     memory.add(key(1), 1, 90.0)
@@ -148,7 +148,7 @@ def test_a_generation_with_one_young_identity_stays_and_so_does_what_is_behind_i
     assert known(memory, range(4)) == [2, 3]
 
 
-def test_an_identity_is_forgotten_a_span_after_its_time_at_the_latest() -> None:
+def test_an_identity_outlives_its_time_by_one_span_at_most() -> None:
     memory = Identities(SPAN)
     for number in range(1000):
         memory.add(key(number), 1, number)
@@ -160,7 +160,7 @@ def test_an_identity_is_forgotten_a_span_after_its_time_at_the_latest() -> None:
 # Running out of room
 
 
-def test_without_room_the_oldest_generation_is_forgotten_and_its_newest_time_is_told(small: None) -> None:
+def test_without_room_the_oldest_generation_goes_and_its_newest_time_is_returned(small: None) -> None:
     memory = Identities(SPAN)
     times = [3.0, 9.0, 4.0, 5.0, 6.0, 7.0]
     assert [memory.add(key(number), 1, time) for number, time in enumerate(times)] == [None] * 6
@@ -171,8 +171,8 @@ def test_without_room_the_oldest_generation_is_forgotten_and_its_newest_time_is_
     assert known(memory, range(9)) == [4, 5, 6, 7, 8]
 
 
-def test_identities_that_come_seldom_take_no_room_from_others(small: None) -> None:
-    # Each is too young for the generation before it. There is room for more of them than there are generations.
+def test_rare_identities_take_no_room_from_others(small: None) -> None:
+    # Each is too young for the generation before it, so each begins one. Merging makes room for more of them.
     memory = Identities(SPAN)
     for number in range(4):
         assert memory.add(key(number), number, number * 1000.0) is None
@@ -184,7 +184,7 @@ def test_identities_that_come_seldom_take_no_room_from_others(small: None) -> No
     assert known(memory, range(4)) == [2, 3]
 
 
-def test_neighbours_become_one_only_if_they_fit_into_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_neighbouring_generations_are_merged_only_if_they_fit_into_one(monkeypatch: pytest.MonkeyPatch) -> None:
     set_size(monkeypatch, 3, 3)
     memory = Identities(SPAN)
     for number, time in enumerate([0, 1, 1000, 1001, 2000]):
@@ -194,7 +194,7 @@ def test_neighbours_become_one_only_if_they_fit_into_one(monkeypatch: pytest.Mon
     assert known(memory, range(7)) == [2, 3, 4, 5, 6]
 
 
-def test_of_two_that_become_one_the_newer_time_counts_whichever_is_larger(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_merged_generation_has_the_newer_time_of_the_two(monkeypatch: pytest.MonkeyPatch) -> None:
     set_size(monkeypatch, 10, 2)
     for times in ([0, 1, 1000, 2000], [0, 1000, 1001, 2000], [1000, 0, 1001, 2000]):
         memory = Identities(SPAN)
@@ -207,7 +207,7 @@ def test_of_two_that_become_one_the_newer_time_counts_whichever_is_larger(monkey
         assert known(memory, range(4)) == [3]
 
 
-def test_however_seldom_they_come_half_of_all_places_can_be_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_at_any_rate_half_of_all_places_can_be_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     set_size(monkeypatch, 10, 8)
     for per_span in range(1, 11):
         memory = Identities(SPAN)
@@ -217,7 +217,7 @@ def test_however_seldom_they_come_half_of_all_places_can_be_taken(monkeypatch: p
 
 
 def test_a_generation_is_as_full_as_its_dict_gets() -> None:
-    # One more, and the dict would double.
+    # With one more identity, the dict would double its size.
     records = {number << 20: 0 for number in range(GENERATION - 1)}
     size = sys.getsizeof(records)
     records[-1] = 0
@@ -227,7 +227,7 @@ def test_a_generation_is_as_full_as_its_dict_gets() -> None:
     assert pytest.approx(1_500_000, rel=0.02) == GENERATION * MAX_GENERATIONS
 
 
-# A model: a plain dict of all that was added, and when
+# A model: a plain dict of all identities with their times
 
 Step: TypeAlias = tuple[str, int, int]
 
@@ -243,7 +243,7 @@ steps = st.lists(
 
 @repeatable
 @given(steps, st.integers(1, 4), st.integers(1, 4))
-def test_it_knows_what_a_dict_knows_except_old_and_reportedly_forgotten_identities(
+def test_it_matches_a_plain_dict_except_for_what_it_has_forgotten(
     steps: list[Step], generation: int, generations: int
 ) -> None:
     model: dict[int, tuple[float, Record]] = {}
@@ -271,7 +271,7 @@ def test_it_knows_what_a_dict_knows_except_old_and_reportedly_forgotten_identiti
             if name == "forget":
                 assert all(model[other][0] < time for other in gone)
             else:
-                # Nothing is forgotten that is younger than it says.
+                # No identity is forgotten that is younger than the returned time.
                 assert all(forgotten is not None and model[other][0] <= forgotten for other in gone)
             for other in gone:
                 del model[other]

@@ -1,4 +1,4 @@
-"""Which proxy stands between us and AgentMail: what `proxy=` and the environment may say."""
+"""The proxy is chosen by the `proxy` argument or by environment variables."""
 
 import traceback
 from typing import Any
@@ -37,7 +37,7 @@ BOTH, DIRECT = Proxies(GIVEN, GIVEN), Proxies()
         ("http://user:@proxy.example:1", "http", "proxy.example", 1, ("user", "")),
     ],
 )
-def test_a_url_gives_scheme_host_port_and_credentials(
+def test_a_url_is_parsed_into_scheme_host_port_and_credentials(
     url: str, scheme: str, host: str, port: int, credentials: tuple[str, str] | None
 ) -> None:
     assert proxy_from_url(url, "proxy") == Proxy(scheme, host, port, credentials)
@@ -74,7 +74,7 @@ BAD_URLS = [
 
 
 def told(exc: BaseException) -> str:
-    """All that can be shown of an exception, with the locals of our frames: the first is the test's own."""
+    """Return everything that can be shown of an exception, with the locals of all frames but the test's own."""
     shown = traceback.TracebackException(type(exc), exc, exc.__traceback__, capture_locals=True)
     return "".join([str(exc), repr(exc), *(repr(frame.locals) for frame in list(shown.stack)[1:])])
 
@@ -90,7 +90,7 @@ async def test_a_bad_url_raises_on_entering_and_its_password_is_not_shown(url: s
 
 
 @pytest.mark.parametrize("url", [b"http://proxy.example:3128", 3128, True, ("http", "proxy.example")])
-async def test_what_is_no_string_raises_on_entering(url: Any) -> None:
+async def test_a_proxy_that_is_not_a_string_raises_on_entering(url: Any) -> None:
     with pytest.raises(TypeError, match=f"^proxy .* not {type(url).__name__}"):
         async with open_agentmail_stream(backend=FakeAgentMail(), proxy=url):
             pytest.fail("entered")
@@ -106,7 +106,7 @@ async def test_other_bad_arguments_do_not_show_its_password() -> None:
     assert SECRET not in told(caught.value)
 
 
-async def test_a_fake_is_reached_whatever_is_said_of_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_fake_is_reached_without_any_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "socks5://proxy.example:1080")
     for proxy in (None, "http://127.0.0.1:1"):
         async with open_agentmail_stream(backend=FakeAgentMail(), proxy=proxy):
@@ -126,7 +126,7 @@ def test_a_proxy_is_named_by_host_and_port_and_shows_no_password() -> None:
 # The environment
 
 
-def test_without_any_there_is_none() -> None:
+def test_without_variables_there_is_no_proxy() -> None:
     assert proxies_for(PROD, None) == DIRECT
 
 
@@ -145,13 +145,15 @@ def test_without_any_there_is_none() -> None:
         ({"https_proxy": "", "HTTPS_PROXY": "http://proxy.example:3128"}, DIRECT),
     ],
 )
-def test_its_variables_say_which(variables: dict[str, str], expected: Proxies, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_variables_select_the_proxy(
+    variables: dict[str, str], expected: Proxies, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert proxies_for(PROD, None) == expected
 
 
-def test_it_holds_for_plain_urls_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_variables_apply_to_unencrypted_urls_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example:3128")
     plain = AgentMailEnvironment(http="http://api.example", websockets="ws://ws.example", insecure=True)
     assert proxies_for(plain, None) == BOTH
@@ -174,7 +176,7 @@ def test_it_holds_for_plain_urls_too(monkeypatch: pytest.MonkeyPatch) -> None:
         ("", True, True),
     ],
 )
-def test_it_names_hosts_that_are_reached_directly_each_for_itself(
+def test_no_proxy_names_the_hosts_that_are_reached_directly(
     variable: str, value: str, websockets: bool, http: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example:3128")
@@ -184,7 +186,7 @@ def test_it_names_hosts_that_are_reached_directly_each_for_itself(
 
 
 @pytest.mark.parametrize("value", ["2001:db8::1", "[2001:db8::1]", "[2001:db8::1]:8443"])
-def test_it_may_name_an_ipv6_address(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_proxy_may_name_an_ipv6_address(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example:3128")
     monkeypatch.setenv("NO_PROXY", value)
     environment = AgentMailEnvironment(http="https://api.example", websockets="wss://[2001:db8::1]:8443")
@@ -203,7 +205,7 @@ def test_loopback_hosts_are_always_reached_directly(
     assert proxies_for(environment, given) == Proxies(GIVEN, None)
 
 
-def test_a_proxy_that_is_given_is_used_whatever_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_argument_takes_precedence_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "socks5://other.example:1080")
     monkeypatch.setenv("NO_PROXY", "*")
     assert proxies_for(PROD, GIVEN) == BOTH
@@ -211,7 +213,7 @@ def test_a_proxy_that_is_given_is_used_whatever_the_environment_says(monkeypatch
 
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "ALL_PROXY"])
 @pytest.mark.parametrize("url", [f"socks5://user:{SECRET}@proxy.example", f"http://user:{SECRET}@proxy.example:port"])
-async def test_one_that_cannot_be_used_raises_on_entering_under_the_name_of_its_variable(
+async def test_an_unusable_variable_raises_on_entering_with_its_name(
     variable: str, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, url)

@@ -1,4 +1,4 @@
-"""Whatever is given for a proxy's URL, and whatever a proxy answers."""
+"""Any text for a proxy's URL, and any answer of a proxy, is handled."""
 
 import traceback
 from urllib.parse import quote
@@ -35,7 +35,7 @@ without_surrogates = st.text(st.characters(exclude_categories=["Cs"]))
 
 @settings(deadline=None)
 @given(without_surrogates.filter(lambda user: ":" not in user), without_surrogates)
-def test_credentials_of_any_characters_are_what_was_percent_encoded(user: str, password: str) -> None:
+def test_percent_encoded_credentials_may_have_any_characters(user: str, password: str) -> None:
     url = f"http://{quote(user, safe='')}:{quote(password, safe='')}@proxy.example:3128"
     assert proxy_from_url(url, "proxy").credentials == (user, password)
 
@@ -62,7 +62,7 @@ pieces = st.sampled_from(
 
 @settings(deadline=None)
 @given(st.lists(st.one_of(pieces, st.binary()), max_size=20))
-async def test_any_answer_is_a_consent_or_a_connection_error(answer: list[bytes]) -> None:
+async def test_any_answer_of_a_proxy_is_accepted_or_a_connection_error(answer: list[bytes]) -> None:
     ours, theirs = memory_stream_pair()
     for piece in answer:
         await theirs.send_all(piece)
@@ -78,7 +78,7 @@ async def test_any_answer_is_a_consent_or_a_connection_error(answer: list[bytes]
 
 
 @pytest.mark.parametrize("status", ["200 OK", "299 Fine"])
-async def test_behind_a_consent_the_stream_is_the_servers(status: str) -> None:
+async def test_after_the_proxy_has_connected_the_stream_is_the_servers(status: str) -> None:
     ours, theirs = memory_stream_pair()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ask_for_tunnel, ours, PROXY, "ws.example", 443)

@@ -1,4 +1,4 @@
-"""The API key is in the Authorization header and nowhere else, whatever goes wrong."""
+"""Whatever goes wrong, the API key appears in the Authorization header and nowhere else."""
 
 import base64
 import hashlib
@@ -41,7 +41,7 @@ KEY = f"am_{MARK}0123456789"
 
 @pytest.fixture(autouse=True)
 def logged(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
-    """Everything that any logger says, at any level; none of it may hold the key."""
+    """Collect the messages of all loggers at all levels. None of them may contain the key."""
     caplog.set_level(logging.DEBUG)
     for name in ("trio_agentmail", "trio-websocket", "trio_websocket", "wsproto", "h11"):
         caplog.set_level(logging.DEBUG, logger=name)
@@ -56,7 +56,7 @@ def logged(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
 
 
 def everything_in(exc: BaseException) -> Iterator[str]:
-    """All that can be shown of an exception, and of those that it was raised from or during."""
+    """Yield everything that can be shown of an exception and of its causes and contexts."""
     yield "".join(traceback.format_exception(exc))
     seen: set[int] = set()
     waiting: list[BaseException | None] = [exc]
@@ -94,7 +94,7 @@ async def raised_on_entering(fake: FakeAgentMail, **options: Any) -> BaseExcepti
 
 
 def frames_of(exc: BaseException) -> Iterator[tuple[str, dict[str, object]]]:
-    """The frames of the package and of what it calls, in all tracebacks of an exception and what it was raised from."""
+    """Yield the frames of the package and of its callees in all tracebacks of an exception and its causes."""
     seen: set[int] = set()
     waiting: list[BaseException | None] = [exc]
     while waiting:
@@ -114,7 +114,7 @@ def assert_no_secret_in_frames(exc: BaseException) -> None:
     shown = []
     for place, variables in frames_of(exc):
         for name, value in variables.items():
-            # What `cgitb` looks at, too: the attributes that the lines around name.
+            # `cgitb` also shows the attributes that the surrounding lines mention.
             values = {name: value} | {f"{name}.{each}": it for each, it in getattr(value, "__dict__", {}).items()}
             shown += [f"{place} {each}" for each, it in values.items() if MARK in repr(it)]
     assert shown == []
@@ -160,7 +160,7 @@ async def test_no_frame_holds_the_key_when_entering_fails(
 @pytest.mark.parametrize("opener", [open_agentmail_session, open_agentmail_stream])
 @pytest.mark.parametrize("bad", [f"{KEY}\n", f"“{KEY}”", KEY.encode()], ids=["line end", "quotes", "bytes"])
 @pytest.mark.parametrize("as_callable", [False, True])
-async def test_no_frame_holds_a_key_that_is_none(opener: Callable[..., Any], bad: Any, as_callable: bool) -> None:
+async def test_no_frame_holds_an_invalid_key(opener: Callable[..., Any], bad: Any, as_callable: bool) -> None:
     with pytest.raises((TypeError, ValueError)) as caught:
         async with opener(api_key=(lambda: bad) if as_callable else bad, backend=FakeAgentMail()):
             pytest.fail("entered")
@@ -213,7 +213,7 @@ async def test_no_frame_holds_the_key_when_a_server_speaks_something_else() -> N
         nursery.cancel_scope.cancel()
 
 
-async def test_no_frame_holds_the_key_of_a_stream_that_was_ended_later(autojump_clock: MockClock) -> None:
+async def test_no_frame_holds_the_key_of_a_stream_that_ends_later(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     with pytest.raises(AuthenticationError) as caught:
         async with open_agentmail_stream(api_key=lambda: KEY, backend=fake) as events:
@@ -228,7 +228,7 @@ async def test_no_frame_holds_the_key_of_a_stream_that_was_ended_later(autojump_
 def test_no_frame_holds_the_key_when_control_c_strikes_while_a_request_is_sent(
     what: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Recovery asks in tasks in which it may."""
+    """The interrupt arrives in a task of recovery."""
 
     async def send_all(stream: trio.SocketStream, data: bytes | bytearray | memoryview) -> None:
         if b" /v0/inboxes" in bytes(data):
@@ -249,7 +249,7 @@ def test_no_frame_holds_the_key_when_control_c_strikes_while_a_request_is_sent(
     assert_no_secret_in_frames(caught.value)
 
 
-# What the server says
+# Text from the server
 
 
 @pytest.mark.parametrize(
@@ -318,8 +318,8 @@ async def test_a_loss_with_the_key_as_its_reason_does_not_give_it_away(autojump_
         assert_no_secret(lost, session.statistics())
 
 
-async def test_a_server_that_repeats_the_request_does_not_give_the_key_away() -> None:
-    """As an echo server does: what we said is what it says."""
+async def test_a_server_that_echoes_the_request_does_not_give_the_key_away() -> None:
+    """An echo server answers with the request itself."""
 
     async def echo(stream: trio.SocketStream) -> None:
         await stream.send_all(await stream.receive_some())
@@ -343,10 +343,10 @@ async def test_a_server_that_repeats_the_request_does_not_give_the_key_away() ->
         nursery.cancel_scope.cancel()
 
 
-# What we show
+# Everything that the package shows
 
 
-async def test_in_a_run_in_which_all_goes_wrong_the_key_is_shown_nowhere(
+async def test_when_everything_goes_wrong_the_key_is_shown_nowhere(
     autojump_clock: MockClock, logged: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     async def consume(events: trio.MemoryReceiveChannel[Event]) -> None:
@@ -397,7 +397,7 @@ async def test_in_a_run_in_which_all_goes_wrong_the_key_is_shown_nowhere(
     assert_no_secret(caught.value, session, session.statistics(), *received)
     assert sum(isinstance(event, Disconnected) for event in received) >= 2
     assert sum(isinstance(event, Subscribed) for event in received) >= 3
-    # Each request has it, in one header; and the log has told of all this, and of trio-websocket's part.
+    # Each request has the key in one header. The log covers all of this, including trio-websocket's part.
     assert len(fake.handshakes) > 10
     for handshake in fake.handshakes:
         shown = [name for name, value in handshake.headers.items() if MARK in value or MARK in name]
@@ -409,7 +409,7 @@ async def test_in_a_run_in_which_all_goes_wrong_the_key_is_shown_nowhere(
 
 
 async def test_an_error_frame_that_repeats_the_key_is_passed_on_but_not_logged(autojump_clock: MockClock) -> None:
-    """What AgentMail pushes is the caller's own mail and is handed on as it is; only we must not show it."""
+    """A push is the caller's own data and is delivered unchanged, but the package must not show it."""
     fake = FakeAgentMail()
     async with open_agentmail_session(api_key=KEY, backend=fake) as session:
         await fake.send_raw(orjson.dumps({"type": "error", "name": "oh", "message": "no key here"}))
@@ -438,7 +438,7 @@ async def test_each_connection_is_redacted_with_the_key_that_it_was_made_with(au
 async def test_the_old_connection_may_give_away_neither_its_own_key_nor_the_new_one(
     autojump_clock: MockClock,
 ) -> None:
-    """While `subscribe` opens a second connection, the first still lives, with the key that was asked for it."""
+    """While `subscribe` opens a second connection, the first one still exists and uses its own key."""
     fake = FakeAgentMail()
     keys = [f"am_old_{MARK}", f"am_new_{MARK}", f"am_newest_{MARK}"]
     async with open_agentmail_session(api_key=lambda: keys.pop(0), backend=fake) as session:
@@ -471,7 +471,7 @@ async def test_a_key_that_no_header_can_carry_is_refused_without_being_shown(
 
 @pytest.mark.parametrize("key", [KEY.encode(), [KEY], {"key": KEY}, 5], ids=["bytes", "list", "dict", "int"])
 @pytest.mark.parametrize("as_callable", [False, True])
-async def test_a_key_that_is_no_string_is_refused_without_being_shown(
+async def test_a_key_that_is_not_a_string_is_refused_without_being_shown(
     key: object, as_callable: bool, autojump_clock: MockClock
 ) -> None:
     fake = FakeAgentMail()
@@ -542,7 +542,7 @@ async def test_settings_show_no_key(autojump_clock: MockClock) -> None:
             assert_no_secret(part, *vars(part).values())
 
 
-async def test_a_key_that_begins_with_another_is_redacted_whole(autojump_clock: MockClock) -> None:
+async def test_a_key_that_begins_with_another_key_is_redacted_completely(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     keys = [KEY, KEY + "_and_more"]
     async with open_agentmail_stream(api_key=lambda: keys.pop(0), backend=fake) as events:

@@ -1,4 +1,4 @@
-"""What the caller says is checked where it is said, and a message says what to write instead."""
+"""Arguments are checked where they are given, and the message says what to write instead."""
 
 import math
 from datetime import UTC, date, datetime, timedelta, timezone
@@ -22,7 +22,7 @@ def test_nothing_given_subscribes_to_everything() -> None:
 
 
 @pytest.mark.parametrize("field", FILTERS)
-def test_a_bare_string_where_a_list_belongs_is_refused_with_the_list_to_write(field: str) -> None:
+def test_a_single_string_for_a_filter_is_refused_and_the_message_shows_the_list(field: str) -> None:
     arguments: dict[str, Any] = {field: "agent"}
     with pytest.raises(TypeError) as caught:
         Subscribe(**arguments)
@@ -30,7 +30,7 @@ def test_a_bare_string_where_a_list_belongs_is_refused_with_the_list_to_write(fi
 
 
 @pytest.mark.parametrize("field", FILTERS)
-def test_bytes_are_no_list_either(field: str) -> None:
+def test_bytes_for_a_filter_are_refused(field: str) -> None:
     arguments: dict[str, Any] = {field: b"agent"}
     with pytest.raises(TypeError, match=field):
         Subscribe(**arguments)
@@ -38,7 +38,7 @@ def test_bytes_are_no_list_either(field: str) -> None:
 
 @pytest.mark.parametrize("item", [7, None, "", b"agent"])
 @pytest.mark.parametrize("field", FILTERS)
-def test_an_item_that_is_no_string_is_refused_by_name(field: str, item: object) -> None:
+def test_an_item_that_is_not_a_string_is_refused_by_name(field: str, item: object) -> None:
     arguments: dict[str, Any] = {field: ["agent", item]}
     with pytest.raises(TypeError) as caught:
         Subscribe(**arguments)
@@ -47,7 +47,7 @@ def test_an_item_that_is_no_string_is_refused_by_name(field: str, item: object) 
 
 
 @pytest.mark.parametrize("field", FILTERS)
-def test_an_empty_list_would_match_nothing_and_is_refused(field: str) -> None:
+def test_an_empty_list_is_refused_because_it_would_match_nothing(field: str) -> None:
     arguments: dict[str, Any] = {field: []}
     with pytest.raises(ValueError, match=rf"{field}.*leave it out"):
         Subscribe(**arguments)
@@ -82,7 +82,7 @@ def test_a_subscription_cannot_be_changed_afterwards() -> None:
         ("?", ""),
     ],
 )
-def test_an_unknown_event_type_is_a_warning_with_a_suggestion_at_the_call(event_type: str, suggestion: str) -> None:
+def test_an_unknown_event_type_warns_the_caller_with_a_suggestion(event_type: str, suggestion: str) -> None:
     with pytest.warns(UserWarning, match="^unknown event type ") as warned:
         subscribe = Subscribe(event_types=["message.received", event_type])
     assert subscribe.event_types == ("message.received", event_type)
@@ -92,13 +92,13 @@ def test_an_unknown_event_type_is_a_warning_with_a_suggestion_at_the_call(event_
     assert warning.filename == __file__
 
 
-def test_each_of_several_unknown_event_types_is_a_warning_of_its_own() -> None:
+def test_each_unknown_event_type_has_its_own_warning() -> None:
     with pytest.warns(UserWarning, match="^unknown event type ") as warned:
         Subscribe(event_types=["a", "message.sent", "b"])
     assert len(warned) == 2
 
 
-def test_no_known_event_type_is_a_warning() -> None:
+def test_known_event_types_do_not_warn() -> None:
     assert Subscribe(event_types=get_args(EventType)).event_types == get_args(EventType)
 
 
@@ -155,7 +155,7 @@ def test_a_plain_url_of_another_machine_is_refused_without_insecure(field: str, 
         (f"wss://{'x' * 64}.example", "must be a URL like"),
     ],
 )
-def test_a_url_that_cannot_be_right_is_refused_without_being_shown(url: str, why: str) -> None:
+def test_an_invalid_url_is_refused_without_being_shown(url: str, why: str) -> None:
     with pytest.raises(ValueError, match=f"websockets.*{why}") as caught:
         AgentMailEnvironment(http=HTTPS, websockets=url)
     assert "am_secret" not in str(caught.value)
@@ -173,7 +173,7 @@ def test_a_url_that_cannot_be_right_is_refused_without_being_shown(url: str, why
         ("websockets", f"{WSS}:443/v0//"),
     ],
 )
-def test_a_base_url_is_without_the_version(field: str, url: str) -> None:
+def test_a_base_url_with_the_version_is_refused(field: str, url: str) -> None:
     urls: dict[str, Any] = {"http": HTTPS, "websockets": WSS, field: url}
     with pytest.raises(ValueError, match=rf"^{field} must be the base URL, without /v0"):
         AgentMailEnvironment(**urls)
@@ -194,13 +194,15 @@ def test_a_base_url_may_have_a_path_of_its_own() -> None:
         (HTTPS, "ftp://localhost", r"^websockets must be a URL like wss://host or ws://localhost:8000$"),
     ],
 )
-def test_a_url_in_the_wrong_place_is_told_where_it_belongs(http: str, websockets: str, message: str) -> None:
+def test_the_message_for_a_url_in_the_wrong_argument_names_the_right_one(
+    http: str, websockets: str, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         AgentMailEnvironment(http=http, websockets=websockets)
 
 
 @pytest.mark.parametrize("port", ["99999", "-1", "am_secret"])
-def test_a_port_that_is_none_is_refused_when_the_environment_is_made(port: str) -> None:
+def test_an_invalid_port_is_refused_when_the_environment_is_made(port: str) -> None:
     with pytest.raises(ValueError) as caught:
         AgentMailEnvironment(http=HTTPS, websockets=f"wss://ws.example:{port}")
     assert "am_secret" not in str(caught.value)
@@ -208,7 +210,7 @@ def test_a_port_that_is_none_is_refused_when_the_environment_is_made(port: str) 
 
 @pytest.mark.parametrize("field", ["http", "websockets"])
 @pytest.mark.parametrize("url", [None, b"wss://ws.example", 7])
-def test_a_url_that_is_no_string_is_a_type_error(field: str, url: object) -> None:
+def test_a_url_that_is_not_a_string_is_a_type_error(field: str, url: object) -> None:
     urls: dict[str, Any] = {"http": HTTPS, "websockets": WSS, field: url}
     with pytest.raises(TypeError, match=field):
         AgentMailEnvironment(**urls)
@@ -237,7 +239,7 @@ def test_a_delay_that_is_negative_or_not_finite_is_refused_by_name(field: str, v
 
 @pytest.mark.parametrize("value", ["1", True, [1], 1j])
 @pytest.mark.parametrize("field", DELAYS)
-def test_a_delay_that_is_no_number_is_a_type_error(field: str, value: object) -> None:
+def test_a_delay_that_is_not_a_number_is_a_type_error(field: str, value: object) -> None:
     arguments: dict[str, Any] = {field: value}
     with pytest.raises(TypeError, match=f"^{field} takes a number of seconds"):
         ReconnectPolicy(**arguments)
@@ -251,13 +253,13 @@ def test_only_give_up_after_may_be_none() -> None:
             ReconnectPolicy(**arguments)
 
 
-def test_the_ceiling_may_not_shrink_from_attempt_to_attempt() -> None:
+def test_the_upper_bound_may_not_shrink_from_attempt_to_attempt() -> None:
     with pytest.raises(ValueError, match=r"multiplier must be finite and at least 1, not 0\.5"):
         ReconnectPolicy(multiplier=0.5)
     assert ReconnectPolicy(multiplier=1).multiplier == 1
 
 
-def test_the_highest_ceiling_may_not_be_below_the_first() -> None:
+def test_max_delay_may_not_be_below_initial_delay() -> None:
     with pytest.raises(ValueError, match=r"max_delay \(0.25\).*initial_delay \(0.5\)"):
         ReconnectPolicy(max_delay=0.25)
     assert ReconnectPolicy(initial_delay=3, max_delay=3).max_delay == 3
@@ -287,33 +289,33 @@ def test_a_span_that_is_negative_or_not_finite_is_refused_by_name(field: str, va
 
 @pytest.mark.parametrize("value", ["1", True, None, [1], 1j, timedelta(minutes=5)])
 @pytest.mark.parametrize("field", SPANS)
-def test_a_span_that_is_no_number_is_a_type_error(field: str, value: object) -> None:
+def test_a_span_that_is_not_a_number_is_a_type_error(field: str, value: object) -> None:
     arguments: dict[str, Any] = {field: value}
     with pytest.raises(TypeError, match=f"^{field} takes a number of seconds"):
         Recovery(**arguments)
 
 
-def test_sweeps_are_a_second_apart_or_more() -> None:
+def test_sweeps_are_at_least_a_second_apart() -> None:
     with pytest.raises(ValueError, match=r"^sweep_interval must be finite and at least 1, not 0.999"):
         Recovery(sweep_interval=0.999)
     assert Recovery(sweep_interval=1).sweep_interval == 1
 
 
 @pytest.mark.parametrize("value", [0, 0.999, -1, math.inf, math.nan])
-def test_sweeps_make_a_request_a_minute_or_more(value: float) -> None:
+def test_sweeps_make_at_least_one_request_a_minute(value: float) -> None:
     with pytest.raises(ValueError, match=r"^sweep_rate must be finite and at least 1, not"):
         Recovery(sweep_rate=value)
     assert Recovery(sweep_rate=1).sweep_rate == 1
 
 
 @pytest.mark.parametrize("value", ["1", True, None, timedelta(minutes=1)])
-def test_a_sweep_rate_that_is_no_number_is_a_type_error(value: object) -> None:
+def test_a_sweep_rate_that_is_not_a_number_is_a_type_error(value: object) -> None:
     arguments: dict[str, Any] = {"sweep_rate": value}
     with pytest.raises(TypeError, match=r"^sweep_rate takes a number, not"):
         Recovery(**arguments)
 
 
-def test_a_sweep_reaches_back_at_least_as_far_as_a_gap_is_overlapped() -> None:
+def test_sweep_depth_may_not_be_below_overlap() -> None:
     with pytest.raises(ValueError, match=r"sweep_depth \(299\).*overlap \(300.0\)"):
         Recovery(sweep_depth=299)
     with pytest.raises(ValueError, match=r"sweep_depth \(86400.0\).*overlap \(90000\)"):
@@ -334,14 +336,14 @@ def test_a_since_without_an_offset_is_refused_and_the_message_shows_one() -> Non
 
 
 @pytest.mark.parametrize("value", ["2026-01-02T00:00:00Z", 1_767_312_000, True, date(2026, 1, 2), timedelta(days=1)])
-def test_a_since_that_is_no_datetime_is_a_type_error(value: object) -> None:
+def test_a_since_that_is_not_a_datetime_is_a_type_error(value: object) -> None:
     arguments: dict[str, Any] = {"since": value}
     with pytest.raises(TypeError, match=f"^since takes a datetime, not {type(value).__name__}"):
         Recovery(**arguments)
 
 
 @pytest.mark.parametrize("value", [None, 0, 1, "yes"])
-def test_whether_to_fetch_bodies_is_a_bool_and_nothing_like_it(value: object) -> None:
+def test_fetch_bodies_takes_only_a_bool(value: object) -> None:
     arguments: dict[str, Any] = {"fetch_bodies": value}
     with pytest.raises(TypeError, match="fetch_bodies"):
         Recovery(**arguments)

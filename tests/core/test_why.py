@@ -1,4 +1,4 @@
-"""A connection that cannot be made says why, and where to."""
+"""The error for a failed connection has the reason and names the host."""
 
 import errno
 import logging
@@ -44,7 +44,9 @@ async def failure_to_enter(where: AgentMailEnvironment, **settings: Any) -> Conn
 
 
 @pytest.mark.parametrize("scheme", ["ws", "wss"])
-async def test_a_refused_connection_says_so_and_to_where(scheme: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_error_for_a_refused_connection_names_host_and_port(
+    scheme: str, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO, logger="trio_agentmail")
     with reserved_port() as port:
         failure = await failure_to_enter(environment(port, scheme=scheme), enter_timeout=1.0)
@@ -55,7 +57,7 @@ async def test_a_refused_connection_says_so_and_to_where(scheme: str, caplog: py
     assert f"for the next attempt: ConnectionRefusedError: {said}" in caplog.text
 
 
-async def test_what_went_wrong_on_a_reconnect_is_in_the_statistics() -> None:
+async def test_the_failure_of_a_reconnect_is_in_the_statistics() -> None:
     stop = trio.Event()
 
     async def run_server(*, task_status: trio.TaskStatus[None]) -> None:
@@ -78,7 +80,7 @@ async def test_what_went_wrong_on_a_reconnect_is_in_the_statistics() -> None:
                     await trio.sleep(0.001)
 
 
-async def test_a_name_that_cannot_be_resolved_says_so_and_that_there_may_be_a_proxy() -> None:
+async def test_the_error_for_a_name_that_cannot_be_resolved_suggests_a_proxy() -> None:
     nowhere = AgentMailEnvironment(http="https://api.invalid", websockets="wss://ws.invalid")
     failure = await failure_of_one_attempt(nowhere)
     assert isinstance(failure, socket.gaierror)
@@ -87,7 +89,7 @@ async def test_a_name_that_cannot_be_resolved_says_so_and_that_there_may_be_a_pr
     assert str(failure).endswith("; if only a proxy can resolve it, set $HTTPS_PROXY or pass proxy=…")
 
 
-async def test_a_server_that_hangs_up_in_the_handshake_is_named() -> None:
+async def test_a_server_that_closes_during_the_handshake_is_named() -> None:
     async def handle(peer: Peer) -> None:
         await peer.read_request()
 
@@ -96,7 +98,7 @@ async def test_a_server_that_hangs_up_in_the_handshake_is_named() -> None:
     assert str(failure) == f"127.0.0.1 port {server.port} hung up during the handshake"
 
 
-async def test_a_server_that_resets_in_the_handshake_is_named_with_what_the_network_said() -> None:
+async def test_a_server_that_resets_during_the_handshake_is_named_with_the_reason() -> None:
     async def handle(peer: Peer) -> None:
         await peer.read_request()
         peer.reset()
@@ -116,7 +118,7 @@ async def test_a_server_that_does_not_answer_the_handshake_is_named() -> None:
     )
 
 
-async def test_the_first_attempt_that_outlasts_the_enter_timeout_says_what_it_was_doing() -> None:
+async def test_a_first_attempt_that_outlasts_enter_timeout_says_what_it_waited_for() -> None:
     async def handle(peer: Peer) -> None:
         await peer.accept()
         await peer.stay()
@@ -139,7 +141,7 @@ async def ask(url: str) -> Exception:
     return caught.value
 
 
-async def test_requests_say_why_as_well() -> None:
+async def test_failed_requests_have_the_reason_as_well() -> None:
     async def handle(peer: Peer) -> None:
         await peer.stream.receive_some()
         await peer.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
@@ -159,7 +161,7 @@ async def test_requests_say_why_as_well() -> None:
         assert str(await ask(f"http://127.0.0.1:{server.port}/v0"))
 
 
-# What a backend raises without a word
+# A backend's exceptions without a message
 
 
 class Speechless(FakeBackend):
@@ -180,11 +182,11 @@ async def test_the_reason_is_never_empty(autojump_clock: MockClock, caplog: pyte
     assert describe(trio.BrokenResourceError()) == "BrokenResourceError"
 
 
-# Below
+# The functions themselves
 
 
 def several(*attempts: OSError) -> OSError:
-    """As Trio raises it."""
+    """Return the exception that Trio raises when several attempts failed."""
     error = OSError("all attempts to connect failed")
     error.__cause__ = ExceptionGroup("all attempts to connect failed", attempts)
     return error
@@ -215,9 +217,7 @@ TIMED_OUT = OSError(errno.ETIMEDOUT, "Error connecting to ('10.0.0.1', 1)")
         (socket.gaierror(), socket.gaierror, f"cannot resolve {HOST}: gaierror; try this"),
     ],
 )
-def test_every_way_in_which_tcp_fails_has_words_and_keeps_its_class(
-    failure: OSError, error: type[OSError], text: str
-) -> None:
+def test_every_tcp_failure_has_a_reason_and_keeps_its_class(failure: OSError, error: type[OSError], text: str) -> None:
     told = connect_error(failure, HOST, f"{HOST} port 443", "; try this")
     assert type(told) is error
     assert str(told) == text
@@ -226,10 +226,10 @@ def test_every_way_in_which_tcp_fails_has_words_and_keeps_its_class(
     assert told.errno == first.errno
 
 
-def test_words_are_those_of_the_operating_system() -> None:
+def test_the_reason_is_in_the_words_of_the_operating_system() -> None:
     number = errno.EHOSTUNREACH
     assert str(connect_error(OSError(number, "x"), HOST, HOST)).lower() == f"{os.strerror(number)}: {HOST}".lower()
 
 
-def test_tls_that_ends_without_a_word_has_words() -> None:
+def test_a_tls_failure_without_a_message_has_a_reason() -> None:
     assert str(tls_error(trio.BrokenResourceError(), HOST)) == f"no TLS with {HOST}: BrokenResourceError"

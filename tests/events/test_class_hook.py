@@ -202,7 +202,7 @@ def test_a_refusal_names_the_field_of_a_part_and_the_way_to_it() -> None:
     assert refused.value.__notes__ == ["for the field size of Inner", "for the field given of Made"]
 
 
-def test_a_class_that_is_not_required_must_be_optional_since_an_invalid_value_becomes_none() -> None:
+def test_a_part_with_a_default_must_be_optional() -> None:
     with pytest.raises(TypeError, match=r"the type must be Part \| None"):
         hook_of(with_type(Part, default=Part()))
     assert hook_of(with_type(Part))({"given": {"name": "p"}}).given == Part(name="p")

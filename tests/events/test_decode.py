@@ -1,3 +1,5 @@
+"""Frames are decoded to events, and events are encoded to frames."""
+
 import gc
 import json
 import sys
@@ -88,10 +90,10 @@ def decode_mail(**fields: Any) -> Message:
     return event.message
 
 
-# The whole of a frame
+# Complete frames
 
 
-def test_a_mail_comes_with_everything_that_was_sent() -> None:
+def test_a_mail_has_everything_that_was_sent() -> None:
     text = json.dumps(
         {
             "type": "event",
@@ -165,7 +167,7 @@ def test_a_mail_comes_with_everything_that_was_sent() -> None:
 
 
 @pytest.mark.parametrize("event_type", PAYLOADS)
-def test_a_frame_of_a_known_type_becomes_its_class_even_with_an_empty_payload(event_type: str) -> None:
+def test_a_frame_of_a_known_type_may_have_an_empty_payload(event_type: str) -> None:
     payload = IDS if event_type.startswith("message.received") else {}
     event = decode({"type": "event", "event_type": event_type, PAYLOADS[event_type]: payload})
     assert not isinstance(event, UnknownEvent)
@@ -185,14 +187,14 @@ def test_the_older_spellings_of_a_frame_become_the_same_event(event_type: str) -
     assert not isinstance(today, UnknownEvent)
 
 
-def test_a_confirmation_says_which_filters_are_in_force() -> None:
+def test_a_confirmation_has_the_filters_that_are_in_force() -> None:
     assert decode({"type": "subscribed"}) == Subscribed()
     event = decode({"type": "subscribed", "inbox_ids": ["a@b.c"], "pod_ids": [], "event_types": 7})
     assert event == Subscribed(inbox_ids=("a@b.c",), pod_ids=(), event_types=None)
     assert json.loads(event.raw)["type"] == "subscribed"
 
 
-def test_an_error_frame_is_an_error_event_whatever_else_it_names() -> None:
+def test_an_error_frame_is_an_error_event_whatever_else_it_contains() -> None:
     event = decode({"type": "error", "name": "forbidden", "message": "x is forbidden", "event_type": "message.sent"})
     assert event == ErrorEvent(name="forbidden", message="x is forbidden")
     assert event.raw
@@ -207,14 +209,14 @@ def test_bytes_mean_what_the_text_means() -> None:
     assert event.raw == text
 
 
-def test_a_frame_has_no_say_in_where_it_came_from_nor_in_its_text() -> None:
+def test_a_frame_can_set_neither_its_origin_nor_its_raw_text() -> None:
     event = decode({"type": "event", "event_type": "message.sent", "send": {}, "origin": "x", "raw": "y"})
     assert event == MessageSentEvent(send=Send())
     assert event.origin == "live"
     assert json.loads(event.raw)["raw"] == "y"
 
 
-# Shapes for one and the same thing
+# Several forms of the same value
 
 
 @pytest.mark.parametrize(
@@ -230,7 +232,7 @@ def test_a_frame_has_no_say_in_where_it_came_from_nor_in_its_text() -> None:
         {"from": [7, {"name": "Jane", "email": "jane@example.com"}, "bob@example.com"]},
     ],
 )
-def test_the_sender_is_one_string_whatever_the_wire_has(fields: dict[str, Any]) -> None:
+def test_the_sender_is_one_string_in_every_form_of_the_wire(fields: dict[str, Any]) -> None:
     assert decode_mail(**fields).from_ == "Jane <jane@example.com>"
 
 
@@ -255,7 +257,7 @@ def test_a_sender_that_cannot_be_read_is_empty(sender: Any) -> None:
         ([], ()),
     ],
 )
-def test_recipients_are_strings_whatever_the_wire_has(recipients: Any, expected: tuple[str, ...]) -> None:
+def test_recipients_are_strings_in_every_form_of_the_wire(recipients: Any, expected: tuple[str, ...]) -> None:
     message = decode_mail(to=recipients, cc=recipients, bcc=recipients, reply_to=recipients)
     assert message.to == message.cc == message.bcc == message.reply_to == expected
     sent = decode({"event_type": "message.sent", "send": {"recipients": recipients}})
@@ -287,7 +289,7 @@ def test_a_name_cannot_pass_for_an_address(name: str, shown: str) -> None:
         ("2026-01-01T22:34:05.000-04:30", datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)),
     ],
 )
-def test_times_are_aware_however_they_are_written(written: str, expected: datetime) -> None:
+def test_times_are_aware_in_every_form_of_the_wire(written: str, expected: datetime) -> None:
     message = decode_mail(timestamp=written)
     assert message.timestamp == expected
     assert message.timestamp is not None
@@ -295,7 +297,7 @@ def test_times_are_aware_however_they_are_written(written: str, expected: dateti
 
 
 @pytest.mark.parametrize("written", ["", "soon", "2026-13-01T00:00:00Z", "0000-01-01T00:00:00Z", 1767323045, None, {}])
-def test_a_time_that_is_none_is_none(written: Any) -> None:
+def test_an_invalid_time_is_none(written: Any) -> None:
     assert decode_mail(timestamp=written).timestamp is None
 
 
@@ -313,14 +315,14 @@ def test_a_time_that_is_none_is_none(written: Any) -> None:
         ([], None),
     ],
 )
-def test_a_number_is_an_int_or_nothing(written: Any, expected: int | None) -> None:
+def test_a_number_is_an_int_or_none(written: Any, expected: int | None) -> None:
     size = decode_mail(size=written).size
     assert size == expected
     assert type(size) is type(expected)
 
 
 @pytest.mark.parametrize(("written", "expected"), [(True, True), (False, False), (1, None), ("true", None)])
-def test_a_bool_is_a_bool_or_nothing(written: Any, expected: bool | None) -> None:
+def test_a_bool_is_a_bool_or_none(written: Any, expected: bool | None) -> None:
     event = decode({"event_type": "domain.verified", "domain": {"inbound_enabled": written}})
     assert event.domain.inbound_enabled is expected
 
@@ -338,13 +340,13 @@ def test_a_domain_is_verified_in_any_case(status: str) -> None:
     assert event.domain.records == (VerificationRecord(type="MX", status="VALID", priority=10),)
 
 
-def test_headers_that_are_no_strings_are_left_out() -> None:
+def test_headers_that_are_not_strings_are_left_out() -> None:
     assert decode_mail(headers={"A": "1", "B": ["2"], "C": None}).headers == {"A": "1"}
     assert decode_mail(headers=["A"]).headers == {}
     assert decode_mail(headers=None).headers == {}
 
 
-def test_metadata_is_any_json() -> None:
+def test_metadata_may_be_any_json() -> None:
     for metadata in ({"a": [1, {"b": None}]}, [1], "x", 7):
         event = decode({"event_type": "calendar.event.created", "calendar_event": {"metadata": metadata}})
         assert event.calendar_event == CalendarEvent(metadata=metadata)
@@ -357,7 +359,7 @@ def test_bounced_recipients_are_objects() -> None:
     assert event.bounce.recipients == (Recipient(address="a@x.com", status="5.1.1"),)
 
 
-def test_a_held_mail_comes_with_its_verdict_and_its_release() -> None:
+def test_a_held_mail_has_its_verdict_and_its_release() -> None:
     override = {
         "override_id": "ovr_1",
         "actor": {"kind": "api_key", "api_key_id": "key_1"},
@@ -377,7 +379,7 @@ def test_a_held_mail_comes_with_its_verdict_and_its_release() -> None:
     )
 
 
-def test_a_changed_calendar_event_tells_what_changed() -> None:
+def test_a_changed_calendar_event_has_the_previous_values() -> None:
     recurrence = {
         "rule": "FREQ=DAILY",
         "rdates": ["2026-01-02T03:00:00", {"start": "2026-01-03T03:00:00", "duration": "PT1H"}, 7],
@@ -417,7 +419,7 @@ def test_nobody_invited_before_differs_from_not_changed() -> None:
     assert previous_attendees({"attendees": 7}) is None
 
 
-def test_parts_of_the_wrong_type_are_missing_and_take_nothing_else_with_them() -> None:
+def test_parts_of_the_wrong_type_are_left_out_alone() -> None:
     event = decode(
         {
             "event_type": "message.received",
@@ -445,15 +447,15 @@ def test_a_field_that_is_missing_or_null_has_its_default(cls: Any) -> None:
     ids=str,
 )
 def test_a_value_of_the_fields_own_type_stays_as_it_is(type_: Any, value: Any) -> None:
-    # Decoding takes it past the hook, which says the same.
+    # The generated function bypasses the hook for such a value, so the hook must agree.
     assert hook_of(type_)(value) is value
 
 
-# What many values cost, in calls: each of them takes longer than reading the value
+# The cost of many values, in function calls: a call takes longer than reading the value
 
 
 def calls(field: str, value: str) -> int:
-    """How many functions are called, in Python or in C, to decode a mail with this JSON as a field of it."""
+    """Count the calls, in Python and C, to decode a mail that has this JSON in a field."""
     frame = (
         f'{{"event_type": "message.received", "message": {{"inbox_id": "a", "message_id": "b", "{field}": {value}}}}}'
     )
@@ -487,23 +489,23 @@ def calls(field: str, value: str) -> int:
         ("from", '{"email": "a"}', 0),
     ],
 )
-def test_many_small_values_cost_few_calls_each(field: str, item: str, at_most: int) -> None:
+def test_many_small_values_take_few_calls_each(field: str, item: str, at_most: int) -> None:
     few, many = (calls(field, f"[{', '.join([item] * n)}]") for n in (100, 1_100))
     assert (many - few) / 1_000 <= at_most
 
 
 @pytest.mark.parametrize("text", [r"\ud800", r"\n\ud800", r"\\\udc00", r"\ud83d\ude00\ud83d"])
-def test_many_escapes_cost_no_call_each(text: str) -> None:
+def test_many_escapes_take_no_call_each(text: str) -> None:
     assert calls("text", f'"{text * 10}"') == calls("text", f'"{text * 1_000}"')
 
 
 @pytest.mark.parametrize("character", [r"\"", r"\\"])
-def test_what_is_escaped_in_a_name_costs_no_call_each(character: str) -> None:
+def test_many_escapes_in_a_name_take_no_call_each(character: str) -> None:
     few, many = (calls("to", f'[{{"name": "{character * n}", "email": "a"}}]') for n in (10, 1_000))
     assert few == many
 
 
-def test_objects_without_any_known_field_are_one_object() -> None:
+def test_objects_without_a_known_field_share_one_instance() -> None:
     event = decode({"event_type": "message.received", "message": IDS | {"attachments": [{}, {"a": 1}, {"size": 1}]}})
     first, second, third = event.message.attachments
     assert first == second == Attachment()
@@ -511,7 +513,7 @@ def test_objects_without_any_known_field_are_one_object() -> None:
     assert third == Attachment(size=1)
 
 
-# What is none of that
+# Unknown events
 
 
 @pytest.mark.parametrize(
@@ -528,7 +530,7 @@ def test_objects_without_any_known_field_are_one_object() -> None:
         ("\ufeff{}", "not JSON: "),
     ],
 )
-def test_what_is_not_json_is_unknown_and_says_so(text: str, reason: str) -> None:
+def test_a_text_that_is_not_json_is_unknown_with_the_reason(text: str, reason: str) -> None:
     event = decode_event(text)
     assert isinstance(event, UnknownEvent)
     assert event.raw == text
@@ -537,7 +539,7 @@ def test_what_is_not_json_is_unknown_and_says_so(text: str, reason: str) -> None
 
 
 @pytest.mark.parametrize("value", [None, True, 1, 1.5, "event", ["event"], []])
-def test_json_that_is_no_object_is_unknown(value: Any) -> None:
+def test_json_that_is_not_an_object_is_unknown(value: Any) -> None:
     event = decode(value)
     assert event == UnknownEvent(payload=value, reason="JSON, but not an object")
     assert event.raw == json.dumps(value)
@@ -576,7 +578,7 @@ def test_json_that_is_no_object_is_unknown(value: Any) -> None:
         ),
     ],
 )
-def test_an_object_that_is_no_event_we_know_is_unknown_and_says_why(
+def test_an_object_that_is_not_a_known_event_is_unknown_with_the_reason(
     frame: dict[str, Any], event_type: str | None, reason: str
 ) -> None:
     event = decode(frame | {"event_id": "evt_1"})
@@ -587,12 +589,12 @@ def test_an_object_that_is_no_event_we_know_is_unknown_and_says_why(
 
 
 @pytest.mark.parametrize("data", [None, 7, ["x"], bytearray(b"{}")])
-def test_what_is_no_text_at_all_is_a_type_error(data: Any) -> None:
+def test_a_value_that_is_not_text_is_a_type_error(data: Any) -> None:
     with pytest.raises(TypeError, match=r"str or bytes, not (NoneType|int|list|bytearray)"):
         decode_event(data)
 
 
-# Text that Unicode or JSON allows and others do not
+# Lone surrogates and invalid UTF-8
 
 
 @pytest.mark.parametrize(
@@ -606,7 +608,7 @@ def test_what_is_no_text_at_all_is_a_type_error(data: Any) -> None:
         (r"\"\ud83d\"\u0000", '"\ufffd"\0'),
     ],
 )
-def test_half_an_emoji_does_not_cost_the_mail(escaped: str, expected: str) -> None:
+def test_a_mail_with_a_lone_surrogate_is_decoded(escaped: str, expected: str) -> None:
     start = '{"event_type":"message.received","message":{"inbox_id":"a","message_id":"b","text":"'
     text = start + escaped + '"}}'
     event = decode_event(text)
@@ -629,12 +631,12 @@ def test_half_an_emoji_does_not_cost_the_mail(escaped: str, expected: str) -> No
         (r"\ud7ff\ud800\ue000", "\ud7ff\ufffd\ue000"),
     ],
 )
-def test_each_half_of_an_emoji_is_replaced_and_nothing_else(escaped: str, expected: str) -> None:
+def test_each_lone_surrogate_is_replaced_and_nothing_else(escaped: str, expected: str) -> None:
     event = decode_event(f'{{"type": "error", "name": "{escaped}"}}')
     assert event == ErrorEvent(name=expected)
 
 
-def test_bytes_that_are_no_utf8_are_not_repaired() -> None:
+def test_bytes_that_are_not_utf8_are_not_repaired() -> None:
     event = decode_event(b'{"type": "error", "name": "\xff\\ud83d"}')
     assert isinstance(event, UnknownEvent)
     assert event.reason.startswith("not JSON: ")
@@ -648,7 +650,7 @@ def test_a_string_with_lone_surrogates_is_read_as_if_they_were_escapes() -> None
     assert event.raw.encode().decode() == text.replace("\ud83d", r"\ud83d").replace("\ude00", r"\ude00")
 
 
-def test_an_event_keeps_the_bytes_that_it_came_as_and_no_text_keeps_a_second_copy() -> None:
+def test_an_event_keeps_its_bytes_and_its_strings_keep_no_second_copy() -> None:
     def size_when_new(text: str) -> int:
         return sys.getsizeof(text[:1] + text[1:])
 
@@ -670,7 +672,7 @@ def test_bytes_that_are_not_utf8_are_unknown_and_kept_readable() -> None:
     assert event.reason.startswith("not JSON: ")
 
 
-def test_a_confirmation_that_confirms_nothing_is_unknown_with_its_frame_and_its_text() -> None:
+def test_a_confirmation_that_does_not_match_is_unknown_with_its_frame_and_text() -> None:
     event = decode_event(b'{"type":"subscribed","new":1}')
     assert isinstance(event, Subscribed)
     unknown = as_unknown(event, "another one")
@@ -680,7 +682,7 @@ def test_a_confirmation_that_confirms_nothing_is_unknown_with_its_frame_and_its_
     assert unknown.raw == event.raw
 
 
-def test_of_repeated_keys_the_last_counts() -> None:
+def test_the_last_of_repeated_keys_counts() -> None:
     assert decode_event('{"type":"error","type":"subscribed"}') == Subscribed()
 
 
@@ -691,7 +693,7 @@ def received(event_type: str = "message.received", **changes: Any) -> MessageRec
     return MessageReceivedEvent(event_type=event_type, message=Message(**(IDS | changes)))
 
 
-def test_a_mail_is_the_same_by_its_inbox_and_message_id_under_whatever_event_id() -> None:
+def test_a_mail_is_identified_by_inbox_and_message_id_and_not_by_event_id() -> None:
     first = received()
     known = identity(first)
     assert known is not None
@@ -708,7 +710,7 @@ def test_a_mail_is_the_same_by_its_inbox_and_message_id_under_whatever_event_id(
     assert len({identity(event) for event in [first, *others]}) == 6
 
 
-def test_mails_with_one_message_id_are_told_apart_by_the_second_of_their_time() -> None:
+def test_mails_with_one_message_id_differ_by_the_second_of_their_time() -> None:
     times = [
         NOON,
         NOON + timedelta(microseconds=999_999),
@@ -723,7 +725,7 @@ def test_mails_with_one_message_id_are_told_apart_by_the_second_of_their_time() 
     assert identity(received(timestamp=NOON, created_at=NOON)) == known[0]
 
 
-def test_other_events_are_the_same_by_their_event_id() -> None:
+def test_other_events_are_identified_by_their_event_id() -> None:
     sent = MessageSentEvent(event_id="evt_1", send=Send(), raw="x")
     new = decode({"type": "event", "event_type": "message.new", "event_id": "evt_1"})
     assert identity(sent) == identity(new)
@@ -733,7 +735,7 @@ def test_other_events_are_the_same_by_their_event_id() -> None:
     assert not is_mail(known)
 
 
-def test_without_an_event_id_the_text_tells_at_a_fixed_cost() -> None:
+def test_without_an_event_id_the_text_identifies_at_a_fixed_cost() -> None:
     frame = {"event_type": "message.sent", "send": {"message_id": "x" * 100_000}}
     first = identity(decode(frame))
     assert first is not None
@@ -745,7 +747,7 @@ def test_without_an_event_id_the_text_tells_at_a_fixed_cost() -> None:
     assert identity(UnknownEvent(raw="\ud83d")) != identity(UnknownEvent(raw="\ud83e"))
 
 
-def test_a_long_message_id_or_event_id_tells_at_a_fixed_cost() -> None:
+def test_a_long_message_id_or_event_id_identifies_at_a_fixed_cost() -> None:
     long = [f"{'x' * 100_000}{end}" for end in ("1", "2", "\ud83d")]
     mails = [identity(received(message_id=text)) for text in long]
     others = [identity(MessageSentEvent(event_id=text, send=Send())) for text in long]
@@ -756,7 +758,7 @@ def test_a_long_message_id_or_event_id_tells_at_a_fixed_cost() -> None:
     assert identity(received(message_id=long[0], text="other")) == mails[0]
 
 
-def test_what_tells_something_new_every_time_is_never_the_same() -> None:
+def test_events_that_say_something_new_every_time_have_no_identity() -> None:
     for event in (
         decode({"type": "subscribed"}),
         decode({"type": "error", "name": "rate_limit"}),
@@ -768,14 +770,14 @@ def test_what_tells_something_new_every_time_is_never_the_same() -> None:
         assert identity(event) is None
 
 
-# The way out
+# Encoding
 
 
 def test_a_subscription_without_filters_is_sent_without_filters() -> None:
     assert encode_subscribe(Subscribe()) == '{"type":"subscribe"}'
 
 
-def test_a_subscription_is_sent_with_the_filters_that_were_given() -> None:
+def test_a_subscription_is_sent_with_its_filters() -> None:
     subscribe = Subscribe(inbox_ids=["é@agentmail.to"], event_types=["message.received", "message.sent"])
     assert json.loads(encode_subscribe(subscribe)) == {
         "type": "subscribe",
@@ -788,7 +790,7 @@ def test_a_subscription_is_sent_with_the_filters_that_were_given() -> None:
     }
 
 
-def test_an_event_is_written_as_agentmail_writes_it() -> None:
+def test_an_event_is_encoded_as_agentmail_sends_it() -> None:
     event = MessageReceivedEvent(
         event_id="evt_1",
         message=Message(
@@ -813,7 +815,7 @@ def test_an_event_is_written_as_agentmail_writes_it() -> None:
     assert frame["message"]["timestamp"] == "2026-01-02T00:00:00Z"
 
 
-def test_control_frames_are_written_with_their_own_type() -> None:
+def test_control_frames_are_encoded_with_their_own_type() -> None:
     assert json.loads(encode_event(Subscribed(pod_ids=("pod_1",)))) == {
         "type": "subscribed",
         "pod_ids": ["pod_1"],
@@ -822,7 +824,7 @@ def test_control_frames_are_written_with_their_own_type() -> None:
     assert json.loads(encode_event(ErrorEvent(name="forbidden", message="no"))) == error
 
 
-def test_what_is_written_can_be_sent_as_utf8_whatever_the_strings_hold() -> None:
+def test_an_encoded_event_can_be_sent_as_utf8_whatever_its_strings() -> None:
     event = MessageReceivedEvent(message=Message(**IDS, text="é \ud83d"))
     written = encode_event(event)
     assert "é" in written
@@ -830,7 +832,7 @@ def test_what_is_written_can_be_sent_as_utf8_whatever_the_strings_hold() -> None
     assert decode_event(written) == MessageReceivedEvent(message=Message(**IDS, text="é \ufffd"))
 
 
-def test_an_unknown_event_is_written_as_its_payload() -> None:
+def test_an_unknown_event_is_encoded_as_its_payload() -> None:
     event = decode({"type": "event", "event_type": "message.new", "new": {"text": None}})
     assert json.loads(encode_event(event)) == event.payload
     assert decode_event(encode_event(event)) == event
@@ -852,18 +854,18 @@ def test_an_unknown_event_is_written_as_its_payload() -> None:
         (Message(**IDS), "encode_event takes an event, not Message"),
     ],
 )
-def test_what_has_no_wire_form_is_a_type_error_that_says_why(event: Any, message: str) -> None:
+def test_an_event_without_a_wire_form_is_a_type_error_with_the_reason(event: Any, message: str) -> None:
     with pytest.raises(TypeError, match=message):
         encode_event(event)
 
 
-def test_an_offset_survives_the_way_out() -> None:
+def test_encoding_keeps_the_offset_of_a_time() -> None:
     time = datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=timezone(timedelta(hours=5, minutes=30)))
     assert '"2026-01-02T03:04:05.000006+05:30"' in encode_event(received(timestamp=time))
 
 
 @pytest.mark.parametrize("field", ["inbox_id", "message_id"])
-def test_remembering_a_very_long_id_costs_no_more_than_a_short_one(field: str) -> None:
+def test_a_very_long_id_takes_no_more_memory_than_a_short_one(field: str) -> None:
     def received(value: str) -> events.Event:
         ids = {"inbox_id": "agent@agentmail.to", "message_id": "<a@b>", field: value}
         return decode_event(json.dumps({"type": "event", "event_type": "message.received", "message": ids}))
@@ -883,7 +885,7 @@ def test_a_very_long_event_id_is_remembered_by_its_hash() -> None:
     assert len(identity(bounced("x" * 300)) or b"") == len(identity(bounced("x")) or b"") == 16
 
 
-# What the REST API gave, as the text of an event
+# Answers of the REST API as the raw text of an event
 
 
 def nested(levels: int) -> str:
@@ -898,7 +900,7 @@ WRITTEN: list[str] = [
 
 
 @pytest.mark.parametrize("value", WRITTEN, ids=["mixed", "objects", "lists"])
-def test_what_is_deeper_than_orjson_writes_is_written_as_it_was(value: str) -> None:
+def test_json_deeper_than_orjson_writes_is_encoded_unchanged(value: str) -> None:
     item = parse_object(f'{{"inbox_id":"a","message_id":"m","new_field":{value}}}'.encode())
     assert item is not None
     event = recovered_event(item, "message.received", "recovered")
@@ -911,7 +913,7 @@ def test_what_is_deeper_than_orjson_writes_is_written_as_it_was(value: str) -> N
 
 
 @pytest.mark.parametrize("levels", range(1_015, 1_030))
-def test_no_depth_is_too_much_to_be_told_apart_from_a_mail(levels: int) -> None:
+def test_json_of_any_depth_is_either_a_mail_or_refused(levels: int) -> None:
     item = parse_object(f'{{"inbox_id":"a","message_id":"m","new_field":{nested(levels)}}}'.encode())
     if item is None:
         assert levels > 1_020  # deeper than orjson reads
@@ -921,7 +923,7 @@ def test_no_depth_is_too_much_to_be_told_apart_from_a_mail(levels: int) -> None:
 
 
 @pytest.mark.parametrize("levels", [1, 253, 254, 255, 300, 1_000, 1_021, 1_022, 1_023, 1_024, 1_025])
-def test_the_body_of_a_pushed_mail_comes_whatever_else_is_in_it(levels: int) -> None:
+def test_the_fetched_body_is_put_into_a_pushed_mail_with_any_other_fields(levels: int) -> None:
     pushed = decode_event(
         '{"type":"event","event_type":"message.received","event_id":"e","new_field":'
         f'{nested(min(levels, 1_000))},"message":{{"inbox_id":"a","message_id":"m"}}}}'

@@ -1,4 +1,4 @@
-"""Whatever the text, decoding answers with an event; and an event that was encoded comes back as it was."""
+"""Any text is decoded to an event, and an encoded event is decoded to an equal one."""
 
 import copy
 import json
@@ -27,11 +27,11 @@ from trio_agentmail.events import (
 )
 from trio_agentmail.testing._encode import encode_event
 
-# The same examples in every run: a failure here is never news about the machine.
+# The same examples in every run, so that a failure does not depend on the machine.
 repeatable = settings(deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
 often = settings(repeatable, max_examples=200)
 
-# Strategies, made of the classes themselves
+# Strategies, derived from the classes
 
 json_values = st.recursive(
     st.none()
@@ -85,7 +85,7 @@ server_events = st.one_of([instances(cls) for cls in SERVER_CLASSES])
 
 @st.composite
 def distorted_frames(draw: st.DrawFn) -> Any:
-    """A frame of some class; fields removed, given another value, or added, at any depth."""
+    """Draw the frame of some class, with fields removed, replaced or added at any depth."""
     frame = json.loads(encode_event(draw(server_events)))
     for _ in range(draw(st.integers(1, 4))):
         place = frame
@@ -102,7 +102,7 @@ def distorted_frames(draw: st.DrawFn) -> Any:
     return frame
 
 
-# What must hold of every answer
+# Properties of every decoded event
 
 
 def conforms(value: Any, type_: Any) -> bool:
@@ -136,7 +136,7 @@ def check(text: str) -> Event:
 
 @often
 @given(st.text(alphabet=st.characters(exclude_categories=[])))
-def test_any_text_has_an_answer(text: str) -> None:
+def test_any_text_is_decoded_without_an_error(text: str) -> None:
     event = decode_event(text)
     assert isinstance(event, UnknownEvent)
     event.raw.encode()
@@ -144,7 +144,7 @@ def test_any_text_has_an_answer(text: str) -> None:
 
 @often
 @given(st.binary() | st.text().map(str.encode))
-def test_any_bytes_have_an_answer(data: bytes) -> None:
+def test_any_bytes_are_decoded_without_an_error(data: bytes) -> None:
     event = decode_event(data)
     assert isinstance(event, UnknownEvent)
     assert event.raw == data.decode(errors="backslashreplace")
@@ -152,7 +152,7 @@ def test_any_bytes_have_an_answer(data: bytes) -> None:
 
 @often
 @given(json_values)
-def test_any_json_has_an_answer(value: Any) -> None:
+def test_any_json_is_decoded_without_an_error(value: Any) -> None:
     event = check(json.dumps(value))
     assert isinstance(event, UnknownEvent)
     assert event.payload == value
@@ -164,7 +164,7 @@ def test_any_json_has_an_answer(value: Any) -> None:
     st.integers(0, 3000) | st.sampled_from([100_000, 300_000]),
     st.sampled_from(["", "1"]),
 )
-def test_any_depth_has_an_answer(opening: str, depth: int, core: str) -> None:
+def test_json_of_any_depth_is_decoded_without_an_error(opening: str, depth: int, core: str) -> None:
     nested = opening * depth + core
     closing = "".join({"[": "]", "{": "}"}.get(bracket, "") for bracket in opening[::-1])
     for value in (nested, nested + closing * depth):
@@ -176,7 +176,7 @@ def test_any_depth_has_an_answer(opening: str, depth: int, core: str) -> None:
 
 @often
 @given(distorted_frames())
-def test_a_frame_with_fields_removed_retyped_and_added_is_its_class_or_says_why_not(frame: Any) -> None:
+def test_a_mutated_frame_becomes_its_class_or_is_unknown_with_the_reason(frame: Any) -> None:
     event = check(json.dumps(frame))
     assert type(event) is expected_class(frame)
 
@@ -206,7 +206,7 @@ def expected_class(frame: dict[str, Any]) -> Any:
 
 @often
 @given(server_events)
-def test_an_event_that_was_encoded_comes_back_as_it_was(event: Event) -> None:
+def test_an_encoded_event_is_decoded_to_an_equal_one(event: Event) -> None:
     text = encode_event(event)
     assert check(text) == event
     assert decode_event(text.encode()) == event
@@ -214,7 +214,7 @@ def test_an_event_that_was_encoded_comes_back_as_it_was(event: Event) -> None:
 
 @often
 @given(server_events)
-def test_an_event_that_was_decoded_is_as_one_that_was_made_by_hand(event: Event) -> None:
+def test_a_decoded_event_equals_one_made_by_hand(event: Event) -> None:
     decoded: Any = decode_event(encode_event(event))
     by_hand = attrs.evolve(decoded)
     for same in (by_hand, copy.copy(decoded), copy.deepcopy(decoded), pickle.loads(pickle.dumps(decoded))):
@@ -240,14 +240,12 @@ def test_bytes_mean_what_the_text_means(frame: Any, ascii_only: bool) -> None:
 
 @often
 @given(distorted_frames())
-def test_whatever_was_decoded_can_be_encoded_and_comes_back_as_it_was(frame: Any) -> None:
+def test_any_decoded_event_can_be_encoded_and_decoded_again(frame: Any) -> None:
     event = decode_event(json.dumps(frame))
     assert decode_event(encode_event(event)) == event
 
 
 @repeatable
 @given(server_events, st.text(), st.integers())
-def test_the_encoded_text_comes_from_the_fields_and_not_from_the_text_received(
-    event: Any, raw: str, attempt: int
-) -> None:
+def test_events_are_encoded_from_their_fields_and_not_from_raw(event: Any, raw: str, attempt: int) -> None:
     assert encode_event(attrs.evolve(event, raw=raw, origin=raw, attempt=attempt)) == encode_event(event)

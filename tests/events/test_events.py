@@ -1,3 +1,5 @@
+"""The event classes have the fields of AgentMail's API, and are values that a handler can compare and match."""
+
 import copy
 import pickle
 from datetime import UTC, datetime
@@ -194,12 +196,12 @@ def field_names(cls: type) -> set[str]:
 
 
 @pytest.mark.parametrize("cls", WIRE_FIELDS, ids=lambda cls: cls.__name__)
-def test_a_class_has_the_fields_that_the_wire_has(cls: type) -> None:
+def test_a_class_has_the_fields_of_the_wire(cls: type) -> None:
     made_here = {"_raw", "origin", "attempt"} if cls in get_args(Event) else set()
     assert field_names(cls) == set(WIRE_FIELDS[cls].split()) | made_here
 
 
-def test_every_class_is_on_the_wire_or_made_here() -> None:
+def test_every_class_is_on_the_wire_or_made_by_the_client() -> None:
     assert set(CLASSES) == set(WIRE_FIELDS) | {UnknownEvent} | MADE_HERE
 
 
@@ -208,12 +210,12 @@ def test_event_is_the_union_of_all_that_a_stream_yields() -> None:
 
 
 @pytest.mark.parametrize("event_type", EVENT_TYPES)
-def test_an_event_knows_its_type_by_itself(event_type: str) -> None:
+def test_the_event_type_is_the_default_of_its_class(event_type: str) -> None:
     assert attrs.fields_dict(EVENT_TYPES[event_type])["event_type"].default == event_type
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
-def test_classes_are_frozen_slotted_keyword_only_and_explained(cls: type) -> None:
+def test_classes_are_frozen_slotted_keyword_only_and_documented(cls: type) -> None:
     assert cls.__doc__
     assert all(field.kw_only for field in attrs.fields(cls))
     instance = cls(**{f.name: "x" for f in attrs.fields(cls) if f.default is attrs.NOTHING})
@@ -223,7 +225,7 @@ def test_classes_are_frozen_slotted_keyword_only_and_explained(cls: type) -> Non
 
 
 @pytest.mark.parametrize("cls", FROM_SERVER, ids=lambda cls: cls.__name__)
-def test_what_came_from_the_server_keeps_its_text_which_is_neither_compared_nor_shown(cls: type) -> None:
+def test_raw_is_neither_compared_nor_in_the_repr(cls: type) -> None:
     needed: dict[str, Any] = {f.name: "x" for f in attrs.fields(cls) if f.default is attrs.NOTHING}
     plain = cls(**needed)
     received = cls(**needed, raw='{"secret": 1}', origin="recovered")
@@ -236,7 +238,7 @@ def test_what_came_from_the_server_keeps_its_text_which_is_neither_compared_nor_
 
 
 @pytest.mark.parametrize("cls", FROM_SERVER, ids=lambda cls: cls.__name__)
-def test_the_how_manieth_attempt_it_is_is_neither_compared_nor_shown(cls: type) -> None:
+def test_attempt_is_neither_compared_nor_in_the_repr(cls: type) -> None:
     needed: dict[str, Any] = {f.name: "x" for f in attrs.fields(cls) if f.default is attrs.NOTHING}
     first: Any = cls(**needed)
     third: Any = cls(**needed, attempt=3)
@@ -247,7 +249,7 @@ def test_the_how_manieth_attempt_it_is_is_neither_compared_nor_shown(cls: type) 
 
 
 @pytest.mark.parametrize("cls", FROM_SERVER, ids=lambda cls: cls.__name__)
-def test_the_text_can_be_given_as_bytes_and_can_be_replaced(cls: type) -> None:
+def test_raw_can_be_given_as_bytes_and_can_be_replaced(cls: type) -> None:
     needed: dict[str, Any] = {f.name: "x" for f in attrs.fields(cls) if f.default is attrs.NOTHING}
     received: Any = cls(**needed, raw='{"é": "👋"}'.encode())
     assert received.raw == '{"é": "👋"}'
@@ -271,19 +273,19 @@ def test_the_text_can_be_given_as_bytes_and_can_be_replaced(cls: type) -> None:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_is_made_here_has_no_text(event: Event, fields: str) -> None:
+def test_events_made_by_the_client_have_no_raw(event: Event, fields: str) -> None:
     assert field_names(type(event)) == set(fields.split())
     assert event == attrs.evolve(event)
 
 
-def test_what_is_made_here_needs_no_more_than_it_must_tell() -> None:
+def test_events_made_by_the_client_have_defaults() -> None:
     assert attrs.astuple(Disconnected(reason="cut")) == ("cut", 1006, None)
     assert attrs.astuple(CaughtUp(since=NOON)) == (NOON, 0, 0, 0, 0, 0)
     assert attrs.astuple(RecoveryFailed(since=NOON, reason="status 500")) == (None, None, NOON, "status 500")
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
-def test_no_class_checks_its_values_since_decoding_makes_instances_without_init(cls: type) -> None:
+def test_no_class_has_a_validator_since_decoding_skips_init(cls: type) -> None:
     assert all(field.validator is None for field in attrs.fields(cls))
     assert not hasattr(cls, "__attrs_pre_init__")
     assert not hasattr(cls, "__attrs_post_init__")
@@ -301,7 +303,7 @@ def test_a_repr_leaves_out_text_html_and_headers() -> None:
     assert event != MessageReceivedEvent(message=mail(subject="Hello"))
 
 
-def test_a_repr_leaves_out_what_may_hold_a_mail_or_anything_else() -> None:
+def test_a_repr_leaves_out_payload_and_metadata() -> None:
     unknown = UnknownEvent(event_type="message.new", payload={"text": "private"}, reason="not known")
     assert "private" not in repr(unknown)
     assert "message.new" in repr(unknown)
@@ -309,7 +311,7 @@ def test_a_repr_leaves_out_what_may_hold_a_mail_or_anything_else() -> None:
     assert "private" not in repr(events.CalendarEventPrevious(metadata={"a": "private"}))
 
 
-def test_events_can_be_put_into_sets_even_with_mappings_in_them() -> None:
+def test_events_are_hashable_even_with_mappings_in_them() -> None:
     first = MessageReceivedEvent(message=mail(headers={"a": "b"}))
     second = UnknownEvent(payload={"a": [1]})
     third = events.CalendarEventDeletedEvent(calendar_event=CalendarEvent(metadata={"a": [1]}))
@@ -317,7 +319,7 @@ def test_events_can_be_put_into_sets_even_with_mappings_in_them() -> None:
 
 
 @pytest.mark.parametrize("cls", [Domain, VerificationRecord])
-def test_a_status_that_was_seen_in_two_spellings_has_one(
+def test_a_status_with_two_spellings_on_the_wire_has_one(
     cls: type[Domain] | type[VerificationRecord],
 ) -> None:
     assert cls(status="verified").status == "VERIFIED"

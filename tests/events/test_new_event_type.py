@@ -74,7 +74,7 @@ class DraftCreatedEvent(ServerEvent):
     draft: Draft
 
 
-def test_an_event_type_without_a_line_of_its_own_is_shown_with_what_it_has() -> None:
+def test_an_event_type_without_its_own_line_is_shown_with_its_payload() -> None:
     event: Any = DraftCreatedEvent(draft=Draft(inbox_id="agent@agentmail.to", draft_id="d1", subject="Offer"))
     assert event_line(event, NOON).plain == "12:00:00  draft.created  agent@agentmail.to  Offer"
     assert "\x1b" not in event_line(attrs.evolve(event, draft=Draft(subject="\x1b[2J")), NOON).plain
@@ -182,5 +182,5 @@ def test_a_new_event_type_touches_two_files_of_the_package(tmp_path: Path) -> No
     assert (done.returncode, done.stdout, done.stderr) == (0, "used\n", "")
 
 
-def test_a_type_that_is_not_known_is_still_told_apart() -> None:
+def test_an_event_of_an_unknown_type_is_an_unknown_event() -> None:
     assert isinstance(decode_event('{"event_type": "draft.created", "draft": {}}'), UnknownEvent)

@@ -81,7 +81,7 @@ def test_every_public_name_can_be_imported_from_the_package(name: str) -> None:
     assert hasattr(trio_agentmail, name)
 
 
-def test_all_names_what_there_is_and_nothing_else() -> None:
+def test_all_lists_every_public_name_and_no_other() -> None:
     assert [name for name in trio_agentmail.__all__ if not hasattr(trio_agentmail, name)] == []
     assert len(trio_agentmail.__all__) == len(set(trio_agentmail.__all__))
     named = {name for name in dir(trio_agentmail) if not name.startswith(("_", "@"))}  # pytest adds some with an @
@@ -90,14 +90,14 @@ def test_all_names_what_there_is_and_nothing_else() -> None:
     assert public - modules == set(trio_agentmail.__all__) - {"__version__"}
 
 
-def test_every_event_is_at_the_root_and_their_parts_are_in_their_module_alone() -> None:
+def test_events_are_at_the_root_and_their_parts_only_in_the_events_module() -> None:
     decoded = {cls.__name__ for cls in decoded_classes() if cls not in get_args(events.Event)}
     parts = decoded - {"Message", "ThreadItem"} | {"Notice"}
     assert parts <= set(events.__all__)
     assert set(events.__all__) & set(trio_agentmail.__all__) == set(events.__all__) - parts
 
 
-def test_event_type_has_every_type_that_there_is_a_class_for_and_no_other() -> None:
+def test_event_type_lists_exactly_the_types_that_have_a_class() -> None:
     known = set(get_args(EventType))
     assert len(known) == len(get_args(EventType))
     assert known == EVENT_TYPES.keys()
@@ -117,7 +117,7 @@ def test_errors_end_in_error() -> None:
     assert [name for name in errors.__all__ if name[0].isupper() and not name.endswith("Error")] == []
 
 
-def test_importing_the_package_imports_nothing_that_it_does_not_need() -> None:
+def test_importing_the_package_imports_nothing_unneeded() -> None:
     unwanted = {
         "agentmail",
         "asyncio",
