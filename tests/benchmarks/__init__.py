@@ -1,1 +1,1 @@
-"""How fast the stream is, and what it costs, side by side with others: `python -m tests.benchmarks`. By hand only."""
+"""Benchmarks of the stream beside other clients. Run them by hand: `python -m tests.benchmarks`."""

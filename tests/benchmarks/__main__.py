@@ -31,9 +31,10 @@ from .processes import end_on_sigterm
 from .report import Results, table
 
 ABOUT = """\
-Measures trio-agentmail beside others, on this machine alone: each client in a fresh process, its server in another,
-over loopback; contenders take turns in each round. Shown are median, spread over the rounds, and the multiple of the
-group's reference, by rounds. All groups take about half an hour, and want two idle cores. Linux only.
+Measures trio-agentmail beside other clients, on this machine alone. Each client runs in a fresh process and its server
+in another one, over loopback, and the contenders take turns in each round. The table has the median, the spread over
+the rounds, and the median of the rounds' multiples of the group's reference. All groups together take about half an
+hour and need two idle cores. Linux only.
 """
 
 GROUP_HELP = """\
@@ -63,7 +64,7 @@ by itself:
 class Group:
     measure: Callable[[Results, int], None]
     rounds: int
-    reference: str | None = None  # the contender that others are multiples of
+    reference: str | None = None  # the contender of which the others are given as multiples
 
 
 GROUPS = {
@@ -83,7 +84,7 @@ PACKAGES = ("trio", "trio-websocket", "wsproto", "orjson", "attrs", "cattrs", "a
 
 
 def setting() -> dict[str, Any]:
-    """Where and with what this was measured."""
+    """Return the machine and the package versions of this measurement."""
     return {
         "python": platform.python_version(),
         "cpus": os.cpu_count(),

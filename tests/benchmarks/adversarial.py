@@ -1,4 +1,4 @@
-"""The worst frames that somebody could send: how long decoding one holds the event loop, beside bare orjson."""
+"""The worst frames that a server could send: how long decoding one blocks the event loop, beside bare orjson."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -11,7 +11,7 @@ from .processes import run_client, running
 from .report import Results
 
 SIZES = (1, 4, 16)
-"""Of the frames, in Mi characters. The largest is the default of `max_message_size`."""
+"""Sizes of the frames, in Mi characters. The largest is the default of `max_message_size`."""
 
 WAYS = ("orjson.loads", "decode_event")
 
@@ -26,12 +26,12 @@ def _frame(
 
 
 def _times(item: bytes, size: int) -> bytes:
-    """An array of as many copies of an item as fit."""
+    """Return an array with as many copies of an item as fit."""
     return b"[" + b",".join([item] * (size // (len(item) + 1))) + b"]"
 
 
 def _each(items: Iterable[bytes], size: int) -> bytes:
-    """Items, up to this size, with commas between them."""
+    """Join items with commas, up to this size."""
     taken: list[bytes] = []
     for item in items:
         size -= len(item) + 1
@@ -54,7 +54,7 @@ def _string(piece: bytes, field: str = "text") -> Callable[[int], bytes]:
 
 
 def _object(item: bytes, field: str, *event: str) -> Callable[[int], bytes]:
-    """An object whose members are made of a pattern with a number in it."""
+    """Return an object whose members come from a pattern that contains a number."""
     return lambda size: _frame(b"{" + _each((item % n for n in count()), size) + b"}", field, *event)
 
 
@@ -153,7 +153,7 @@ def client(kind: str, way: str) -> list[float]:
 def seconds(frame: bytes, way: str) -> float:
     from trio_agentmail import decode_event
 
-    decode_event(KINDS["text"](0))  # else the first one writes its class's function
+    decode_event(KINDS["text"](0))  # the first event generates the function of its class
 
     def parse(data: bytes) -> Any:
         try:

@@ -1,8 +1,8 @@
-"""The clients that are compared. Each subscribes, and when that is confirmed calls `take` with each event.
+"""The clients that are compared. Each subscribes and, after the confirmation, calls `take` with each event.
 
-Each runs in a process of its own and imports what it needs when it is called, so that no client's imports and heap
-disturb another. All speak to the URL of a server, without the `/v0`; for TLS they find the certificate by
-`$SSL_CERT_FILE`, so that each has its default settings there as well.
+Each runs in a process of its own and imports what it needs when it is called, so that the imports and the heap of one
+client do not affect another. All connect to the URL of a server, without the `/v0`. For TLS they find the certificate
+through `$SSL_CERT_FILE`, so that each has its default settings there as well.
 """
 
 from collections.abc import Callable
@@ -19,11 +19,11 @@ SUBSCRIBE = '{"type":"subscribe"}'
 
 class Consumer(Protocol):
     def take(self, event: Any) -> bool:
-        """Take an event; true: it was the last one."""
+        """Take an event. Returns whether it was the last one."""
 
 
 def open_stream(url: str) -> "AbstractAsyncContextManager[trio.MemoryReceiveChannel[Any]]":
-    """The stream from this URL, with default settings."""
+    """Open the stream from this URL, with default settings."""
     from trio_agentmail import AgentMailEnvironment, open_agentmail_stream
 
     environment = AgentMailEnvironment(http=url.replace("ws", "http", 1), websockets=url)
@@ -31,7 +31,7 @@ def open_stream(url: str) -> "AbstractAsyncContextManager[trio.MemoryReceiveChan
 
 
 def stream(url: str, consumer: Consumer) -> None:
-    """What this project is about."""
+    """The stream of this package."""
     import trio
 
     take = consumer.take
@@ -47,7 +47,7 @@ def stream(url: str, consumer: Consumer) -> None:
 
 
 def loop(url: str, consumer: Consumer, decoded: bool = True) -> None:
-    """The hand-written loop; or the bare transport under it, with nothing decoded."""
+    """The hand-written loop, or the bare transport below it, which decodes nothing."""
     import trio
 
     from .loop import connect, decode
@@ -65,7 +65,7 @@ def loop(url: str, consumer: Consumer, decoded: bool = True) -> None:
 
 
 def websockets_trio(url: str, consumer: Consumer) -> None:
-    """The Trio client of the websockets package, with the loop's decoding."""
+    """The Trio client of the websockets package, with the decoding of the loop."""
     import trio
     from websockets.trio.client import connect
 

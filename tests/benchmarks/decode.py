@@ -1,4 +1,4 @@
-"""Decoding alone: microseconds an event, without any network."""
+"""Decoding alone, without a network: microseconds for an event."""
 
 import json
 import time
@@ -18,7 +18,7 @@ WAYS = (
     "SDK's models of a dict",
 )
 SECONDS = 0.2
-"""How long each is measured."""
+"""Time for which each way is measured, in seconds."""
 
 
 def measure(results: Results, rounds: int) -> None:
@@ -30,7 +30,7 @@ def measure(results: Results, rounds: int) -> None:
 
 
 def decoder(way: str) -> tuple[Callable[[Any], object], Callable[[bytes], Any]]:
-    """A function to measure, and what makes its argument of an event's bytes."""
+    """Return the function to measure, and the one that makes its argument from an event's bytes."""
     if way == "orjson.loads(bytes)":
         import orjson
 
@@ -41,7 +41,7 @@ def decoder(way: str) -> tuple[Callable[[Any], object], Callable[[bytes], Any]]:
         from agentmail.core.unchecked_base_model import construct_type
         from agentmail.websockets.socket_client import WebsocketsSocketClientResponse
 
-        # What its clients call with what json.loads made of a frame.
+        # The SDK's clients call this with a frame that json.loads has parsed.
         union: Any = WebsocketsSocketClientResponse
         return lambda parsed: construct_type(type_=union, object_=parsed), json.loads
     from trio_agentmail import decode_event
@@ -57,7 +57,7 @@ def client(way: str) -> dict[str, float]:
 def microseconds(decode: Callable[[Any], object], prepare: Callable[[bytes], Any], text: bytes) -> float:
     elapsed, done = 0.0, 0
     while elapsed < SECONDS:
-        # New objects each time: a `str` keeps its UTF-8 once somebody has asked for it.
+        # New objects each time, because a `str` keeps its UTF-8 form once it has been requested.
         inputs = [prepare(numbered(text, number)) for number in range(done, done + 64)]
         began = time.perf_counter()
         for data in inputs:

@@ -1,6 +1,7 @@
-"""How long a mail stays missing that was not pushed, and how many requests recovery makes meanwhile, by mail a day.
+"""The delay until recovery finds a mail that was not pushed, and the requests for it, by the number of mails a day.
 
-Simulated on the mock clock, each case in a process of its own. Before the stream begins, the server has a day of mail.
+The time is simulated on the mock clock. Each case runs in a process of its own. The server has a day of mail before the
+stream begins.
 """
 
 import json
@@ -22,24 +23,26 @@ from .report import Results
 
 DAY = 86_400.0
 REPLIES = 4
-"""One in so many mails is a reply."""
+"""One in this many mails is a reply."""
 
 SWALLOWED = 4
-"""Mails of each kind that are not pushed, at different times between two sweeps."""
+"""Number of mails of each kind that are not pushed. They arrive at different times between two sweeps."""
 
 BETWEEN_SWALLOWED = 97.0
 BACK_DATED = DAY / 2
 LONGEST = 8 * 3600.0
-"""Seconds after which a mail that has not been found counts as lost."""
+"""Time after which a mail that has not been found counts as lost, in seconds."""
 
 
 @attrs.frozen
 class Case:
-    """
+    """A load and a subscription.
+
     Attributes:
-        mails: How many come in a day.
-        inboxes: Among how many they are spread; 1: it is given. More: the subscription is to the whole key.
-        hours: For which requests are counted before anything goes wrong.
+        mails: Number of mails a day.
+        inboxes: Number of inboxes that they are spread over. With 1, the subscription names it; with more, it covers
+            the whole key.
+        hours: Time for which requests are counted before anything goes wrong.
     """
 
     mails: int
@@ -70,14 +73,14 @@ def measure_case(results: Results, case: Case) -> None:
 
 @attrs.define
 class Traffic:
-    """The mail of a case, as the server gets it and as the stream delivers it."""
+    """The mail of a case, as it arrives at the server and as the stream delivers it."""
 
     case: Case
     fake: FakeAgentMail = attrs.field(factory=FakeAgentMail)
     arrived: dict[str, float] = attrs.field(factory=dict)
-    """When each swallowed mail arrived, by the mock clock."""
+    """The arrival of each mail that was not pushed, by the mock clock."""
     delays: dict[str, float] = attrs.field(factory=dict)
-    """After how many seconds it was delivered."""
+    """The delay until its delivery, in seconds."""
     _numbers: "count[int]" = attrs.field(factory=count)
 
     async def deliver(self, back_dated: float = 0.0) -> str:
@@ -94,12 +97,12 @@ class Traffic:
         return message_id
 
     async def fill(self) -> None:
-        """A day of mail is there."""
+        """Let a day of mail arrive."""
         for number in range(self.case.mails):
             await self.deliver(DAY * (1 - number / self.case.mails))
 
     async def flow(self) -> None:
-        """Mail comes, several at a time if there is much."""
+        """Let mail arrive, several at a time if there is much."""
         burst = max(1, self.case.mails // 100_000)
         while True:
             await trio.sleep(DAY * burst / self.case.mails)
@@ -107,7 +110,7 @@ class Traffic:
                 await self.deliver()
 
     async def swallow(self, back_dated: float) -> tuple[float, float]:
-        """The mean and the longest delay of mails that are not pushed; infinity: one has not come."""
+        """Return the mean and the longest delay of mails that are not pushed. Infinity if one was not found."""
         ids = []
         for _ in range(SWALLOWED):
             await trio.sleep(BETWEEN_SWALLOWED)
@@ -117,7 +120,7 @@ class Traffic:
             self.arrived[message_id] = at
             ids.append(message_id)
         with trio.move_on_after(LONGEST):
-            while not self.delays.keys() >= set(ids):  # noqa: ASYNC110  nobody tells of that
+            while not self.delays.keys() >= set(ids):  # noqa: ASYNC110  no event for it
                 await trio.sleep(1)
         delays = [self.delays.get(message_id, inf) for message_id in ids]
         return sum(delays) / len(delays), max(delays)
@@ -129,7 +132,7 @@ class Traffic:
                 self.delays[message_id] = trio.current_time() - self.arrived[message_id]
 
     async def count_requests(self, seconds: float) -> float:
-        """Requests a minute."""
+        """Return the requests a minute."""
         self.fake.requests.clear()
         await trio.sleep(seconds)
         return len(self.fake.requests) / seconds * 60
@@ -145,7 +148,7 @@ async def main(case: Case) -> dict[str, tuple[str, float]]:
     async with open_agentmail_stream(subscribe, backend=traffic.fake) as events, trio.open_nursery() as nursery:
         nursery.start_soon(traffic.take, events)
         nursery.start_soon(traffic.flow)
-        await trio.sleep(750)  # what belongs to the start is over
+        await trio.sleep(750)  # the requests of the start are over
         idle = await traffic.count_requests(case.hours * 3600)
         mean, longest = await traffic.swallow(0.0)
         old_mean, old_longest = await traffic.swallow(BACK_DATED)

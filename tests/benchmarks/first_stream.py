@@ -1,4 +1,4 @@
-"""How long the first stream of a process holds the event loop, by a task that wants its turn every millisecond."""
+"""How long the first stream of a process blocks the event loop, measured by a task that wakes every millisecond."""
 
 import ssl
 import time
@@ -11,10 +11,10 @@ from .report import Results
 
 INBOX = "support@agentmail.to"
 TURN = 0.001
-"""Seconds for which the other task sleeps each time."""
+"""Time for which the measuring task sleeps, in seconds."""
 
 SECONDS = 1.0
-"""How long is watched, from just before the stream is opened; all events have come by then."""
+"""Time of the measurement from just before the stream is opened, in seconds. All events have arrived by then."""
 
 
 def measure(results: Results, rounds: int) -> None:
@@ -33,7 +33,7 @@ def measure(results: Results, rounds: int) -> None:
 
 
 async def serve(certificate: str | None) -> None:
-    """Push one event of each type to whoever subscribes."""
+    """Push one event of each type to each subscriber."""
     from trio_agentmail.testing import FakeAgentMail, make_event
     from trio_agentmail.testing._make_event import EVENT_TYPES
 

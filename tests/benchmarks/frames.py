@@ -1,4 +1,4 @@
-"""The events that the server sends: realistic ones, which differ from each other by a number only."""
+"""The events that the server sends. They are realistic, and differ from each other only in a number."""
 
 import json
 import re
@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 NUMBER = "##########"
-"""Stands in an event wherever its number comes: the ten digits that make it another event than all others."""
+"""Stands in an event for its number: ten digits that make it differ from all others."""
 
 SENT = "$" * 19
-"""Stands in a subject: when it was sent, in nanoseconds of `time.perf_counter_ns`, which all processes share."""
+"""Stands in a subject for the time of sending, in nanoseconds of `time.perf_counter_ns`, which all processes share."""
 
 CHUNK_BYTES = 2**18
 
@@ -48,8 +48,8 @@ def received(sentences: str, length: int, filling: int = 0) -> dict[str, Any]:
     """A received mail.
 
     Args:
-        length: How often the sentences come in its text, and again in its HTML.
-        filling: Bytes that are added to the text.
+        length: How often its text repeats the sentences. Its HTML repeats them as often.
+        filling: Number of bytes added to the text.
     """
     text = "\r\n".join([sentences] * length) + "." * filling
     html = "".join([f'<p style="margin:0 0 1em">{sentences}</p>\n'] * length)
@@ -108,14 +108,14 @@ def encode(event: dict[str, Any]) -> bytes:
 
 
 def received_of(size: int, sentences: str) -> bytes:
-    """The text of a received mail, of `size` bytes."""
+    """Return the text of a received mail, with `size` bytes."""
     one, two = len(encode(received(sentences, 1))), len(encode(received(sentences, 2)))
     length = 1 + (size - one) // (two - one)
     return encode(received(sentences, length, filling=(size - one) % (two - one)))
 
 
 def mix() -> list[bytes]:
-    """50 % of 0.5 KB, 40 % of 2.6 KB, 10 % of 23 KB."""
+    """Return a mix: 50 % of 0.5 KB, 40 % of 2.6 KB, 10 % of 23 KB."""
     small, medium, large = encode(delivered()), received_of(2_600, ASCII), received_of(23_000, ASCII)
     return [small, medium] * 4 + [small, large]
 
@@ -130,7 +130,7 @@ CASES: dict[str, Callable[[], list[bytes]]] = {
     "100 KB, CJK": lambda: [received_of(100_000, CHINESE)],
     "8 MiB": lambda: [received_of(8 * 2**20, ASCII)],
 }
-"""The texts of each case, which come in turn."""
+"""The texts of each case, which are sent in turn."""
 
 
 def numbered(text: bytes, number: int) -> bytes:
@@ -138,13 +138,13 @@ def numbered(text: bytes, number: int) -> bytes:
 
 
 def number_of(event: Any) -> int:
-    """The number of an event, whether it is a text still or an object of any client's."""
+    """Return the number of an event, from its text or from the object of any client."""
     event_id = event.event_id if hasattr(event, "event_id") else event[event.index("evt_") :]
     return int(event_id[4:14])
 
 
 def frame(payload: bytes, opcode: int = 1) -> bytes:
-    """A WebSocket frame as a server sends it."""
+    """Return a WebSocket frame as a server sends it."""
     size = len(payload)
     if size < 126:
         return struct.pack("!BB", 0x80 | opcode, size) + payload
@@ -154,7 +154,7 @@ def frame(payload: bytes, opcode: int = 1) -> bytes:
 
 
 class Chunk:
-    """Frames in a row, encoded once: only their numbers, and when they are sent, are written anew."""
+    """Consecutive frames that are encoded once. Only their numbers and times of sending are overwritten."""
 
     def __init__(self, texts: Sequence[bytes], size: int = CHUNK_BYTES) -> None:
         pattern = [frame(text) for text in texts]
@@ -174,7 +174,7 @@ class Chunk:
         return len(self._ends)
 
     def numbered(self, first: int, count: int, sent: int | None = None) -> memoryview:
-        """The bytes of `count` frames, numbered from `first`. They are overwritten by the next call."""
+        """Return the bytes of `count` frames, numbered from `first`. The next call overwrites them."""
         for index in range(count):
             digits = b"%010d" % (first + index)
             for offset in self._numbers[index]:

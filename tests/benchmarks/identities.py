@@ -1,4 +1,4 @@
-"""What a stream keeps of each mail that it has delivered: `python -m tests.benchmarks.identities`. By hand only."""
+"""Memory that a stream keeps for each delivered mail. Run it by hand: `python -m tests.benchmarks.identities`."""
 
 import argparse
 import gc
@@ -27,19 +27,19 @@ SUBSCRIPTIONS = {"key": Subscribe(), "inboxes": Subscribe(inbox_ids=INBOXES)}
 NUMBER = "##########"
 
 BURST = 100
-"""Mails that arrive at the same moment, so that little of the time is the clock's."""
+"""Number of mails that arrive at the same moment, so that the clock takes little of the time."""
 
 WORKERS = 64
-"""Tasks that handle events at the same time when there is a journal: they share commits."""
+"""Number of tasks that handle events concurrently with a journal, so that they share commits."""
 
 
 async def handle_all(
     scope: str, mails: int, minutes: float, depth: float, kept: bool, journal: SQLiteJournal | None
 ) -> int:
-    """Push mails to a stream, and handle all of them; bytes that the package then holds, if traced.
+    """Push mails to a stream and handle all of them. Returns the bytes that the package then uses, if traced.
 
     Args:
-        kept: Whether the fake keeps the mails and lists them. Under `tracemalloc`, that takes far longer.
+        kept: Whether the fake keeps the mails and lists them. Under `tracemalloc` this takes far longer.
     """
     fake = FakeAgentMail()
     for inbox_id in INBOXES:
@@ -71,9 +71,9 @@ async def handle_all(
                 frame = received(datetime.fromtimestamp(fake.now(), UTC))
                 for number in range(first, min(first + BURST, mails)):
                     await fake.send_raw(frame.replace(NUMBER, f"{number:0{len(NUMBER)}}"))
-        while handled < mails:  # noqa: ASYNC110  nobody tells of that
+        while handled < mails:  # noqa: ASYNC110  no event for it
             await trio.sleep(1)
-        await trio.sleep(60)  # the second look after the start is over
+        await trio.sleep(60)  # the second scan after the start is over
         size = traced() if tracemalloc.is_tracing() else 0
         nursery.cancel_scope.cancel()
     assert handled == mails, f"{handled} of {mails} mails were handled"
@@ -81,7 +81,7 @@ async def handle_all(
 
 
 def received(now: datetime) -> str:
-    """A frame that announces a mail, with `NUMBER` where mails differ."""
+    """Return the frame of a mail, with `NUMBER` where mails differ."""
     inbox_id = INBOXES[0]
     return encode_event(
         make_event(
@@ -98,14 +98,14 @@ def received(now: datetime) -> str:
 
 
 def traced() -> int:
-    """Bytes that were allocated by the package without its kit, and are in use."""
+    """Return the bytes in use that the package, without its test kit, has allocated."""
     gc.collect()
     files = tracemalloc.take_snapshot().statistics("filename")
     return sum(statistic.size for statistic in files if is_ours(statistic.traceback[0].filename))
 
 
 def is_ours(filename: str) -> bool:
-    # attrs and `_class_hook` name what they write `<attrs generated methods trio_agentmail.…>`, `<structure …>`.
+    # Generated code: attrs names it `<attrs generated methods trio_agentmail.…>`, and `_class_hook` `<structure …>`.
     if filename.startswith("<"):
         return ".testing." not in filename and ("trio_agentmail" in filename or filename.startswith("<structure"))
     return filename.startswith(PACKAGE) and not filename.startswith(KIT)
@@ -134,7 +134,7 @@ def main() -> None:
 
     began = time.monotonic()
     tracemalloc.start()
-    idle = run(options.subscription, few, *load)  # what does not depend on the number of mails
+    idle = run(options.subscription, few, *load)  # the part that does not depend on the number of mails
     size = run(options.subscription, options.mails, *load)
     tracemalloc.stop()
     each = (size - idle) / (options.mails - few)

@@ -1,4 +1,4 @@
-"""What a journal costs, without a network: events through it, and how long the event loop stands still meanwhile."""
+"""The cost of a journal without a network: its throughput, and how long it blocks the event loop."""
 
 import gc
 import sqlite3
@@ -19,7 +19,7 @@ from .processes import run_client, running
 from .report import Results
 
 COUNT, COUNT_OF_SLOW = 10_000, 2_000
-"""Events; of a way that waits for the disk for each of them, the second."""
+"""Number of events. The second is for a way that waits for the disk with each event."""
 
 WORKERS = {"ack, 1 worker": 1, "ack, 16 workers": 16, "processing, 1 worker": 1, "processing, 16 workers": 16}
 NAIVE = "a commit for each event and each ack, in the event loop"
@@ -48,7 +48,7 @@ async def run(way: str, path: Path) -> dict[str, float]:
     count = COUNT_OF_SLOW if way == NAIVE or way.endswith(" 1 worker") else COUNT
     events = [decode_event(numbered(text, number)) for number in range(count)]
     gc.collect()
-    gc.freeze()  # so many events in one list are the benchmark's, and no part of the pauses
+    gc.freeze()  # the long list of events belongs to the benchmark and must not add to the pauses
     async with trio.open_nursery() as nursery:
         pauses: list[float] = []
         turns: list[float] = []
@@ -67,9 +67,10 @@ async def run(way: str, path: Path) -> dict[str, float]:
 
 
 async def heartbeat(pauses: list[float], turns: list[float]) -> None:
-    """Note by how much each wake-up is late, and for how long the event loop worked in between.
+    """Record the delay of each wake-up, and how long the event loop worked in between.
 
-    The first is what a task feels. Where other processes want the machine too, the second says what is ours.
+    A task experiences the delay. If other processes use the machine as well, the second figure shows the part of this
+    process.
     """
     while True:
         before, used = time.perf_counter(), time.thread_time()
@@ -79,7 +80,7 @@ async def heartbeat(pauses: list[float], turns: list[float]) -> None:
 
 
 async def naive(path: Path, events: list[Event]) -> None:
-    """What somebody would write first."""
+    """The naive journal: one transaction for each event."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
@@ -107,7 +108,7 @@ async def journaled(way: str, path: Path, events: list[Event]) -> None:
             receive.close()
         for number, event in enumerate(events):
             await journal.record(event)
-            if number % 64 == 0:  # as a read of the network brings them
+            if number % 64 == 0:  # as many as one read from the network has
                 await trio.lowlevel.checkpoint()
         await journal.keep(None)
 

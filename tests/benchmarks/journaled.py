@@ -1,4 +1,4 @@
-"""Throughput with a journal, beside without; and for how long the event loop stood still at the most."""
+"""Throughput with and without a journal, and the longest time for which the event loop was blocked."""
 
 import os
 import tempfile
@@ -16,10 +16,10 @@ from .report import Results
 from .throughput import PAUSE
 
 SIZES = {"2.6 KB": 8_000, "23 KB": 4_000}
-"""What is sent, and how many of it: fewer than a journal takes before one is handled."""
+"""The events that are sent and their number, which is below the number that a journal takes before one is handled."""
 
 ONE_BY_ONE_SHARE = 8
-"""What waits for the disk with each event gets this part of the events only."""
+"""A way that waits for the disk with each event gets only this fraction of the events."""
 
 WAYS = {
     "no journal": 1,
@@ -31,12 +31,12 @@ WAYS = {
     "a commit an event, not acked": ONE_BY_ONE_SHARE,
     "a commit an event, acked by 64 workers": ONE_BY_ONE_SHARE,
 }
-"""How the events are consumed, and which part of them."""
+"""How the events are consumed, and which fraction of them."""
 
 REFERENCE = next(iter(WAYS))
 WORKERS = 64
 TICK = 0.001
-"""Seconds that the task sleeps which notes how late it is woken."""
+"""Time for which the task sleeps that records how late it wakes, in seconds."""
 
 
 def measure(results: Results) -> None:
@@ -56,7 +56,7 @@ FIGURES = (("throughput", "events/s"), ("CPU time", "µs an event"), ("longest p
 
 
 class Story:
-    """What one run has shown so far."""
+    """The results of one run so far."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -73,7 +73,7 @@ class Story:
         self._taken += 1
 
     def handle(self, event: Any) -> bool:
-        """An event is handled; true: none is missing."""
+        """Count a handled event. Returns whether all have been handled."""
         self._handled.add(number_of(event))
         if len(self._handled) < self._count:
             return False
@@ -120,7 +120,7 @@ async def main(url: str, way: str, count: int) -> list[float]:
 
 @asynccontextmanager
 async def opened(way: str) -> AsyncIterator[Any]:
-    """The journal, in a directory that is gone afterwards; None: without one."""
+    """Make the journal in a temporary directory. `None` if the way has no journal."""
     if way == REFERENCE:
         yield None
         return
@@ -146,7 +146,7 @@ def consumer(way: str, journal: Any) -> Callable[[Any], Any]:
 
 
 def commit_each_change_by_itself() -> None:
-    """The naive way: the same journal, in which every change is a transaction of its own, and waits for the disk."""
+    """The naive way: the same journal, but each change is a transaction of its own and waits for the disk."""
     from trio_agentmail._journal.sqlite_store import SQLiteStore
 
     apply = SQLiteStore.apply
@@ -158,7 +158,7 @@ def commit_each_change_by_itself() -> None:
 
 
 def sync_time(samples: int = 50) -> float:
-    """Seconds that the disk takes to confirm a page, which is what a commit waits for."""
+    """Return the seconds that the disk takes to confirm a page, which a commit waits for."""
     with tempfile.TemporaryFile() as file:
         taken = []
         for _ in range(samples):

@@ -1,4 +1,4 @@
-"""From the server's send to the consumer's hands, on 2.6 KB events over plain TCP."""
+"""Latency from the server's send to the consumer, for events of 2.6 KB over plain TCP."""
 
 import time
 from typing import Any
@@ -9,7 +9,7 @@ from .processes import RunFailed, run_client, serve
 from .report import Results
 
 RATES = {100: 400, 1_000: 3_000}
-"""Events a second, and how many of them."""
+"""Events a second, and their number."""
 
 
 def measure(results: Results, rounds: int) -> None:
@@ -26,7 +26,7 @@ def measure(results: Results, rounds: int) -> None:
 
 
 class Recorder:
-    """Notes how old each event is when it comes."""
+    """Records the age of each event on arrival."""
 
     def __init__(self, count: int) -> None:
         self._count = count

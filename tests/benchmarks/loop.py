@@ -1,7 +1,8 @@
 """The hand-written loop that the stream is compared with: no supervision, no heartbeat, no de-duplication.
 
-trio-websocket with a receive buffer of 256 KiB and a queue of 256, orjson, cattrs without detailed validation. It knows
-four attrs classes, and for the benchmark's small events two more: `Delivery` and `MessageDeliveredEvent`.
+It uses trio-websocket with a receive buffer of 256 KiB and a queue of 256, orjson, and cattrs without detailed
+validation. It has four attrs classes, and two more for the benchmark's small events: `Delivery` and
+`MessageDeliveredEvent`.
 """
 
 import datetime as dt

@@ -1,4 +1,4 @@
-"""Memory: the peak with a consumer that stalls, and what an idle stream costs."""
+"""Memory: the peak with a stalled consumer, and the size of an idle stream."""
 
 import gc
 import re
@@ -18,13 +18,13 @@ from .throughput import check_last
 
 MIB = 2**20
 STALLED = {"100 KB": 10_000, "100 KB, CJK": 10_000, "8 MiB": 100}
-"""What is pushed, and how many of it, at a consumer that sleeps."""
+"""The events that are pushed to a sleeping consumer, and their number."""
 
 STALL = 8.0
-"""Seconds that it sleeps after the first event: the server must have waited a good part of it for room."""
+"""Time for which it sleeps after the first event, in seconds. The server must wait for room during much of it."""
 
 IDLE = 1_000
-"""Connections in one process."""
+"""Number of connections in one process."""
 
 IDLE_CONTENDERS = {False: ("stream", "trio-websocket"), True: ("stream", "trio-websocket", "SSLStream")}
 
@@ -59,23 +59,23 @@ def measure(results: Results, rounds: int) -> None:
 
 
 async def stalled(url: str, count: int) -> dict[str, int]:
-    """How far the peaks of the resident memory are above that of the process when it was subscribed and idle."""
+    """Return how far the peaks of the resident memory exceed that of the subscribed, idle process."""
     async with open_stream(url) as events:
         await events.receive()  # Subscribed
         idle = resident()
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts over: imports may have been higher
+        Path("/proc/self/clear_refs").write_text("5")  # reset the peak: imports may have used more
         await events.receive()
         await trio.sleep(STALL)
         peaks = {"stream, stalled": resident("VmHWM") - idle}
         for _ in range(count - 1):
             event = await events.receive()
     check_last(event, count)
-    # The kernel updates the peak when memory is given back: what was the peak by itself may not be in it.
+    # The kernel updates VmHWM when memory is released, so it may be below the peak that was read before.
     return peaks | {"stream, then drained": max(resident("VmHWM") - idle, *peaks.values())}
 
 
 def resident(which: str = "VmRSS") -> int:
-    """Bytes of this process that are in memory, or were at the most: VmHWM."""
+    """Return the present or the peak resident memory of this process (VmHWM), in bytes."""
     found = re.search(rf"{which}:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found is not None
     return int(found[1]) * 1024
@@ -86,7 +86,7 @@ def resident(which: str = "VmRSS") -> int:
 
 @asynccontextmanager
 async def connected(contender: str, url: str, context: ssl.SSLContext) -> AsyncIterator[None]:
-    """One connection, subscribed; or for "SSLStream" just encrypted."""
+    """Open one connection and subscribe. For "SSLStream" only encrypt it."""
     if contender == "stream":
         async with open_stream(url) as events:
             await events.receive()
@@ -107,7 +107,7 @@ async def connected(contender: str, url: str, context: ssl.SSLContext) -> AsyncI
 
 
 async def start_all(nursery: trio.Nursery, async_fn: Callable[..., Awaitable[None]], count: int) -> None:
-    """Start so many tasks as `nursery.start` does, 20 at a time: a server would not like more."""
+    """Start this many tasks with `nursery.start`, 20 at a time so as not to overload the server."""
 
     async def start_some() -> None:
         for _ in range(count // 20):
@@ -119,7 +119,7 @@ async def start_all(nursery: trio.Nursery, async_fn: Callable[..., Awaitable[Non
 
 
 async def idle(url: str, count: int, contender: str) -> float:
-    """What the resident memory grows by each connection, in KB (1,000 bytes)."""
+    """Return the growth of the resident memory per connection, in KB (1,000 bytes)."""
     context = ssl.create_default_context()
 
     async def hold(task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -128,7 +128,7 @@ async def idle(url: str, count: int, contender: str) -> float:
             await trio.sleep_forever()
 
     async with trio.open_nursery() as nursery:
-        await nursery.start(hold)  # what all share is not counted
+        await nursery.start(hold)  # the part that all connections share is not counted
         gc.collect()
         before = resident()
         await start_all(nursery, hold, count)

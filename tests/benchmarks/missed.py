@@ -1,4 +1,4 @@
-"""Recovery of many missed mails: time, requests and memory, and how live events fare meanwhile.
+"""Recovery of many missed mails: time, requests, memory, and the latency of live events meanwhile.
 
 The server is a `FakeAgentMail` on real ports, in a process of its own: `missed_server.py`.
 """
@@ -32,10 +32,10 @@ CASES = {
     "whole key, a thread each": (False, 1),
     "whole key, threads of 10": (False, 10),
 }
-"""Whether the inbox is subscribed to, or all that the key may see; and how many of the mails make a thread."""
+"""Whether the subscription names the inbox or covers the whole key, and how many of the mails form a thread."""
 
 DELAYS = {"loopback": 0.0, "50 ms": 0.05}
-"""Seconds that are added to each answer of the REST API."""
+"""Delays that are added to each answer of the REST API, in seconds."""
 
 PATIENCE = 400.0
 
@@ -63,7 +63,7 @@ FIGURES = (
 
 
 class SlowTransport(httpx2.AsyncBaseTransport):
-    """Answers come later: what a server that is further away is like."""
+    """Delays answers, as a more distant server would."""
 
     def __init__(self, transport: httpx2.AsyncBaseTransport, delay: float) -> None:
         self._transport = transport
@@ -92,14 +92,14 @@ async def main(http: str, websockets: str, by_inbox: bool, delay: float) -> list
     async with open_agentmail_stream(subscribe, api_key=KEY, environment=environment, backend=backend) as events:
         assert isinstance(await events.receive(), Subscribed)
         await trio.sleep(1.0)  # the first sweep is over
-        await ask(http, "/go")  # mail comes while nobody is connected
+        await ask(http, "/go")  # mail arrives while no client is connected
         assert isinstance(await events.receive(), Disconnected)
         idle = resident()
         Path("/proc/self/clear_refs").write_text("5")
         recovered: set[str] = set()
         latencies: list[float] = []
         with trio.fail_after(PATIENCE):
-            # In an outage of more than two seconds, the first mail is found before there is a connection.
+            # In an outage of more than two seconds, the first mail is found before the connection is back.
             event = await events.receive()
             began, cpu_began = time.perf_counter(), time.process_time()
             while not isinstance(event, CaughtUp):

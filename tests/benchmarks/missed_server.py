@@ -1,6 +1,6 @@
-"""The server of `missed.py`: a `FakeAgentMail` that loses its clients, gets much mail, and lets them come back.
+"""The server of `missed.py`: a `FakeAgentMail` that drops its clients, receives much mail, and accepts them again.
 
-That begins when somebody asks for `/go`. From then on mail comes to another inbox, to be pushed, 20 times a second.
+A request for `/go` starts this. From then on, another inbox receives mail 20 times a second, which is pushed.
 """
 
 import json
@@ -20,7 +20,7 @@ LIVE_INBOX = "live@agentmail.to"
 LIVE_INTERVAL = 0.05
 TEXT = "\r\n".join([ASCII] * 11)
 HTML = "".join([f'<p style="margin:0 0 1em">{ASCII}</p>\n'] * 11)
-"""With the fields around it, a mail is 2.6 KB."""
+"""Together with the other fields, a mail has 2.6 KB."""
 
 
 async def main(thread_size: int) -> None:

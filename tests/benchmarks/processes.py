@@ -1,4 +1,4 @@
-"""The processes of a benchmark: each is started anew, answers in JSON, and is gone when its block is left."""
+"""The processes of a benchmark. Each is fresh, answers in JSON, and ends when its block is left."""
 
 import ctypes
 import functools
@@ -22,11 +22,11 @@ PR_SET_PDEATHSIG = 1
 
 
 class RunFailed(Exception):
-    """A run that gave no figure, or whose count was not right."""
+    """A run had no result, or the wrong number of events."""
 
 
 class Process:
-    """A module of this package, run in a fresh interpreter with its arguments as JSON."""
+    """A module of this package in a fresh interpreter, with its arguments as JSON."""
 
     def __init__(self, module: str, arguments: dict[str, Any], environment: dict[str, str]) -> None:
         self._name = module
@@ -37,11 +37,11 @@ class Process:
             | environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for us alone: we kill it
+            start_new_session=True,  # Ctrl-C reaches the parent alone, which kills the child
         )
 
     def answer(self, patience: float = 90.0) -> Any:
-        """The next thing that it says; it is killed if that takes longer than so many seconds."""
+        """Return its next answer. It is killed if that takes longer than this many seconds."""
         assert self.process.stdout is not None
         timer = threading.Timer(patience, self.process.kill)
         timer.start()
@@ -54,7 +54,7 @@ class Process:
         return json.loads(line)
 
     def last_answer(self) -> Any:
-        """Tell it to end, and return what it then says."""
+        """Tell it to end, and return its last answer."""
         assert self.process.stdin is not None
         self.process.stdin.close()
         return self.answer()
@@ -80,11 +80,11 @@ class Server:
     url: str
     port: int
     listening: float
-    """Since when, by `time.perf_counter`."""
+    """The start, by `time.perf_counter`."""
 
     @contextmanager
     def client(self, module: str, **arguments: Any) -> Iterator[Process]:
-        """A process that runs the `client` function of a module, with the server's URL and these arguments."""
+        """Run the `client` function of a module in a process, with the server's URL and these arguments."""
         trusted = {"SSL_CERT_FILE": f"{certificates().name}/ca.pem"}
         with running(module, {"url": self.url} | arguments, trusted) as process:
             yield process
@@ -104,13 +104,13 @@ def serve(
     """Run a server.
 
     Args:
-        case: What it sends, of `frames.CASES`; None: nothing.
-        count: How many events it sends on each connection.
-        tls: Over TLS.
-        rate: Events a second; None: as fast as they are taken.
-        pause: Seconds between the confirmation and the first event.
-        port: 0: any.
-        stays_open: Once the events are sent, the connection stays open.
+        case: The events to send, a key of `frames.CASES`. `None` sends nothing.
+        count: Number of events on each connection.
+        tls: Whether to use TLS.
+        rate: Events a second. `None` sends as fast as they are taken.
+        pause: Time between the confirmation and the first event, in seconds.
+        port: The port; 0 for any.
+        stays_open: Whether the connection stays open after the events.
     """
     arguments = {"case": case, "count": count, "rate": rate, "pause": pause, "port": port, "stays_open": stays_open}
     arguments["certificate"] = f"{certificates().name}/server.pem" if tls else None
@@ -122,8 +122,8 @@ def serve(
 
 @functools.cache
 def certificates() -> tempfile.TemporaryDirectory[str]:
-    """A server's certificate and that of its authority. The directory is removed when this process ends."""
-    import trustme  # here, since the children import this module as well
+    """Make a server's certificate and that of its authority, in a directory that is removed when this process ends."""
+    import trustme  # imported here because the children import this module as well
 
     directory = tempfile.TemporaryDirectory()
     authority = trustme.CA()
@@ -133,7 +133,7 @@ def certificates() -> tempfile.TemporaryDirectory[str]:
 
 
 def end_on_sigterm() -> None:
-    """SIGTERM raises SystemExit in this process, so that no process is left behind."""
+    """Make SIGTERM raise SystemExit in this process, so that no child process is left behind."""
 
     def end(signum: int, frame: FrameType | None) -> None:
         sys.exit(128 + signum)
@@ -141,7 +141,7 @@ def end_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, end)
 
 
-# In the child
+# In the child process
 
 
 def answer(result: Any) -> None:
@@ -149,11 +149,11 @@ def answer(result: Any) -> None:
 
 
 def run_client(client: Callable[..., Any]) -> None:
-    """The main program of a module that is started as a client."""
+    """Run the main program of a module that is started as a client."""
     die_with_parent()
     answer(client(**json.loads(sys.argv[1])))
 
 
 def die_with_parent() -> None:
-    """Even if the parent is killed, and can't tell us any more. This is Linux, as `/proc` in `memory.py` is."""
+    """End this process when its parent ends, even if that is killed. Linux only, like `/proc` in `memory.py`."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Where the time goes: the throughput clients under cProfile, the top ten functions by their own time."""
+"""The throughput clients under cProfile: the top ten functions by their own time."""
 
 import cProfile
 import pstats
@@ -34,7 +34,7 @@ def as_text(size: str, found: dict[str, list[dict[str, Any]]]) -> str:
 
 
 class Profiled(Counter):
-    """Counts, and profiles from the first event to the last."""
+    """Counts events, and profiles from the first one to the last."""
 
     def __init__(self, count: int) -> None:
         super().__init__(count)
@@ -52,7 +52,7 @@ class Profiled(Counter):
 def client(url: str, contender: str, count: int) -> list[dict[str, Any]]:
     counter = Profiled(count)
     CONTENDERS[contender](url, counter)
-    # file, line and name: calls without recursion, calls, own time, time with callees, callers
+    # (file, line, name) -> (calls without recursion, calls, own time, time with callees, callers)
     stats: dict[tuple[str, int, str], Any] = pstats.Stats(counter.profile).stats  # type: ignore[attr-defined]
     whole = sum(own for _, _, own, _, _ in stats.values())
     top = sorted(stats.items(), key=lambda item: item[1][2], reverse=True)[:TOP]

@@ -1,4 +1,4 @@
-"""The figures, and the table that is made of them."""
+"""The figures and their table."""
 
 import statistics
 import sys
@@ -29,7 +29,7 @@ class Results:
     """The results of one group.
 
     Args:
-        reference: The contender that the others of the same case are multiples of.
+        reference: The contender of which the others of the same case are given as multiples.
     """
 
     group: str
@@ -37,16 +37,16 @@ class Results:
     rows: dict[tuple[str, str], Row] = attrs.field(factory=dict)
     errors: list[str] = attrs.field(factory=list)
     charts: list[str] = attrs.field(factory=list)
-    """Text that is shown below the table."""
+    """Notes below the table."""
     details: dict[str, Any] = attrs.field(factory=dict)
-    """What charts show, for machines."""
+    """The data of charts, for programs."""
 
     def note(self, case: str, contender: str, unit: str, value: float) -> None:
         self.rows.setdefault((case, contender), Row(self.group, case, contender, unit)).samples.append(value)
 
     @contextmanager
     def run(self, case: str, contender: str, unit: str = "") -> Iterator[Callable[[float], None]]:
-        """One run, which gives one figure or more. If it fails, the others go on, and the failure is in the report."""
+        """One run, which has one figure or more. If it fails, the others continue, and the failure is in the report."""
         if sys.stderr.isatty():
             print(f"\r{f'{self.group}: {case}: {contender}':<70}", end="", file=sys.stderr, flush=True)
         try:
@@ -55,11 +55,11 @@ class Results:
             self.errors.append(f"{self.group}: {case}: {contender}: {exc}")
 
     def multiple(self, row: Row) -> float | None:
-        """The median of the rounds' multiples: what else the machine does changes from round to round."""
+        """Return the median of the rounds' multiples, because the load of the machine changes from round to round."""
         reference = self.rows.get((row.case, self.reference or ""))
         if reference is None or reference.unit != row.unit:
             return None
-        if len(row.samples) != len(reference.samples):  # a run has failed: who knows of which round
+        if len(row.samples) != len(reference.samples):  # a run failed, so the samples cannot be matched by round
             return row.median / reference.median
         return statistics.median(ours / theirs for ours, theirs in zip(row.samples, reference.samples, strict=True))
 
@@ -73,10 +73,10 @@ class Results:
 
 
 def table(groups: list[Results]) -> str:
-    """All figures, as text. The multiple is that of the row without one in the same case."""
+    """Return all figures as text. A multiple refers to the row without one in the same case."""
     lines = [("group", "case", "contender", "median", "min .. max", "unit", "multiple")]
     for results in groups:
-        # By case, in the order in which the cases came.
+        # By case, in the order of their first results.
         cases = list(dict.fromkeys(row.case for row in results.rows.values()))
         for row in sorted(results.rows.values(), key=lambda row: cases.index(row.case)):
             multiple = results.multiple(row)

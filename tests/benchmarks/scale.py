@@ -1,7 +1,7 @@
-"""Chaos at scale, on the mock clock: `python -m tests.benchmarks.scale`. By hand only.
+"""Chaos at scale on the mock clock. Run it by hand: `python -m tests.benchmarks.scale`.
 
-By default a million mails through 1,000 faults in 24 simulated hours. The verdict says how many were lost or came
-twice. The server's mail is in the same process, and takes about 5 KB of memory for each.
+By default, a million mails pass through 1,000 faults in 24 simulated hours. The verdict says how many were lost or
+delivered twice. The server is in the same process, and takes about 5 KB of memory for each mail.
 """
 
 import argparse
@@ -19,12 +19,13 @@ from trio_agentmail import Recovery
 from .sizing import client_size
 
 FURTHEST_AHEAD = 600.0
-"""Seconds. Every look lists all mail from the future, which a clock that is wrong by a day makes only now and then."""
+"""How far a mail may be dated in the future, in seconds. Every scan lists all such mail, and with a day there would be
+far more of it than real senders' wrong clocks produce."""
 
 
 @attrs.define
 class Watch:
-    """Shows how far a run is, and measures the client."""
+    """Shows the progress of a run, and measures the client."""
 
     began: float = attrs.field(factory=time.monotonic)
     peak: int = 0
@@ -46,7 +47,7 @@ class Watch:
 
 
 def play(options: argparse.Namespace, subscription: str) -> bool:
-    """Play one schedule, print what came of it, and return whether nothing was wrong."""
+    """Play one schedule, print the result, and return whether it was correct."""
     schedule = draw_schedule(
         options.seed,
         subscription,
@@ -96,7 +97,7 @@ def main() -> None:
         "--aftermath", type=float, default=1.0, help="hours that the run then goes on; default: %(default)s"
     )
     options = parser.parse_args()
-    logging.getLogger("trio_agentmail").setLevel(logging.CRITICAL)  # the verdict says what went wrong
+    logging.getLogger("trio_agentmail").setLevel(logging.CRITICAL)  # the verdict has the failures
     subscriptions = list(SUBSCRIPTIONS) if options.subscription == "all" else [options.subscription]
     results = [play(options, subscription) for subscription in subscriptions]
     sys.exit(0 if all(results) else 1)

@@ -1,11 +1,10 @@
-"""The server: one process, a thread for each connection, encoded frames from a raw socket.
+"""The server: one process with a thread for each connection, which sends encoded frames from a raw socket.
 
-All that it does stands in its arguments. When its standard input ends it reports what it has seen, and ends: so it
-cannot outlive whoever started it. A connection is accepted, its subscription is read and confirmed, the events are
-sent, then a close frame with code 1000; without events, or if that is asked for, it stays open. Pings are answered,
-once the events are sent.
-Whoever asks for something else than a WebSocket is told that there is no mail: the stream looks for what it missed.
-It sends more than ten times faster than any client takes.
+Its arguments determine everything that it does. When its standard input ends, it reports what it has counted and ends,
+so it cannot outlive its parent. On each connection it reads and confirms the subscription, sends the events, and closes
+with code 1000. Without events, or with `stays_open`, the connection stays open. Pings are answered after the events.
+The answer to a request of the REST API is an empty listing, for the stream's recovery. The server sends more than ten
+times faster than any client takes.
 """
 
 import base64
@@ -31,11 +30,11 @@ NO_MAIL = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length:
 
 
 class HungUp(Exception):
-    """The client hung up."""
+    """The client closed the connection."""
 
 
 class Server:
-    """See `serve` in `processes.py` for the arguments."""
+    """The arguments are those of `serve` in `processes.py`."""
 
     def __init__(
         self,
@@ -69,7 +68,7 @@ class Server:
     def _serve(self, connection: socket.socket) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._chunk is None:
-            # When this process is killed, the network resets the connections that have nothing to lose.
+            # If this process is killed, the kernel resets the connections that have no unsent data.
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         with suppress(OSError, HungUp), connection:
             if self._tls is not None:
@@ -94,7 +93,7 @@ class Server:
                         break
 
     def _push(self, connection: socket.socket, chunk: Chunk) -> dict[str, float]:
-        """Send the events, and report how long the longest wait for room was, and what had been sent before it."""
+        """Send the events. Reports the longest wait for room, and how much had been sent before it."""
         pushed, longest, before = 0, 0.0, 0
         start = time.perf_counter()
         for first in range(0, self._count, len(chunk)):
@@ -122,7 +121,7 @@ def shake_hands(connection: socket.socket, received: IO[bytes]) -> None:
 
 
 def read_head(received: IO[bytes]) -> bytes:
-    """The head of a request without a body: the key of a WebSocket, if it asks for one."""
+    """Read the head of a request without a body. Returns the WebSocket key, if it has one."""
     key = b""
     if not (line := received.readline()):
         raise HungUp
@@ -134,7 +133,7 @@ def read_head(received: IO[bytes]) -> bytes:
 
 
 def read_frame(received: IO[bytes]) -> tuple[int, bytes]:
-    """A client's frame, which is short: its opcode and payload."""
+    """Read a short frame of a client. Returns its opcode and payload."""
     head = read(received, 2)
     size = head[1] & 0x7F
     if size == 126:

@@ -1,4 +1,4 @@
-"""The memory of a client in a process that also has the server in it, where `tracemalloc` would take too long."""
+"""The memory of a client that shares its process with the server, where `tracemalloc` would take too long."""
 
 import gc
 import sys
@@ -32,13 +32,13 @@ DATA = (
     datetime,
 )
 ON_THE_WAY = (MethodType, BuiltinMethodType, FunctionType, CellType)
-"""What leads to other objects, and is not counted."""
+"""Objects that are followed but not counted."""
 
 
 def client_size(session: AgentMailSession) -> int:
-    """Bytes of the package's objects that can be reached from a session, and of the plain data in them.
+    """Return the bytes of the package's objects that a session refers to, including the plain data in them.
 
-    What only a running task has in its local variables is not counted, nor is what other packages keep.
+    Objects of other packages are not counted, nor those that only a running task has in its local variables.
     """
     size = 0
     seen: set[int] = set()
@@ -54,7 +54,7 @@ def client_size(session: AgentMailSession) -> int:
             size += sys.getsizeof(thing)
             if gc.is_tracked(thing):
                 found += gc.get_referents(thing)
-            elif type(thing) in (tuple, dict):  # of data that the collector need not look at
+            elif type(thing) in (tuple, dict):  # containers of plain data, which the garbage collector does not track
                 found += thing if type(thing) is tuple else (*thing, *thing.values())
     return size
 
@@ -67,7 +67,7 @@ def _behind(thing: Any) -> Iterator[Any]:
     else:
         try:
             yield thing.cell_contents
-        except ValueError:  # it is empty
+        except ValueError:  # the cell is empty
             return
 
 

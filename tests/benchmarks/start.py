@@ -1,4 +1,4 @@
-"""Imports, in fresh interpreters that find everything compiled: milliseconds of CPU time."""
+"""CPU time of imports in fresh interpreters, with everything compiled, in milliseconds."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ IMPORTS = {
     REFERENCE: "import trio, trio_websocket",
     "trio_agentmail": "import trio, trio_websocket, trio_agentmail",
     "agentmail": "import agentmail",
-    "agentmail, its WebSocket": "import agentmail.websockets.client",  # the first imports nothing until it is used
+    "agentmail, its WebSocket": "import agentmail.websockets.client",  # agentmail alone imports nothing yet
 }
 TIMED = "import time; began = time.process_time(); {}; print((time.process_time() - began) * 1e3)"
 
@@ -21,7 +21,7 @@ TIMED = "import time; began = time.process_time(); {}; print((time.process_time(
 def measure(results: Results, rounds: int) -> None:
     with tempfile.TemporaryDirectory() as compiled:
         for statement in IMPORTS.values():
-            milliseconds(statement, compiled)  # once for the .pyc files
+            milliseconds(statement, compiled)  # once, to write the .pyc files
         for _ in range(rounds):
             taken = {name: milliseconds(statement, compiled) for name, statement in IMPORTS.items()}
             for name, value in taken.items():
@@ -41,6 +41,6 @@ def milliseconds(statement: str, compiled: str) -> float:
         check=True,
         stdout=subprocess.PIPE,
         timeout=60,
-        start_new_session=True,  # Ctrl-C is for us alone, and then it is killed
+        start_new_session=True,  # Ctrl-C reaches the parent alone, which kills the child
     )
     return float(done.stdout)

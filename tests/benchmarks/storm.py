@@ -1,4 +1,4 @@
-"""The storm: many streams lose their server at once, and it comes back a little later on the same port."""
+"""A reconnection storm: many streams lose their server at once, and it returns on the same port a little later."""
 
 import logging
 import time
@@ -14,7 +14,7 @@ from .report import Results
 
 STREAMS = 1_000
 OUTAGE = 5.0
-"""Seconds in which nobody listens."""
+"""Time without a listening server, in seconds."""
 
 CASE = f"{STREAMS:,} streams, {OUTAGE:.0f} s"
 
@@ -26,14 +26,14 @@ def measure(results: Results, rounds: int) -> None:
 
 
 def one_storm(results: Results) -> None:
-    """The attempts are counted twice: by the streams, which log each one, and by the server that has come back.
+    """Count the attempts in two ways: by the log of the streams, and by the server that has returned.
 
-    What the server has not accepted was refused, while nobody listened.
+    Attempts that the server did not accept were refused while no server was listening.
     """
     with serve() as server, server.client("storm") as client:
-        client.answer()  # all are subscribed
+        client.answer()  # all streams are subscribed
         lost = time.perf_counter()
-        # Killed, the network resets its connections, and refuses new ones.
+        # The kernel resets the connections of the killed server and refuses new ones.
         server.process.process.kill()
         time.sleep(OUTAGE)
         with serve(port=server.port) as server_again:
@@ -67,7 +67,7 @@ def chart(made: list[float], accepted: list[float]) -> str:
 
 
 class Attempts(logging.Handler):
-    """Notes when a stream tries to connect: it logs each change of its state."""
+    """Records when a stream tries to connect, from its log of state changes."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Requests a minute that recovery makes when nothing is missed: counted, over a simulated time on the mock clock."""
+"""Requests a minute that recovery makes if no mail is missed, counted over simulated time on the mock clock."""
 
 import json
 import sys
@@ -20,11 +20,11 @@ POD = "customers"
 
 @attrs.frozen
 class Case:
-    """`hours` are measured, after a day in which the inboxes had as much mail as they will have.
+    """A load. `hours` are measured, after a day of the same load.
 
     Attributes:
-        mails: How many come to each inbox in a day.
-        replies: Each how manieth of these is one to a thread that there is.
+        mails: Number of mails a day for each inbox.
+        replies: One in this many mails is a reply in an existing thread.
     """
 
     inboxes: int
@@ -81,7 +81,7 @@ async def main(case: Case) -> float:
             if case.mails:
                 number = next(numbers)
                 turn, index = divmod(number, len(inboxes))
-                # Of so many mails in a row to an inbox one belongs to the thread of the first; not in all at once.
+                # One in this many consecutive mails of an inbox is a reply, at a different position in each inbox.
                 is_reply = (turn + index) % case.replies == case.replies - 1
                 thread = turn - case.replies + 1 if is_reply else turn
                 await fake.deliver(inbox_id=inboxes[index], thread_id=f"thread-{index}-{thread}")
@@ -93,7 +93,7 @@ async def main(case: Case) -> float:
     await mail_comes(DAY)
     async with open_agentmail_stream(subscribe, backend=fake) as events, trio.open_nursery() as nursery:
         nursery.start_soon(take)
-        await mail_comes(750)  # what belongs to the start is over, and it is midway between two sweeps
+        await mail_comes(750)  # the requests of the start are over, and it is midway between two sweeps
         before = len(fake.requests)
         began = trio.current_time()
         await mail_comes(case.hours * 3600)

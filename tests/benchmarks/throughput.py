@@ -1,4 +1,4 @@
-"""Events a second, from the first to the last."""
+"""Throughput: events a second, from the first event to the last."""
 
 import time
 from typing import Any
@@ -19,13 +19,13 @@ CASES = [
     ("23 KB", True, 6_000),
     ("mix", True, 16_000),
 ]
-"""What is sent, whether over TLS, and how many of it: about half a second for the loop."""
+"""The events, whether over TLS, and their number: about half a second for the loop."""
 
 SDK_SHARE = 10
-"""The SDK gets this part of the events only: it is that much slower."""
+"""The SDK is slower, so it gets only this fraction of the events."""
 
 PAUSE = 0.05
-"""Seconds before the first event: none is decoded before somebody waits for it, and so before the clock runs."""
+"""Pause before the first event, in seconds, so that no event is decoded before the clock runs."""
 
 
 def measure(results: Results, rounds: int) -> None:
@@ -42,7 +42,7 @@ def measure(results: Results, rounds: int) -> None:
 
 
 class Counter:
-    """Counts events, and takes the time."""
+    """Counts events and measures the time."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -63,10 +63,10 @@ class Counter:
 
 
 def check_last(event: Any, count: int) -> None:
-    """See that what came as number `count` is the last that was sent: nothing was lost, or came twice.
+    """Check that event number `count` on arrival is the last one sent, so that none was lost or delivered twice.
 
     Raises:
-        RunFailed: It is not, or it is no event of a known kind.
+        RunFailed: It is another event, or not an event of a known kind.
     """
     kind = type(event).__name__
     if number_of(event) != count - 1 or kind not in ("str", "MessageReceivedEvent", "MessageDeliveredEvent"):

@@ -84,7 +84,7 @@ class Server:
             await trio.sleep_until(began + due)
             self.latest = max(self.latest, trio.current_time() - began - due)
             now = int(time.time() * 1000)
-            # 7 s longer each time, so that all lengths have their turn.
+            # 7 s longer each time, so that all lengths occur.
             under_way = 0 if number % BACK_DATED_EVERY else number // BACK_DATED_EVERY * 7 % (LONGEST_WAY + 1)
             dated = now - under_way * 1000
             self._note("mail", number, time.perf_counter(), under_way)
@@ -104,7 +104,7 @@ class Server:
             self.bugs.append(exc)
 
     async def _push(self, websocket: ServerConnection) -> None:
-        first = position = len(self._mails)  # what comes from now on is pushed
+        first = position = len(self._mails)  # mail that arrives from now on is pushed
         await websocket.send('{"type":"subscribed"}')
         connection = next(self._connections)
         self._note("confirmed", connection, time.perf_counter())
