@@ -38,7 +38,7 @@ class ApiKey:
             source = os.environ.get("AGENTMAIL_API_KEY") or None
         self._source = Secret(source) if isinstance(source, str) else source
         self._key = Secret()
-        self._asked: deque[str] = deque(maxlen=REMEMBERED)
+        self._recent: deque[str] = deque(maxlen=REMEMBERED)
 
     def check(self, default: str | None = None) -> None:
         """Check the source, without calling it.
@@ -74,8 +74,8 @@ class ApiKey:
             del key
             raise problem
         self._key = Secret(key)
-        if self._key not in self._asked:
-            self._asked.append(self._key)
+        if self._key not in self._recent:
+            self._recent.append(self._key)
 
     @property
     def authorization(self) -> str:
@@ -91,7 +91,7 @@ class ApiKey:
 
     def redacted(self, text: str) -> str:
         """Remove the key from a text, including its escaped form as in a `repr`."""
-        for key in sorted(self._asked, key=len, reverse=True):  # a key may be the beginning of another one
+        for key in sorted(self._recent, key=len, reverse=True):  # a key may be the beginning of another one
             escaped = key.replace("\\", "\\\\")
             for shown in (key, escaped, escaped.replace("'", "\\'")):
                 text = text.replace(shown, "***")

@@ -1,4 +1,4 @@
-"""Decodes frames and REST answers, and encodes what the client sends. The client parses JSON only here."""
+"""Decodes frames and REST answers, and encodes what the client sends. The rest of the client does not touch JSON."""
 
 import re
 from collections.abc import Iterator

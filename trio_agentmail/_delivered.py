@@ -64,7 +64,7 @@ class Delivered:
         # `floor` does not apply to these, so they are forgotten one by one.
         self._undated: OrderedDict[Hashable, Record] = OrderedDict()
         self._near = min(span, PLAUSIBLE)
-        self._asked_at = -math.inf
+        self._clock_read_at = -math.inf
         """The clock's last reading. `-math.inf` if it was not read since identities were last forgotten."""
         self.floor = -math.inf
         self.ran_out_until = -math.inf
@@ -135,7 +135,7 @@ class Delivered:
         self._others.forget(before)
         self.floor = max(self.floor, before)
         # Held mail may arrive long after the clock was read although it was created just then: see `_time_of`.
-        self._asked_at = -math.inf
+        self._clock_read_at = -math.inf
 
     def _records(self, mail: Hashable) -> tuple[int, ...]:
         known = self._mails.get(mail)
@@ -183,11 +183,11 @@ class Delivered:
         if created_at is None:
             return None
         created = created_at.timestamp()
-        if not -self._near < created - self._asked_at < self._near:
-            self._asked_at = self._now()
-        if created > self._asked_at + PLAUSIBLE:
+        if not -self._near < created - self._clock_read_at < self._near:
+            self._clock_read_at = self._now()
+        if created > self._clock_read_at + PLAUSIBLE:
             return None
-        return max(created, self._asked_at - self._near)
+        return max(created, self._clock_read_at - self._near)
 
 
 def _mail_ids(inbox_id: str, message_id: str) -> str:

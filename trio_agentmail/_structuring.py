@@ -138,7 +138,7 @@ _HOOKS: dict[Any, Hook] = {
 
 
 def _is_tuple(type_: Any) -> bool:
-    """Whether a type is `tuple[X, ...]` or `tuple[str | X, ...]`, where X is an attrs class."""
+    """Return whether a type is `tuple[X, ...]` or `tuple[str | X, ...]`, where X is an attrs class."""
     if get_origin(type_) is not tuple or get_args(type_)[1:] != (...,):
         return False
     others = [arg for arg in _alternatives(get_args(type_)[0]) if arg is not str]
@@ -146,7 +146,7 @@ def _is_tuple(type_: Any) -> bool:
 
 
 def _is_optional(type_: Any) -> bool:
-    """Whether a type is `X | None`, where X is an attrs class or a tuple as above."""
+    """Return whether a type is `X | None`, where X is an attrs class or a tuple as above."""
     types = _alternatives(type_)
     others = [arg for arg in types if arg is not NoneType]
     return len(types) == 2 and len(others) == 1 and (attrs.has(others[0]) or _is_tuple(others[0]))

@@ -84,7 +84,7 @@ def test_every_public_name_can_be_imported_from_the_package(name: str) -> None:
 def test_all_lists_every_public_name_and_no_other() -> None:
     assert [name for name in trio_agentmail.__all__ if not hasattr(trio_agentmail, name)] == []
     assert len(trio_agentmail.__all__) == len(set(trio_agentmail.__all__))
-    named = {name for name in dir(trio_agentmail) if not name.startswith(("_", "@"))}  # pytest adds some with an @
+    named = {name for name in dir(trio_agentmail) if not name.startswith(("_", "@"))}  # pytest adds names with an @
     public = named - {"TYPE_CHECKING"}
     modules = {name.rpartition(".")[2] for name in sys.modules if name.startswith("trio_agentmail.")}
     assert public - modules == set(trio_agentmail.__all__) - {"__version__"}
@@ -147,7 +147,7 @@ def test_the_examples_and_the_readme_pass_mypy_strict(tmp_path: Path) -> None:
         files.append(file)
     wrong = tmp_path / "wrong.py"
     wrong.write_text(WRONG)
-    # What is wrong is checked in the same run, since it is the start of mypy that takes the time.
+    # The wrong code is checked in the same run, because starting mypy takes most of the time.
     out, err, _ = mypy.run(["--strict", "--no-error-summary", "--no-pretty", *map(str, [*files, wrong])])
     assert err == ""
     reported = {int(match[1]) for match in re.finditer(r"wrong\.py:(\d+): error", out)}

@@ -1,4 +1,4 @@
-"""Code as users write it. It is not run: `test_typing.py` has mypy check it, with `--strict`."""
+"""Code as users write it. It is not run; `test_typing.py` checks it with `mypy --strict`."""
 
 from datetime import datetime
 from typing import Literal, assert_never, assert_type
