@@ -418,7 +418,7 @@ async def test_a_backend_that_is_none_is_refused_at_once(backend: Any, autojump_
 
 async def test_a_context_for_servers_is_refused_at_once(autojump_clock: MockClock) -> None:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    with pytest.raises(ValueError, match="ssl_context is for servers"):
+    with pytest.raises(ValueError, match="ssl_context is a context for servers"):
         async with open_agentmail_stream(backend=FakeAgentMail(), ssl_context=context):
             pytest.fail("entered")
 
