@@ -90,7 +90,7 @@ WRONG: list[tuple[Callable[[Any], Any], type[Exception], str]] = [
     (lambda fake: deliver_files(fake, [b"x"]), TypeError, "an attachment is a dict like .*, not b'x'"),
     (lambda fake: deliver_files(fake, [{"filename": "a"}]), TypeError, "an attachment has a content, like"),
     (lambda fake: deliver_files(fake, [{"content": "x"}]), TypeError, "the content of an attachment is bytes, not str"),
-    (lambda fake: deliver_files(fake, [{"content": b"", "name": "a"}]), TypeError, "some of content, .* not 'name'"),
+    (lambda fake: deliver_files(fake, [{"content": b"", "name": "a"}]), TypeError, "the fields content, .* not 'name'"),
     (lambda fake: deliver_files(fake, [{"content": b"", "filename": b"a"}]), TypeError, "filename is a str, not bytes"),
     (lambda fake: deliver_files(fake, [{"content": b"", "content_type": "a b"}]), ValueError, "like application/pdf"),
     (

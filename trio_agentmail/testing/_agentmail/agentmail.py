@@ -294,7 +294,7 @@ class AgentMail:
             event_type=mail.event_type,
             event_id=mail.event_id,
             message=message,
-            thread=self.store.told_thread(message),
+            thread=self.store.thread_in_event(message),
         )
 
     def _mail(self, inbox_id: str, message_id: str) -> Mail:

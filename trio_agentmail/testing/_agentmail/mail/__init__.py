@@ -1,4 +1,4 @@
-"""Mail as it is kept: messages and threads, how they are read from RFC 5322 and written as that, and their order.
+"""Mail: stored messages and threads, in the order of the listings, and mail in the format of RFC 5322.
 
 `store.py` is where to begin.
 """

@@ -1,4 +1,4 @@
-"""Files that are attached to a mail: as they are given, and what AgentMail shows of them."""
+"""Attachments: the files that a caller gives, and the descriptions that AgentMail shows."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +12,7 @@ from .events import new_id
 __all__ = ["CONTENT_TYPE", "AttachedFile", "attach", "check_files"]
 
 CONTENT_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+( *;( *[!-~])*)?", re.ASCII)
-"""As it may stand in a header, of a mail and of HTTP."""
+"""A content type that can be written into a header of a mail or of an HTTP response."""
 
 DISPOSITIONS = ("attachment", "inline")
 
@@ -20,9 +20,9 @@ EXAMPLE = '{"filename": "a.txt", "content": b"..."}'
 
 
 class AttachedFile(TypedDict):
-    """A file that is attached to a mail: as it is sent by the REST API, but the content is bytes, and not Base64.
+    """A file to attach to a mail. The fields are those of the REST API, but the content is bytes instead of Base64.
 
-    `content_type` is `application/octet-stream` unless given, and `content_disposition` is `attachment`.
+    By default, `content_type` is `application/octet-stream` and `content_disposition` is `attachment`.
     """
 
     content: bytes
@@ -33,13 +33,11 @@ class AttachedFile(TypedDict):
 
 
 def check_files(files: Iterable[AttachedFile]) -> list[AttachedFile]:
-    """
-    Returns:
-        The files.
+    """Check files and return them as a list.
 
     Raises:
-        TypeError: they are no list of files, or a field is unknown, missing or of another type.
-        ValueError: there is no such content type or disposition.
+        TypeError: This is no list of files, or a field is unknown, missing or has the wrong type.
+        ValueError: A content type or disposition is invalid.
     """
     if isinstance(files, Mapping | str | bytes) or not isinstance(files, Iterable):
         raise TypeError(f"attachments is a list of dicts like {EXAMPLE}, not {files!r:.80}")
@@ -54,7 +52,7 @@ def check_files(files: Iterable[AttachedFile]) -> list[AttachedFile]:
 def _check_file(fields: dict[str, Any]) -> None:
     if unknown := fields.keys() - AttachedFile.__annotations__.keys():
         known = ", ".join(AttachedFile.__annotations__)
-        raise TypeError(f"an attachment has some of {known}, and not {', '.join(map(repr, unknown))}")
+        raise TypeError(f"an attachment has the fields {known}, not {', '.join(map(repr, unknown))}")
     if "content" not in fields:
         raise TypeError(f"an attachment has a content, like {EXAMPLE}")
     check_bytes("the content of an attachment", fields.pop("content"))
@@ -68,7 +66,7 @@ def _check_file(fields: dict[str, Any]) -> None:
 
 
 def attach(files: Sequence[AttachedFile]) -> tuple[tuple[Attachment, ...], dict[str, bytes]]:
-    """The descriptions of checked files, each with an id of its own, and the content of each by its id."""
+    """Return the descriptions of checked files, each with a new id, and the content of each by its id."""
     described = [(_describe(file), file["content"]) for file in files]
     attachments = tuple(attachment for attachment, _ in described)
     return attachments, {str(attachment.attachment_id): content for attachment, content in described}

@@ -1,4 +1,4 @@
-"""How mail looks at AgentMail: messages that come and go, and the events that tell of them."""
+"""Messages as AgentMail makes them, and the events that announce them."""
 
 import uuid
 from collections.abc import Sequence
@@ -50,39 +50,41 @@ __all__ = [
 ]
 
 HELD = "agent-armor-held"
-"""The label of mail that Agent Armor holds for review."""
+"""The label of mail that Agent Armor holds for a security review."""
 
 ORGANIZATION = "organization"
 
 SENDER, SUBJECT, TEXT = "Jane <jane@example.com>", "Hello", "Hello!"
-"""Of a mail of which nothing else is said."""
+"""The defaults of a delivered mail."""
 
 RECEIVED = {
     event_type: "unread" if event_type == "message.received" else event_type.removeprefix("message.received.")
     for event_type in RECEIVED_TYPES
 }
-"""The event_types by which mail is announced, and what label it has besides `received`."""
+"""The event types that announce a mail, and the label that the mail has besides `received`."""
 
 ARRIVAL_LABELS = frozenset({"received", *RECEIVED.values(), HELD})
-"""All labels that tell of how a mail came."""
+"""All labels that describe the arrival of a mail."""
 
 
 def new_id() -> str:
-    """Unique beyond this process: a client may keep what it has seen in a file."""
+    """Return a globally unique id. A client may keep ids in a file, so a number would not do."""
     return str(uuid.uuid4())
 
 
 def to_milliseconds(time: datetime) -> datetime:
-    """As precise as AgentMail's own times are."""
+    """Round a time down to milliseconds, the precision of AgentMail."""
     return time.replace(microsecond=time.microsecond // 1000 * 1000)
 
 
 def preview(text: str | None) -> str | None:
-    """The beginning of a mail's text, as listings show it."""
+    """Return the beginning of a text, as listings show it."""
     return None if text is None else " ".join(text.split())[:200]
 
 
 class Bodies(TypedDict):
+    """The fields of a message that follow from its text and HTML."""
+
     text: str | None
     html: str | None
     preview: str | None
@@ -91,7 +93,7 @@ class Bodies(TypedDict):
 
 
 def bodies(text: str | None, html: str | None) -> Bodies:
-    """The texts of a message, and what comes of them."""
+    """Return the fields of a message that follow from its text and HTML."""
     return Bodies(
         text=text,
         html=html,
@@ -102,12 +104,12 @@ def bodies(text: str | None, html: str | None) -> Bodies:
 
 
 def recipients_of(message: Message) -> tuple[str, ...]:
-    """All to whom it goes."""
+    """Return the addresses in `to`, `cc` and `bcc`."""
     return (*message.to, *message.cc, *message.bcc)
 
 
 def answered_ids(in_reply_to: str | None, references: Sequence[str]) -> tuple[str, ...]:
-    """The ids of the mails that a mail answers, the nearest first."""
+    """Return the ids of the mails that a mail replies to, the nearest first."""
     nearest = (in_reply_to,) if in_reply_to else ()
     return tuple(dict.fromkeys((*nearest, *reversed(references))))
 
@@ -127,15 +129,15 @@ def new_message(
     attachments: tuple[Attachment, ...] = (),
     now: datetime,
 ) -> Message:
-    """A message that AgentMail gets now: `FakeAgentMail.deliver` says what the arguments mean.
+    """Return a message that an inbox receives or sends now. `FakeAgentMail.deliver` describes the arguments.
 
     Raises:
-        TypeError: the timestamp has no offset, or an argument is of another type.
-        ValueError: the inbox is empty.
+        TypeError: The timestamp has no offset, or an argument has the wrong type.
+        ValueError: `inbox_id` is empty.
     """
     check_name("inbox_id", inbox_id)
     check_texts("to", [to] if isinstance(to, str) else to)
-    check_text("from_", from_, or_none=False)  # it may be empty: there are mails without a sender
+    check_text("from_", from_, or_none=False)  # may be empty: a mail need not have a sender
     for name, value in (
         ("subject", subject),
         ("text", text),
@@ -183,12 +185,9 @@ def received_event(
     held: bool = False,
     now: datetime,
 ) -> MessageReceivedEvent:
-    """The event by which AgentMail announces a mail, without the thread.
+    """Return the event that announces a mail which arrives now, without the thread.
 
-    `FakeAgentMail.deliver` says what the arguments mean.
-
-    Args:
-        now: When it came.
+    `FakeAgentMail.deliver` describes the arguments.
     """
     message = new_message(
         inbox_id=inbox_id,
@@ -210,10 +209,10 @@ def received_event(
 
 
 def received_labels(event_type: str) -> tuple[str, ...]:
-    """The labels of a mail whose arrival is announced by an event of this type.
+    """Return the labels of a mail that an event of this type announces.
 
     Raises:
-        ValueError: it announces no mail.
+        ValueError: Events of this type do not announce a mail.
     """
     if event_type not in RECEIVED:
         raise ValueError(f"the event_type of a mail that comes is one of {', '.join(RECEIVED)}, not {event_type!r}")
@@ -221,7 +220,7 @@ def received_labels(event_type: str) -> tuple[str, ...]:
 
 
 def hold(message: Message) -> Message:
-    """The message as it is while Agent Armor holds it."""
+    """Return the message with the verdict and the label of mail that Agent Armor holds."""
     verdict = AgentArmorResult(
         status="complete",
         verdict="review",
@@ -233,7 +232,7 @@ def hold(message: Message) -> Message:
 
 
 def sent_event(message: Message) -> MessageSentEvent:
-    """The event that tells of a sent message."""
+    """Return the event that announces a sent message."""
     send = Send(
         inbox_id=message.inbox_id,
         thread_id=message.thread_id,
@@ -245,7 +244,7 @@ def sent_event(message: Message) -> MessageSentEvent:
 
 
 def review_event(message: Message) -> MessageSecurityReviewEvent:
-    """The event that tells of a message that is held."""
+    """Return the event that announces a held message."""
     security = MessageSecurity(
         organization_id=ORGANIZATION,
         inbox_id=message.inbox_id,
@@ -256,7 +255,7 @@ def review_event(message: Message) -> MessageSecurityReviewEvent:
 
 
 def released(message: Message, now: datetime) -> Message:
-    """A held message that someone has released: its times are the old ones."""
+    """Return a held message after its release. Only its `updated_at` changes."""
     override = AgentArmorManualOverride(
         override_id=new_id(),
         actor=AgentArmorReleaseActor(kind="console"),
@@ -273,7 +272,7 @@ def released(message: Message, now: datetime) -> Message:
 
 
 def override_event(message: Message) -> MessageSecurityOverrideEvent:
-    """The event that tells of a message that someone has released."""
+    """Return the event that announces the release of a message."""
     assert message.agent_armor is not None
     override = message.agent_armor.manual_override
     assert override is not None

@@ -1,4 +1,4 @@
-"""What is kept for a while, and then forgotten: an emulator may run for weeks."""
+"""Objects that are kept for a limited time, so that an emulator can run for weeks."""
 
 from datetime import datetime, timedelta
 from typing import Generic, TypeVar
@@ -9,35 +9,36 @@ T = TypeVar("T")
 
 
 class Expiring(Generic[T]):
-    """Things by their keys, each for so long after it was put here.
+    """Objects by key. Each expires some time after it was put here.
 
-    Whoever asks says what time it is. Should it go back, as a clock that is set does, then what was put here earlier
-    stays for longer, and what has ended by then takes memory for as long.
+    The caller passes the present time. If the clock is set back, objects that were put here before stay longer, and
+    expired ones take memory for as long.
     """
 
     def __init__(self, lifetime: timedelta) -> None:
         self._lifetime = lifetime
-        self._things: dict[str, tuple[datetime, T]] = {}  # the oldest first
+        self._objects: dict[str, tuple[datetime, T]] = {}  # the oldest first
 
     def __len__(self) -> int:
-        return len(self._things)
+        return len(self._objects)
 
-    def put(self, key: str, thing: T, now: datetime) -> datetime:
-        """Keep a thing, of whose key nothing is kept, until the time that is returned."""
+    def put(self, key: str, value: T, now: datetime) -> datetime:
+        """Keep an object, and return the time when it expires. The key must not be in use."""
         self._forget(now)
-        self._things.pop(key, None)  # it may have ended behind one that has not
+        self._objects.pop(key, None)  # expired, but not forgotten because an older object has not expired
         end = now + self._lifetime
-        self._things[key] = end, thing
+        self._objects[key] = end, value
         return end
 
     def get(self, key: str, now: datetime) -> T | None:
+        """Return an object, or `None` if it is unknown or has expired."""
         self._forget(now)
-        end, thing = self._things.get(key, (now, None))
-        return thing if now < end else None
+        end, value = self._objects.get(key, (now, None))
+        return value if now < end else None
 
     def _forget(self, now: datetime) -> None:
-        while self._things:
-            oldest = next(iter(self._things))
-            if now < self._things[oldest][0]:
+        while self._objects:
+            oldest = next(iter(self._objects))
+            if now < self._objects[oldest][0]:
                 return
-            del self._things[oldest]
+            del self._objects[oldest]

@@ -1,7 +1,8 @@
-"""What is new in a mail: its text and HTML without the history that it quotes.
+"""The new part of a mail: its text and HTML without the earlier mails that it quotes.
 
-AgentMail finds it by means that it does not tell. The rule here is our own, and simple: a mail is new down to the first
-thing by which mail programs begin what they quote. It is linear in the size of the mail, whatever stands in it.
+AgentMail does not document how it extracts the new part. The rule here is our own: the new part ends where the history
+begins, at the first line or tag with which mail programs introduce a quoted mail. The time is linear in the size of the
+mail, whatever the mail contains.
 """
 
 import re
@@ -23,13 +24,13 @@ TAG = re.compile("<(blockquote|div|hr)[^<>]*>", re.IGNORECASE)
 QUOTES = re.compile(
     "^<blockquote|gmail_quote|yahoo_quoted|moz-cite-prefix|protonmail_quote|appendonsend|divRplyFwdMsg", re.IGNORECASE
 )
-"""What a tag has with which the history of a mail begins."""
+"""Found in a tag that begins the history of a mail."""
 
 
 def extract_text(text: str | None) -> str | None:
-    """The part above the history, without lines at its end that are quoted (`>`) and a "Sent from my …".
+    """Return the text above the history, without trailing quoted lines (`>`) and "Sent from my …".
 
-    All of it, if nothing stands above the history: who answers below it has what is new there.
+    If the history comes first, the reply is below or within it, and the whole text is returned.
     """
     if text is None:
         return None
@@ -42,7 +43,7 @@ def extract_text(text: str | None) -> str | None:
 
 
 def extract_html(html: str | None) -> str | None:
-    """The part above the history, whose tags are not closed. All of it, if nothing can be seen above the history."""
+    """Return the HTML above the history, with tags left open, or the whole HTML if no text is above the history."""
     if html is None:
         return None
     history = next((tag for tag in TAG.finditer(html) if QUOTES.search(tag[0])), None)

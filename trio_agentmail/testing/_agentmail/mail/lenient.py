@@ -1,12 +1,12 @@
-"""The standard library's parser of mail, kept from refusing any.
+"""The standard library's mail parser, made to accept any mail in a reasonable time.
 
-Asked for the whole of a mail, it raises on many that come: on headers of addresses, dates and parameters that are none,
-on codecs that are not made for mail, on parts in parts in parts. So here it parses no header but those of addresses;
-what it trips over is text as it stands, or not there; and a mail that is attached stays one part, whatever is in it.
+The parser of the `email` package raises on much of the mail that occurs in practice: on malformed addresses, dates and
+parameters, on codecs that are not meant for mail, on deeply nested parts. So here it parses only the headers that have
+addresses. What it fails on is kept as plain text or left out. An attached mail stays one part, whatever it contains.
 
-It also takes time that grows with the square of what it parses, and parses a header anew each time it is asked for. So
-each header is parsed once, addresses are parsed one by one, and what is beyond the limits below is text as it stands:
-it has no addresses, no encoded words, and no parameters.
+The parser also takes time that grows with the square of what it parses, and parses a header again at each access. So
+each header is parsed once, addresses are parsed one by one, and whatever exceeds the limits below is plain text without
+addresses, encoded words and parameters.
 """
 
 import codecs
@@ -26,34 +26,36 @@ __all__ = [
     "NEVER_BYTES",
     "Part",
     "attempt",
-    "harmless",
     "read_mail",
     "without_header",
     "without_mark",
+    "without_surrogates",
 ]
 
 T = TypeVar("T")
 
 MAX_PARSED = 4 * 2**10
-"""Characters of a header that is parsed: a hundred addresses have room there."""
+"""The maximum number of characters of a header that is parsed, enough for a hundred addresses."""
 
 MAX_PARSED_OF_MAIL = 16 * 2**10
-"""Characters of all headers of a mail and its parts, together, in which addresses or encoded words are parsed."""
+"""The maximum number of characters of all headers of a mail and its parts in which addresses or encoded words are
+parsed."""
 
 MAX_COMPARED = 10**6
-"""Comparisons of a line with a boundary: each line is compared with those of all parts that it may be in."""
+"""The maximum number of comparisons of a line with a boundary. The parser compares each line with the boundaries of all
+parts that it may be in."""
 
 MIN_MULTIPARTS = 10
-"""How many parts made of others a mail may have, however long it is."""
+"""The number of multiparts that a mail of any length may have."""
 
 MAX_ADDRESS = 512
-"""Characters of one address with its name."""
+"""The maximum number of characters of an address with its name."""
 
 NO_CHARSETS = frozenset({"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"})
-"""Codecs of Python, by which no mail is written: some take time that grows with the square of the text's length."""
+"""Codecs of Python that are not for mail. Some take time that grows with the square of the length of the text."""
 
 ENCODED_WORD = "=?"
-"""How one begins."""
+"""The beginning of an encoded word."""
 
 CLOSED_BY = {'"': '"', "<": ">", "[": "]"}
 
@@ -62,53 +64,53 @@ ADDRESSES = ("From", "Reply-To", "To", "Cc", "Bcc", "Delivered-To")
 TOKEN = "[A-Za-z0-9!#$%&'*+.^_`|~-]+"
 CONTENT_TYPE = re.compile(f"{TOKEN}/{TOKEN}")
 HEADER_LINE = re.compile(rb"From |[!-9;-~]*:|[ \t]")
-"""What the parser takes for a line of the headers."""
+"""A line that the parser takes for a part of the headers."""
 
 BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 
 ADDRESS_TOKEN = re.compile(r"""\\.|[^][\\"(),:;<>]+|.""", re.DOTALL)
 
 NEVER_BYTES = re.compile("[\ud800-\udc7f\udd00-\udfff]")
-"""Surrogates that do not stand for a byte which the parser could not decode."""
+"""Surrogates that do not represent a byte which the parser could not decode."""
 
 
 def attempt(read: Callable[[], T], otherwise: T) -> T:
-    """What is read, or something else where the standard library raises."""
+    """Return what `read` returns, or something else if the standard library raises."""
     try:
         return read()
-    except Exception:  # noqa: BLE001  of many classes, which differ from one Python to the next
+    except Exception:  # noqa: BLE001  the classes are many and differ between versions of Python
         return otherwise
 
 
-def harmless(text: str) -> str:
-    """Without lone surrogates, which have no encoding."""
+def without_surrogates(text: str) -> str:
+    """Replace lone surrogates, which cannot be encoded."""
     data = NEVER_BYTES.sub("\N{REPLACEMENT CHARACTER}", text).encode(errors="surrogateescape")
     return data.decode(errors="replace")
 
 
-class AsItStands(UnstructuredHeader):
-    """A header of which nothing is made."""
+class Unparsed(UnstructuredHeader):
+    """A header that is not parsed."""
 
     addresses: tuple[Address, ...] = ()
 
     @classmethod
     def parse(cls, value: str, kwds: dict[str, Any]) -> None:
-        kwds |= {"parse_tree": None, "decoded": harmless(value)}
+        kwds |= {"parse_tree": None, "decoded": without_surrogates(value)}
 
 
 class Text(UnstructuredHeader):
-    """Any header: encoded words are decoded, and nothing else is looked for."""
+    """A header in which only encoded words are decoded."""
 
     @classmethod
     def parse(cls, value: str, kwds: dict[str, Any]) -> None:
         kwds |= {"parse_tree": None, "decoded": value}
         if ENCODED_WORD in value:
             attempt(lambda: UnstructuredHeader.parse(value, kwds), None)
-        kwds["decoded"] = harmless(kwds["decoded"])
+        kwds["decoded"] = without_surrogates(kwds["decoded"])
 
 
 class Addresses(AddressHeader):
-    """Addresses as far as they are some."""
+    """A header of addresses, without those that cannot be parsed."""
 
     @classmethod
     def parse(cls, value: str, kwds: dict[str, Any]) -> None:
@@ -117,7 +119,7 @@ class Addresses(AddressHeader):
         groups = [group for one in addresses for group in _parse_address(one)]
         kwds["groups"] = groups
         if groups:
-            kwds["decoded"] = harmless(", ".join(map(str, groups)))
+            kwds["decoded"] = without_surrogates(", ".join(map(str, groups)))
 
 
 def _parse_address(address: str) -> list[Group]:
@@ -127,9 +129,9 @@ def _parse_address(address: str) -> list[Group]:
 
 
 def _split_addresses(value: str) -> Iterator[str]:
-    """Each address of a header as it stands, those in groups as well (RFC 5322, 3.4)."""
+    """Yield the text of each address in a header, including those in groups (RFC 5322, 3.4)."""
     begin = 0
-    inside: list[str] = []  # what ends the quoted strings, comments, brackets in which we are
+    inside: list[str] = []  # the characters that end the quoted strings, comments and brackets around this position
     for match in ADDRESS_TOKEN.finditer(value):
         token = match[0]
         if inside and token == inside[-1]:
@@ -141,14 +143,14 @@ def _split_addresses(value: str) -> Iterator[str]:
         elif token in CLOSED_BY:
             inside.append(CLOSED_BY[token])
         elif token in ",:;":
-            if token != ":":  # before which there is the name of a group
+            if token != ":":  # a colon ends the name of a group
                 yield value[begin : match.start()]
             begin = match.end()
     yield value[begin:]
 
 
 class Registry(HeaderRegistry):
-    """The standard library's makes a class for each header; this one makes one for each kind of header."""
+    """A registry that makes one class for each kind of header, where the standard library makes one for each header."""
 
     def __init__(self, default: object) -> None:
         super().__init__(default_class=cast(Any, default), use_default_map=False)
@@ -169,14 +171,14 @@ def _registry(default: object, addresses: object) -> HeaderRegistry:
 
 
 PARSED = _registry(Text, Addresses)
-UNPARSED = _registry(AsItStands, AsItStands)
+UNPARSED = _registry(Unparsed, Unparsed)
 
 
 class Headers:
-    """The headers of one mail and its parts, each parsed once.
+    """The headers of a mail and its parts, each parsed once.
 
     Args:
-        lines: How many the mail has.
+        lines: The number of lines of the mail.
     """
 
     def __init__(self, lines: int) -> None:
@@ -185,11 +187,12 @@ class Headers:
         self._multiparts_left = max(MIN_MULTIPARTS, MAX_COMPARED // (lines + 1))
 
     def count_multipart(self) -> bool:
-        """Whether there may be one more part that is made of others."""
+        """Count a multipart, and return whether the mail may have it."""
         self._multiparts_left -= 1
         return self._multiparts_left >= 0
 
     def __call__(self, name: str, value: str) -> Any:
+        """Return a parsed header. The parser calls this as its header factory."""
         key = name.lower(), value
         if key not in self._known:
             self._known[key] = self._registry_for(*key)(name, value)
@@ -208,38 +211,40 @@ class Part(EmailMessage):
 
     @property
     def content_type(self) -> str:
-        """In lower case, without parameters. Of many parts that cannot be told apart, it is that of one text."""
+        """The content type in lower case and without parameters. A multipart that could not be split is plain text."""
         match = CONTENT_TYPE.match(str(self.get("Content-Type", "")))
         kind = self.get_default_type() if match is None else match[0].lower()
         return "text/plain" if kind.startswith("multipart/") and isinstance(self.get_payload(), str) else kind
 
     def get_content_type(self) -> str:
-        # The parser goes by this, and takes apart what is a message.
+        # By this type, the parser decides to take attached messages apart.
         return "application/octet-stream" if self.content_type.startswith("message/") else self.content_type
 
     def get_param(self, param: str, failobj: Any = None, header: str = "content-type", unquote: bool = True) -> Any:
-        # By this, all other methods get at parameters.
+        # All other methods use this one to get parameters.
         if len(str(self.get(header, ""))) > MAX_PARSED:
             return failobj
         return attempt(partial(super().get_param, param, failobj, header, unquote), failobj)
 
     def get_boundary(self, failobj: Any = None) -> Any:
-        # By this alone the parser looks for parts, and asks once for each part that may be made of others.
+        # The parser calls this once for each multipart, and finds its parts by the result alone.
         if not cast(Headers, cast(Any, self.policy).header_factory).count_multipart():
             return failobj
         return attempt(super().get_boundary, failobj)
 
     @property
     def filename(self) -> str | None:
+        """The name of an attached file, if it has one."""
         name = attempt(self.get_filename, None)
-        return None if name is None else harmless(name)
+        return None if name is None else without_surrogates(name)
 
     @property
     def is_attached(self) -> bool:
+        """Whether the part is an attachment by its Content-Disposition."""
         return self.get_content_disposition() == "attachment"
 
     def leaves(self) -> Iterator["Part"]:
-        """All parts that are not made of others."""
+        """Yield all parts that are no multiparts."""
         waiting = [self]
         while waiting:
             part = waiting.pop()
@@ -249,14 +254,16 @@ class Part(EmailMessage):
                 waiting += reversed(cast(list[Part], part.get_payload() or []))
 
     def content(self) -> bytes:
+        """Return the content, decoded from Base64 or quoted-printable."""
         return attempt(lambda: cast(bytes, self.get_payload(decode=True)), b"")
 
     def text(self) -> str:
+        """Return the content as text, with LF at the end of lines."""
         content = self.content()
         text = attempt(
             lambda: content.decode(self._charset_of_text(), errors="replace"), content.decode(errors="replace")
         )
-        return harmless(text).replace("\r\n", "\n")
+        return without_surrogates(text).replace("\r\n", "\n")
 
     def _charset_of_text(self) -> str:
         charset = codecs.lookup(str(self.get_content_charset("utf-8"))).name
@@ -264,7 +271,7 @@ class Part(EmailMessage):
 
 
 def without_mark(raw: bytes) -> bytes:
-    """The mail without the byte order mark with which some programs begin a file; in UTF-8, if it is in UTF-16."""
+    """Remove the byte order mark with which some programs begin a file, and convert UTF-16 to UTF-8."""
     for mark, charset in BYTE_ORDER_MARKS:
         if raw.startswith(mark):
             text = raw.removeprefix(mark)
@@ -273,7 +280,7 @@ def without_mark(raw: bytes) -> bytes:
 
 
 def read_mail(raw: bytes) -> Part:
-    """A mail with its parts; if the parser cannot make them out, with its headers alone."""
+    """Parse a mail. If the parser fails on its parts, only the headers are parsed."""
     parser = BytesParser(Part, policy=policy.SMTP.clone(header_factory=Headers(raw.count(b"\n") + raw.count(b"\r"))))
     parsed = attempt(lambda: parser.parsebytes(raw), None)
     if parsed is None:
@@ -283,15 +290,15 @@ def read_mail(raw: bytes) -> Part:
 
 
 def without_header(raw: bytes, name: str) -> bytes:
-    """The mail as it stands, without all headers of this name."""
+    """Remove all headers of a name from a mail, and change nothing else."""
     lines = raw.splitlines(keepends=True)
     end = next((number for number, line in enumerate(lines) if not HEADER_LINE.match(line)), len(lines))
     kept, keep = [], True
     for line in lines[:end]:
-        if line[:1] not in (b" ", b"\t"):  # by which a header goes on
+        if line[:1] not in (b" ", b"\t"):  # otherwise the line continues the previous header
             keep = line.partition(b":")[0].lower() != name.lower().encode()
         if keep:
             kept.append(line)
     if kept and kept[-1].endswith(b"\r") and lines[end:] and lines[end].startswith(b"\n"):
-        kept.append(b"\n")  # or else the CR would make one end of a line with the LF, which is the empty line
+        kept.append(b"\n")  # otherwise the CR and the LF of the empty line would together be one line ending
     return b"".join([*kept, *lines[end:]])

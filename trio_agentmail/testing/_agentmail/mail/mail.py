@@ -1,7 +1,4 @@
-"""A stored mail, and the thread that it is in.
-
-A thread counts instead of looking at all of its mails again, and what a listing shows is encoded once: see `MailStore`.
-"""
+"""A stored mail, and the thread that it belongs to. `store.py` says why both keep what listings show."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,7 +19,7 @@ T = TypeVar("T")
 
 BODIES = frozenset({"text", "html", "extracted_text", "extracted_html"})
 NOT_IN_ITEMS = BODIES | {"reply_to"}
-"""What a message has, and an item of a listing has not, by AgentMail's API definition."""
+"""The fields of a message that the items of a listing lack. (Source: AgentMail's API definition.)"""
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -30,12 +27,13 @@ class Mail:
     """A stored mail.
 
     Attributes:
-        key: Its place in the listings, which stays the same.
-        event_type: The type of the event by which its arrival is announced; `""`: the inbox sent it.
-        event_id: The `event_id` of that event.
-        body_in_push: Whether that event has its text and HTML.
+        number: The number of the mail in the order of arrival.
+        event_type: The type of the event that announces the mail; `""`: the inbox has sent it.
+        event_id: The id of that event.
+        body_in_push: Whether that event has the text and the HTML.
         contents: The content of each attachment, by its id.
-        raw: The mail as it crossed the Internet; `None`: it never did, and is written when somebody first asks for it.
+        raw: The mail in the format of RFC 5322; `None`: it is written when it is first requested.
+        key: The place of the mail in the listings, which never changes.
     """
 
     message: Message
@@ -54,6 +52,7 @@ class Mail:
 
     @property
     def arrival(self) -> datetime:
+        """The time when the mail was added."""
         assert self.message.created_at is not None
         return self.message.created_at
 
@@ -68,23 +67,24 @@ class Mail:
 
     @property
     def item(self) -> str:
-        """Its JSON in a listing."""
+        """The JSON object that describes the mail in a listing."""
         if self._item is None:
             self._item = encode_part(self.message, without=NOT_IN_ITEMS)
         return self._item
 
     def replace(self, message: Message) -> None:
+        """Change the message, but not its ids or its `timestamp`."""
         self.message = message
         self._item = None
 
 
 class Thread:
-    """The mails of one inbox that have the same `thread_id`.
+    """The mails of one inbox with the same `thread_id`.
 
     Attributes:
-        whole: What all of them are together, as far as they are in the listings.
-        kept: How many there are, in the listings or not.
-        message_ids: Of all mails that were in it, or were named by one that was.
+        whole: The thread with all of its indexed mails.
+        kept: The number of its mails, indexed or not.
+        message_ids: The Message-IDs that its mails have, had or refer to.
     """
 
     def __init__(self, inbox_id: str, thread_id: str) -> None:
@@ -97,20 +97,21 @@ class Thread:
 
     @property
     def mails(self) -> Ordered[Mail]:
+        """The indexed mails."""
         return self.whole.mails
 
     @property
     def key(self) -> Key:
-        """That of its newest mail."""
+        """The place of the thread in the listings: that of its newest mail."""
         return next(self.mails.walk())[0]
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Those of all its mails."""
+        """The labels of all its indexed mails."""
         return self.whole.labels
 
     def view(self, hidden: frozenset[str]) -> "ThreadView":
-        """The thread for those who may not see mails with these labels: it tells of the others only."""
+        """Return the thread without mails that have one of these labels, as a key sees it that may not read them."""
         if hidden.isdisjoint(self.labels):
             return self.whole
         if hidden not in self._views:
@@ -120,14 +121,17 @@ class Thread:
         return self._views[hidden]
 
     def add(self, mail: Mail, now: datetime) -> None:
+        """Add a mail that has been indexed."""
         for view in self._all_views():
             view.add(mail, now)
 
     def remove(self, mail: Mail, now: datetime) -> None:
+        """Remove an indexed mail."""
         for view in self._all_views():
             view.remove(mail, now)
 
     def replace(self, mail: Mail, message: Message, now: datetime) -> None:
+        """Change an indexed mail."""
         self.remove(mail, now)
         mail.replace(message)
         self.add(mail, now)
@@ -137,10 +141,13 @@ class Thread:
 
 
 class ThreadView:
-    """A thread as somebody sees it.
+    """A thread, or the part of it that a key may see.
 
     Args:
-        hidden: Mails with one of these labels are not in it.
+        hidden: The labels of mails that are left out.
+
+    Attributes:
+        mails: The mails that are not left out.
     """
 
     def __init__(self, inbox_id: str, thread_id: str, hidden: frozenset[str] = frozenset()) -> None:
@@ -173,25 +180,28 @@ class ThreadView:
 
     @property
     def item(self) -> str:
-        """Its JSON in a listing."""
+        """The JSON object that describes the thread in a listing."""
         if self._item is None:
             self._item = encode_part(self.state())
         return self._item
 
     def add(self, mail: Mail, now: datetime) -> None:
+        """Add a mail, unless it is to be left out."""
         if self._shows(mail):
-            for mails in self._those_with(mail):
+            for mails in self._lists_for(mail):
                 mails.add(mail.key, mail)
             self._created_at = min(self._created_at or mail.arrival, mail.arrival)
             self._count(mail.message, 1, now)
 
     def remove(self, mail: Mail, now: datetime) -> None:
+        """Remove a mail, unless it was left out."""
         if self._shows(mail):
-            for mails in self._those_with(mail):
+            for mails in self._lists_for(mail):
                 mails.remove(mail.key)
             self._count(mail.message, -1, now)
 
     def state(self) -> ThreadItem:
+        """Return the thread as events and listings describe it."""
         newest = next(self.mails.walk())[1].message
         return ThreadItem(
             inbox_id=self._inbox_id,
@@ -215,8 +225,8 @@ class ThreadView:
     def _shows(self, mail: Mail) -> bool:
         return self._hidden.isdisjoint(mail.labels)
 
-    def _those_with(self, mail: Mail) -> Iterator[Ordered[Mail]]:
-        """The mails, the received ones, the sent ones: where this one belongs."""
+    def _lists_for(self, mail: Mail) -> Iterator[Ordered[Mail]]:
+        """Yield the lists that a mail belongs to: all mails, received mails, sent mails."""
         yield self.mails
         if "received" in mail.labels:
             yield self._received

@@ -1,4 +1,4 @@
-"""Things in the order of their times: a listing is a search in a sorted list, and a walk from there."""
+"""Objects sorted by time, so that a page of a listing takes a binary search and a walk from there."""
 
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
@@ -10,36 +10,36 @@ __all__ = ["Key", "Ordered", "sort_key"]
 T = TypeVar("T")
 
 Key: TypeAlias = tuple[int, int]
-"""Microseconds since the epoch; among equals, which was there first."""
+"""Microseconds since the epoch, and a number that orders objects with the same time."""
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def sort_key(time: datetime, number: int = -1) -> Key:
-    """Without a number: before all that has this time."""
+    """Return the key of a time. Without a number, it sorts before all objects with this time."""
     return (time - EPOCH) // timedelta(microseconds=1), number
 
 
 class Ordered(Generic[T]):
-    """Things in the order of their keys."""
+    """Objects sorted by their keys, which are unique."""
 
     def __init__(self) -> None:
         self._keys: list[Key] = []
-        self._things: dict[Key, T] = {}
+        self._objects: dict[Key, T] = {}
 
-    def add(self, key: Key, thing: T) -> None:
+    def add(self, key: Key, item: T) -> None:
         insort(self._keys, key)
-        self._things[key] = thing
+        self._objects[key] = item
 
     def remove(self, key: Key) -> None:
         del self._keys[bisect_left(self._keys, key)]
-        del self._things[key]
+        del self._objects[key]
 
     def __len__(self) -> int:
         return len(self._keys)
 
     def __iter__(self) -> Iterator[T]:
-        return map(self._things.__getitem__, self._keys)
+        return map(self._objects.__getitem__, self._keys)
 
     def walk(
         self,
@@ -49,7 +49,13 @@ class Ordered(Generic[T]):
         beyond: Key | None = None,
         ascending: bool = False,
     ) -> Iterator[tuple[Key, T]]:
-        """Those from `start` on and before `end`; of these, those that come after `beyond` in the walk's direction."""
+        """Yield keys and objects in descending order, or in ascending order.
+
+        Args:
+            start: The lowest key, inclusive; `None`: no limit.
+            end: The highest key, exclusive; `None`: no limit.
+            beyond: Begin after this key in the direction of the walk; `None`: begin at the end or the start.
+        """
         first = 0 if start is None else bisect_left(self._keys, start)
         last = len(self._keys) if end is None else bisect_left(self._keys, end)
         if beyond is not None and ascending:
@@ -57,4 +63,4 @@ class Ordered(Generic[T]):
         elif beyond is not None:
             last = min(last, bisect_left(self._keys, beyond))
         for index in range(first, last) if ascending else range(last - 1, first - 1, -1):
-            yield self._keys[index], self._things[self._keys[index]]
+            yield self._keys[index], self._objects[self._keys[index]]

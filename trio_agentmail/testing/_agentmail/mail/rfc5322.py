@@ -1,6 +1,6 @@
-"""A mail as it crosses the Internet (RFC 5322 and MIME), read to what AgentMail shows of it.
+"""Reading a mail in the format of RFC 5322 and MIME into the fields that AgentMail shows.
 
-What comes from outside need not be well-formed: it is read as far as that goes, and never refused.
+A mail from outside may be malformed in any way. It is read as far as possible and never refused.
 """
 
 from collections.abc import Mapping
@@ -19,18 +19,18 @@ from trio_agentmail.events import Attachment, Message
 
 from .attachments import AttachedFile, attach
 from .events import answered_ids, bodies, new_id
-from .lenient import NEVER_BYTES, Part, attempt, harmless, read_mail, without_header, without_mark
+from .lenient import NEVER_BYTES, Part, attempt, read_mail, without_header, without_mark, without_surrogates
 
 __all__ = ["ParsedMail", "parse_mail"]
 
-# What stands in it is written as it stands, since what the `email` package would fold again, it parses first.
+# Headers are written unchanged: to fold them again, the `email` package would parse them first, and might fail.
 WIRE = policy.SMTP.clone(max_line_length=998, refold_source="none")
 
 NOT_SHOWN = frozenset({"bcc", "content-type", "content-transfer-encoding", "mime-version"})
 
 
 class Writer(BytesGenerator):
-    """Writes also what its charset or its encoding does not allow for."""
+    """A generator that also writes characters which the charset or the encoding of a part cannot represent."""
 
     _fp: BinaryIO
 
@@ -40,15 +40,14 @@ class Writer(BytesGenerator):
 
 @attrs.frozen(kw_only=True)
 class ParsedMail:
-    """What a mail says.
+    """The fields of a mail.
 
     Attributes:
-        message_id: A new one if it has none: the same in whatever inbox it comes to.
-        recipients: The bare addresses, in lower case, of To, Cc, Bcc and Delivered-To, each once.
-        answers: The ids of the mails that it answers, the nearest first: In-Reply-To, then References.
-        attachments: Their descriptions, each with an id of its own.
+        message_id: The Message-ID, or a new one if the mail has none. It is the same in all inboxes.
+        recipients: The bare addresses in To, Cc, Bcc and Delivered-To, in lower case, each once.
+        attachments: The descriptions of the attachments, each with a new id.
         contents: The content of each attachment, by its id.
-        raw: The mail itself, without Bcc.
+        raw: The mail itself, without its Bcc headers.
     """
 
     message_id: str
@@ -70,10 +69,11 @@ class ParsedMail:
 
     @property
     def answers(self) -> tuple[str, ...]:
+        """The ids of the mails that it replies to, the nearest first: In-Reply-To, then References."""
         return answered_ids(self.in_reply_to, self.references)
 
     def message(self, *, inbox_id: str, thread_id: str, labels: tuple[str, ...], now: datetime) -> Message:
-        """The mail in an inbox that gets it now."""
+        """Return the message in an inbox that receives the mail now."""
         return Message(
             inbox_id=inbox_id,
             message_id=self.message_id,
@@ -97,10 +97,10 @@ class ParsedMail:
 
 
 def parse_mail(mail: EmailMessage | bytes) -> ParsedMail:
-    """Read a mail. To whom it goes by its Bcc shows in `recipients` alone, as with `sendmail -t`.
+    """Read a mail. The addresses in its Bcc appear only in `recipients`, as with `sendmail -t`.
 
     Raises:
-        TypeError: it is neither an `EmailMessage` nor bytes.
+        TypeError: The mail is neither an `EmailMessage` nor bytes.
     """
     if isinstance(mail, EmailMessage):
         file = BytesIO()
@@ -110,13 +110,13 @@ def parse_mail(mail: EmailMessage | bytes) -> ParsedMail:
         raw = without_mark(mail)
     else:
         raise TypeError(f"a mail is an email.message.EmailMessage or bytes, not {type(mail).__name__}")
-    # An EmailMessage is read again too, so that both ways have one outcome.
+    # An EmailMessage is written and read again, so that it gives the same result as its bytes.
     parsed = read_mail(raw)
     bodies = [part for part in parsed.leaves() if not part.is_attached]
     plain = next((part for part in bodies if part.content_type == "text/plain"), None)
     html = next((part for part in bodies if part.content_type == "text/html"), None)
     attachments, contents = attach([_file(part) for part in parsed.leaves() if part is not plain and part is not html])
-    everybody = [bare for name in ("To", "Cc", "Bcc", "Delivered-To") for _, bare in _addresses(parsed, name)]
+    all_recipients = [bare for name in ("To", "Cc", "Bcc", "Delivered-To") for _, bare in _addresses(parsed, name)]
     return ParsedMail(
         message_id=next(iter(_ids(parsed, "Message-ID")), f"<{new_id()}@mail.example>"),
         timestamp=attempt(lambda: _date(parsed), None),
@@ -124,7 +124,7 @@ def parse_mail(mail: EmailMessage | bytes) -> ParsedMail:
         reply_to=_shown(parsed, "Reply-To"),
         to=_shown(parsed, "To"),
         cc=_shown(parsed, "Cc"),
-        recipients=tuple(dict.fromkeys(bare.lower() for bare in everybody)),
+        recipients=tuple(dict.fromkeys(bare.lower() for bare in all_recipients)),
         subject=None if parsed["Subject"] is None else str(parsed["Subject"]),
         text=None if plain is None else plain.text(),
         html=None if html is None else html.text(),
@@ -142,17 +142,17 @@ def _file(part: Part) -> AttachedFile:
         content=part.content(),
         filename=part.filename,
         content_type=part.content_type,
-        # What is neither is to be taken for an attachment (RFC 2183, 2.8).
+        # An unknown disposition is treated as an attachment (RFC 2183, 2.8).
         content_disposition="inline" if part.get_content_disposition() == "inline" else "attachment",
         content_id=None if part["Content-ID"] is None else str(part["Content-ID"]),
     )
 
 
 def _addresses(mail: Part, name: str) -> list[tuple[str, str]]:
-    """As they stand there, and bare."""
+    """Return the addresses in the headers of a name, each with its name and bare."""
     headers = cast(list[AddressHeader], mail.get_all(name, []))
     found = [address for header in headers for address in header.addresses]
-    return [(harmless(str(one)), harmless(one.addr_spec)) for one in found if one.addr_spec != "<>"]
+    return [(without_surrogates(str(one)), without_surrogates(one.addr_spec)) for one in found if one.addr_spec != "<>"]
 
 
 def _shown(mail: Part, name: str) -> tuple[str, ...]:
@@ -167,5 +167,5 @@ def _date(mail: Part) -> datetime:
     date = parsedate_to_datetime(str(mail["Date"]))
     if date.tzinfo is None:
         return date.replace(tzinfo=UTC)
-    date.astimezone(UTC)  # raises for the few hours at both ends of time that other time zones do not have
+    date.astimezone(UTC)  # raises for the few hours at both ends of the calendar that do not exist in UTC
     return date

@@ -28,7 +28,7 @@ from trio_agentmail.testing._agentmail.outcome import Outcome
 from .addresses import bare_address
 from .events import answered_ids, new_id, recipients_of, sent_event
 from .mail import Mail
-from .store import NOTHING, Inbox, MailStore
+from .store import NO_CONTENTS, Inbox, MailStore
 from .writing import write_mail
 
 __all__ = ["send_message"]
@@ -37,7 +37,7 @@ OWN_DOMAIN = "@agentmail.to"
 
 
 def send_message(
-    store: MailStore, message: Message, now: datetime, *, contents: Mapping[str, bytes] = NOTHING
+    store: MailStore, message: Message, now: datetime, *, contents: Mapping[str, bytes] = NO_CONTENTS
 ) -> Outcome[MessageSentEvent]:
     """Send a message of an inbox. The value is the `message.sent`, which is the first of the events.
 
@@ -99,7 +99,7 @@ def _arrive(store: MailStore, sent: Mail, inbox: Inbox, now: datetime) -> Messag
             received, now, event_type="message.received", event_id=event_id, contents=sent.contents, raw=sent.raw
         )
         store.index(now)
-    return MessageReceivedEvent(event_id=event_id, message=mail.message, thread=store.told_thread(mail.message))
+    return MessageReceivedEvent(event_id=event_id, message=mail.message, thread=store.thread_in_event(mail.message))
 
 
 def _label(store: MailStore, mail: Mail, label: str, now: datetime) -> None:

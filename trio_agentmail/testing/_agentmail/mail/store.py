@@ -1,7 +1,8 @@
-"""The mail that the fake has: inboxes, messages and threads, each kind in the order in which it is listed.
+"""The store of an AgentMail: its pods, inboxes, messages and threads, each kind in the order of its listing.
 
-A test may deliver tens of thousands of mails and list them after each of hundreds of faults. So what a listing shows is
-encoded once, and a thread counts instead of looking at all of its mails again.
+A test may deliver tens of thousands of mails and list them after each of hundreds of faults. Encoding every item of
+every listing, or recomputing a thread from all of its mails, would take too long. So the JSON of an item is kept until
+the item changes, and a thread is updated by what is added and removed.
 """
 
 from collections import deque
@@ -23,20 +24,20 @@ from .expiring import Expiring
 from .mail import Mail, Thread
 from .ordered import Key, Ordered, sort_key
 
-__all__ = ["DEFAULT_POD", "NOTHING", "Download", "Inbox", "MailStore", "Pod"]
+__all__ = ["DEFAULT_POD", "NO_CONTENTS", "Download", "Inbox", "MailStore", "Pod"]
 
 DEFAULT_POD = "default"
-"""Where an inbox is that was put into no other pod."""
+"""The pod of an inbox that is created without one."""
 
-NOTHING: Mapping[str, bytes] = MappingProxyType({})
+NO_CONTENTS: Mapping[str, bytes] = MappingProxyType({})
 
 
 @attrs.define(eq=False, kw_only=True)
 class Pod:
-    """A part of an organization, to which inboxes belong.
+    """A group of inboxes in the organization.
 
     Attributes:
-        client_id: The id that it was made with by whoever made it.
+        client_id: The id that the client chose when it created the pod.
     """
 
     pod_id: str
@@ -47,17 +48,17 @@ class Pod:
 
 @attrs.define(eq=False, kw_only=True)
 class Inbox:
-    """An inbox: its id is its address, which is the same in upper and lower case.
+    """An inbox. Its id is its address, so case does not matter.
 
     Attributes:
-        inbox_id: As it was written first.
-        client_id: The id that it was made with by whoever made it.
-        metadata: Strings, numbers and booleans, by their names.
-        by_id: All its mails.
-        kept: These, in the order of their times.
-        mails: Those that are in the listings.
-        threads: Likewise.
-        threads_by_message_id: Of all mails that were in one, or were named by one that was.
+        inbox_id: The id in the case in which it was first written.
+        client_id: The id that the client chose when it created the inbox.
+        metadata: Strings, numbers and booleans by name.
+        by_id: All mails in the inbox.
+        kept: The same mails in the order of their timestamps.
+        mails: The mails that are in the listings.
+        threads: The threads that are in the listings.
+        threads_by_message_id: The thread of each Message-ID that a mail in the inbox has, had or refers to.
     """
 
     inbox_id: str
@@ -75,10 +76,10 @@ class Inbox:
 
 @attrs.frozen
 class Download:
-    """A file that can be fetched without a key, for an hour.
+    """A file that is offered for download.
 
     Attributes:
-        attachment: `None`: it is the mail itself.
+        attachment: The attachment of the mail; `None`: the mail itself.
     """
 
     mail: Mail
@@ -86,17 +87,22 @@ class Download:
 
 
 class MailStore:
-    """All mail, by its ids; and that part of it which is in the listings: see `index`.
+    """The mail of an organization.
+
+    A mail is found by its id at once. It appears in the listings and in its thread when it is indexed; see `index`.
+
+    Args:
+        now: The time at which the default pod is created.
 
     Attributes:
-        inboxes: By their ids in lower case: `inbox` finds one however its id is written.
-        pods: The pod of each inbox, likewise.
-        pods_by_id: All pods, also those in which no inbox is.
-        inboxes_in_order: By their creation.
-        pods_in_order: By their creation.
-        threads_in_order: Of all inboxes, by their newest mails.
-        downloads: By the last part of their addresses.
-        index_delay: How long after its arrival a mail appears in the listings and in its thread.
+        inboxes: The inboxes by their ids in lower case. `inbox` finds one by its id in any case.
+        pods: The id of each inbox's pod, by the inbox's id in lower case.
+        pods_by_id: All pods, including empty ones.
+        inboxes_in_order: The inboxes in the order of their creation.
+        pods_in_order: The pods in the order of their creation.
+        threads_in_order: The threads of all inboxes in the order of their newest mails.
+        downloads: The offered files by the last segment of their addresses.
+        index_delay: The time from the arrival of a mail until it is indexed.
     """
 
     def __init__(self, now: datetime) -> None:
@@ -116,12 +122,12 @@ class MailStore:
         self.add_pod(DEFAULT_POD, now)
 
     def add_inbox(self, inbox_id: str, now: datetime, pod_id: str | None = None) -> Inbox:
-        """Make the inbox, if there is none, and put it into the pod, if one is given.
+        """Create an inbox unless it exists, and move it to a pod if one is given. The pod is created if needed.
 
         Raises:
-            ValueError: an id has a lone surrogate.
+            ValueError: An id has a lone surrogate.
         """
-        _check_whole_characters(inbox_id, pod_id or "")
+        _check_surrogates(inbox_id, pod_id or "")
         name = inbox_id.lower()
         inbox = self.inboxes.get(name)
         if inbox is None:
@@ -133,10 +139,11 @@ class MailStore:
         return inbox
 
     def inbox(self, inbox_id: str) -> Inbox | None:
+        """Return an inbox, or `None` if it does not exist."""
         return self.inboxes.get(inbox_id.lower())
 
     def delete_inbox(self, inbox: Inbox, now: datetime) -> None:
-        """The inbox goes, with its mail."""
+        """Delete an inbox with its mail."""
         for mail in list(inbox.kept):
             self.delete(mail, now)
         name = inbox.inbox_id.lower()
@@ -144,7 +151,7 @@ class MailStore:
         del self.inboxes[name], self.pods[name]
 
     def add_pod(self, pod_id: str, now: datetime, name: str | None = None, client_id: str | None = None) -> Pod:
-        """Make the pod, if there is none."""
+        """Create a pod, unless it exists."""
         pod = self.pods_by_id.get(pod_id)
         if pod is None:
             pod = Pod(pod_id=pod_id, name=name or pod_id, client_id=client_id, created_at=now)
@@ -154,7 +161,7 @@ class MailStore:
         return pod
 
     def delete_pod(self, pod: Pod) -> None:
-        """The pod, in which no inbox is, goes."""
+        """Delete a pod that has no inbox."""
         del self.pods_by_id[pod.pod_id]
         self.pods_in_order.remove(self._pod_keys.pop(pod.pod_id))
 
@@ -166,20 +173,20 @@ class MailStore:
         event_type: str = "",
         event_id: str = "",
         body_in_push: bool = True,
-        contents: Mapping[str, bytes] = NOTHING,
+        contents: Mapping[str, bytes] = NO_CONTENTS,
         raw: bytes | None = None,
     ) -> Mail:
-        """Keep a mail, in place of one of the same ids. It is not yet in the listings.
+        """Add a mail that is not indexed yet. It replaces a mail of the same inbox with the same Message-ID.
 
-        One's own mail that comes back is one mail, sent and received: it has the labels of both, but not of how it came
-        an earlier time.
+        If the inbox has sent the mail that is replaced, both are one mail, sent and received, which has the labels of
+        both. Only the labels of an earlier arrival are dropped.
 
-        `Mail` says what the arguments mean.
+        `Mail` describes the arguments.
 
         Raises:
-            ValueError: its `thread_id` is that of a thread of another inbox, or an id or label has a lone surrogate.
+            ValueError: The thread is in another inbox, or an id or a label has a lone surrogate.
         """
-        _check_whole_characters(message.inbox_id, message.message_id, message.thread_id or "", *message.labels)
+        _check_surrogates(message.inbox_id, message.message_id, message.thread_id or "", *message.labels)
         if (known := self.inbox(message.inbox_id)) is not None:
             message = attrs.evolve(message, inbox_id=known.inbox_id)
         assert message.thread_id is not None
@@ -189,11 +196,11 @@ class MailStore:
         elif thread.inbox_id != message.inbox_id:
             raise ValueError(f"the thread {thread.thread_id} is in the inbox {thread.inbox_id}, not {message.inbox_id}")
         self._threads[message.thread_id] = thread
-        thread.kept += 1  # before the old one goes: if that was the last one, the thread stays
+        thread.kept += 1  # before the old mail is deleted, which would delete the thread if it was the last one
         if (old := self.mail(message.inbox_id, message.message_id)) is not None:
             self.delete(old, now)
             if "sent" in (*old.labels, *message.labels):
-                # It comes anew, or is out of Agent Armor's hands, since the inbox itself has sent it.
+                # The mail arrives again; or the inbox has sent it itself, so that Agent Armor no longer holds it.
                 past = ARRIVAL_LABELS if "received" in message.labels else {HELD}
                 labels = (*(label for label in old.labels if label not in past), *message.labels)
                 message = attrs.evolve(message, labels=tuple(dict.fromkeys(labels)))
@@ -214,7 +221,7 @@ class MailStore:
         return mail
 
     def index(self, now: datetime) -> None:
-        """Put mail into the listings and into its thread once the index delay has passed."""
+        """Put mail into the listings and into its thread if the index delay has passed."""
         while self._not_indexed and self._not_indexed[0].arrival <= now - self.index_delay:
             mail = self._not_indexed.popleft()
             self._inbox_of(mail).mails.add(mail.key, mail)
@@ -222,19 +229,19 @@ class MailStore:
                 thread.add(mail, now)
 
     def replace(self, mail: Mail, message: Message, now: datetime) -> None:
-        """Change a mail, but neither its ids nor its `timestamp`: its place in the listings stays as it is.
+        """Change a mail, but not its ids or its `timestamp`, so that it keeps its place in the listings.
 
         Raises:
-            ValueError: a label has a lone surrogate.
+            ValueError: A label has a lone surrogate.
         """
-        _check_whole_characters(*message.labels)
+        _check_surrogates(*message.labels)
         if mail in self._not_indexed:
             mail.replace(message)
         else:
             self._thread_of(mail).replace(mail, message, now)
 
     def delete(self, mail: Mail, now: datetime) -> None:
-        """The mail goes, and with its last mail a thread."""
+        """Delete a mail, and its thread if that was its last mail."""
         inbox = self._inbox_of(mail)
         del inbox.by_id[mail.message.message_id]
         inbox.kept.remove(mail.key)
@@ -251,18 +258,20 @@ class MailStore:
             _forget(inbox, thread)
 
     def mail(self, inbox_id: str, message_id: str) -> Mail | None:
+        """Return a mail, indexed or not, or `None` if it does not exist."""
         inbox = self.inbox(inbox_id)
         return None if inbox is None else inbox.by_id.get(message_id)
 
     def thread(self, thread_id: str) -> Thread | None:
-        """The thread, as far as it is in the listings."""
+        """Return the indexed part of a thread, or `None` if it has none."""
         thread = self._threads.get(thread_id)
         return thread if thread is not None and len(thread.mails) else None
 
-    def told_thread(self, message: Message) -> ThreadItem | None:
-        """The thread of a message that has come, as an event tells of it: whatever keys its receivers have.
+    def thread_in_event(self, message: Message) -> ThreadItem | None:
+        """Return the thread that the event of a received message describes.
 
-        So of mail that takes a permission there is nothing in it, unless the message itself takes the same.
+        The event goes to clients with different permissions. So the thread leaves out mail that requires a permission,
+        unless the message requires it as well.
         """
         assert message.thread_id is not None
         thread = self.thread(message.thread_id)
@@ -270,16 +279,19 @@ class MailStore:
         return view.state() if view is not None and len(view.mails) else None
 
     def mails(self, inbox_id: str) -> list[Mail]:
-        """The mails of an inbox, indexed or not, in the order of their times."""
+        """Return the mails of an inbox, indexed or not, in the order of their timestamps."""
         inbox = self.inbox(inbox_id)
         return [] if inbox is None else list(inbox.kept)
 
     def thread_with(self, inbox_id: str, message_ids: Iterable[str]) -> str | None:
-        """The thread of the first of these mails that is known in an inbox: what answers them belongs to it.
+        """Return the thread in an inbox to which a mail belongs, or `None` if it begins a new one.
 
-        As mail programs do it ("message threading" by Jamie Zawinski), a mail need not be there to be known: it may
-        have gone, or only be named by another one, which it may follow. But unlike there, two threads never become
-        one: their ids are in the hands of clients.
+        It is the thread of the first of these Message-IDs that the inbox knows. As in mail programs ("message
+        threading" by Jamie Zawinski), the mail with that id need not be in the inbox: it may have been deleted, or a
+        reply to it may have come first. Unlike there, two threads are never merged, because clients have their ids.
+
+        Args:
+            message_ids: The ids of the mails that the mail replies to, the nearest first.
         """
         inbox = self.inbox(inbox_id)
         known = {} if inbox is None else inbox.threads_by_message_id
@@ -295,7 +307,7 @@ class MailStore:
 
     @contextmanager
     def _changing(self, mail: Mail) -> Iterator[Thread]:
-        """Whatever is done to the mail's thread, it stands afterwards where it belongs, if it has mails."""
+        """Take the thread of a mail out of the listings for the block, and put it back in its new place."""
         thread = self._thread_of(mail)
         orders = self.threads_in_order, self._inbox_of(mail).threads
         if len(thread.mails):
@@ -307,22 +319,24 @@ class MailStore:
                 order.add(thread.key, thread)
 
 
-def _check_whole_characters(*names: str) -> None:
-    """Texts may have half a character; what a client names a thing by may not."""
+def _check_surrogates(*names: str) -> None:
+    """Raise a `ValueError` for a lone surrogate. Texts may have one, but ids and labels may not."""
     for name in names:
         if has_half_a_character(name):
-            raise ValueError(f"an id or label has half a character, a lone surrogate: {name!r}")
+            raise ValueError(f"an id or label has a lone surrogate: {name!r}")
 
 
 def _remember(inbox: Inbox, message: Message, thread: Thread) -> None:
-    named = {message.message_id, *answered_ids(message.in_reply_to, message.references)}
-    for message_id in named:
+    """Remember the thread for the Message-ID of a message and for those that it refers to."""
+    message_ids = {message.message_id, *answered_ids(message.in_reply_to, message.references)}
+    for message_id in message_ids:
         inbox.threads_by_message_id.setdefault(message_id, thread)
     inbox.threads_by_message_id[message.message_id] = thread
-    thread.message_ids |= named
+    thread.message_ids |= message_ids
 
 
 def _forget(inbox: Inbox, thread: Thread) -> None:
+    """Forget a thread that has been deleted."""
     for message_id in thread.message_ids:
         if inbox.threads_by_message_id.get(message_id) is thread:
             del inbox.threads_by_message_id[message_id]

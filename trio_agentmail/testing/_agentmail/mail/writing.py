@@ -1,8 +1,8 @@
-"""A mail as it crosses the Internet, written of what AgentMail shows of it (RFC 5322, MIME).
+"""Writing a message of AgentMail as a mail in the format of RFC 5322 and MIME.
 
-The obvious way, `EmailMessage`, writes headers that nobody reads back as they were, its own parser included: it trips
-over names with brackets, over long words, and over spaces between encoded words. So headers are encoded here, in the
-one way that is always right, and the older classes of the `email` package write them as they are.
+The obvious way is `EmailMessage`. But it writes some headers so that no parser, its own included, reads back the same
+text: names with brackets, long words, spaces between encoded words. So headers are encoded here, always in the way that
+reads back, and the older classes of the `email` package write them unchanged.
 """
 
 import base64
@@ -25,25 +25,26 @@ WIRE = policy.compat32.clone(linesep="\r\n")
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 ENCODED_BYTES = 45
-"""How much of a text goes into an encoded word, so that it has no more than 75 characters."""
+"""The maximum number of bytes of text in an encoded word, which may have 75 characters."""
 
 MAX_LINE = 998
-"""Characters that a line of a mail may have."""
+"""The maximum number of characters in a line of a mail."""
 
 PLAIN_HEADER = re.compile(r"[!-~]{1,900}( [!-~]{1,900})*")
 PLAIN_NAME = re.compile(r"[\w!#$%&'*+/=?^`{|}~-]+( [\w!#$%&'*+/=?^`{|}~-]+)*", re.ASCII)
 PLAIN_FILENAME = re.compile(r"[\w.+-]+( [\w.+-]+)*", re.ASCII)
 PLAIN_TEXT = re.compile(r"[\t\n -~]*")
 ADDRESS_AT_END = re.compile(r"<?(?<![!-;=?-~])([!-;=?-~]+)>?\s*\Z")
-"""From its first character on: who looks for it from every other one as well takes forever over a long one."""
+"""An address at the end of a text. The look-behind lets it match from its first character only: to try every character
+of a long address would take quadratic time."""
 CONTENT_TYPE = re.compile(r"[!-.0-~]+/[!-~]+( *;[ -~]*)?")
 
 
 def write_mail(message: Message, contents: Mapping[str, bytes], headers: Mapping[str, str] = NO_HEADERS) -> bytes:
-    """The mail that AgentMail would show so. As in any mail, who got a blind copy does not stand in it.
+    """Write a message. As in any mail, the Bcc is left out.
 
     Args:
-        contents: The content of each attachment, by its id; those that are missing are empty.
+        contents: The content of each attachment, by its id. A missing one is empty.
         headers: Further headers.
     """
     mail: Part = _body(message)
@@ -71,7 +72,7 @@ def _headers(message: Message) -> Iterator[tuple[str, str]]:
 
 
 def _encoded(text: str) -> str:
-    """A text as it may stand in a header: encoded words (RFC 2047), unless it has nothing to encode."""
+    """Encode a text for a header as encoded words (RFC 2047), if it needs them."""
     text = re.sub("[\x00-\x1f\x7f]", " ", text)
     if not text or (PLAIN_HEADER.fullmatch(text) and "=?" not in text):
         return text
@@ -85,9 +86,9 @@ def _encoded(text: str) -> str:
 
 
 def _mailbox(address: str) -> str:
-    """`user@example.com` or `Name <user@example.com>`, where the name may be quoted, and need not be."""
+    """Encode `user@example.com` or `Name <user@example.com>`, with or without quotes around the name."""
     match = ADDRESS_AT_END.search(address)
-    if match is None or "@" not in match[1][1:-1]:  # nothing that a mail could go to
+    if match is None or "@" not in match[1][1:-1]:  # not an address
         return _encoded(address)
     name, bare = unquote(" ".join(address[: match.start()].split())), match[1]
     if not name:
@@ -110,7 +111,7 @@ def _body(message: Message) -> Part:
 def _text(text: str, subtype: str) -> Part:
     if PLAIN_TEXT.fullmatch(text) and all(len(line) <= MAX_LINE for line in text.split("\n")):
         return MIMEText(text, subtype, "us-ascii")
-    # In Base64, since nothing else keeps every text as it is.
+    # As UTF-8, the `email` package writes Base64, the only encoding that preserves every text.
     return MIMEText(re.sub("\r\n|\r|\n", "\r\n", _utf8(text).decode()), subtype, "utf-8")
 
 
@@ -124,17 +125,20 @@ def _attached(attachment: Attachment, content: bytes) -> Part:
 
 
 def _filename(name: str | None) -> dict[str, str | tuple[str, str, str]]:
-    """The parameter that gives it, encoded (RFC 2231) where it needs to be."""
+    """Return the parameter with a filename, encoded (RFC 2231) if needed."""
     if name is None:
         return {}
     return {"filename": name if PLAIN_FILENAME.fullmatch(name) else ("utf-8", "", _utf8(name).decode())}
 
 
 class AttachedMail(Part):
-    """It may not be encoded, and is written as it stands: to take it apart is to lose some of it, or to fail."""
+    """An attached mail, which is written unchanged.
+
+    RFC 2046 does not allow to encode it, and parsing it could fail or lose parts of it.
+    """
 
     def get_content_maintype(self) -> str:
-        return "text"  # by which it is written
+        return "text"  # so that the generator writes the payload unchanged
 
 
 def _file(content_type: str, content: bytes) -> Part:
@@ -154,5 +158,5 @@ def _file(content_type: str, content: bytes) -> Part:
 
 
 def _utf8(text: str) -> bytes:
-    # A lone surrogate, which an event may have, has no encoding.
+    # An event may have a lone surrogate, which cannot be encoded.
     return text.encode(errors="backslashreplace")

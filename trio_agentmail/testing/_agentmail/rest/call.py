@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any, TypeAlias
+from urllib.parse import parse_qs
 
 import attrs
 import orjson
@@ -30,6 +31,7 @@ class Call:
 
     Attributes:
         sent: The answers to sends with an idempotency key.
+        params: The parameters of the query.
         permissions: The permissions of the key; `None`: all of them.
         events: The events that the call has caused so far.
     """
@@ -40,11 +42,11 @@ class Call:
     permissions: Collection[str] | None
     now: datetime
     events: list[Event] = attrs.field(factory=list)
+    params: dict[str, list[str]] = attrs.field(init=False)
 
-    @property
-    def params(self) -> dict[str, list[str]]:
-        """The parameters of the query."""
-        return self.request.params
+    @params.default
+    def _parse_query(self) -> dict[str, list[str]]:
+        return parse_qs(self.request.query, keep_blank_values=True)
 
     def body(self, *, with_nulls: bool = False) -> dict[str, Any]:
         """Return the JSON object in the body; an empty body is an empty object.

@@ -1,7 +1,7 @@
 """A request to the REST API and its response, as plain records."""
 
 from collections.abc import Mapping
-from urllib.parse import parse_qs, unquote
+from urllib.parse import unquote
 
 import attrs
 
@@ -40,11 +40,6 @@ class RestRequest:
         """The segments of the path without percent-encoding."""
         # Split before decoding: a message id may contain a slash.
         return tuple(unquote(segment) for segment in self.raw_path.split("/"))
-
-    @property
-    def params(self) -> dict[str, list[str]]:
-        """The values of each parameter of the query."""
-        return parse_qs(self.query, keep_blank_values=True)
 
 
 @attrs.frozen(kw_only=True)

@@ -42,11 +42,11 @@ class Route:
     permission: str
     function: Callable[..., Answer]
 
-    def match(self, method: str, segments: Sequence[str]) -> dict[str, str] | None:
+    def match(self, method: str, segments: Sequence[str]) -> dict[str, Any] | None:
         """Return the parameters in a path, or `None` if this route is not for it."""
         if method != self.method or len(segments) != len(self.pattern):
             return None
-        parameters = {}
+        parameters: dict[str, Any] = {}
         for expected, segment in zip(self.pattern, segments, strict=True):
             if expected.startswith("{"):
                 parameters[expected[1:-1]] = segment
