@@ -1,29 +1,34 @@
-"""Arguments that make no sense are refused where they are given, and not later in some task of the fake."""
+"""Checks of arguments of faults and of what is sent. Each raises at once, and not later in a task of the fake."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import h11
 
+from ._agentmail.checks import check_bytes, check_text, check_texts, has_lone_surrogate
+
 __all__ = [
     "check_bytes",
     "check_close",
-    "check_name",
     "check_response",
     "check_seconds",
     "check_text",
     "check_texts",
     "check_whole",
-    "has_half_a_character",
+    "has_lone_surrogate",
 ]
 
 
 def check_seconds(name: str, value: float, *, or_forever: bool = False) -> None:
-    """
+    """Check a number of seconds.
+
+    Args:
+        or_forever: Whether `math.inf` is valid.
+
     Raises:
-        TypeError: it is no number.
-        ValueError: it is less than 0, or infinite, unless it may be.
+        TypeError: The value is no number.
+        ValueError: The value is negative, infinite or too large.
     """
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise TypeError(f"{name} is a number of seconds, not {value!r}")
@@ -32,10 +37,11 @@ def check_seconds(name: str, value: float, *, or_forever: bool = False) -> None:
 
 
 def check_whole(name: str, value: int, low: int, high: float = math.inf) -> None:
-    """
+    """Check a whole number.
+
     Raises:
-        TypeError: it is no whole number.
-        ValueError: it is too low or too high.
+        TypeError: The value is no whole number.
+        ValueError: The value is less than `low` or greater than `high`.
     """
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} is a whole number, not {value!r}")
@@ -46,18 +52,16 @@ def check_whole(name: str, value: int, low: int, high: float = math.inf) -> None
 def check_response(
     status: int, headers: Mapping[str, str] | Sequence[tuple[str, str]], body: bytes
 ) -> tuple[tuple[str, str], ...]:
-    """
-    Returns:
-        The headers, as pairs of names and values.
+    """Check an HTTP response, and return its headers as pairs of names and values.
 
     Raises:
-        TypeError: the status is no whole number, the headers are no mapping or pairs, or the body is not bytes.
-        ValueError: HTTP has no such response.
+        TypeError: The status is no whole number, the headers are neither a mapping nor pairs, or the body is not bytes.
+        ValueError: The response is invalid in HTTP.
     """
     check_whole("status", status, 200, 999)
     check_bytes("body", body)
-    pairs = check_headers(headers)
-    # Whoever is to send it would say the same, but later.
+    pairs = _pairs(headers)
+    # The server that will send it uses h11, too, and would raise the same, but later.
     server = h11.Connection(h11.SERVER)
     server.receive_data(b"GET / HTTP/1.1\r\nHost: fake\r\n\r\n")
     server.next_event()
@@ -72,55 +76,19 @@ def check_response(
 
 
 def check_close(code: int, reason: str) -> None:
+    """Check the code and the reason of a close frame.
+
+    Raises:
+        TypeError: The code is no whole number, or the reason is no string.
+        ValueError: A close frame cannot carry them.
+    """
     check_whole("code", code, 0, 2**16 - 1)
     check_text("reason", reason, or_none=False)
-    if has_half_a_character(reason):
-        raise ValueError("reason has half a character, which no close frame carries")
+    if has_lone_surrogate(reason):
+        raise ValueError("reason has a lone surrogate, which no close frame can carry")
 
 
-def check_bytes(name: str, value: bytes) -> None:
-    if not isinstance(value, bytes):
-        raise TypeError(f"{name} is bytes, not {type(value).__name__}")
-
-
-def check_text(name: str, value: str | None, *, or_none: bool = True) -> None:
-    if not (isinstance(value, str) or (value is None and or_none)):
-        raise TypeError(f"{name} is a str, not {type(value).__name__}")
-
-
-def check_name(name: str, value: str) -> None:
-    """
-    Raises:
-        TypeError: it is no str.
-        ValueError: it is empty.
-    """
-    check_text(name, value, or_none=False)
-    if not value:
-        raise ValueError(f"{name} is empty")
-
-
-def has_half_a_character(text: str) -> bool:
-    """Whether it has a lone surrogate, as half an emoji is, which UTF-8 cannot encode."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
-
-
-def check_texts(name: str, values: Collection[str]) -> None:
-    if isinstance(values, str) or not all(isinstance(value, str) for value in values):
-        raise TypeError(f"{name} is a collection of str, not {values!r}")
-
-
-def check_headers(headers: Mapping[str, str] | Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    """
-    Returns:
-        Pairs of names and values.
-
-    Raises:
-        TypeError: they are something else.
-    """
+def _pairs(headers: Mapping[str, str] | Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     pairs: Any = headers.items() if isinstance(headers, Mapping) else headers
     checked = tuple(tuple(pair) if isinstance(pair, tuple | list) else pair for pair in pairs)
     for pair in checked:

@@ -9,7 +9,7 @@ import trio
 
 from trio_agentmail.events import Event
 
-from ._checks import check_bytes, check_close, check_seconds, has_half_a_character
+from ._checks import check_bytes, check_close, check_seconds, has_lone_surrogate
 from ._encode import encode_event
 from ._fake_connecting import FakeConnecting
 from ._fake_connection import FakeConnection, cut
@@ -60,8 +60,8 @@ class FakeWebSockets(FakeConnecting, PushFaults):
         """
         if not isinstance(frame, str | bytes):
             raise TypeError(f"frame is str or bytes, not {type(frame).__name__}: see json.dumps")
-        if isinstance(frame, str) and has_half_a_character(frame):
-            raise ValueError("frame has half a character, which no WebSocket carries as text")
+        if isinstance(frame, str) and has_lone_surrogate(frame):
+            raise ValueError("frame has a lone surrogate, which no WebSocket can carry as text")
         receivers = [connection for connection in self._connections if connection.is_subscribed]
         for connection in receivers:
             connection.push(frame)

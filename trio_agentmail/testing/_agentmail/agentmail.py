@@ -9,8 +9,8 @@ import attrs
 
 from trio_agentmail._settings import Subscribe
 from trio_agentmail.events import Message, MessageReceivedEvent, MessageSentEvent
-from trio_agentmail.testing._checks import check_name, check_text, check_texts
 
+from .checks import check_name, check_text, check_texts
 from .keys import KeyRing
 from .mail.attachments import AttachedFile, attach, check_files
 from .mail.events import (

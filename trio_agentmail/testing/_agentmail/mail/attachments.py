@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NotRequired, TypedDict
 
 from trio_agentmail.events import Attachment
-from trio_agentmail.testing._checks import check_bytes, check_text
+from trio_agentmail.testing._agentmail.checks import check_bytes, check_text
 
 from .events import new_id
 

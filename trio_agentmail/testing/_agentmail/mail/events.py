@@ -22,7 +22,7 @@ from trio_agentmail.events import (
     MessageSentEvent,
     Send,
 )
-from trio_agentmail.testing._checks import check_name, check_text, check_texts
+from trio_agentmail.testing._agentmail.checks import check_name, check_text, check_texts
 
 from .extraction import extract_html, extract_text
 

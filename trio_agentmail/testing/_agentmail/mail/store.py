@@ -16,8 +16,8 @@ from typing import Any
 import attrs
 
 from trio_agentmail.events import Attachment, Message, ThreadItem
+from trio_agentmail.testing._agentmail.checks import has_lone_surrogate
 from trio_agentmail.testing._agentmail.permissions import PERMISSION_TO_READ
-from trio_agentmail.testing._checks import has_half_a_character
 
 from .events import ARRIVAL_LABELS, HELD, answered_ids
 from .expiring import Expiring
@@ -322,7 +322,7 @@ class MailStore:
 def _check_surrogates(*names: str) -> None:
     """Raise a `ValueError` for a lone surrogate. Texts may have one, but ids and labels may not."""
     for name in names:
-        if has_half_a_character(name):
+        if has_lone_surrogate(name):
             raise ValueError(f"an id or label has a lone surrogate: {name!r}")
 
 
