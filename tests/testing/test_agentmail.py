@@ -126,7 +126,8 @@ def test_labels_change_and_mail_is_deleted_at_the_time_that_is_passed_in(agentma
 def test_a_subscription_creates_the_inboxes_and_pods_that_it_names(agentmail: AgentMail) -> None:
     agentmail.know(Subscribe(inbox_ids=[INBOX], pod_ids=["pod"]), now=NOW)
     assert agentmail.inboxes() == (INBOX,)
-    assert [pod["pod_id"] for pod in parsed(ask(agentmail, "GET", "/pods"))["pods"]] == ["pod", POD]
+    agentmail.add_pod("another", now=NOW + MINUTE)
+    assert [pod["pod_id"] for pod in parsed(ask(agentmail, "GET", "/pods"))["pods"]] == ["another", "pod", POD]
 
 
 def test_an_event_is_for_a_subscription_to_the_pod_of_its_inbox(agentmail: AgentMail) -> None:

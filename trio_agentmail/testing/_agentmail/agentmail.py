@@ -69,22 +69,22 @@ class AgentMail:
         """
         check_name("inbox_id", inbox_id)
         check_text("pod_id", pod_id)
-        self.store.add_inbox(inbox_id, now, pod_id)
+        self.store.directory.add_inbox(inbox_id, now, pod_id)
 
     def add_pod(self, pod_id: str, *, now: datetime) -> None:
         """Create a pod, unless it exists."""
-        self.store.add_pod(pod_id, now)
+        self.store.directory.add_pod(pod_id, now)
 
     def know(self, subscribe: Subscribe, *, now: datetime) -> None:
         """Create the inboxes and pods that a subscription names, so that a test need not."""
         for inbox_id in subscribe.inbox_ids or ():
-            self.store.add_inbox(inbox_id, now)
+            self.store.directory.add_inbox(inbox_id, now)
         for pod_id in subscribe.pod_ids or ():
-            self.store.add_pod(pod_id, now)
+            self.store.directory.add_pod(pod_id, now)
 
     def inboxes(self) -> tuple[str, ...]:
         """Return the ids of all inboxes, in the order of their creation."""
-        return tuple(inbox.inbox_id for inbox in self.store.inboxes.values())
+        return tuple(inbox.inbox_id for inbox in self.store.directory.inboxes.values())
 
     # Mail
 
@@ -244,7 +244,7 @@ class AgentMail:
             frame: The frame, parsed from JSON.
             permissions: The permissions that the key had when it subscribed; `None`: all of them.
         """
-        return mismatch(subscribe, frame, self.store.pods, permissions)
+        return mismatch(subscribe, frame, self.store.directory.inboxes, permissions)
 
     def answer(self, request: RestRequest, *, now: datetime) -> RestResponse:
         """Answer a request to the REST API, or for a download."""
@@ -252,7 +252,7 @@ class AgentMail:
         return self._rest.answer(request, now)
 
     def _addressed(self, mail: ParsedMail) -> list[str]:
-        inboxes = [inbox.inbox_id for name, inbox in self.store.inboxes.items() if name in mail.recipients]
+        inboxes = [inbox.inbox_id for name, inbox in self.store.directory.inboxes.items() if name in mail.recipients]
         if not inboxes:
             recipients = ", ".join(mail.recipients) or "nobody"
             raise ValueError(

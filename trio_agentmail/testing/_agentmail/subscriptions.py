@@ -5,6 +5,7 @@ from typing import Any
 
 from trio_agentmail._settings import Subscribe
 
+from .mail.directory import Inbox
 from .mail.events import RECEIVED
 from .permissions import PERMISSION_TO_READ
 
@@ -51,7 +52,7 @@ def _required(subscribe: Subscribe) -> Iterator[str]:
 
 
 def mismatch(
-    subscribe: Subscribe | None, frame: Any, pods: Mapping[str, str], permissions: Collection[str] | None
+    subscribe: Subscribe | None, frame: Any, inboxes: Mapping[str, Inbox], permissions: Collection[str] | None
 ) -> str | None:
     """Return why an event is not pushed to a subscription, or `None` if it is.
 
@@ -61,7 +62,7 @@ def mismatch(
     Args:
         subscribe: `None`: the connection has no subscription yet.
         frame: The frame, parsed from JSON. A frame that is no event is pushed to every subscription.
-        pods: The pod of each inbox, by the inbox's id in lower case.
+        inboxes: The inboxes by their ids in lower case.
         permissions: The permissions that the key had when it subscribed; `None`: all of them.
     """
     if subscribe is None:
@@ -80,12 +81,12 @@ def mismatch(
         return None
     # A calendar event names its inbox itself; in the other events the payload does.
     objects = [frame, *(value for value in frame.values() if isinstance(value, dict))]
-    inboxes = {str(part["inbox_id"]).lower() for part in objects if "inbox_id" in part}
-    in_pods = {str(part["pod_id"]) for part in objects if "pod_id" in part}
-    in_pods |= {pods[inbox] for inbox in inboxes if inbox in pods}
-    if inboxes.isdisjoint(map(str.lower, subscribe.inbox_ids or ())) and in_pods.isdisjoint(subscribe.pod_ids or ()):
+    inbox_ids = {str(part["inbox_id"]).lower() for part in objects if "inbox_id" in part}
+    pod_ids = {str(part["pod_id"]) for part in objects if "pod_id" in part}
+    pod_ids |= {inboxes[inbox_id].pod_id for inbox_id in inbox_ids if inbox_id in inboxes}
+    if inbox_ids.isdisjoint(map(str.lower, subscribe.inbox_ids or ())) and pod_ids.isdisjoint(subscribe.pod_ids or ()):
         filters = {"inbox_ids": subscribe.inbox_ids, "pod_ids": subscribe.pod_ids}
         wanted = " and ".join(f"{name} {', '.join(ids)}" for name, ids in filters.items() if ids is not None)
-        origin = [*sorted(inboxes), *(f"the pod {pod}" for pod in sorted(in_pods) if subscribe.pod_ids is not None)]
+        origin = [*sorted(inbox_ids), *(f"the pod {pod}" for pod in sorted(pod_ids) if subscribe.pod_ids is not None)]
         return f"listens to {wanted}, and this is of {', '.join(origin) or 'no inbox'}"
     return None

@@ -26,9 +26,10 @@ from trio_agentmail.events import (
 from trio_agentmail.testing._agentmail.outcome import Outcome
 
 from .addresses import bare_address
+from .directory import Inbox
 from .events import answered_ids, new_id, recipients_of, sent_event
 from .mail import Mail
-from .store import NO_CONTENTS, Inbox, MailStore
+from .store import NO_CONTENTS, MailStore
 from .writing import write_mail
 
 __all__ = ["send_message"]
@@ -55,7 +56,9 @@ def send_message(
     recipients = list(dict.fromkeys(map(bare_address, recipients_of(message))))
     # Each step labels the mail, and the events of the later steps show the labels. So the order matters.
     reports = tuple(_report(store, mail, recipients, now))
-    arrivals = (_arrive(store, mail, inbox, now) for inbox in map(store.inbox, recipients) if inbox is not None)
+    arrivals = (
+        _arrive(store, mail, inbox, now) for inbox in map(store.directory.inbox, recipients) if inbox is not None
+    )
     return Outcome(sent, (sent, *reports, *arrivals))
 
 
@@ -68,7 +71,9 @@ def _report(store: MailStore, mail: Mail, recipients: list[str], now: datetime) 
         "message_id": message.message_id,
         "timestamp": now,
     }
-    missing = [address for address in recipients if address.endswith(OWN_DOMAIN) and store.inbox(address) is None]
+    missing = [
+        address for address in recipients if address.endswith(OWN_DOMAIN) and store.directory.inbox(address) is None
+    ]
     accepted = tuple(address for address in recipients if address not in missing)
     if accepted:
         _label(store, mail, "delivered", now)

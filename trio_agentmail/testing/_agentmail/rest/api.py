@@ -8,7 +8,8 @@ import orjson
 
 from trio_agentmail.events import Event
 from trio_agentmail.testing._agentmail.keys import KeyRing, bearer
-from trio_agentmail.testing._agentmail.mail.store import Inbox, MailStore, Pod
+from trio_agentmail.testing._agentmail.mail.directory import Inbox, Pod
+from trio_agentmail.testing._agentmail.mail.store import MailStore
 from trio_agentmail.testing._agentmail.refusals import Refusal, no_such_call
 
 from . import inboxes, messages, pods, sending, threads

@@ -10,8 +10,9 @@ import orjson
 
 from trio_agentmail._codec import parse_object
 from trio_agentmail.events import Event
+from trio_agentmail.testing._agentmail.mail.directory import Inbox, Pod
 from trio_agentmail.testing._agentmail.mail.mail import Mail
-from trio_agentmail.testing._agentmail.mail.store import Inbox, MailStore, Pod
+from trio_agentmail.testing._agentmail.mail.store import MailStore
 from trio_agentmail.testing._agentmail.permissions import hidden_labels
 from trio_agentmail.testing._agentmail.refusals import Refusal, forbidden, not_found
 
@@ -71,21 +72,17 @@ class Call:
 
     def pod(self, pod_id: str) -> Pod:
         """Return a pod, or raise a `Refusal` if it does not exist."""
-        pod = self.store.pods_by_id.get(pod_id)
+        pod = self.store.directory.pods.get(pod_id)
         if pod is None:
             raise not_found()
         return pod
 
     def inbox(self, inbox_id: str, pod: Pod | None = None) -> Inbox:
         """Return an inbox, or raise a `Refusal` if it does not exist or is not in the given pod."""
-        inbox = self.store.inbox(inbox_id)
-        if inbox is None or not self.is_in(pod, inbox_id):
+        inbox = self.store.directory.inbox(inbox_id)
+        if inbox is None or (pod is not None and inbox.pod_id != pod.pod_id):
             raise not_found()
         return inbox
-
-    def is_in(self, pod: Pod | None, inbox_id: str) -> bool:
-        """Return whether an inbox is in a pod; `None`: any pod."""
-        return pod is None or self.store.pods[inbox_id.lower()] == pod.pod_id
 
     def mail(self, inbox: Inbox, message_id: str) -> Mail:
         """Return a mail, or raise a `Refusal` if it does not exist or the key may not see it."""

@@ -3,8 +3,8 @@
 import re
 from typing import Any
 
+from trio_agentmail.testing._agentmail.mail.directory import Inbox, Pod
 from trio_agentmail.testing._agentmail.mail.events import new_id
-from trio_agentmail.testing._agentmail.mail.store import Inbox, Pod
 from trio_agentmail.testing._agentmail.refusals import Refusal, invalid, unprocessable
 
 from .body import key, line, text
@@ -29,8 +29,8 @@ routes = RouteTable()
 @routes.get("/pods/{pod}/inboxes", permission="inbox_read")
 def list_inboxes(call: Call, pod: Pod | None = None) -> Answer:
     query = read_query(call.params, call.permissions)
-    inboxes, token = take_page(call.store.inboxes_in_order, query, lambda inbox: call.is_in(pod, inbox.inbox_id))
-    return listing("inboxes", [_item(call, inbox) for inbox in inboxes], query, token)
+    inboxes, token = take_page(call.store.directory.inboxes_in_order, query, lambda inbox: _is_in(pod, inbox))
+    return listing("inboxes", [_item(inbox) for inbox in inboxes], query, token)
 
 
 @routes.post("/inboxes", permission="inbox_create")
@@ -48,22 +48,23 @@ def create_inbox(call: Call, pod: Pod | None = None) -> Answer:
         raise invalid("username", "what stands before the @ of an address")
     if not DOMAIN.fullmatch(domain):
         raise invalid("domain", "a domain")
+    directory = call.store.directory
     if client_id is not None:
-        for inbox in call.store.inboxes.values():
-            if inbox.client_id == client_id and call.is_in(pod, inbox.inbox_id):
-                return _item(call, inbox)
+        for inbox in directory.inboxes.values():
+            if inbox.client_id == client_id and _is_in(pod, inbox):
+                return _item(inbox)
     inbox_id = f"{username}@{domain}"
-    if call.store.inbox(inbox_id) is not None:
+    if directory.inbox(inbox_id) is not None:
         raise Refusal(403, "resource_taken", f"the address {inbox_id} is taken", name="IsTakenError")
-    inbox = call.store.add_inbox(inbox_id, call.now, None if pod is None else pod.pod_id)
+    inbox = directory.add_inbox(inbox_id, call.now, None if pod is None else pod.pod_id)
     inbox.display_name, inbox.client_id, inbox.metadata = display_name, client_id, metadata
-    return _item(call, inbox)
+    return _item(inbox)
 
 
 @routes.get("/inboxes/{inbox_id}", permission="inbox_read")
 @routes.get("/pods/{pod}/inboxes/{inbox_id}", permission="inbox_read")
 def get_inbox(call: Call, inbox_id: str, pod: Pod | None = None) -> Answer:
-    return _item(call, call.inbox(inbox_id, pod))
+    return _item(call.inbox(inbox_id, pod))
 
 
 @routes.patch("/inboxes/{inbox_id}", permission="inbox_update")
@@ -80,7 +81,7 @@ def update_inbox(call: Call, inbox_id: str, pod: Pod | None = None) -> Answer:
     display_name = line(body, "display_name") if "display_name" in body else inbox.display_name
     metadata = _merged(inbox.metadata, body) if "metadata" in body else inbox.metadata
     inbox.display_name, inbox.metadata, inbox.updated_at = display_name, metadata, call.now
-    return _item(call, inbox)
+    return _item(inbox)
 
 
 @routes.delete("/inboxes/{inbox_id}", permission="inbox_delete")
@@ -88,6 +89,10 @@ def update_inbox(call: Call, inbox_id: str, pod: Pod | None = None) -> Answer:
 def delete_inbox(call: Call, inbox_id: str, pod: Pod | None = None) -> Answer:
     call.store.delete_inbox(call.inbox(inbox_id, pod), call.now)
     return None
+
+
+def _is_in(pod: Pod | None, inbox: Inbox) -> bool:
+    return pod is None or inbox.pod_id == pod.pod_id
 
 
 def _merged(metadata: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
@@ -111,11 +116,11 @@ def _merged(metadata: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _item(call: Call, inbox: Inbox) -> dict[str, Any]:
+def _item(inbox: Inbox) -> dict[str, Any]:
     optional = {"display_name": inbox.display_name, "client_id": inbox.client_id, "metadata": inbox.metadata or None}
     return {
         "inbox_id": inbox.inbox_id,
-        "pod_id": call.store.pods[inbox.inbox_id.lower()],
+        "pod_id": inbox.pod_id,
         "email": inbox.inbox_id,
         **{name: value for name, value in optional.items() if value is not None},
         "created_at": inbox.created_at,

@@ -5,9 +5,9 @@ from typing import Any
 import attrs
 import orjson
 
+from trio_agentmail.testing._agentmail.mail.directory import Inbox
 from trio_agentmail.testing._agentmail.mail.events import recipients_of
 from trio_agentmail.testing._agentmail.mail.mail import BODIES, Mail
-from trio_agentmail.testing._agentmail.mail.store import Inbox
 from trio_agentmail.testing._encode import encode_part
 
 from .body import ids

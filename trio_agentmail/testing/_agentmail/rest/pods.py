@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from trio_agentmail.testing._agentmail.mail.directory import Pod
 from trio_agentmail.testing._agentmail.mail.events import new_id
-from trio_agentmail.testing._agentmail.mail.store import Pod
 from trio_agentmail.testing._agentmail.refusals import Refusal
 
 from .body import key, line, text
@@ -19,7 +19,7 @@ routes = RouteTable()
 @routes.get("/pods", permission="pod_read")
 def list_pods(call: Call) -> Answer:
     query = read_query(call.params, call.permissions)
-    pods, token = take_page(call.store.pods_in_order, query, lambda _: True)
+    pods, token = take_page(call.store.directory.pods_in_order, query, lambda _: True)
     return listing("pods", [_item(pod) for pod in pods], query, token)
 
 
@@ -28,10 +28,10 @@ def create_pod(call: Call) -> Answer:
     body = call.body()
     name = line(body, "name")
     client_id = key(text(body, "client_id"), "client_id")
-    for pod in call.store.pods_by_id.values():
+    for pod in call.store.directory.pods.values():
         if client_id is not None and pod.client_id == client_id:
             return _item(pod)
-    return _item(call.store.add_pod(new_id(), call.now, name, client_id))
+    return _item(call.store.directory.add_pod(new_id(), call.now, name, client_id))
 
 
 @routes.get("/pods/{pod_id}", permission="pod_read")
@@ -42,9 +42,9 @@ def get_pod(call: Call, pod_id: str) -> Answer:
 @routes.delete("/pods/{pod_id}", permission="pod_delete")
 def delete_pod(call: Call, pod_id: str) -> Answer:
     pod = call.pod(pod_id)
-    if pod_id in call.store.pods.values():
+    if any(inbox.pod_id == pod_id for inbox in call.store.directory.inboxes.values()):
         raise Refusal(409, "cannot_delete", "there are inboxes in the pod")
-    call.store.delete_pod(pod)
+    call.store.directory.delete_pod(pod)
     return None
 
 

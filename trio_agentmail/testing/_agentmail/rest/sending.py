@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 from trio_agentmail.events import Message
+from trio_agentmail.testing._agentmail.mail.directory import Inbox
 from trio_agentmail.testing._agentmail.mail.events import bodies, new_id
 from trio_agentmail.testing._agentmail.mail.sending import send_message
-from trio_agentmail.testing._agentmail.mail.store import Inbox
 from trio_agentmail.testing._agentmail.refusals import invalid, too_large, unprocessable
 
 from .body import flag, key

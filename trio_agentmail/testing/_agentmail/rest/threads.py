@@ -3,8 +3,8 @@
 import attrs
 import orjson
 
-from trio_agentmail.testing._agentmail.mail.mail import Mail, ThreadView
-from trio_agentmail.testing._agentmail.mail.store import Pod
+from trio_agentmail.testing._agentmail.mail.directory import Pod
+from trio_agentmail.testing._agentmail.mail.mail import Mail, Thread, ThreadView
 from trio_agentmail.testing._agentmail.permissions import hidden_labels
 from trio_agentmail.testing._agentmail.refusals import not_found, unprocessable
 from trio_agentmail.testing._encode import encode_part
@@ -40,7 +40,7 @@ def list_threads(call: Call, *, pod: Pod | None = None, inbox_id: str | None = N
     page, token = take_page(
         threads,
         query,
-        lambda thread: query.wants(thread) and call.is_in(pod, thread.inbox_id) and matches(thread),
+        lambda thread: query.wants(thread) and _is_in(call, pod, thread) and matches(thread),
     )
     return listing("threads", [orjson.Fragment(thread.whole.item) for thread in page], query, token)
 
@@ -97,12 +97,16 @@ def _thread(call: Call, thread_id: str, pod: Pod | None, inbox_id: str | None) -
     thread = call.store.thread(thread_id)
     if inbox_id is not None:
         inbox_id = call.inbox(inbox_id).inbox_id
-    if thread is None or inbox_id not in (None, thread.inbox_id) or not call.is_in(pod, thread.inbox_id):
+    if thread is None or inbox_id not in (None, thread.inbox_id) or not _is_in(call, pod, thread):
         raise not_found()
     view = thread.view(hidden_labels(call.permissions))
     if not len(view.mails):
         raise not_found()
     return view
+
+
+def _is_in(call: Call, pod: Pod | None, thread: Thread) -> bool:
+    return pod is None or call.inbox(thread.inbox_id).pod_id == pod.pod_id
 
 
 def _mails(thread: ThreadView) -> list[Mail]:
