@@ -1,4 +1,4 @@
-"""A mail as RFC 5322 has it is delivered to whom its headers address, and threaded."""
+"""Delivering mail in the format of RFC 5322 to the inboxes in its headers: threads, replacing, attachments."""
 
 from collections.abc import Sequence
 from email.message import EmailMessage
@@ -28,7 +28,7 @@ def letter(to: str = INBOX, **headers: str) -> EmailMessage:
     return mail
 
 
-async def test_a_mail_comes_to_every_inbox_that_it_is_addressed_to(autojump_clock: MockClock) -> None:
+async def test_a_mail_is_delivered_to_every_inbox_in_its_headers(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     fake.add_inbox("Agent@agentmail.to")
     fake.add_inbox("second@agentmail.to")
@@ -55,7 +55,7 @@ async def test_a_mail_without_an_id_is_one_mail_in_all_inboxes(autojump_clock: M
     assert third.message.message_id != first.message.message_id
 
 
-async def test_a_mail_for_none_of_the_inboxes_is_an_error_that_names_them(autojump_clock: MockClock) -> None:
+async def test_a_mail_to_no_inbox_is_an_error_that_names_the_inboxes(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     with pytest.raises(ValueError, match=r"addressed to nobody, and the inboxes here are: none\."):
         await fake.deliver(b"")
@@ -64,19 +64,19 @@ async def test_a_mail_for_none_of_the_inboxes_is_an_error_that_names_them(autoju
         await fake.deliver(letter("typo@agentmail.to"))
 
 
-async def test_a_mail_can_be_put_into_an_inbox_whatever_its_headers_say(autojump_clock: MockClock) -> None:
+async def test_a_mail_can_be_delivered_to_an_inbox_that_it_does_not_name(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     [event] = await fake.deliver(bytes(letter("list@example.com")), inbox_id=INBOX, event_type="message.received.spam")
     assert (event.message.to, event.message.labels) == (("list@example.com",), ("received", "spam"))
     assert fake.messages(INBOX) == (event.message,)
 
 
-async def test_neither_a_mail_nor_an_inbox_is_an_error() -> None:
+async def test_deliver_without_a_mail_or_an_inbox_is_an_error() -> None:
     with pytest.raises(TypeError, match="takes an inbox_id"):
         await FakeAgentMail().deliver()  # type: ignore[call-overload]
 
 
-async def test_an_answer_is_in_the_thread_of_what_it_answers(autojump_clock: MockClock) -> None:
+async def test_a_reply_is_in_the_thread_of_the_mail_that_it_answers(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     first = await fake.deliver(inbox_id=INBOX, message_id="<1@example.com>")
     [reply] = await fake.deliver(letter(In_Reply_To="<1@example.com>"))
@@ -87,7 +87,7 @@ async def test_an_answer_is_in_the_thread_of_what_it_answers(autojump_clock: Moc
     assert later.thread.message_count == 3
 
 
-async def test_mails_that_name_a_mail_that_is_not_there_are_one_thread_and_so_is_that_mail(
+async def test_replies_to_a_missing_mail_are_one_thread_with_that_mail(
     autojump_clock: MockClock,
 ) -> None:
     fake = FakeAgentMail()
@@ -110,7 +110,7 @@ async def test_mails_that_name_a_mail_that_is_not_there_are_one_thread_and_so_is
     assert alone.message.thread_id != threads[0][0]
 
 
-async def test_what_answers_a_deleted_mail_is_in_its_thread_until_that_is_gone(autojump_clock: MockClock) -> None:
+async def test_a_reply_to_a_deleted_mail_is_in_its_thread_while_that_exists(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     first, second = "<1@example.com>", "<2@example.com>"
     for message_id in (first, second):
@@ -126,7 +126,7 @@ async def test_what_answers_a_deleted_mail_is_in_its_thread_until_that_is_gone(a
     assert answer.message.thread_id == "another"
 
 
-async def test_ones_own_mail_that_comes_back_is_one_mail_sent_and_received(autojump_clock: MockClock) -> None:
+async def test_a_sent_mail_that_comes_back_is_one_mail_sent_and_received(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     sent = await fake.send(inbox_id=INBOX, message_id="<1@example.com>", to="list@example.com")
     [back] = await fake.deliver(letter(Message_ID="<1@example.com>", Subject="[list] Hello"), inbox_id=INBOX)
@@ -139,7 +139,7 @@ async def test_ones_own_mail_that_comes_back_is_one_mail_sent_and_received(autoj
     assert len(fake.messages(INBOX, "received")) == len(fake.messages(INBOX, "sent")) == 2
 
 
-async def test_ones_own_mail_that_comes_again_has_no_label_of_how_it_came_before(autojump_clock: MockClock) -> None:
+async def test_a_sent_mail_that_arrives_again_loses_the_labels_of_its_arrival(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     message_id = "<1@example.com>"
     await fake.send(inbox_id=INBOX, message_id=message_id)
@@ -154,7 +154,7 @@ async def test_ones_own_mail_that_comes_again_has_no_label_of_how_it_came_before
         assert mail.labels == ("sent", "delivered", "mine", *labels)
 
 
-async def test_what_the_inbox_itself_sends_is_not_held(autojump_clock: MockClock) -> None:
+async def test_a_sent_mail_is_not_held(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     await fake.deliver(inbox_id=INBOX, message_id="<1@example.com>", held=True)
     await fake.send(inbox_id=INBOX, message_id="<1@example.com>")
@@ -164,7 +164,7 @@ async def test_what_the_inbox_itself_sends_is_not_held(autojump_clock: MockClock
         await fake.release(INBOX, "<1@example.com>")
 
 
-async def test_a_mail_that_comes_again_under_its_id_keeps_its_thread_unless_another_is_given(
+async def test_a_mail_that_replaces_another_keeps_its_thread_by_default(
     autojump_clock: MockClock,
 ) -> None:
     fake = FakeAgentMail()
@@ -179,7 +179,7 @@ async def test_a_mail_that_comes_again_under_its_id_keeps_its_thread_unless_anot
     assert moved.message.thread_id == "other"
 
 
-async def test_a_mail_that_is_held_is_announced_when_it_is_released(autojump_clock: MockClock) -> None:
+async def test_a_held_mail_is_announced_when_it_is_released(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     fake.add_inbox(INBOX)
     async with open_agentmail_stream(backend=fake) as events:
@@ -191,7 +191,7 @@ async def test_a_mail_that_is_held_is_announced_when_it_is_released(autojump_clo
         assert isinstance(await events.receive(), MessageReceivedEvent)
 
 
-async def test_mails_of_an_inbox_can_be_seen_by_their_labels(autojump_clock: MockClock) -> None:
+async def test_messages_can_be_selected_by_labels(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     received = await fake.deliver(inbox_id=INBOX)
     await fake.send(inbox_id=INBOX, text="answer")
@@ -200,7 +200,7 @@ async def test_mails_of_an_inbox_can_be_seen_by_their_labels(autojump_clock: Moc
     assert fake.messages(INBOX)[0] == received.message
 
 
-async def test_a_mail_that_is_sent_is_the_same_for_all_who_have_it(autojump_clock: MockClock) -> None:
+async def test_sender_and_recipients_have_the_same_raw_mail(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     fake.add_inbox("other@agentmail.to")
     await fake.send(inbox_id=INBOX, to="other@agentmail.to", text="Hi!", html="<p>Hi!</p>")
@@ -241,7 +241,7 @@ FILES: list[AttachedFile] = [
 
 
 def check_files(attachments: Sequence[Any]) -> None:
-    """They are `FILES`, as AgentMail describes them."""
+    """Check that these are the descriptions of `FILES`."""
     assert [
         (one.filename, one.size, one.content_type, one.content_disposition, one.content_id) for one in attachments
     ] == [
@@ -251,7 +251,7 @@ def check_files(attachments: Sequence[Any]) -> None:
     ]
 
 
-async def test_a_mail_comes_with_files_which_the_event_describes_and_the_rest_api_has(
+async def test_the_event_describes_attachments_and_the_rest_api_has_them(
     autojump_clock: MockClock,
 ) -> None:
     fake = FakeAgentMail()
@@ -282,14 +282,14 @@ async def test_a_mail_comes_with_files_which_the_event_describes_and_the_rest_ap
             await http.get((await messages.get_raw(INBOX, message_id, request_options=NO_RETRIES)).download_url)
         ).content
         await messages.forward(INBOX, message_id, to=OTHER, request_options=NO_RETRIES)
-    # And a mail of the same bytes has the same files.
+    # A mail that is delivered as bytes has the same files.
     [again] = await fake.deliver(raw, inbox_id=OTHER)
     assert [one.filename for one in again.message.attachments] == [file.get("filename") for file in FILES]
     [forwarded] = fake.messages(INBOX, "sent")
     check_files(forwarded.attachments)
 
 
-async def test_a_mail_is_sent_with_files_which_arrive(autojump_clock: MockClock) -> None:
+async def test_sent_attachments_arrive(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     fake.add_inbox(OTHER)
     await fake.send(inbox_id=INBOX, to=OTHER, attachments=FILES)

@@ -1,11 +1,11 @@
-"""What is kept for a while is there for that while, and then takes no memory."""
+"""Values that expire are kept for their lifetime, and then take no memory."""
 
 from datetime import UTC, datetime, timedelta
 
 from trio_agentmail.testing._agentmail.mail.expiring import Expiring
 
 
-def test_a_thing_is_kept_for_its_lifetime_and_no_longer() -> None:
+def test_a_value_is_kept_for_its_lifetime_and_no_longer() -> None:
     start = datetime(2026, 2, 3, tzinfo=UTC)
     things: Expiring[str] = Expiring(timedelta(seconds=10))
     for second in range(100):
@@ -18,7 +18,7 @@ def test_a_thing_is_kept_for_its_lifetime_and_no_longer() -> None:
     assert len(things) == 0
 
 
-def test_a_thing_is_gone_in_time_though_the_clock_was_set_back() -> None:
+def test_a_value_expires_although_the_clock_was_set_back() -> None:
     start = datetime(2026, 2, 3, tzinfo=UTC)
     things: Expiring[str] = Expiring(timedelta(seconds=10))
     things.put("a", "before", start + timedelta(hours=1))

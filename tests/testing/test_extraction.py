@@ -1,4 +1,4 @@
-"""Of a mail that quotes what it answers, what is new is found: by a simple rule, not AgentMail's."""
+"""Extracting the new part of a mail that quotes earlier mails, by a simple rule of our own."""
 
 import time
 from email.message import EmailMessage
@@ -55,7 +55,7 @@ HTML_REPLY = '<div dir="ltr">Thursday works.</div><br><div class="gmail_quote">O
         (None, None),
     ],
 )
-def test_what_stands_above_the_history_of_a_text_is_new(text: str | None, new: str | None) -> None:
+def test_the_text_above_the_history_is_extracted(text: str | None, new: str | None) -> None:
     assert extract_text(text) == new
 
 
@@ -73,12 +73,12 @@ def test_what_stands_above_the_history_of_a_text_is_new(text: str | None, new: s
         (None,) * 2,
     ],
 )
-def test_what_stands_above_the_history_of_an_html_is_new(html: str | None, new: str | None) -> None:
+def test_the_html_above_the_history_is_extracted(html: str | None, new: str | None) -> None:
     assert extract_html(html) == (new if new is None else new.strip())
 
 
 @given(st.text(), st.lists(st.sampled_from(["On ", "wrote:", "\n", ">", "From:", "Sent:", "<div", "<", "blockquote>"])))
-def test_what_is_new_is_a_part_of_the_mail(text: str, words: list[str]) -> None:
+def test_the_extracted_text_is_part_of_the_mail(text: str, words: list[str]) -> None:
     mail = (text + "".join(words)).replace("\r\n", "\n")
     for new in (extract_text(mail), extract_html(mail)):
         assert new is not None
@@ -89,7 +89,7 @@ def test_what_is_new_is_a_part_of_the_mail(text: str, words: list[str]) -> None:
 @pytest.mark.parametrize(
     "piece", ["On \n", "wrote: ", "On wrote: ", ">\n", "From:\n", "_____\n", "<div ", "<", "---", "\n"]
 )
-def test_no_large_mail_takes_long(piece: str) -> None:
+def test_extraction_takes_linear_time(piece: str) -> None:
     mail = "On " + piece * 200_000 + "x"
     start = time.perf_counter()
     extract_text(mail)
@@ -97,7 +97,7 @@ def test_no_large_mail_takes_long(piece: str) -> None:
     assert time.perf_counter() - start < 5
 
 
-async def test_what_is_new_in_a_mail_is_shown_wherever_its_text_is(autojump_clock: MockClock) -> None:
+async def test_extracted_text_is_shown_wherever_the_text_is(autojump_clock: MockClock) -> None:
     mail = EmailMessage()
     mail["To"], mail["Message-ID"] = AGENT, "<1@example.com>"
     mail.set_content(REPLY)
@@ -139,7 +139,7 @@ async def test_what_is_new_in_a_mail_is_shown_wherever_its_text_is(autojump_cloc
         assert (kept.extracted_text, kept.extracted_html) == tuple(new.values())
 
 
-async def test_what_is_left_out_of_a_push_is_left_out_with_what_is_new_in_it(autojump_clock: MockClock) -> None:
+async def test_a_push_without_the_text_lacks_the_extracted_text(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     event = await fake.deliver(inbox_id=AGENT, text=REPLY, html=HTML_REPLY, body_in_push=False)
     assert (event.message.extracted_text, event.message.extracted_html) == (None, None)

@@ -1,4 +1,4 @@
-"""The fake keeps mail, and its REST API tells of it: in memory on the mock clock, and on a port."""
+"""The REST API of the fake: listings, threads, permissions, faults; in memory on the mock clock, and on a port."""
 
 import errno
 import gzip
@@ -39,7 +39,7 @@ client_library: Any = httpx2
 
 @pytest.fixture(params=["httpx2", "httpx"], autouse=True)
 def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The library of the clients: that of the kit itself, or the one that the official SDK is given a client of."""
+    """The HTTP library of the clients: the one of the kit itself, or the one that the official SDK uses."""
     module = {"httpx2": httpx2, "httpx": httpx}[request.param]
     monkeypatch.setattr(sys.modules[__name__], "client_library", module)
     return module
@@ -47,7 +47,7 @@ def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 @asynccontextmanager
 async def rest(fake: FakeAgentMail, **kwargs: Any) -> AsyncIterator[httpx2.AsyncClient]:
-    """A client of the fake's REST API, in memory."""
+    """A client of the REST API in memory."""
     options: dict[str, Any] = {"base_url": "https://api.example/v0", "headers": BEARER} | kwargs
     async with client_library.AsyncClient(transport=fake.http_transport(), **options) as client:
         yield client
@@ -60,7 +60,7 @@ async def get(client: httpx2.AsyncClient, path: str, **params: Any) -> Any:
 
 
 async def pages(client: httpx2.AsyncClient, path: str, name: str, **params: Any) -> list[list[Any]]:
-    """All pages of a listing."""
+    """Return all pages of a listing."""
     found = []
     while True:
         answer = await get(client, path, **params)
@@ -71,19 +71,19 @@ async def pages(client: httpx2.AsyncClient, path: str, name: str, **params: Any)
         params["page_token"] = answer["next_page_token"]
 
 
-def subjects(things: Sequence[Any]) -> list[str]:
-    return [thing["subject"] for thing in things]
+def subjects(items: Sequence[Any]) -> list[str]:
+    return [item["subject"] for item in items]
 
 
 async def listed(fake: FakeAgentMail, path: str = f"/inboxes/{INBOX}/messages", **params: Any) -> list[str]:
-    """The subjects of a listing in one page."""
+    """Return the subjects in a listing of one page."""
     async with rest(fake) as client:
         [page] = await pages(client, path, path.rpartition("/")[2], limit=100, **params)
         return subjects(page)
 
 
 async def refusal(fake: FakeAgentMail, path: str, **params: Any) -> tuple[int, str]:
-    """The status and code of an error."""
+    """Return the status and the code of an error."""
     async with rest(fake) as client:
         response = await client.get(path, params=params)
         return response.status_code, response.json()["code"]
@@ -92,7 +92,7 @@ async def refusal(fake: FakeAgentMail, path: str, **params: Any) -> tuple[int, s
 # Messages
 
 
-async def test_a_delivered_mail_is_listed_without_and_fetched_with_its_text(autojump_clock: MockClock) -> None:
+async def test_a_listing_leaves_out_the_text_of_a_mail_and_a_get_has_it(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     event = await fake.deliver(inbox_id=INBOX, text="Hi!", html="<p>Hi!</p>", message_id="<1@example.com>")
     async with rest(fake) as client:
@@ -101,14 +101,14 @@ async def test_a_delivered_mail_is_listed_without_and_fetched_with_its_text(auto
     assert (answer["count"], answer["limit"], "next_page_token" in answer) == (1, 50, False)
     [item] = answer["messages"]
     assert item.keys() == whole.keys() - {"text", "html", "extracted_text", "extracted_html", "reply_to"}
-    # The names in the official SDK, which has `from_` for `from`.
+    # These are the names in the official SDK, which has `from_` for `from`.
     assert {name.replace("from", "from_") for name in item} <= MessageItem.model_fields.keys()
     assert (whole["text"], whole["html"], whole["from"]) == ("Hi!", "<p>Hi!</p>", "Jane <jane@example.com>")
     frame = {"type": "event", "event_type": "message.received", "message": whole}
     assert decode_event(json.dumps(frame)) == MessageReceivedEvent(message=event.message)
 
 
-async def test_the_service_stamps_mail_with_its_own_clock_to_the_millisecond(autojump_clock: MockClock) -> None:
+async def test_created_at_is_the_time_of_arrival_to_the_millisecond(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     await trio.sleep(3600.123456)
     dated = datetime(2001, 2, 3, tzinfo=UTC)
@@ -120,7 +120,7 @@ async def test_the_service_stamps_mail_with_its_own_clock_to_the_millisecond(aut
     assert message.updated_at == message.created_at
 
 
-async def test_the_order_is_that_of_the_mails_own_times(autojump_clock: MockClock) -> None:
+async def test_a_listing_is_ordered_by_the_timestamps_of_the_mails(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     now = datetime.fromtimestamp(fake.now(), UTC)
     await fake.deliver(inbox_id=INBOX, subject="now")
@@ -132,7 +132,7 @@ async def test_the_order_is_that_of_the_mails_own_times(autojump_clock: MockCloc
     assert await listed(fake, ascending=True) == ["yesterday", "now", "now, too", "tomorrow"]
 
 
-async def test_before_and_after_look_at_the_mails_own_times(autojump_clock: MockClock) -> None:
+async def test_before_and_after_compare_the_timestamps_of_the_mails(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     noon = datetime(2026, 2, 3, 12, tzinfo=UTC)
     for hour in range(-2, 3):
@@ -143,7 +143,7 @@ async def test_before_and_after_look_at_the_mails_own_times(autojump_clock: Mock
     assert await listed(fake, after="2026-02-03T11:00:00Z", before="2026-02-03T13:00:00Z") == ["0", "-1"]
 
 
-async def test_labels_are_taken_in_every_way_in_which_they_are_written(autojump_clock: MockClock) -> None:
+async def test_labels_may_be_repeated_or_a_json_array_in_any_case(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     mail = await fake.deliver(inbox_id=INBOX, subject="both")
     await fake.label(INBOX, mail.message.message_id, add=["todo", "unread"])
@@ -158,7 +158,7 @@ async def test_labels_are_taken_in_every_way_in_which_they_are_written(autojump_
 
 
 @pytest.mark.parametrize("kind", ["spam", "blocked", "unauthenticated"])
-async def test_spam_and_its_like_is_listed_when_asked_for(kind: str, autojump_clock: MockClock) -> None:
+async def test_spam_blocked_and_unauthenticated_mail_is_listed_on_request(kind: str, autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     await fake.deliver(inbox_id=INBOX, subject="ham")
     await fake.deliver(inbox_id=INBOX, subject=kind, event_type=f"message.received.{kind}")
@@ -168,14 +168,14 @@ async def test_spam_and_its_like_is_listed_when_asked_for(kind: str, autojump_cl
         assert await listed(fake, path, **{f"include_{kind}": True}) == [kind, "ham"]
 
 
-async def test_trash_is_listed_when_asked_for(autojump_clock: MockClock) -> None:
+async def test_trash_is_listed_on_request(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     mail = await fake.deliver(inbox_id=INBOX)
     await fake.label(INBOX, mail.message.message_id, add=["trash"])
     assert (await listed(fake), await listed(fake, include_trash=True)) == ([], ["Hello"])
 
 
-async def test_a_message_id_may_hold_anything_and_is_percent_encoded_whole(autojump_clock: MockClock) -> None:
+async def test_a_message_id_may_contain_anything_if_it_is_percent_encoded(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     await fake.deliver(inbox_id="a/b@agentmail.to", message_id=ODD_ID)
     inbox, message = quote("a/b@agentmail.to", safe=""), quote(ODD_ID, safe="")
@@ -185,7 +185,7 @@ async def test_a_message_id_may_hold_anything_and_is_percent_encoded_whole(autoj
     assert fake.requests[0].path == f"/v0/inboxes/a/b@agentmail.to/messages/{ODD_ID}"
 
 
-async def test_a_mail_with_a_lone_surrogate_is_told_of_as_it_is(autojump_clock: MockClock) -> None:
+async def test_a_lone_surrogate_in_a_mail_is_shown_unchanged(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     event = await fake.deliver(inbox_id=INBOX, subject="\ud83d", thread_id="t")
     for path in (f"/inboxes/{INBOX}/messages", "/threads"):
@@ -196,7 +196,7 @@ async def test_a_mail_with_a_lone_surrogate_is_told_of_as_it_is(autojump_clock: 
         assert event.message.subject == "\ud83d"
 
 
-async def test_a_batch_has_what_there_is_in_the_order_asked_for(autojump_clock: MockClock) -> None:
+async def test_a_batch_has_the_existing_mails_in_the_requested_order(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     for number in range(3):
         await fake.deliver(inbox_id=INBOX, message_id=f"<{number}>", html="<p>")
@@ -209,7 +209,7 @@ async def test_a_batch_has_what_there_is_in_the_order_asked_for(autojump_clock: 
     assert [message["message_id"] for message in answer["messages"]] == ["<2>", "<0>"]
     keys = answer["messages"][0].keys()
     assert keys.isdisjoint({"text", "html", "extracted_text", "extracted_html"})
-    assert "reply_to" in keys  # these are messages, and no items
+    assert "reply_to" in keys  # which items of a listing lack
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ async def test_a_batch_has_what_there_is_in_the_order_asked_for(autojump_clock: 
         b'{"message_ids": [' + b",".join(b'"%d"' % number for number in range(501)) + b"]}",
     ],
 )
-async def test_a_batch_that_makes_no_sense_is_refused(body: bytes, autojump_clock: MockClock) -> None:
+async def test_an_invalid_batch_is_refused(body: bytes, autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     fake.add_inbox(INBOX)
     async with rest(fake) as client:
@@ -231,7 +231,7 @@ async def test_a_batch_that_makes_no_sense_is_refused(body: bytes, autojump_cloc
         assert (response.status_code, response.json()["code"]) == (400, "validation_error")
 
 
-async def test_mail_of_the_same_id_takes_the_place_of_the_old_one(autojump_clock: MockClock) -> None:
+async def test_a_mail_replaces_another_one_with_its_message_id(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     await fake.deliver(inbox_id=INBOX, message_id="<1>", subject="old")
     await fake.deliver(inbox_id=OTHER, message_id="<1>", subject="elsewhere")
@@ -252,7 +252,7 @@ async def test_a_deleted_mail_is_gone(autojump_clock: MockClock) -> None:
             await method(INBOX, "<1>")
 
 
-async def test_a_time_without_an_offset_is_no_time_for_a_mail() -> None:
+async def test_a_timestamp_without_an_offset_is_refused() -> None:
     fake = FakeAgentMail()
     with pytest.raises(TypeError, match="offset"):
         await fake.deliver(inbox_id=INBOX, timestamp=datetime(2026, 2, 3))
@@ -262,7 +262,7 @@ async def test_a_time_without_an_offset_is_no_time_for_a_mail() -> None:
 # Paging
 
 
-async def test_mail_that_comes_while_somebody_pages_costs_nothing_that_was_there(autojump_clock: MockClock) -> None:
+async def test_mail_that_arrives_between_pages_hides_no_mail_on_them(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     now = datetime.fromtimestamp(fake.now(), UTC)
     for number in range(9):
@@ -282,7 +282,7 @@ async def test_mail_that_comes_while_somebody_pages_costs_nothing_that_was_there
 
 
 @pytest.mark.parametrize(("asked", "given"), [(1, 1), (100, 100), (101, 100), (999_999_999, 100)])
-async def test_a_page_has_what_is_asked_for_and_a_hundred_at_most(
+async def test_a_page_has_at_most_its_limit_and_at_most_a_hundred_items(
     asked: int, given: int, autojump_clock: MockClock
 ) -> None:
     fake = FakeAgentMail()
@@ -296,7 +296,7 @@ async def test_a_page_has_what_is_asked_for_and_a_hundred_at_most(
         assert sizes == [50, 50, 2]
 
 
-async def test_the_last_page_is_the_last_one_even_when_it_is_full(autojump_clock: MockClock) -> None:
+async def test_a_full_last_page_has_no_next_page_token(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     for _ in range(4):
         await fake.deliver(inbox_id=INBOX)
@@ -324,7 +324,7 @@ async def test_the_last_page_is_the_last_one_even_when_it_is_full(autojump_clock
         {"labels": "[[]]"},
     ],
 )
-async def test_a_parameter_that_makes_no_sense_is_refused(params: dict[str, str], autojump_clock: MockClock) -> None:
+async def test_an_invalid_parameter_is_refused(params: dict[str, str], autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     fake.add_inbox(INBOX)
     for path in (f"/inboxes/{INBOX}/messages", "/threads", "/inboxes"):
@@ -386,7 +386,7 @@ def test_inboxes_can_be_added_before_the_test_runs() -> None:
         "/../v1/inboxes",
     ],
 )
-async def test_what_is_not_there_is_not_found(path: str, autojump_clock: MockClock) -> None:
+async def test_an_unknown_object_is_a_404(path: str, autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     await fake.deliver(inbox_id=INBOX, thread_id="t")
     fake.add_inbox(OTHER)
@@ -396,7 +396,7 @@ async def test_what_is_not_there_is_not_found(path: str, autojump_clock: MockClo
 # Threads
 
 
-async def test_mails_of_the_same_thread_are_one_in_every_listing_of_threads(autojump_clock: MockClock) -> None:
+async def test_every_listing_of_threads_has_a_thread_once(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     fake.add_inbox(OTHER, pod_id="pod")
     await fake.deliver(inbox_id=OTHER, subject="elsewhere")
@@ -434,7 +434,7 @@ def wire(time: datetime | None) -> str:
     return time.isoformat().replace("+00:00", "Z")
 
 
-async def test_a_thread_stands_where_its_newest_mail_stands(autojump_clock: MockClock) -> None:
+async def test_threads_are_ordered_by_their_newest_mails(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     for thread in ("a", "b"):
         await fake.deliver(inbox_id=INBOX, thread_id=thread, subject=thread)
@@ -451,13 +451,13 @@ async def test_a_thread_stands_where_its_newest_mail_stands(autojump_clock: Mock
         b, a = (await get(client, "/threads"))["threads"]
         assert (b["message_count"], b["size"], a["message_count"], a["size"]) == (2, 12, 1, 6)
         assert a["labels"] == ["received", "unread"]
-    # On a mock clock much comes in one moment.
+    # On a mock clock, several mails arrive at the same time.
     for thread in ("a", "b", "a"):
         await fake.deliver(inbox_id=INBOX, thread_id=thread, subject=thread)
     assert await listed(fake, "/threads") == ["a", "b"]
 
 
-async def test_one_spam_hides_a_thread_from_those_who_do_not_ask_for_spam(autojump_clock: MockClock) -> None:
+async def test_a_thread_with_spam_is_listed_only_with_spam(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     await fake.deliver(inbox_id=INBOX, thread_id="t", subject="ham")
     spam = await fake.deliver(inbox_id=INBOX, thread_id="t", subject="spam", event_type="message.received.spam")
@@ -468,7 +468,7 @@ async def test_one_spam_hides_a_thread_from_those_who_do_not_ask_for_spam(autoju
     assert await listed(fake, "/threads") == ["ham"]
 
 
-async def test_a_thread_has_its_newest_messages_first_each_page_in_their_order(autojump_clock: MockClock) -> None:
+async def test_a_thread_pages_back_from_its_newest_messages_each_page_in_order(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     for number in range(5):
         await fake.deliver(inbox_id=INBOX, thread_id="t", subject=str(number), text="text", html="<p>")
@@ -483,7 +483,7 @@ async def test_a_thread_has_its_newest_messages_first_each_page_in_their_order(a
             assert subjects((await get(client, path))["messages"]) == ["0", "1", "2", "3", "4"]
 
 
-async def test_an_event_has_its_thread_as_the_mail_leaves_it(autojump_clock: MockClock) -> None:
+async def test_an_event_describes_its_thread_including_the_mail(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     await fake.send(inbox_id=INBOX, thread_id="t")
     event = await fake.deliver(inbox_id=INBOX, thread_id="t")
@@ -491,7 +491,7 @@ async def test_an_event_has_its_thread_as_the_mail_leaves_it(autojump_clock: Moc
     assert (event.thread.message_count, event.thread.last_message_id) == (2, event.message.message_id)
 
 
-async def test_a_thread_is_of_one_inbox() -> None:
+async def test_a_thread_belongs_to_one_inbox() -> None:
     fake = FakeAgentMail()
     await fake.deliver(inbox_id=INBOX, thread_id="t", message_id="<1>")
     with pytest.raises(ValueError, match="in the inbox agent"):
@@ -499,7 +499,7 @@ async def test_a_thread_is_of_one_inbox() -> None:
     assert await listed(fake, "/threads") == ["Hello"]
 
 
-async def test_a_thread_goes_with_its_last_mail(autojump_clock: MockClock) -> None:
+async def test_a_thread_is_deleted_with_its_last_mail(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     await fake.deliver(inbox_id=INBOX, thread_id="t", message_id="<1>")
     await trio.sleep(60)
@@ -545,7 +545,7 @@ async def test_a_held_mail_is_listed_with_its_label_and_keeps_its_times_when_rel
         await fake.release(INBOX, "<1>")
 
 
-async def test_a_mail_can_be_put_on_hold_by_its_label_alone(autojump_clock: MockClock) -> None:
+async def test_a_mail_with_the_label_of_held_mail_is_held(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     await fake.deliver(inbox_id=INBOX, message_id="<1>")
     await fake.label(INBOX, "<1>", add=["agent-armor-held"])
@@ -553,7 +553,7 @@ async def test_a_mail_can_be_put_on_hold_by_its_label_alone(autojump_clock: Mock
     assert (await fake.release(INBOX, "<1>")).message.labels == ("received", "unread")
 
 
-# Who may do what
+# Keys and permissions
 
 
 async def test_a_request_without_a_key_or_with_an_unknown_one_is_refused(autojump_clock: MockClock) -> None:
@@ -567,7 +567,7 @@ async def test_a_request_without_a_key_or_with_an_unknown_one_is_refused(autojum
     assert await listed(fake, "/threads") == []
 
 
-async def test_what_a_key_may_not_do_is_refused(autojump_clock: MockClock) -> None:
+async def test_a_call_without_its_permission_is_refused(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail(permissions={"inbox_read"})
     await fake.deliver(inbox_id=INBOX, message_id="1", thread_id="t")
     messages = f"/inboxes/{INBOX}/messages"
@@ -582,7 +582,7 @@ async def test_what_a_key_may_not_do_is_refused(autojump_clock: MockClock) -> No
     assert await listed(fake) == ["Hello"]
 
 
-async def test_what_a_key_may_not_see_is_not_there(autojump_clock: MockClock) -> None:
+async def test_mail_that_a_key_may_not_see_is_a_404(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail(permissions={"message_read", "label_blocked_read"})
     await fake.deliver(inbox_id=INBOX, subject="ham", thread_id="mixed")
     for kind in ("spam", "blocked"):
@@ -602,7 +602,7 @@ async def test_what_a_key_may_not_see_is_not_there(autojump_clock: MockClock) ->
         assert subjects(answer["messages"]) == ["blocked"]
 
 
-async def test_a_thread_tells_a_key_only_of_messages_that_it_may_see(autojump_clock: MockClock) -> None:
+async def test_a_thread_leaves_out_messages_that_the_key_may_not_see(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail(permissions={"message_read", "message_update"})
     seen = await fake.deliver(inbox_id=INBOX, thread_id="t", subject="Lunch?", text="Hungry?")
     await trio.sleep(60)
@@ -639,7 +639,7 @@ async def test_a_thread_tells_a_key_only_of_messages_that_it_may_see(autojump_cl
         }
         patched = await client.patch("/threads/t", json={"add_labels": ["seen"]})
         assert patched.json() == {"thread_id": "t", "labels": ["received", "unread", "seen"]}
-        # What happens from here on is counted, not looked up again.
+        # From here on, the view of the thread is updated and not built again.
         await fake.label(INBOX, spam.message.message_id, remove=["spam"])
         assert (await get(client, "/threads/t"))["message_count"] == 2
         await fake.label(INBOX, spam.message.message_id, add=["trash"])
@@ -675,7 +675,7 @@ async def test_requests_are_recorded_without_the_key(autojump_clock: MockClock) 
     ]
 
 
-async def test_what_was_requested_can_be_looked_at_but_its_repr_has_no_key(autojump_clock: MockClock) -> None:
+async def test_a_recorded_request_has_its_body_and_no_key_in_its_repr(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     async with rest(fake) as client:
         await client.post("/pods", json={"name": "x"}, headers={"Idempotency-Key": "k"})
@@ -686,7 +686,7 @@ async def test_what_was_requested_can_be_looked_at_but_its_repr_has_no_key(autoj
     assert "am_key" not in repr(request)
 
 
-async def test_every_answer_says_what_time_it_is_here(autojump_clock: MockClock) -> None:
+async def test_every_response_has_a_date_from_the_clock_of_the_fake(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     fake.fail_requests(500)
     async with rest(fake) as client:
@@ -696,7 +696,7 @@ async def test_every_answer_says_what_time_it_is_here(autojump_clock: MockClock)
             assert date.timestamp() == pytest.approx(fake.now(), abs=1)
 
 
-async def test_failing_requests_come_in_order_and_only_for_their_path(autojump_clock: MockClock) -> None:
+async def test_request_faults_apply_in_order_and_only_to_their_path(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     fake.add_inbox(INBOX)
     fake.fail_requests(403, path=INBOX, times=None)
@@ -713,7 +713,7 @@ async def test_failing_requests_come_in_order_and_only_for_their_path(autojump_c
 
 
 @pytest.mark.parametrize(("status", "code"), [(404, "not_found"), (418, "error"), (504, "internal_error")])
-async def test_an_error_that_a_test_wants_looks_like_one_of_agentmails(
+async def test_a_requested_error_has_the_body_of_an_agentmail_error(
     status: int, code: str, autojump_clock: MockClock
 ) -> None:
     fake = FakeAgentMail()
@@ -729,7 +729,7 @@ async def test_an_error_that_a_test_wants_looks_like_one_of_agentmails(
         assert (response.json()["code"], response.headers["Content-Type"]) == (code, "application/problem+json")
 
 
-async def test_what_is_no_error_has_no_body(autojump_clock: MockClock) -> None:
+async def test_a_requested_status_below_400_has_no_body(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     fake.fail_requests(204)
     async with rest(fake) as client:
@@ -737,20 +737,20 @@ async def test_what_is_no_error_has_no_body(autojump_clock: MockClock) -> None:
         assert (response.status_code, response.content) == (204, b"")
 
 
-async def test_there_is_no_search_and_that_is_said(autojump_clock: MockClock) -> None:
+async def test_a_search_is_a_404_that_names_the_call(autojump_clock: MockClock) -> None:
     async with rest(FakeAgentMail()) as client:
         for path in ("/inboxes/search", f"/inboxes/{INBOX}/messages/search", "/threads/search"):
             assert (await client.get(path)).json()["message"] == f"FakeAgentMail has no GET /v0{path}"
 
 
-async def test_a_function_need_not_be_async(autojump_clock: MockClock) -> None:
+async def test_an_answer_function_may_be_synchronous(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     fake.answer_requests(lambda request: httpx2.Response(202, text=request.method))
     async with rest(fake) as client:
         assert (await client.get("/inboxes")).text == "GET"
 
 
-async def test_a_function_answers_as_it_likes_and_takes_its_time(autojump_clock: MockClock) -> None:
+async def test_an_answer_function_may_be_async_and_take_time(autojump_clock: MockClock) -> None:
     async def answer(request: httpx2.Request) -> httpx2.Response:
         assert [request.status for request in fake.requests] == [None]
         await trio.sleep(5)
@@ -768,7 +768,7 @@ async def test_a_function_answers_as_it_likes_and_takes_its_time(autojump_clock:
 
 
 @pytest.mark.parametrize("error", [httpx2.ConnectTimeout("no way"), ZeroDivisionError("a bug in the test")], ids=repr)
-async def test_what_a_function_raises_is_what_the_client_gets(
+async def test_an_exception_from_an_answer_function_reaches_the_client(
     error: Exception, library: Any, autojump_clock: MockClock
 ) -> None:
     async def answer(request: httpx2.Request) -> httpx2.Response:
@@ -789,7 +789,7 @@ async def test_what_a_function_raises_is_what_the_client_gets(
     assert "GET /v0/inboxes: ConnectTimeout" in fake.explain() or isinstance(error, ZeroDivisionError)
 
 
-async def test_an_answer_may_be_a_stream_and_is_not_read_by_the_fake(autojump_clock: MockClock) -> None:
+async def test_the_fake_does_not_read_a_streamed_answer(autojump_clock: MockClock) -> None:
     async def trickle() -> AsyncIterator[bytes]:
         for _ in range(3):
             await trio.sleep(10)
@@ -807,7 +807,7 @@ async def test_an_answer_may_be_a_stream_and_is_not_read_by_the_fake(autojump_cl
             assert trio.current_time() == 30
 
 
-async def test_a_function_answers_on_a_port_as_well_byte_for_byte() -> None:
+async def test_an_answer_function_answers_on_a_port_byte_for_byte() -> None:
     async def compressed(request: httpx2.Request) -> httpx2.Response:
         return httpx2.Response(200, headers={"Content-Encoding": "gzip"}, content=gzip.compress(b"hello"))
 
@@ -832,7 +832,7 @@ async def test_a_function_answers_on_a_port_as_well_byte_for_byte() -> None:
         assert (await client.get("/inboxes")).status_code == 200
 
 
-async def test_a_hanging_request_meets_the_clients_time_out(autojump_clock: MockClock) -> None:
+async def test_a_hanging_request_times_out_in_the_client(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     fake.hang_requests(times=2)
     async with rest(fake, timeout=7) as client:
@@ -858,7 +858,7 @@ async def test_a_broken_request_is_a_read_error(autojump_clock: MockClock) -> No
     assert [request.status for request in fake.requests] == [200, None, 200]
 
 
-async def test_listings_can_lag_behind(autojump_clock: MockClock) -> None:
+async def test_mail_appears_in_listings_after_the_index_delay(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     await fake.deliver(inbox_id=INBOX, thread_id="t", subject="before")
     fake.index_after(30)
@@ -911,7 +911,7 @@ async def test_twenty_thousand_mails_are_delivered_and_listed_in_seconds(autojum
 
 @asynccontextmanager
 async def served(fake: FakeAgentMail, **kwargs: Any) -> AsyncIterator[httpx2.AsyncClient]:
-    """A client of the fake's REST API, on a port."""
+    """A client of the REST API on a port."""
     with trio.fail_after(10):
         async with fake.serve() as environment:
             async with client_library.AsyncClient(
@@ -921,7 +921,7 @@ async def served(fake: FakeAgentMail, **kwargs: Any) -> AsyncIterator[httpx2.Asy
 
 
 async def open_stream(client: httpx2.AsyncClient) -> trio.SocketStream:
-    """A connection to the port that the client talks to."""
+    """Connect to the port that a client uses."""
     port = client.base_url.port
     assert port is not None
     return await trio.open_tcp_stream("127.0.0.1", port)
@@ -966,7 +966,7 @@ async def test_a_head_is_answered_as_a_get_without_the_body(how: str) -> None:
             assert head.headers.get("Content-Type") == whole.headers.get("Content-Type")
             assert head.content == b""
         assert (await client.head("/inboxes", headers={"Authorization": ""})).status_code == 401
-        assert (await client.get("/inboxes")).status_code == 200  # nothing of a body is left on the connection
+        assert (await client.get("/inboxes")).status_code == 200  # so the connection has no rest of a body
     assert [request.method for request in fake.requests][-4:] == ["GET", "HEAD", "HEAD", "GET"]
 
 
@@ -978,7 +978,7 @@ async def test_a_head_changes_nothing(autojump_clock: MockClock) -> None:
     assert fake.messages(INBOX) == ()
 
 
-async def test_half_an_emoji_in_a_body_is_repaired_as_the_stream_repairs_it(autojump_clock: MockClock) -> None:
+async def test_a_lone_surrogate_in_a_request_is_repaired_as_in_the_stream(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     fake.add_inbox(INBOX)
     async with rest(fake) as client:
@@ -997,7 +997,7 @@ async def test_a_body_that_is_no_json_object_is_refused(body: bytes, autojump_cl
 
 
 @pytest.mark.parametrize("headers", [{}, {"Authorization": ""}, {"Authorization": "Bearer am_other"}], ids=str)
-async def test_a_call_that_needs_no_key_at_agentmail_is_not_refused_for_want_of_one(
+async def test_an_unsupported_call_that_needs_no_key_is_a_404_without_a_key(
     headers: dict[str, str], autojump_clock: MockClock
 ) -> None:
     async with rest(FakeAgentMail(api_keys={"am_key"})) as client:
@@ -1030,7 +1030,7 @@ async def test_the_rest_api_speaks_tls() -> None:
                     await client.get(url)
 
 
-async def test_faults_of_requests_come_over_a_port_too() -> None:
+async def test_request_faults_apply_on_a_port() -> None:
     fake = FakeAgentMail()
     fake.fail_requests(503, headers=[("Retry-After", "1")])
     fake.break_requests()
@@ -1046,7 +1046,7 @@ async def test_faults_of_requests_come_over_a_port_too() -> None:
         assert (await client.get("/inboxes")).status_code == 200
         fake.hang_requests()
         async with await open_stream(client) as stream:
-            # What comes while there is no answer is not an answer either.
+            # A request that is sent meanwhile gets no answer either.
             await stream.send_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
             while len(fake.requests) < 5:
                 await trio.lowlevel.checkpoint()
@@ -1066,7 +1066,7 @@ async def test_faults_of_requests_come_over_a_port_too() -> None:
     ],
     ids=lambda value: ascii(value)[:30],
 )
-async def test_what_is_no_request_is_answered_with_what_is_wrong(request_bytes: bytes, status: int) -> None:
+async def test_bytes_that_are_not_http_are_answered_with_the_reason(request_bytes: bytes, status: int) -> None:
     async with served(FakeAgentMail()) as client, await open_stream(client) as stream:
         await stream.send_all(request_bytes)
         head, _, body = (await stream.receive_some()).partition(b"\r\n\r\n")
@@ -1074,7 +1074,7 @@ async def test_what_is_no_request_is_answered_with_what_is_wrong(request_bytes: 
         assert json.loads(body)["message"].startswith("this is no HTTP request: ")
 
 
-async def test_a_request_may_name_the_server_as_it_would_to_a_proxy() -> None:
+async def test_a_request_target_may_be_an_absolute_url() -> None:
     async with served(FakeAgentMail()) as client, await open_stream(client) as stream:
         await stream.send_all(
             b"GET http://localhost/v0/pods HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer x\r\n\r\n"
@@ -1082,7 +1082,7 @@ async def test_a_request_may_name_the_server_as_it_would_to_a_proxy() -> None:
         assert (await stream.receive_some()).startswith(b"HTTP/1.1 200")
 
 
-async def test_a_client_that_waits_to_be_told_to_go_on_is_told() -> None:
+async def test_a_client_that_expects_100_continue_gets_it() -> None:
     fake = FakeAgentMail()
     async with served(fake) as client, await open_stream(client) as stream:
         head = b"POST /v0/pods HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer x\r\n"
@@ -1093,7 +1093,7 @@ async def test_a_client_that_waits_to_be_told_to_go_on_is_told() -> None:
 
 
 @pytest.mark.parametrize("host", ["::1", "127.0.0.1"])
-async def test_it_answers_on_an_address_of_either_kind(host: str) -> None:
+async def test_it_answers_on_ipv4_and_on_ipv6(host: str) -> None:
     fake = FakeAgentMail()
     async with fake.serve(host=host) as environment, client_library.AsyncClient(headers=BEARER) as client:
         assert (await client.get(environment.http + "/v0/inboxes")).status_code == 200
@@ -1101,7 +1101,7 @@ async def test_it_answers_on_an_address_of_either_kind(host: str) -> None:
 
 @contextmanager
 def room_for_files(count: int) -> Iterator[None]:
-    """For the block, this process can open so many more files."""
+    """Limit the number of further files that this process can open in the block."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 1 + count, limits[1]))
     taken: list[int] = []
@@ -1120,7 +1120,7 @@ def room_for_files(count: int) -> Iterator[None]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc tells which files are open")
 @pytest.mark.parametrize("kind", ["http", "websockets"])
-async def test_a_connection_for_which_there_is_no_file_waits_and_ends_nothing(kind: str) -> None:
+async def test_out_of_file_descriptors_a_new_connection_waits(kind: str) -> None:
     fake = FakeAgentMail()
     async with fake.serve() as environment:
         port = int(getattr(environment, kind).rpartition(":")[2])
@@ -1134,7 +1134,7 @@ async def test_a_connection_for_which_there_is_no_file_waits_and_ends_nothing(ki
         await stream.aclose()
 
 
-async def test_any_other_trouble_with_a_listener_comes_out() -> None:
+async def test_any_other_error_of_a_listener_is_raised() -> None:
     async def accept() -> trio.SocketStream:
         raise OSError(errno.ENETDOWN, "the network is down")
 
@@ -1143,13 +1143,13 @@ async def test_any_other_trouble_with_a_listener_comes_out() -> None:
 
 
 @pytest.mark.parametrize("given", ["bearer am_key", "BEARER am_key", "Bearer", "Bearer  a", "Bearer a b", "Basic a"])
-async def test_a_key_that_is_not_given_as_agentmail_wants_it_is_none(given: str) -> None:
+async def test_a_malformed_authorization_header_has_no_key(given: str) -> None:
     async with rest(FakeAgentMail(), headers={"Authorization": given}) as client:
         response = await client.get("/inboxes")
     assert (response.status_code, response.json()["code"]) == (401, "missing_authorization")
 
 
-async def test_a_client_that_goes_in_the_middle_of_a_request_does_no_harm() -> None:
+async def test_a_client_may_disconnect_in_the_middle_of_a_request() -> None:
     fake = FakeAgentMail()
     async with served(fake) as client:
         stream = await open_stream(client)
@@ -1192,7 +1192,7 @@ async def test_a_bug_in_the_served_rest_api_comes_out_of_serve() -> None:
             await client.get("/inboxes")
 
 
-async def test_a_port_that_is_taken_is_an_error_and_leaves_the_other_one_free() -> None:
+async def test_a_port_in_use_is_an_error_and_the_other_port_stays_free() -> None:
     fake = FakeAgentMail()
     with trio.fail_after(10):
         async with fake.serve() as environment:
@@ -1216,7 +1216,7 @@ async def test_the_official_sdk_reaches_the_fake_in_memory(autojump_clock: MockC
     await fake.deliver(inbox_id=INBOX, subject="Hello")
     async with httpx.AsyncClient(transport=fake.http_transport()) as http:
         client = AsyncAgentMail(api_key="am_key", httpx_client=http)
-        # The SDK's own retries need asyncio.
+        # The retries of the SDK need asyncio.
         page = await client.inboxes.messages.list(INBOX, request_options={"max_retries": 0})
     assert [message.subject for message in page.messages] == ["Hello"]
 

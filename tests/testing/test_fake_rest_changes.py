@@ -1,4 +1,4 @@
-"""What the fake's REST API makes, changes and deletes: inboxes, pods, labels, messages and threads."""
+"""The REST API of the fake creates, changes and deletes inboxes, pods, labels, messages and threads."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,7 +17,7 @@ MESSAGES = f"/inboxes/{AGENT}/messages"
 
 
 class Api:
-    """A client of the REST API, which returns what it is answered."""
+    """A client of the REST API. It checks the status and returns the body."""
 
     def __init__(self, client: httpx2.AsyncClient) -> None:
         self._client = client
@@ -95,7 +95,7 @@ async def test_an_inbox_is_the_same_in_upper_and_lower_case(autojump_clock: Mock
             assert (await call("GET", "/inboxes"))["count"] == 1
 
 
-async def test_an_inbox_of_which_nothing_is_said_has_an_address_of_its_own(autojump_clock: MockClock) -> None:
+async def test_an_inbox_created_without_fields_gets_an_address(autojump_clock: MockClock) -> None:
     async with api(FakeAgentMail()) as call:
         inboxes = [await call.send("POST", "/inboxes", body) for body in (None, {}, {"username": None})]
         elsewhere = await call("POST", "/inboxes", username="agent", domain="example.com")
@@ -135,13 +135,13 @@ async def test_an_address_that_is_taken_is_refused(autojump_clock: MockClock) ->
         [],
     ],
 )
-async def test_an_inbox_that_makes_no_sense_is_refused(body: Any, autojump_clock: MockClock) -> None:
+async def test_an_invalid_inbox_is_refused(body: Any, autojump_clock: MockClock) -> None:
     async with api(FakeAgentMail()) as call:
         assert (await call.send("POST", "/inboxes", body, 400))["code"] == "validation_error"
         assert (await call("GET", "/inboxes"))["count"] == 0
 
 
-async def test_an_inbox_has_at_most_256_keys_of_metadata_and_it_is_null_that_clears_them(
+async def test_an_inbox_has_at_most_256_keys_of_metadata_and_null_clears_them(
     autojump_clock: MockClock,
 ) -> None:
     most = {f"{number:0256}": "x" * 256 for number in range(256)}
@@ -156,7 +156,7 @@ async def test_an_inbox_has_at_most_256_keys_of_metadata_and_it_is_null_that_cle
         assert "metadata" not in await call("PATCH", f"/inboxes/{AGENT}", metadata=None)
 
 
-async def test_paused_inboxes_are_refused_since_there_are_none(autojump_clock: MockClock) -> None:
+async def test_paused_inboxes_are_refused_as_unsupported(autojump_clock: MockClock) -> None:
     async with api(FakeAgentMail()) as call:
         assert (await call.send("POST", "/inboxes", {"status": "paused"}, 422))["code"] == "unprocessable"
         await call.send("POST", "/inboxes", {"username": "agent", "status": "active"})
@@ -165,7 +165,7 @@ async def test_paused_inboxes_are_refused_since_there_are_none(autojump_clock: M
         await call("PATCH", f"/inboxes/{AGENT}", 400)
 
 
-async def test_with_an_inbox_its_mail_goes(autojump_clock: MockClock) -> None:
+async def test_an_inbox_is_deleted_with_its_mail(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     await fake.deliver(inbox_id=AGENT, thread_id="t")
     other = await fake.deliver(inbox_id="other@agentmail.to")
@@ -177,7 +177,7 @@ async def test_with_an_inbox_its_mail_goes(autojump_clock: MockClock) -> None:
         await trio.sleep(60)
         [thread] = (await call("GET", "/threads"))["threads"]
         assert thread["thread_id"] == other.message.thread_id
-    # The ids are free again, in whatever inbox.
+    # Any inbox can use the ids again.
     await fake.deliver(inbox_id="other@agentmail.to", thread_id="t")
     fake.add_inbox(AGENT)
     assert len(fake.messages(AGENT)) == 0
@@ -186,7 +186,7 @@ async def test_with_an_inbox_its_mail_goes(autojump_clock: MockClock) -> None:
 # Pods
 
 
-async def test_everybody_has_a_pod_and_may_have_more(autojump_clock: MockClock) -> None:
+async def test_there_is_a_default_pod_and_more_can_be_created(autojump_clock: MockClock) -> None:
     async with api(FakeAgentMail()) as call:
         [default] = (await call("GET", "/pods"))["pods"]
         assert (default["pod_id"], default["name"], "client_id" in default) == ("default", "default", False)
@@ -208,7 +208,7 @@ async def test_everybody_has_a_pod_and_may_have_more(autojump_clock: MockClock) 
         assert len((await call("GET", "/pods"))["pods"]) == 3
 
 
-async def test_the_threads_of_a_pod_are_found_there_alone(autojump_clock: MockClock) -> None:
+async def test_a_pod_lists_only_its_own_threads(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     fake.add_inbox(AGENT, pod_id="pod")
     await fake.deliver(inbox_id=AGENT, thread_id="t")
@@ -239,9 +239,7 @@ async def test_a_client_adds_and_removes_labels_of_a_message(autojump_clock: Moc
 @pytest.mark.parametrize(
     "body", [{}, {"add_labels": ["sent"]}, {"remove_labels": "Received"}, {"add_labels": 1}, {"add_labels": [1]}]
 )
-async def test_a_change_of_labels_that_makes_no_sense_is_refused(
-    body: dict[str, Any], autojump_clock: MockClock
-) -> None:
+async def test_an_invalid_change_of_labels_is_refused(body: dict[str, Any], autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     await fake.deliver(inbox_id=AGENT, message_id="m", thread_id="t")
     async with api(fake) as call:
@@ -316,7 +314,7 @@ async def test_a_thread_is_deleted_with_its_messages(autojump_clock: MockClock) 
         ("subject=nothing", []),
     ],
 )
-async def test_messages_are_filtered_by_parts_of_what_they_say(
+async def test_messages_are_filtered_by_parts_of_their_fields(
     query: str, found: list[str], autojump_clock: MockClock
 ) -> None:
     fake = FakeAgentMail()
@@ -330,7 +328,7 @@ async def test_messages_are_filtered_by_parts_of_what_they_say(
             await call("GET", f"{MESSAGES}?from={wrong}", 400)
 
 
-async def test_threads_are_filtered_by_parts_of_what_they_say(autojump_clock: MockClock) -> None:
+async def test_threads_are_filtered_by_parts_of_their_fields(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     await fake.deliver(inbox_id=AGENT, thread_id="a", subject="Lunch?")
     await fake.deliver(inbox_id=AGENT, thread_id="b", subject=None, from_="bob@example.com", to="team@example.com")
@@ -364,7 +362,7 @@ async def test_threads_are_filtered_by_parts_of_what_they_say(autojump_clock: Mo
         ("message_send", "POST", f"{MESSAGES}/m/reply"),
     ],
 )
-async def test_each_call_takes_its_permission(
+async def test_each_call_requires_its_permission(
     permission: str, method: str, path: str, autojump_clock: MockClock
 ) -> None:
     fake = FakeAgentMail(permissions={"metrics_read"})
@@ -380,7 +378,7 @@ async def test_each_call_takes_its_permission(
         assert (await client.request(method, path)).status_code != 403
 
 
-async def test_trash_takes_its_permission(autojump_clock: MockClock) -> None:
+async def test_trash_requires_its_permission(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail(permissions={"message_read", "message_update"})
     await fake.deliver(inbox_id=AGENT, message_id="m")
     async with api(fake) as call:
@@ -402,7 +400,7 @@ async def test_trash_takes_its_permission(autojump_clock: MockClock) -> None:
         ("POST", f"{MESSAGES}/m"),
     ],
 )
-async def test_what_the_fake_cannot_do_is_not_found(method: str, path: str, autojump_clock: MockClock) -> None:
+async def test_an_unsupported_call_is_a_404(method: str, path: str, autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     await fake.deliver(inbox_id=AGENT, message_id="m")
     async with api(fake) as call:

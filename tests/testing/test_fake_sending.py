@@ -1,4 +1,4 @@
-"""Mail that is sent through the fake's REST API: who gets it, how it threads, and what is told of it."""
+"""Sending through the REST API of the fake: recipients, threads, attachments, and the events."""
 
 import base64
 import tracemalloc
@@ -31,7 +31,7 @@ JANE = "Jane <jane@example.com>"
 
 
 class Api:
-    """A client of the REST API that wants to succeed."""
+    """A client of the REST API. It checks the status and returns the body."""
 
     def __init__(self, client: httpx2.AsyncClient) -> None:
         self.client = client
@@ -84,8 +84,8 @@ async def api(fake: FakeAgentMail) -> AsyncIterator[Api]:
 
 
 @asynccontextmanager
-async def told(fake: FakeAgentMail) -> AsyncIterator[list[Event]]:
-    """What the stream tells of the block."""
+async def received_by_stream(fake: FakeAgentMail) -> AsyncIterator[list[Event]]:
+    """Collect the events that a stream receives in the block."""
     events: list[Event] = []
     async with open_agentmail_stream(backend=fake, recovery=None) as stream:
         assert isinstance(await stream.receive(), Subscribed)
@@ -95,12 +95,12 @@ async def told(fake: FakeAgentMail) -> AsyncIterator[list[Event]]:
             events.append(stream.receive_nowait())
 
 
-# Who gets it
+# Recipients
 
 
-async def test_mail_from_one_inbox_to_another_arrives_there_and_the_events_tell(autojump_clock: MockClock) -> None:
+async def test_mail_between_inboxes_arrives_and_causes_its_events(autojump_clock: MockClock) -> None:
     fake = fake_with(AGENT, OTHER)
-    async with api(fake) as call, told(fake) as events:
+    async with api(fake) as call, received_by_stream(fake) as events:
         answer = await call.send(html="<p>Hi!</p>", headers={"X-Run": "7"}, reply_to=JANE, labels=["Campaign"])
         assert answer.keys() == {"message_id", "thread_id"}
         sent = await call.message(answer["message_id"])
@@ -121,7 +121,7 @@ async def test_mail_from_one_inbox_to_another_arrives_there_and_the_events_tell(
     assert (sent["from"], sent["to"], sent["reply_to"], sent["headers"]) == (AGENT, [OTHER], [JANE], {"X-Run": "7"})
 
 
-async def test_the_display_name_of_an_inbox_stands_in_its_mail(autojump_clock: MockClock) -> None:
+async def test_the_display_name_of_an_inbox_is_in_the_from_of_its_mail(autojump_clock: MockClock) -> None:
     fake = fake_with(OTHER)
     async with api(fake) as call:
         await call("POST", "/inboxes", json={"username": "agent", "display_name": "An Agent"})
@@ -130,7 +130,7 @@ async def test_the_display_name_of_an_inbox_stands_in_its_mail(autojump_clock: M
         assert (await call.raw(answer["message_id"]))["From"] == f"An Agent <{AGENT}>"
 
 
-async def test_who_gets_a_blind_copy_is_seen_by_the_sender_alone(autojump_clock: MockClock) -> None:
+async def test_only_the_sender_sees_the_bcc(autojump_clock: MockClock) -> None:
     third = "Third@agentmail.to"
     fake = fake_with(AGENT, OTHER, third)
     async with api(fake) as call:
@@ -142,11 +142,11 @@ async def test_who_gets_a_blind_copy_is_seen_by_the_sender_alone(autojump_clock:
             assert (await call.raw(message_id, inbox_id))["Bcc"] is None
 
 
-async def test_mail_to_nobody_at_agentmail_bounces_and_mail_to_the_world_is_delivered(
+async def test_mail_to_an_unknown_inbox_bounces_and_other_domains_accept_it(
     autojump_clock: MockClock,
 ) -> None:
     fake = fake_with(AGENT)
-    async with api(fake) as call, told(fake) as events:
+    async with api(fake) as call, received_by_stream(fake) as events:
         answer = await call.send(to=["Nobody@agentmail.to", JANE])
         message = await call.message(answer["message_id"])
     sent, delivered, bounced = events
@@ -162,26 +162,26 @@ async def test_mail_to_nobody_at_agentmail_bounces_and_mail_to_the_world_is_deli
 
 async def test_mail_that_only_bounces_is_not_delivered(autojump_clock: MockClock) -> None:
     fake = fake_with(AGENT)
-    async with api(fake) as call, told(fake) as events:
+    async with api(fake) as call, received_by_stream(fake) as events:
         await call.send(to="nobody@agentmail.to")
     assert [type(event) for event in events] == [MessageSentEvent, MessageBouncedEvent]
 
 
-async def test_a_mail_to_oneself_is_one_mail_that_was_sent_and_received(autojump_clock: MockClock) -> None:
+async def test_a_mail_to_oneself_is_one_mail_sent_and_received(autojump_clock: MockClock) -> None:
     fake = fake_with(AGENT)
-    async with api(fake) as call, told(fake) as events:
+    async with api(fake) as call, received_by_stream(fake) as events:
         answer = await call.send(to=AGENT)
         message = await call.message(answer["message_id"])
     assert [type(event) for event in events] == [MessageSentEvent, MessageDeliveredEvent, MessageReceivedEvent]
     assert message["labels"] == ["sent", "delivered", "received", "unread"]
 
 
-async def test_mail_that_is_not_yet_indexed_is_sent_and_announced_without_its_thread(
+async def test_mail_that_is_not_indexed_is_announced_without_its_thread(
     autojump_clock: MockClock,
 ) -> None:
     fake = fake_with(AGENT, OTHER)
     fake.index_after(60)
-    async with api(fake) as call, told(fake) as events:
+    async with api(fake) as call, received_by_stream(fake) as events:
         await call.send()
         assert (await call("GET", f"/inboxes/{OTHER}/messages"))["count"] == 0
         await trio.sleep(60)
@@ -212,7 +212,7 @@ async def test_a_conversation_is_one_thread_in_both_inboxes(autojump_clock: Mock
     assert first["thread_id"] == third["thread_id"]
 
 
-async def test_a_reply_goes_where_the_sender_wants_it(autojump_clock: MockClock) -> None:
+async def test_a_reply_goes_to_the_reply_to_address(autojump_clock: MockClock) -> None:
     fake = fake_with(AGENT, OTHER)
     async with api(fake) as call:
         plain = await call.send()
@@ -225,9 +225,7 @@ async def test_a_reply_goes_where_the_sender_wants_it(autojump_clock: MockClock)
 
 
 @pytest.mark.parametrize("reply_to", ["undisclosed", "undisclosed, nobody@", "nobody:;"])
-async def test_a_reply_goes_to_the_sender_if_he_wants_it_nowhere_that_there_is(
-    reply_to: str, autojump_clock: MockClock
-) -> None:
+async def test_a_reply_goes_to_the_sender_if_reply_to_is_no_address(reply_to: str, autojump_clock: MockClock) -> None:
     fake = fake_with(AGENT)
     raw = f"From: jane@example.com\nReply-To: {reply_to}\nTo: {AGENT}\n\nHi"
     [mail] = await fake.deliver(raw.encode())
@@ -238,7 +236,7 @@ async def test_a_reply_goes_to_the_sender_if_he_wants_it_nowhere_that_there_is(
 
 
 @pytest.mark.parametrize("field", ["cc", "bcc"])
-async def test_who_else_gets_a_reply_takes_it_from_nobody(field: str, autojump_clock: MockClock) -> None:
+async def test_cc_and_bcc_of_a_reply_do_not_replace_its_recipient(field: str, autojump_clock: MockClock) -> None:
     fake = fake_with(AGENT, OTHER)
     async with api(fake) as call:
         sent = await call.send()
@@ -250,13 +248,11 @@ async def test_who_else_gets_a_reply_takes_it_from_nobody(field: str, autojump_c
 
 
 @pytest.mark.parametrize("from_", ["", "nobody", "MAILER-DAEMON <>", "a@", "a b@example.com, c@example.com", "\ud800@"])
-async def test_a_mail_without_a_sender_can_be_answered_by_nobody_who_does_not_say_whom(
-    from_: str, autojump_clock: MockClock
-) -> None:
+async def test_a_reply_to_a_mail_without_a_sender_needs_a_recipient(from_: str, autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     mail = await fake.deliver(inbox_id=AGENT, from_=from_)
     message_id = mail.message.message_id
-    async with api(fake) as call, told(fake) as events:
+    async with api(fake) as call, received_by_stream(fake) as events:
         for body in ({}, {"cc": JANE}, {"reply_all": True}):
             assert (await call.act("reply", message_id, status=422, **body))["code"] == "unprocessable"
         await call.act("reply", message_id, to=JANE)
@@ -274,7 +270,7 @@ async def test_a_reply_goes_to_an_address_however_its_name_is_written(autojump_c
     assert len(fake.messages(OTHER)) == 2
 
 
-async def test_a_reply_to_ones_own_mail_goes_to_those_who_got_it(autojump_clock: MockClock) -> None:
+async def test_a_reply_to_a_sent_mail_goes_to_its_recipients(autojump_clock: MockClock) -> None:
     fake = fake_with(AGENT)
     async with api(fake) as call:
         sent = await call.send(to=[JANE], subject="RE: Hi")
@@ -284,7 +280,7 @@ async def test_a_reply_to_ones_own_mail_goes_to_those_who_got_it(autojump_clock:
 
 
 @pytest.mark.parametrize(("action", "body"), [("reply-all", {}), ("reply", {"reply_all": True})])
-async def test_a_reply_to_all_goes_to_everybody_but_oneself(
+async def test_a_reply_to_all_goes_to_all_but_the_inbox_itself(
     action: str, body: dict[str, Any], autojump_clock: MockClock
 ) -> None:
     fake = fake_with(AGENT, OTHER)
@@ -301,7 +297,7 @@ async def test_a_reply_to_all_goes_to_everybody_but_oneself(
 # What is forwarded
 
 
-async def test_a_forwarded_mail_says_what_the_first_one_said_and_has_its_attachments(
+async def test_a_forwarded_mail_quotes_the_original_and_has_its_attachments(
     autojump_clock: MockClock,
 ) -> None:
     fake = fake_with(AGENT, OTHER)
@@ -322,7 +318,7 @@ async def test_a_forwarded_mail_says_what_the_first_one_said_and_has_its_attachm
         assert (await call.client.get(where["download_url"])).content == b"data"
 
 
-async def test_a_forwarded_mail_that_is_html_only_stays_so(autojump_clock: MockClock) -> None:
+async def test_a_forwarded_html_only_mail_stays_html_only(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     mail = await fake.deliver(inbox_id=AGENT, text=None, html="<p>Hi!</p>", subject=None)
     async with api(fake) as call:
@@ -340,9 +336,9 @@ async def test_a_forwarded_mail_that_is_html_only_stays_so(autojump_clock: MockC
 # Once
 
 
-async def test_what_is_sent_again_under_the_same_key_is_sent_once(autojump_clock: MockClock) -> None:
+async def test_a_send_repeated_with_its_idempotency_key_is_sent_once(autojump_clock: MockClock) -> None:
     fake = fake_with(AGENT, OTHER)
-    async with api(fake) as call, told(fake) as events:
+    async with api(fake) as call, received_by_stream(fake) as events:
         first = await call.send(key="order-1")
         assert await call.send(key="order-1") == first
         assert await call.send(key="order-2") != first
@@ -355,8 +351,8 @@ async def test_what_is_sent_again_under_the_same_key_is_sent_once(autojump_clock
     assert sum(isinstance(event, MessageSentEvent) for event in events) == 5
 
 
-async def test_an_idempotency_key_is_the_organizations_whichever_api_key_is_used(autojump_clock: MockClock) -> None:
-    # As AgentMail documents it: keys are "scoped to your organization".
+async def test_an_idempotency_key_is_shared_by_all_api_keys(autojump_clock: MockClock) -> None:
+    # AgentMail documents that idempotency keys are "scoped to your organization".
     async with api(fake_with(AGENT, OTHER)) as call:
         first = await call.send(key="order-1")
         call.client.headers["Authorization"] = "Bearer am_another_key"
@@ -365,12 +361,12 @@ async def test_an_idempotency_key_is_the_organizations_whichever_api_key_is_used
 
 
 @pytest.mark.parametrize("key", ["", "a b", "x" * 257, "@"])
-async def test_a_malformed_key_is_refused(key: str, autojump_clock: MockClock) -> None:
+async def test_a_malformed_idempotency_key_is_refused(key: str, autojump_clock: MockClock) -> None:
     async with api(fake_with(AGENT)) as call:
         assert (await call.send(key=key, status=400))["errors"][0]["path"] == ["Idempotency-Key"]
 
 
-async def test_a_send_that_was_refused_may_be_tried_again_under_its_key(autojump_clock: MockClock) -> None:
+async def test_a_refused_send_may_be_retried_with_its_idempotency_key(autojump_clock: MockClock) -> None:
     async with api(fake_with(AGENT)) as call:
         await call.send(key="k", to=[], status=422)
         await call.send(key="k")
@@ -416,9 +412,9 @@ FILE = {"content": "aGk="}
         {"attachments": [FILE | {"filename": "a\nb"}]},
     ],
 )
-async def test_a_send_that_makes_no_sense_is_refused(body: dict[str, Any], autojump_clock: MockClock) -> None:
+async def test_an_invalid_send_is_refused(body: dict[str, Any], autojump_clock: MockClock) -> None:
     fake = fake_with(AGENT)
-    async with api(fake) as call, told(fake) as events:
+    async with api(fake) as call, received_by_stream(fake) as events:
         refused = await call.send(status=400, **body)
         assert (refused["name"], refused["code"]) == ("ValidationError", "validation_error")
         assert len(refused["errors"]) == 1
@@ -436,7 +432,7 @@ async def test_a_request_of_more_than_six_megabytes_sends_nothing(autojump_clock
     assert len(fake.messages(AGENT)) == 1
 
 
-async def test_a_reply_that_makes_no_sense_is_refused(autojump_clock: MockClock) -> None:
+async def test_an_invalid_reply_is_refused(autojump_clock: MockClock) -> None:
     async with api(fake_with(AGENT)) as call:
         sent = await call.send(to=JANE)
         await call.act("reply", sent["message_id"], status=400, reply_all="yes")
@@ -445,7 +441,7 @@ async def test_a_reply_that_makes_no_sense_is_refused(autojump_clock: MockClock)
         await call.act("burn", sent["message_id"], status=404)
 
 
-async def test_who_may_not_send_does_not(autojump_clock: MockClock) -> None:
+async def test_sending_requires_its_permission(autojump_clock: MockClock) -> None:
     fake = fake_with(AGENT)
     fake.permissions = {"message_read"}
     async with api(fake) as call:
@@ -459,9 +455,9 @@ async def test_who_may_not_send_does_not(autojump_clock: MockClock) -> None:
     assert refused["docs"].endswith("#missing_permission")
 
 
-async def test_what_a_test_has_an_inbox_send_arrives_as_if_by_the_rest_api(autojump_clock: MockClock) -> None:
+async def test_fake_send_does_what_the_rest_api_does(autojump_clock: MockClock) -> None:
     fake = fake_with(AGENT, OTHER)
-    async with told(fake) as events:
+    async with received_by_stream(fake) as events:
         sent = await fake.send(inbox_id=AGENT, to=[OTHER, JANE, "nobody@agentmail.to"], text="Hi!", message_id="<1>")
         to_oneself = await fake.send(inbox_id=AGENT, to=AGENT)
     kinds = [type(event) for event in events]
@@ -478,7 +474,7 @@ async def test_what_a_test_has_an_inbox_send_arrives_as_if_by_the_rest_api(autoj
 # Attachments and raw mail
 
 
-async def test_attachments_go_out_and_come_in_as_they_are(autojump_clock: MockClock) -> None:
+async def test_attachments_arrive_unchanged(autojump_clock: MockClock) -> None:
     fake = fake_with(AGENT, OTHER)
     data = bytes(range(256)) * 100
     files = [
@@ -513,7 +509,7 @@ async def test_attachments_go_out_and_come_in_as_they_are(autojump_clock: MockCl
         assert [part.get_filename() for part in raw.iter_attachments()] == ["Übersicht.bin", None, "mail.eml"]
 
 
-async def test_a_file_of_whatever_type_can_be_fetched() -> None:
+async def test_a_file_of_any_type_can_be_downloaded() -> None:
     fake = fake_with(AGENT)
     [event] = await fake.deliver(
         b"Content-Type: application/\xc3\xbc; name=x\nContent-Disposition: attachment\n\ndata", inbox_id=AGENT
@@ -530,7 +526,7 @@ async def test_a_file_of_whatever_type_can_be_fetched() -> None:
             assert (response.status_code, response.headers["content-type"]) == (200, attachment["content_type"])
 
 
-async def test_an_address_for_a_download_lasts_an_hour(autojump_clock: MockClock) -> None:
+async def test_a_download_address_is_valid_for_an_hour(autojump_clock: MockClock) -> None:
     fake = fake_with(AGENT)
     async with api(fake) as call:
         message_id = (await call.send(to=JANE))["message_id"]
@@ -544,7 +540,7 @@ async def test_an_address_for_a_download_lasts_an_hour(autojump_clock: MockClock
         assert (await call.client.get(url)).status_code == 403
 
 
-async def test_a_mail_that_is_fetched_again_and_again_is_one_mail(autojump_clock: MockClock) -> None:
+async def test_the_raw_form_of_a_mail_never_changes(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     mail = await fake.deliver(inbox_id=AGENT, text="Hi!")
     path = message_path(AGENT, mail.message.message_id) + "/raw"
@@ -556,7 +552,7 @@ async def test_a_mail_that_is_fetched_again_and_again_is_one_mail(autojump_clock
         assert (await call.client.get(urls[0])).content == first
 
 
-async def test_what_can_be_fetched_or_repeated_no_more_is_forgotten(autojump_clock: MockClock) -> None:
+async def test_expired_downloads_and_idempotency_keys_are_forgotten(autojump_clock: MockClock) -> None:
     fake = fake_with(AGENT, OTHER)
     async with api(fake) as call:
         tracemalloc.start()
@@ -567,15 +563,15 @@ async def test_what_can_be_fetched_or_repeated_no_more_is_forgotten(autojump_clo
                 message_id = (await call.send(to=JANE, text="x" * 100_000, key=f"{hour}"))["message_id"]
                 await call("GET", message_path(AGENT, message_id) + "/raw")
                 await fake.delete(AGENT, message_id)
-                fake.requests.clear()  # which have bodies
+                fake.requests.clear()  # so that their bodies are not counted
                 sizes.append(tracemalloc.get_traced_memory()[0])
         finally:
             tracemalloc.stop()
-    # After a day, nothing is added but a line in the log.
+    # After a day, as much expires as is added, except for a line in the log.
     assert sizes[-1] - sizes[25] < 1_000_000
 
 
-async def test_mail_that_a_test_delivers_has_a_raw_form_too(autojump_clock: MockClock) -> None:
+async def test_a_delivered_mail_has_a_raw_form(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     mail = await fake.deliver(inbox_id=AGENT, subject="Grüße", text="Hi!", html="<p>Hi!</p>")
     async with api(fake) as call:
@@ -586,7 +582,7 @@ async def test_mail_that_a_test_delivers_has_a_raw_form_too(autojump_clock: Mock
     assert plain.get_content().strip() == "Hi!"
 
 
-async def test_over_a_port_a_download_is_found_at_the_host_that_was_asked() -> None:
+async def test_a_download_address_has_the_host_of_the_request() -> None:
     fake = fake_with(AGENT)
     async with fake.serve() as environment:
         async with httpx2.AsyncClient(

@@ -1,7 +1,7 @@
-"""The official Node SDK, its WebSocket client included, does on the emulator what AgentMail's README and guides show.
+"""The examples of AgentMail's README and guides, run with the official Node SDK and its WebSocket client.
 
-It is unchanged but for its environment. npm installs it, once: it stays in pytest's cache. The program that uses it is
-`node_sdk.mjs`.
+Only the environment of the SDK is changed, to that of an emulator. npm installs the SDK once into pytest's cache. The
+program that uses it is `node_sdk.mjs`.
 """
 
 import json
@@ -17,7 +17,7 @@ from tests.cli.test_emulate import emulator_process, run
 SCRIPT = Path(__file__).with_name("node_sdk.mjs")
 
 VERSION = "0.5.27"
-"""Of the package `agentmail`."""
+"""The version of the package `agentmail`."""
 
 ODD = b"To: odd@agentmail.to\r\nMessage-ID: <a/b?c#d@example.com>\r\nSubject: Odd\r\n\r\n"
 
@@ -29,11 +29,11 @@ pytestmark = [
 
 @pytest.fixture(scope="session")
 def with_sdk(request: pytest.FixtureRequest) -> Path:
-    """A directory in which the SDK is installed."""
+    """Return a directory in which the SDK is installed."""
     cache = request.config.cache
     assert cache is not None
     directory = cache.mkdir("node-sdk") / VERSION
-    # npm writes this file when it has done the rest.
+    # npm writes this file last.
     if not (directory / "node_modules" / ".package-lock.json").exists():
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "package.json").write_text('{"private": true}')

@@ -1,8 +1,8 @@
-"""The fake speaks to AgentMail's official SDK, and so our field names are the SDK's, on the wire and in Python.
+"""AgentMail's official SDK talks to the fake, so our field names are those of the SDK, on the wire and in Python.
 
-This tests `FakeAgentMail` and `encode_event` against a client that knows nothing of them. For the WebSocket the SDK's
-clients run in threads: one is synchronous, and the other needs asyncio. For the REST API the asynchronous one runs
-under Trio.
+This tests `FakeAgentMail` and `encode_event` with an independent client. For the WebSocket, the clients of the SDK run
+in threads, because one is synchronous and the other needs asyncio. For the REST API, the asynchronous client runs under
+Trio.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ def listen(
     key_in_query: bool = False,
     **filters: Any,
 ) -> list[Any]:
-    """Subscribe by the official SDK, and return the first `count` things that come."""
+    """Subscribe with the official SDK, and return the first `count` messages."""
     where = SdkEnvironment(http=environment.http, websockets=environment.websockets)
     query = {"api_key": key} if key_in_query else {}
 
@@ -69,7 +69,7 @@ def listen(
 
 
 async def in_thread(sync_fn: Callable[..., list[Any]], *args: Any, **kwargs: Any) -> list[Any]:
-    # Abandoned by a test that fails, the thread ends when `serve` cuts its connection.
+    # If the test fails, the thread is abandoned. It ends when `serve` cuts its connection.
     return await trio.to_thread.run_sync(lambda: sync_fn(*args, **kwargs), abandon_on_cancel=True)
 
 
@@ -100,7 +100,7 @@ VALUES = {
     "VerificationRecord.status": "VALID",
     "VerificationRecord.type": "MX",
 }
-"""Fields for which the SDK has a list of values, or which do not go together with others."""
+"""Values of fields for which the SDK has a list of values, or which depend on other fields."""
 
 
 MADE_HERE = ("_raw", "origin", "attempt")
@@ -108,7 +108,7 @@ MADE_HERE = ("_raw", "origin", "attempt")
 
 
 def filled(cls: type, **given: Any) -> Any:
-    """An instance of an attrs class of ours with a value in every field."""
+    """Return an instance of one of our classes with a value in every field."""
     types = get_type_hints(cls)
     values = {}
     for number, field in enumerate(attrs.fields(cls)):
@@ -147,7 +147,7 @@ EVENTS: list[Any] = [
 
 
 def differences(ours: Any, theirs: Any, path: str = "event") -> list[str]:
-    """Where an object of the SDK's lacks a value of ours, or has another one."""
+    """Return where an object of the SDK lacks a value of ours, or has a different one."""
     if attrs.has(type(ours)):
         return [
             difference
@@ -164,7 +164,7 @@ def differences(ours: Any, theirs: Any, path: str = "event") -> list[str]:
     return [] if ours == theirs else [f"{path}: {ours!r} is {theirs!r}"]
 
 
-async def test_every_event_comes_as_the_sdks_own(kind: Kind) -> None:
+async def test_the_sdk_decodes_every_event_with_all_fields(kind: Kind) -> None:
     types = [event.event_type for event in EVENTS]
     assert set(types) == {value for arg in get_args(EventType) for value in get_args(arg)}
     sent = [*EVENTS, ErrorEvent(name="rate_limit_exceeded", message="slow down")]
@@ -189,7 +189,7 @@ async def test_every_event_comes_as_the_sdks_own(kind: Kind) -> None:
         assert differences(ours, theirs) == []
 
 
-async def test_filters_are_honoured(kind: Kind) -> None:
+async def test_the_fake_applies_the_filters_of_the_sdk(kind: Kind) -> None:
     fake = FakeAgentMail()
     fake.add_inbox("in-pod@agentmail.to", pod_id="pod")
     received: list[Any] = []
@@ -215,7 +215,7 @@ async def test_filters_are_honoured(kind: Kind) -> None:
     assert fake.close_codes == [1000]
 
 
-async def test_the_key_comes_in_the_header_and_where_asked_for_in_the_query_too(kind: Kind) -> None:
+async def test_the_key_is_in_the_header_and_on_request_in_the_query(kind: Kind) -> None:
     fake = FakeAgentMail(api_keys={KEY})
     with trio.fail_after(20):
         async with fake.serve() as environment:
@@ -225,7 +225,7 @@ async def test_the_key_comes_in_the_header_and_where_asked_for_in_the_query_too(
     assert [handshake.headers["authorization"] for handshake in fake.handshakes] == [f"Bearer {KEY}"] * 2
 
 
-async def test_an_unknown_key_is_a_401_to_the_sdk(kind: Kind) -> None:
+async def test_the_sdk_raises_a_401_for_an_unknown_key(kind: Kind) -> None:
     fake = FakeAgentMail(api_keys={KEY})
     with trio.fail_after(20), pytest.raises((ApiError, websockets.InvalidStatus)) as caught:
         async with fake.serve() as environment:
@@ -234,12 +234,12 @@ async def test_an_unknown_key_is_a_401_to_the_sdk(kind: Kind) -> None:
         case ApiError(status_code=status):
             assert status == 401
         case websockets.InvalidStatus(response=response):
-            # The synchronous client of version 2.0.18 lets it out as it is.
+            # The synchronous client of version 2.0.18 raises it unchanged.
             assert kind == "sync"
             assert response.status_code == 401
 
 
-async def test_a_missing_permission_is_an_error_to_the_sdk(kind: Kind) -> None:
+async def test_the_sdk_raises_for_a_missing_permission(kind: Kind) -> None:
     fake = FakeAgentMail(permissions={"message_read"})
     with trio.fail_after(20):
         async with fake.serve() as environment:
@@ -256,7 +256,7 @@ Call = Callable[..., Awaitable[Any]]
 
 @asynccontextmanager
 async def sdk(kind: Kind, fake: FakeAgentMail, key: str = KEY) -> AsyncIterator[Call]:
-    """Methods of the SDK's client by their names, on the port of the fake: under Trio, or in a thread."""
+    """Call methods of an SDK client by name, on the port of the fake, under Trio or in a thread."""
     with trio.fail_after(20):
         async with fake.serve() as environment:
             where = SdkEnvironment(http=environment.http, websockets=environment.websockets)
@@ -269,7 +269,7 @@ async def sdk(kind: Kind, fake: FakeAgentMail, key: str = KEY) -> AsyncIterator[
 
 
 async def call_async(client: AsyncAgentMail, name: str, *args: Any, **kwargs: Any) -> Any:
-    # The SDK's own retries need asyncio.
+    # The retries of the SDK need asyncio.
     return await attrgetter(name)(client)(*args, request_options={"max_retries": 0}, **kwargs)
 
 

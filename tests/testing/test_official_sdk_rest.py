@@ -1,8 +1,8 @@
-"""The official Python SDK, unchanged but for its environment, does on the fake what its README and AgentMail's
-quickstarts show.
+"""The examples of AgentMail's README and quickstarts, run with the official Python SDK on the fake.
 
-It does so three ways: its synchronous client in a thread, and its asynchronous one under asyncio, both on the ports of
-the fake; and its asynchronous client under Trio, in memory. A table says of single calls whether the fake has them.
+Only the environment of the SDK is changed. The examples run in three ways: with the synchronous client in a thread and
+the asynchronous client under asyncio, both on the ports of the fake, and with the asynchronous client under Trio in
+memory. Tables list which single calls the fake supports.
 """
 
 import asyncio
@@ -39,11 +39,11 @@ AGENT, JANE, CAROL = "agent@agentmail.to", "jane@agentmail.to", "carol@agentmail
 DAVE = "dave@example.com"
 FILE = b"Soup, 12:30"
 
-Told: TypeAlias = dict[str, Any]
-"""What a story came to, by the calls that tell it."""
+Results: TypeAlias = dict[str, Any]
+"""The results of a story, by the names of the calls."""
 
 ONCE: RequestOptions = {"max_retries": 0}
-"""Under Trio: the SDK's own retries need asyncio."""
+"""Disables the retries of the SDK, which need asyncio."""
 
 
 def attachment_to_send() -> SendAttachment:
@@ -57,8 +57,8 @@ def subject_of(raw: bytes) -> str:
 # An agent at work, once for each client
 
 
-def story(client: AgentMail, http: httpx.Client) -> Told:
-    told: Told = {}
+def story(client: AgentMail, http: httpx.Client) -> Results:
+    told: Results = {}
     request = CreateInboxRequest(username="agent", client_id="agent-1", display_name="Agent")
     agent = client.inboxes.create(request=request)
     told["created again"] = client.inboxes.create(request=request) == agent
@@ -113,8 +113,8 @@ def story(client: AgentMail, http: httpx.Client) -> Told:
     return told
 
 
-async def async_story(client: AsyncAgentMail, http: httpx.AsyncClient, options: RequestOptions | None) -> Told:
-    told: Told = {}
+async def async_story(client: AsyncAgentMail, http: httpx.AsyncClient, options: RequestOptions | None) -> Results:
+    told: Results = {}
     request = CreateInboxRequest(username="agent", client_id="agent-1", display_name="Agent")
     agent = await client.inboxes.create(request=request, request_options=options)
     told["created again"] = await client.inboxes.create(request=request, request_options=options) == agent
@@ -175,7 +175,7 @@ async def async_story(client: AsyncAgentMail, http: httpx.AsyncClient, options: 
     return told
 
 
-STORY: Told = {
+STORY: Results = {
     "created again": True,
     "inboxes": {AGENT, JANE, CAROL},
     "inbox": "Agent",
@@ -206,7 +206,7 @@ def sdk_environment(environment: AgentMailEnvironment) -> SdkEnvironment:
 
 
 async def in_thread(sync_fn: Callable[[], Any]) -> Any:
-    # Abandoned by a test that fails, the thread ends when `serve` cuts its connection.
+    # If the test fails, the thread is abandoned. It ends when `serve` cuts its connection.
     return await trio.to_thread.run_sync(sync_fn, abandon_on_cancel=True)
 
 
@@ -220,7 +220,7 @@ async def in_memory(fake: FakeAgentMail) -> AsyncIterator[tuple[AsyncAgentMail, 
 async def test_the_synchronous_client_does_an_agents_work_in_a_thread() -> None:
     fake = FakeAgentMail(api_keys={KEY})
 
-    def work(where: SdkEnvironment) -> Told:
+    def work(where: SdkEnvironment) -> Results:
         with httpx.Client() as http:
             return story(AgentMail(api_key=KEY, environment=where, httpx_client=http), http)
 
@@ -232,7 +232,7 @@ async def test_the_synchronous_client_does_an_agents_work_in_a_thread() -> None:
 async def test_the_asynchronous_client_does_an_agents_work_under_asyncio() -> None:
     fake = FakeAgentMail(api_keys={KEY})
 
-    async def work(where: SdkEnvironment) -> Told:
+    async def work(where: SdkEnvironment) -> Results:
         async with httpx.AsyncClient() as http:
             return await async_story(AsyncAgentMail(api_key=KEY, environment=where, httpx_client=http), http, None)
 
@@ -250,7 +250,7 @@ async def test_the_asynchronous_client_does_an_agents_work_under_trio_in_memory(
 
 
 def stream(where: SdkEnvironment) -> list[Any]:
-    """What the iteration over the synchronous client's socket gives, until the agent has answered."""
+    """Return what iterating over the socket of the synchronous client yields until the agent has replied."""
     with httpx.Client() as http:
         client = AgentMail(api_key=KEY, environment=where, httpx_client=http)
         happened = []
@@ -269,7 +269,7 @@ def stream(where: SdkEnvironment) -> list[Any]:
 
 
 async def async_stream(where: SdkEnvironment) -> list[Any]:
-    """The same of the asynchronous client's."""
+    """Return the same for the asynchronous client."""
     async with httpx.AsyncClient() as http:
         client = AsyncAgentMail(api_key=KEY, environment=where, httpx_client=http)
         happened = []
@@ -288,7 +288,7 @@ async def async_stream(where: SdkEnvironment) -> list[Any]:
 
 
 @pytest.mark.parametrize("work", [stream, lambda where: asyncio.run(async_stream(where))], ids=["sync", "async"])
-async def test_an_agent_that_streams_by_the_sdk_hears_of_a_mail_and_of_its_own_answer(
+async def test_an_sdk_stream_receives_a_mail_and_the_agents_own_reply(
     work: Callable[[SdkEnvironment], list[Any]],
 ) -> None:
     fake = FakeAgentMail(api_keys={KEY})
@@ -310,8 +310,8 @@ async def test_an_agent_that_streams_by_the_sdk_hears_of_a_mail_and_of_its_own_a
     assert answer.in_reply_to == received.message.message_id
 
 
-async def test_handlers_of_the_sdks_socket_hear_of_a_mail_once_somebody_starts_listening() -> None:
-    # The README shows `socket.on(…)` alone, with which nothing is ever received.
+async def test_handlers_of_the_sdk_receive_nothing_until_it_listens() -> None:
+    # The README shows only `socket.on(…)`, which alone receives nothing.
     fake = FakeAgentMail()
 
     def listen(where: SdkEnvironment) -> list[str]:
@@ -342,7 +342,7 @@ async def test_handlers_of_the_sdks_socket_hear_of_a_mail_once_somebody_starts_l
 POD = "default"
 MAIL = "<1@example.com>"
 THREAD, ATTACHMENT, EMPTY_POD = "(thread)", "(attachment)", "(empty pod)"
-"""In place of ids that are only known when the call is made."""
+"""Placeholders for ids that are known only when the call is made."""
 
 WORKS: list[tuple[str, tuple[str, ...], dict[str, Any]]] = [
     ("inboxes.create", (), {}),
@@ -383,7 +383,7 @@ WORKS: list[tuple[str, tuple[str, ...], dict[str, Any]]] = [
     ("pods.inboxes.update", (POD, AGENT), {"display_name": "Agent"}),
     ("pods.inboxes.delete", (POD, AGENT), {}),
 ]
-"""Calls that the fake answers: their names, arguments, and named arguments."""
+"""The supported calls: name, arguments, and keyword arguments."""
 
 ABSENT: list[tuple[str, tuple[str, ...], dict[str, Any]]] = [
     ("inboxes.search", (), {"q": "agent"}),
@@ -418,11 +418,11 @@ ABSENT: list[tuple[str, tuple[str, ...], dict[str, Any]]] = [
     ("auth.me", (), {}),
     ("agent.sign_up", (), {"username": "agent"}),
 ]
-"""Calls to which the fake has no answer."""
+"""The calls that the fake does not support."""
 
 
 def methods(client: Any, name: str) -> set[str]:
-    """The calls of a part of the client, without those of the parts that it has itself."""
+    """Return the calls of a part of the client, without those of its own parts."""
     part = attrgetter(name)(client)
     return {f"{name}.{method}" for method, value in vars(type(part)).items() if is_call(method, value)}
 
@@ -440,7 +440,7 @@ def mail_with_attachment() -> EmailMessage:
 
 
 async def call_by_name(name: str, args: tuple[str, ...], kwargs: dict[str, Any]) -> Any:
-    """What the SDK returns where there is an inbox with a mail."""
+    """Call the SDK on a fake that has an inbox with a mail."""
     fake = FakeAgentMail()
     fake.add_inbox(AGENT)
     [event] = await fake.deliver(mail_with_attachment())
@@ -462,12 +462,12 @@ async def test_the_fake_answers_the_call_with_what_the_sdk_expects(
     if name.endswith(".delete"):
         assert answer is None
     else:
-        # The SDK never complains of a field that is missing: a strict validation does.
+        # The SDK accepts missing fields silently, so validate strictly.
         type(answer).model_validate(answer.model_dump(by_alias=True, exclude_unset=True, warnings=False))
 
 
 @pytest.mark.parametrize(("name", "args", "kwargs"), ABSENT, ids=[name for name, _, _ in ABSENT])
-async def test_a_call_that_the_fake_does_not_have_is_a_404_and_not_a_made_up_success(
+async def test_an_unsupported_call_raises_a_404_in_the_sdk(
     name: str, args: tuple[str, ...], kwargs: dict[str, Any]
 ) -> None:
     with pytest.raises(ApiError) as caught:
@@ -475,7 +475,7 @@ async def test_a_call_that_the_fake_does_not_have_is_a_404_and_not_a_made_up_suc
     assert caught.value.status_code == 404
 
 
-def test_the_table_has_every_call_of_the_sdk_for_inboxes_messages_threads_and_pods() -> None:
+def test_the_tables_have_every_sdk_call_for_supported_resources() -> None:
     client = AsyncAgentMail(api_key=KEY, httpx_client=httpx.AsyncClient())
     parts = ["inboxes", "inboxes.messages", "inboxes.threads", "threads", "pods", "pods.inboxes", "pods.threads"]
     known = {name for name, _, _ in (*WORKS, *ABSENT)}
@@ -485,8 +485,8 @@ def test_the_table_has_every_call_of_the_sdk_for_inboxes_messages_threads_and_po
 # What surprises in the SDK
 
 
-async def test_an_inbox_is_created_by_a_request_object_except_in_a_pod() -> None:
-    # Examples for older versions give its fields by their names.
+async def test_the_sdk_creates_an_inbox_by_a_request_object_except_in_a_pod() -> None:
+    # Examples for older versions pass the fields as keyword arguments.
     async with in_memory(FakeAgentMail()) as (client, _):
         untyped: Any = client
         with pytest.raises(TypeError, match="unexpected keyword argument 'username'"):
@@ -494,7 +494,7 @@ async def test_an_inbox_is_created_by_a_request_object_except_in_a_pod() -> None
         assert (await client.pods.inboxes.create(POD, username="agent", request_options=ONCE)).inbox_id == AGENT
 
 
-@pytest.mark.filterwarnings("ignore:There is no current event loop")  # before Python 3.14, asyncio makes one up then
+@pytest.mark.filterwarnings("ignore:There is no current event loop")  # before Python 3.14, asyncio creates one then
 async def test_under_trio_the_sdk_can_neither_retry_nor_stream() -> None:
     fake = FakeAgentMail()
     async with in_memory(fake) as (client, _):
@@ -511,7 +511,7 @@ async def test_under_trio_the_sdk_can_neither_retry_nor_stream() -> None:
     assert fake.handshakes == []
 
 
-async def test_the_sdk_does_not_retry_a_request_that_is_broken_off_and_a_key_makes_it_safe_to_ask_again() -> None:
+async def test_an_idempotency_key_makes_it_safe_to_repeat_a_broken_sdk_request() -> None:
     fake = FakeAgentMail()
     fake.add_inbox(AGENT)
     fake.break_requests(path="/send")
@@ -524,7 +524,7 @@ async def test_the_sdk_does_not_retry_a_request_that_is_broken_off_and_a_key_mak
     assert [answer.message_id for answer in answers] == [sent.message_id] * 2
 
 
-async def test_an_error_that_a_call_of_the_sdk_does_not_expect_is_a_plain_one_with_a_dictionary() -> None:
+async def test_an_error_unexpected_by_the_sdk_is_a_plain_api_error() -> None:
     async with in_memory(FakeAgentMail()) as (client, _):
         with pytest.raises(NotFoundError) as expected:
             await client.inboxes.get("nobody@agentmail.to", request_options=ONCE)
@@ -555,7 +555,7 @@ async def test_the_sdk_repeats_a_failed_send_without_a_key_of_its_own() -> None:
     assert [request.status for request in fake.requests] == [503, 200]
 
 
-async def test_an_attachment_by_its_address_is_refused() -> None:
+async def test_an_attachment_by_url_is_refused() -> None:
     fake = FakeAgentMail()
     fake.add_inbox(AGENT)
     attachment = SendAttachment(url="https://example.com/menu.txt")
@@ -565,15 +565,15 @@ async def test_an_attachment_by_its_address_is_refused() -> None:
     assert caught.value.status_code == 400
 
 
-def test_a_client_that_is_given_an_httpx_client_has_that_ones_timeout() -> None:
+def test_the_sdk_uses_the_timeout_of_a_given_httpx_client() -> None:
     with httpx.Client() as http:
         client: Any = AgentMail(api_key=KEY, httpx_client=http)
         assert client._client_wrapper.get_timeout() == 5
 
 
 @pytest.mark.parametrize("message_id", ["<a/b@example.com>", "<a?b@example.com>", "<a#b@example.com>"])
-async def test_the_sdk_does_not_find_a_message_by_an_id_that_a_path_cannot_have_as_it_is(message_id: str) -> None:
-    # It does not encode ids: version 2.0.18.
+async def test_the_sdk_does_not_percent_encode_message_ids(message_id: str) -> None:
+    # As of version 2.0.18.
     fake = FakeAgentMail()
     await fake.deliver(inbox_id=AGENT, message_id=message_id)
     async with in_memory(fake) as (client, _):

@@ -1,4 +1,4 @@
-"""Whatever comes from outside, however odd: it is read as far as that goes, and can be shown, fetched and sent on."""
+"""Malformed mail is read as far as possible, and can be shown, downloaded and forwarded."""
 
 from datetime import UTC, datetime
 from email.headerregistry import AddressHeader, UnstructuredHeader
@@ -116,7 +116,7 @@ def nested(kind: bytes, depth: int) -> bytes:
 
 
 def check(mail: ParsedMail) -> None:
-    """All of it can be shown, and the mail be written again."""
+    """Check that all fields can be shown and that the mail can be written again."""
     message = mail.message(inbox_id=AGENT, thread_id="thread", labels=("received",), now=NOW)
     orjson.loads(encode_part(message))
     assert message.timestamp is not None
@@ -130,12 +130,12 @@ def check(mail: ParsedMail) -> None:
 
 @given(mails)
 @settings(max_examples=300)
-def test_whatever_mail_comes_can_be_read_shown_and_written_again(raw: bytes) -> None:
+def test_any_mail_can_be_read_shown_and_written_again(raw: bytes) -> None:
     check(parse_mail(raw))
 
 
 @pytest.mark.parametrize("value", ODD_VALUES)
-def test_no_header_is_so_odd_that_a_mail_is_refused(value: bytes) -> None:
+def test_no_header_makes_a_mail_unreadable(value: bytes) -> None:
     for name in NAMES:
         mail = parse_mail(b"%b: %b\nTo: agent@agentmail.to\nX-Last: seen\n\nHello" % (name, value))
         check(mail)
@@ -144,20 +144,20 @@ def test_no_header_is_so_odd_that_a_mail_is_refused(value: bytes) -> None:
 
 
 @pytest.mark.parametrize("charset", CHARSETS)
-def test_in_no_charset_is_the_text_of_a_mail_lost(charset: bytes) -> None:
+def test_the_text_of_a_mail_survives_any_charset(charset: bytes) -> None:
     mail = parse_mail(b"Content-Type: text/plain; charset=%b\n\nHello \\ud800 \xff" % charset)
     check(mail)
     assert mail.text
 
 
-def test_what_cannot_be_read_of_a_part_does_not_cost_the_rest_of_the_mail() -> None:
+def test_an_unreadable_part_does_not_cost_the_rest_of_the_mail() -> None:
     odd = part([(b"Content-Disposition", b"attachment; filename*=idna''%ff")], b"data")
     mail = parse_mail(multipart([], b"mixed", [part([], b"Hello"), odd]))
     [attachment] = mail.attachments
     assert (mail.text, attachment.filename, mail.contents[str(attachment.attachment_id)]) == ("Hello", None, b"data")
 
 
-def test_a_mail_that_is_attached_stays_as_it_is_whatever_is_in_it() -> None:
+def test_an_attached_mail_is_not_taken_apart() -> None:
     inner = b"Subject: inner\r\nSender: a@\r\n\r\n" + nested(b"message/rfc822", 2000)
     mail = parse_mail(multipart([], b"mixed", [part([], b"Hello"), attached([], inner)]))
     check(mail)
@@ -166,7 +166,7 @@ def test_a_mail_that_is_attached_stays_as_it_is_whatever_is_in_it() -> None:
     assert mail.contents[str(attachment.attachment_id)] == inner
 
 
-def test_of_a_mail_of_parts_in_parts_without_end_the_headers_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_headers_of_a_too_deeply_nested_mail_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     def give_up(_: Part) -> None:
         raise RecursionError
 
@@ -175,7 +175,7 @@ def test_of_a_mail_of_parts_in_parts_without_end_the_headers_are_read(monkeypatc
         check(mail)
         assert (mail.subject, mail.attachments) == ("deep", ())
         assert mail.text
-        # How much the parser bears differs from one Python to the next.
+        # How much nesting the parser can handle differs between versions of Python.
         monkeypatch.setattr(Part, "get_boundary", give_up)
 
 
@@ -205,14 +205,14 @@ async def fetch_everything(raw: bytes) -> None:
 
 @given(mails)
 @settings(max_examples=50)
-def test_whatever_mail_comes_the_rest_api_has_it(raw: bytes) -> None:
+def test_the_rest_api_shows_any_mail(raw: bytes) -> None:
     trio.run(fetch_everything, raw)
 
 
 @pytest.mark.parametrize("name", [b"Content-Type", b"Content-Disposition", b"Subject", b"To", b"Date", b"Message-ID"])
 @pytest.mark.parametrize("value", [b"a ", b"; a=b", b'"', b",", b"=?utf-8?q?a?= "])
-def test_no_header_is_so_long_that_it_takes_for_ever(name: bytes, value: bytes) -> None:
-    # Parsed by the standard library, most of these would take minutes.
+def test_a_long_header_is_read_in_reasonable_time(name: bytes, value: bytes) -> None:
+    # The standard library would parse most of these for minutes.
     mail = parse_mail(b"%b: text/plain %b\n\nHello" % (name, value * 100_000))
     assert (mail.text, mail.recipients) == ("Hello", ())
 
@@ -225,7 +225,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("name", ["From", "Reply-To", "Cc", "Subject", "References", "Content-Type"])
 @pytest.mark.parametrize("value", HOSTILE, ids=ascii)
-def test_what_the_standard_library_parses_of_a_mail_has_a_bound(
+def test_the_standard_library_parses_a_limited_part_of_a_mail(
     name: str, value: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parsed: list[int] = []
@@ -241,26 +241,26 @@ def test_what_the_standard_library_parses_of_a_mail_has_a_bound(
 
     monkeypatch.setattr(AddressHeader, "parse", note(AddressHeader))
     monkeypatch.setattr(UnstructuredHeader, "parse", note(UnstructuredHeader))
-    # Some of these take time that grows with the square of their length, and there may be any number of headers.
+    # The time for some of these grows with the square of their length, and a mail may have any number of headers.
     header = name.encode() + b": " + (value * 4000)[:4000] + b"%d\r\n"
     parse_mail(b"".join(header % number for number in range(50)) + b"\r\nHello")
-    assert sum(parsed) <= 2 * MAX_PARSED_OF_MAIL  # the text of an address header, and each of its addresses
+    assert sum(parsed) <= 2 * MAX_PARSED_OF_MAIL  # an address header is parsed as a whole and by address
     if name in ("From", "Reply-To", "Cc") and value == b'"':
         assert parsed == []
 
 
-def test_the_lines_of_a_mail_are_compared_with_so_many_boundaries_and_what_is_deeper_is_text() -> None:
-    depth, lines = 900, b"x\r\n" * 20_000  # compared with each other, they would take 10 s
+def test_lines_are_compared_with_a_limited_number_of_boundaries() -> None:
+    depth, lines = 900, b"x\r\n" * 20_000  # without the limit, comparing these would take 10 s
     mail = parse_mail(nested(b"multipart/mixed", depth) + b"\r\n" + lines)
     assert mail.text is not None
     assert "x\nx\n" in mail.text
-    # But a mail of many parts, each made of others, is read whole.
+    # But a mail with many multiparts is read completely.
     part = b"--a\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\nHello\r\n--b--\r\n"
     mail = parse_mail(b"Content-Type: multipart/digest; boundary=a\r\n\r\n" + part * 300 + b"--a--")
     assert len(mail.attachments) == 299
 
 
-def test_of_addresses_in_groups_and_quotes_each_is_found() -> None:
+def test_each_address_in_groups_and_quotes_is_found() -> None:
     to = (
         'friends: "Jane, \\"J\\"" <jane@example.com>, joe@example.com (not; a, group);, ,, "a:b" <c@example.com>,'
         "ipv6@[IPv6:::1], =?utf-8?q?Za=C5=BC?= <z@example.com>, nobody:;"
@@ -278,13 +278,13 @@ def test_an_address_that_is_too_long_does_not_cost_the_others() -> None:
 
 
 @pytest.mark.parametrize("charset", ["utf-8-sig", "utf-16"])
-def test_a_file_may_begin_with_a_byte_order_mark(charset: str) -> None:
+def test_a_mail_may_begin_with_a_byte_order_mark(charset: str) -> None:
     mail = parse_mail("From: jane@example.com\r\nSubject: Zażółć\r\n\r\nHello".encode(charset))
     assert (mail.from_, mail.subject, mail.text) == ("jane@example.com", "Zażółć", "Hello")
     assert mail.raw.startswith(b"From: ")
 
 
-def test_a_header_is_parsed_up_to_a_length_and_text_beyond() -> None:
+def test_a_header_above_the_limit_is_plain_text() -> None:
     for length, recipients in ((MAX_PARSED, ("agent@agentmail.to",)), (MAX_PARSED + 1, ())):
         value = b"agent@agentmail.to, (" + b")".rjust(length - 21, b"a")
         assert parse_mail(b"To: " + value + b"\n\n").recipients == recipients
@@ -293,13 +293,13 @@ def test_a_header_is_parsed_up_to_a_length_and_text_beyond() -> None:
 
 
 @pytest.mark.parametrize("charset", [b"punycode", b"idna", b"unicode_escape", b"raw_unicode_escape"])
-def test_codecs_that_are_no_charset_are_not_used(charset: bytes) -> None:
+def test_codecs_that_are_not_for_mail_are_not_used(charset: bytes) -> None:
     text = "Hello \\u00fc " + "a" * 2_000_000
     assert parse_mail(b"Content-Type: text/plain; charset=%b\n\n%b" % (charset, text.encode())).text == text
 
 
 @pytest.mark.parametrize("kind", [b"multipart/mixed", b"multipart/mixed; boundary=nowhere"])
-def test_parts_that_cannot_be_told_apart_are_one_text(kind: bytes) -> None:
+def test_a_multipart_that_cannot_be_split_is_one_text(kind: bytes) -> None:
     broken = b"Content-Type: %b\r\n\r\nhello body" % kind
     assert parse_mail(broken).text == "hello body"
     mail = parse_mail(multipart([], b"mixed", [broken, part([], b"more")]))
@@ -314,7 +314,7 @@ def test_parts_that_cannot_be_told_apart_are_one_text(kind: bytes) -> None:
         ("text/plain; charset=us-ascii", "\ud83d", "\ufffd" * 3),
     ],
 )
-def test_what_the_standard_library_cannot_write_is_a_mail_as_well(kind: str, payload: str, text: str) -> None:
+def test_an_email_message_that_the_standard_library_cannot_write_is_read(kind: str, payload: str, text: str) -> None:
     mail = EmailMessage()
     mail["Content-Type"] = kind
     mail.set_payload(payload)
@@ -325,12 +325,12 @@ def test_what_the_standard_library_cannot_write_is_a_mail_as_well(kind: str, pay
     assert parsed.text == text
 
 
-def test_without_a_blind_copy_a_mail_stays_as_it_is() -> None:
+def test_a_mail_without_a_bcc_is_unchanged() -> None:
     for raw in (b"Subject: a\rb\nTo: c\r\r\nhello", b"To: a\rX: b\r\rhello", b"Subject: a\r"):
         assert parse_mail(raw).raw == raw
     assert parse_mail(b"X: a\rTo: b\rBcc: c\n\nhello").raw == b"X: a\rTo: b\r\n\nhello"
 
 
-def test_parameters_that_the_standard_library_cannot_sort_are_none() -> None:
+def test_parameters_that_the_standard_library_cannot_sort_are_ignored() -> None:
     mail = parse_mail(b"Content-Type: multipart/mixed; boundary*=idna''%ff; boundary*0*=a@\r\n\r\nHello")
     assert "Hello" in (mail.text or "")

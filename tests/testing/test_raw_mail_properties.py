@@ -1,4 +1,4 @@
-"""Whatever is sent: the mail that goes out says the same, to any program that reads mail."""
+"""A sent message has the same content in its raw form, as any mail program reads it."""
 
 import base64
 from email import message_from_bytes, policy
@@ -33,7 +33,7 @@ def recipients(draw: st.DrawFn) -> list[str]:
 files = st.fixed_dictionaries(
     {"content": st.binary(max_size=300).map(lambda data: base64.b64encode(data).decode())},
     optional={
-        "filename": lines.map(str.strip).filter(bool),  # who reads it strips it too
+        "filename": lines.map(str.strip).filter(bool),  # the parser strips it, too
         "content_type": st.sampled_from(["text/plain", "text/html", "application/pdf", "image/png"]),
         "content_disposition": st.sampled_from(["inline", "attachment"]),
     },
@@ -55,7 +55,7 @@ bodies = st.fixed_dictionaries(
 
 
 def plain(text: str | None) -> str:
-    """A text without what mail does not keep: how lines end, and whether the last one does."""
+    """Return a text without what a mail does not preserve: the kind of line endings, and the one at the end."""
     return "\n".join((text or "").replace("\r\n", "\n").replace("\r", "\n").split("\n")).rstrip("\n")
 
 
@@ -66,7 +66,7 @@ def header(mail: EmailMessage, name: str) -> str:
 def addresses(mail: EmailMessage, name: str) -> list[tuple[str, str]]:
     found = mail.get(name)
     assert found is None or isinstance(found, AddressHeader)
-    # Without spaces: the parser puts some between encoded words, where none belong in the names that we compare.
+    # Spaces are removed: the parser adds some between encoded words, which are not in the names that we compare.
     return [] if found is None else [("".join(one.display_name.split()), one.addr_spec) for one in found.addresses]
 
 
@@ -83,7 +83,7 @@ def body_part(mail: EmailMessage, content_type: str) -> str:
 
 
 async def sent(body: dict[str, Any]) -> tuple[Any, EmailMessage]:
-    """What the recipient sees of it, and its raw form there."""
+    """Send a message, and return what the recipient sees and its raw form."""
     fake = FakeAgentMail()
     fake.add_inbox(AGENT)
     fake.add_inbox(OTHER)

@@ -1,4 +1,4 @@
-"""Mails from outside are read as far as that goes, and what is written is read again as the same."""
+"""Reading mail in the format of RFC 5322 as far as possible, and writing it so that it is read back unchanged."""
 
 from datetime import UTC, datetime, timedelta, timezone
 from email import message_from_bytes
@@ -40,7 +40,7 @@ def letter() -> EmailMessage:
     return mail
 
 
-def test_a_mails_headers_say_who_wrote_what_to_whom_and_when() -> None:
+def test_the_headers_of_a_mail_become_its_fields() -> None:
     mail = parse_mail(letter())
     message = in_inbox(mail)
     assert message.from_ == "Jané <jane@example.com>"
@@ -56,7 +56,7 @@ def test_a_mails_headers_say_who_wrote_what_to_whom_and_when() -> None:
     assert "Content-Type" not in message.headers
 
 
-def test_everybody_whom_a_mail_reaches_is_a_recipient_once_and_in_lower_case() -> None:
+def test_each_address_in_the_headers_is_a_recipient_once() -> None:
     mail = letter()
     mail["Delivered-To"] = "agent@agentmail.to"
     assert parse_mail(mail).recipients == (
@@ -68,11 +68,11 @@ def test_everybody_whom_a_mail_reaches_is_a_recipient_once_and_in_lower_case() -
     )
 
 
-def test_a_mail_answers_the_nearest_mail_of_its_thread_first() -> None:
+def test_a_mail_answers_the_nearest_mail_first() -> None:
     assert parse_mail(letter()).answers == ("<2@example.com>", "<1@example.com>")
 
 
-def test_text_html_and_what_is_attached_come_apart() -> None:
+def test_text_html_and_attachments_are_separated() -> None:
     inner = EmailMessage()
     inner["Subject"] = "inner"
     mail = letter()
@@ -100,10 +100,10 @@ def test_a_mail_is_read_the_same_from_an_object_and_from_its_bytes() -> None:
     assert parse_mail(parsed.raw) == parsed
 
 
-def test_who_gets_a_blind_copy_stands_in_no_copy() -> None:
+def test_the_bcc_is_in_no_copy() -> None:
     mail = letter()
     del mail["Bcc"]
-    mail["BCC"] = ", ".join(f"eve{number}@example.com" for number in range(100))  # on many lines
+    mail["BCC"] = ", ".join(f"eve{number}@example.com" for number in range(100))  # so that the header is folded
     mail.add_attachment(b"Bcc: in the attachment", maintype="text", subtype="plain")
     parsed = parse_mail(mail)
     assert {"eve0@example.com", "eve99@example.com"} < set(parsed.recipients)
@@ -127,7 +127,7 @@ def fields(mail: Part) -> list[tuple[str, list[str]]]:
 
 @given(st.lists(st.tuples(NAMES, st.binary(max_size=5), BREAKS), max_size=8))
 @example([(b"To", b"a\r", b""), (b"Bcc", b"b", b"\n")])
-def test_however_a_mail_breaks_its_lines_the_parser_finds_no_blind_copy(
+def test_the_bcc_is_removed_whatever_the_line_endings(
     headers: list[tuple[bytes, bytes, bytes]],
 ) -> None:
     raw = b"".join(b"%b: %b%b" % header for header in headers)
@@ -150,24 +150,24 @@ def test_however_a_mail_breaks_its_lines_the_parser_finds_no_blind_copy(
         (b"Content-Type: multipart/mixed\n\nno parts", {"text": "no parts", "html": None, "attachments": ()}),
     ],
 )
-def test_a_mail_that_is_not_well_formed_is_read_as_far_as_that_goes(raw: bytes, expected: dict[str, object]) -> None:
+def test_a_malformed_mail_is_read_as_far_as_possible(raw: bytes, expected: dict[str, object]) -> None:
     parsed = parse_mail(raw)
     assert {name: getattr(parsed, name) for name in expected} == expected
     assert in_inbox(parsed).message_id
 
 
-def test_a_mail_may_be_nothing_but_an_attachment() -> None:
+def test_a_mail_may_consist_of_one_attachment() -> None:
     parsed = parse_mail(b"Content-Type: application/pdf\n\n%PDF")
     assert (parsed.text, parsed.html) == (None, None)
     assert [parsed.contents[str(a.attachment_id)] for a in parsed.attachments] == [b"%PDF"]
 
 
-def test_what_is_no_mail_is_refused() -> None:
+def test_a_string_is_refused_as_a_mail() -> None:
     with pytest.raises(TypeError, match=r"EmailMessage or bytes, not str"):
         parse_mail("From: jane@example.com")  # type: ignore[arg-type]
 
 
-def test_what_is_written_is_read_again_as_the_same_but_for_blind_copies() -> None:
+def test_a_written_message_is_read_back_without_its_bcc() -> None:
     inner = b"Subject: inner\r\n\r\nHello\r\n"
     files = {"a": b"\0\xff", "b": b"a,b\r\n", "c": inner, "d": b"Action: failed\r\n", "e": b"?"}
     message = attrs.evolve(
@@ -200,7 +200,7 @@ def test_what_is_written_is_read_again_as_the_same_but_for_blind_copies() -> Non
     assert contents == [*files.values(), b""]
 
 
-def test_html_alone_is_written_as_html_alone() -> None:
+def test_an_html_only_message_is_written_as_html_only() -> None:
     message = Message(inbox_id="agent@agentmail.to", message_id="<1@example.com>", html="<p>Hi</p>\n")
     parsed = parse_mail(write_mail(message, {}))
     assert (parsed.text, parsed.html, parsed.timestamp) == (None, "<p>Hi</p>\n", None)
@@ -208,17 +208,17 @@ def test_html_alone_is_written_as_html_alone() -> None:
 
 @given(st.text(), st.text(), st.text())
 @example("<", "\x80", "\ud800")
-def test_whatever_a_message_says_can_be_written(from_: str, subject: str, text: str) -> None:
+def test_any_message_can_be_written(from_: str, subject: str, text: str) -> None:
     message = Message(inbox_id="a", message_id=f"<{subject}>", from_=from_, to=(from_,), subject=subject, text=text)
     parse_mail(write_mail(message, {}))
 
 
 @given(st.binary())
-def test_whatever_bytes_come_can_be_read(raw: bytes) -> None:
+def test_any_bytes_can_be_read(raw: bytes) -> None:
     in_inbox(parse_mail(raw))
 
 
 @pytest.mark.parametrize("address", ["@" * 50_000 + " <x@y.z>", "a@" * 50_000 + "ü", "<@> " * 20_000])
-def test_an_address_however_long_is_written_at_once(address: str) -> None:
-    # Were each part of it tried from each character on, this would take hours.
+def test_a_long_address_is_written_in_linear_time(address: str) -> None:
+    # A search that begins at every character would take hours.
     assert write_mail(attrs.evolve(in_inbox(parse_mail(letter())), to=(address,)), {})
