@@ -1,5 +1,5 @@
 """An AgentMail without a network and without a clock: mail, inboxes, threads, permissions, and the REST API.
 
-Nothing here knows Trio, sockets or an HTTP library. Operations take the time as `now` and return the events that they
-cause; the caller pushes these. `agentmail.py` is where to begin.
+Nothing here imports Trio, sockets, or an HTTP library. Each operation takes the present time as `now` and returns the
+events that it causes, which the caller pushes. `agentmail.py` is where to begin.
 """

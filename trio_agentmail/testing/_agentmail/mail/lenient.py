@@ -25,7 +25,7 @@ __all__ = [
     "MAX_PARSED_OF_MAIL",
     "NEVER_BYTES",
     "Part",
-    "attempt",
+    "or_default",
     "read_mail",
     "without_header",
     "without_mark",
@@ -74,12 +74,12 @@ NEVER_BYTES = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 """Surrogates that do not represent a byte which the parser could not decode."""
 
 
-def attempt(read: Callable[[], T], otherwise: T) -> T:
-    """Return what `read` returns, or something else if the standard library raises."""
+def or_default(read: Callable[[], T], default: T) -> T:
+    """Return what `read` returns, or the default if the standard library raises."""
     try:
         return read()
     except Exception:  # noqa: BLE001  the classes are many and differ between versions of Python
-        return otherwise
+        return default
 
 
 def without_surrogates(text: str) -> str:
@@ -105,7 +105,7 @@ class Text(UnstructuredHeader):
     def parse(cls, value: str, kwds: dict[str, Any]) -> None:
         kwds |= {"parse_tree": None, "decoded": value}
         if ENCODED_WORD in value:
-            attempt(lambda: UnstructuredHeader.parse(value, kwds), None)
+            or_default(lambda: UnstructuredHeader.parse(value, kwds), None)
         kwds["decoded"] = without_surrogates(kwds["decoded"])
 
 
@@ -124,7 +124,7 @@ class Addresses(AddressHeader):
 
 def _parse_address(address: str) -> list[Group]:
     kwds: dict[str, Any] = {"defects": [], "groups": []}
-    attempt(lambda: AddressHeader.parse(address, kwds), None)
+    or_default(lambda: AddressHeader.parse(address, kwds), None)
     return cast(list[Group], kwds["groups"])
 
 
@@ -224,18 +224,18 @@ class Part(EmailMessage):
         # All other methods use this one to get parameters.
         if len(str(self.get(header, ""))) > MAX_PARSED:
             return failobj
-        return attempt(partial(super().get_param, param, failobj, header, unquote), failobj)
+        return or_default(partial(super().get_param, param, failobj, header, unquote), failobj)
 
     def get_boundary(self, failobj: Any = None) -> Any:
         # The parser calls this once for each multipart, and finds its parts by the result alone.
         if not cast(Headers, cast(Any, self.policy).header_factory).count_multipart():
             return failobj
-        return attempt(super().get_boundary, failobj)
+        return or_default(super().get_boundary, failobj)
 
     @property
     def filename(self) -> str | None:
         """The name of an attached file, if it has one."""
-        name = attempt(self.get_filename, None)
+        name = or_default(self.get_filename, None)
         return None if name is None else without_surrogates(name)
 
     @property
@@ -255,12 +255,12 @@ class Part(EmailMessage):
 
     def content(self) -> bytes:
         """Return the content, decoded from Base64 or quoted-printable."""
-        return attempt(lambda: cast(bytes, self.get_payload(decode=True)), b"")
+        return or_default(lambda: cast(bytes, self.get_payload(decode=True)), b"")
 
     def text(self) -> str:
         """Return the content as text, with LF at the end of lines."""
         content = self.content()
-        text = attempt(
+        text = or_default(
             lambda: content.decode(self._charset_of_text(), errors="replace"), content.decode(errors="replace")
         )
         return without_surrogates(text).replace("\r\n", "\n")
@@ -282,7 +282,7 @@ def without_mark(raw: bytes) -> bytes:
 def read_mail(raw: bytes) -> Part:
     """Parse a mail. If the parser fails on its parts, only the headers are parsed."""
     parser = BytesParser(Part, policy=policy.SMTP.clone(header_factory=Headers(raw.count(b"\n") + raw.count(b"\r"))))
-    parsed = attempt(lambda: parser.parsebytes(raw), None)
+    parsed = or_default(lambda: parser.parsebytes(raw), None)
     if parsed is None:
         parsed = parser.parsebytes(raw, headersonly=True)
     assert isinstance(parsed, Part)

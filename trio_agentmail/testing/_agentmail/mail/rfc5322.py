@@ -19,7 +19,7 @@ from trio_agentmail.events import Attachment, Message
 
 from .attachments import AttachedFile, attach
 from .events import answered_ids, bodies, new_id
-from .lenient import NEVER_BYTES, Part, attempt, read_mail, without_header, without_mark, without_surrogates
+from .lenient import NEVER_BYTES, Part, or_default, read_mail, without_header, without_mark, without_surrogates
 
 __all__ = ["ParsedMail", "parse_mail"]
 
@@ -119,7 +119,7 @@ def parse_mail(mail: EmailMessage | bytes) -> ParsedMail:
     all_recipients = [bare for name in ("To", "Cc", "Bcc", "Delivered-To") for _, bare in _addresses(parsed, name)]
     return ParsedMail(
         message_id=next(iter(_ids(parsed, "Message-ID")), f"<{new_id()}@mail.example>"),
-        timestamp=attempt(lambda: _date(parsed), None),
+        timestamp=or_default(lambda: _date(parsed), None),
         from_=", ".join(_shown(parsed, "From")),
         reply_to=_shown(parsed, "Reply-To"),
         to=_shown(parsed, "To"),

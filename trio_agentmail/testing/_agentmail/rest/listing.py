@@ -55,9 +55,9 @@ class Query:
     labels: frozenset[str] = frozenset()
     hidden: frozenset[str] = frozenset()
 
-    def wants(self, thing: Labelled) -> bool:
+    def wants(self, item: Labelled) -> bool:
         """Return whether an item has the right labels."""
-        return self.labels.issubset(thing.labels) and self.hidden.isdisjoint(thing.labels)
+        return self.labels.issubset(item.labels) and self.hidden.isdisjoint(item.labels)
 
 
 def read_query(params: Params, permissions: Collection[str] | None) -> Query:
@@ -97,20 +97,20 @@ def filtering(params: Params, strings_of: Mapping[str, Callable[[T], Iterable[st
         strings_of: For each parameter that is such a filter, a function that returns the strings of an item.
     """
     wanted = [(of, string.casefold()) for name, of in strings_of.items() for string in _strings(params, name)]
-    return lambda thing: all(any(part in string.casefold() for string in of(thing)) for of, part in wanted)
+    return lambda item: all(any(part in string.casefold() for string in of(item)) for of, part in wanted)
 
 
-def take_page(things: Ordered[T], query: Query, wants: Callable[[T], bool]) -> tuple[list[T], str | None]:
+def take_page(items: Ordered[T], query: Query, wants: Callable[[T], bool]) -> tuple[list[T], str | None]:
     """Return the items on a page, and the token of the next page or `None`."""
     page: list[T] = []
     last = None
-    for key, thing in things.walk(start=query.start, end=query.end, beyond=query.beyond, ascending=query.ascending):
-        if not wants(thing):
+    for key, item in items.walk(start=query.start, end=query.end, beyond=query.beyond, ascending=query.ascending):
+        if not wants(item):
             continue
         if len(page) == query.limit:
             assert last is not None
             return page, base64.urlsafe_b64encode(orjson.dumps(last)).decode()
-        page.append(thing)
+        page.append(item)
         last = key
     return page, None
 

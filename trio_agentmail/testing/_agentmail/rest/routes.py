@@ -1,16 +1,16 @@
 """The route table: which function answers a call, and which permission the call requires.
 
-The module of each resource has a table of its own, and `api.py` joins them to one. A function is put into a table by a
-decorator:
+The module of each resource has its own table, and `api.py` joins these into one. A decorator adds a function to a
+table:
 
     routes = RouteTable()
 
     @routes.get("/inboxes/{inbox}/messages", permission="message_read")
     def list_messages(call: Call, inbox: Inbox) -> Answer: ...
 
-A segment in braces is a parameter. One that is named like a resource, `{inbox}` or `{pod}`, is looked up before the
-permission is checked, so that an unknown one is a 404 whatever the key may do; the function gets the object. Any other
-parameter is the text in the path.
+A segment in braces is a parameter, which the function gets as text. `{inbox}` and `{pod}` are different: the inbox or
+pod is looked up before the permission is checked, so that an unknown one is a 404 for every key, and the function gets
+the object.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,7 +34,7 @@ class Route:
     Attributes:
         pattern: The segments of the path.
         permission: The permission that the call requires.
-        function: Answers the call. Its arguments are the call and, by their names, the parameters of the path.
+        function: The function that answers the call. It takes the call and, by name, the parameters of the path.
     """
 
     method: str
@@ -43,7 +43,7 @@ class Route:
     function: Callable[..., Answer]
 
     def match(self, method: str, segments: Sequence[str]) -> dict[str, Any] | None:
-        """Return the parameters in a path, or `None` if this route is not for it."""
+        """Return the parameters in the path of a request, or `None` if this route does not match."""
         if method != self.method or len(segments) != len(self.pattern):
             return None
         parameters: dict[str, Any] = {}
@@ -62,6 +62,7 @@ class RouteTable:
         self.routes: list[Route] = [route for table in tables for route in table.routes]
 
     def get(self, path: str, *, permission: str) -> Callable[[F], F]:
+        """Add a GET; `post`, `patch` and `delete` add calls with these methods."""
         return self._add("GET", path, permission)
 
     def post(self, path: str, *, permission: str) -> Callable[[F], F]:
@@ -74,9 +75,9 @@ class RouteTable:
         return self._add("DELETE", path, permission)
 
     def find(self, method: str, segments: Sequence[str]) -> tuple[Route, dict[str, Any]] | None:
-        """Return the route of a call and the parameters in its path, or `None` if there is no such call."""
+        """Return the route of a request and the parameters in its path, or `None` if the fake has no such call."""
         if segments[-1] == "search":
-            return None  # AgentMail has these calls and the fake has not; it is no id of an inbox, message or thread
+            return None  # calls of AgentMail that the fake lacks; without this, "search" would be taken for an id
         for route in self.routes:
             if (parameters := route.match(method, segments)) is not None:
                 return route, parameters
