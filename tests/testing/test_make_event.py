@@ -89,7 +89,7 @@ def test_a_slip_is_an_error_that_says_what_there_is() -> None:
         make_event(MessageBouncedEvent, bounce=Bounce(), type="?")
     with pytest.raises(TypeError):
         make_event(ErrorEvent, reason="?")
-    with pytest.raises(ValueError, match="the event_type of a mail that comes is one of"):
+    with pytest.raises(ValueError, match="the event_type of a received mail is one of"):
         make_event(MessageReceivedEvent, event_type="message.bounced")
     wrong: Any
     for wrong in (int, 5, FakeAgentMail, None):

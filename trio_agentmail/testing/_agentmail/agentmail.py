@@ -257,7 +257,7 @@ class AgentMail:
             recipients = ", ".join(mail.recipients) or "nobody"
             raise ValueError(
                 f"the mail is addressed to {recipients}, and the inboxes here are: "
-                f"{', '.join(self.inboxes()) or 'none'}. Make the inbox first, or name the one that it goes to"
+                f"{', '.join(self.inboxes()) or 'none'}. Add the inbox first, or give the inbox_id"
             )
         return inboxes
 

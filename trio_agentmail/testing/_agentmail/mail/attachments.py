@@ -54,13 +54,13 @@ def _check_file(fields: dict[str, Any]) -> None:
         known = ", ".join(AttachedFile.__annotations__)
         raise TypeError(f"an attachment has the fields {known}, not {', '.join(map(repr, unknown))}")
     if "content" not in fields:
-        raise TypeError(f"an attachment has a content, like {EXAMPLE}")
+        raise TypeError(f"an attachment needs a content, like {EXAMPLE}")
     check_bytes("the content of an attachment", fields.pop("content"))
     for name, value in fields.items():
         check_text(name, value)
     content_type, disposition = fields.get("content_type"), fields.get("content_disposition")
     if content_type is not None and not CONTENT_TYPE.fullmatch(content_type):
-        raise ValueError(f"content_type is one like application/pdf, not {content_type!r}")
+        raise ValueError(f"content_type is a type like application/pdf, not {content_type!r}")
     if disposition is not None and disposition not in DISPOSITIONS:
         raise ValueError(f"content_disposition is attachment or inline, not {disposition!r}")
 

@@ -215,7 +215,7 @@ def received_labels(event_type: str) -> tuple[str, ...]:
         ValueError: Events of this type do not announce a mail.
     """
     if event_type not in RECEIVED:
-        raise ValueError(f"the event_type of a mail that comes is one of {', '.join(RECEIVED)}, not {event_type!r}")
+        raise ValueError(f"the event_type of a received mail is one of {', '.join(RECEIVED)}, not {event_type!r}")
     return "received", RECEIVED[event_type]
 
 

@@ -51,7 +51,7 @@ def download(request: RestRequest, store: MailStore, now: datetime) -> RestRespo
     offered = store.downloads.get(request.path.removeprefix(DOWNLOADS), now)
     if offered is None:
         # An expired address is forgotten, so it cannot be told from an unknown one.
-        raise Refusal(403, "forbidden", "the address has expired, or never was one: ask for another one")
+        raise Refusal(403, "forbidden", "the download address is unknown or has expired: request a new one")
     if offered.attachment is None:
         content, content_type = _raw(offered.mail), "message/rfc822"
     else:

@@ -45,9 +45,9 @@ def create_inbox(call: Call, pod: Pod | None = None) -> Answer:
     username = (text(body, "username") or f"inbox-{new_id()[:13]}").lower()
     domain = (text(body, "domain") or DEFAULT_DOMAIN).lower()
     if not USERNAME.fullmatch(username):
-        raise invalid("username", "what stands before the @ of an address")
+        raise invalid("username", "the part before the @ of an address")
     if not DOMAIN.fullmatch(domain):
-        raise invalid("domain", "a domain")
+        raise invalid("domain", "a domain name")
     directory = call.store.directory
     if client_id is not None:
         for inbox in directory.inboxes.values():
@@ -75,7 +75,7 @@ def update_inbox(call: Call, inbox_id: str, pod: Pod | None = None) -> Answer:
     if body.get("status", "active") != "active":
         raise unprocessable("FakeAgentMail has no paused inboxes")
     if body.keys().isdisjoint({"display_name", "metadata", "status"}):
-        raise invalid("display_name", "there, or else metadata, or status")
+        raise invalid("display_name", "given, or else metadata or status")
     if body.get("metadata") == {}:
         raise invalid("metadata", "null to clear it, and not an empty object")
     display_name = line(body, "display_name") if "display_name" in body else inbox.display_name

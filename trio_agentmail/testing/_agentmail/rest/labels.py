@@ -41,7 +41,7 @@ def read_labels(body: dict[str, Any], name: str) -> tuple[str, ...]:
     """
     labels = tuple(label.lower() for label in texts(body, name))
     if not SYSTEM_LABELS.isdisjoint(labels) or "" in labels:
-        raise invalid(name, "labels, without those that only AgentMail sets")
+        raise invalid(name, "labels other than those that only AgentMail sets")
     return labels
 
 
@@ -52,5 +52,5 @@ def read_label_change(body: dict[str, Any]) -> LabelChange:
         Refusal: A label is invalid, or the request adds and removes none.
     """
     if body.keys().isdisjoint({"add_labels", "remove_labels"}):
-        raise invalid("add_labels", "there, or else remove_labels")
+        raise invalid("add_labels", "given, or else remove_labels")
     return LabelChange(read_labels(body, "add_labels"), read_labels(body, "remove_labels"))

@@ -122,7 +122,7 @@ def _first(params: Params, name: str, default: str = "") -> str:
 def _limit(params: Params) -> int:
     text = _first(params, "limit", str(DEFAULT_LIMIT))
     if not re.fullmatch("[0-9]{1,9}", text) or int(text) < 1:
-        raise invalid("limit", "a number from 1")
+        raise invalid("limit", "a whole number from 1")
     return min(int(text), MAX_LIMIT)
 
 
@@ -133,7 +133,7 @@ def _token(params: Params) -> Key | None:
         time, number = orjson.loads(base64.urlsafe_b64decode(_first(params, "page_token")))
         return int(time), int(number)
     except (ValueError, TypeError):
-        raise invalid("page_token", "the next_page_token of an answer") from None
+        raise invalid("page_token", "the next_page_token of a response") from None
 
 
 def _time(params: Params, name: str) -> Key | None:

@@ -111,7 +111,7 @@ def _headers(body: dict[str, Any]) -> dict[str, str]:
         raise invalid("headers", "an object")
     for name in headers:
         if not HEADER_NAME.fullmatch(name) or name.lower() in OWN_HEADERS:
-            raise invalid("headers", "an object of headers that the message does not have anyway")
+            raise invalid("headers", "an object without headers that the message itself sets")
     return {name: line(headers, name) or "" for name in headers}
 
 
@@ -126,7 +126,7 @@ def read_files(body: dict[str, Any]) -> list[AttachedFile]:
 
 def _file(fields: dict[str, Any]) -> AttachedFile:
     if "url" in fields:
-        raise invalid("attachments", "given by their content: FakeAgentMail fetches nothing")
+        raise invalid("attachments", "given by their content: FakeAgentMail does not fetch a url")
     if "content" not in fields:
         raise invalid("attachments", "given by their content or url")
     try:

@@ -43,7 +43,7 @@ def get_pod(call: Call, pod_id: str) -> Answer:
 def delete_pod(call: Call, pod_id: str) -> Answer:
     pod = call.pod(pod_id)
     if any(inbox.pod_id == pod_id for inbox in call.store.directory.inboxes.values()):
-        raise Refusal(409, "cannot_delete", "there are inboxes in the pod")
+        raise Refusal(409, "cannot_delete", "the pod has inboxes")
     call.store.directory.delete_pod(pod)
     return None
 

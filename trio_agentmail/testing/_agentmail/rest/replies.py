@@ -36,7 +36,7 @@ def reply_to(message: Message, outgoing: Outgoing, *, to_all: bool) -> Outgoing:
         to = _others(all_addresses, [message.inbox_id])
         cc = _others(message.cc, [message.inbox_id, *map(bare_address, to)])
     elif not to:
-        raise unprocessable("the message has no sender who could be answered: say in `to` who gets the reply")
+        raise unprocessable("the message has no sender to reply to: give the recipients of the reply in `to`")
     return attrs.evolve(
         outgoing,
         to=to,

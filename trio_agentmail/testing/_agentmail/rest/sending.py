@@ -55,7 +55,7 @@ def _reply(call: Call, inbox: Inbox, message_id: str, *, to_all: bool) -> Answer
         message = call.mail(inbox, message_id).message
         all_recipients = to_all or flag(body, "reply_all")
         if all_recipients and not body.keys().isdisjoint(RECIPIENTS):
-            raise invalid("to", "left out of a reply to all, as cc and bcc")
+            raise invalid("to", "absent from a reply to all, like cc and bcc")
         return reply_to(message, outgoing, to_all=all_recipients)
 
     return _send_once(call, inbox, prepare)
@@ -86,7 +86,7 @@ def _send_once(call: Call, inbox: Inbox, prepare: Callable[[dict[str, Any], Outg
 
 def _check_recipients(outgoing: Outgoing) -> None:
     if not outgoing.recipients:
-        raise unprocessable("there is no recipient in to, cc or bcc")
+        raise unprocessable("to, cc and bcc have no recipient")
     if len(outgoing.recipients) > MAX_RECIPIENTS:
         raise invalid("to", f"at most {MAX_RECIPIENTS} recipients, with cc and bcc")
 
