@@ -1075,7 +1075,7 @@ async def test_a_deliverer_need_not_know_who_listens() -> None:
 async def test_a_subscription_to_an_unknown_event_type_is_a_warning_of_the_client_alone(
     autojump_clock: MockClock,
 ) -> None:
-    with pytest.warns(UserWarning, match="no event type 'brand.new'") as warned:
+    with pytest.warns(UserWarning, match="unknown event type 'brand.new'") as warned:
         subscribe = Subscribe(event_types=["brand.new"])
     fake = FakeAgentMail()
     async with open_agentmail_stream(subscribe, backend=fake) as events:
