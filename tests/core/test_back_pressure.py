@@ -1,4 +1,4 @@
-"""A slow consumer slows the reading, and not the memory; and no consumer can dead-lock itself."""
+"""Back-pressure: a slow consumer slows down reading and does not fill the memory. No consumer can deadlock itself."""
 
 import socket
 import tracemalloc
@@ -54,7 +54,7 @@ def mail(number: int, text: str = "Hello!") -> MessageReceivedEvent:
     )
 
 
-# No dead-lock
+# No deadlock
 
 
 async def test_the_only_consumer_may_subscribe_with_a_full_channel_while_the_server_pushes(
@@ -337,12 +337,12 @@ async def test_several_consumers_share_the_events(autojump_clock: MockClock) -> 
 
 
 def push_as_taken(fake: FakeAgentMail, mails: Iterable[MessageReceivedEvent], pair: Pair) -> list[int]:
-    """Have the fake push each mail when the one before it, or the confirmation, has been taken by the stream below.
+    """Push each mail when the stream below has taken the one before it, or the confirmation.
 
-    So it cannot say more than that takes, and nothing waits in the fake.
+    So nothing waits in the fake.
 
     Returns:
-        How many have been taken, as its only item.
+        The number of mails that have been taken, as the only item.
     """
     taken = [-1]
     rest = iter(mails)

@@ -1,4 +1,4 @@
-"""Entering the block: what is held until then, how long it may take, and what is refused at once."""
+"""Entering the block: events before the confirmation, how long entering may take, and what is refused at once."""
 
 import asyncio
 import math
@@ -43,7 +43,7 @@ def no_variable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def times(fake: FakeAgentMail) -> list[float]:
-    """When the handshakes came, counted from the first."""
+    """Return the times of the handshakes, counted from the first."""
     return [round(handshake.at - fake.handshakes[0].at, 3) for handshake in fake.handshakes]
 
 

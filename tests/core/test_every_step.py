@@ -1,6 +1,6 @@
-"""A program that is cancelled, killed or stopped at any of its scheduling steps, and begins again on the same journal.
+"""A program is cancelled, killed or stopped at any of its scheduling steps, and starts again on the same journal.
 
-Each session draws a seed. A run that fails tells its own; to have it again:
+Each session draws a seed. A failed run prints its seed. To repeat the run:
 
     STEPS_SEED=<seed> .venv/bin/pytest -m '' tests/core/test_every_step.py
 """
@@ -17,9 +17,9 @@ from tests.helpers.steps import BEHIND, PROMPT, SEED, End, Life, Plot, Verdict, 
 from trio_agentmail._journal.sqlite_store import SQLiteStore
 
 STRIDE = 71
-"""Of so many steps, the quick tests take one."""
+"""The quick tests take one of this many steps."""
 PARTS = 6
-"""Tests among which all of a story's steps are divided."""
+"""The number of tests among which the steps of a story are divided."""
 FEWEST_STEPS = 700
 """A story with fewer has ended early."""
 
@@ -80,7 +80,7 @@ def test_and_so_it_is_at_every_step(plot: Plot, end: End, part: int, tmp_path: P
     check_steps(plot, end, tmp_path, part, PARTS)
 
 
-# A judge that finds nothing wrong shows nothing: these runs are wrong.
+# The judge must be able to find errors: these runs are wrong.
 
 
 def wrong_runs(plot: Plot, end: End, tmp_path: Path) -> list[Verdict]:
@@ -88,7 +88,7 @@ def wrong_runs(plot: Plot, end: End, tmp_path: Path) -> list[Verdict]:
 
 
 def nothing(*_: Any) -> None:
-    """Instead of what should have been written."""
+    """Write nothing."""
 
 
 @ends

@@ -1,4 +1,4 @@
-"""Silence is noticed: when pings go out, what counts as a sign of life, and when a connection is given up."""
+"""The heartbeat: when pings are sent, what counts as a sign of life, and when a connection is given up."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""However the block is left, what comes out is what the caller expects, and nothing stays behind."""
+"""Leaving the block: the caller gets the expected exception, and nothing stays behind."""
 
 import gc
 import signal
@@ -60,7 +60,7 @@ async def taking(seconds: float) -> AsyncIterator[None]:
 
 
 async def refuse_for_good(fake: FakeAgentMail) -> None:
-    """What no attempt can mend, while the block is running."""
+    """A non-retryable error, while the block is running."""
     fake.refuse_subscriptions("forbidden", "not any more")
     await fake.drop_connections()
 
@@ -250,7 +250,7 @@ async def test_what_the_body_raises_during_an_outage_comes_out_as_it_is(
     assert error.__context__ is None
 
 
-# Trouble that no attempt can mend
+# Non-retryable errors
 
 
 @with_both
@@ -522,7 +522,7 @@ async def test_a_deadline_at_the_very_moment_of_entering_leaves_nothing(
 
 @with_both
 async def test_cancelled_between_any_two_steps_it_leaves_nothing(opener: Opener) -> None:
-    """Entering takes some dozens of steps of the scheduler; here it is cancelled after each of them in turn."""
+    """Entering takes some dozens of scheduling steps. It is cancelled after each of them in turn."""
 
     async def cancel_after(steps: int) -> None:
         for _ in range(steps):
@@ -658,7 +658,7 @@ def test_control_c_in_the_body_comes_out_as_it_is(opener: Opener) -> None:
 
 
 def interrupt_soon() -> None:
-    """Press control-C while every task waits: then Trio gives it to the main task."""
+    """Press control-C while every task waits. Trio then delivers it to the main task."""
 
     async def interrupt() -> None:
         await wait_all_tasks_blocked()
@@ -697,7 +697,7 @@ def test_control_c_on_entering_comes_out_as_it_is(opener: Opener) -> None:
 
 @with_both
 def test_control_c_in_a_task_of_the_stream_is_not_lost(opener: Opener) -> None:
-    """Where control-C strikes is chance. A callable for the key is run in a task of the stream."""
+    """Control-C strikes anywhere. An `api_key` callable runs in a task of the stream."""
     fake = FakeAgentMail()
     calls = 0
 
@@ -739,9 +739,9 @@ class Interrupting(FakeBackend):
     """A backend in which control-C strikes.
 
     Args:
-        where: The method in which it does.
-        calls: How often that goes well before.
-        what: What is raised then.
+        where: The method in which control-C strikes.
+        calls: The number of calls before that.
+        what: The exception that is raised.
     """
 
     def __init__(self, fake: FakeAgentMail, where: str, calls: int, what: BaseException) -> None:
@@ -997,7 +997,7 @@ async def test_a_body_that_raises_after_the_stream_has_closed_itself_is_left_as_
 
 
 class BuggyBackend(FakeBackend):
-    """Has a bug that the connection of that number, counted from 1, comes upon."""
+    """A backend with a bug that one connection meets. Connections are counted from 1."""
 
     def __init__(self, fake: FakeAgentMail, at: int) -> None:
         super().__init__(fake)
@@ -1068,7 +1068,7 @@ async def test_a_bug_in_the_fake_while_the_body_sleeps_comes_out_as_itself(
 
 
 class BuggyGoodbye(FakeBackend):
-    """Has a bug that shows when a connection is given back, in a task of the stream."""
+    """A backend with a bug that shows when a connection is closed, in a task of the stream."""
 
     def __init__(self, fake: FakeAgentMail, error: Exception | None = None) -> None:
         super().__init__(fake)
@@ -1243,7 +1243,7 @@ def open_sockets() -> set[socket.socket]:
 
 @asynccontextmanager
 async def served_leaving_nothing(fake: FakeAgentMail) -> AsyncIterator[AgentMailEnvironment]:
-    """The same as `leaving_nothing`, on a port of this machine; when the block ends, the fake has seen all go."""
+    """As `leaving_nothing`, on a port of this machine. When the block ends, the fake has seen all connections end."""
     async with fake.serve() as environment:
         before = open_sockets()
         tasks = trio.lowlevel.current_statistics().tasks_living

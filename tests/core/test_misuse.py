@@ -336,7 +336,7 @@ BREAK = "async for _ in mails(): break"
 def test_a_stream_in_an_async_generator_that_is_abandoned_is_an_error(
     how: str, with_journal: bool, tmp_path: Path
 ) -> None:
-    """In a process of its own, since it corrupts that of Trio."""
+    """The program runs in a process of its own, because it corrupts Trio's state."""
     arguments = [str(tmp_path / "agent.db")] if with_journal else []
     program = dedent(GENERATOR).format(how=how)
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The real outside: the time of day, threads for what waits, and HTTP. The WebSockets have `test_sockets*.py`."""
+"""`NetworkBackend`: the time of day, threads for the disk, and HTTP. `tests/sockets` has its WebSockets."""
 
 import ssl
 import threading
@@ -64,7 +64,7 @@ async def test_a_thread_is_waited_for_though_the_caller_is_cancelled() -> None:
         return "written"
 
     with trio.CancelScope() as scope:
-        # What has been done is told to whoever has asked for it; the next await is cancelled.
+        # The result of the thread is returned to the caller. The next await is cancelled.
         assert await NetworkBackend().run_sync(lambda: write(scope)) == "written"
         assert ended
         await trio.sleep_forever()

@@ -1,4 +1,4 @@
-"""Notices that nobody has taken do not pile up, and none that says something new is dropped."""
+"""Notices that have not been taken do not pile up, and none that says something new is dropped."""
 
 from collections import deque
 from datetime import UTC, datetime
@@ -43,7 +43,7 @@ def merged(items: list[Event]) -> list[Event]:
         ([D(1), S, C, D(2), S, C], [D(1), S, C]),
         ([S, D(1), S, D(2), S], [S, D(1), S]),
         ([S, S, C, C], [S, S, C, C]),
-        # What is not the news that a gap is over is between them for good: mail, and what tells of other trouble.
+        # Anything but a Subscribed or a CaughtUp keeps two gaps apart: mail, and notices of other failures.
         ([D(1), S, EVENT, D(2)], [D(1), S, EVENT, D(2)]),
         ([D(1), EVENT, S, D(2), S, D(3)], [D(1), EVENT, S, D(2)]),
         ([D(1), S, F, D(2)], [D(1), S, F, D(2)]),
@@ -63,9 +63,9 @@ def test_nothing_is_lost_but_gaps_and_the_news_that_they_are_over(items: list[Ev
     left = merged(items)
     kept = [item for item in items if not isinstance(item, Disconnected | Subscribed | CaughtUp)]
     assert [item for item in left if not isinstance(item, Disconnected | Subscribed | CaughtUp)] == kept
-    # Whether the stream is in order now can be told from what is left as from what came.
+    # The remaining notices say as well as all of them whether the stream is in order now.
     assert state(left) == state(items)
-    # And between two gaps there is something that the consumer has to see.
+    # Between two remaining gaps, there is something that the consumer has to see.
     assert merged(left) == left
 
 

@@ -1,4 +1,4 @@
-"""What the consumer sees: in order, each event once, and notices that do not pile up."""
+"""The outbox: events in order and each once, and notices that do not pile up."""
 
 import time
 from collections.abc import AsyncIterator, Iterable
@@ -62,7 +62,7 @@ async def give(outbox: Outbox, items: Iterable[Event]) -> None:
 
 
 async def take_all(outbox: Outbox) -> list[Event]:
-    """As a consumer does who comes back: what waits, and what then gets room."""
+    """Take what waits, and what then gets room, as a consumer does that comes back."""
     taken: list[Event] = []
     while True:
         await wait_all_tasks_blocked()
@@ -101,7 +101,7 @@ async def test_notices_that_nobody_took_are_merged_unless_an_event_is_between_th
     outbox = Outbox(room, MAX_SIZE, nothing_delivered())
     async with running(outbox) as nursery:
         nursery.start_soon(give, outbox, given_)
-        # With little room a put waits, and then the notices after it find what was before it taken: so nothing is
+        # With little room a put waits, and the notices after it find that what came before was taken. So nothing is
         # taken before all is given, unless an event needs the room.
         await wait_all_tasks_blocked()
         assert await take_all(outbox) == seen
@@ -313,7 +313,7 @@ async def test_the_memory_of_what_was_delivered_is_bounded_and_forgets_the_oldes
         assert outbox.duplicates == 3
 
 
-# Nobody wants them
+# Without receivers
 
 
 async def test_when_every_receiver_is_closed_whoever_puts_or_notifies_is_told() -> None:
@@ -386,7 +386,7 @@ STEPS: tuple[Step, ...] = ("put", "put again", "cancel the put", "subscribed", "
 
 
 class Model:
-    """The same as a plain list of what nobody has taken."""
+    """A model: a plain list of what has not been taken."""
 
     def __init__(self) -> None:
         self.waiting: list[Event] = []
@@ -556,7 +556,7 @@ async def test_an_event_whose_wait_for_room_is_cancelled_can_come_again() -> Non
 
 
 async def test_a_notice_waits_behind_large_events_that_were_taken_back() -> None:
-    """A loss takes back what waits in the channel: what is put into it again needs room again."""
+    """A loss takes back what waits in the channel, and that needs room again."""
     outbox = Outbox(64, 100, nothing_delivered())
     async with running(outbox) as nursery:
         first: list[Event] = [T(0, 60), D(), S, T(1, 60), S, D(), S]

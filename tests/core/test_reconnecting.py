@@ -1,4 +1,4 @@
-"""A lost connection is made again: when, how often, and what the consumer sees of it."""
+"""Reconnecting: when, how often, and what the consumer sees."""
 
 import logging
 from collections.abc import Callable
@@ -38,7 +38,7 @@ BOTH = Subscribe(inbox_ids=["a", "b"])
 
 
 def word(event: Event) -> str:
-    """An event in a word: S(ubscribed, with its inboxes), D(isconnected), the subject of a mail."""
+    """Return an event as a word: S(ubscribed, with its inboxes), D(isconnected), or the subject of a mail."""
     match event:
         case Subscribed(inbox_ids=inbox_ids):
             return "S" + "".join(inbox_ids or ())
@@ -56,12 +56,12 @@ def word(event: Event) -> str:
 
 
 async def take(events: trio.MemoryReceiveChannel[Event], number: int) -> str:
-    """So many events, in words."""
+    """Return this many events, as words."""
     return " ".join([word(await anext(events)) for _ in range(number)])
 
 
 async def take_all(events: trio.MemoryReceiveChannel[Event]) -> str:
-    """What is there and what comes within a minute, in words."""
+    """Return what waits and what arrives within a minute, as words."""
     words = []
     with trio.move_on_after(60):
         async for event in events:
@@ -670,7 +670,7 @@ async def test_the_memory_of_what_was_delivered_is_bounded(
         assert await take_all(events) == "S 0 1 2 3 0"
 
 
-# In front of a consumer who sleeps
+# In front of a consumer that sleeps
 
 
 async def test_losses_that_nobody_noticed_are_one(autojump_clock: MockClock) -> None:
@@ -1080,7 +1080,7 @@ async def test_the_old_connection_may_be_half_open(autojump_clock: MockClock) ->
         await session.subscribe(B)
         began = trio.current_time()
         await mail(fake, "2", inbox_id="b")
-        # What the old one may have missed nobody knows: that is a gap.
+        # What the old connection may have missed is unknown, so there is a gap.
         assert await take(session.events, 5) == "Sa 1 D Sb 2"
         assert trio.current_time() - began <= 20.1
         assert fake.subscriptions == [A, B]

@@ -1,4 +1,4 @@
-"""A server that reads no more, and has taken no part of our last frame, holds up nobody."""
+"""A server that stops reading, and has taken no part of our last frame, does not delay anything."""
 
 import pytest
 import trio
@@ -12,7 +12,7 @@ from trio_agentmail.testing import FakeAgentMail
 
 
 class LeftOpen(Tap):
-    """A server's end that stays open: that the fake is cancelled together with the client must not help the client."""
+    """A server's end that stays open, so that cancelling the fake together with the client does not help the client."""
 
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -24,7 +24,7 @@ def pair() -> tuple[trio.abc.Stream, trio.abc.Stream]:
 
 
 def stops_reading_at(kind: int) -> tuple[FakeAgentMail, trio.Event]:
-    """A fake that takes no part of a client's first frame of that kind and reads no more; and when that is so."""
+    """Return a fake that stops reading before a client's first frame of this kind, and an event for that moment."""
     fake, stopped = FakeAgentMail(), trio.Event()
 
     async def stop(data: bytes) -> None:

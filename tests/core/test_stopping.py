@@ -1,4 +1,4 @@
-"""`session.stop()`: no more comes from the network, and what has come is handled."""
+"""`session.stop()`: nothing more is taken from the network, and what has arrived is handled."""
 
 import os
 import signal
@@ -47,13 +47,13 @@ def in_frames(events: Sequence[Event]) -> bytes:
 
 
 async def deliver_at_once(fake: FakeAgentMail, *names: str) -> None:
-    """Such that the client reads all of it in one go."""
+    """Deliver mails so that the client gets all of them in one read."""
     await fake.send_bytes(in_frames([make_event(MessageReceivedEvent, inbox_id=INBOX, subject=name) for name in names]))
     await wait_all_tasks_blocked()
 
 
 async def rest_of(session: AgentMailSession) -> list[Event]:
-    """What still comes, up to the end of the channel."""
+    """Return what is still delivered, up to the end of the channel."""
     with trio.fail_after(3600):
         return [event async for event in session.events]
 
@@ -313,7 +313,7 @@ async def test_what_the_journal_had_no_room_for_is_written_down_as_handlers_make
 async def test_sigterm_with_workers_that_are_given_a_time_limit(
     with_journal: bool, tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """what workers have begun is finished, and what is too slow is cancelled."""
+    """workers finish what they have begun, and what is too slow is cancelled."""
     fake = FakeAgentMail()
     journal = SQLiteJournal(tmp_path / "agent.db")
     handled = []

@@ -1,8 +1,8 @@
-"""`session.subscribe()`, cancelled at any of its scheduling steps: then nothing has changed.
+"""If `session.subscribe()` is cancelled at any of its scheduling steps, nothing has changed.
+
+A failed run prints its seed. To repeat the run:
 
     STEPS_SEED=<seed> .venv/bin/pytest tests/core/test_subscribe_cancelled.py
-
-plays a run that failed again.
 """
 
 from collections.abc import Awaitable, Callable
@@ -27,10 +27,10 @@ from trio_agentmail import (
 from trio_agentmail.testing import FakeAgentMail
 
 STRIDE = 11
-"""Of so many steps, the quick tests take one."""
+"""The quick tests take one of this many steps."""
 
 FEWEST_STEPS = 20
-"""Fewer would not be a whole `subscribe()`."""
+"""The fewest steps of a whole `subscribe()`."""
 
 CROWD = [f"crowd {number}" for number in range(12)]
 
@@ -55,7 +55,7 @@ async def refused_at_first(fake: FakeAgentMail, subscribe: Subscribing) -> None:
 
 
 async def while_mail_comes(fake: FakeAgentMail, subscribe: Subscribing) -> None:
-    """More than the journal has room for, so that the old connection cannot be drained."""
+    """More mail arrives than the journal has room for, so the old connection cannot be drained."""
     async with trio.open_nursery() as nursery:
         for subject in CROWD:
             await fake.deliver(inbox_id=A, subject=subject)
@@ -64,7 +64,7 @@ async def while_mail_comes(fake: FakeAgentMail, subscribe: Subscribing) -> None:
 
 @attrs.define
 class CancelledSubscribe:
-    """What came of a `subscribe()` that was cancelled at one of its steps."""
+    """The outcome of a `subscribe()` that was cancelled at one of its steps."""
 
     steps: int = 0
     place: str | None = None
@@ -77,17 +77,19 @@ async def subscribe_and_cancel(
     path: Path | None,
     step: int | None,
 ) -> CancelledSubscribe:
-    """Open a stream of A, subscribe to A and B, be cancelled before `step` of that, and look what is in force.
+    """Open a stream of A, subscribe to A and B, be cancelled before `step`, and check what is in force.
 
     Args:
-        path: Of the journal. None: without one.
+        circumstance: What happens meanwhile.
+        path: The journal's file; None for no journal.
+        step: The step of `subscribe()`; None for no cancellation.
     """
     result = CancelledSubscribe()
     fake = FakeAgentMail()
     came: list[str | None] = []
 
     def expect(*expected: str) -> None:
-        """What has come since the last check must be this, in whatever order."""
+        """Check what has arrived since the last check, in any order."""
         if sorted(map(str, came)) != sorted(expected):
             result.wrong.append(f"{came} came instead of {list(expected)}")
         came.clear()
@@ -149,7 +151,7 @@ async def subscribe_and_cancel(
 
 
 async def subscribe_and_cancel_and_start_again(path: Path, step: int | None) -> CancelledSubscribe:
-    """Be cancelled before a step of `subscribe()`, leave, and begin again with what was in force."""
+    """Be cancelled before a step of `subscribe()`, leave, and start again with the subscription that was in force."""
     result = CancelledSubscribe()
     fake = FakeAgentMail()
     scope = trio.CancelScope()

@@ -1,4 +1,4 @@
-"""Transient or fatal: each row of the table in the documentation, as the pure function and as the stream shows it."""
+"""Transient or fatal: each row of the table in the documentation, as a function and through a stream."""
 
 import errno
 import math
@@ -154,14 +154,14 @@ def test_what_no_network_raises_is_fatal(failure: Exception) -> None:
 
 @asynccontextmanager
 async def stream(fake: FakeAgentMail, **arguments: Any) -> AsyncIterator[trio.MemoryReceiveChannel[Event]]:
-    """A stream of which the first `Subscribed` has been taken."""
+    """A stream whose first `Subscribed` has been taken."""
     async with open_agentmail_stream(backend=fake, **arguments) as events:
         assert isinstance(await anext(events), Subscribed)
         yield events
 
 
 async def comes_back(events: trio.MemoryReceiveChannel[Event]) -> Disconnected:
-    """The subscription is lost, and is in force again."""
+    """Check that the subscription is lost and then in force again."""
     lost = await anext(events)
     assert isinstance(lost, Disconnected)
     assert isinstance(await anext(events), Subscribed)
@@ -169,7 +169,7 @@ async def comes_back(events: trio.MemoryReceiveChannel[Event]) -> Disconnected:
 
 
 def times(fake: FakeAgentMail) -> list[float]:
-    """When the handshakes came, counted from the first."""
+    """Return the times of the handshakes, counted from the first."""
     return [round(handshake.at - fake.handshakes[0].at, 3) for handshake in fake.handshakes]
 
 
@@ -223,7 +223,7 @@ REFUSALS: dict[str, tuple[Callable[[FakeAgentMail, int | None], None], type[Exce
         ssl.SSLCertVerificationError,
     ),
 }
-"""Fatal on entering; later, if they persist: what makes so many attempts fail (`None`: all), and of what."""
+"""Failures that are fatal on entering, and later if they persist: how to make some attempts fail (None: all)."""
 
 
 @pytest.mark.parametrize("fault", TRANSIENT_FAULTS.values(), ids=TRANSIENT_FAULTS)

@@ -1,4 +1,4 @@
-"""What backends of tests have in common: they are the fake in all but the one thing that a test is about."""
+"""The base of the tests' backends: a `FakeAgentMail` in everything except what the test is about."""
 
 import ssl
 from collections.abc import Callable, Sequence
@@ -14,10 +14,10 @@ T = TypeVar("T")
 
 
 class FakeBackend:
-    """A `FakeAgentMail`, seen as a backend and nothing more. A subclass opens WebSockets in its own way.
+    """A `FakeAgentMail` as a backend only. A subclass opens WebSockets in its own way.
 
     Args:
-        fake: For servers that are not the fake, one that nobody talks to will do.
+        fake: The fake. A test with another server may leave it out.
     """
 
     def __init__(self, fake: FakeAgentMail | None = None) -> None:

@@ -1,5 +1,8 @@
-"""An HTTP proxy on a real socket. It leads names that nobody can resolve to servers on this machine, so that what gets
-through has gone through it, and it can do what no proxy should."""
+"""An HTTP proxy on a real socket.
+
+It leads names that cannot be resolved to servers on this machine. So a request that arrives went through the proxy. It
+can also misbehave.
+"""
 
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -22,21 +25,21 @@ ENCRYPTED = AgentMailEnvironment(http=f"https://{API}", websockets=f"wss://{WS}"
 ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 
 Answer = Callable[[Peer], Awaitable[bool]]
-"""What a proxy does when it has read a request: whether it then makes the connection as well."""
+"""What a proxy does after it has read a request. Returns whether the proxy then makes the connection as well."""
 
 
 @attrs.define
 class ConnectProxy:
-    """What a test sees of a proxy that runs."""
+    """A running proxy, as a test sees it."""
 
     server: Server
     leads_to: dict[str, int]
-    """Hosts and ports, as they are asked for, and ports of this machine."""
+    """Requested hosts and ports, and the ports of this machine to which they lead."""
     answer: Answer
     asked: list[str] = attrs.field(factory=list)
-    """What was asked for: `host:port`, or a URL."""
+    """The requested targets: `host:port`, or a URL."""
     authorizations: list[str] = attrs.field(factory=list)
-    """The `Proxy-Authorization` headers that came."""
+    """The `Proxy-Authorization` headers of the requests."""
 
     @property
     def name(self) -> str:
@@ -88,7 +91,7 @@ async def read_head(peer: Peer) -> h11.Request:
 
 
 async def relay(one: trio.abc.Stream, other: trio.abc.Stream) -> None:
-    """Until one of them ends."""
+    """Copy bytes until one of the streams ends."""
 
     async def forward(source: trio.abc.Stream, sink: trio.abc.Stream) -> None:
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
@@ -102,7 +105,7 @@ async def relay(one: trio.abc.Stream, other: trio.abc.Stream) -> None:
 
 
 class Certificates:
-    """Those of AgentMail's hosts and of proxies on this machine, and a client that trusts them."""
+    """The certificates of AgentMail's hosts and of proxies on this machine, and a client that trusts them."""
 
     def __init__(self) -> None:
         authority = trustme.CA()

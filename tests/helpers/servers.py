@@ -1,4 +1,4 @@
-"""Servers on real sockets: good ones, bad ones, and a proxy that swallows.
+"""Servers on real sockets: good ones, bad ones, and a proxy that drops what it receives.
 
 `websockets_server` is a well-behaved server that is not ours. `serve` is plain TCP, and hands each connection to a
 function as a `Peer`, which can do what no server should: place frames by hand, stop in the middle of one, or cut the
@@ -58,11 +58,11 @@ def environment(port: int, *, host: str = "127.0.0.1", scheme: str = "ws") -> Ag
 
 @attrs.define
 class Server:
-    """What a test sees of a server that runs."""
+    """A running server, as a test sees it."""
 
     port: int
     connections: int = 0
-    """How many have been accepted, good or bad."""
+    """The number of accepted connections, good or bad."""
     subscriptions: list[Any] = attrs.field(factory=list)
     _goodbyes: Any = attrs.field(factory=lambda: trio.open_memory_channel[int](1000))
 
@@ -78,7 +78,7 @@ class Server:
         self._goodbyes[0].send_nowait(code)
 
     async def goodbye(self) -> int:
-        """The close code of the next connection that ended, as the server saw it: 1006 without a close frame."""
+        """Return the close code of the next connection that ended, as the server saw it; 1006 without a close frame."""
         code: int = await self._goodbyes[1].receive()
         return code
 
@@ -86,7 +86,7 @@ class Server:
 def open_stream(
     server: Server | AgentMailEnvironment, **settings: Any
 ) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[Event]]:
-    """A stream from a server, that reconnects within hundredths of a second."""
+    """Open a stream from a server. It reconnects within hundredths of a second."""
     defaults: dict[str, Any] = {
         "api_key": KEY,
         "environment": server.environment if isinstance(server, Server) else server,
@@ -98,7 +98,7 @@ def open_stream(
 async def failure_of_one_attempt(
     where: AgentMailEnvironment, *, proxy: str | None = None, ssl_context: ssl.SSLContext | None = None
 ) -> Exception:
-    """What opening the WebSocket fails of, below the stream, which would try again: no time decides what comes out."""
+    """Return why opening the WebSocket fails, below the stream, which would try again. No timing decides the result."""
     given = None if proxy is None else proxy_from_url(proxy, "proxy")
     with pytest.raises(Exception) as caught:
         async with NetworkBackend(proxies_for(where, given)).open_websocket(
@@ -112,13 +112,13 @@ async def failure_of_one_attempt(
 
 
 def mail(message_id: str, **more: Any) -> str:
-    """The text of a frame that tells of a received mail."""
+    """Return the text of a frame for a received mail."""
     message = {"inbox_id": "agent@agentmail.to", "message_id": message_id, **more}
     return json.dumps({"type": "event", "event_type": "message.received", "message": message}, ensure_ascii=False)
 
 
 def word(event: Event) -> str:
-    """An event in a word: a mail is its message_id."""
+    """Return an event as a word. A mail is its message_id."""
     match event:
         case MessageReceivedEvent():
             return event.message.message_id
@@ -130,14 +130,14 @@ def word(event: Event) -> str:
 
 
 async def story(events: trio.MemoryReceiveChannel[Event], length: int) -> list[str]:
-    """The next events, each in a word."""
+    """Return the next events, each as a word."""
     return [word(await events.receive()) for _ in range(length)]
 
 
 def frame(
     opcode: int, payload: bytes | str = b"", *, fin: bool = True, reserved: int = 0, masked: bool = False
 ) -> bytes:
-    """The bytes of a frame as a server sends it, right or wrong."""
+    """Return the bytes of a frame as a server sends it, valid or not."""
     if isinstance(payload, str):
         payload = payload.encode()
     size = len(payload)
@@ -190,7 +190,7 @@ class Peer:
         return request
 
     def acceptance(self, request: Request) -> bytes:
-        """The bytes of the answer that accepts the handshake."""
+        """Return the answer that accepts the handshake."""
         self._protocol.send_response(self._protocol.accept(request))
         return b"".join(self._protocol.data_to_send())
 
@@ -217,7 +217,7 @@ class Peer:
         await self.send(*(frame(TEXT, mail(message_id)) for message_id in message_ids))
 
     async def receive(self) -> Frame:
-        """The next frame that the client sent, of whatever kind."""
+        """Return the next frame of the client, of any kind."""
         while not self._received:
             await self._read()
             for event in self._protocol.events_received():
@@ -226,7 +226,7 @@ class Peer:
         return self._received.pop(0)
 
     async def stay(self) -> None:
-        """Behave well until the client closes or hangs up, and note its goodbye."""
+        """Behave well until the client closes or hangs up, and note its close code."""
         code = 1006
         with suppress(HungUp, trio.BrokenResourceError):
             while True:
@@ -240,7 +240,7 @@ class Peer:
         self.server.note_goodbye(code)
 
     async def wait_for_hang_up(self) -> None:
-        """Answer nothing more, whatever comes."""
+        """Answer nothing more."""
         with suppress(trio.BrokenResourceError):
             while await self.stream.receive_some():
                 pass
@@ -259,13 +259,13 @@ class Peer:
         self.socket.close()
 
     def hang_up(self) -> None:
-        """End the TCP connection in an orderly way, without a word from the layers above it."""
+        """End the TCP connection in an orderly way, without a close frame or TLS's close_notify."""
         self.socket.shutdown(trio.socket.SHUT_WR)
 
 
 @asynccontextmanager
 async def serve(handle: Callable[[Peer], Awaitable[None]], *, port: int = 0) -> AsyncIterator[Server]:
-    """A TCP server; a connection is cut when `handle` is through with it."""
+    """A TCP server. A connection is cut when `handle` returns."""
     with trio.fail_after(PATIENCE):
         async with background_nursery() as nursery:
             listeners = await trio.open_tcp_listeners(port, host="127.0.0.1")
@@ -277,7 +277,7 @@ async def serve(handle: Callable[[Peer], Awaitable[None]], *, port: int = 0) -> 
                 try:
                     await handle(peer)
                 except (HungUp, trio.BrokenResourceError, trio.ClosedResourceError):
-                    pass  # what a client that left does to a server
+                    pass  # the client hung up
                 finally:
                     await trio.aclose_forcefully(peer.stream)
 
@@ -289,11 +289,11 @@ async def serve(handle: Callable[[Peer], Awaitable[None]], *, port: int = 0) -> 
 async def websockets_server(
     handle: Callable[[ServerConnection, int], Awaitable[None]], *, port: int = 0, **options: Any
 ) -> AsyncIterator[Server]:
-    """A server of the `websockets` package that confirms the subscription, and closes when `handle` is through.
+    """A server of the `websockets` package. It confirms the subscription, and closes when `handle` returns.
 
     Args:
-        handle: Gets the connection and its number, from 1.
-        options: For `websockets.trio.server.serve`.
+        handle: Called with the connection and its number, counting from 1.
+        options: Options of `websockets.trio.server.serve`.
     """
     bugs: list[Exception] = []
 
@@ -324,13 +324,13 @@ async def websockets_server(
 
 
 async def stay(websocket: ServerConnection) -> None:
-    """Answer pings until the client closes, as the websockets package does by itself."""
+    """Stay until the client closes. The websockets package answers pings by itself."""
     await websocket.wait_closed()
 
 
 @contextmanager
 def reserved_port() -> Iterator[int]:
-    """A port that refuses connections and is nobody else's: a server with this `port=` may come and go there."""
+    """Reserve a port that refuses connections. A server with this `port=` may come and go there."""
     with socket.socket() as reserved:
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         reserved.bind(("127.0.0.1", 0))
@@ -339,13 +339,13 @@ def reserved_port() -> Iterator[int]:
 
 @attrs.define
 class Proxy:
-    """A TCP proxy that can become the dead end of a half-open connection: nothing gets through, not even an end."""
+    """A TCP proxy that can simulate a half-open connection: nothing gets through, not even the end of a connection."""
 
     server: Server
     swallowing: set[int] = attrs.field(factory=set)
-    """The numbers of the connections that it swallows."""
+    """The numbers of the connections whose bytes it drops."""
     pause: float = 0.0
-    """Seconds that it rests after each thousand bytes from the server."""
+    """Seconds to wait after each thousand bytes from the server."""
 
 
 @asynccontextmanager

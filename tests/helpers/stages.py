@@ -1,4 +1,4 @@
-"""A Trio run that a synchronous test moves on, step by step."""
+"""A Trio run that a synchronous test advances step by step."""
 
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -13,19 +13,19 @@ __all__ = ["Stage"]
 T = TypeVar("T")
 
 PATIENCE = 20_000.0
-"""Seconds on the mock clock that one act may take. Whatever waits longer waits for what never comes."""
+"""Seconds on the mock clock that one act may take. An act that takes longer waits for something that never happens."""
 
 
 class Stage:
-    """A run on a mock clock which stands still, with all that is going on in it, but while `perform` runs an act.
+    """A run on a mock clock. The run stands still except while `perform` runs an act.
 
-    The rules of a Hypothesis state machine are synchronous, and what they are about goes on in tasks that outlive
-    them. So this is Trio's guest mode, with a host that has nothing else to do: Trio asks for the next turn of its loop
-    to be run, and it is run if somebody waits for an act. On an autojumping clock no turn waits for I/O, so that no
-    thread is ever used and everything is repeatable.
+    The rules of a Hypothesis state machine are synchronous, and their subject lives in tasks that outlive them. So this
+    is Trio's guest mode, with a host that has nothing else to do: Trio asks for the next turn of its loop, and the turn
+    runs if `perform` is waiting for an act. On an autojumping clock no turn waits for I/O, so no thread is used, and
+    everything is repeatable.
 
     Attributes:
-        nursery: For what goes on from act to act. An exception that comes out of it ends the run, and comes out of
+        nursery: A nursery for tasks that outlive an act. An exception of such a task ends the run and comes out of
             `perform`.
     """
 
@@ -45,7 +45,7 @@ class Stage:
         self.perform(trio.lowlevel.checkpoint)
 
     def perform(self, async_fn: Callable[..., Awaitable[T]], *args: Any) -> T:
-        """Run the function in the run, and everything else that goes on there as long as that takes."""
+        """Run the function in the run. Everything else in the run goes on for that long."""
 
         async def act() -> T:
             with trio.fail_after(PATIENCE):
@@ -61,7 +61,7 @@ class Stage:
         return result
 
     def close(self) -> None:
-        """End the run, with all that goes on there."""
+        """End the run and its tasks."""
         if self._end is None:
             self._act = self._cancel
             while self._end is None:
@@ -70,7 +70,7 @@ class Stage:
     async def _main(self) -> None:
         async with trio.open_nursery() as self.nursery:
             while True:
-                # The only turn of the loop between two acts, so that no time passes between them.
+                # This is the only turn of the loop between two acts, so no time passes between them.
                 await trio.lowlevel.checkpoint()
                 act, self._act = self._act, None
                 assert act is not None

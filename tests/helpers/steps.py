@@ -1,4 +1,4 @@
-"""A story that is told once for each of its scheduling steps, and interrupted there; and a judge of what became of it.
+"""Plays a story once for each of its scheduling steps, interrupts it there, and judges the outcome.
 
 `tell` plays the story to a stream with a journal, on the mock clock: enter, receive, lose the connection, recover,
 subscribe to more, ack, process, fail, leave. Before one of its steps, which is one step of any of Trio's tasks, the
@@ -89,8 +89,8 @@ class Plot:
     """What differs from one story to another.
 
     Attributes:
-        max_pending: Of the journal.
-        buffer_size: Of the stream.
+        max_pending: The journal's `max_pending`.
+        buffer_size: The stream's `buffer_size`.
         pauses: Whether the consumer takes nothing while the subscription is replaced, and more mail waits than the
             journal has room for.
         restarts: Whether the journal is that of an earlier life, which left mail in it, and mail came since.
@@ -114,14 +114,14 @@ BEHIND = Plot("restart, consumer behind", max_pending=4, buffer_size=1, pauses=T
 
 
 class Hasty(sqlite3.Connection):
-    """Waits for no disk: what a process has given to the kernel outlives it. This is no power failure."""
+    """Skip waiting for the disk. What a process has handed to the kernel outlives it; this is no power failure."""
 
     def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
         return super().execute(sql.replace("synchronous = FULL", "synchronous = OFF"), parameters)
 
 
 def simulated(function: Callable[[], Awaitable[T]], seed: int = SEED) -> T:
-    """Run it on the mock clock, with the scheduling that the seed decides. Thousands of runs log nothing."""
+    """Run a function on the mock clock, with the scheduling of the seed. Thousands of runs log nothing."""
     with (
         reproducible(seed),
         patch.object(sqlite3, "connect", partial(sqlite3.connect, factory=Hasty)),
@@ -141,8 +141,8 @@ class Interruption(trio.abc.Instrument):
     """Counts scheduling steps, and calls `strike` before the chosen one.
 
     Attributes:
-        place: Which task was about to run, and where.
-        steps: How many steps there have been.
+        place: The task that was about to run, and its line.
+        steps: The number of steps so far.
     """
 
     def __init__(self, step: int | None, strike: Callable[[], None], watch: Callable[[], None] = lambda: None) -> None:
@@ -155,7 +155,7 @@ class Interruption(trio.abc.Instrument):
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
         self._watch()
         if self.steps == self._step:
-            # First, since Trio drops an instrument that raises: then there is no place, and the caller says so.
+            # This comes first: Trio drops an instrument that raises. Then there is no place, and the caller says so.
             place = place_of(task)
             self._strike()
             self.place = place
@@ -171,7 +171,7 @@ class Interruption(trio.abc.Instrument):
 
 
 def place_of(task: trio.lowlevel.Task) -> str:
-    """The task, and the innermost line of this project at which it waits."""
+    """Return the task, and the innermost line of this project at which it waits."""
     lines = [(Path(frame.f_code.co_filename), line) for frame, line in task.iter_await_frames()]
     ours = [(path, line) for path, line in lines if {"trio_agentmail", "tests"} & set(path.parts)] or lines
     path, line = ours[-1] if ours else (Path("nowhere"), 0)
@@ -189,16 +189,16 @@ def _set_event() -> trio.Event:
 
 @attrs.define
 class Life:
-    """What one life of the program saw and did, by message; nothing is added after its death.
+    """What one life of the program saw and did, by message. Nothing is added after its death.
 
     Attributes:
-        given: What came from the stream.
-        handled: Whose handler ended.
-        acked: Whose ack returned.
-        failed: Whose last attempt failed.
-        twice: What came again though no attempt had failed.
-        subscribed: When `subscribe()` had returned.
-        ready: Set while the consumer handles what it is given.
+        given: Mails that the stream yielded.
+        handled: Mails whose handler ended.
+        acked: Mails whose ack returned.
+        failed: Mails whose last delivery attempt failed.
+        twice: Mails that were delivered again although no attempt had failed.
+        subscribed: When `subscribe()` returned.
+        ready: Set while the consumer handles mail.
     """
 
     dead: bool = False
@@ -239,14 +239,14 @@ class Life:
 
 @attrs.define(kw_only=True)
 class Verdict:
-    """What became of a story.
+    """The outcome of a story.
 
     Attributes:
-        place: See `Interruption`. None: nothing was interrupted.
-        lost: Promised, and handled in neither life.
-        again: Given in the second life, though acked in the first.
-        twice: Given twice in one life.
-        raised: What came out of either life, and should not have; a second life that is refused is among it.
+        place: See `Interruption`; None if nothing was interrupted.
+        lost: Mails that were promised and handled in neither life.
+        again: Mails of the second life that were acknowledged in the first.
+        twice: Mails that were delivered twice in one life.
+        raised: Exceptions that should not have come out of either life. A refused second life is among them.
     """
 
     plot: Plot
@@ -263,7 +263,7 @@ class Verdict:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """What is wrong, in words."""
+        """The kinds of errors."""
         wrong = {"lost": self.lost, "again after its ack": self.again, "twice in a life": self.twice}
         return (*(kind for kind, names in wrong.items() if names), *self.raised)
 
@@ -276,7 +276,7 @@ class Verdict:
 
 
 class World:
-    """AgentMail, which outlives the program, and what was promised to it."""
+    """AgentMail, which outlives the program, and what the program was promised."""
 
     def __init__(self, plot: Plot) -> None:
         self.plot = plot
@@ -286,7 +286,7 @@ class World:
         self.promised: list[str] = []
 
     def watch(self) -> None:
-        """Note when the first subscription was confirmed."""
+        """Note when the first subscription is confirmed."""
         if self.confirmed is None and self.fake.subscribed:
             self.confirmed = trio.current_time()
 
@@ -315,7 +315,7 @@ class World:
 
 
 async def earlier_life(world: World, path: Path) -> None:
-    """It handles nothing, and begins to handle one mail."""
+    """A first life that handles nothing, except that it begins to handle one mail."""
     journal = world.journal(path)
     async with world.session(journal, ONE, ping_interval=None) as session:
         world.watch()
@@ -392,7 +392,7 @@ async def second_life(world: World, path: Path) -> None:
 
 
 async def consume(life: Life, session: AgentMailSession, journal: SQLiteJournal) -> None:
-    """Handle mail, every third with a plain ack; the first attempt at a difficult one fails."""
+    """Handle mail, every third with a plain ack. The first attempt at a difficult mail fails."""
     async for event in session.events:
         if not isinstance(event, MessageReceivedEvent):
             continue
@@ -478,14 +478,14 @@ async def _tell(plot: Plot, folder: Path, end: End | None, step: int | None) -> 
 
 
 def copy_journal(path: Path, copied: Path) -> None:
-    """What a process that dies now leaves: the database and its write-ahead log. The rest is made anew."""
+    """Copy what a process that dies now leaves: the database and its write-ahead log."""
     for suffix in ("", "-wal"):
         if (source := path.with_name(path.name + suffix)).exists():
             shutil.copyfile(source, copied.with_name(copied.name + suffix))
 
 
 def shape(exc: BaseException) -> str:
-    """The name of its class; of a group, those of what is in it as well."""
+    """Return the name of its class; for a group, also the names of the classes in it."""
     if not isinstance(exc, BaseExceptionGroup):
         return type(exc).__name__
     return f"{type(exc).__name__}[{', '.join(sorted(map(shape, exc.exceptions)))}]"

@@ -1,4 +1,4 @@
-"""The stream alone: what recovery adds to it has tests of its own."""
+"""Streams without recovery, which has tests of its own."""
 
 from functools import partial
 

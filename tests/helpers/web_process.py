@@ -1,7 +1,7 @@
 """`python -m tests.helpers.web_process NAME WEBSOCKETS HTTP`: a program of docs/web.md, with a fake in another process.
 
-A mail with the subject "slow" is handled when there has been a line on standard input. Web applications have a path
-more, `/hang`, which never answers.
+Handling a mail with the subject "slow" takes until a line arrives on standard input. Web applications have another
+path, `/hang`, which never answers.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
-"""What tests put into the streams under a connection to a `FakeAgentMail`.
+"""Taps on the streams below a connection to a `FakeAgentMail`.
 
-Both of its sides send each frame by one `send_all`, so that whoever looks there sees frames.
+Both sides send each frame by one `send_all`, so a tap sees whole frames.
 """
 
 from collections.abc import Awaitable, Callable
@@ -19,7 +19,7 @@ Pair: TypeAlias = Callable[[], tuple[trio.abc.Stream, trio.abc.Stream]]
 
 
 def opcode(data: bytes) -> int | None:
-    """Of a frame that is no fragment; None: it is one, or a part of a handshake, which is ASCII."""
+    """Return the opcode of an unfragmented frame; None for a fragment, and for a handshake, which is ASCII."""
     return data[0] & 0x0F if data[0] & 0x80 else None
 
 
@@ -30,11 +30,13 @@ async def do_nothing(data: bytes) -> None:
 def tap_client(
     fake: FakeAgentMail, *, before: Hook = do_nothing, after: Hook = do_nothing, pair: Pair = memory_stream_pair
 ) -> None:
-    """Have `before` and `after` called for all that clients of the fake send on connections to come.
+    """Call `before` and `after` for each frame that clients of the fake send on later connections.
 
     Args:
-        after: When the stream has taken it: one without a buffer does when the server has.
-        pair: The streams.
+        fake: The fake.
+        before: Called with a frame before it is sent.
+        after: Called with a frame when the stream has taken it. A stream without a buffer takes it with the server.
+        pair: Returns the two ends of a stream.
     """
 
     def tapped() -> tuple[trio.abc.Stream, trio.abc.Stream]:
@@ -45,7 +47,7 @@ def tap_client(
 
 
 def tap_server(fake: FakeAgentMail, *, after: Hook, pair: Pair = memory_stream_pair) -> None:
-    """The same for what the fake sends."""
+    """Call `after` for each frame that the fake sends on later connections."""
 
     def tapped() -> tuple[trio.abc.Stream, trio.abc.Stream]:
         client_end, server_end = pair()
@@ -55,7 +57,7 @@ def tap_server(fake: FakeAgentMail, *, after: Hook, pair: Pair = memory_stream_p
 
 
 class Tap(trio.abc.Stream):
-    """A stream that tells of what is sent on it, and is in all else the one below."""
+    """A stream that reports what is sent on it, and otherwise is the stream below."""
 
     def __init__(self, stream: trio.abc.Stream, before: Hook = do_nothing, after: Hook = do_nothing) -> None:
         self._stream = stream

@@ -1,4 +1,4 @@
-"""Through a proxy that is not ours: proxy.py, as a process of its own."""
+"""Streams through another implementation of a proxy: proxy.py, in a process of its own."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 HERE = "0.0.0.0"
-"""An address that leads here, and is not one of those that are always reached directly."""
+"""An address of this machine that is not always reached directly."""
 
 CREDENTIALS = "user:p%40ss%3Aw%C3%B6rd"
 

@@ -1,4 +1,4 @@
-"""The same promises against a server that is not ours: that of the `websockets` package, on the mock clock."""
+"""The same promises against another implementation: the server of the `websockets` package, on the mock clock."""
 
 import json
 import ssl
@@ -38,7 +38,7 @@ from trio_agentmail._websocket import client_websocket
 
 
 class Cable(trio.abc.HalfCloseableStream):
-    """A stream that can be cut without either end being told: then nothing comes, and what is sent is lost."""
+    """A stream that can be cut without notice to either end. Then nothing arrives, and what is sent is lost."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
@@ -68,7 +68,7 @@ class Cable(trio.abc.HalfCloseableStream):
 
 
 class Connection(ServerConnection):
-    """One that counts pings."""
+    """A server connection that counts pings."""
 
     pings = 0
     pongs = 0
@@ -88,7 +88,7 @@ Handle = Callable[[Connection], Awaitable[None]]
 
 
 async def stay(connection: Connection) -> None:
-    """Do nothing until the client goes: pings are answered all the same."""
+    """Do nothing until the client goes. Pings are answered anyway."""
     await connection.wait_closed()
 
 
@@ -96,8 +96,8 @@ class Foreign(FakeBackend):
     """A backend that connects to the `websockets` package's server.
 
     Args:
-        handle: What it does on a connection that has been confirmed; at its end, the connection is closed.
-        process_request: As in `websockets.trio.server.serve`, and so are the options.
+        handle: Called with a confirmed connection. When it returns, the connection is closed.
+        process_request, options: See `websockets.trio.server.serve`.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class Foreign(FakeBackend):
         ours, theirs = memory_stream_pair()
         self.opened_at.append(trio.current_time())
         async with background_nursery() as nursery:
-            # What cancels the client does not cancel a server elsewhere, which would see the end of the connection.
+            # Cancelling the client must not cancel the server, which sees the end of the connection.
             alive = trio.CancelScope(shield=True)
             nursery.start_soon(self._serve_while, alive, theirs)
             try:
@@ -172,7 +172,7 @@ class Foreign(FakeBackend):
 
 
 def word(event: events.Event) -> str:
-    """An event in a word: S(ubscribed), D(isconnected) with its code, an event's id."""
+    """Return an event as a word: S(ubscribed), D(isconnected) with its code, or the id of an event."""
     match event:
         case Subscribed():
             return "S"

@@ -1,4 +1,4 @@
-"""Over real TCP: what can go wrong before a connection is confirmed."""
+"""Failures over real TCP before a connection is confirmed."""
 
 import socket
 from collections.abc import Awaitable, Callable, Iterator
@@ -33,7 +33,7 @@ from trio_agentmail.errors import ConnectionLostError
 Misbehaviour = Callable[[Peer], Awaitable[None]]
 
 
-# Trouble that may pass
+# Transient failures
 
 
 async def never_answers(peer: Peer) -> None:
@@ -360,7 +360,7 @@ async def test_a_port_that_opens_later_is_found() -> None:
 
 @pytest.fixture
 def full_port() -> Iterator[int]:
-    """A port where the SYN of one more connection is dropped, as behind a firewall: its queue is full."""
+    """A port whose queue is full, so the SYN of another connection is dropped, as behind a firewall."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
@@ -391,7 +391,7 @@ async def test_a_connection_that_never_comes_about_is_given_up(full_port: int) -
     assert text in str(caught.value.__cause__)
 
 
-# Trouble that does not pass
+# Fatal failures
 
 
 async def refuses_without_end(peer: Peer) -> None:
@@ -522,7 +522,7 @@ async def test_a_subscription_that_is_refused_raises_at_once_as_itself() -> None
     assert server.connections == 1
 
 
-# Unusual, and right
+# Unusual but valid
 
 
 async def test_frames_in_the_same_packet_as_the_answer_to_the_handshake_are_not_lost() -> None:

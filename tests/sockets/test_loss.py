@@ -1,6 +1,6 @@
-"""Over real TCP: a confirmed connection is lost, in every way that a server or a network knows.
+"""A confirmed connection is lost over real TCP, in every way that a server or a network can cause.
 
-Each time the consumer sees what came before, one `Disconnected`, and a `Subscribed` where it goes on.
+Each time, the consumer sees what came before, one `Disconnected`, and a `Subscribed` where it goes on.
 """
 
 from collections.abc import Awaitable, Callable
@@ -38,10 +38,10 @@ LIMIT = 2**16
 
 
 async def lose(trouble: Callable[[Peer], Awaitable[None]], *expected: str) -> None:
-    """Deliver m1, run into trouble, and go on with m2 on the next connection.
+    """Deliver m1, lose the connection, and go on with m2 on the next one.
 
     Args:
-        expected: What the consumer sees between m1 and the next `Subscribed`.
+        expected: The events between m1 and the next `Subscribed`.
     """
     m1_taken = trio.Event()
 

@@ -1,4 +1,4 @@
-"""Through an HTTP proxy on a real socket: the WebSocket and the REST API, and what a proxy can do to them."""
+"""The WebSocket and the REST API through an HTTP proxy on a real socket, and what a proxy can do to them."""
 
 import base64
 import logging
@@ -69,7 +69,7 @@ def certificates() -> Certificates:
 
 @pytest.fixture(autouse=True)
 def logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Whatever any logger says, no password is in it."""
+    """No log record may hold a password."""
     caplog.set_level(logging.DEBUG)
     yield
     for record in caplog.get_records("call"):
@@ -85,7 +85,7 @@ async def push_one(websocket: ServerConnection, number: int) -> None:
     await stay(websocket)
 
 
-# All goes well
+# Without failures
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
@@ -174,7 +174,7 @@ async def test_mail_that_was_missed_is_recovered_through_the_proxy(scheme: str, 
 
 
 async def test_each_host_is_excepted_for_itself(certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The REST API is to be reached directly, and its name cannot be resolved here."""
+    """The REST API is to be reached directly, but its name cannot be resolved here."""
     monkeypatch.setattr("trio_agentmail._recovery.rest.ATTEMPTS", 1)
     monkeypatch.setenv("NO_PROXY", API)
     async with websockets_server(push_one, ssl=certificates.servers) as server:
@@ -237,7 +237,7 @@ async def test_a_message_of_8_mib_comes_whole_through_two_layers_of_tls(certific
             assert await server.goodbye() == 1000
 
 
-# How a consent may look
+# How an accepting answer may look
 
 
 def consents(*pieces: bytes) -> Answer:
@@ -347,7 +347,7 @@ REFUSALS = [
 
 
 def everything_said(exc: BaseException) -> str:
-    """All that can be shown of an exception and of what it was raised from, with the locals of the package's frames."""
+    """Return everything that can be shown of an exception and of its chain, with the locals of the package's frames."""
     text = ""
     failure: BaseException | None = exc
     while failure is not None:
@@ -478,7 +478,7 @@ async def test_a_proxy_whose_tls_hangs_is_named(certificates: Certificates) -> N
 async def test_a_certificate_that_is_not_trusted_is_told_with_whose_it_is(
     untrusted: str, certificates: Certificates
 ) -> None:
-    """A proxy that looks into TLS shows a certificate of its own for AgentMail's."""
+    """A proxy that intercepts TLS shows its own certificate in place of AgentMail's."""
     strange = Certificates().servers
     good = certificates.servers
     async with websockets_server(push_one, ssl=strange if untrusted == "agentmail" else good) as server:
@@ -494,7 +494,7 @@ async def test_a_certificate_that_is_not_trusted_is_told_with_whose_it_is(
     assert server.connections == 0 or untrusted == "agentmail"
 
 
-# A connection that was in force
+# Losing a confirmed connection
 
 
 async def test_a_connection_that_the_proxy_drops_is_made_again_through_it() -> None:
@@ -543,7 +543,7 @@ async def test_nothing_that_a_proxy_does_ends_a_healthy_stream() -> None:
 
 
 async def test_the_key_is_not_shown_to_a_proxy_that_is_not_agentmail(certificates: Certificates) -> None:
-    """It makes no connection, and listens to what is said all the same."""
+    """The proxy makes no connection, but records the request."""
     heard = bytearray()
 
     async def answer(peer: Peer) -> bool:
@@ -655,7 +655,7 @@ async def test_recovery_blocked_by_a_proxy_reports_it_and_the_stream_goes_on(
     assert f"the proxy {proxy.name} makes no connection to {API}:443: HTTP status 403 Forbidden" in event.reason
 
 
-# Nothing is left behind
+# Nothing stays behind
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")

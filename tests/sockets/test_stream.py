@@ -437,7 +437,7 @@ async def test_cancelled_the_stream_is_left_at_once_by_force() -> None:
 
 
 async def confirm_and_ignore_the_rest(peer: Peer) -> None:
-    """Read, but answer nothing, not even a close frame, until the client hangs up."""
+    """Read without answering, not even a close frame, until the client hangs up."""
     await peer.confirm()
     received = []
     with suppress(HungUp, trio.BrokenResourceError):

@@ -34,7 +34,7 @@ YESTERDAY = datetime.now(UTC) - timedelta(days=1)
 
 
 class Authority:
-    """A certificate authority: makes the context of a client that trusts it, and those of servers."""
+    """A certificate authority. It makes the context of a client that trusts it, and the contexts of servers."""
 
     def __init__(self) -> None:
         self._ca = trustme.CA()
@@ -186,7 +186,7 @@ async def test_a_certificate_that_is_bad_for_a_while_is_survived(
     assert server.connections == 4
 
 
-# Trouble below the WebSocket
+# Failures of TLS
 
 
 async def test_a_server_without_tls_is_trouble_that_may_pass_and_does_not_get_the_key(authority: Authority) -> None:
@@ -258,7 +258,7 @@ async def test_a_tls_handshake_that_never_succeeds_says_why(
 
 
 async def refuse_tls(context: ssl.SSLContext, peer: Peer) -> None:
-    """Say why, which Trio's end of TLS does not."""
+    """Send TLS's reason, which Trio's server side does not."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     tls = context.wrap_bio(incoming, outgoing, server_side=True)
     while True:

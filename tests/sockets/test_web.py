@@ -31,7 +31,7 @@ WEB = ["starlette_app", "quart_app"]
 
 @asynccontextmanager
 async def running(name: str, environment: AgentMailEnvironment, directory: Path) -> AsyncIterator[trio.Process]:
-    """The program, in a process of its own, which must have ended 60 seconds after the block has begun."""
+    """Run a program in a process of its own. It must end within 60 seconds after the block has begun."""
     async with trio.open_nursery() as nursery:
         process: trio.Process = await nursery.start(
             partial(
@@ -56,7 +56,7 @@ async def running(name: str, environment: AgentMailEnvironment, directory: Path)
 
 
 async def read_until(stream: Any, pattern: str) -> str:
-    """The first group of the pattern, in what is read from the stream."""
+    """Return the first group of the pattern in what is read from the stream."""
     text = ""
     while (found := re.search(pattern, text)) is None:
         received = await stream.receive_some()

@@ -1,4 +1,4 @@
-"""The reader of frames: the cases of the Autobahn test suite, two other readers beside it, its limits, its memory."""
+"""The parser of frames: the cases of the Autobahn test suite, comparison with two other parsers, limits, memory."""
 
 import itertools
 import tracemalloc
@@ -25,7 +25,7 @@ NO_LIMIT = 2**63
 
 
 Item = bytes | tuple[str, bytes] | tuple[str, int, str] | tuple[str, int]
-"""What a reader makes of frames. Not in its own classes: a `Ping` equals a `Pong`, as tuples do."""
+"""The result of a parser. Not in the classes of the package, because a `Ping` equals a `Pong`, as tuples do."""
 
 
 def pinged(payload: bytes) -> Item:
@@ -59,12 +59,12 @@ def plain(item: Received) -> Item:
 
 
 def received(pieces: Iterable[bytes], max_message_size: int = NO_LIMIT) -> list[Item]:
-    """All that a receiver makes of these pieces."""
+    """Return everything that a receiver parses from these pieces."""
     return [plain(item) for item in received_with_words(pieces, max_message_size)]
 
 
 def received_with_words(pieces: Iterable[bytes], max_message_size: int) -> list[Received]:
-    """The same, with our words for what is wrong. Whatever comes behind the end changes nothing."""
+    """Return the same, with our words for what is wrong. Check that nothing after the end changes it."""
     receiver = Receiver(max_message_size)
     items = [item for piece in pieces for item in receiver.receive(piece)]
     ends = [isinstance(item, Close | Failure) for item in items]
@@ -84,7 +84,7 @@ def octets(data: bytes) -> list[bytes]:
 
 
 def fragments(opcode: int, parts: Sequence[bytes], *, between: bytes = b"") -> bytes:
-    """A message in these parts, with something between any two of them."""
+    """Return a message in fragments, with something between each two of them."""
     opcodes = [opcode] + [CONTINUATION] * (len(parts) - 1)
     fins = [False] * (len(parts) - 1) + [True]
     return between.join(frame(op, part, fin=fin) for op, part, fin in zip(opcodes, parts, fins, strict=True))
@@ -489,8 +489,8 @@ def test_of_all_close_codes_those_may_come_that_the_registry_has_or_leaves_to_ot
         assert items == [closed(code, "why") if code in may_come else failure(1002)]
 
 
-# Other readers: wsproto, which checks text as it comes, and websockets, which leaves the text to others; it is checked
-# for it here, once a message is complete.
+# Other parsers: wsproto, which checks text as it arrives, and websockets, which does not check text. The test checks it
+# for websockets when a message is complete.
 
 
 def read_by_wsproto(pieces: Iterable[bytes]) -> list[Item]:
@@ -588,7 +588,7 @@ class Talk(NamedTuple):
 
 @st.composite
 def talks(draw: st.DrawFn) -> Talk:
-    """Frames that a server may send, and what is in them."""
+    """Frames that a server may send, and their contents."""
     talk = Talk([], [])
 
     def control_frames() -> None:
@@ -618,7 +618,7 @@ def talks(draw: st.DrawFn) -> Talk:
 
 @st.composite
 def pieces_of(draw: st.DrawFn, data: bytes) -> list[bytes]:
-    """The data as it may come out of a stream."""
+    """The data in pieces, as a stream may return it."""
     if len(data) <= 2000 and draw(st.booleans()):
         return octets(data)
     cuts = sorted(draw(st.lists(st.integers(0, len(data)), max_size=10)))
@@ -641,7 +641,7 @@ hard_texts = st.sampled_from([text for _, text, _ in utf_8()])
 
 @st.composite
 def hostile_frames(draw: st.DrawFn) -> bytes:
-    """A frame that may be right or wrong in any way: most are nearly right."""
+    """A frame that may be valid or wrong in any way. Most are nearly valid."""
     first = draw(firsts)
     payload = draw(small_texts | hard_texts | small_bytes | cut_texts)
     if first & 0x0F == CLOSE and draw(st.booleans()):
@@ -734,7 +734,7 @@ def test_whatever_comes_it_does_not_matter_how_it_is_chopped(data: st.DataObject
         (b"\x83\x7e", [], [failure(1002)], [failure(1002)]),
         (b"\xc1\x05", [failure(1002)], [failure(1002)], []),
         (frame(TEXT, b"\xff", fin=False), [], [failure(1007)], []),
-        # Which of two faults is told.
+        # Which of two errors is reported.
         (frame(CLOSE, b"\x03\xe7\xff"), [failure(1002)], [failure(1002)], [failure(1007)]),
     ],
     ids=["1014", "long", "too long", "mask", "mask first", "opcode first", "header first", "early text", "two faults"],

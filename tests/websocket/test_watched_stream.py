@@ -1,4 +1,4 @@
-"""Until when all that the server sent has been read."""
+"""`read_until`: the time before which everything that the server sent has been read."""
 
 import pytest
 import trio

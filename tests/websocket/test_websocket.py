@@ -1,4 +1,4 @@
-"""A client WebSocket over any stream, against servers that are written byte by byte: it never hangs."""
+"""The client WebSocket over memory streams, against servers that are written byte by byte. It never hangs."""
 
 import base64
 import functools
@@ -54,7 +54,7 @@ class Server:
         await self.stream.send_all(data)
 
     async def read_request(self) -> bytes:
-        """Read the handshake, and return the answer that accepts it."""
+        """Read the handshake and return the answer that accepts it."""
         while b"\r\n\r\n" not in self.request:
             self.request += await self.stream.receive_some()
         key = re.search(rb"(?i)sec-websocket-key: *(\S+)", self.request)
@@ -69,14 +69,14 @@ class Server:
         await self.send(await self.read_request())
 
     async def receive_frame(self) -> tuple[int, bytes]:
-        """The client's next frame, unmasked; those of this test are short."""
+        """Return the client's next frame, unmasked. All of them are short here."""
         head = await self._receive_exactly(6)
         assert head[1] & 0x80, "a client masks its frames"
         payload = await self._receive_exactly(head[1] & 0x7F)
         return head[0] & 0x0F, bytes(byte ^ head[2 + i % 4] for i, byte in enumerate(payload))
 
     async def frames(self) -> AsyncIterator[tuple[int, bytes]]:
-        """The client's frames, until it hangs up."""
+        """Return the client's frames until it hangs up."""
         while True:
             if not self._received:
                 self._received += await self.stream.receive_some()
@@ -95,7 +95,7 @@ class Server:
 
 @functools.cache
 def tls_contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """Of a client and of a server that it trusts."""
+    """Return the contexts of a client and of a server that it trusts."""
     authority = trustme.CA()
     client, server = ssl.create_default_context(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.configure_trust(client)
@@ -110,9 +110,9 @@ plain_and_tls = pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS
 async def connected_to(
     talk: Talk, *, max_message_size: int = 1000, lockstep: bool = False, tls: bool = False
 ) -> AsyncIterator[ClientWebSocket]:
-    """A WebSocket to a server that says what `talk` says; it leaves the stream open if `talk` does.
+    """A WebSocket to a server that runs `talk`. The server leaves its end of the stream open if `talk` does.
 
-    At the end of the block the client must have closed its own end.
+    At the end of the block, the client must have closed its own end.
     """
     client_end, server_end = lockstep_stream_pair() if lockstep else memory_stream_pair()
     client_stream: trio.abc.Stream = client_end
@@ -121,7 +121,7 @@ async def connected_to(
     if tls:
         client_context, server_context = tls_contexts()
         server_stream = trio.SSLStream(server_end, server_context, server_side=True, https_compatible=True)
-    # On the mock clock, what hangs would hang for ever.
+    # On the mock clock, a test that hangs would hang for ever.
     with trio.fail_after(1000):
         async with background_nursery() as nursery:
             nursery.start_soon(talk, Server(server_stream))
@@ -151,7 +151,7 @@ async def taking(seconds: float) -> AsyncIterator[None]:
 
 
 async def refused_by(talk: Talk) -> Exception:
-    """What comes out when the server answers the handshake like this."""
+    """Return the exception for a server that answers the handshake like this."""
     with pytest.raises((ApiError, ConnectionLostError)) as caught:
         async with connected_to(talk):
             pytest.fail("connected")
@@ -160,7 +160,7 @@ async def refused_by(talk: Talk) -> Exception:
 
 
 def saying(*parts: bytes | float, then: str = "leave it open") -> Talk:
-    """A server that answers the handshake with these bytes, and sleeps for the numbers between them."""
+    """A server that answers the handshake with these bytes. It sleeps for the numbers between them, in seconds."""
 
     async def talk(server: Server) -> None:
         await server.read_request()
@@ -326,7 +326,7 @@ async def test_what_is_no_websocket_server_is_a_lost_connection(answer: bytes, a
 
 
 def accepting(answer: bytes, changes: dict[str, list[str]]) -> bytes:
-    """The answer that accepts, with other values for some headers; `{token}` in them stands for the right token."""
+    """The answer that accepts, with other values for some headers. `{token}` in them stands for the right token."""
     lines = answer.decode().split("\r\n")[:-2]
     token = next(line.split(": ")[1] for line in lines if line.startswith("Sec-WebSocket-Accept"))
     kept = [line for line in lines if line.partition(":")[0] not in changes]
@@ -834,7 +834,7 @@ async def test_a_block_that_is_left_without_a_close_cuts_the_stream(autojump_clo
 
 
 class TricklingStream(trio.abc.SendStream):
-    """Sends a byte a second."""
+    """A stream that sends a byte a second."""
 
     def __init__(self, stream: trio.abc.SendStream) -> None:
         self._stream = stream
