@@ -313,7 +313,7 @@ async def test_what_the_journal_had_no_room_for_is_written_down_as_handlers_make
 async def test_sigterm_with_workers_that_are_given_a_time_limit(
     with_journal: bool, tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """workers finish what they have begun, and what is too slow is cancelled."""
+    """Workers finish what they have begun, and what is too slow is cancelled."""
     fake = FakeAgentMail()
     journal = SQLiteJournal(tmp_path / "agent.db")
     handled = []
