@@ -175,7 +175,7 @@ class Connection:
             self._early.append(event)
             size += len(data)
             if len(self._early) > MAX_EARLY_EVENTS or size > MAX_EARLY_SIZE:
-                raise ConnectionLostError(f"{len(self._early)} events came, and no confirmation")
+                raise ConnectionLostError(f"{len(self._early)} events arrived before the confirmation")
 
     async def receive(self) -> Event | None:
         """Return the next event; None when the connection has been retired and drained.

@@ -60,7 +60,7 @@ async def _failure_of_tunnel(stream: trio.abc.Stream, proxy: Proxy, target: str)
             if event.status_code >= 300:
                 return refused_by_proxy(proxy, event.status_code, target)
             if connection.trailing_data[0]:
-                return ConnectionError(f"{proxy} sends more than an answer")
+                return ConnectionError(f"{proxy} sent data after its answer")
             return None
 
 
@@ -158,7 +158,7 @@ def _check_acceptance(response: h11.InformationalResponse, token: bytes) -> None
         or b"sec-websocket-extensions" in headers
         or b"sec-websocket-protocol" in headers
     ):
-        raise ConnectionLostError("not a WebSocket server: it accepts the handshake in a way that is not valid")
+        raise ConnectionLostError("not a WebSocket server: its 101 response is not valid")
 
 
 async def _receive_body(http: h11.Connection, stream: trio.abc.Stream) -> bytes:

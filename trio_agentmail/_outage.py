@@ -56,5 +56,5 @@ class OutageTracker:
 
     def warn_if_it_lasts(self) -> None:
         if trio.current_time() >= self.warning_is_due_at:
-            logger.warning("not subscribed, or not for long, for %.0f s: %s", WARN_AFTER, self.last_error)
+            logger.warning("no stable subscription for %.0f s: %s", WARN_AFTER, self.last_error)
             self._has_warned = True

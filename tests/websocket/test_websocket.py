@@ -395,7 +395,7 @@ async def test_a_consent_to_something_else_is_a_lost_connection(
     async with taking(0):
         lost = await refused_by(talk)
     assert isinstance(lost, ConnectionLostError)
-    assert "accepts the handshake in a way that is not valid" in str(lost)
+    assert "its 101 response is not valid" in str(lost)
 
 
 async def test_a_token_in_other_letters_is_another_token(autojump_clock: MockClock) -> None:
