@@ -92,7 +92,7 @@ async def test_events_that_come_before_a_later_confirmation_come_after_it_too(au
 
 
 @pytest.mark.parametrize("buffer_size", [1, 64])
-async def test_a_thousand_events_before_the_confirmation_do_not_dead_lock(
+async def test_a_thousand_events_before_the_confirmation_do_not_deadlock(
     buffer_size: int, autojump_clock: MockClock
 ) -> None:
     fake = FakeAgentMail()
@@ -186,7 +186,7 @@ async def test_open_timeout_does_not_end_a_connection_that_was_confirmed(autojum
 
 
 @both_openers
-async def test_trouble_that_outlasts_enter_timeout_raises_connection_failed(
+async def test_transient_failures_beyond_enter_timeout_raise_connection_failed(
     opener: Opener, no_jitter: None, autojump_clock: MockClock
 ) -> None:
     fake = FakeAgentMail()
@@ -410,7 +410,7 @@ async def test_what_a_callable_for_the_key_raises_later_ends_the_block(autojump_
 
 
 @pytest.mark.parametrize("backend", [FakeAgentMail, "fake", object()])
-async def test_a_backend_that_is_none_is_refused_at_once(backend: Any, autojump_clock: MockClock) -> None:
+async def test_an_invalid_backend_is_refused_at_once(backend: Any, autojump_clock: MockClock) -> None:
     with pytest.raises(TypeError, match=r"backend takes an object that opens WebSockets, like FakeAgentMail\(\)"):
         async with open_agentmail_stream(backend=backend):
             pytest.fail("entered")

@@ -76,7 +76,9 @@ def test_no_mail_is_lost_or_redelivered_after_its_ack_at_any_step_of_ending(
 @pytest.mark.parametrize("part", range(PARTS))
 @plots
 @pytest.mark.parametrize("end", ["cancelled", "killed"])
-def test_and_so_it_is_at_every_step(plot: Plot, end: End, part: int, tmp_path: Path) -> None:
+def test_no_mail_is_lost_or_redelivered_after_its_ack_at_every_step(
+    plot: Plot, end: End, part: int, tmp_path: Path
+) -> None:
     check_steps(plot, end, tmp_path, part, PARTS)
 
 
@@ -143,5 +145,5 @@ def test_what_a_program_does_after_its_death_does_not_count() -> None:
 @pytest.mark.long
 @pytest.mark.timeout(600)
 @plots
-def test_and_so_it_is_at_every_fifth_step_at_which_it_is_stopped(plot: Plot, tmp_path: Path) -> None:
+def test_no_mail_is_lost_at_every_fifth_step_of_stopping(plot: Plot, tmp_path: Path) -> None:
     check_steps(plot, "stopped", tmp_path, SEED % 5, 5)

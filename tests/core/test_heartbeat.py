@@ -284,7 +284,7 @@ async def test_answering_a_ping_of_a_server_that_has_gone_costs_nothing_that_was
         assert [type(event) for event in received[10:]] == [Disconnected, Subscribed]
 
 
-async def test_a_close_that_nobody_has_read_yet_is_not_turned_into_a_silence(autojump_clock: MockClock) -> None:
+async def test_a_close_frame_that_has_not_been_read_is_not_a_silence(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     async with open_agentmail_stream(backend=fake, buffer_size=2) as events:
         for n in range(2):

@@ -722,7 +722,7 @@ def test_control_c_in_a_task_of_the_stream_is_not_lost(opener: Opener) -> None:
 
 
 @with_both
-def test_control_c_during_the_goodbye_is_not_lost(opener: Opener) -> None:
+def test_control_c_while_closing_is_not_lost(opener: Opener) -> None:
     fake = FakeAgentMail()
 
     async def main() -> None:
@@ -764,9 +764,7 @@ class Interrupting(FakeBackend):
 @pytest.mark.parametrize("what", [KeyboardInterrupt(), SystemExit()], ids=repr)
 @pytest.mark.parametrize("calls", [0, 1, 2, 5])
 @pytest.mark.parametrize("where", ["open_websocket", "http_transport", "now", "run_sync"])
-def test_control_c_comes_out_alone_from_whatever_task_it_strikes(
-    where: str, calls: int, what: BaseException, tmp_path: Path
-) -> None:
+def test_control_c_comes_out_alone_from_any_task(where: str, calls: int, what: BaseException, tmp_path: Path) -> None:
     async def main() -> None:
         fake = FakeAgentMail()
         backend = Interrupting(fake, where, calls, what)
@@ -1091,7 +1089,7 @@ async def test_a_bug_in_the_backend_on_leaving_comes_out_as_itself(opener: Opene
 
 
 @with_both
-async def test_trouble_of_the_network_on_leaving_is_no_bug(opener: Opener, autojump_clock: MockClock) -> None:
+async def test_a_network_failure_on_leaving_is_no_bug(opener: Opener, autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     async with leaving_nothing(fake):
         async with opener(backend=BuggyGoodbye(fake, ConnectionResetError("reset"))):

@@ -156,7 +156,7 @@ class Future:
         yield
 
 
-async def test_nor_does_it_return_another_thing_to_be_awaited(autojump_clock: MockClock) -> None:
+async def test_an_api_key_callable_returns_nothing_to_be_awaited(autojump_clock: MockClock) -> None:
     with pytest.raises(TypeError, match="this function is async"):
         async with open_agentmail_stream(backend=FakeAgentMail(), api_key=Future):  # type: ignore[arg-type]
             pytest.fail("entered")

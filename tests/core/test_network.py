@@ -71,7 +71,7 @@ async def test_a_thread_is_waited_for_though_the_caller_is_cancelled() -> None:
     assert scope.cancelled_caught
 
 
-async def test_requests_go_straight_to_the_server_whatever_the_environment_says_of_proxies(
+async def test_requests_go_directly_to_the_server_regardless_of_proxies_in_the_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):

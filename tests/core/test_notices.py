@@ -53,7 +53,7 @@ def merged(items: list[Event]) -> list[Event]:
     ],
     ids=repr,
 )
-def test_a_gap_that_nobody_has_seen_becomes_one_with_the_next(given_: list[Event], left: list[Event]) -> None:
+def test_a_gap_that_has_not_been_seen_is_merged_with_the_next(given_: list[Event], left: list[Event]) -> None:
     assert merged(given_) == left
 
 

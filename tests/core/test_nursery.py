@@ -177,7 +177,7 @@ def test_a_context_goes_where_the_story_begins_and_replaces_a_cancellation() -> 
     assert between.__context__ is context
 
 
-async def test_what_several_tasks_were_told_of_one_thing_comes_out_once(autojump_clock: MockClock) -> None:
+async def test_one_failure_that_several_tasks_report_comes_out_once(autojump_clock: MockClock) -> None:
     error = Mishap()
     with pytest.raises(Mishap) as caught:
         async with background_nursery() as nursery:
@@ -187,7 +187,7 @@ async def test_what_several_tasks_were_told_of_one_thing_comes_out_once(autojump
     assert caught.value is error
 
 
-async def test_exceptions_are_told_apart_by_what_they_are() -> None:
+async def test_exceptions_are_distinguished_by_identity() -> None:
     @dataclasses.dataclass
     class Unhashable(Exception):
         code: int
@@ -216,7 +216,7 @@ async def test_a_failed_journal_raises_one_exception_although_each_task_has_its_
     assert caught.value in errors
 
 
-async def test_journals_that_fail_in_different_ways_are_told_apart() -> None:
+async def test_different_failures_of_journals_are_distinguished() -> None:
     errors = [JournalError("the disk is full"), JournalError("is damaged"), JournalInUseError("the disk is full")]
     with pytest.raises(ExceptionGroup) as caught:
         async with background_nursery() as nursery:

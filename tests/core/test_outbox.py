@@ -95,7 +95,7 @@ async def take_all(outbox: Outbox) -> list[Event]:
     ids=repr,
 )
 @pytest.mark.parametrize("room", [1, 2, 3, 64])
-async def test_notices_that_nobody_took_are_merged_unless_an_event_is_between_them(
+async def test_untaken_notices_are_merged_unless_an_event_is_between_them(
     given_: list[Event], seen: list[Event], room: int
 ) -> None:
     outbox = Outbox(room, MAX_SIZE, nothing_delivered())
@@ -192,7 +192,7 @@ async def test_waiting_counts_what_waits_in_the_channel_before_it_and_behind_it(
         assert outbox.waiting == 4
 
 
-async def test_merging_takes_nothing_from_a_consumer_who_waits() -> None:
+async def test_merging_takes_nothing_from_a_consumer_that_waits() -> None:
     async def consume() -> None:
         async for event in outbox.events.clone():
             received.append(event)
@@ -316,7 +316,7 @@ async def test_the_memory_of_what_was_delivered_is_bounded_and_forgets_the_oldes
 # Without receivers
 
 
-async def test_when_every_receiver_is_closed_whoever_puts_or_notifies_is_told() -> None:
+async def test_without_receivers_put_and_notify_raise() -> None:
     outbox = Outbox(2, MAX_SIZE, nothing_delivered())
     clone = outbox.events.clone()
     async with running(outbox):
@@ -335,7 +335,7 @@ async def test_when_every_receiver_is_closed_whoever_puts_or_notifies_is_told() 
         assert outbox.delivered == 1
 
 
-async def test_when_every_receiver_is_closed_a_put_that_waits_for_room_is_told() -> None:
+async def test_without_receivers_a_put_that_waits_for_room_raises() -> None:
     async def put() -> None:
         with pytest.raises(Abandoned):
             await outbox.put(E(2))
@@ -352,7 +352,7 @@ async def test_when_every_receiver_is_closed_a_put_that_waits_for_room_is_told()
         assert told == [True]
 
 
-async def test_when_every_receiver_is_closed_a_put_behind_waiting_notices_is_told() -> None:
+async def test_without_receivers_a_put_behind_waiting_notices_raises() -> None:
     async def put() -> None:
         with pytest.raises(Abandoned):
             await outbox.put(E(2))
@@ -403,7 +403,7 @@ class Model:
 
 
 @given(st.integers(1, 3), st.lists(st.sampled_from(STEPS), max_size=40))
-async def test_whatever_the_interleaving_the_consumer_sees_what_the_model_says(room: int, steps: list[Step]) -> None:
+async def test_the_consumer_sees_what_the_model_says_with_any_interleaving(room: int, steps: list[Step]) -> None:
     putting: trio.CancelScope | None = None
 
     async def put(event: Event) -> None:
@@ -527,7 +527,7 @@ async def test_small_events_do_not_pass_a_large_one_that_waits() -> None:
         assert sizes(await take_all(outbox)) == [30, 30, 90, 1]
 
 
-async def test_whoever_waits_for_room_is_told_when_every_receiver_is_closed() -> None:
+async def test_a_task_that_waits_for_room_is_woken_when_every_receiver_is_closed() -> None:
     async def put() -> None:
         with pytest.raises(Abandoned):
             await outbox.put(T(1, 90))

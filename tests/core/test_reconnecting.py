@@ -281,7 +281,7 @@ async def test_a_disconnected_says_what_happened_and_since_when(autojump_clock: 
         assert lost.last_received == began + timedelta(seconds=150)
 
 
-async def test_a_cut_is_told_from_a_close(autojump_clock: MockClock) -> None:
+async def test_a_cut_is_distinguished_from_a_close(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     began = time_of_day(fake)
     async with open_agentmail_stream(backend=fake, ping_interval=None) as events:
@@ -532,7 +532,7 @@ async def test_each_change_of_state_is_one_line_of_log(
     assert "private" not in caplog.text
 
 
-async def test_trouble_that_lasts_is_a_warning_for_each_outage(
+async def test_each_outage_that_lasts_is_one_warning(
     no_jitter: None, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake = FakeAgentMail()
@@ -563,7 +563,7 @@ async def test_a_server_that_keeps_dropping_is_a_warning_too(
     assert "cut" in warning
 
 
-async def test_an_outage_is_a_warning_after_a_minute_also_when_nobody_tries(
+async def test_an_outage_is_a_warning_after_a_minute_also_between_attempts(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake = FakeAgentMail()
@@ -673,7 +673,7 @@ async def test_the_memory_of_what_was_delivered_is_bounded(
 # In front of a consumer that sleeps
 
 
-async def test_losses_that_nobody_noticed_are_one(autojump_clock: MockClock) -> None:
+async def test_losses_that_have_not_been_seen_are_merged(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     began = time_of_day(fake)
     async with open_agentmail_stream(backend=fake, ping_interval=None) as events:
@@ -737,7 +737,7 @@ async def test_reconnecting_goes_on_while_the_channel_is_full(autojump_clock: Mo
         assert await take_all(session.events) == "1 2 D S 3 4 5"
 
 
-async def test_a_consumer_who_works_with_clones_sees_the_same_losses(autojump_clock: MockClock) -> None:
+async def test_a_consumer_that_works_with_clones_sees_the_same_losses(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     async with open_agentmail_stream(backend=fake, buffer_size=4) as events:
         clone = events.clone()
@@ -870,7 +870,7 @@ async def test_refusing_a_new_subscription_does_not_wear_out_the_old_one(autojum
         assert session.state == "subscribed"
 
 
-async def test_transient_trouble_with_the_new_subscription_is_tried_again(
+async def test_transient_failures_of_the_new_subscription_are_retried(
     no_jitter: None, autojump_clock: MockClock
 ) -> None:
     fake = FakeAgentMail()

@@ -435,7 +435,7 @@ async def test_each_connection_is_redacted_with_the_key_that_it_was_made_with(au
         assert_no_secret(session.statistics())
 
 
-async def test_the_old_connection_may_give_away_neither_its_own_key_nor_the_new_one(
+async def test_the_old_connection_gives_away_neither_its_own_key_nor_the_new_one(
     autojump_clock: MockClock,
 ) -> None:
     """While `subscribe` opens a second connection, the first one still exists and uses its own key."""

@@ -53,7 +53,7 @@ async def test_a_ping_or_pong_that_it_does_not_take_does_not_hold_up_a_cancelled
 
 
 @pytest.mark.parametrize("who", ["server", "client"])
-async def test_nor_one_that_is_left_in_peace_beyond_close_timeout(who: str, autojump_clock: MockClock) -> None:
+async def test_a_stream_left_in_peace_is_not_delayed_beyond_close_timeout(who: str, autojump_clock: MockClock) -> None:
     fake, stopped = stops_reading_at(PONG if who == "server" else PING)
     async with taking(7 + 3):
         async with open_agentmail_stream(backend=fake, ping_interval=5 if who == "client" else None, close_timeout=3):
@@ -78,7 +78,7 @@ async def test_a_subscription_that_it_does_not_take_does_not_hold_up_entering(au
     assert not fake.frames
 
 
-async def test_left_in_the_moment_of_a_ping_it_still_says_goodbye(autojump_clock: MockClock) -> None:
+async def test_leaving_at_the_moment_of_a_ping_still_sends_a_close_frame(autojump_clock: MockClock) -> None:
     for steps in range(10):
         fake = FakeAgentMail()
         async with taking(10), open_agentmail_stream(backend=fake, ping_interval=10):

@@ -231,11 +231,13 @@ def test_subscribe_that_is_cancelled_has_changed_nothing(
 @pytest.mark.timeout(600)
 @circumstances
 @journals
-def test_and_so_it_is_at_every_step(circumstance: Circumstance, with_journal: bool, tmp_path: Path) -> None:
+def test_a_cancelled_subscribe_has_changed_nothing_at_every_step(
+    circumstance: Circumstance, with_journal: bool, tmp_path: Path
+) -> None:
     check_circumstance(circumstance, with_journal, tmp_path, 1)
 
 
-def test_nor_is_the_journal_then_that_of_another_subscription(tmp_path: Path) -> None:
+def test_a_cancelled_subscribe_leaves_the_journal_with_its_subscription(tmp_path: Path) -> None:
     def run(step: int | None) -> CancelledSubscribe:
         return simulated(partial(subscribe_and_cancel_and_start_again, new_folder(tmp_path) / "agent.db", step))
 

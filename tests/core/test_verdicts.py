@@ -94,7 +94,7 @@ def api_error(status: int, **headers: str) -> ApiError:
 
 
 @pytest.mark.parametrize("failure", NETWORK_TROUBLE, ids=repr)
-def test_network_trouble_is_transient(failure: Exception) -> None:
+def test_network_failures_are_transient(failure: Exception) -> None:
     assert verdict(failure) is Verdict.TRANSIENT
 
 
@@ -277,7 +277,7 @@ async def test_what_is_fatal_ends_the_block_later(
 
 
 @pytest.mark.parametrize("failure", NETWORK_TROUBLE, ids=repr)
-async def test_network_trouble_is_tried_again_on_entering_and_later(
+async def test_network_failures_are_retried_on_entering_and_later(
     failure: Exception, autojump_clock: MockClock
 ) -> None:
     fake = FakeAgentMail()
@@ -811,7 +811,7 @@ async def test_retry_after_in_seconds_is_a_floor_under_the_wait(
         assert times(fake) == [0, 7, 8, 10, 30]
 
 
-async def test_under_retry_after_the_wait_is_still_drawn_by_lot_above_it(autojump_clock: MockClock) -> None:
+async def test_retry_after_is_a_floor_below_the_jitter(autojump_clock: MockClock) -> None:
     waits = set()
     for _ in range(30):
         fake = FakeAgentMail()

@@ -101,7 +101,7 @@ async def test_events_and_missed_mail_come_through_it(proxy: str, certificates: 
 
 
 @pytest.mark.parametrize("credentials", ["user:wrong", "other:p%40ss%3Aw%C3%B6rd"])
-async def test_credentials_that_it_refuses_are_told_as_that(
+async def test_credentials_that_it_refuses_are_reported_as_such(
     credentials: str, proxy: str, certificates: Certificates
 ) -> None:
     environment = AgentMailEnvironment(http=f"https://{HERE}:1", websockets=f"wss://{HERE}:1")
@@ -112,7 +112,7 @@ async def test_credentials_that_it_refuses_are_told_as_that(
     assert str(failure) == f"the proxy {name} does not accept the user name and the password (HTTP status 407)"
 
 
-async def test_a_server_that_it_cannot_reach_is_told_as_that(proxy: str, certificates: Certificates) -> None:
+async def test_a_server_that_it_cannot_reach_is_reported_as_such(proxy: str, certificates: Certificates) -> None:
     with reserved_port() as port:
         environment = AgentMailEnvironment(http=f"https://{HERE}:{port}", websockets=f"wss://{HERE}:{port}")
         failure = await failure_of_one_attempt(

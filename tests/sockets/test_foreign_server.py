@@ -449,7 +449,7 @@ async def test_leaving_a_half_open_connection_takes_close_timeout(autojump_clock
     assert trio.current_time() - began == pytest.approx(3)
 
 
-async def test_a_consumer_who_sleeps_may_be_cut_off_and_loses_nothing_that_was_received(
+async def test_a_sleeping_consumer_may_be_cut_off_and_loses_nothing_that_was_received(
     autojump_clock: MockClock,
 ) -> None:
     async def push(connection: Connection) -> None:

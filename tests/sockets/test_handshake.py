@@ -232,7 +232,7 @@ NOTICED_BY_THE_TIME_OUT = [
     [(misbehave, NEVER) for misbehave in NOTICED_AT_ONCE] + [(misbehave, 0.4) for misbehave in NOTICED_BY_THE_TIME_OUT],
     ids=lambda value: getattr(value, "__name__", None),
 )
-async def test_trouble_on_entering_that_passes_is_not_seen(misbehave: Misbehaviour, open_timeout: float) -> None:
+async def test_transient_failures_on_entering_are_not_seen(misbehave: Misbehaviour, open_timeout: float) -> None:
     async def handle(peer: Peer) -> None:
         if peer.number == 1:
             await misbehave(peer)
@@ -257,7 +257,7 @@ async def test_trouble_on_entering_that_passes_is_not_seen(misbehave: Misbehavio
     ],
     ids=lambda misbehave: misbehave.__name__,
 )
-async def test_trouble_that_outlasts_the_time_for_entering_is_told_with_its_cause(misbehave: Misbehaviour) -> None:
+async def test_transient_failures_beyond_enter_timeout_are_raised_with_their_cause(misbehave: Misbehaviour) -> None:
     async with serve(misbehave) as server:
         with pytest.raises(ConnectionFailedError, match="enter_timeout") as caught:
             async with open_stream(
@@ -286,7 +286,7 @@ async def test_every_attempt_that_failed_is_cut() -> None:
             assert await server.goodbye() == 1006
 
 
-async def test_trouble_on_entering_is_not_hammered() -> None:
+async def test_failures_on_entering_are_retried_with_back_off() -> None:
     # Full jitter: ten delays, with ceilings of 0.1, 0.2, 0.4, … seconds, take 0.8 s or less in one of 10¹⁰ runs.
     policy = ReconnectPolicy(initial_delay=0.1, max_delay=100.0)
     async with serve(hangs_up_at_once) as server:
@@ -321,7 +321,7 @@ async def test_leaving_a_server_that_never_answers_needs_no_time_out() -> None:
 # The address
 
 
-async def test_a_host_that_does_not_exist_is_trouble_that_may_pass() -> None:
+async def test_a_host_that_does_not_exist_is_transient() -> None:
     with trio.fail_after(10):
         with pytest.raises(ConnectionFailedError) as caught:
             async with open_stream(environment(80, host="does-not-exist.invalid"), enter_timeout=0.5):
@@ -329,7 +329,7 @@ async def test_a_host_that_does_not_exist_is_trouble_that_may_pass() -> None:
     assert isinstance(caught.value.__cause__, socket.gaierror)
 
 
-async def test_a_port_that_refuses_connections_is_trouble_that_may_pass() -> None:
+async def test_a_port_that_refuses_connections_is_transient() -> None:
     with trio.fail_after(10), reserved_port() as port:
         with pytest.raises(ConnectionFailedError) as caught:
             async with open_stream(environment(port), enter_timeout=0.2):

@@ -257,7 +257,7 @@ async def test_an_oversized_message_in_fragments_that_goes_on_and_on_costs_one_c
     await lose(trouble, "disconnected 1009")
 
 
-async def test_an_oversized_frame_is_told_to_the_server() -> None:
+async def test_an_oversized_frame_is_reported_to_the_server() -> None:
     async def handle(websocket: ServerConnection, number: int) -> None:
         if number == 1:
             await websocket.send("x" * (LIMIT + 1))
@@ -387,7 +387,7 @@ async def test_a_server_that_confirms_and_then_drops_is_not_hammered(drop: Calla
     assert len(set(told[1::2])) == 1
 
 
-async def test_trouble_with_the_next_connections_is_not_seen_in_the_stream() -> None:
+async def test_failures_of_the_next_connections_are_not_seen_in_the_stream() -> None:
     async def handle(peer: Peer) -> None:
         match peer.number:
             case 1:
@@ -443,7 +443,7 @@ async def test_a_refusal_that_persists_ends_the_block_with_it() -> None:
     "status",
     ["301 Moved Permanently\r\nLocation: http://127.0.0.1:1/", "400 Bad Request", "404 Not Found", "451 For Reasons"],
 )
-async def test_one_refusal_of_whoever_stands_in_front_is_survived(status: str) -> None:
+async def test_one_refusal_of_an_intermediary_is_survived(status: str) -> None:
     async def handle(peer: Peer) -> None:
         if peer.number == 2:
             await peer.read_request()

@@ -262,7 +262,7 @@ def consents(*pieces: bytes) -> Answer:
         consents(b"HTTP/1.1 102 Processing\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n"),
     ],
 )
-async def test_any_status_of_success_is_a_consent_in_however_many_packets_it_comes(answer: Answer) -> None:
+async def test_any_success_status_accepts_in_any_number_of_packets(answer: Answer) -> None:
     async with websockets_server(push_one) as server, connect_proxy({f"{WS}:80": server.port}, answer) as proxy:
         async with open_stream(PLAIN, proxy=proxy.url()) as events:
             assert await story(events, 2) == ["subscribed", "m1"]
@@ -370,13 +370,13 @@ async def test_what_a_proxy_does_instead_of_connecting_says_which_proxy(answer: 
     assert BASIC[6:] not in said
 
 
-async def test_a_proxy_that_asks_for_credentials_is_told_as_that() -> None:
+async def test_a_proxy_that_asks_for_credentials_is_reported_as_such() -> None:
     async with connect_proxy({}, status("407 Proxy Authentication Required")) as proxy:
         failure = await failure_of_one_attempt(PLAIN, proxy=proxy.url())
     assert str(failure) == f"the proxy {proxy.name} asks for a user name and a password (HTTP status 407)"
 
 
-async def test_credentials_that_are_refused_on_entering_are_told_at_once() -> None:
+async def test_credentials_that_are_refused_on_entering_raise_at_once() -> None:
     async with connect_proxy({}, status("407 Proxy Authentication Required")) as proxy:
         with pytest.raises(ConnectionFailedError) as caught:
             async with open_stream(PLAIN, proxy=proxy.url(CREDENTIALS), enter_timeout=NEVER):
@@ -389,7 +389,7 @@ async def test_credentials_that_are_refused_on_entering_are_told_at_once() -> No
     assert BASIC[6:] not in said
 
 
-async def test_other_trouble_with_a_proxy_on_entering_is_told_when_the_time_is_up() -> None:
+async def test_other_failures_of_a_proxy_on_entering_raise_after_enter_timeout() -> None:
     async with connect_proxy({}, status("403 Forbidden")) as proxy:
         with pytest.raises(ConnectionFailedError) as caught:
             async with open_stream(PLAIN, proxy=proxy.url(CREDENTIALS), enter_timeout=1.0):
@@ -475,9 +475,7 @@ async def test_a_proxy_whose_tls_hangs_is_named(certificates: Certificates) -> N
 
 
 @pytest.mark.parametrize("untrusted", ["proxy", "agentmail"])
-async def test_a_certificate_that_is_not_trusted_is_told_with_whose_it_is(
-    untrusted: str, certificates: Certificates
-) -> None:
+async def test_an_untrusted_certificate_is_reported_with_its_host(untrusted: str, certificates: Certificates) -> None:
     """A proxy that intercepts TLS shows its own certificate in place of AgentMail's."""
     strange = Certificates().servers
     good = certificates.servers

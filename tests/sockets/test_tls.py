@@ -189,7 +189,7 @@ async def test_a_certificate_that_is_bad_for_a_while_is_survived(
 # Failures of TLS
 
 
-async def test_a_server_without_tls_is_trouble_that_may_pass_and_does_not_get_the_key(authority: Authority) -> None:
+async def test_a_server_without_tls_is_transient_and_does_not_get_the_key(authority: Authority) -> None:
     received = bytearray()
 
     async def handle(peer: Peer) -> None:
@@ -211,7 +211,7 @@ async def test_a_server_without_tls_is_trouble_that_may_pass_and_does_not_get_th
     assert KEY.encode() not in received
 
 
-async def test_a_tls_server_that_is_spoken_to_without_tls_is_trouble_that_may_pass(authority: Authority) -> None:
+async def test_a_plain_connection_to_a_tls_server_is_transient(authority: Authority) -> None:
     async with serve(partial(confirm_over_tls, authority.good)) as server:
         with pytest.raises(ConnectionFailedError) as caught:
             async with open_stream(server, enter_timeout=0.3):
@@ -284,7 +284,7 @@ async def test_tls_that_the_server_refuses_says_what_tls_said(authority: Authori
     assert str(failure).startswith(f"no TLS with 127.0.0.1 port {server.port}: [SSL: TLSV1_ALERT_PROTOCOL_VERSION]")
 
 
-async def test_a_client_certificate_that_is_missing_is_told_though_tls_1_3_says_so_late(authority: Authority) -> None:
+async def test_a_missing_client_certificate_is_reported_although_tls_1_3_says_so_late(authority: Authority) -> None:
     demanding = authority.server("127.0.0.1")
     demanding.verify_mode = ssl.CERT_REQUIRED
     async with serve(partial(refuse_tls, demanding)) as server:
@@ -310,7 +310,7 @@ async def send_garbage(peer: Peer) -> None:
 
 
 @pytest.mark.parametrize("end", [Peer.hang_up, Peer.reset, send_garbage])
-async def test_a_connection_that_ends_without_the_goodbye_of_tls_is_made_again(
+async def test_a_connection_that_ends_without_close_notify_is_made_again(
     authority: Authority, end: Callable[[Peer], Any]
 ) -> None:
     m1_taken = trio.Event()

@@ -627,7 +627,7 @@ def pieces_of(draw: st.DrawFn, data: bytes) -> list[bytes]:
 
 @often
 @given(st.data())
-def test_whatever_a_server_may_send_comes_out_in_order_however_it_is_chopped(data: st.DataObject) -> None:
+def test_valid_frames_come_out_in_order_in_any_pieces(data: st.DataObject) -> None:
     talk = data.draw(talks())
     pieces = data.draw(pieces_of(b"".join(talk.frames)))
     assert received(pieces) == talk.expected
@@ -673,7 +673,7 @@ hostile = st.one_of(
 
 @often
 @given(st.data())
-def test_whatever_comes_wsproto_takes_the_same_and_refuses_the_same(data: st.DataObject) -> None:
+def test_wsproto_accepts_and_refuses_the_same_bytes(data: st.DataObject) -> None:
     # A frame whose header is wrong already is refused at once by us, and by wsproto when the header is complete, or
     # the other way round: so there is always enough behind it.
     sent = data.draw(hostile) + bytes(20)
@@ -693,7 +693,7 @@ def test_whatever_comes_wsproto_takes_the_same_and_refuses_the_same(data: st.Dat
 
 @often
 @given(st.data())
-def test_whatever_comes_websockets_takes_the_same_and_refuses_the_same(data: st.DataObject) -> None:
+def test_websockets_accepts_and_refuses_the_same_bytes(data: st.DataObject) -> None:
     sent = data.draw(hostile) + bytes(20)
     items = received_with_words(data.draw(pieces_of(sent)), NO_LIMIT)
     mine = [plain(item) for item in items]
@@ -714,7 +714,7 @@ def test_whatever_comes_websockets_takes_the_same_and_refuses_the_same(data: st.
 
 @often
 @given(st.data(), st.sampled_from([1, 4, 100, 1000, NO_LIMIT]))
-def test_whatever_comes_it_does_not_matter_how_it_is_chopped(data: st.DataObject, max_message_size: int) -> None:
+def test_any_bytes_give_the_same_result_in_any_pieces(data: st.DataObject, max_message_size: int) -> None:
     sent = data.draw(hostile)
     whole = received([sent], max_message_size)
     assert received(data.draw(pieces_of(sent)), max_message_size) == whole

@@ -515,7 +515,7 @@ async def test_messages_come_in_order_and_any_shape(autojump_clock: MockClock) -
     ],
 )
 @pytest.mark.parametrize("then", ["leave it open", "hang up"])
-async def test_whatever_ends_it_nothing_before_is_lost_and_it_is_left_at_once(
+async def test_nothing_before_the_end_is_lost_and_it_is_left_at_once(
     last: bytes, code: int, then: str, autojump_clock: MockClock
 ) -> None:
     async def talk(server: Server) -> None:
@@ -538,7 +538,7 @@ async def test_whatever_ends_it_nothing_before_is_lost_and_it_is_left_at_once(
             await websocket.send("x")
 
 
-async def test_the_reason_of_a_close_frame_is_told(autojump_clock: MockClock) -> None:
+async def test_the_reason_of_a_close_frame_is_reported(autojump_clock: MockClock) -> None:
     async def talk(server: Server) -> None:
         await server.send(await server.read_request() + close_frame(4000, "maintenance"))
 
@@ -678,7 +678,7 @@ async def test_a_pong_that_cannot_be_sent_costs_nothing_that_came_before_the_end
         assert caught.value.code == 1006
 
 
-async def test_a_ping_that_waits_when_the_connection_ends_is_told(autojump_clock: MockClock) -> None:
+async def test_a_ping_that_waits_when_the_connection_ends_raises(autojump_clock: MockClock) -> None:
     async def talk(server: Server) -> None:
         await server.accept()
         await server.receive_frame()
@@ -750,7 +750,7 @@ async def test_messages_that_cross_the_close_frame_do_not_hold_it_up(autojump_cl
         await websocket.close()
 
 
-async def test_messages_that_nobody_receives_do_not_hold_the_close_up(autojump_clock: MockClock) -> None:
+async def test_messages_that_are_not_received_do_not_delay_the_close(autojump_clock: MockClock) -> None:
     async def talk(server: Server) -> None:
         await server.send(await server.read_request() + frame(TEXT, b"x") * 100)
         assert (await server.receive_frame())[0] == CLOSE
@@ -885,7 +885,7 @@ async def test_a_receive_that_was_cancelled_is_no_longer_reading(autojump_clock:
 
 
 @pytest.mark.parametrize(("last", "code"), [(close_frame(1008), 1008), (frame(3), 1002)], ids=["close", "failure"])
-async def test_a_receive_that_is_cancelled_while_it_says_goodbye_does_not_lose_the_end(
+async def test_a_receive_cancelled_while_it_answers_a_close_frame_keeps_the_end(
     last: bytes, code: int, autojump_clock: MockClock
 ) -> None:
     async def talk(server: Server) -> None:
@@ -1049,7 +1049,7 @@ async def test_however_often_it_is_closed_there_is_one_close_frame(autojump_cloc
     ],
     ids=["close", "close without a code", "more than a close", "failure", "oversized", "not UTF-8"],
 )
-async def test_whatever_crosses_our_close_frame_there_is_no_second_one(
+async def test_anything_may_cross_our_close_frame_and_there_is_no_second_one(
     crossing: bytes, code: int, tls: bool, autojump_clock: MockClock
 ) -> None:
     async def talk(server: Server) -> None:
@@ -1136,7 +1136,7 @@ async def test_a_ping_that_was_cancelled_is_forgotten(tls: bool, autojump_clock:
 
 
 @plain_and_tls
-async def test_a_ping_that_is_cancelled_at_any_moment_does_not_cost_the_goodbye(
+async def test_a_ping_cancelled_at_any_moment_leaves_room_for_the_close_frame(
     tls: bool, autojump_clock: MockClock
 ) -> None:
     async def talk(server: Server) -> None:
@@ -1251,7 +1251,7 @@ async def test_any_byte_is_a_sign_of_life(autojump_clock: MockClock) -> None:
         receiving.cancel()
 
 
-async def test_while_nobody_receives_what_has_come_there_is_no_silence(autojump_clock: MockClock) -> None:
+async def test_there_is_no_silence_while_messages_wait_to_be_received(autojump_clock: MockClock) -> None:
     async def talk(server: Server) -> None:
         await server.send(await server.read_request() + frame(TEXT, b"one") + frame(TEXT, b"two"))
 
@@ -1272,7 +1272,7 @@ async def test_while_nobody_receives_what_has_come_there_is_no_silence(autojump_
             receiving.cancel()
 
 
-async def test_nothing_is_read_ahead_of_whoever_receives(autojump_clock: MockClock) -> None:
+async def test_nothing_is_read_ahead_of_receive(autojump_clock: MockClock) -> None:
     sent = 0
 
     async def talk(server: Server) -> None:
