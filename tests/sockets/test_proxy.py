@@ -339,7 +339,7 @@ REFUSALS = [
     (answers(b"\x15\x03\x01\x00\x02\x02\x16\r\n\r\n"), "does not answer in HTTP"),
     (floods, "does not answer in HTTP"),
     (answers_and_floods, "does not answer in HTTP"),
-    (answers(ESTABLISHED + b"220 mail.example ESMTP\r\n"), "sends more than"),
+    (answers(ESTABLISHED + b"220 mail.example ESMTP\r\n"), "sent data after"),
     (hangs_up, "hung up before it answered"),
     (breaks_off, "hung up before it answered"),
     (resets, "broke off before it answered: "),
