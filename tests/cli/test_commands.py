@@ -701,10 +701,10 @@ async def test_the_demo_breaks_the_connection_in_many_ways_and_nothing_else_brea
 async def test_the_demo_loses_mail_without_recovery_and_says_so(
     capsys: pytest.CaptureFixture[str], autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def look_at_nothing(*_: object, **__: object) -> bool:
+    async def scan_nothing(*_: object, **__: object) -> bool:
         return True
 
-    monkeypatch.setattr("trio_agentmail._recovery.listing.MailListing.look", look_at_nothing)
+    monkeypatch.setattr("trio_agentmail._recovery.listing.MailListing.scan", scan_nothing)
     monkeypatch.setattr(_demo, "SWALLOWED", 1)
     fake = FakeAgentMail()
     assert not await _demo.perform(Output(), fake, AgentMailEnvironment.PROD, backend=fake)

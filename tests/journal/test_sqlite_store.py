@@ -710,7 +710,7 @@ def test_what_recovery_remembered_in_the_first_schema_it_still_remembers(path: P
     assert clock_is_known
     assert source == {"threads": {"a": 1}}
     assert {
-        target: (its.wanted, its.gap, its.complete_until, its.swept_until, its.look, its.sweep)
+        target: (its.wanted, its.gap, its.complete_until, its.swept_until, its.gap_scan, its.sweep)
         for target, its in progress.items()
     } == {
         Target("a@agentmail.to", None): ({RECEIVED: NOW - 500}, NOW - 100, NOW - 100, NOW - 200, None, None),

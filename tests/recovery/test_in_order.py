@@ -143,7 +143,7 @@ async def test_a_size_that_was_wrong_is_put_right_when_it_is_known(
 async def test_blocks_that_share_a_room_do_not_dead_lock(autojump_clock: MockClock) -> None:
     handed_over = 0
 
-    async def look(seconds: float) -> None:
+    async def scan(seconds: float) -> None:
         async with in_order(4, room) as start:
             for number in range(50):
                 await start(partial(fetch, 60, seconds * (number % 3)), then, 60, itself)
@@ -156,7 +156,7 @@ async def test_blocks_that_share_a_room_do_not_dead_lock(autojump_clock: MockClo
     room = Room(100)
     async with trio.open_nursery() as nursery:
         for seconds in (0.5, 1, 3):
-            nursery.start_soon(look, seconds)
+            nursery.start_soon(scan, seconds)
     assert handed_over == 150
 
 

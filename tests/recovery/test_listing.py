@@ -28,7 +28,7 @@ from trio_agentmail._delivered import Delivered
 from trio_agentmail._recovery.held import BATCH, GONE_FOR
 from trio_agentmail._recovery.listing import REFUSED_FOR, MailListing
 from trio_agentmail._recovery.rest import UNDER_WAY
-from trio_agentmail._recovery.source import Counts, Look, Target, recovered_types, targets_of
+from trio_agentmail._recovery.source import Counts, Scan, Target, recovered_types, targets_of
 from trio_agentmail.errors import RequestFailedError
 from trio_agentmail.events import Event, MessageSecurity, MessageSentEvent, Send
 
@@ -49,8 +49,8 @@ def now() -> float:
     return EPOCH + trio.current_time()
 
 
-def a_look(target: Target = INBOX, after: float = 0.0, wanted: dict[str, float] = RECEIVED) -> Look:
-    return Look(target, wanted, EPOCH + after, began=now())
+def a_scan(target: Target = INBOX, after: float = 0.0, wanted: dict[str, float] = RECEIVED) -> Scan:
+    return Scan(target, wanted, EPOCH + after, began=now())
 
 
 def whole(message_id: str, at_: float | None = 0.0, *labels: str, **more: Any) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def review(inbox_id: str | None, message_id: str | None) -> MessageSecurityRevie
     return MessageSecurityReviewEvent(message=MessageSecurity(inbox_id=inbox_id, message_id=message_id))
 
 
-class Looker:
+class Scanner:
     """A `MailListing`, what it hands over, and what it counts."""
 
     def __init__(self, api: Api, listing: MailListing, delivered: Delivered) -> None:
@@ -85,44 +85,44 @@ class Looker:
         self.were_held: list[str] = []
         self.counts = Counts()
 
-    async def look(self, target: Target = INBOX, after: float = 0.0, wanted: dict[str, float] = RECEIVED) -> list[str]:
-        """One look: the Message-IDs that were handed over."""
+    async def scan(self, target: Target = INBOX, after: float = 0.0, wanted: dict[str, float] = RECEIVED) -> list[str]:
+        """One scan: the Message-IDs that were handed over."""
         self.counts = Counts()
         before = len(self.put)
         try:
-            await self.listing.look(a_look(target, after, wanted), self.counts)
+            await self.listing.scan(a_scan(target, after, wanted), self.counts)
         finally:
             self.found = [event.message.message_id for event in self.put[before:]]
         return self.found
 
-    async def look_at_held(self, wanted: dict[str, float] = RECEIVED) -> list[str]:
+    async def check_held(self, wanted: dict[str, float] = RECEIVED) -> list[str]:
         self.counts = Counts()
         before = len(self.put)
         try:
-            await self.listing.look_at_held(wanted, self.counts)
+            await self.listing.check_held(wanted, self.counts)
         finally:
             self.found = [event.message.message_id for event in self.put[before:]]
         return self.found
 
 
 @asynccontextmanager
-async def looking(answers: dict[str, Any]) -> AsyncIterator[Looker]:
+async def scanning(answers: dict[str, Any]) -> AsyncIterator[Scanner]:
     async def put(event: Event, counts: Counts, *, was_held: bool) -> None:
         await trio.lowlevel.checkpoint()
         assert isinstance(event, MessageReceivedEvent)
         if delivered.claim(event):
-            looker.put.append(event)
+            scanner.put.append(event)
             if was_held:
-                looker.were_held.append(event.message.message_id)
+                scanner.were_held.append(event.message.message_id)
 
     api = Api(answers)
     delivered = Delivered(now, DAY)
     async with rest(api) as asks:
-        looker = Looker(api, MailListing(asks, asks._clock, delivered, put), delivered)
-        yield looker
+        scanner = Scanner(api, MailListing(asks, asks._clock, delivered, put), delivered)
+        yield scanner
 
 
-# What to look at
+# What to scan at
 
 
 def test_what_is_listed_is_what_is_subscribed_to() -> None:
@@ -157,11 +157,11 @@ def test_of_the_event_types_only_received_mail_can_be_listed(asked: list[str] | 
 
 
 async def test_a_mail_that_was_missed_comes_as_the_event_that_it_would_have_been() -> None:
-    async with looking(
+    async with scanning(
         inbox(whole("m", 1, inbox_id="a@b", subject="hello", **{"from": "Jane <jane@x.com>"}))
-    ) as looker:
-        assert await looker.look() == ["m"]
-    [event] = looker.put
+    ) as scanner:
+        assert await scanner.scan() == ["m"]
+    [event] = scanner.put
     assert (event.event_type, event.event_id, event.origin) == ("message.received", None, "recovered")
     assert event.message.inbox_id == "a@b"
     assert event.message.text == "text of m"
@@ -170,22 +170,22 @@ async def test_a_mail_that_was_missed_comes_as_the_event_that_it_would_have_been
 
 
 async def test_what_was_delivered_is_known_and_not_fetched() -> None:
-    async with looking(inbox(whole("m"), whole("n"), whole("o"))) as looker:
-        looker.delivered.claim(pushed("m"))
-        looker.delivered.claim(pushed("n", event_type="message.received.spam"))
-        looker.delivered.claim(pushed("o", inbox_id="another"))
-        assert await looker.look() == ["o"]
-        assert looker.counts == Counts(known=2)
-        assert await looker.look() == []
-        assert looker.counts == Counts(known=3)
-        assert looker.api.asked == [A, f"{A}/o", A]
+    async with scanning(inbox(whole("m"), whole("n"), whole("o"))) as scanner:
+        scanner.delivered.claim(pushed("m"))
+        scanner.delivered.claim(pushed("n", event_type="message.received.spam"))
+        scanner.delivered.claim(pushed("o", inbox_id="another"))
+        assert await scanner.scan() == ["o"]
+        assert scanner.counts == Counts(known=2)
+        assert await scanner.scan() == []
+        assert scanner.counts == Counts(known=3)
+        assert scanner.api.asked == [A, f"{A}/o", A]
 
 
 async def test_the_listing_begins_where_it_is_told_and_says_what_it_wants() -> None:
-    async with looking(inbox()) as looker:
-        await looker.look(after=1.25)
-        await looker.look(after=-2 * EPOCH, wanted={"message.received.spam": 0, "message.received.blocked": 0})
-    first, second = [dict(request.url.params) for request in looker.api.requests]
+    async with scanning(inbox()) as scanner:
+        await scanner.scan(after=1.25)
+        await scanner.scan(after=-2 * EPOCH, wanted={"message.received.spam": 0, "message.received.blocked": 0})
+    first, second = [dict(request.url.params) for request in scanner.api.requests]
     assert first == {"limit": "100", "ascending": "true", "after": "2025-01-01T00:00:01.250Z"}
     # A sweep may reach back to before there was mail.
     assert second == {
@@ -216,19 +216,19 @@ async def test_the_listing_begins_where_it_is_told_and_says_what_it_wants() -> N
     ],
 )
 async def test_labels_say_what_a_mail_is(labels: list[str], event_type: str | None) -> None:
-    async with looking(inbox(whole("m") | {"labels": labels})) as looker:
-        await looker.look(wanted=EVERY_KIND)
-        assert [event.event_type for event in looker.put] == ([event_type] if event_type else [])
-        await looker.look(wanted=RECEIVED)
-    async with looking(inbox(whole("m") | {"labels": labels})) as looker:
-        assert await looker.look(wanted=RECEIVED) == (["m"] if event_type == "message.received" else [])
+    async with scanning(inbox(whole("m") | {"labels": labels})) as scanner:
+        await scanner.scan(wanted=EVERY_KIND)
+        assert [event.event_type for event in scanner.put] == ([event_type] if event_type else [])
+        await scanner.scan(wanted=RECEIVED)
+    async with scanning(inbox(whole("m") | {"labels": labels})) as scanner:
+        assert await scanner.scan(wanted=RECEIVED) == (["m"] if event_type == "message.received" else [])
 
 
 async def test_mail_of_before_the_floor_is_left_alone_and_each_kind_has_its_own() -> None:
     floors = {"message.received": EPOCH + 10, "message.received.spam": EPOCH + 20}
     mails = [whole("a", 9), whole("b", 10), whole("c", 19, "spam"), whole("d", 20, "spam"), whole("e", 30, "blocked")]
-    async with looking(inbox(*mails)) as looker:
-        assert await looker.look(wanted=floors) == ["b", "d"]
+    async with scanning(inbox(*mails)) as scanner:
+        assert await scanner.scan(wanted=floors) == ["b", "d"]
 
 
 async def test_the_floor_is_for_the_time_of_arrival_and_not_for_the_mails_own() -> None:
@@ -243,8 +243,8 @@ async def test_the_floor_is_for_the_time_of_arrival_and_not_for_the_mails_own() 
     answers = inbox(*mails)
     answers = {path.replace(" ", "%20").replace("x,", "x%2C"): answer for path, answer in answers.items()}
     answers[f"{A}/neither%2C%20and%20old"] = mails[3]
-    async with looking(answers) as looker:
-        assert await looker.look() == ["back-dated", "arrival not known", "no time at all", "no time to speak of"]
+    async with scanning(answers) as scanner:
+        assert await scanner.scan() == ["back-dated", "arrival not known", "no time at all", "no time to speak of"]
 
 
 async def test_a_listing_is_gone_through_to_its_end_and_handed_over_in_its_order(autojump_clock: MockClock) -> None:
@@ -260,8 +260,8 @@ async def test_a_listing_is_gone_through_to_its_end_and_handed_over_in_its_order
         items = [mail(number, int(number)) for number in numbers[100 * page : 100 * (page + 1)]]
         answers[A if page == 0 else f"{A}?{page}"] = {"messages": items, "next_page_token": str(page + 1)}
     answers[f"{A}?2"]["next_page_token"] = None
-    async with looking(answers) as looker:
-        assert await looker.look() == numbers
+    async with scanning(answers) as scanner:
+        assert await scanner.scan() == numbers
 
 
 async def test_a_mail_that_goes_or_is_held_between_its_listing_and_its_fetch_does_not_come() -> None:
@@ -269,77 +269,77 @@ async def test_a_mail_that_goes_or_is_held_between_its_listing_and_its_fetch_doe
     answers[f"{A}/gone"] = 404
     answers[f"{A}/held"] = whole("held", 0, HELD)
     answers[f"{A}/spam"] = whole("spam", 0, "spam")
-    async with looking(answers) as looker:
-        assert await looker.look() == ["stays"]
+    async with scanning(answers) as scanner:
+        assert await scanner.scan() == ["stays"]
         answers[BATCH_GET] = batch(mail("held", 0, HELD))
-        assert await looker.look_at_held() == []
-        assert looker.listing.state() == [("a@b", "held")]
+        assert await scanner.check_held() == []
+        assert scanner.listing.state() == [("a@b", "held")]
 
 
 @pytest.mark.parametrize("target", [INBOX, KEY], ids=["inbox", "key"])
-async def test_a_listed_mail_that_cannot_be_found_yet_comes_later_though_no_look_reaches_so_far_back(
+async def test_a_listed_mail_that_cannot_be_found_yet_comes_later_though_no_scan_reaches_so_far_back(
     target: Target,
 ) -> None:
     answers = inbox(whole("m")) | threads(thread("t", "m", 2), t=[mail("m")]) | {f"{A}/m": 404}
-    async with looking(answers) as looker:
-        assert await looker.look(target) == []
+    async with scanning(answers) as scanner:
+        assert await scanner.scan(target) == []
         answers |= inbox(whole("m")) | {BATCH_GET: batch(mail("m"))}
-        assert await looker.look_at_held() == ["m"]
-        assert looker.listing.state() == []
+        assert await scanner.check_held() == ["m"]
+        assert scanner.listing.state() == []
 
 
 @pytest.mark.parametrize("answer", [{}, whole("n"), {"message_id": "m"}, {"message_id": ["m"], "labels": "received"}])
 async def test_another_mail_is_not_taken_for_the_one_that_was_asked_for(answer: dict[str, Any]) -> None:
     answers = inbox(whole("m"))
     answers[f"{A}/m"] = answer
-    async with looking(answers) as looker:
+    async with scanning(answers) as scanner:
         with pytest.raises(RequestFailedError, match="another message"):
-            await looker.look()
-        assert looker.put == []
+            await scanner.scan()
+        assert scanner.put == []
 
 
 async def test_a_mail_that_cannot_be_fetched_does_not_stop_the_others_and_is_told_at_the_end() -> None:
     answers = inbox(*[whole(str(number)) for number in range(30)])
     answers[f"{A}/3"] = 403
     answers[f"{A}/20"] = 400
-    async with looking(answers) as looker:
+    async with scanning(answers) as scanner:
         with pytest.raises(ApiError) as caught:
-            await looker.look()
+            await scanner.scan()
         assert caught.value.status_code == 403
-        assert looker.found == [str(number) for number in range(30) if number not in (3, 20)]
+        assert scanner.found == [str(number) for number in range(30) if number not in (3, 20)]
         answers[f"{A}/3"], answers[f"{A}/20"] = whole("3"), whole("20")
-        assert await looker.look() == ["3", "20"]
+        assert await scanner.scan() == ["3", "20"]
 
 
 async def test_what_was_found_before_a_page_failed_has_been_handed_over() -> None:
     answers = inbox(whole("m"))
     answers[A]["next_page_token"] = "lost"
     answers[f"{A}?lost"] = 400
-    async with looking(answers) as looker:
+    async with scanning(answers) as scanner:
         with pytest.raises(ApiError):
-            await looker.look()
-        assert looker.found == ["m"]
+            await scanner.scan()
+        assert scanner.found == ["m"]
 
 
 @pytest.mark.parametrize("target", [INBOX, POD, KEY], ids=repr)
 async def test_an_inbox_a_pod_or_a_key_that_may_not_be_listed_says_so(target: Target) -> None:
-    async with looking({}) as looker:
+    async with scanning({}) as scanner:
         with pytest.raises(ApiError) as caught:
-            await looker.look(target)
+            await scanner.scan(target)
         assert caught.value.status_code == 404
 
 
-async def test_a_bug_of_whoever_takes_the_mail_comes_out_of_the_look() -> None:
+async def test_a_bug_of_whoever_takes_the_mail_comes_out_of_the_scan() -> None:
     async def put(event: Event, counts: Counts, *, was_held: bool) -> None:
         raise ZeroDivisionError
 
     async with rest(Api(inbox(whole("m")))) as asks:
         with pytest.raises(ZeroDivisionError):
-            await MailListing(asks, asks._clock, Delivered(now, DAY), put).look(a_look(), Counts())
+            await MailListing(asks, asks._clock, Delivered(now, DAY), put).scan(a_scan(), Counts())
 
 
 @pytest.mark.parametrize("target", [INBOX, KEY], ids=repr)
-async def test_a_look_that_is_cancelled_has_remembered_nothing_that_was_not_taken(
+async def test_a_scan_that_is_cancelled_has_remembered_nothing_that_was_not_taken(
     target: Target, autojump_clock: MockClock
 ) -> None:
     async def put(event: Event, counts: Counts, *, was_held: bool) -> None:
@@ -356,11 +356,11 @@ async def test_a_look_that_is_cancelled_has_remembered_nothing_that_was_not_take
     async with rest(Api(answers)) as asks:
         listing = MailListing(asks, asks._clock, Delivered(now, DAY), put)
         with trio.move_on_after(5):
-            await listing.look(a_look(target), Counts())
+            await listing.scan(a_scan(target), Counts())
         assert taken == ["m"]
         taken.clear()
         with trio.move_on_after(5):
-            await listing.look(a_look(target), Counts())
+            await listing.scan(a_scan(target), Counts())
         # The thread of the first one has been gone through; whether a mail has been delivered is not the listing's.
         assert taken == ["m" if target == INBOX else "n"]
 
@@ -372,12 +372,12 @@ async def test_only_a_few_mails_are_in_memory_at_once() -> None:
     taken: list[int] = []
     api = Api(inbox(*[whole(str(number)) for number in range(100)]))
     async with rest(api) as asks:
-        await MailListing(asks, asks._clock, Delivered(now, DAY), put).look(a_look(), Counts())
+        await MailListing(asks, asks._clock, Delivered(now, DAY), put).scan(a_scan(), Counts())
     assert taken[-1] == 100
     assert all(asked - number <= UNDER_WAY for number, asked in enumerate(taken))
 
 
-# A look and its place
+# A scan and its place
 
 
 def in_pages(mails: list[dict[str, Any]], size: int, path: str = A, field: str = "messages") -> dict[str, Any]:
@@ -394,49 +394,49 @@ def in_pages(mails: list[dict[str, Any]], size: int, path: str = A, field: str =
     return {path: answer} | listings | {f"{path}/{m['message_id']}": m for m in mails if "message_id" in m}
 
 
-def asked_from(looker: Looker) -> list[tuple[float, str]]:
+def asked_from(scanner: Scanner) -> list[tuple[float, str]]:
     """What was listed: from when on, and which page of it."""
-    params = [request.url.params for request in looker.api.requests if "after" in request.url.params]
+    params = [request.url.params for request in scanner.api.requests if "after" in request.url.params]
     return [(round(datetime.fromisoformat(p["after"]).timestamp() - EPOCH, 2), p.get("page_token", "")) for p in params]
 
 
-async def test_a_look_that_fails_goes_on_at_its_place_and_asks_for_nothing_before_it_again() -> None:
+async def test_a_scan_that_fails_goes_on_at_its_place_and_asks_for_nothing_before_it_again() -> None:
     answers = in_pages([whole(str(number), number) for number in range(10)], size=2)
     third_page, answers[f"{A}?4"] = answers[f"{A}?4"], 400
-    async with looking(answers) as looker:
-        look = a_look(wanted=RECEIVED)
+    async with scanning(answers) as scanner:
+        scan = a_scan(wanted=RECEIVED)
         with pytest.raises(ApiError):
-            await looker.listing.look(look, looker.counts)
-        look_place = look.place
-        assert look_place == EPOCH + 3
+            await scanner.listing.scan(scan, scanner.counts)
+        position_after = scan.position
+        assert position_after == EPOCH + 3
         answers[f"{A}?4"] = third_page
-        before = len(looker.api.requests)
-        assert await looker.listing.look(look, looker.counts)
-        assert asked_from(looker)[:3] == [(0, ""), (0, "2"), (0, "4")]
-        assert asked_from(looker)[3:] == [(3, ""), (3, "2"), (3, "4"), (3, "6")]
+        before = len(scanner.api.requests)
+        assert await scanner.listing.scan(scan, scanner.counts)
+        assert asked_from(scanner)[:3] == [(0, ""), (0, "2"), (0, "4")]
+        assert asked_from(scanner)[3:] == [(3, ""), (3, "2"), (3, "4"), (3, "6")]
         # Of what is dated in the same millisecond, some may not have been listed, and `after` may mean "later than".
         [*_, after] = [
-            datetime.fromisoformat(p["after"]) for r in looker.api.requests if "after" in (p := r.url.params)
+            datetime.fromisoformat(p["after"]) for r in scanner.api.requests if "after" in (p := r.url.params)
         ]
-        assert after.timestamp() == pytest.approx(look_place - 0.001, abs=1e-6)
-        fetched = [path for path in looker.api.asked[before:] if path.startswith(f"{A}/")]
+        assert after.timestamp() == pytest.approx(position_after - 0.001, abs=1e-6)
+        fetched = [path for path in scanner.api.asked[before:] if path.startswith(f"{A}/")]
         assert fetched == [f"{A}/{number}" for number in range(4, 10)]
-        assert [event.message.message_id for event in looker.put] == [str(number) for number in range(10)]
-        assert look.place == EPOCH + 9
+        assert [event.message.message_id for event in scanner.put] == [str(number) for number in range(10)]
+        assert scan.position == EPOCH + 9
 
 
-async def test_a_look_stays_before_a_mail_that_could_not_be_fetched() -> None:
+async def test_a_scan_stays_before_a_mail_that_could_not_be_fetched() -> None:
     answers = in_pages([whole(str(number), number) for number in range(6)], size=2)
     answers[f"{A}/3"] = 400
-    async with looking(answers) as looker:
-        look = a_look()
+    async with scanning(answers) as scanner:
+        scan = a_scan()
         with pytest.raises(ApiError):
-            await looker.listing.look(look, looker.counts)
-        assert look.place == EPOCH + 1
-        assert [event.message.message_id for event in looker.put] == ["0", "1", "2", "4", "5"]
+            await scanner.listing.scan(scan, scanner.counts)
+        assert scan.position == EPOCH + 1
+        assert [event.message.message_id for event in scanner.put] == ["0", "1", "2", "4", "5"]
 
 
-async def test_the_place_of_a_look_is_moved_on_when_all_before_it_has_been_handed_over(
+async def test_the_place_of_a_scan_is_moved_on_when_all_before_it_has_been_handed_over(
     autojump_clock: MockClock,
 ) -> None:
     async def slow(request: httpx2.Request) -> dict[str, Any]:
@@ -445,72 +445,72 @@ async def test_the_place_of_a_look_is_moved_on_when_all_before_it_has_been_hande
 
     answers = in_pages([whole(str(number), number) for number in range(6)], size=2)
     answers[f"{A}/1"] = slow
-    async with looking(answers) as looker, trio.open_nursery() as nursery:
-        look = a_look()
-        nursery.start_soon(looker.listing.look, look, looker.counts)
+    async with scanning(answers) as scanner, trio.open_nursery() as nursery:
+        scan = a_scan()
+        nursery.start_soon(scanner.listing.scan, scan, scanner.counts)
         await trio.sleep(5)
         # All has been listed and fetched by now, but for that one.
-        assert looker.api.asked[-1] == f"{A}/5"
-        assert look.place == EPOCH
+        assert scanner.api.asked[-1] == f"{A}/5"
+        assert scan.position == EPOCH
         await trio.sleep(6)
-        assert look.place == EPOCH + 5
+        assert scan.position == EPOCH + 5
 
 
-async def test_a_look_at_threads_keeps_its_place_as_well() -> None:
+async def test_a_scan_at_threads_keeps_its_place_as_well() -> None:
     items = [thread(f"t{n}", f"m{n}", 1, n, timestamp=at(n)) for n in range(6)]
     answers = in_pages(items, 2, "/threads", "threads")
     answers |= {f"/inboxes/a%40b/threads/t{n}": {"messages": [whole(f"m{n}", n)]} for n in range(6)}
     last_page, answers["/threads?4"] = answers["/threads?4"], 400
-    async with looking(answers) as looker:
-        look = a_look(KEY)
+    async with scanning(answers) as scanner:
+        scan = a_scan(KEY)
         with pytest.raises(ApiError):
-            await looker.listing.look(look, looker.counts)
-        assert look.place == EPOCH + 3
+            await scanner.listing.scan(scan, scanner.counts)
+        assert scan.position == EPOCH + 3
         answers["/threads?4"] = last_page
-        assert await looker.listing.look(look, looker.counts)
-        assert asked_from(looker)[3:] == [(3, ""), (3, "2")]
-        assert [event.message.message_id for event in looker.put] == [f"m{n}" for n in range(6)]
+        assert await scanner.listing.scan(scan, scanner.counts)
+        assert asked_from(scanner)[3:] == [(3, ""), (3, "2")]
+        assert [event.message.message_id for event in scanner.put] == [f"m{n}" for n in range(6)]
 
 
-async def test_a_look_can_be_told_to_stop_after_so_many_pages() -> None:
-    async with looking(in_pages([whole(str(number), number) for number in range(5)], size=2)) as looker:
-        look = a_look()
-        assert not await looker.listing.look(look, looker.counts, pages=2)
-        assert look.place == EPOCH + 3
-        assert len(looker.put) == 4
+async def test_a_scan_can_be_told_to_stop_after_so_many_pages() -> None:
+    async with scanning(in_pages([whole(str(number), number) for number in range(5)], size=2)) as scanner:
+        scan = a_scan()
+        assert not await scanner.listing.scan(scan, scanner.counts, pages=2)
+        assert scan.position == EPOCH + 3
+        assert len(scanner.put) == 4
         # The last page is the end, also if it is the last one that it may see.
-        assert await looker.listing.look(look, looker.counts, pages=1)
-        assert len(looker.put) == 5
+        assert await scanner.listing.scan(scan, scanner.counts, pages=1)
+        assert len(scanner.put) == 5
 
 
-async def test_a_look_passes_over_what_is_dated_after_it_began_and_ends_with_what_is_dated_in_the_future(
+async def test_a_scan_passes_over_what_is_dated_after_it_began_and_ends_with_what_is_dated_in_the_future(
     autojump_clock: MockClock,
 ) -> None:
     mails = [whole(str(date), date) for date in range(-4, 1000)]
     mails += [whole(f"future {number}", -1) | {"timestamp": at(2000 + number)} for number in range(3)]
     answers = {path.replace(" ", "%20"): answer for path, answer in in_pages(mails, size=2).items()}
-    async with looking(answers) as looker:
-        look = a_look(after=-4, wanted={"message.received": EPOCH - 9})
-        assert await looker.listing.look(look, looker.counts, pace=partial(trio.sleep, 500))
-        assert asked_from(looker) == [(-4, ""), (-4, "2"), (-4, "4"), (1500, ""), (1500, "2")]
-        found = [event.message.message_id for event in looker.put]
+    async with scanning(answers) as scanner:
+        scan = a_scan(after=-4, wanted={"message.received": EPOCH - 9})
+        assert await scanner.listing.scan(scan, scanner.counts, pace=partial(trio.sleep, 500))
+        assert asked_from(scanner) == [(-4, ""), (-4, "2"), (-4, "4"), (1500, ""), (1500, "2")]
+        found = [event.message.message_id for event in scanner.put]
         # What it began with, what was on the page where that ended, and what was dated in the future.
         assert found == ["-4", "-3", "-2", "-1", "0", "1", "future 0", "future 1", "future 2"]
 
 
-async def test_a_look_waits_for_its_pace_before_each_page_and_each_thread(autojump_clock: MockClock) -> None:
+async def test_a_scan_waits_for_its_pace_before_each_page_and_each_thread(autojump_clock: MockClock) -> None:
     async def pace() -> None:
         await trio.sleep(10)
 
-    async with looking(in_pages([mail(str(date), date) for date in range(-5, 0)], size=2)) as looker:
-        await looker.listing.look(a_look(after=-5), looker.counts, pace=pace)
+    async with scanning(in_pages([mail(str(date), date) for date in range(-5, 0)], size=2)) as scanner:
+        await scanner.listing.scan(a_scan(after=-5), scanner.counts, pace=pace)
         assert [
-            when for when, path in zip(looker.api.times, looker.api.asked, strict=True) if path == A or "?" in path
+            when for when, path in zip(scanner.api.times, scanner.api.asked, strict=True) if path == A or "?" in path
         ] == [10, 20, 30]
-    async with looking(threads(thread("t", "m"), t=[whole("m")])) as looker:
+    async with scanning(threads(thread("t", "m"), t=[whole("m")])) as scanner:
         begin = trio.current_time()
-        await looker.listing.look(a_look(KEY), looker.counts, pace=pace)
-        assert [when - begin for when in looker.api.times] == [10, 20]
+        await scanner.listing.scan(a_scan(KEY), scanner.counts, pace=pace)
+        assert [when - begin for when in scanner.api.times] == [10, 20]
 
 
 # What may have been forgotten
@@ -519,36 +519,36 @@ async def test_a_look_waits_for_its_pace_before_each_page_and_each_thread(autoju
 async def test_mail_that_may_have_been_delivered_and_forgotten_is_left_alone() -> None:
     mails = [whole("old", 9), whole("at the floor", 10), whole("new", 11), whole("no time", None)]
     answers = {path.replace(" ", "%20"): answer for path, answer in inbox(*mails).items()}
-    async with looking(answers) as looker:
-        looker.delivered.floor = EPOCH + 10
-        assert await looker.look() == ["at the floor", "new", "no time"]
-        assert f"{A}/old" not in looker.api.asked
+    async with scanning(answers) as scanner:
+        scanner.delivered.floor = EPOCH + 10
+        assert await scanner.scan() == ["at the floor", "new", "no time"]
+        assert f"{A}/old" not in scanner.api.asked
 
 
 @pytest.mark.parametrize("target", [INBOX, KEY], ids=repr)
 async def test_mail_that_is_forgotten_while_it_is_fetched_is_left_alone(target: Target) -> None:
     def fetch(request: httpx2.Request) -> dict[str, Any]:
         # Pushed, delivered and forgotten: there was no room for more.
-        looker.delivered.floor = EPOCH + 10
+        scanner.delivered.floor = EPOCH + 10
         return whole("m", 9) if target == INBOX else {"messages": [whole("m", 9)]}
 
     answers = inbox(whole("m", 9)) | threads(thread("t", "m", 1, 9)) | {f"{A}/m": fetch, THREAD: fetch}
-    async with looking(answers) as looker:
-        assert await looker.look(target) == []
+    async with scanning(answers) as scanner:
+        assert await scanner.scan(target) == []
 
 
 async def test_held_mail_comes_when_it_is_released_also_if_what_is_so_old_has_been_forgotten() -> None:
-    async with looking(inbox(whole("m", 9)) | {BATCH_GET: batch(mail("m", 9))}) as looker:
-        looker.listing.note(review("a@b", "m"))
-        looker.delivered.floor = EPOCH + 10
-        assert await looker.look_at_held() == ["m"]
+    async with scanning(inbox(whole("m", 9)) | {BATCH_GET: batch(mail("m", 9))}) as scanner:
+        scanner.listing.note(review("a@b", "m"))
+        scanner.delivered.floor = EPOCH + 10
+        assert await scanner.check_held() == ["m"]
 
 
 async def test_a_thread_that_has_not_changed_since_what_is_forgotten_costs_no_request() -> None:
-    async with looking(threads(thread("t", "m", 1, 9), thread("u", "n", 1, 10), u=[whole("n", 10)])) as looker:
-        looker.delivered.floor = EPOCH + 10
-        assert await looker.look(KEY) == ["n"]
-        assert THREAD not in looker.api.asked
+    async with scanning(threads(thread("t", "m", 1, 9), thread("u", "n", 1, 10), u=[whole("n", 10)])) as scanner:
+        scanner.delivered.floor = EPOCH + 10
+        assert await scanner.scan(KEY) == ["n"]
+        assert THREAD not in scanner.api.asked
 
 
 # Pods and keys
@@ -579,11 +579,11 @@ def threads(*items: dict[str, Any], **conversations: Iterable[dict[str, Any]]) -
 
 async def test_a_key_is_listed_by_threads_which_come_with_their_bodies() -> None:
     answers = threads(thread("t", "n", 2), t=[whole("m"), whole("s") | {"labels": ["sent"]}, whole("n")])
-    async with looking(answers) as looker:
-        assert await looker.look(KEY, 1) == ["m", "n"]
-        assert looker.api.asked == ["/threads", THREAD]
-        assert [event.message.inbox_id for event in looker.put] == ["a@b", "a@b"]
-    listed, fetched = looker.api.requests
+    async with scanning(answers) as scanner:
+        assert await scanner.scan(KEY, 1) == ["m", "n"]
+        assert scanner.api.asked == ["/threads", THREAD]
+        assert [event.message.inbox_id for event in scanner.put] == ["a@b", "a@b"]
+    listed, fetched = scanner.api.requests
     asked = {"limit": "100", "ascending": "true", "after": "2025-01-01T00:00:01.000Z"}
     assert dict(listed.url.params) == asked | ALL_THREADS
     assert dict(fetched.url.params) == {"limit": "20"}
@@ -595,150 +595,150 @@ async def test_a_key_that_may_not_list_threads_with_spam_lists_the_others_from_t
             return httpx2.Response(403, json={"name": "missing_permission", "message": "label_spam_read"})
         return {"threads": [thread("t", "m")]}
 
-    async with looking(threads(t=[whole("m")]) | {"/threads": answer}) as looker:
-        assert await looker.look(KEY, wanted=RECEIVED | {"message.received.blocked": EPOCH}) == ["m"]
-        assert await looker.look(KEY) == []
-        assert looker.api.asked == ["/threads", "/threads", THREAD, "/threads"]
-        assert "include_blocked=true" in str(looker.api.requests[1].url)
+    async with scanning(threads(t=[whole("m")]) | {"/threads": answer}) as scanner:
+        assert await scanner.scan(KEY, wanted=RECEIVED | {"message.received.blocked": EPOCH}) == ["m"]
+        assert await scanner.scan(KEY) == []
+        assert scanner.api.asked == ["/threads", "/threads", THREAD, "/threads"]
+        assert "include_blocked=true" in str(scanner.api.requests[1].url)
 
 
 async def test_a_key_that_was_refused_threads_with_spam_asks_for_them_again_after_an_hour(
     autojump_clock: MockClock,
 ) -> None:
     def answer(request: httpx2.Request) -> httpx2.Response | dict[str, Any]:
-        return httpx2.Response(403, json={}) if len(looker.api.requests) == 1 else {"threads": []}
+        return httpx2.Response(403, json={}) if len(scanner.api.requests) == 1 else {"threads": []}
 
-    async with looking({"/threads": answer}) as looker:
+    async with scanning({"/threads": answer}) as scanner:
         for _ in range(3):
-            await looker.look(KEY)
+            await scanner.scan(KEY)
             await trio.sleep(REFUSED_FOR / 2 + 1)
-        for_all = [ALL_THREADS.items() <= dict(request.url.params).items() for request in looker.api.requests]
+        for_all = [ALL_THREADS.items() <= dict(request.url.params).items() for request in scanner.api.requests]
         assert for_all == [True, False, False, True]
 
 
 async def test_a_key_that_may_not_list_threads_at_all_is_refused() -> None:
     refusal = httpx2.Response(403, json={"name": "missing_permission", "message": "message_read"})
-    async with looking({"/threads": refusal}) as looker:
+    async with scanning({"/threads": refusal}) as scanner:
         for _ in range(2):
             with pytest.raises(PermissionDeniedError):
-                await looker.look(KEY)
-        assert looker.api.asked == ["/threads"] * 3
+                await scanner.scan(KEY)
+        assert scanner.api.asked == ["/threads"] * 3
 
 
 async def test_a_single_thread_that_is_refused_takes_no_other_thread_with_it() -> None:
     answers = threads(thread("t", "m"), thread("u", "n"), u=[whole("n")]) | {THREAD: 403}
-    async with looking(answers) as looker:
+    async with scanning(answers) as scanner:
         for _ in range(2):
             with pytest.raises(ApiError):
-                await looker.look(KEY)
-        assert looker.api.asked.count("/threads") == 2
-        assert all(request.url.params["include_spam"] for request in looker.api.requests[::3])
+                await scanner.scan(KEY)
+        assert scanner.api.asked.count("/threads") == 2
+        assert all(request.url.params["include_spam"] for request in scanner.api.requests[::3])
 
 
 async def test_a_single_thread_that_makes_no_sense_takes_no_other_thread_with_it(autojump_clock: MockClock) -> None:
     nonsense = httpx2.Response(200, text="no JSON")
     answers = threads(thread("t", "m"), thread("u", "n"), u=[whole("n")]) | {THREAD: nonsense}
-    async with looking(answers) as looker:
+    async with scanning(answers) as scanner:
         with pytest.raises(RequestFailedError):
-            await looker.look(KEY)
-        assert looker.found == ["n"]
+            await scanner.scan(KEY)
+        assert scanner.found == ["n"]
 
 
 async def test_mail_that_was_thrown_away_is_not_handed_over() -> None:
-    async with looking(inbox(whole("m", 0, "trash"))) as looker:
-        assert await looker.look() == []
+    async with scanning(inbox(whole("m", 0, "trash"))) as scanner:
+        assert await scanner.scan() == []
 
 
 async def test_a_pod_is_listed_by_its_own_threads() -> None:
     answers = threads(t=[whole("m")]) | {"/pods/pod%2F1/threads": {"threads": [thread("t", "m")]}}
-    async with looking(answers) as looker:
-        assert await looker.look(POD) == ["m"]
+    async with scanning(answers) as scanner:
+        assert await scanner.scan(POD) == ["m"]
 
 
 async def test_a_thread_that_does_not_say_whose_it_is_is_asked_for_by_its_name_alone() -> None:
     answers = threads(thread("t", "m", inbox_id=None)) | {"/threads/t": {"messages": [whole("m", inbox_id="x@y")]}}
-    async with looking(answers) as looker:
-        assert await looker.look(KEY) == ["m"]
-        assert looker.put[0].message.inbox_id == "x@y"
+    async with scanning(answers) as scanner:
+        assert await scanner.scan(KEY) == ["m"]
+        assert scanner.put[0].message.inbox_id == "x@y"
 
 
 async def test_a_thread_is_not_fetched_again_until_it_changes() -> None:
     answers = threads(thread("t", "m", 1, 1), t=[whole("m")])
-    async with looking(answers) as looker:
-        assert await looker.look(KEY) == ["m"]
-        assert await looker.look(KEY) == []
-        assert looker.api.asked.count(THREAD) == 1
+    async with scanning(answers) as scanner:
+        assert await scanner.scan(KEY) == ["m"]
+        assert await scanner.scan(KEY) == []
+        assert scanner.api.asked.count(THREAD) == 1
         answers.update(threads(thread("t", "n", 2, 2), t=[whole("m"), whole("n")]))
-        assert await looker.look(KEY) == ["n"]
-        assert looker.counts == Counts(known=1)
+        assert await scanner.scan(KEY) == ["n"]
+        assert scanner.counts == Counts(known=1)
 
 
 async def test_a_thread_is_fetched_again_when_a_claim_was_given_back() -> None:
-    # What a look takes for delivered may wait for the consumer in another look, and be given back when that is
+    # What a scan takes for delivered may wait for the consumer in another scan, and be given back when that is
     # cancelled.
     answers = threads(thread("t", "n", 2, 2), t=[whole("m"), whole("n")])
-    async with looking(answers) as looker:
-        looker.delivered.claim(pushed("m"))
-        assert await looker.look(KEY) == ["n"]
-        looker.delivered.give_back(pushed("m"))
-        assert await looker.look(KEY) == ["m"]
+    async with scanning(answers) as scanner:
+        scanner.delivered.claim(pushed("m"))
+        assert await scanner.scan(KEY) == ["n"]
+        scanner.delivered.give_back(pushed("m"))
+        assert await scanner.scan(KEY) == ["m"]
 
 
 async def test_a_thread_is_fetched_again_when_other_event_types_are_wanted() -> None:
     answers = threads(thread("t", "n", 2, 2), t=[whole("m", 0, "spam"), whole("n")])
-    async with looking(answers) as looker:
-        assert await looker.look(KEY) == ["n"]
-        assert await looker.look(KEY, wanted=EVERY_KIND) == ["m"]
+    async with scanning(answers) as scanner:
+        assert await scanner.scan(KEY) == ["n"]
+        assert await scanner.scan(KEY, wanted=EVERY_KIND) == ["m"]
 
 
 async def test_a_thread_of_one_mail_that_was_pushed_costs_no_request() -> None:
-    async with looking(threads(thread("t", "m"))) as looker:
-        looker.delivered.claim(pushed("m"))
-        assert await looker.look(KEY) == []
-        assert looker.api.asked == ["/threads"]
+    async with scanning(threads(thread("t", "m"))) as scanner:
+        scanner.delivered.claim(pushed("m"))
+        assert await scanner.scan(KEY) == []
+        assert scanner.api.asked == ["/threads"]
 
 
 async def test_a_thread_that_has_not_changed_since_the_floor_costs_no_request() -> None:
-    async with looking(threads(thread("t", "m", 1, 9), thread("u", "n", 1, 10), u=[whole("n", 10)])) as looker:
-        assert await looker.look(KEY, wanted={"message.received": EPOCH + 10, "message.received.spam": EPOCH + 99}) == [
-            "n"
-        ]
+    async with scanning(threads(thread("t", "m", 1, 9), thread("u", "n", 1, 10), u=[whole("n", 10)])) as scanner:
+        assert await scanner.scan(
+            KEY, wanted={"message.received": EPOCH + 10, "message.received.spam": EPOCH + 99}
+        ) == ["n"]
 
 
 async def test_a_thread_with_held_mail_is_looked_into_whatever_else_it_says() -> None:
-    async with looking(threads(thread("t", "m", 1, -9, HELD), t=[whole("m", -9, HELD)])) as looker:
-        assert await looker.look(KEY) == []
-        assert looker.listing.state() == [("a@b", "m")]
+    async with scanning(threads(thread("t", "m", 1, -9, HELD), t=[whole("m", -9, HELD)])) as scanner:
+        assert await scanner.scan(KEY) == []
+        assert scanner.listing.state() == [("a@b", "m")]
 
 
 async def test_a_thread_without_a_time_of_change_is_looked_into() -> None:
-    async with looking(threads(thread("t", "m", None, None), t=[whole("m")])) as looker:
-        assert await looker.look(KEY) == ["m"]
+    async with scanning(threads(thread("t", "m", None, None), t=[whole("m")])) as scanner:
+        assert await scanner.scan(KEY) == ["m"]
 
 
 async def test_a_body_that_was_left_out_of_its_thread_is_fetched() -> None:
     answers = inbox(whole("large")) | threads(thread("t", "n", 2), t=[mail("large"), whole("n")])
-    async with looking(answers) as looker:
-        assert await looker.look(KEY) == ["large", "n"]
-        assert looker.put[0].message.text == "text of large"
+    async with scanning(answers) as scanner:
+        assert await scanner.scan(KEY) == ["large", "n"]
+        assert scanner.put[0].message.text == "text of large"
 
 
-@pytest.mark.parametrize("after", [-9999.0, 3600.0])  # the thread's end, or the look's
-async def test_a_body_that_is_not_there_yet_is_asked_for_in_the_next_look(after: float) -> None:
+@pytest.mark.parametrize("after", [-9999.0, 3600.0])  # the thread's end, or the scan's
+async def test_a_body_that_is_not_there_yet_is_asked_for_in_the_next_scan(after: float) -> None:
     answers = threads(thread("t", "n", 2), t=[mail("large"), whole("n", 7200)])
-    async with looking(answers) as looker:
-        assert await looker.look(KEY, after=after) == ["n"]
+    async with scanning(answers) as scanner:
+        assert await scanner.scan(KEY, after=after) == ["n"]
         answers.update(inbox(whole("large")))
-        assert await looker.look(KEY, after=after) == ["large"]
-        before = len(looker.api.asked)
-        assert await looker.look(KEY, after=after) == []
-        assert looker.api.asked[before:] == ["/threads"]
+        assert await scanner.scan(KEY, after=after) == ["large"]
+        before = len(scanner.api.asked)
+        assert await scanner.scan(KEY, after=after) == []
+        assert scanner.api.asked[before:] == ["/threads"]
 
 
 async def test_a_mail_that_is_html_only_is_whole() -> None:
-    async with looking(threads(thread("t", "m"), t=[mail("m", html="<p>")])) as looker:
-        assert await looker.look(KEY) == ["m"]
-        assert looker.api.asked == ["/threads", THREAD]
+    async with scanning(threads(thread("t", "m"), t=[mail("m", html="<p>")])) as scanner:
+        assert await scanner.scan(KEY) == ["m"]
+        assert scanner.api.asked == ["/threads", THREAD]
 
 
 def long_thread(pages: list[list[dict[str, Any]]]) -> dict[str, Any]:
@@ -754,93 +754,93 @@ async def test_a_thread_of_many_pages_comes_with_its_oldest_mail_first() -> None
     answers = long_thread(
         [[whole("e", 5), whole("f", 6)], [whole("c", 3), whole("d", 4)], [whole("a", 1), whole("b", 2)]]
     )
-    async with looking(answers) as looker:
-        assert await looker.look(KEY) == ["a", "b", "c", "d", "e", "f"]
+    async with scanning(answers) as scanner:
+        assert await scanner.scan(KEY) == ["a", "b", "c", "d", "e", "f"]
 
 
-async def test_a_thread_of_many_pages_is_read_as_far_back_as_the_look_reaches() -> None:
+async def test_a_thread_of_many_pages_is_read_as_far_back_as_the_scan_reaches() -> None:
     answers = long_thread([[whole("e", 60)], [whole("c", 29), whole("d", 40)], [whole("a", 10)]])
-    async with looking(answers) as looker:
-        assert await looker.look(KEY, after=30) == ["c", "d", "e"]
-        assert await looker.look(KEY, after=30) == []
-        assert looker.api.asked == ["/threads", THREAD, f"{THREAD}?1", "/threads"]
+    async with scanning(answers) as scanner:
+        assert await scanner.scan(KEY, after=30) == ["c", "d", "e"]
+        assert await scanner.scan(KEY, after=30) == []
+        assert scanner.api.asked == ["/threads", THREAD, f"{THREAD}?1", "/threads"]
 
 
-async def test_a_look_that_reaches_further_back_reads_the_rest_of_a_thread_that_has_not_changed() -> None:
-    # The look after the gap has stopped on the first page; the sweep behind it is for mail that is back-dated.
+async def test_a_scan_that_reaches_further_back_reads_the_rest_of_a_thread_that_has_not_changed() -> None:
+    # The scan after the gap has stopped on the first page; the sweep behind it is for mail that is back-dated.
     answers = long_thread([[whole("d", 100), whole("e", 290)], [whole("back-dated", 250) | {"timestamp": at(-50)}]])
-    async with looking(answers) as looker:
-        assert await looker.look(KEY, after=200) == ["d", "e"]
-        assert await looker.look(KEY, after=-100) == ["back-dated"]
-        # It is read to its end now: no look reaches further.
-        assert await looker.look(KEY, after=-9999) == []
-        assert len(looker.api.asked) == 2 + 3 + 1
+    async with scanning(answers) as scanner:
+        assert await scanner.scan(KEY, after=200) == ["d", "e"]
+        assert await scanner.scan(KEY, after=-100) == ["back-dated"]
+        # It is read to its end now: no scan reaches further.
+        assert await scanner.scan(KEY, after=-9999) == []
+        assert len(scanner.api.asked) == 2 + 3 + 1
 
 
 async def test_a_thread_that_goes_between_its_listing_and_its_fetch_is_no_failure() -> None:
     answers = threads(thread("t", "m"), thread("u", "n"), u=[whole("n")])
-    async with looking(answers) as looker:
-        assert await looker.look(KEY) == ["n"]
+    async with scanning(answers) as scanner:
+        assert await scanner.scan(KEY) == ["n"]
 
 
-async def test_a_thread_that_could_not_be_found_and_is_listed_again_is_looked_at_again() -> None:
+async def test_a_thread_that_could_not_be_found_and_is_listed_again_is_scanned_again() -> None:
     answers = threads(thread("t", "m"))
-    async with looking(answers) as looker:
-        assert await looker.look(KEY) == []
+    async with scanning(answers) as scanner:
+        assert await scanner.scan(KEY) == []
         answers[THREAD] = {"messages": [whole("m")]}
-        assert await looker.look(KEY) == ["m"]
+        assert await scanner.scan(KEY) == ["m"]
 
 
-async def test_a_thread_that_cannot_be_fetched_does_not_stop_the_others_and_is_looked_at_again() -> None:
+async def test_a_thread_that_cannot_be_fetched_does_not_stop_the_others_and_is_scanned_again() -> None:
     answers = threads(thread("t", "m"), thread("u", "n"), u=[whole("n")])
     answers[THREAD] = 403
-    async with looking(answers) as looker:
+    async with scanning(answers) as scanner:
         with pytest.raises(ApiError) as caught:
-            await looker.look(KEY)
+            await scanner.scan(KEY)
         assert caught.value.status_code == 403
-        assert looker.found == ["n"]
+        assert scanner.found == ["n"]
         answers[THREAD] = {"messages": [whole("m")]}
-        assert await looker.look(KEY) == ["m"]
+        assert await scanner.scan(KEY) == ["m"]
 
 
 async def test_threads_are_listed_to_the_end() -> None:
     answers = threads(thread("t", "m"), t=[whole("m")], u=[whole("n")])
     answers["/threads"]["next_page_token"] = "2"
     answers["/threads?2"] = {"threads": [thread("u", "n")]}
-    async with looking(answers) as looker:
-        assert await looker.look(KEY) == ["m", "n"]
+    async with scanning(answers) as scanner:
+        assert await scanner.scan(KEY) == ["m", "n"]
 
 
 async def test_a_thread_that_a_page_lists_twice_is_no_harm() -> None:
-    async with looking(threads(thread("t", "m"), thread("t", "m"), t=[whole("m")])) as looker:
-        assert await looker.look(KEY) == ["m"]
+    async with scanning(threads(thread("t", "m"), thread("t", "m"), t=[whole("m")])) as scanner:
+        assert await scanner.scan(KEY) == ["m"]
 
 
-async def test_threads_that_got_mail_after_the_look_began_are_looked_into_once(autojump_clock: MockClock) -> None:
+async def test_threads_that_got_mail_after_the_scan_began_are_looked_into_once(autojump_clock: MockClock) -> None:
     # A thread that gets mail moves to the end of the listing, and takes along the older mail that was missed.
     answers = threads(thread("t", "m", 1, 1), t=[whole("missed", -5), whole("m", 1)], u=[whole("n", 3)])
     answers["/threads"]["next_page_token"] = "2"
     answers["/threads?2"] = {"threads": [thread("t", "o", 2, 2), thread("u", "n", 3, 3)]}
-    async with looking(answers) as looker:
-        look = a_look(KEY, after=-10, wanted={"message.received": EPOCH - 10})
-        assert await looker.listing.look(look, looker.counts, pace=partial(trio.sleep, 10))
-        assert [event.message.message_id for event in looker.put] == ["missed", "m", "n"]
-        assert looker.api.asked.count(THREAD) == 1
-        # Another look asks again for the one that has changed since.
-        assert await looker.look(KEY) == []
-        assert looker.api.asked.count(THREAD) == 2
+    async with scanning(answers) as scanner:
+        scan = a_scan(KEY, after=-10, wanted={"message.received": EPOCH - 10})
+        assert await scanner.listing.scan(scan, scanner.counts, pace=partial(trio.sleep, 10))
+        assert [event.message.message_id for event in scanner.put] == ["missed", "m", "n"]
+        assert scanner.api.asked.count(THREAD) == 1
+        # Another scan asks again for the one that has changed since.
+        assert await scanner.scan(KEY) == []
+        assert scanner.api.asked.count(THREAD) == 2
 
 
 async def test_only_so_many_threads_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trio_agentmail._recovery.threads.REMEMBERED_THREADS", 2)
     names = ["t", "u", "v"]
     answers = threads(*[thread(name, name, 2) for name in names], **{name: [whole(name)] for name in names})
-    async with looking(answers) as looker:
-        assert await looker.look(KEY) == names
-        before = len(looker.api.asked)
-        assert await looker.look(KEY) == []
-        assert looker.api.asked[before:] == ["/threads", THREAD]
-        assert len(looker.listing._threads._seen) == 2
+    async with scanning(answers) as scanner:
+        assert await scanner.scan(KEY) == names
+        before = len(scanner.api.asked)
+        assert await scanner.scan(KEY) == []
+        assert scanner.api.asked[before:] == ["/threads", THREAD]
+        assert len(scanner.listing._threads._seen) == 2
 
 
 # Held mail
@@ -854,124 +854,124 @@ def batch(*mails: dict[str, Any]) -> dict[str, Any]:
 
 async def test_held_mail_is_remembered_and_comes_when_it_is_released_however_old_it_is() -> None:
     answers = inbox(whole("m", -9999, HELD)) | {BATCH_GET: batch(mail("m", -9999, HELD))}
-    async with looking(answers) as looker:
-        assert await looker.look() == []
-        assert await looker.look_at_held() == []
-        assert looker.counts == Counts(held=1)
+    async with scanning(answers) as scanner:
+        assert await scanner.scan() == []
+        assert await scanner.check_held() == []
+        assert scanner.counts == Counts(held=1)
         answers.update(inbox(whole("m", -9999)) | {BATCH_GET: batch(mail("m", -9999))})
-        assert await looker.look_at_held() == ["m"]
-        assert looker.put[0].message.text == "text of m"
-        assert looker.were_held == ["m"]
-        assert looker.counts == Counts(held=0)
+        assert await scanner.check_held() == ["m"]
+        assert scanner.put[0].message.text == "text of m"
+        assert scanner.were_held == ["m"]
+        assert scanner.counts == Counts(held=0)
         # It is forgotten then, and costs nothing any more.
-        before = len(looker.api.asked)
-        assert await looker.look_at_held() == []
-        assert len(looker.api.asked) == before
+        before = len(scanner.api.asked)
+        assert await scanner.check_held() == []
+        assert len(scanner.api.asked) == before
 
 
-async def test_held_mail_that_was_announced_is_looked_at_as_well() -> None:
+async def test_held_mail_that_was_announced_is_scanned_as_well() -> None:
     answers = inbox(whole("m")) | {BATCH_GET: batch(mail("m"))}
-    async with looking(answers) as looker:
-        looker.listing.note(review("a@b", "m"))
-        looker.listing.note(review(None, "n"))
-        looker.listing.note(review("a@b", None))
-        looker.listing.note(MessageSentEvent(send=Send()))
-        assert looker.listing.state() == [("a@b", "m")]
-        assert await looker.look_at_held() == ["m"]
+    async with scanning(answers) as scanner:
+        scanner.listing.note(review("a@b", "m"))
+        scanner.listing.note(review(None, "n"))
+        scanner.listing.note(review("a@b", None))
+        scanner.listing.note(MessageSentEvent(send=Send()))
+        assert scanner.listing.state() == [("a@b", "m")]
+        assert await scanner.check_held() == ["m"]
 
 
-async def test_held_mail_whose_release_was_pushed_is_not_looked_at_any_more() -> None:
-    async with looking({}) as looker:
-        looker.listing.note(pushed("m"))
-        looker.listing.note(review("a@b", "m"))
-        looker.listing.note(pushed("m", inbox_id="another"))
-        assert looker.listing.state() == [("a@b", "m")]
-        looker.listing.note(pushed("m"))
-        assert await looker.look_at_held() == []
-        assert looker.api.asked == []
+async def test_held_mail_whose_release_was_pushed_is_not_scanned_any_more() -> None:
+    async with scanning({}) as scanner:
+        scanner.listing.note(pushed("m"))
+        scanner.listing.note(review("a@b", "m"))
+        scanner.listing.note(pushed("m", inbox_id="another"))
+        assert scanner.listing.state() == [("a@b", "m")]
+        scanner.listing.note(pushed("m"))
+        assert await scanner.check_held() == []
+        assert scanner.api.asked == []
 
 
 async def test_held_mail_that_is_gone_is_forgotten() -> None:
-    async with looking({BATCH_GET: batch()}) as looker:
-        looker.listing.note(review("a@b", "m"))
-        assert await looker.look_at_held() == []
-        assert looker.listing.state() == []
+    async with scanning({BATCH_GET: batch()}) as scanner:
+        scanner.listing.note(review("a@b", "m"))
+        assert await scanner.check_held() == []
+        assert scanner.listing.state() == []
 
 
 async def test_held_mail_of_an_inbox_that_is_gone_is_forgotten_in_time_and_no_failure(
     autojump_clock: MockClock,
 ) -> None:
     answers = inbox(whole("n"), name="x") | {"/inboxes/x/messages/batch-get": batch(mail("n"))}
-    async with looking(answers) as looker:
+    async with scanning(answers) as scanner:
         for number in range(BATCH + 1):  # more than one request asks for
-            looker.listing.note(review("a@b", str(number)))
-        looker.listing.note(review("x", "n"))
-        assert await looker.look_at_held() == ["n"]
+            scanner.listing.note(review("a@b", str(number)))
+        scanner.listing.note(review("x", "n"))
+        assert await scanner.check_held() == ["n"]
         for _ in range(20):
             await trio.sleep((GONE_FOR - 1) / 20)
-            assert await looker.look_at_held() == []
-            assert len(looker.listing.state()) == BATCH + 1
+            assert await scanner.check_held() == []
+            assert len(scanner.listing.state()) == BATCH + 1
         await trio.sleep(2)
-        assert await looker.look_at_held() == []
-        assert looker.listing.state() == []
+        assert await scanner.check_held() == []
+        assert scanner.listing.state() == []
 
 
 async def test_held_mail_of_an_inbox_that_is_there_again_is_not_forgotten(autojump_clock: MockClock) -> None:
     answers = inbox(whole("m", 0, HELD))
-    async with looking(answers) as looker:
-        looker.listing.note(review("a@b", "m"))
+    async with scanning(answers) as scanner:
+        scanner.listing.note(review("a@b", "m"))
         for _ in range(3):
-            await looker.look_at_held()
+            await scanner.check_held()
             await trio.sleep(GONE_FOR - 1)
-            await looker.look_at_held()
+            await scanner.check_held()
             answers[BATCH_GET] = batch(mail("m", 0, HELD))
-            await looker.look_at_held()
+            await scanner.check_held()
             del answers[BATCH_GET]
         answers.update(inbox(whole("m")) | {BATCH_GET: batch(mail("m"))})
-        assert await looker.look_at_held() == ["m"]
+        assert await scanner.check_held() == ["m"]
 
 
 async def test_an_inbox_without_held_mail_is_gone_from_anew_when_it_has_some_again(autojump_clock: MockClock) -> None:
-    async with looking({}) as looker:
-        looker.listing.note(review("a@b", "m"))
-        await looker.look_at_held()
-        looker.listing.note(pushed("m"))
-        await looker.look_at_held()
+    async with scanning({}) as scanner:
+        scanner.listing.note(review("a@b", "m"))
+        await scanner.check_held()
+        scanner.listing.note(pushed("m"))
+        await scanner.check_held()
         await trio.sleep(GONE_FOR)
-        looker.listing.note(review("a@b", "n"))
-        await looker.look_at_held()
-        assert looker.listing.state() == [("a@b", "n")]
+        scanner.listing.note(review("a@b", "n"))
+        await scanner.check_held()
+        assert scanner.listing.state() == [("a@b", "n")]
 
 
 async def test_held_mail_of_an_inbox_that_is_not_subscribed_any_more_is_forgotten() -> None:
-    async with looking({}) as looker:
+    async with scanning({}) as scanner:
         for held in [("a@b", "m"), ("x", "n"), ("a@b", "o")]:
-            looker.listing.note(review(*held))
+            scanner.listing.note(review(*held))
         # Nobody knows which inboxes a pod has.
-        looker.listing.keep_only([POD, Target(inbox_id="y")])
-        assert len(looker.listing.state()) == 3
-        looker.listing.keep_only([Target(inbox_id="x"), Target(inbox_id="y")])
-        assert looker.listing.state() == [("x", "n")]
+        scanner.listing.keep_only([POD, Target(inbox_id="y")])
+        assert len(scanner.listing.state()) == 3
+        scanner.listing.keep_only([Target(inbox_id="x"), Target(inbox_id="y")])
+        assert scanner.listing.state() == [("x", "n")]
 
 
 async def test_held_mail_that_turns_out_to_be_of_another_kind_does_not_come() -> None:
     answers = inbox(whole("m", 0, "spam"), whole("n")) | {BATCH_GET: batch(mail("m", 0, "spam"), mail("n"))}
     answers[f"{A}/n"] = whole("n", 0, "blocked")
-    async with looking(answers) as looker:
-        looker.listing.note(review("a@b", "m"))
-        looker.listing.note(review("a@b", "n"))
-        assert await looker.look_at_held() == []
-        assert looker.listing.state() == []
+    async with scanning(answers) as scanner:
+        scanner.listing.note(review("a@b", "m"))
+        scanner.listing.note(review("a@b", "n"))
+        assert await scanner.check_held() == []
+        assert scanner.listing.state() == []
 
 
 async def test_held_mail_that_is_released_for_one_server_and_not_for_another_stays_remembered() -> None:
     answers = inbox(whole("m", 0, HELD)) | {BATCH_GET: batch(mail("m"))}
-    async with looking(answers) as looker:
-        looker.listing.note(review("a@b", "m"))
-        assert await looker.look_at_held() == []
-        assert looker.listing.state() == [("a@b", "m")]
+    async with scanning(answers) as scanner:
+        scanner.listing.note(review("a@b", "m"))
+        assert await scanner.check_held() == []
+        assert scanner.listing.state() == [("a@b", "m")]
         answers.update(inbox(whole("m")))
-        assert await looker.look_at_held() == ["m"]
+        assert await scanner.check_held() == ["m"]
 
 
 async def test_held_mail_is_asked_for_by_inbox_in_batches_and_comes_in_the_order_in_which_it_was_held() -> None:
@@ -985,76 +985,76 @@ async def test_held_mail_is_asked_for_by_inbox_in_batches_and_comes_in_the_order
     batches: list[int] = []
     answers = inbox(*map(whole, ids)) | inbox(whole("x"), name="x")
     answers |= {BATCH_GET: released, "/inboxes/x/messages/batch-get": released}
-    async with looking(answers) as looker:
+    async with scanning(answers) as scanner:
         for message_id in ids[:600]:
-            looker.listing.note(review("a@b", message_id))
-        looker.listing.note(review("x", "x"))
+            scanner.listing.note(review("a@b", message_id))
+        scanner.listing.note(review("x", "x"))
         for message_id in ids[600:]:
-            looker.listing.note(review("a@b", message_id))
-        assert await looker.look_at_held() == [*ids, "x"]
+            scanner.listing.note(review("a@b", message_id))
+        assert await scanner.check_held() == [*ids, "x"]
     assert batches == [500, 500, 200, 1]
 
 
-async def test_held_mail_that_cannot_be_found_once_is_looked_at_again() -> None:
+async def test_held_mail_that_cannot_be_found_once_is_scanned_again() -> None:
     answers = {BATCH_GET: batch(mail("m"))}
-    async with looking(answers) as looker:
-        looker.listing.note(review("a@b", "m"))
-        assert await looker.look_at_held() == []
+    async with scanning(answers) as scanner:
+        scanner.listing.note(review("a@b", "m"))
+        assert await scanner.check_held() == []
         answers |= inbox(whole("m"))
-        assert await looker.look_at_held() == ["m"]
-        assert looker.listing.state() == []
+        assert await scanner.check_held() == ["m"]
+        assert scanner.listing.state() == []
 
 
 async def test_held_mail_in_the_trash_stays_remembered() -> None:
     answers = inbox(whole("m")) | {BATCH_GET: batch(mail("m", 0, HELD, "trash"))}
-    async with looking(answers) as looker:
-        looker.listing.note(review("a@b", "m"))
-        assert await looker.look_at_held() == []
+    async with scanning(answers) as scanner:
+        scanner.listing.note(review("a@b", "m"))
+        assert await scanner.check_held() == []
         answers[BATCH_GET] = batch(mail("m"))
-        assert await looker.look_at_held() == ["m"]
+        assert await scanner.check_held() == ["m"]
 
 
-async def test_held_mail_whose_release_was_listed_is_not_looked_at_any_more() -> None:
-    # What has been forgotten by the time of that look would come twice.
-    async with looking(inbox(whole("m"), whole("n"))) as looker:
-        looker.listing.note(review("a@b", "m"))
-        looker.listing.note(review("a@b", "n"))
-        assert await looker.look() == ["m", "n"]
-        assert looker.listing.state() == []
+async def test_held_mail_whose_release_was_listed_is_not_scanned_any_more() -> None:
+    # What has been forgotten by the time of that scan would come twice.
+    async with scanning(inbox(whole("m"), whole("n"))) as scanner:
+        scanner.listing.note(review("a@b", "m"))
+        scanner.listing.note(review("a@b", "n"))
+        assert await scanner.scan() == ["m", "n"]
+        assert scanner.listing.state() == []
         # A listing may be older than the release.
-        looker.api.answers |= inbox(whole("m", 0, HELD))
-        assert await looker.look() == []
-        assert looker.listing.state() == []
+        scanner.api.answers |= inbox(whole("m", 0, HELD))
+        assert await scanner.scan() == []
+        assert scanner.listing.state() == []
 
 
 async def test_held_mail_that_cannot_be_fetched_does_not_stop_the_others_and_stays_remembered() -> None:
     answers = inbox(whole("m"), whole("n")) | {BATCH_GET: batch(mail("m"), mail("n"))}
     answers[f"{A}/m"] = 403
-    async with looking(answers) as looker:
-        looker.listing.note(review("a@b", "m"))
-        looker.listing.note(review("a@b", "n"))
+    async with scanning(answers) as scanner:
+        scanner.listing.note(review("a@b", "m"))
+        scanner.listing.note(review("a@b", "n"))
         with pytest.raises(ApiError) as caught:
-            await looker.look_at_held()
+            await scanner.check_held()
         assert caught.value.status_code == 403
-        assert looker.found == ["n"]
-        assert looker.listing.state() == [("a@b", "m")]
+        assert scanner.found == ["n"]
+        assert scanner.listing.state() == [("a@b", "m")]
         answers[f"{A}/m"] = whole("m")
-        assert await looker.look_at_held() == ["m"]
+        assert await scanner.check_held() == ["m"]
 
 
 @pytest.mark.parametrize("answer", [403, {}, {"messages": None}, {"messages": 5}, {"messages": {"m": 1}}], ids=repr)
 async def test_held_mail_is_not_forgotten_without_an_answer(answer: Any) -> None:
     answers = inbox(whole("n"), name="x") | {"/inboxes/x/messages/batch-get": batch(mail("n")), BATCH_GET: answer}
-    async with looking(answers) as looker:
-        looker.listing.note(review("a@b", "m"))
-        looker.listing.note(review("x", "n"))
+    async with scanning(answers) as scanner:
+        scanner.listing.note(review("a@b", "m"))
+        scanner.listing.note(review("x", "n"))
         with pytest.raises((ApiError, RequestFailedError)):
-            await looker.look_at_held()
-        assert looker.found == ["n"]
-        assert looker.listing.state() == [("a@b", "m")]
+            await scanner.check_held()
+        assert scanner.found == ["n"]
+        assert scanner.listing.state() == [("a@b", "m")]
 
 
-async def test_held_mail_stays_remembered_when_a_look_at_it_is_cancelled(autojump_clock: MockClock) -> None:
+async def test_held_mail_stays_remembered_when_a_scan_at_it_is_cancelled(autojump_clock: MockClock) -> None:
     async def put(event: Event, counts: Counts, *, was_held: bool) -> None:
         await trio.sleep_forever()
 
@@ -1062,26 +1062,26 @@ async def test_held_mail_stays_remembered_when_a_look_at_it_is_cancelled(autojum
         listing = MailListing(asks, asks._clock, Delivered(now, DAY), put)
         listing.note(review("a@b", "m"))
         with trio.move_on_after(1):
-            await listing.look_at_held(RECEIVED, Counts())
+            await listing.check_held(RECEIVED, Counts())
         assert listing.state() == [("a@b", "m")]
 
 
 async def test_only_so_many_held_mails_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trio_agentmail._recovery.mails.REMEMBERED_HELD", 2)
-    async with looking({}) as looker:
+    async with scanning({}) as scanner:
         for message_id in ["m", "n", "m", "o"]:
-            looker.listing.note(review("a@b", message_id))
-        assert looker.listing.state() == [("a@b", "n"), ("a@b", "o")]
+            scanner.listing.note(review("a@b", message_id))
+        assert scanner.listing.state() == [("a@b", "n"), ("a@b", "o")]
 
 
 async def test_held_mail_is_remembered_from_one_run_to_the_next() -> None:
-    async with looking({}) as looker:
-        looker.listing.note(review("a@b", "m"))
-        looker.listing.note(review("x", "<ü@y>"))
-        kept = json.loads(json.dumps(looker.listing.state()))
-    async with looking({}) as looker:
-        looker.listing.restore(kept)
-        assert looker.listing.state() == [("a@b", "m"), ("x", "<ü@y>")]
+    async with scanning({}) as scanner:
+        scanner.listing.note(review("a@b", "m"))
+        scanner.listing.note(review("x", "<ü@y>"))
+        kept = json.loads(json.dumps(scanner.listing.state()))
+    async with scanning({}) as scanner:
+        scanner.listing.restore(kept)
+        assert scanner.listing.state() == [("a@b", "m"), ("x", "<ü@y>")]
 
 
 # Odd shapes
@@ -1089,9 +1089,9 @@ async def test_held_mail_is_remembered_from_one_run_to_the_next() -> None:
 
 @pytest.mark.parametrize("inbox_id", [{}, {"inbox_id": None}, {"inbox_id": ""}, {"inbox_id": 0}], ids=repr)
 async def test_a_mail_that_does_not_say_whose_it_is_is_that_of_the_inbox_that_was_listed(inbox_id: Any) -> None:
-    async with looking(inbox(whole("m") | inbox_id)) as looker:
-        assert await looker.look() == ["m"]
-        assert looker.put[0].message.inbox_id == "a@b"
+    async with scanning(inbox(whole("m") | inbox_id)) as scanner:
+        assert await scanner.scan() == ["m"]
+        assert scanner.put[0].message.inbox_id == "a@b"
 
 
 @pytest.mark.parametrize("message_id", [{}, {"message_id": None}, {"message_id": ""}, {"message_id": 7}], ids=repr)
@@ -1099,14 +1099,14 @@ async def test_a_mail_without_an_identity_is_passed_over(message_id: Any) -> Non
     nameless = {key: value for key, value in mail("m").items() if key != "message_id"} | message_id
     answers = inbox(whole("n"))
     answers[A]["messages"].insert(0, nameless)
-    async with looking(answers) as looker:
-        assert await looker.look() == ["n"]
+    async with scanning(answers) as scanner:
+        assert await scanner.scan() == ["n"]
 
 
 @pytest.mark.parametrize("thread_id", [None, "", 7], ids=repr)
 async def test_a_thread_without_an_identity_is_passed_over(thread_id: Any) -> None:
-    async with looking(threads(thread(thread_id, "m"), thread("t", "n"), t=[whole("n")])) as looker:
-        assert await looker.look(KEY) == ["n"]
+    async with scanning(threads(thread(thread_id, "m"), thread("t", "n"), t=[whole("n")])) as scanner:
+        assert await scanner.scan(KEY) == ["n"]
 
 
 def distorted(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
@@ -1141,7 +1141,7 @@ answers_ = distorted(
 
 @settings(repeatable, max_examples=150)
 @given(st.lists(answers_, min_size=1, max_size=12), st.sampled_from([INBOX, POD, KEY]))
-def test_whatever_json_comes_a_look_fails_in_no_other_way_than_a_request_does(json_: list[Any], target: Target) -> None:
+def test_whatever_json_comes_a_scan_fails_in_no_other_way_than_a_request_does(json_: list[Any], target: Target) -> None:
     async def main() -> None:
         left = list(json_)
 
@@ -1159,8 +1159,8 @@ def test_whatever_json_comes_a_look_fails_in_no_other_way_than_a_request_does(js
             listing.note(review("a@b", "m"))
             for _ in range(2):
                 with suppress(ApiError, RequestFailedError):
-                    await listing.look(a_look(target, wanted=EVERY_KIND), Counts())
+                    await listing.scan(a_scan(target, wanted=EVERY_KIND), Counts())
                 with suppress(ApiError, RequestFailedError):
-                    await listing.look_at_held(EVERY_KIND, Counts())
+                    await listing.check_held(EVERY_KIND, Counts())
 
     trio.run(main, clock=MockClock(autojump_threshold=0))

@@ -122,7 +122,7 @@ def ago(fake: FakeAgentMail, **ago: float) -> datetime:
 
 
 @pytest.mark.parametrize("with_journal", [False, True])
-async def test_what_is_forgotten_while_a_slow_look_pages_does_not_come_again(
+async def test_what_is_forgotten_while_a_slow_scan_pages_does_not_come_again(
     fake: FakeAgentMail,
     autojump_clock: MockClock,
     monkeypatch: pytest.MonkeyPatch,
@@ -212,7 +212,7 @@ async def test_a_push_that_a_stalled_consumer_left_waiting_for_longer_than_sweep
 # Looks, whatever the connection does
 
 
-async def test_a_look_goes_on_while_the_connection_is_cut_every_two_seconds(
+async def test_a_scan_goes_on_while_the_connection_is_cut_every_two_seconds(
     fake: FakeAgentMail, autojump_clock: MockClock
 ) -> None:
     async with reading(Backend(fake, request_takes=0.5)) as reader:
@@ -273,7 +273,7 @@ async def test_missed_mail_is_found_though_its_thread_gets_mail_while_threads_ar
         for _ in range(3):
             before = times_listed()
             await fake.wait_for(lambda: times_listed() > before, within=600)  # noqa: B023  it is called in this turn
-            # They are listed from the oldest on. Now each is younger than the look, and the last is still the last.
+            # They are listed from the oldest on. Now each is younger than the scan, and the last is still the last.
             await all_threads_get_mail()
         await trio.sleep(30)
         assert "missed" in reader.subjects

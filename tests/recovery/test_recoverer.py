@@ -1,4 +1,4 @@
-"""When recovery looks, how far back, what it says of it, and what it remembers."""
+"""When recovery scans, how far back, what it says of it, and what it remembers."""
 
 import json
 import logging
@@ -34,7 +34,7 @@ from trio_agentmail._outbox import Outbox
 from trio_agentmail._recovery.progress import Progress, encode_progress
 from trio_agentmail._recovery.recoverer import Recoverer
 from trio_agentmail._recovery.rest import Pace
-from trio_agentmail._recovery.source import Counts, Look, Source, Target
+from trio_agentmail._recovery.source import Counts, Scan, Source, Target
 from trio_agentmail._recovery.sweeps import PAUSE, Rate
 from trio_agentmail._unwritten import Unwritten
 from trio_agentmail.errors import AgentMailError, ApiError, ConnectionLostError, JournalError, RequestFailedError
@@ -152,7 +152,7 @@ class World:
         self.recoverer.pause(Moment(here.wall - silent_for, here.monotonic - silent_for))
 
     @property
-    def looks(self) -> list[tuple[float, str, float]]:
+    def scans(self) -> list[tuple[float, str, float]]:
         """When something was listed, what, and how far back, by the true time."""
         return [
             (when, path, round(datetime.fromisoformat(request.url.params["after"]).timestamp() - EPOCH, 2))
@@ -192,12 +192,12 @@ def inbox(*mails: dict[str, Any], name: str = "a") -> dict[str, Any]:
 
 
 def polls(lost: float, until: float, since: float | None = None, path: str = A) -> list[tuple[float, str, float]]:
-    """The looks at recent mail while there is no connection, by when it was lost, and when it is there again."""
-    after, looks = (lost if since is None else since) - 5, []
+    """The scans at recent mail while there is no connection, by when it was lost, and when it is there again."""
+    after, scans = (lost if since is None else since) - 5, []
     for when in range(int(lost) + 2, int(until), 5):
-        looks.append((float(when), path, float(after)))
+        scans.append((float(when), path, float(after)))
         after = when - 5
-    return looks
+    return scans
 
 
 def later(seconds: float, answer: Any) -> Callable[[httpx2.Request], Coroutine[Any, Any, Any]]:
@@ -208,7 +208,7 @@ def later(seconds: float, answer: Any) -> Callable[[httpx2.Request], Coroutine[A
     return handle
 
 
-# When it looks, and how far back
+# When it scans, and how far back
 
 
 async def test_nothing_is_asked_for_before_there_is_a_subscription(autojump_clock: MockClock) -> None:
@@ -223,12 +223,12 @@ async def test_it_sweeps_on_entering_and_then_every_so_often(autojump_clock: Moc
         await world.until(10)
         world.subscribed()
         await world.until(300)
-        assert world.looks == [(10, A, 10 - 1000), (110, A, 10 - 1000), (210, A, 110 - 1000)]
+        assert world.scans == [(10, A, 10 - 1000), (110, A, 10 - 1000), (210, A, 110 - 1000)]
         assert world.recoverer.requests == 4  # one was for the time
         assert world.box.taken == []
 
 
-async def test_after_a_gap_it_looks_at_once_and_half_a_minute_later_once_more_and_deeper(
+async def test_after_a_gap_it_scans_at_once_and_half_a_minute_later_once_more_and_deeper(
     autojump_clock: MockClock,
 ) -> None:
     async with recovering() as world:
@@ -239,10 +239,10 @@ async def test_after_a_gap_it_looks_at_once_and_half_a_minute_later_once_more_an
         world.api.answers |= inbox(mail("m", 110), mail("n", 130))
         world.delivered.claim(MessageReceivedEvent(message=Message(inbox_id="a", message_id="n")))
         polled = polls(100, 160, since=95)
-        assert world.looks == [(0, A, -DAY), *polled]
+        assert world.scans == [(0, A, -DAY), *polled]
         world.subscribed()
         await world.until(500)
-        assert world.looks[1:] == [*polled, (160, A, 95 - 300), (190, A, -DAY), (490, A, 190 - DAY)]
+        assert world.scans[1:] == [*polled, (160, A, 95 - 300), (190, A, -DAY), (490, A, 190 - DAY)]
         assert world.mails == ["m"]
         assert world.notices == [CaughtUp(since=time(95), recovered=1, known=1, requests=len(polled) + 2)]
         assert world.box.taken[-1] == world.notices[0]  # behind the mail of which it tells
@@ -266,7 +266,7 @@ async def test_a_mail_that_is_pushed_while_it_is_fetched_is_not_counted_as_recov
         assert world.recoverer.recovered == 0
 
 
-async def test_the_second_look_waits_its_half_minute_also_when_a_sweep_is_due(autojump_clock: MockClock) -> None:
+async def test_the_second_scan_waits_its_half_minute_also_when_a_sweep_is_due(autojump_clock: MockClock) -> None:
     async with recovering() as world:
         world.subscribed()
         await world.until(100)
@@ -274,7 +274,7 @@ async def test_the_second_look_waits_its_half_minute_also_when_a_sweep_is_due(au
         await world.until(1000)
         world.subscribed()
         await world.until(1031)
-        assert [look for look in world.looks[1:] if look not in polls(100, 1000)] == [
+        assert [scan for scan in world.scans[1:] if scan not in polls(100, 1000)] == [
             # Sweeps go on meanwhile.
             (300, A, -DAY),
             (600, A, 100 - DAY),
@@ -284,7 +284,7 @@ async def test_the_second_look_waits_its_half_minute_also_when_a_sweep_is_due(au
         ]
 
 
-async def test_a_look_that_reaches_less_deep_does_not_shorten_the_reach_of_the_next_sweep(
+async def test_a_scan_that_reaches_less_deep_does_not_shorten_the_reach_of_the_next_sweep(
     autojump_clock: MockClock,
 ) -> None:
     async with recovering() as world:
@@ -298,11 +298,11 @@ async def test_a_look_that_reaches_less_deep_does_not_shorten_the_reach_of_the_n
         await world.until(150)
         world.api.answers |= inbox()
         await world.until(450)
-        # The sweep at 140 failed, and what was back-dated was not looked for at 110.
-        assert world.looks[-1] == (440, A, -DAY)
+        # The sweep at 140 failed, and what was back-dated was not searched for at 110.
+        assert world.scans[-1] == (440, A, -DAY)
 
 
-async def test_a_loss_before_the_second_look_does_not_shorten_its_reach(autojump_clock: MockClock) -> None:
+async def test_a_loss_before_the_second_scan_does_not_shorten_its_reach(autojump_clock: MockClock) -> None:
     async with recovering() as world:
         world.subscribed()
         await world.until(100)
@@ -314,7 +314,7 @@ async def test_a_loss_before_the_second_look_does_not_shorten_its_reach(autojump
         await world.until(130)
         world.subscribed()
         await world.until(500)
-        assert world.looks[1:] == [
+        assert world.scans[1:] == [
             *polls(100, 110),
             (110, A, 100 - 300),
             *polls(120, 130),
@@ -339,13 +339,13 @@ async def test_while_there_is_no_connection_recent_mail_is_asked_for_and_sweeps_
         await world.until(113)
         assert world.mails == ["m"]
         await world.until(1000)
-        assert [look for look in world.looks if look not in polls(100, 1000)] == [
+        assert [scan for scan in world.scans if scan not in polls(100, 1000)] == [
             (0, A, -DAY),
             (300, A, -DAY),
             (600, A, 100 - DAY),
             (900, A, 100 - DAY),
         ]
-        assert [look for look in polls(100, 1000) if look not in world.looks] == []
+        assert [scan for scan in polls(100, 1000) if scan not in world.scans] == []
         # No gap is closed by that.
         assert world.notices == []
         assert world.recoverer.missing_since == EPOCH + 100
@@ -361,20 +361,20 @@ async def test_a_loss_in_the_moment_of_a_reconnect_finds_recovery_waiting(autoju
         world.subscribed()
         world.lost()
         await world.until(200)
-        assert set(world.looks[1:]) == {*polls(110, 200, since=100), *polls(100, 110), (140, A, -DAY)}
-        looks = len(world.looks)
+        assert set(world.scans[1:]) == {*polls(110, 200, since=100), *polls(100, 110), (140, A, -DAY)}
+        scans = len(world.scans)
         world.subscribed()
         await world.until(201)
-        assert world.looks[looks:] == [(200, A, 100 - 300)]
+        assert world.scans[scans:] == [(200, A, 100 - 300)]
 
 
-async def test_a_look_that_has_begun_goes_on_through_a_loss_and_the_gap_that_opens_is_for_the_next(
+async def test_a_scan_that_has_begun_goes_on_through_a_loss_and_the_gap_that_opens_is_for_the_next(
     autojump_clock: MockClock,
 ) -> None:
     async with recovering() as world:
         source = await with_gap(world, "a")
         world.lost()
-        [look] = source.looks
+        [scan] = source.scans
         await world.until(121)
         source.ends.pop("a").set()
         await world.until(130)
@@ -388,7 +388,7 @@ async def test_a_look_that_has_begun_goes_on_through_a_loss_and_the_gap_that_ope
             (127, 117, math.inf),
             (130, 120 - 300, 10),
         ]
-        assert (look.since, look.began) == (EPOCH + 100, EPOCH + 110)
+        assert (scan.since, scan.began) == (EPOCH + 100, EPOCH + 110)
         assert world.notices == [CaughtUp(since=time(100))]
 
 
@@ -397,25 +397,25 @@ async def test_while_the_consumer_is_behind_sweeps_wait_but_not_for_ever(autojum
         world.box.full = True
         world.subscribed()
         await world.until(95)
-        assert world.looks == []
+        assert world.scans == []
         world.box.full = False
         await world.until(125)
-        assert [when for when, _, _ in world.looks] == [120]
+        assert [when for when, _, _ in world.scans] == [120]
         world.box.full = True
         await world.until(2000)
-        assert [when for when, _, _ in world.looks] == [120, 720, 1320, 1920]
+        assert [when for when, _, _ in world.scans] == [120, 720, 1320, 1920]
 
 
 # A source that the test holds in its hands
 
 
 class Held(Source):
-    """A source whose looks end when the test says so."""
+    """A source whose scans end when the test says so."""
 
     def __init__(self) -> None:
         self.begun: list[tuple[float, str | None, float, float]] = []
-        """When a look was begun or gone on with, where, from when on, and how many pages of it."""
-        self.looks: list[Look] = []
+        """When a scan was begun or gone on with, where, from when on, and how many pages of it."""
+        self.scans: list[Scan] = []
         self.ends: dict[str | None, trio.Event] = {}
         self.failure: Exception | None = None
         self.kept: set[Target] = set()
@@ -427,19 +427,19 @@ class Held(Source):
     def keep_only(self, targets: Collection[Target]) -> None:
         self.kept = set(targets)
 
-    async def look(
-        self, look: Look, counts: Counts, *, pages: float = math.inf, pace: Pace = trio.lowlevel.checkpoint
+    async def scan(
+        self, scan: Scan, counts: Counts, *, pages: float = math.inf, pace: Pace = trio.lowlevel.checkpoint
     ) -> bool:
-        self.begun.append((trio.current_time(), look.target.inbox_id, look.place - EPOCH, pages))
-        self.looks.append(look)
+        self.begun.append((trio.current_time(), scan.target.inbox_id, scan.position - EPOCH, pages))
+        self.scans.append(scan)
         await pace()
-        if (end := self.ends.get(look.target.inbox_id)) is not None:
+        if (end := self.ends.get(scan.target.inbox_id)) is not None:
             await end.wait()
             if self.failure is not None:
                 raise self.failure
         return pages == math.inf or self.reaches_the_end
 
-    async def look_at_held(self, wanted: Mapping[str, float], counts: Counts) -> None:
+    async def check_held(self, wanted: Mapping[str, float], counts: Counts) -> None:
         pass
 
     def state(self) -> Any:
@@ -455,7 +455,7 @@ class Held(Source):
 
 
 async def with_gap(world: World, *inbox_ids: str) -> Held:
-    """In the middle of a look after a gap that began at 100."""
+    """In the middle of a scan after a gap that began at 100."""
     source = Held()
     source.hold(world)
     world.subscribed(*inbox_ids)
@@ -464,13 +464,13 @@ async def with_gap(world: World, *inbox_ids: str) -> Held:
     await world.until(110)
     source.ends = {inbox_id: trio.Event() for inbox_id in inbox_ids}
     source.begun.clear()
-    source.looks.clear()
+    source.scans.clear()
     world.subscribed(*inbox_ids)
     await world.until(120)
     return source
 
 
-async def test_a_look_that_ends_in_the_moment_of_a_loss_closes_not_the_gap_that_this_opens(
+async def test_a_scan_that_ends_in_the_moment_of_a_loss_closes_not_the_gap_that_this_opens(
     autojump_clock: MockClock,
 ) -> None:
     async with recovering() as world:
@@ -483,13 +483,13 @@ async def test_a_look_that_ends_in_the_moment_of_a_loss_closes_not_the_gap_that_
         assert world.notices == []
         world.subscribed("a")
         await world.until(131)
-        # The first gap is closed, and not looked for again.
+        # The first gap is closed, and not searched for again.
         assert source.begun[-1] == (130, "a", 120 - 300, 10)
         assert world.notices == [CaughtUp(since=time(100))]
 
 
 @pytest.mark.parametrize("turns", range(4))
-async def test_a_look_that_ends_in_the_moment_of_a_loss_is_told_of_when_the_next_one_has_ended(
+async def test_a_scan_that_ends_in_the_moment_of_a_loss_is_told_of_when_the_next_one_has_ended(
     turns: int, autojump_clock: MockClock
 ) -> None:
     for _ in range(10):  # who runs first in a turn of Trio's loop is left to chance
@@ -517,10 +517,10 @@ async def test_a_look_that_ends_in_the_moment_of_a_loss_is_told_of_when_the_next
 
 
 @pytest.mark.parametrize("failure", [None, ApiError(403, {}, "")], ids=repr)
-async def test_a_look_that_ends_in_the_moment_of_another_subscription_says_nothing_of_the_old_one(
+async def test_a_scan_that_ends_in_the_moment_of_another_subscription_says_nothing_of_the_old_one(
     failure: Exception | None, autojump_clock: MockClock
 ) -> None:
-    inbox_ids = ["a", "b", "c", "d", "e", "f"]  # more than are looked at at once, so that some have not begun
+    inbox_ids = ["a", "b", "c", "d", "e", "f"]  # more than are scanned at once, so that some have not begun
     async with recovering() as world:
         source = await with_gap(world, *inbox_ids)
         assert [inbox_id for _, inbox_id, _, _ in source.begun] == inbox_ids[:4]
@@ -535,11 +535,11 @@ async def test_a_look_that_ends_in_the_moment_of_another_subscription_says_nothi
         assert world.notices == []
 
 
-async def test_a_subscription_that_changes_before_its_look_has_begun_is_looked_at_as_it_is(
+async def test_a_subscription_that_changes_before_its_scan_has_begun_is_scanned_as_it_is(
     autojump_clock: MockClock,
 ) -> None:
     async def change() -> None:
-        # One of these is the moment in which the tasks of a look have been started and have not run.
+        # One of these is the moment in which the tasks of a scan have been started and have not run.
         for ticks in range(40):
             world.subscribed(f"new {ticks}")
             for _ in range(ticks % 5):
@@ -555,7 +555,7 @@ async def test_a_subscription_that_changes_before_its_look_has_begun_is_looked_a
         assert source.begun[-1][1] == "new 39"
 
 
-async def test_a_gap_that_was_closed_is_told_also_if_the_look_is_cut_before_its_end(autojump_clock: MockClock) -> None:
+async def test_a_gap_that_was_closed_is_told_also_if_the_scan_is_cut_before_its_end(autojump_clock: MockClock) -> None:
     async with recovering() as world:
         source = await with_gap(world, "a", "b")
         source.ends["a"].set()
@@ -566,7 +566,7 @@ async def test_a_gap_that_was_closed_is_told_also_if_the_look_is_cut_before_its_
         assert world.notices == [CaughtUp(since=time(100))]
 
 
-async def test_four_inboxes_are_looked_at_at_once_and_one_that_is_slow_holds_up_no_other(
+async def test_four_inboxes_are_scanned_at_once_and_one_that_is_slow_holds_up_no_other(
     autojump_clock: MockClock,
 ) -> None:
     inbox_ids = [f"inbox {number}" for number in range(10)]
@@ -600,11 +600,11 @@ async def test_polling_stops_at_once_when_there_is_a_connection_again(autojump_c
         await world.until(101)
         world.api.answers[A] = later(1000, {"messages": []})
         await world.until(105)
-        assert world.looks[1:] == [(102, A, 95)]
+        assert world.scans[1:] == [(102, A, 95)]
         world.api.answers |= inbox(mail("m", 103))
         world.subscribed()
         await world.until(105.5)
-        assert world.looks[2:] == [(105, A, 100 - 300)]
+        assert world.scans[2:] == [(105, A, 100 - 300)]
         assert world.mails == ["m"]
         assert world.notices == [CaughtUp(since=time(100), recovered=1, requests=3)]
 
@@ -618,7 +618,7 @@ async def test_a_poll_that_fails_is_made_up_for_by_the_next_one_and_told_to_nobo
         await world.until(110)
         world.api.answers |= inbox()
         await world.until(120)
-        assert world.looks[1:] == [(102, A, 95), (107, A, 95), (112, A, 95), (117, A, 107)]
+        assert world.scans[1:] == [(102, A, 95), (107, A, 95), (112, A, 95), (117, A, 107)]
         assert world.notices == []
 
 
@@ -642,7 +642,7 @@ def refused() -> Exception:
     ],
     ids=repr,
 )
-async def test_a_look_that_fails_is_tried_again_after_longer_and_longer(
+async def test_a_scan_that_fails_is_tried_again_after_longer_and_longer(
     failure: Exception, delays: list[int], autojump_clock: MockClock, no_jitter: None
 ) -> None:
     async with recovering(recovery=Recovery(sweep_interval=100)) as world:
@@ -660,7 +660,7 @@ async def test_a_look_that_fails_is_tried_again_after_longer_and_longer(
         assert world.recoverer.missing_since == math.inf
 
 
-async def test_when_looks_are_tried_again_is_left_to_chance(autojump_clock: MockClock) -> None:
+async def test_when_scans_are_tried_again_is_left_to_chance(autojump_clock: MockClock) -> None:
     async with recovering() as world:
         source = await with_gap(world, "a")
         source.failure = transient()
@@ -672,7 +672,7 @@ async def test_when_looks_are_tried_again_is_left_to_chance(autojump_clock: Mock
         assert all(15 < delay < 30 for delay in delays[4:])
 
 
-async def test_a_look_that_has_failed_is_tried_again_soon_after_a_reconnect(
+async def test_a_scan_that_has_failed_is_tried_again_soon_after_a_reconnect(
     autojump_clock: MockClock, no_jitter: None
 ) -> None:
     async with recovering() as world:
@@ -686,7 +686,7 @@ async def test_a_look_that_has_failed_is_tried_again_soon_after_a_reconnect(
         assert [when for when, _, _, pages in source.begun if pages == 10][-2:] == [182, 192]
 
 
-async def test_a_look_that_fails_while_there_is_no_connection_is_told_when_it_fails_with_one(
+async def test_a_scan_that_fails_while_there_is_no_connection_is_told_when_it_fails_with_one(
     autojump_clock: MockClock, no_jitter: None
 ) -> None:
     async with recovering() as world:
@@ -746,7 +746,7 @@ async def test_what_a_gap_cost_does_not_count_the_sweeps_before_it(autojump_cloc
         assert world.notices == [CaughtUp(since=time(10_000), requests=1)]
 
 
-async def test_a_look_of_an_inbox_that_is_not_subscribed_any_more_ends_at_once(autojump_clock: MockClock) -> None:
+async def test_a_scan_of_an_inbox_that_is_not_subscribed_any_more_ends_at_once(autojump_clock: MockClock) -> None:
     async with recovering() as world:
         world.subscribed("a", "b")
         await world.until(100)
@@ -762,10 +762,10 @@ async def test_a_look_of_an_inbox_that_is_not_subscribed_any_more_ends_at_once(a
         assert world.notices == [CaughtUp(since=time(100), requests=4 + 3)]
         await world.until(1000)
         assert world.mails == []
-        assert [look for look in world.looks if look[1] == B and look[0] > 115] == []
+        assert [scan for scan in world.scans if scan[1] == B and scan[0] > 115] == []
 
 
-async def test_an_inbox_that_is_subscribed_again_at_once_is_looked_at_anew(autojump_clock: MockClock) -> None:
+async def test_an_inbox_that_is_subscribed_again_at_once_is_scanned_anew(autojump_clock: MockClock) -> None:
     async with recovering() as world:
         source = await with_gap(world, "a", "b")
         source.failure = refused()
@@ -834,7 +834,7 @@ async def with_a_gap_after(world: World, delivered: list[dict[str, Any]]) -> Non
     world.subscribed()
 
 
-async def test_in_a_busy_inbox_a_look_goes_on_right_before_the_gap_and_a_sweep_lists_the_rest(
+async def test_in_a_busy_inbox_a_scan_goes_on_right_before_the_gap_and_a_sweep_lists_the_rest(
     autojump_clock: MockClock,
 ) -> None:
     async with recovering() as world:
@@ -843,7 +843,7 @@ async def test_in_a_busy_inbox_a_look_goes_on_right_before_the_gap_and_a_sweep_l
         await with_a_gap_after(world, known)
         world.api.answers |= pages_of(sorted(known + missed, key=lambda m: str(m["timestamp"])))
         await world.until(102)
-        assert world.looks[1:] == [(101, A, 100 - 300), (101, A, 100 - 5)]
+        assert world.scans[1:] == [(101, A, 100 - 300), (101, A, 100 - 5)]
         assert world.mails == ["missed"]
         assert world.notices == [CaughtUp(since=time(100), recovered=1, known=11, requests=10 + 2 + 1)]
         await world.until(400)
@@ -858,7 +858,7 @@ async def test_what_was_skipped_in_a_busy_inbox_is_listed_until_that_succeeds(au
         world.api.answers |= listing
         await world.until(102)
         assert world.notices == [CaughtUp(since=time(100), recovered=0, known=11, requests=10 + 1)]
-        world.api.answers |= dict.fromkeys(listing, 400) | {A: 400}  # the second look fails
+        world.api.answers |= dict.fromkeys(listing, 400) | {A: 400}  # the second scan fails
         await world.until(132)
         assert [type(notice) for notice in world.notices[1:]] == [RecoveryFailed]
         late = mail("late", 100) | {"timestamp": at(50)}
@@ -868,7 +868,7 @@ async def test_what_was_skipped_in_a_busy_inbox_is_listed_until_that_succeeds(au
         assert isinstance(world.notices[-1], CaughtUp)
 
 
-async def test_a_look_at_what_was_skipped_is_a_sweep_where_it_reaches_about_as_far_back(
+async def test_a_scan_at_what_was_skipped_is_a_sweep_where_it_reaches_about_as_far_back(
     autojump_clock: MockClock,
 ) -> None:
     # At this rate, a sweep would take hours.
@@ -877,7 +877,7 @@ async def test_a_look_at_what_was_skipped_is_a_sweep_where_it_reaches_about_as_f
         await with_a_gap_after(world, mails)
         world.api.answers |= pages_of(mails)
         await world.until(140)
-        assert (131, A, 0 - 60) in world.looks
+        assert (131, A, 0 - 60) in world.scans
         # Live events come between its pages.
         pages = zip(world.api.times, world.api.asked, strict=True)
         last_page = max(when for when, path in pages if path.startswith(A))
@@ -897,10 +897,10 @@ async def test_in_an_inbox_that_is_not_too_busy_nothing_is_skipped(autojump_cloc
         world.api.answers |= pages_of([mail(f"{date}", 100 + date / 100) for date in range(15)])
         await world.until(102)
         assert len(world.mails) == 15
-        looks = len(world.looks)
+        scans = len(world.scans)
         assert world.recoverer.progress[Target(inbox_id="a")].skipped_from == math.inf
         await world.until(140)
-        assert len(world.looks) == looks + 1  # the second look, and none at what was skipped
+        assert len(world.scans) == scans + 1  # the second scan, and none at what was skipped
 
 
 async def test_what_was_polled_in_an_outage_is_not_listed_again_in_a_busy_inbox(autojump_clock: MockClock) -> None:
@@ -913,10 +913,10 @@ async def test_what_was_polled_in_an_outage_is_not_listed_again_in_a_busy_inbox(
         world.subscribed()
         await world.until(111)
         # It was polled at 102 and 107.
-        assert world.looks[-2:] == [(110, A, 100 - 300), (110, A, 107 - 5)]
+        assert world.scans[-2:] == [(110, A, 100 - 300), (110, A, 107 - 5)]
 
 
-async def test_a_look_that_takes_long_keeps_its_place_when_its_inbox_fails(
+async def test_a_scan_that_takes_long_keeps_its_place_when_its_inbox_fails(
     autojump_clock: MockClock, no_jitter: None
 ) -> None:
     async with recovering() as world:
@@ -932,7 +932,7 @@ async def test_a_look_that_takes_long_keeps_its_place_when_its_inbox_fails(
         assert [type(notice) for notice in world.notices] == [RecoveryFailed]
         world.api.answers[f"{A}?2"] = third
         await world.until(304)
-        assert world.looks[-2:] == [(301, A, 0), (303, A, 2)]
+        assert world.scans[-2:] == [(301, A, 0), (303, A, 2)]
         assert world.mails == ["1", "2", "3", "4"]
 
 
@@ -988,7 +988,7 @@ async def test_a_rate_of_one_a_minute_lets_one_through(autojump_clock: MockClock
     assert trio.current_time() == 120
 
 
-async def test_a_long_sweep_keeps_to_its_rate_and_recent_mail_is_looked_at_in_between(
+async def test_a_long_sweep_keeps_to_its_rate_and_recent_mail_is_scanned_in_between(
     autojump_clock: MockClock,
 ) -> None:
     mails = [mail(f"{date}", date) for date in range(-1600, -1400)]
@@ -999,11 +999,11 @@ async def test_a_long_sweep_keeps_to_its_rate_and_recent_mail_is_looked_at_in_be
         world.api.answers |= pages_of([*mails, mail("m", 120)])
         await world.until(1200)
         # The second one waits for its turn. Each reaches back from the one before.
-        assert world.looks[:4] == [(0, A, -DAY), (105, A, 0 - 300), (205, A, 100 - 300), (305, A, 200 - 300)]
+        assert world.scans[:4] == [(0, A, -DAY), (105, A, 0 - 300), (205, A, 100 - 300), (305, A, 200 - 300)]
         assert world.mails == ["m"]
         assert world.api.times[world.api.asked.index(f"{A}/m")] == 205
         # A sweep that takes so long does not begin anew each time.
-        assert [when for when, _, after in world.looks if after == -DAY] == [0, 1100]
+        assert [when for when, _, after in world.scans if after == -DAY] == [0, 1100]
         listings = [when for when, path in zip(world.api.times, world.api.asked, strict=True) if path.startswith(A)]
         listings.remove(205)  # the mail
         assert listings[:200] == [0, 0, *range(0, 198 * 5, 5)]
@@ -1018,11 +1018,11 @@ async def test_a_sweep_that_fails_goes_on_at_its_place(autojump_clock: MockClock
         await world.until(100)
         world.api.answers |= pages_of(mails)
         await world.until(301)
-        assert world.looks[0] == (0, A, -DAY)
-        assert (300, A, -6) in world.looks
+        assert world.scans[0] == (0, A, -DAY)
+        assert (300, A, -6) in world.scans
 
 
-async def test_what_is_subscribed_to_while_another_inbox_is_swept_is_looked_at_at_once(
+async def test_what_is_subscribed_to_while_another_inbox_is_swept_is_scanned_at_once(
     autojump_clock: MockClock,
 ) -> None:
     async with recovering(recovery=Recovery(sweep_interval=100)) as world:
@@ -1045,7 +1045,7 @@ async def test_an_inbox_whose_sweep_takes_long_does_not_hold_up_the_others(autoj
         world.subscribed("a", "b")
         await world.until(350)
         assert [when for when, inbox_id, _, _ in source.begun if inbox_id == "b"] == [0, 100, 200, 300]
-        assert all(look.began - look.after >= DAY - 1 for look in source.looks if look.target.inbox_id == "b")
+        assert all(scan.began - scan.after >= DAY - 1 for scan in source.scans if scan.target.inbox_id == "b")
 
 
 async def test_a_sweep_after_a_gap_is_not_put_off_by_further_gaps(autojump_clock: MockClock) -> None:
@@ -1055,12 +1055,12 @@ async def test_a_sweep_after_a_gap_is_not_put_off_by_further_gaps(autojump_clock
             await world.until(seconds + 10)
             world.lost()
             await world.until(seconds + 11)
-        sweeps = [when for when, _, after in world.looks if after < 300 - DAY]
+        sweeps = [when for when, _, after in world.scans if after < 300 - DAY]
         assert sweeps[:3] == [30, 41, 61]
 
 
 @pytest.mark.parametrize("digit", range(1, 10))
-async def test_the_second_look_at_a_gap_comes_once_however_its_time_is_rounded(
+async def test_the_second_scan_at_a_gap_comes_once_however_its_time_is_rounded(
     digit: int, autojump_clock: MockClock
 ) -> None:
     async with recovering() as world:
@@ -1069,22 +1069,22 @@ async def test_the_second_look_at_a_gap_comes_once_however_its_time_is_rounded(
         world.lost()
         world.subscribed()
         await world.until(100)
-        assert len(world.looks) == 3
+        assert len(world.scans) == 3
 
 
-async def test_a_sweep_waits_until_there_is_something_to_look_at(autojump_clock: MockClock) -> None:
+async def test_a_sweep_waits_until_there_is_something_to_scan_at(autojump_clock: MockClock) -> None:
     async with recovering() as world:
         world.subscribed()
         await world.until(100)
         world.subscribed(event_types=["message.sent"])
         await world.until(1000)
-        assert len(world.looks) == 1
+        assert len(world.scans) == 1
         world.lost()  # and there is nothing to poll
         await world.until(1100)
-        assert len(world.looks) == 1
+        assert len(world.scans) == 1
         world.subscribed()
         await world.until(1101)
-        assert [when for when, _, _ in world.looks] == [0, 1100]
+        assert [when for when, _, _ in world.scans] == [0, 1100]
 
 
 # Memory that runs out
@@ -1120,7 +1120,7 @@ async def test_memory_that_runs_out_is_told_once_and_again_only_after_it_was_cov
         await reconnect()
         [failed] = told()
         assert (failed.inbox_id, failed.pod_id, failed.since) == (None, None, time(300))
-        assert failed.reason == "more mail has come since than identities can be remembered"
+        assert failed.reason == "more mail has come since then than identities can be remembered"
         push(306, 307)
         await reconnect()
         assert len(told()) == 1
@@ -1201,15 +1201,15 @@ async def test_what_failed_for_days_is_made_up_for_from_the_last_sweep_that_did_
         world.api.answers |= inbox(mail("m", 200))
         await world.until(3 * DAY + 3 * 3600)
         assert world.mails == ["m"]
-        looks = [after for when, path, after in world.looks if when > 3 * DAY and path == A]
-        looks.remove(100 - 300)  # the one that closes the gap
-        first, second, third = looks
+        scans = [after for when, path, after in world.scans if when > 3 * DAY and path == A]
+        scans.remove(100 - 300)  # the one that closes the gap
+        first, second, third = scans
         assert first == -DAY
         assert second == 140 - DAY  # the first one had begun then, and says nothing of what came later
         assert third > DAY
 
 
-async def test_held_mail_that_cannot_be_looked_at_is_logged_and_tried_again(
+async def test_held_mail_that_cannot_be_scanned_is_logged_and_tried_again(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with recovering() as world:
@@ -1218,13 +1218,13 @@ async def test_held_mail_that_cannot_be_looked_at_is_logged_and_tried_again(
         world.subscribed()
         await world.until(10)
         assert world.notices == []
-        assert "held mail could not be looked at" in caplog.text
+        assert "held mail could not be checked" in caplog.text
         world.api.answers |= inbox(mail("m", -9999)) | {f"{A}/batch-get": {"messages": [mail("m", -9999)]}}
         await world.until(310)
         assert world.mails == ["m"]
 
 
-async def test_a_loss_while_held_mail_is_looked_at_puts_off_what_is_told_of_the_gap(autojump_clock: MockClock) -> None:
+async def test_a_loss_while_held_mail_is_scanned_puts_off_what_is_told_of_the_gap(autojump_clock: MockClock) -> None:
     async with recovering() as world:
         world.subscribed()
         await world.until(100)
@@ -1261,8 +1261,8 @@ async def test_an_inbox_that_is_subscribed_later_begins_then(autojump_clock: Moc
         await world.until(100)
         world.subscribed("a", "b")
         await world.until(101)
-        # It is looked at at once: what was pushed between the confirmation and now came on the new connection.
-        assert sorted(look[:2] for look in world.looks) == [(0, A), (100, A), (100, B)]
+        # It is scanned at once: what was pushed between the confirmation and now came on the new connection.
+        assert sorted(scan[:2] for scan in world.scans) == [(0, A), (100, A), (100, B)]
         assert world.mails == ["m", "new"]
 
 
@@ -1277,13 +1277,13 @@ async def test_an_event_type_that_is_subscribed_later_begins_then(autojump_clock
         assert world.mails == ["spam"]
 
 
-async def test_the_same_subscription_on_another_connection_is_no_reason_to_look(autojump_clock: MockClock) -> None:
+async def test_the_same_subscription_on_another_connection_is_no_reason_to_scan(autojump_clock: MockClock) -> None:
     async with recovering() as world:
         world.subscribed()
         await world.until(100)
         world.subscribed()
         await world.until(200)
-        assert len(world.looks) == 1
+        assert len(world.scans) == 1
 
 
 async def test_an_inbox_that_is_not_subscribed_any_more_is_forgotten(autojump_clock: MockClock) -> None:
@@ -1294,7 +1294,7 @@ async def test_an_inbox_that_is_not_subscribed_any_more_is_forgotten(autojump_cl
         assert [type(notice) for notice in world.notices] == [RecoveryFailed]
         world.subscribed("a")
         await world.until(1000)
-        assert [look for look in world.looks if look[1] == B and look[0] > 10] == []
+        assert [scan for scan in world.scans if scan[1] == B and scan[0] > 10] == []
         assert world.api.asked.count(f"{B}/batch-get") == 1
         assert json.loads(world.journal.state)["source"] == []
         # It has no gap, so that a later one is told of without it; and if it comes back, it begins anew.
@@ -1327,14 +1327,14 @@ async def test_without_received_mail_in_the_subscription_nothing_is_ever_asked_f
         assert world.mails == ["new"]
 
 
-async def test_pods_inboxes_and_keys_are_all_looked_at(autojump_clock: MockClock) -> None:
+async def test_pods_inboxes_and_keys_are_all_scanned(autojump_clock: MockClock) -> None:
     async with recovering({"/pods/p/threads": {"threads": []}}) as world:
         world.resume(Subscribe(inbox_ids=["a", "b"], pod_ids=["p"]))
         await world.until(10)
-        assert {path for _, path, _ in world.looks} == {A, B, "/pods/p/threads"}
+        assert {path for _, path, _ in world.scans} == {A, B, "/pods/p/threads"}
         world.resume(Subscribe())
         await world.until(20)
-        assert [path for _, path, _ in world.looks[3:]] == ["/threads"]
+        assert [path for _, path, _ in world.scans[3:]] == ["/threads"]
 
 
 async def test_mail_that_was_delivered_and_forgotten_is_not_recovered(
@@ -1360,7 +1360,7 @@ async def test_a_first_start_may_begin_in_the_past(autojump_clock: MockClock) ->
         world.subscribed()
         await world.until(31)
         assert world.mails == ["old", "new"]
-        assert world.looks == [(0, A, -1300), (30, A, -3000)]
+        assert world.scans == [(0, A, -1300), (30, A, -3000)]
         assert world.notices == [CaughtUp(since=time(-1000), recovered=2, requests=4)]
 
 
@@ -1373,7 +1373,7 @@ async def test_a_beginning_that_was_given_is_that_whatever_the_clocks_say(
         world.backend.wrong_by = skew
         world.subscribed()
         await world.until(1)
-        assert world.looks[0] == (0, A, -1300)
+        assert world.scans[0] == (0, A, -1300)
         assert world.mails == ["m"]
         assert world.notices == [CaughtUp(since=time(-1000), recovered=1, requests=3)]
 
@@ -1414,7 +1414,7 @@ async def test_a_clock_of_ours_that_is_wrong_makes_no_difference(skew: float, au
         await world.until(10)
         world.subscribed()
         await world.until(100)
-        assert world.looks == [(10, A, 10 - DAY)]
+        assert world.scans == [(10, A, 10 - DAY)]
         assert world.mails == ["m"]
         assert world.notices == []
         world.lost(silent_for=5)
@@ -1422,7 +1422,7 @@ async def test_a_clock_of_ours_that_is_wrong_makes_no_difference(skew: float, au
         world.subscribed()
         await world.until(141)
         polled = polls(100, 110, since=95)
-        assert world.looks[1:] == [*polled, (110, A, 95 - 300), (140, A, 10 - DAY)]
+        assert world.scans[1:] == [*polled, (110, A, 95 - 300), (140, A, 10 - DAY)]
         assert world.notices == [CaughtUp(since=time(95), known=3, requests=len(polled) + 1)]
 
 
@@ -1439,7 +1439,7 @@ async def test_a_loss_while_the_time_is_being_asked_for_is_told_by_their_clock_a
         world.subscribed()
         await world.until(21)
         polled = polls(10, 20, since=5)
-        assert world.looks == [*polled, (20, A, 5 - 300)]
+        assert world.scans == [*polled, (20, A, 5 - 300)]
         assert world.notices == [CaughtUp(since=time(5), requests=len(polled) + 1)]
 
 
@@ -1455,7 +1455,7 @@ async def test_our_clock_may_be_set_right_while_we_run(autojump_clock: MockClock
         await world.until(410)
         world.subscribed()
         await world.until(411)
-        assert world.looks[-1] == (410, A, 400 - 300)
+        assert world.scans[-1] == (410, A, 400 - 300)
 
 
 async def test_without_any_answer_that_is_told_and_the_time_is_asked_for_again(
@@ -1470,10 +1470,10 @@ async def test_without_any_answer_that_is_told_and_the_time_is_asked_for_again(
         assert {notice.inbox_id for notice in world.notices if isinstance(notice, RecoveryFailed)} == {"a", "b"}
         assert len(world.notices) == 2
         assert [after - before for before, after in pairwise(world.api.times)][:6] == [1, 2, 4, 8, 2, 1]
-        assert world.looks == []
+        assert world.scans == []
         world.api.answers["/inboxes"] = {}
         await world.until(150)
-        assert {look[1:] for look in world.looks[:2]} == {(A, -300), (B, -300)}
+        assert {scan[1:] for scan in world.scans[:2]} == {(A, -300), (B, -300)}
         [caught_up] = world.notices[2:]
         assert isinstance(caught_up, CaughtUp)
         assert (caught_up.since, caught_up.failed) == (time(0), 0)
@@ -1538,7 +1538,7 @@ async def test_what_was_kept_before_there_was_an_answer_is_set_to_their_clock(
         world.subscribed()
         await world.until(101)
         assert world.mails == ["m"]
-        [(_, _, after)] = world.looks
+        [(_, _, after)] = world.scans
         assert after == pytest.approx(0 - 300, abs=1.5)
 
 
@@ -1558,7 +1558,7 @@ async def test_a_failure_that_was_told_before_there_was_an_answer_is_not_told_ag
         assert [type(notice) for notice in world.notices] == [RecoveryFailed]
         world.api.answers["/inboxes"] = {}
         await world.until(1000)
-        assert {path for _, path, _ in world.looks} == {A}
+        assert {path for _, path, _ in world.scans} == {A}
         assert [type(notice) for notice in world.notices] == [RecoveryFailed]
 
 
@@ -1579,7 +1579,7 @@ async def test_kept_times_that_lie_in_the_future_are_repaired(autojump_clock: Mo
         await world.until(100)
         world.subscribed()
         await world.until(1000)
-        assert world.looks[:2] == [(100, A, 100 - 300), (130, A, 100 - DAY)]
+        assert world.scans[:2] == [(100, A, 100 - 300), (130, A, 100 - DAY)]
         world.lost()
         world.api.answers |= inbox(mail("m", 999))
         world.subscribed()
@@ -1721,7 +1721,7 @@ async def test_a_connection_that_cannot_be_replaced_stays(
         world.api.answers |= inbox(mail("m", 100))
         await world.until(700)
         assert "the connection could not be replaced" in caplog.text
-        assert [when for when, _, _ in world.looks] == [0, 300, 600]
+        assert [when for when, _, _ in world.scans] == [0, 300, 600]
 
 
 async def test_a_stream_that_is_left_while_its_connection_is_replaced_ends_without_an_error(
@@ -1795,7 +1795,7 @@ async def test_a_mail_whose_body_cannot_be_fetched_comes_without_it(
         assert await world.recoverer.with_body(event) is event
         assert trio.current_time() <= 10
     [line] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert line.startswith("a mail comes without its body")
+    assert line.startswith("a mail is delivered without its body")
     assert why in line
 
 
@@ -1815,8 +1815,8 @@ async def test_it_stops_when_nobody_takes_its_mail(autojump_clock: MockClock) ->
         world.box.gone = True
         world.subscribed()
         await world.until(9999)
-        # The sweep, and the look at recent mail that took the place of the next one.
-        assert [when for when, _, _ in world.looks] == [0, 300]
+        # The sweep, and the scan at recent mail that took the place of the next one.
+        assert [when for when, _, _ in world.scans] == [0, 300]
         assert world.box.taken == []
 
 
@@ -1826,9 +1826,9 @@ async def test_it_goes_on_when_nobody_takes_its_notices(autojump_clock: MockCloc
         world.box.gone = True
         world.subscribed("a", "b")
         await world.until(400)
-        looks = [look[:2] for look in world.looks]
-        assert {(0, A), (0, B), (300, A), (300, B)} <= {*looks}
-        assert len({when for when, _ in looks if 0 < when < 300}) > 4  # each gap is tried again
+        scans = [scan[:2] for scan in world.scans]
+        assert {(0, A), (0, B), (300, A), (300, B)} <= {*scans}
+        assert len({when for when, _ in scans if 0 < when < 300}) > 4  # each gap is tried again
 
 
 # From one run to the next
@@ -1849,7 +1849,7 @@ async def test_the_next_run_goes_on_where_this_one_ended(autojump_clock: MockClo
         world.subscribed()
         await world.until(5001)
         # The last sweep was at 900.
-        assert world.looks == [(5000, A, 900 - 300)]
+        assert world.scans == [(5000, A, 900 - 300)]
         assert world.mails == ["m", "n", "o", "h"]
         assert world.notices == [CaughtUp(since=time(900), recovered=4, requests=7)]
 
@@ -1868,8 +1868,8 @@ async def test_a_gap_that_was_not_closed_is_remembered(autojump_clock: MockClock
         await world.until(5000)
         world.subscribed()
         await world.until(5001)
-        # The look that failed goes on, and what came since it began is looked for by another.
-        assert world.looks == [(5000, A, 100 - 300), (5000, A, 110 - 300)]
+        # The scan that failed goes on, and what came since it began is searched for by another.
+        assert world.scans == [(5000, A, 100 - 300), (5000, A, 110 - 300)]
 
 
 async def test_a_journal_knows_better_than_since_where_to_begin(autojump_clock: MockClock) -> None:
@@ -1877,7 +1877,7 @@ async def test_a_journal_knows_better_than_since_where_to_begin(autojump_clock: 
     async with recovering(recovery=since) as world:
         world.subscribed()
         await world.until(1000)
-        assert world.looks[0] == (0, A, -5 * DAY - 300)
+        assert world.scans[0] == (0, A, -5 * DAY - 300)
         kept = world.journal.state
     answers = inbox(mail("old", -4 * DAY), mail("too old", -6 * DAY))
     async with recovering(answers, since, kept) as world:
@@ -1885,7 +1885,7 @@ async def test_a_journal_knows_better_than_since_where_to_begin(autojump_clock: 
         world.subscribed()
         await world.until(5001)
         # Since the last sweep; and mail is as old as it may be, since it may be back-dated or late.
-        assert world.looks == [(5000, A, 930 - 300)]
+        assert world.scans == [(5000, A, 930 - 300)]
         assert world.mails == ["old"]
 
 
@@ -1898,7 +1898,7 @@ async def test_what_is_remembered_of_inboxes_that_are_not_subscribed_is_left_alo
         await world.until(5000)
         world.subscribed("b")
         await world.until(5001)
-        assert [path for _, path, _ in world.looks] == [B]
+        assert [path for _, path, _ in world.scans] == [B]
         assert [target["inbox_id"] for target in json.loads(world.journal.state)["targets"]] == ["b"]
 
 
@@ -1907,7 +1907,7 @@ async def test_without_anything_remembered_it_is_a_first_start(kept: bytes, auto
     async with recovering(kept=kept) as world:
         world.subscribed()
         await world.until(1)
-        assert world.looks == [(0, A, -DAY)]
+        assert world.scans == [(0, A, -DAY)]
 
 
 async def test_without_a_journal_nothing_is_remembered(autojump_clock: MockClock) -> None:
@@ -1937,7 +1937,7 @@ async def test_a_crash_before_the_first_subscription_leaves_a_gap_that_is_known(
         await world.until(100)
         world.subscribed()
         await world.until(101)
-        assert world.looks == [(100, A, (10 if since is None else min(since, 10)) - 300)]
+        assert world.scans == [(100, A, (10 if since is None else min(since, 10)) - 300)]
         assert world.mails == (["m", "n"] if since == -1000 else ["n"])
 
 
@@ -1964,15 +1964,15 @@ async def test_a_sweep_goes_on_at_its_place_in_the_next_run(autojump_clock: Mock
         await world.until(5000)
         world.subscribed()
         await world.until(5400)
-        sweep, skipped, following = world.looks[2:]
-        assert world.looks[:2] == [(5000, A, 0 - 300), (5000, A, 0 - 5)]  # of the gap
+        sweep, skipped, following = world.scans[2:]
+        assert world.scans[:2] == [(5000, A, 0 - 300), (5000, A, 0 - 5)]  # of the gap
         assert skipped == (5030 + PAUSE, A, -91)  # 10 pages had been listed
         assert sweep[0] == 5030
         assert -100 + 15 + 20 < sweep[2] < -100 + 15 + 31
         assert following == (5330, A, -DAY)  # what it has not seen of the gap
 
 
-async def test_a_look_that_closes_a_gap_goes_on_at_its_place_in_the_next_run(autojump_clock: MockClock) -> None:
+async def test_a_scan_that_closes_a_gap_goes_on_at_its_place_in_the_next_run(autojump_clock: MockClock) -> None:
     mails = [mail(f"{date}", date) for date in range(1, 9)]
     slow = {path: later(3, answer) for path, answer in pages_of(mails).items() if path.count("/") == 4}
     async with recovering() as world:
@@ -1993,14 +1993,14 @@ async def test_a_look_that_closes_a_gap_goes_on_at_its_place_in_the_next_run(aut
         await world.until(5000)
         world.subscribed()
         await world.until(5001)
-        assert sorted(world.looks) == [(5000, A, 100 - 300), (5000, A, 2)]
+        assert sorted(world.scans) == [(5000, A, 100 - 300), (5000, A, 2)]
         assert world.mails == [str(number) for number in range(3, 9)]
         [caught_up] = world.notices
         assert isinstance(caught_up, CaughtUp)
         assert caught_up.since == time(100)
 
 
-async def test_what_changes_is_kept_within_a_second_and_the_place_of_a_look_every_five(
+async def test_what_changes_is_kept_within_a_second_and_the_place_of_a_scan_every_five(
     autojump_clock: MockClock,
 ) -> None:
     async with recovering() as world:

@@ -25,7 +25,8 @@ from trio_agentmail import AgentMailEnvironment, ApiError, AuthenticationError, 
 from trio_agentmail._clock import ServerClock
 from trio_agentmail._network import NetworkBackend
 from trio_agentmail._reconnect import http_date
-from trio_agentmail._recovery.rest import ATTEMPTS, CONCURRENCY, REQUEST_TIMEOUT, Page, Rest, segment
+from trio_agentmail._recovery.paging import Page, pages_of
+from trio_agentmail._recovery.rest import ATTEMPTS, CONCURRENCY, REQUEST_TIMEOUT, Rest, segment
 from trio_agentmail.errors import RequestFailedError
 from trio_agentmail.testing import FakeAgentMail
 
@@ -109,7 +110,7 @@ async def test_a_server_that_says_when_to_come_again_is_asked_then(autojump_cloc
     assert trio.current_time() == 57
 
 
-async def test_a_server_in_trouble_that_asks_for_more_than_a_minute_is_left_to_the_next_look(
+async def test_a_server_in_trouble_that_asks_for_more_than_a_minute_is_left_to_the_next_scan(
     autojump_clock: MockClock,
 ) -> None:
     api = answers(refused(503, Retry_After="61"), ANSWER)
@@ -274,7 +275,7 @@ async def test_an_answer_that_is_no_object_is_trouble_that_may_pass(body: bytes,
         assert await asks.get("/x") == ANSWER
     api = answers(httpx2.Response(200, content=body))
     async with rest(api) as asks:
-        with pytest.raises(RequestFailedError, match="no JSON object"):
+        with pytest.raises(RequestFailedError, match="not a JSON object"):
             await asks.get("/x")
     assert len(api.requests) == ATTEMPTS
 
@@ -627,7 +628,7 @@ async def test_who_comes_while_a_connection_is_closed_gets_another(autojump_cloc
 
 
 async def collect(asks: Rest, size: int = 100) -> list[Page]:
-    return [page async for page in asks.pages("/x", "items", {"after": "then"}, size)]
+    return [page async for page in pages_of(asks, "/x", "items", {"after": "then"}, size)]
 
 
 async def test_a_listing_is_gone_through_to_its_end() -> None:
@@ -652,7 +653,7 @@ async def test_a_listing_is_gone_through_to_its_end() -> None:
 async def test_each_request_of_a_listing_waits_for_its_turn(autojump_clock: MockClock) -> None:
     api = Api({"/x": {"items": [], "next_page_token": "b"}, "/x?b": {"items": []}})
     async with rest(api) as asks:
-        async for _ in asks.pages("/x", "items", {}, pace=partial(trio.sleep, 10)):
+        async for _ in pages_of(asks, "/x", "items", {}, pace=partial(trio.sleep, 10)):
             pass
     assert api.times == [10, 20]
 
@@ -704,7 +705,7 @@ async def test_a_page_may_have_any_shape(page: dict[str, Any], items: list[Any])
 )
 async def test_a_page_that_does_not_say_what_is_on_it_is_no_empty_one(page: dict[str, Any]) -> None:
     async with rest(Api({"/x": page})) as asks:
-        with pytest.raises(RequestFailedError, match="without items"):
+        with pytest.raises(RequestFailedError, match="without 'items'"):
             await collect(asks)
 
 

@@ -34,7 +34,8 @@ from trio_agentmail import (
 from trio_agentmail._clock import ServerClock
 from trio_agentmail._network import NetworkBackend
 from trio_agentmail._network_transport import SteadyTransport
-from trio_agentmail._recovery.rest import ATTEMPTS, MAX_EMPTY_PAGES, REQUEST_TIMEOUT, SMALLEST_LIMIT, Rest
+from trio_agentmail._recovery.paging import MAX_EMPTY_PAGES, pages_of
+from trio_agentmail._recovery.rest import ATTEMPTS, REQUEST_TIMEOUT, SMALLEST_LIMIT, Rest
 from trio_agentmail.errors import AnswerTooLargeError, RequestFailedError
 from trio_agentmail.testing import FakeAgentMail
 
@@ -170,21 +171,21 @@ async def test_an_answer_may_be_packed_as_was_asked_for(name: str) -> None:
 async def test_an_answer_that_is_packed_otherwise_is_none(name: str, autojump_clock: MockClock) -> None:
     failure, api = await failure_of(lambda: wire(b"{}", Content_Encoding=name))
     assert type(failure) is RequestFailedError
-    assert "packed in a way that was not asked for" in str(failure)
+    assert "Content-Encoding that was not asked for" in str(failure)
     assert len(api.requests) == ATTEMPTS
 
 
 @pytest.mark.parametrize("pieces", [[b"no gzip"], [packed(b"{}")[:10], b"\xff" * 50], [b"{}"]], ids=repr)
 async def test_an_answer_that_is_not_packed_as_it_says_is_none(pieces: list[bytes], autojump_clock: MockClock) -> None:
     failure, api = await failure_of(lambda: wire(*pieces, Content_Encoding="gzip"))
-    assert "not packed as it says" in str(failure)
+    assert "not compressed as its headers say" in str(failure)
     assert len(api.requests) == ATTEMPTS
 
 
 async def test_an_answer_whose_end_is_missing_is_none(autojump_clock: MockClock) -> None:
     data = packed(b'{"a": "' + b"b" * 1_000 + b'"}')[:-20]
     failure, _ = await failure_of(lambda: wire(data, Content_Encoding="gzip"))
-    assert "no JSON object" in str(failure)
+    assert "not a JSON object" in str(failure)
 
 
 @pytest.mark.parametrize("size", [LIMIT - 2, LIMIT - 1])
@@ -358,7 +359,7 @@ async def test_a_page_that_is_too_large_is_asked_for_in_smaller_ones() -> None:
         return httpx2.Response(200, json=page(request))
 
     async with rest(handle) as asks:
-        found = [item["n"] async for found in asks.pages("/x", "items", {}, 10) for item in found.items]
+        found = [item["n"] async for found in pages_of(asks, "/x", "items", {}, 10) for item in found.items]
     assert found == [0, 1, 2, 3, 4]
     assert asked == [10, 2, 2, 2]
 
@@ -369,7 +370,7 @@ async def test_an_item_that_is_too_large_by_itself_ends_the_listing() -> None:
 
     async with rest(handle) as asks:
         with pytest.raises(AnswerTooLargeError):
-            async for _ in asks.pages("/x", "items", {}):
+            async for _ in pages_of(asks, "/x", "items", {}):
                 pytest.fail("a page")
     assert asks.requests == 4  # 100, 20, 4, 1
 
@@ -387,22 +388,22 @@ def endless(items: Callable[[int], list[dict[str, Any]]]) -> rest_api.Handler:
 async def test_a_listing_with_nothing_but_empty_pages_does_not_go_on_for_ever() -> None:
     async with rest(endless(lambda number: [])) as asks:
         with pytest.raises(RequestFailedError, match="empty pages"):
-            async for page in asks.pages("/x", "items", {}):
+            async for page in pages_of(asks, "/x", "items", {}):
                 assert page.has_more
     assert asks.requests == MAX_EMPTY_PAGES
 
 
 async def test_a_listing_that_gives_one_page_again_and_again_does_not_go_on_for_ever() -> None:
     async with rest(endless(lambda number: [{"n": 1}])) as asks:
-        with pytest.raises(RequestFailedError, match="a page twice"):
-            async for _ in asks.pages("/x", "items", {}):
+        with pytest.raises(RequestFailedError, match="the same page twice"):
+            async for _ in pages_of(asks, "/x", "items", {}):
                 pass
     assert asks.requests == 2
 
 
 async def test_a_listing_may_have_many_empty_pages() -> None:
     async with rest(endless(lambda number: [{"n": number}] if number % 900 == 0 else [])) as asks:
-        pages = asks.pages("/x", "items", {})
+        pages = pages_of(asks, "/x", "items", {})
         for _ in range(2 * MAX_EMPTY_PAGES):
             await anext(pages)
         await pages.aclose()
@@ -470,7 +471,7 @@ async def test_missed_mail_that_is_too_large_comes_without_its_body(
     one, other = (event.message for event in found if isinstance(event, MessageReceivedEvent))
     assert (one.message_id, one.subject, one.text) == (large.message.message_id, "large", None)
     assert (other.message_id, other.text) == (small.message.message_id, "small")
-    assert "comes without its body, which cannot be fetched: the answer has more than 1048576 bytes" in caplog.text
+    assert "delivered without its body, which cannot be fetched: the answer has more than 1048576 bytes" in caplog.text
 
 
 @pytest.mark.parametrize(("length", "status"), [(2**17, None), (20_000, 414)])
@@ -489,7 +490,7 @@ async def test_missed_mail_whose_id_is_too_long_for_a_url_comes_without_its_body
         event = await anext(events)
     assert isinstance(event, MessageReceivedEvent)
     assert (len(event.message.message_id), event.message.subject, event.message.text) == (length, "long", None)
-    assert "a mail comes without its body, which cannot be fetched" in caplog.text
+    assert "a mail is delivered without its body, which cannot be fetched" in caplog.text
 
 
 async def test_a_pushed_mail_whose_body_is_too_large_comes_without_it(
@@ -560,7 +561,7 @@ async def test_held_mail_of_which_one_is_too_large_by_itself_holds_up_no_other(
         event = await anext(events)
     assert isinstance(event, MessageReceivedEvent)
     assert event.message.message_id == small.message.message_id
-    assert "held mail could not be looked at: the answer has more" in caplog.text
+    assert "held mail could not be checked: the answer has more" in caplog.text
 
 
 # What httpx2 does not expect

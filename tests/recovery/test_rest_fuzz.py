@@ -119,12 +119,12 @@ class Change:
     """Changes one place in an answer that was good: a value, a name, or what is there at all."""
 
     def __init__(self, place: int, value: Any, how: str) -> None:
-        self.place = place
+        self.position = place
         self.value = value
         self.how = how
 
     def __repr__(self) -> str:
-        return f"Change({self.place}, {str(self.value)[:60]!r}, {self.how})"
+        return f"Change({self.position}, {str(self.value)[:60]!r}, {self.how})"
 
     def apply(self, value: Any) -> None:
         places: list[tuple[Any, Any]] = []
@@ -136,7 +136,7 @@ class Change:
             waiting += [item[key] for key in inner if isinstance(item[key], dict | list)]
         if not places:
             return
-        container, key = places[self.place % len(places)]
+        container, key = places[self.position % len(places)]
         if self.how == "remove":
             del container[key]
         elif self.how == "add" and isinstance(container, dict):
@@ -477,7 +477,7 @@ async def ask_over_a_socket(answer: bytes) -> None:
             )
             async with asks.connected():
                 # One attempt. It returns what has failed.
-                assert isinstance(await asks._exchanged("GET", "/x", None, None), dict | ApiError | RequestFailedError)
+                assert isinstance(await asks._attempt("GET", "/x", None, None), dict | ApiError | RequestFailedError)
             nursery.cancel_scope.cancel()
 
 

@@ -1,4 +1,4 @@
-"""When recovery looks, and since when."""
+"""When recovery scans, and since when."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -54,7 +54,7 @@ async def test_sweeps_go_on_after_a_gap_as_often_as_they_were_asked_for(
 @pytest.mark.parametrize(
     ("since", "found"), [(None, ["while we were down"]), (LONG_AGO, ["before we began", "while we were down"])]
 )
-async def test_a_first_start_that_is_cut_off_before_it_could_look_is_where_the_second_one_begins(
+async def test_a_first_start_that_is_cut_off_before_it_could_scan_is_where_the_second_one_begins(
     autojump_clock: MockClock, tmp_path: Path, since: datetime | None, found: list[str]
 ) -> None:
     fake = FakeAgentMail()

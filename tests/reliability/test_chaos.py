@@ -18,8 +18,8 @@ from tests.reliability.chaos import FAULTS, RECOVERY, SUBSCRIPTIONS, Fault, Verd
 from trio_agentmail import Recovery
 from trio_agentmail._delivered import Delivered
 from trio_agentmail._recovery import mails
-from trio_agentmail._recovery.situation import Situation
-from trio_agentmail._recovery.source import Look, Target
+from trio_agentmail._recovery.source import Scan, Target
+from trio_agentmail._recovery.state import RecoveryState
 from trio_agentmail._recovery.sweeps import Sweeps
 
 SEED = int(os.environ.get("CHAOS_SEED", random.randrange(2**32)))
@@ -96,12 +96,12 @@ def test_without_memory_mail_comes_twice() -> None:
     assert not verdict.lost
 
 
-async def no_look(*_: object) -> None:
+async def no_scan(*_: object) -> None:
     pass
 
 
 def test_without_sweeps_mail_is_lost_that_was_swallowed_or_is_back_dated() -> None:
-    with patch.object(Sweeps, "run", no_look):
+    with patch.object(Sweeps, "run", no_scan):
         verdict = wrong_run("inboxes")
     lost = set(verdict.lost)
     faults = [step for _, step in verdict.schedule.steps if isinstance(step, Fault)]
@@ -111,16 +111,16 @@ def test_without_sweeps_mail_is_lost_that_was_swallowed_or_is_back_dated() -> No
 right_sweep = Sweeps._next_sweep
 
 
-def shallow_sweep(sweeps: Sweeps, target: Target) -> Look:
+def shallow_sweep(sweeps: Sweeps, target: Target) -> Scan:
     """As it was until a run like these lost one mail of 20,000."""
-    sweeps._situation.progress[target].swept_until = sweeps._clock.now()
+    sweeps._state.progress[target].swept_until = sweeps._clock.now()
     sweeps._recent_from[target] = math.inf
     return right_sweep(sweeps, target)
 
 
 MISTAKES: dict[str, tuple[Any, str, Any, str]] = {
     "sweeps reach back from now": (Sweeps, "_next_sweep", shallow_sweep, "lost"),
-    "held mail is not looked at again": (Situation, "_look_at_held", no_look, "lost"),
+    "held mail is not scanned again": (RecoveryState, "_check_held", no_scan, "lost"),
     "held mail is not told apart": (mails, "HELD", "another label", "unwanted"),
     "a mail whose delivery was interrupted counts as delivered": (Delivered, "give_back", lambda *_: None, "lost"),
 }

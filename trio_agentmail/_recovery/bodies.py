@@ -1,4 +1,4 @@
-"""The bodies of pushed mails, where AgentMail left them out."""
+"""Bodies of pushed mail, which AgentMail leaves out when they are large."""
 
 import logging
 
@@ -15,11 +15,11 @@ __all__ = ["with_body"]
 logger = logging.getLogger("trio_agentmail")
 
 BODY_TIMEOUT = 10.0
-"""Seconds for which a pushed mail, and all behind it, may wait for its body."""
+"""Seconds for which a pushed mail, and the events after it, may wait for its body."""
 
 
 async def with_body(rest: Rest, event: MessageReceivedEvent) -> MessageReceivedEvent:
-    """The mail with its body, if it was left out and can be fetched."""
+    """Return the mail with its body, if it came without one and its body can be fetched; else the mail as it is."""
     message = event.message
     if message.text is not None or message.html is not None:
         return event
@@ -31,8 +31,8 @@ async def with_body(rest: Rest, event: MessageReceivedEvent) -> MessageReceivedE
                 whole = with_message(event, await rest.get(path))
             if whole is not None:
                 return whole
-            why = "the REST API answered with another message"
+            why = "the REST API returned another message"
         except (ApiError, RequestFailedError) as exc:
             why = str(exc)
-    logger.warning("a mail comes without its body, which could not be fetched: %s", printable(why, 500))
+    logger.warning("a mail is delivered without its body, which could not be fetched: %s", printable(why, 500))
     return event

@@ -1,4 +1,4 @@
-"""Gaps: mail that was pushed while nobody was connected, found as soon as it can be."""
+"""Gaps: finds mail that was pushed while there was no connection, as soon as possible."""
 
 import math
 import random
@@ -14,42 +14,42 @@ from trio_agentmail.errors import ApiError, RequestFailedError
 
 from .progress import Progress
 from .rest import Pace, Rest
-from .situation import Situation
-from .source import Look, Source, Target
+from .source import Scan, Source, Target
+from .state import RecoveryState
 
 __all__ = ["TARGETS_AT_ONCE", "Gaps"]
 
 TARGETS_AT_ONCE = 4
-"""How many inboxes or pods are looked at at the same time."""
+"""Maximum number of targets that are scanned at the same time."""
 
 OVERLAP_PAGES = 10
-"""Pages of mail dated before the gap that are listed at once. Where there is more, the second look lists it."""
+"""Maximum number of pages before the gap that are listed at once. The second scan lists the others."""
 
-CLOSE = 5.0
-"""Seconds before a gap. Mail that was created in a gap is nearly always dated from then on."""
+SHORT_OVERLAP = 5.0
+"""Seconds before a gap. Mail that was created in the gap is nearly always dated from then on."""
 
 FIRST_RETRY, LAST_RETRY = 2.0, 30.0
-"""Seconds until a look that has failed is tried again: at first, and at the most for what is transient."""
+"""Seconds until a failed scan is retried: the first time, and at most if the failure is transient."""
 
 FIRST_POLL, POLL_INTERVAL = 2.0, 5.0
-"""Seconds without a connection until mail is asked for, and from then on between two times."""
+"""Seconds from the loss of a connection to the first poll, and between polls."""
 
 
 class Gaps:
-    """Looks for mail of gaps.
+    """Closes gaps: scans each target for the mail of the time without a connection.
 
-    A gap is closed by a look that begins when the subscription is in force again, since from then on mail is pushed.
-    It begins `Recovery.overlap` before the gap: mail may be dated earlier than it was created. In a busy inbox that is
-    much mail, nearly all of it delivered; so after a few pages the look goes on right before the gap. What it skips is
-    listed half a minute later.
+    The scan begins when the subscription is in force again, since mail is pushed from then on. It starts
+    `Recovery.overlap` before the gap, because mail may be dated earlier than it was created. In a busy inbox that is
+    much mail, nearly all of it delivered. So after `OVERLAP_PAGES` pages the scan jumps to right before the gap, and
+    `Sweeps` lists the skipped part half a minute later.
 
-    The look goes on when the connection is lost again, and keeps its place when it fails or is interrupted. What falls
-    into the next gap is for the next look. While there is no connection, recent mail is asked for at a slow pace.
+    If the connection is lost again, the scan goes on, and the new gap is left to the next scan. A scan that fails or
+    is interrupted keeps its position. While there is no connection, recent mail is polled at a slow pace.
     """
 
     def __init__(
         self,
-        situation: Situation,
+        state: RecoveryState,
         recovery: Recovery,
         source: Source,
         rest: Rest,
@@ -57,98 +57,98 @@ class Gaps:
         pace: Pace,
         now: Callable[[], float],
     ) -> None:
-        self._situation = situation
+        self._state = state
         self._recovery = recovery
         self._source = source
         self._rest = rest
         self._clock = clock
-        self._counts = situation.counts
+        self._counts = state.counts
         self._pace = pace
         self._now = now
         self._busy: set[Target] = set()
         self._polled_until: dict[Target, float] = {}
-        """In this outage: what AgentMail created before has been asked for."""
+        """In this outage, mail that AgentMail created before this time has been polled."""
 
     async def run(self) -> None:
-        """Close gaps as they open."""
+        """Close gaps as they open. This is a task."""
         async with background_nursery() as nursery:
             for _ in range(TARGETS_AT_ONCE):
-                nursery.start_soon(self._close_one_after_the_other)
+                nursery.start_soon(self._close_gaps)
             await self._poll_during_outages()
 
     def open(self, since: float) -> None:
-        """The connection was lost."""
-        for its in self._situation.progress.values():
+        """Open a gap in each target, since the connection was lost."""
+        for its in self._state.progress.values():
             its.gap = min(its.gap, since)
         self._polled_until.clear()
 
     def retry_soon(self) -> None:
-        """The subscription is in force again: what made looks fail may be over as well."""
-        for its in self._situation.progress.values():
+        """Retry failed scans soon: the subscription is in force again, so what made them fail may be over as well."""
+        for its in self._state.progress.values():
             its.not_before = min(its.not_before, trio.current_time() + FIRST_RETRY)
 
     # With a connection
 
-    async def _close_one_after_the_other(self) -> None:
+    async def _close_gaps(self) -> None:
         while True:
             target = self._due()
             if target is None:
-                changed = self._situation.changed
+                changed = self._state.changed
                 with trio.move_on_at(self._next_due()):
                     await changed.wait()
                 continue
             self._busy.add(target)
             try:
-                with self._situation.looking_at(target):
-                    await self._close(target, self._situation.progress[target])
+                with self._state.scanning(target):
+                    await self._close(target, self._state.progress[target])
             finally:
                 self._busy.discard(target)
 
-    def _can_be_looked_at(self, its: Progress) -> bool:
-        # A look that has begun goes on whatever the connection does.
-        return its.look is not None or (its.gap < math.inf and self._situation.is_connected)
+    def _can_be_scanned(self, its: Progress) -> bool:
+        # A scan needs a connection to begin, and none to go on.
+        return its.gap_scan is not None or (its.gap < math.inf and self._state.is_connected)
 
     def _due(self) -> Target | None:
         now = trio.current_time()
-        for target, its in self._situation.progress.items():
-            if target not in self._busy and its.not_before <= now and self._can_be_looked_at(its):
+        for target, its in self._state.progress.items():
+            if target not in self._busy and its.not_before <= now and self._can_be_scanned(its):
                 return target
         return None
 
     def _next_due(self) -> float:
         waiting = [
             its.not_before
-            for target, its in self._situation.progress.items()
-            if target not in self._busy and self._can_be_looked_at(its)
+            for target, its in self._state.progress.items()
+            if target not in self._busy and self._can_be_scanned(its)
         ]
         return min(waiting, default=math.inf)
 
     async def _close(self, target: Target, its: Progress) -> None:
-        if its.look is None:
+        if its.gap_scan is None:
             began = self._clock.now()
-            its.look = Look(target, its.wanted, its.gap - self._recovery.overlap, began, since=its.gap)
+            its.gap_scan = Scan(target, its.wanted, its.gap - self._recovery.overlap, began, since=its.gap)
             its.gap = math.inf
-        look = its.look
-        right_before = max(look.since, self._polled_until.get(target, -math.inf)) - CLOSE
+        scan = its.gap_scan
+        right_before = max(scan.since, self._polled_until.get(target, -math.inf)) - SHORT_OVERLAP
         try:
             async with self._rest.connected():
-                if not await self._source.look(look, self._counts, pages=OVERLAP_PAGES):
-                    if look.place < right_before:
-                        its.skipped_from = min(its.skipped_from, look.place)
-                        look.place = right_before
-                    await self._source.look(look, self._counts)
+                if not await self._source.scan(scan, self._counts, pages=OVERLAP_PAGES):
+                    if scan.position < right_before:
+                        its.skipped_from = min(its.skipped_from, scan.position)
+                        scan.position = right_before
+                    await self._source.scan(scan, self._counts)
         except (ApiError, RequestFailedError) as exc:
-            if self._situation.progress.get(target) is not its:
-                return  # it is not subscribed to any more
+            if self._state.progress.get(target) is not its:
+                return  # no longer subscribed to
             its.failures += 1
             its.not_before = trio.current_time() + self._delay(its.failures, exc)
-            self._situation.note_failure(target, exc)
+            self._state.note_failure(target, exc)
             return
-        if self._situation.progress.get(target) is not its:
+        if self._state.progress.get(target) is not its:
             return
-        its.look, its.failures, its.has_failed = None, 0, False
-        its.complete_until = max(its.complete_until, look.began)
-        self._situation.note_closed(look.since)
+        its.gap_scan, its.failures, its.has_failed = None, 0, False
+        its.complete_until = max(its.complete_until, scan.began)
+        self._state.note_closed(scan.since)
 
     def _delay(self, failures: int, failure: Exception) -> float:
         longest = (
@@ -161,8 +161,8 @@ class Gaps:
 
     async def _poll_during_outages(self) -> None:
         while True:
-            while self._situation.is_connected or not self._situation.progress:
-                await self._situation.changed.wait()
+            while self._state.is_connected or not self._state.progress:
+                await self._state.changed.wait()
             with trio.CancelScope() as scope:
                 async with background_nursery() as nursery:
                     nursery.start_soon(self._cancel_when_connected, scope)
@@ -172,18 +172,18 @@ class Gaps:
                         await trio.sleep(POLL_INTERVAL)
 
     async def _cancel_when_connected(self, scope: trio.CancelScope) -> None:
-        while not self._situation.is_connected:
-            await self._situation.changed.wait()
+        while not self._state.is_connected:
+            await self._state.changed.wait()
         scope.cancel()
 
     async def _poll(self) -> None:
-        """Ask for what came since the last time. It closes no gap: what is dated further back is not seen."""
+        """Find mail that came since the last poll. This closes no gap: it does not find mail that is dated earlier."""
         async with self._rest.connected():
-            for target, its in list(self._situation.progress.items()):
+            for target, its in list(self._state.progress.items()):
                 began = self._clock.now()
-                after = max(its.open_since, self._polled_until.get(target, -math.inf)) - CLOSE
+                after = max(its.open_since, self._polled_until.get(target, -math.inf)) - SHORT_OVERLAP
                 try:
-                    await self._source.look(Look(target, its.wanted, after, began), self._counts, pace=self._pace)
+                    await self._source.scan(Scan(target, its.wanted, after, began), self._counts, pace=self._pace)
                 except (ApiError, RequestFailedError):
-                    continue  # the look that closes the gap tells of it
+                    continue  # the scan that closes the gap will report it
                 self._polled_until[target] = began

@@ -1,4 +1,4 @@
-"""Held mail: looked at again until it is released or gone."""
+"""Held mail: checked again until it is released or deleted."""
 
 from collections.abc import Container, Iterator, Sequence
 from itertools import groupby
@@ -18,34 +18,39 @@ __all__ = ["HeldMail"]
 T = TypeVar("T")
 
 BATCH = 500
-"""Mails that one batch-get may ask for (source: AgentMail's API definition)."""
+"""Maximum number of mails of one batch-get (source: AgentMail's API definition)."""
 
 GONE_FOR = 3600.0
-"""Seconds for which an inbox must not be there for its held mail to be forgotten. One that the key may not see for a
-while is not there either."""
+"""Seconds until the held mail of an inbox that is not found is forgotten.
+
+An inbox that the key may not see for a while is not found either.
+"""
 
 
 class HeldMail:
-    """A release may fall into a gap, and the times of what is released stay old: no listing would tell of it."""
+    """Checks the mails that AgentMail holds for a security review, and hands over those that have been released.
+
+    Scans do not find a release that falls into a gap: the times of released mail stay old.
+    """
 
     def __init__(self, rest: Rest, mails: Mails) -> None:
         self._rest = rest
         self._mails = mails
         self._gone_since: dict[str, float] = {}
-        """Since when an inbox with held mail is not there, on Trio's clock."""
+        """Since when an inbox with held mail has not been found, on Trio's clock."""
 
-    async def look(self, wanted: Container[str], counts: Counts) -> list[Exception]:
-        """Hand over what has been released; return the failures."""
+    async def check(self, wanted: Container[str], counts: Counts) -> list[Exception]:
+        """Hand over released mail, and return the failures."""
         failures: list[Exception] = []
         inboxes = {inbox_id for inbox_id, _ in self._mails.held}
         self._gone_since = {inbox: since for inbox, since in self._gone_since.items() if inbox in inboxes}
-        # Sorted by inbox alone: within one, in the order in which they were held.
+        # Sorted by inbox only: the mails of an inbox stay in the order in which they were held.
         for inbox_id, held in groupby(sorted(self._mails.held, key=itemgetter(0)), key=itemgetter(0)):
             batches = list(_batches([message_id for _, message_id in held], BATCH))[::-1]
             while batches:
                 ids = batches.pop()
                 try:
-                    failures += await self._look_at(inbox_id, ids, wanted, counts)
+                    failures += await self._check_batch(inbox_id, ids, wanted, counts)
                 except AnswerTooLargeError as exc:
                     if len(ids) == 1:
                         failures.append(exc)
@@ -56,10 +61,10 @@ class HeldMail:
                     failures.append(exc)
         return failures
 
-    async def _look_at(
+    async def _check_batch(
         self, inbox_id: str, ids: Sequence[str], wanted: Container[str], counts: Counts
     ) -> list[Exception]:
-        """What one batch-get tells of; the failures of single mails, which stay remembered."""
+        """Check mails by one batch-get, and return the failures of single mails, which stay remembered."""
         failures: list[Exception] = []
         try:
             answer = await self._rest.post(f"/inboxes/{segment(inbox_id)}/messages/batch-get", {"message_ids": ids})
@@ -73,8 +78,8 @@ class HeldMail:
         else:
             self._gone_since.pop(inbox_id, None)
         items = answer.get("messages")
-        if not isinstance(items, list):  # else all of them would seem to be gone
-            raise RequestFailedError("the REST API answered without the messages that it was asked for")
+        if not isinstance(items, list):  # an empty list would mean that all of them were deleted
+            raise RequestFailedError("the REST API answered a batch-get without messages")
         listed = [self._mails.read(item, inbox_id) for item in items if isinstance(item, dict)]
         found = {event.message.message_id: event for event in listed if event is not None}
         in_trash = [item.get("message_id") for item in items if isinstance(item, dict) and is_in_trash(item)]
@@ -84,8 +89,8 @@ class HeldMail:
                 counts.held += 1
                 continue
             if message_id in in_trash:
-                continue  # it may be taken out again
-            # Forgotten first: what is fetched may say that it is held after all.
+                continue  # it may be restored
+            # Forgotten before it is fetched, since fetching remembers it again if it is still held.
             self._mails.held.pop((inbox_id, message_id), None)
             if event is not None and self._mails.is_wanted(event, wanted):
                 try:

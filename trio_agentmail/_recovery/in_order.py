@@ -1,4 +1,4 @@
-"""Several things under way at once, whose results are handed over in order."""
+"""Concurrent operations whose results are handed over in the order in which they were started."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -14,29 +14,29 @@ T = TypeVar("T")
 
 
 class Room:
-    """How much text may be fetched or have been fetched, and not been handed over: by all looks together.
+    """Bounds the text that is being fetched or waits to be handed over, in all scans together.
 
-    The size of what is to be fetched is known roughly, from the listing. When it has been fetched it is known exactly.
+    Before a mail is fetched, its size is estimated from the listing; afterwards it is known.
 
     Args:
-        size: Characters or bytes, whichever comes. Something larger has room when there is nothing else.
+        size: The bound, in characters or bytes. A single larger thing has room if nothing else takes any.
     """
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._taken = 0
-        self._turn = trio.Lock()  # a large one must not wait for ever while small ones come and go
+        self._turn = trio.Lock()  # without turns, small ones would overtake a large one for ever
         self._freed = trio.lowlevel.ParkingLot()
 
     async def take(self, size: int) -> None:
-        """Wait until so much has room."""
+        """Wait until there is room for `size`, and take it."""
         async with self._turn:
             while self._taken and self._taken + size > self._size:
                 await self._freed.park()
             self._taken += size
 
     def correct(self, change: int) -> None:
-        """What had room has turned out to be larger or, if negative, smaller; or has been handed over."""
+        """Take `change` more room without waiting or, if it is negative, give room back."""
         self._taken += change
         self._freed.unpark_all()
 
@@ -49,27 +49,28 @@ class Start(Protocol):
         size: int = 0,
         size_of: Callable[[T], int] = lambda _: 0,
     ) -> None:
-        """Wait for a place, and start `first`; `then` gets its result, after those of all that were started before.
+        """Wait for a free place, and start `first`. `then` is called with its result, after all earlier results.
 
         Args:
-            size: How large the result will be, as far as that is known; see `Room`.
-            size_of: Tells how large it is.
+            size: The estimated size of the result; see `Room`.
+            size_of: Return the size of a result.
         """
 
 
 @asynccontextmanager
 async def in_order(places: int, room: Room) -> AsyncIterator[Start]:
-    """A block in which things can be started; it ends when all are done. If it raises, they are cancelled.
+    """A block in which operations can be started. It ends when all of them are done; if it raises, they are cancelled.
 
-    Taking a few at a time and waiting for all of them would be simpler: and each time, all wait for the slowest. Here
-    a place is free again when a result has been handed over; so results that wait for an earlier one are bounded too.
+    Starting a batch and waiting for all of it would be simpler, but then each batch waits for its slowest operation.
+    Here a place becomes free when a result has been handed over. That also bounds the results that wait for an earlier
+    one.
 
-    What one of them raises cancels the others and the block, and comes out as it is.
+    An exception of one operation cancels the others and the block, and comes out unwrapped.
 
     Args:
-        places: How many may have been started whose results have not been handed over.
-        room: How large they may be, together with those of other blocks. There is no dead-lock between blocks: room is
-            taken in the order in which results are handed over, so that whoever is the first in its block has it.
+        places: The maximum number of operations that were started and whose results were not handed over.
+        room: Bounds the size of their results, together with those of other blocks. Blocks cannot deadlock: each takes
+            room in the order in which it hands over results, so the first operation of each block has its room.
     """
     free = trio.Semaphore(places)
     last = trio.Event()

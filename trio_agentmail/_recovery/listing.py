@@ -1,4 +1,4 @@
-"""The `Source` that lists mail through AgentMail's REST API."""
+"""`MailListing`, the `Source` that lists mail through AgentMail's REST API."""
 
 import math
 from collections.abc import Collection, Mapping
@@ -16,22 +16,22 @@ from trio_agentmail.events import Event, MessageReceivedEvent, MessageSecurityRe
 from .held import HeldMail
 from .in_order import in_order
 from .mails import TRASH, Mails, Put, expected_size, size_of_all
-from .pages import LookPages
+from .pages import ScanPages
 from .rest import UNDER_WAY, Pace, Rest, raise_first, segment
-from .source import KINDS, Counts, Look, Target
+from .source import KINDS, Counts, Scan, Target
 from .threads import Threads
 
 __all__ = ["MailListing"]
 
 REFUSED_FOR = 3600.0
-"""Seconds after which a refusal is put to the test: the key may have other permissions by then."""
+"""Seconds until a refused listing is requested again: the key may have other permissions by then."""
 
 
 class MailListing:
     """The `Source` that lists mail.
 
-    An inbox is listed by its messages, without their bodies: what is missing is fetched. A pod and a whole key are
-    listed by threads, which costs no request for each inbox and finds new inboxes.
+    An inbox is listed by its messages, which come without their bodies; missed mail is then fetched. A pod and a whole
+    key are listed by their threads, which takes no request for each inbox and finds new inboxes.
     """
 
     def __init__(self, rest: Rest, clock: ServerClock, delivered: Delivered, put: Put) -> None:
@@ -40,9 +40,8 @@ class MailListing:
         self._mails = Mails(rest, delivered, put)
         self._threads = Threads(rest, self._mails)
         self._held = HeldMail(rest, self._mails)
-        self._asks_for_all_from = -math.inf
-        """The key was refused threads with mail that is left out by default. From when on, by Trio's clock, it is
-        asked again whether it may list them."""
+        self._list_everything_from = -math.inf
+        """When to request threads with all labels again, on Trio's clock, after the key was refused them."""
 
     def note(self, event: Event) -> None:
         """See `Source`."""
@@ -56,7 +55,8 @@ class MailListing:
 
     def keep_only(self, targets: Collection[Target]) -> None:
         """See `Source`."""
-        if all(target.inbox_id is not None for target in targets):  # else held mail may be of any inbox
+        # A pod or a key may contain any inbox, so then all held mail is kept.
+        if all(target.inbox_id is not None for target in targets):
             for held in [held for held in self._mails.held if Target(inbox_id=held[0]) not in targets]:
                 del self._mails.held[held]
 
@@ -69,50 +69,50 @@ class MailListing:
         for inbox_id, message_id in state:
             self._mails.hold(inbox_id, message_id)
 
-    async def look(
-        self, look: Look, counts: Counts, *, pages: float = math.inf, pace: Pace = trio.lowlevel.checkpoint
+    async def scan(
+        self, scan: Scan, counts: Counts, *, pages: float = math.inf, pace: Pace = trio.lowlevel.checkpoint
     ) -> bool:
         """See `Source`."""
-        wanted = {f"include_{kind}": "true" for kind in KINDS if f"message.received.{kind}" in look.wanted}
-        target = look.target
+        wanted = {f"include_{kind}": "true" for kind in KINDS if f"message.received.{kind}" in scan.wanted}
+        target = scan.target
         if target.inbox_id is not None:
             path = f"/inboxes/{segment(target.inbox_id)}/messages"
-            listed = LookPages(self._rest, self._clock, look, path, "messages", wanted, pages, pace)
-            await self._look_at_inbox(target.inbox_id, look, counts, listed)
+            listed = ScanPages(self._rest, self._clock, scan, path, "messages", wanted, pages, pace)
+            await self._scan_inbox(target.inbox_id, scan, counts, listed)
             return listed.reached_the_end
         path = "/threads" if target.pod_id is None else f"/pods/{segment(target.pod_id)}/threads"
-        # AgentMail leaves out a whole thread for one mail in it that is spam, so all threads are asked for.
+        # AgentMail leaves out a whole thread if one mail in it is spam, so threads with all labels are requested.
         everything = {f"include_{label}": "true" for label in (*KINDS, TRASH)}
-        if trio.current_time() >= self._asks_for_all_from:
-            listed = LookPages(self._rest, self._clock, look, path, "threads", everything, pages, pace)
+        if trio.current_time() >= self._list_everything_from:
+            listed = ScanPages(self._rest, self._clock, scan, path, "threads", everything, pages, pace)
             try:
-                failures = await self._threads.look(look, counts, listed, pace)
+                failures = await self._threads.scan(scan, counts, listed, pace)
             except PermissionDeniedError:
-                self._asks_for_all_from = trio.current_time() + REFUSED_FOR
+                self._list_everything_from = trio.current_time() + REFUSED_FOR
             else:
                 raise_first(failures)
                 return listed.reached_the_end
-        listed = LookPages(self._rest, self._clock, look, path, "threads", wanted, pages, pace)
-        raise_first(await self._threads.look(look, counts, listed, pace))
+        listed = ScanPages(self._rest, self._clock, scan, path, "threads", wanted, pages, pace)
+        raise_first(await self._threads.scan(scan, counts, listed, pace))
         return listed.reached_the_end
 
-    async def look_at_held(self, wanted: Mapping[str, float], counts: Counts) -> None:
+    async def check_held(self, wanted: Mapping[str, float], counts: Counts) -> None:
         """See `Source`."""
-        raise_first(await self._held.look(wanted, counts))
+        raise_first(await self._held.check(wanted, counts))
 
-    async def _look_at_inbox(self, inbox_id: str, look: Look, counts: Counts, listed: LookPages) -> None:
+    async def _scan_inbox(self, inbox_id: str, scan: Scan, counts: Counts, listed: ScanPages) -> None:
         failures: list[Exception] = []
         listing_failures: list[Exception] = []
 
         async def fetch(event: MessageReceivedEvent) -> list[MessageReceivedEvent] | Exception:
             try:
-                return await self._mails.fetch(event, look.wanted)
+                return await self._mails.fetch(event, scan.wanted)
             except (ApiError, RequestFailedError) as exc:
                 return exc
 
         async def put(found: list[MessageReceivedEvent] | Exception) -> None:
             if isinstance(found, Exception):
-                failures.append(found)  # in order: the place of the look is right before the first of them
+                failures.append(found)  # called in order, so the scan's position stays before the first failure
             else:
                 await self._mails.put_all(found, counts)
 
@@ -125,9 +125,9 @@ class MailListing:
         ):
             async for page in pages:
                 for item in page:
-                    event = self._mails.missed(item, inbox_id, look, counts)
+                    event = self._mails.missed(item, inbox_id, scan, counts)
                     if event is not None:
                         await start(partial(fetch, event), put, expected_size(event.message), size)
-                await start(trio.lowlevel.checkpoint, listed.mark(failures))
+                await start(trio.lowlevel.checkpoint, listed.advance(failures))
         raise_first(failures)
         raise_first(listing_failures)

@@ -1,4 +1,4 @@
-"""What all looks at mail have in common: which of what is listed was missed, and the whole of it."""
+"""Listed mail: decides which of it was missed, and fetches it whole."""
 
 import logging
 from collections import OrderedDict
@@ -14,45 +14,45 @@ from trio_agentmail.events import Event, Message, MessageReceivedEvent, ThreadIt
 
 from .in_order import Room
 from .rest import Rest, segment
-from .source import KINDS, Counts, Look
+from .source import KINDS, Counts, Scan
 
 logger = logging.getLogger("trio_agentmail")
 
 __all__ = ["HELD", "TRASH", "Mails", "Put", "expected_size", "is_in_trash", "size_of_all"]
 
 HELD = "agent-armor-held"
-"""The label of mail that Agent Armor holds."""
+"""The label of mail that Agent Armor holds for a security review."""
 
 TRASH = "trash"
-"""The label of mail that was thrown away."""
+"""The label of deleted mail that can still be restored."""
 
 UNKNOWN_SIZE = 2**16
-"""Bytes."""
+"""The estimate for a mail whose size is not listed, in bytes."""
 
 REMEMBERED_HELD = 10_000
-"""How many held mails are remembered."""
+"""Maximum number of remembered held mails."""
 
 
 class Put(Protocol):
-    """Takes a mail that was missed, in order."""
+    """A function that hands over a missed mail."""
 
     async def __call__(self, event: Event, counts: Counts, *, was_held: bool) -> None:
-        """Hand it over.
+        """Hand over the mail.
 
         Args:
-            was_held: Whether it was held before: then its times say nothing of when it could be delivered.
+            was_held: Whether the mail was held before. Then its times do not tell when it could have been pushed.
         """
 
 
 class Mails:
-    """Reads listed mail, and knows which is held.
+    """Reads listed mail, and remembers which of it is held.
 
-    Labels are looked at here, since how AgentMail wants to be asked for them differs between its documentation and its
-    SDK.
+    Labels are checked here instead of being filtered by the server, since AgentMail's documentation and its SDK
+    disagree on the parameters.
 
     Attributes:
-        held: The inbox_id and message_id of each mail that was seen to be held.
-        room: For the text of what is fetched, and has not been handed over.
+        held: The inbox_id and message_id of each mail to check again: it is held, or listed but not yet available.
+        room: Bounds the text that is being fetched or waits to be handed over.
     """
 
     def __init__(self, rest: Rest, delivered: Delivered, put: Put) -> None:
@@ -63,7 +63,7 @@ class Mails:
         self._rest = rest
 
     def read(self, item: dict[str, Any], inbox_id: str) -> MessageReceivedEvent | None:
-        """A received mail as the event that it would have been; None if it is none, or was thrown away."""
+        """Return a listed item as the event that was missed; `None` if it is not a received mail or is in the trash."""
         if not item.get("inbox_id"):
             item = item | {"inbox_id": inbox_id}
         event = recovered_event(item, "message.received", RECOVERED)
@@ -74,14 +74,14 @@ class Mails:
                 return recovered_event(item, f"message.received.{kind}", RECOVERED)
         return event
 
-    def missed(self, item: dict[str, Any], inbox_id: str, look: Look, counts: Counts) -> MessageReceivedEvent | None:
-        """A listed item as an event, if it is a mail that is wanted, new enough, and was not delivered."""
-        # Nearly all that is listed was delivered. It is told from its ids, without making an event of it.
+    def missed(self, item: dict[str, Any], inbox_id: str, scan: Scan, counts: Counts) -> MessageReceivedEvent | None:
+        """Return a listed item as an event, or `None` if it is not a missed mail; see `is_missed`."""
+        # Most listed mail has been delivered. Its ids are enough to know that, without making an event.
         if self._is_known(item, inbox_id):
             counts.known += 1
             return None
         event = self.read(item, inbox_id)
-        return event if event is not None and self.is_missed(event, look, counts) else None
+        return event if event is not None and self.is_missed(event, scan, counts) else None
 
     def _is_known(self, item: dict[str, Any], inbox_id: str) -> bool:
         inbox_id = item.get("inbox_id") or inbox_id
@@ -91,42 +91,48 @@ class Mails:
         return HELD not in labels and self.delivered.has_mail(inbox_id, message_id)
 
     def is_wanted(self, event: MessageReceivedEvent, wanted: Container[str]) -> bool:
-        """Whether it is of a type that is asked for, and not held."""
+        """Return whether a mail has a wanted event_type and is not held. Held mail is remembered."""
         message = event.message
         if HELD in message.labels:
             self.hold(message.inbox_id, message.message_id)
             return False
         return event.event_type in wanted
 
-    def is_missed(self, event: MessageReceivedEvent, look: Look, counts: Counts) -> bool:
-        """Whether it is wanted, new enough, and was not delivered."""
+    def is_missed(self, event: MessageReceivedEvent, scan: Scan, counts: Counts) -> bool:
+        """Return whether a mail is wanted, new enough, and has not been delivered."""
         message = event.message
-        if not self.is_wanted(event, look.wanted):
+        if not self.is_wanted(event, scan.wanted):
             return False
         if self.delivered.has_mail(message.inbox_id, message.message_id):
             counts.known += 1
             return False
         created = message.created_at or message.timestamp
-        if created is not None and created.timestamp() < look.wanted[event.event_type]:
+        if created is not None and created.timestamp() < scan.wanted[event.event_type]:
             return False
         return not self.delivered.may_be_forgotten(created)
 
     async def put_all(self, missed: Sequence[MessageReceivedEvent], counts: Counts) -> None:
-        """Hand over mails that were missed."""
+        """Hand over missed mails."""
         for event in missed:
-            # It may have been pushed, delivered and forgotten while it was fetched.
+            # While it was fetched, it may have been pushed and delivered, and its identity forgotten.
             if not self.delivered.may_be_forgotten(event.message.created_at or event.message.timestamp):
                 await self.put(event, counts, was_held=False)
-                # If it was held, it is not any more. Looked at as held mail when its identity is forgotten, it would
-                # come twice.
+                # If it was held, it has been released. Were it still remembered as held when its identity is forgotten,
+                # it would be delivered twice.
                 self.held.pop((event.message.inbox_id, event.message.message_id), None)
 
     async def fetch(self, event: MessageReceivedEvent, wanted: Container[str]) -> list[MessageReceivedEvent]:
-        """The whole mail of one that was listed, in a list; an empty one if it cannot be found or is held by now.
+        """Fetch the whole of a listed mail.
 
-        One that cannot be found has gone, or is not there yet. Like held mail, it is looked at again until that is
-        known. One that is too large, or whose Message-ID is too long for a URL, comes as it was listed, without its
-        body: AgentMail pushes large mail so too.
+        A mail that is not found has been deleted, or is not available yet. Like held mail, it is checked again until
+        that is known. A mail that is too large, or whose Message-ID is too long for a URL, is returned as it was
+        listed, without its body, which is also how AgentMail pushes large mail.
+
+        Returns:
+            A list with the mail. The list is empty if the mail was not found, is held, or is not wanted.
+
+        Raises:
+            ApiError, RequestFailedError: The mail could not be fetched.
         """
         inbox_id, message_id = event.message.inbox_id, event.message.message_id
         try:
@@ -142,11 +148,11 @@ class Mails:
             return _without_body(event, exc)
         whole = self.read(item, inbox_id)
         if whole is None or whole.message.message_id != message_id:
-            raise RequestFailedError("the REST API answered with another message than it was asked for")
+            raise RequestFailedError("the REST API returned another message than the requested one")
         return [whole] if self.is_wanted(whole, wanted) else []
 
     def hold(self, inbox_id: str, message_id: str) -> None:
-        """Remember a mail as held, so that it is looked at again; but not if it has been delivered."""
+        """Remember a mail as held, so that it is checked again, unless it has been delivered."""
         if self.delivered.has_mail(inbox_id, message_id):
             return
         self.held[inbox_id, message_id] = None
@@ -155,19 +161,19 @@ class Mails:
 
 
 def _without_body(listed: MessageReceivedEvent, failure: Exception) -> list[MessageReceivedEvent]:
-    logger.warning("a mail comes without its body, which cannot be fetched: %s", printable(str(failure), 500))
+    logger.warning("a mail is delivered without its body, which cannot be fetched: %s", printable(str(failure), 500))
     return [listed]
 
 
 def size_of_all(events: Sequence[MessageReceivedEvent]) -> int:
-    """How much text they have."""
+    """Return the size of the events' text."""
     return sum(map(size_of, events))
 
 
 def expected_size(listed: Message | ThreadItem) -> int:
-    """How much text a mail or a thread will have, in bytes, when it is fetched: its size without its attachments.
+    """Estimate the size of a listed mail's or thread's text in bytes: its listed size without its attachments.
 
-    Attachments are a third larger in a mail than by themselves. Where nothing is said, it is taken to be middling.
+    Attachments are a third larger in a mail than by themselves.
     """
     if listed.size is None:
         return UNKNOWN_SIZE
@@ -175,6 +181,6 @@ def expected_size(listed: Message | ThreadItem) -> int:
 
 
 def is_in_trash(item: Mapping[str, Any]) -> bool:
-    """Whether a listed mail was thrown away."""
+    """Return whether a listed mail is in the trash."""
     labels = item.get("labels")
     return isinstance(labels, list) and TRASH in labels

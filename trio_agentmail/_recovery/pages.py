@@ -1,4 +1,4 @@
-"""The pages of one look: from its place on, to where the listing ends."""
+"""The pages of one scan, from its position to the end of the listing."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
@@ -9,45 +9,48 @@ from trio_agentmail._clock import ServerClock
 from trio_agentmail._codec import parse_time
 from trio_agentmail.errors import ApiError, RequestFailedError
 
+from .paging import pages_of
 from .rest import Pace, Rest
-from .source import Look
+from .source import Scan
 
-__all__ = ["LookPages"]
+__all__ = ["ScanPages"]
 
 SAME_MOMENT = 0.001
-"""Seconds before its place at which a look goes on: what is dated in the same millisecond may not have been listed."""
+"""Seconds before its position at which a scan resumes, since not all mail of that millisecond may have been listed."""
 
 LATEST = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 
 
-class LookPages:
-    """Goes through a listing in ascending order, for one look.
+class ScanPages:
+    """Goes through a listing in ascending order, for one scan.
 
-    Mail goes on coming while a look is under way. A look that keeps to a rate might never reach the end of a busy
-    listing of messages. It need not: what AgentMail creates after a look has begun is pushed, or is for the next look.
-    So when it comes to where it began, a look passes over what is dated from then until now, and ends with what is
-    dated in the future. Where it began is where this try did: one mail that cannot be had may make a look fail for
-    days, and what is missed on these days must be found all the same.
+    Problem: mail keeps coming while a scan is under way. A scan that is limited to a rate might never reach the end of
+    a busy listing of messages.
 
-    A listing of threads is gone through to its end. A thread is dated like its latest mail, so one that gets a mail
-    while the look is under way moves to the end, and takes along the mail that the look is for.
+    It need not list that mail: what AgentMail creates after a scan has begun is pushed, or is left to the next scan. So
+    when the scan reaches the time at which it began, it skips what is dated between then and now, and ends with what is
+    dated in the future. "Began" means this attempt of the scan. The scan itself may have begun days ago, if one mail
+    that cannot be fetched makes it fail each time; and mail that was missed in these days must be found all the same.
+
+    A listing of threads is read to its end. A thread is dated like its latest mail. So a thread that gets a mail
+    during the scan moves to the end, together with the mail that the scan is to find.
 
     Args:
         path: The listing.
-        field: Which field of a page holds the items.
+        field: The field of a page that contains the items.
         filters: Further parameters of the listing.
-        limit: Pages after which to stop.
-        pace: Waited for before each page.
+        limit: The maximum number of pages.
+        pace: Awaited before each page.
 
     Attributes:
-        reached_the_end: Whether it has gone through the listing to its end.
+        reached_the_end: Whether the listing has been read to its end.
     """
 
     def __init__(
         self,
         rest: Rest,
         clock: ServerClock,
-        look: Look,
+        scan: Scan,
         path: str,
         field: str,
         filters: Mapping[str, str],
@@ -56,32 +59,33 @@ class LookPages:
     ) -> None:
         self._rest = rest
         self._clock = clock
-        self._look = look
+        self._scan = scan
         self._path = path
         self._field = field
         self._filters = filters
         self._limit = limit
         self._pace = pace
         self._began = clock.now()
-        self._reached = look.place
+        self._reached = scan.position
         self.reached_the_end = False
 
     async def walk(
         self, failures: list[Exception], *, passes_over_new: bool = False
     ) -> AsyncGenerator[list[dict[str, Any]], None]:
-        """The items, a page at a time.
+        """Yield the items, one page at a time.
 
         Args:
-            failures: A failure of the listing ends it and is added here, so that what was found before can still be
-                handed over.
-            passes_over_new: Whether to pass over what is dated from when this walk began until when it gets there.
+            failures: A failure of the listing ends it and is appended here instead of being raised, so that what was
+                found before can still be handed over.
+            passes_over_new: Whether to skip what is dated between the beginning of this walk and the time at which it
+                gets there.
         """
-        after = self._look.place
-        if after > self._look.after:
+        after = self._scan.position
+        if after > self._scan.after:
             after -= SAME_MOMENT
         try:
             while not self.reached_the_end:
-                pages = self._rest.pages(self._path, self._field, self._asked(after), pace=self._pace)
+                pages = pages_of(self._rest, self._path, self._field, self._parameters(after), pace=self._pace)
                 async with aclosing(pages):
                     async for page in pages:
                         self._reached = max(self._reached, _latest(page.items))
@@ -97,21 +101,24 @@ class LookPages:
         except (ApiError, RequestFailedError) as exc:
             failures.append(exc)
 
-    def mark(self, failures: Sequence[Exception]) -> Callable[[None], Awaitable[None]]:
-        """What moves the place of the look behind the page that was given last, to be called when it is handled."""
+    def advance(self, failures: Sequence[Exception]) -> Callable[[None], Awaitable[None]]:
+        """Return a function that moves the scan's position past the present page, if there have been no failures.
+
+        It is called when the mail of that page has been handed over.
+        """
         reached = self._reached
 
         async def move(_: None) -> None:
             if not failures:
-                self._look.place = max(self._look.place, reached)
+                self._scan.position = max(self._scan.position, reached)
 
         return move
 
-    def _asked(self, after: float) -> dict[str, str]:
+    def _parameters(self, after: float) -> dict[str, str]:
         since = datetime.fromtimestamp(min(max(after, 0.0), LATEST), UTC).isoformat(timespec="milliseconds")
         return {"after": since.replace("+00:00", "Z"), "ascending": "true", **self._filters}
 
 
 def _latest(items: Sequence[dict[str, Any]]) -> float:
-    """When the last item is dated, in seconds since the epoch; 0.0 if that is not known."""
+    """Return the time of the last item, in seconds since the epoch; 0.0 if it is unknown."""
     return (parse_time(items[-1].get("timestamp")) if items else None) or 0.0

@@ -1,4 +1,4 @@
-"""How far each inbox, pod or key has been looked through, and how a journal keeps that from one run to the next."""
+"""How far each target has been scanned, and how a journal keeps that from one run to the next."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -9,56 +9,56 @@ import attrs
 from trio_agentmail._codec import encode_object, parse_object
 from trio_agentmail._settings import Subscribe
 
-from .source import Look, Target, recovered_types, targets_of
+from .source import Scan, Target, recovered_types, targets_of
 
 __all__ = ["Progress", "decode_progress", "encode_progress", "follow"]
 
 
 @attrs.define(eq=False)
 class Progress:
-    """How far a target has been looked through. All times are in seconds since the epoch, by AgentMail's clock.
+    """How far a target has been scanned. All times are in seconds since the epoch, by AgentMail's clock.
 
     Attributes:
-        wanted: See `Look`.
-        complete_until: Nothing is missing that AgentMail created before, unless a gap is open.
-        swept_until: A sweep has looked for what AgentMail created before, so that the next one reaches back from there.
-        gap: Since when something may be missing that no look looks for yet; `math.inf`: nothing is.
-        look: The look that closes an earlier gap; it is under way, or will be tried again.
-        skipped_from: From where on, by the mail's own time, the look after a gap has skipped mail; `math.inf`: it has
-            not.
-        sweep: The sweep that has not come to its end.
-        has_failed: Whether a `RecoveryFailed` has told of the open gap.
-        failures: Looks that have failed since the last one that did not.
-        not_before: When the look may be tried again, on Trio's clock.
+        wanted: See `Scan`.
+        complete_until: Nothing is missing that AgentMail created before this time, unless a gap is open.
+        swept_until: A sweep has covered what AgentMail created before this time. The next sweep reaches back from here.
+        gap: The beginning of the gap that no scan covers yet; `math.inf` if there is none.
+        gap_scan: The scan that closes an earlier gap. It is under way or will be retried.
+        skipped_from: The scan of a gap has skipped mail from this time on, by the mail's own time; `math.inf` if it has
+            skipped none.
+        sweep: The sweep that has not reached its end.
+        has_failed: Whether a `RecoveryFailed` has reported the open gap.
+        failures: The number of scans of a gap that have failed since the last one that succeeded.
+        not_before: When the scan of a gap may be retried, on Trio's clock.
     """
 
     wanted: dict[str, float]
     complete_until: float
     swept_until: float
     gap: float = math.inf
-    look: Look | None = None
+    gap_scan: Scan | None = None
     skipped_from: float = math.inf
-    sweep: Look | None = None
+    sweep: Scan | None = None
     has_failed: bool = False
     failures: int = 0
     not_before: float = -math.inf
 
     @property
     def open_since(self) -> float:
-        """Since when something may be missing; `math.inf`: nothing is."""
-        return self.gap if self.look is None else min(self.gap, self.look.since)
+        """Since when mail may be missing; `math.inf` if none is."""
+        return self.gap if self.gap_scan is None else min(self.gap, self.gap_scan.since)
 
     @property
     def covered_until(self) -> float:
-        """No look will find anything new that AgentMail created before, but for what becomes visible very late."""
+        """Scans will find nothing new that AgentMail created before this time, unless it is listed very late."""
         return min(self.swept_until, self.open_since)
 
     def shift(self, ahead: float, given: float | None) -> None:
-        """Set all times to AgentMail's clock, when they were by ours.
+        """Convert all times from this machine's clock to AgentMail's.
 
         Args:
             ahead: Seconds by which AgentMail's clock is ahead.
-            given: A time that is right as it is.
+            given: A time that the caller of the package has given, which stays as it is.
         """
 
         def moved(at: float) -> float:
@@ -67,7 +67,7 @@ class Progress:
         self._change_times(moved)
 
     def clamp(self, now: float) -> None:
-        """Repair times that lie in the future: a clock was wrong when they were written."""
+        """Repair times that lie in the future because a clock was wrong when they were written."""
         self._change_times(lambda at: at if at == math.inf else min(at, now))
 
     def _change_times(self, change: Callable[[float], float]) -> None:
@@ -75,14 +75,14 @@ class Progress:
         self.complete_until = change(self.complete_until)
         self.swept_until = change(self.swept_until)
         self.gap = change(self.gap)
-        for look in (self.look, self.sweep):
-            if look is not None:
-                look.began = change(look.began)
-                look.since = change(look.since)
+        for scan in (self.gap_scan, self.sweep):
+            if scan is not None:
+                scan.began = change(scan.began)
+                scan.since = change(scan.since)
 
 
 def follow(before: Mapping[Target, Progress], subscribe: Subscribe, begin: float) -> dict[Target, Progress]:
-    """The progress with the targets and event_types of a subscription: what is new in it begins then."""
+    """Return the progress for the targets and event_types of a subscription. New ones start at `begin`."""
     types = recovered_types(subscribe)
     following = {}
     for target in targets_of(subscribe) if types else ():
@@ -95,10 +95,10 @@ def follow(before: Mapping[Target, Progress], subscribe: Subscribe, begin: float
 def encode_progress(
     progress: Mapping[Target, Progress], *, unwritten_since: float, clock_is_known: bool, source: Any
 ) -> bytes:
-    """The progress as a journal keeps it.
+    """Return the progress as a journal keeps it.
 
     Args:
-        unwritten_since: Since when there is mail that the journal has no room for: to the next run, it is missing.
+        unwritten_since: Since when mail has come that the journal has no room for. The next run will miss that mail.
         clock_is_known: Whether the times are by AgentMail's clock.
         source: The state of the `Source`.
     """
@@ -110,12 +110,12 @@ def encode_progress(
             "missing_since": min(
                 unwritten_since,
                 its.gap,
-                its.skipped_from,  # the next run skips nothing of that, unless it is as much again
-                its.complete_until if its.look is None else its.look.began,
+                its.skipped_from,  # the next run skips none of that, unless it is as much again
+                its.complete_until if its.gap_scan is None else its.gap_scan.began,
             ),
             "swept_until": min(unwritten_since, its.swept_until),
-            "look": _encode_look(its.look),
-            "sweep": _encode_look(its.sweep),
+            "look": _encode_scan(its.gap_scan),  # so it is called in the journals that exist
+            "sweep": _encode_scan(its.sweep),
         }
         for target, its in progress.items()
     ]
@@ -123,7 +123,10 @@ def encode_progress(
 
 
 def decode_progress(kept: bytes) -> tuple[dict[Target, Progress], bool, Any] | None:
-    """What `encode_progress` was given in an earlier run; all of the time since then is a gap. `None`: nothing."""
+    """Return what `encode_progress` was given in an earlier run, or `None` if `kept` is empty.
+
+    All of the time since that run is a gap.
+    """
     state = parse_object(kept)
     if state is None:
         return None
@@ -131,21 +134,21 @@ def decode_progress(kept: bytes) -> tuple[dict[Target, Progress], bool, Any] | N
     for its in state["targets"]:
         target = Target(inbox_id=its["inbox_id"], pod_id=its["pod_id"])
         missing_since = its["missing_since"]
-        look, sweep = (_decode_look(target, its["wanted"], its[name]) for name in ("look", "sweep"))
+        gap_scan, sweep = (_decode_scan(target, its["wanted"], its[name]) for name in ("look", "sweep"))
         progress[target] = Progress(
-            its["wanted"], missing_since, its["swept_until"], gap=missing_since, look=look, sweep=sweep
+            its["wanted"], missing_since, its["swept_until"], gap=missing_since, gap_scan=gap_scan, sweep=sweep
         )
     return progress, state["clock_is_known"], state["source"]
 
 
-def _encode_look(look: Look | None) -> list[float | None] | None:
-    if look is None:
+def _encode_scan(scan: Scan | None) -> list[float | None] | None:
+    if scan is None:
         return None
-    return [look.after, look.began, None if look.since == math.inf else look.since, look.place]
+    return [scan.after, scan.began, None if scan.since == math.inf else scan.since, scan.position]
 
 
-def _decode_look(target: Target, wanted: Mapping[str, float], kept: list[Any] | None) -> Look | None:
+def _decode_scan(target: Target, wanted: Mapping[str, float], kept: list[Any] | None) -> Scan | None:
     if kept is None:
         return None
-    after, began, since, place = kept
-    return Look(target, wanted, after, began, math.inf if since is None else since, place)
+    after, began, since, position = kept
+    return Scan(target, wanted, after, began, math.inf if since is None else since, position)

@@ -1,4 +1,4 @@
-"""Where missed events come from: what is looked through, a look and its place, and what makes a source."""
+"""What can be scanned, what a scan is, and the protocol of a source of missed events."""
 
 import math
 from collections.abc import Collection, Mapping
@@ -13,22 +13,25 @@ from trio_agentmail.events import Event
 
 from .rest import Pace
 
-__all__ = ["KINDS", "Counts", "Look", "Source", "Target", "recovered_types", "targets_of"]
+__all__ = ["KINDS", "Counts", "Scan", "Source", "Target", "recovered_types", "targets_of"]
 
 KINDS = ("spam", "blocked", "unauthenticated")
-"""The labels of mail that comes only to those who ask for it, under an event_type of its own."""
+"""The labels of mail that is pushed only on request, under an event_type of its own."""
 
 
 @attrs.frozen
 class Target:
-    """What is listed in one go: an inbox, a pod, or, if it is neither, all that the key may see."""
+    """What one listing covers: an inbox, a pod or, if neither is given, everything that the key may see."""
 
     inbox_id: str | None = None
     pod_id: str | None = None
 
 
 def targets_of(subscribe: Subscribe) -> tuple[Target, ...]:
-    """What to list. An event that matches an inbox or a pod is wanted, so both are listed."""
+    """Return the targets of a subscription.
+
+    An event is pushed when it matches an inbox or a pod, so both are listed.
+    """
     if subscribe.inbox_ids is None and subscribe.pod_ids is None:
         return (Target(),)
     inboxes = [Target(inbox_id=inbox_id) for inbox_id in subscribe.inbox_ids or ()]
@@ -36,28 +39,28 @@ def targets_of(subscribe: Subscribe) -> tuple[Target, ...]:
 
 
 def recovered_types(subscribe: Subscribe) -> tuple[str, ...]:
-    """The event_types that can be listed, of those that are pushed."""
+    """Return those event_types of a subscription that can be listed."""
     if subscribe.event_types is None:
         return ("message.received",)
     return tuple(event_type for event_type in RECEIVED_TYPES if event_type in subscribe.event_types)
 
 
 @attrs.define(eq=False)
-class Look:
-    """One look through what a target has, and its place there.
+class Scan:
+    """One pass over the listing of a target, and its position.
 
-    A listing is in the order of the mails' own times, so a place is such a time. It is only moved on when all before
-    it has been handed over. A look that fails, or whose process dies, goes on from its place.
+    A listing is in the order of the mails' own times, so a position is such a time. It moves on only after all mail
+    before it has been handed over. A scan that fails, or whose process dies, resumes at its position.
 
     All times are in seconds since the epoch.
 
     Attributes:
-        wanted: The event_types that are wanted, and since when AgentMail must have created a mail of each.
-        after: Mail dated from then on is looked at.
-        began: When the look began. All mail that AgentMail created before is found by it.
-        since: When the gap began that this look closes; `math.inf`: it closes none.
-        place: All that is dated before has been looked at.
-        is_done: Whether it has come to its end.
+        wanted: The wanted event_types, each with the earliest `created_at` of a mail that is wanted.
+        after: The scan covers mail that is dated at this time or later.
+        began: When the scan began. It finds all mail that AgentMail created before.
+        since: When the gap began that this scan closes; `math.inf` if it closes none.
+        position: All mail that is dated before this time has been scanned.
+        is_done: Whether the scan has reached its end.
     """
 
     target: Target
@@ -65,16 +68,16 @@ class Look:
     after: float
     began: float
     since: float = math.inf
-    place: float = attrs.field(default=attrs.Factory(lambda self: self.after, takes_self=True))
+    position: float = attrs.field(default=attrs.Factory(lambda self: self.after, takes_self=True))
     is_done: bool = False
 
 
 @attrs.define
 class Counts:
-    """What looks have found so far.
+    """What scans have found so far.
 
     Attributes:
-        unpushed: Mails that were missed, and should have been pushed long ago on the present connection.
+        unpushed: Missed mails that should have been pushed on the present connection long ago.
         known: Mails that had been delivered before.
         held: Mails that are still held.
     """
@@ -85,35 +88,41 @@ class Counts:
 
 
 class Source(Protocol):
-    """Where missed events come from: a listing. A source with a cursor can be another."""
+    """Where missed events come from. `MailListing` is one; a source with a cursor could be another."""
 
     def note(self, event: Event) -> None:
-        """Take notice of an event that was pushed."""
+        """Take note of an event that was pushed."""
 
-    async def look(
-        self, look: Look, counts: Counts, *, pages: float = math.inf, pace: Pace = trio.lowlevel.checkpoint
+    async def scan(
+        self, scan: Scan, counts: Counts, *, pages: float = math.inf, pace: Pace = trio.lowlevel.checkpoint
     ) -> bool:
-        """Hand over what was missed, from the place of the look on. What can be handed over is, before this raises.
+        """Hand over missed events, from the scan's position on.
+
+        A failure does not stop the scan: it is raised when everything else has been handed over.
 
         Args:
-            pages: Pages after which to stop.
-            pace: Waited for before each request that a look needs even if nothing was missed.
+            pages: The maximum number of pages.
+            pace: Awaited before each request that the scan makes whether or not something was missed.
 
         Returns:
             Whether the end was reached.
 
         Raises:
-            ApiError, RequestFailedError: Something could not be listed or fetched. The place is before that.
+            ApiError, RequestFailedError: Something could not be listed or fetched. The scan's position is before it.
         """
 
-    async def look_at_held(self, wanted: Mapping[str, float], counts: Counts) -> None:
-        """Hand over what was held and has been released; as `look`."""
+    async def check_held(self, wanted: Mapping[str, float], counts: Counts) -> None:
+        """Hand over mail that was held and has been released.
+
+        Raises:
+            ApiError, RequestFailedError: Some of it could not be checked.
+        """
 
     def keep_only(self, targets: Collection[Target]) -> None:
-        """Forget what is known of all but these, which are subscribed to."""
+        """Forget what is known of all targets but these, which are subscribed to."""
 
     def state(self) -> Any:
-        """What has to be remembered from one run to the next, as JSON has it."""
+        """Return what the next run has to know, as a JSON value."""
 
     def restore(self, state: Any) -> None:
-        """Remember what `state` gave in an earlier run."""
+        """Take over what `state` returned in an earlier run."""

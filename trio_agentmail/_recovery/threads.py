@@ -1,4 +1,4 @@
-"""Mail in threads: those of a pod or of a whole key, with no request for each inbox."""
+"""Scans of threads: those of a pod or of a whole key, without a request for each inbox."""
 
 import math
 from collections import OrderedDict
@@ -13,17 +13,18 @@ from trio_agentmail.events import Message, MessageReceivedEvent, ThreadItem
 
 from .in_order import in_order
 from .mails import HELD, Mails, expected_size, size_of_all
-from .pages import LookPages
+from .pages import ScanPages
+from .paging import pages_of
 from .rest import UNDER_WAY, Pace, Rest, raise_first, segment
-from .source import Counts, Look
+from .source import Counts, Scan
 
 __all__ = ["Threads"]
 
 REMEMBERED_THREADS = 2**17
-"""How many threads are remembered as they were seen last: about 20 MB, where that many have had a reply."""
+"""Maximum number of remembered threads: about 20 MB, where that many have had a reply."""
 
 THREAD_PAGE = 20
-"""Messages of a thread that are fetched at once, with their bodies."""
+"""Messages per page of a thread, which come with their bodies."""
 
 
 class Threads:
@@ -33,23 +34,23 @@ class Threads:
         self._rest = rest
         self._mails = mails
         self._seen: OrderedDict[int, tuple[int, float]] = OrderedDict()
-        """By the hash of its thread_id: what a thread looked like when it was gone through last, and from when on."""
+        """By the hash of its thread_id: a thread's signature when it was last read, and from which time on it was."""
 
-    async def look(self, look: Look, counts: Counts, listed: LookPages, pace: Pace) -> list[Exception]:
-        """Hand over what was missed; return the failures of single threads.
+    async def scan(self, scan: Scan, counts: Counts, listed: ScanPages, pace: Pace) -> list[Exception]:
+        """Hand over missed mail, and return the failures of single threads.
 
         Raises:
-            ApiError, RequestFailedError: The listing could not be had.
+            ApiError, RequestFailedError: The listing failed.
         """
         failures: list[Exception] = []
         listing_failures: list[Exception] = []
-        # A thread that goes on getting mail is listed again and again. It is fetched once: what comes into it after
-        # that is for the next look.
+        # A thread that keeps getting mail is listed again and again. It is fetched once: mail that comes into it after
+        # that is left to the next scan.
         fetched: set[int] = set()
 
         async def fetch(thread: ThreadItem) -> tuple[list[MessageReceivedEvent], float] | Exception:
             try:
-                return await self._fetch_thread(thread, look, counts, pace)
+                return await self._fetch_thread(thread, scan, counts, pace)
             except (ApiError, RequestFailedError) as exc:
                 return exc
 
@@ -57,13 +58,13 @@ class Threads:
             thread: ThreadItem, signature: int, found: tuple[list[MessageReceivedEvent], float] | Exception
         ) -> None:
             if isinstance(found, Exception):
-                # 404: it has gone since it was listed; should it be listed again, it is looked at again.
+                # 404: the thread was deleted after it was listed. If it is listed again, it is fetched again.
                 if not (isinstance(found, ApiError) and found.status_code == 404):
-                    failures.append(found)  # in order: the place of the look is right before the first of them
+                    failures.append(found)  # called in order, so the scan's position stays before the first failure
                 return
-            missed, reached = found
+            missed, read_from = found
             await self._mails.put_all(missed, counts)
-            self._seen[hash(thread.thread_id)] = signature, reached
+            self._seen[hash(thread.thread_id)] = signature, read_from
             if len(self._seen) > REMEMBERED_THREADS:
                 self._seen.popitem(last=False)
 
@@ -79,65 +80,68 @@ class Threads:
                     thread = decode_thread(item)
                     if thread is None or hash(thread.thread_id) in fetched:
                         continue
-                    signature = self._signature(thread, look)
-                    if self._has_news(thread, signature, look):
+                    signature = self._signature(thread, scan)
+                    if self._may_have_missed_mail(thread, signature, scan):
                         fetched.add(hash(thread.thread_id))
                         await start(
                             partial(fetch, thread), partial(put, thread, signature), expected_size(thread), size
                         )
-                await start(trio.lowlevel.checkpoint, listed.mark(failures))
+                await start(trio.lowlevel.checkpoint, listed.advance(failures))
         raise_first(listing_failures)
         return failures
 
-    def _signature(self, thread: ThreadItem, look: Look) -> int:
-        """What changes when there is something in a thread to be looked for again."""
+    def _signature(self, thread: ThreadItem, scan: Scan) -> int:
+        """Return a value that changes whenever the thread has to be read again."""
         in_thread = thread.updated_at, thread.message_count, thread.last_message_id
-        return hash((*in_thread, *look.wanted, self._mails.delivered.given_back))
+        return hash((*in_thread, *scan.wanted, self._mails.delivered.given_back))
 
-    def _has_news(self, thread: ThreadItem, signature: int, look: Look) -> bool:
-        """Whether there may be a mail in it that was missed."""
+    def _may_have_missed_mail(self, thread: ThreadItem, signature: int, scan: Scan) -> bool:
         if not thread.thread_id:
             return False
-        seen, reached = self._seen.get(hash(thread.thread_id), (None, math.inf))
-        if seen == signature and reached <= look.after:
+        seen, read_from = self._seen.get(hash(thread.thread_id), (None, math.inf))
+        if seen == signature and read_from <= scan.after:
             return False
         if HELD in thread.labels:
             return True
         if thread.updated_at is not None and (
-            thread.updated_at.timestamp() < min(look.wanted.values())
+            thread.updated_at.timestamp() < min(scan.wanted.values())
             or self._mails.delivered.may_be_forgotten(thread.updated_at)
         ):
             return False
-        # Nearly every mail that was pushed begins a thread: that this one was is known without a request.
+        # Most pushed mails begin a thread. For a thread of one delivered mail, no request is needed.
         is_known = thread.message_count == 1 and self._mails.delivered.has_mail(
             thread.inbox_id or "", thread.last_message_id or ""
         )
         return not is_known
 
     async def _fetch_thread(
-        self, thread: ThreadItem, look: Look, counts: Counts, pace: Pace
+        self, thread: ThreadItem, scan: Scan, counts: Counts, pace: Pace
     ) -> tuple[list[MessageReceivedEvent], float]:
-        """The mails of a thread that were missed, the oldest first; and from when on it was gone through:
-        infinity means that it was not, since a mail could not be had."""
+        """Fetch the missed mails of a thread.
+
+        Returns:
+            The mails, the oldest first; and from which time on the thread was read. That is `math.inf`, not read, if a
+            mail in it was not available.
+        """
         inbox = f"/inboxes/{segment(thread.inbox_id)}" if thread.inbox_id else ""
         path = f"{inbox}/threads/{segment(thread.thread_id or '')}"
-        pages = self._rest.pages(path, "messages", {}, THREAD_PAGE, pace)
+        pages = pages_of(self._rest, path, "messages", {}, THREAD_PAGE, pace)
         missed: list[MessageReceivedEvent] = []
         is_complete = True
         async with aclosing(pages):
-            async for page in pages:  # the first page is the newest, and each is ascending
+            async for page in pages:  # the newest page comes first; within a page, the oldest message
                 listed = [self._mails.read(item, thread.inbox_id or "") for item in page.items]
                 events = [event for event in listed if event is not None]
                 wholes = [
-                    [event] if _has_body(event.message) else await self._mails.fetch(event, look.wanted)
+                    [event] if _has_body(event.message) else await self._mails.fetch(event, scan.wanted)
                     for event in events
-                    if self._mails.is_missed(event, look, counts)
+                    if self._mails.is_missed(event, scan, counts)
                 ]
-                # What is listed and not there may be there in the next look.
+                # A mail that is listed but not available yet may be available to the next scan.
                 is_complete = is_complete and [] not in wholes
                 missed[:0] = [whole for found in wholes for whole in found]
-                if any(_time(event.message) < look.after for event in events):
-                    return missed, look.after if is_complete else math.inf
+                if any(_time(event.message) < scan.after for event in events):
+                    return missed, scan.after if is_complete else math.inf
         return missed, -math.inf if is_complete else math.inf
 
 
