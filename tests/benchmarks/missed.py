@@ -79,6 +79,7 @@ class SlowTransport(httpx2.AsyncBaseTransport):
 
 class SlowBackend(NetworkBackend):
     def __init__(self, delay: float) -> None:
+        super().__init__()
         self._delay = delay
 
     def http_transport(self, ssl_context: Any) -> httpx2.AsyncBaseTransport:

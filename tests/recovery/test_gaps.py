@@ -174,7 +174,7 @@ async def test_a_first_start_can_begin_earlier(
 
 
 @pytest.mark.parametrize("subscribe", SCOPES, ids=["inbox", "pod", "key"])
-async def test_a_mail_that_is_not_pushed_is_found_if_it_is_dated_sweep_depth_before_it_came(
+async def test_a_mail_that_was_not_pushed_is_found_if_dated_within_sweep_depth(
     fake: FakeAgentMail, autojump_clock: MockClock, subscribe: Subscribe
 ) -> None:
     fake.add_inbox(A)
@@ -185,7 +185,7 @@ async def test_a_mail_that_is_not_pushed_is_found_if_it_is_dated_sweep_depth_bef
 
 
 @pytest.mark.parametrize("subscribe", SCOPES, ids=["inbox", "pod", "key"])
-async def test_a_back_dated_mail_of_a_gap_is_found_half_a_minute_later_as_far_back_as_sweeps_reach(
+async def test_half_a_minute_after_a_gap_back_dated_mail_is_found_as_deep_as_by_sweeps(
     fake: FakeAgentMail, autojump_clock: MockClock, subscribe: Subscribe
 ) -> None:
     async with reading(fake, subscribe) as reader:
@@ -359,7 +359,7 @@ async def test_a_release_that_is_pushed_is_not_recovered_as_well(
 # What goes wrong
 
 
-async def test_an_inbox_that_cannot_be_listed_is_told_of_once_and_does_not_stop_the_others(
+async def test_an_inbox_that_cannot_be_listed_is_reported_once_and_stops_no_other(
     fake: FakeAgentMail,
     autojump_clock: MockClock,
 ) -> None:
@@ -391,7 +391,7 @@ async def test_an_inbox_that_cannot_be_listed_is_told_of_once_and_does_not_stop_
     ],
     ids=["429", "503", "hangs", "breaks"],
 )
-async def test_trouble_of_the_rest_api_is_outlasted_and_does_not_stop_the_live_stream(
+async def test_recovery_outlasts_failures_of_the_rest_api_while_live_events_go_on(
     fake: FakeAgentMail,
     autojump_clock: MockClock,
     trouble: Callable[[FakeAgentMail], None],
@@ -407,7 +407,7 @@ async def test_trouble_of_the_rest_api_is_outlasted_and_does_not_stop_the_live_s
         assert await reader.story(300) == "+missed C"
 
 
-async def test_a_recovery_that_takes_long_is_gone_on_with_after_another_loss(
+async def test_a_recovery_that_takes_long_resumes_after_another_loss(
     fake: FakeAgentMail, autojump_clock: MockClock
 ) -> None:
     async with reading(fake) as reader:
@@ -450,7 +450,7 @@ async def test_when_the_last_receiver_is_closed_recovery_ends_as_well(
         assert len(fake.requests) == requests
 
 
-async def test_what_memory_has_forgotten_is_not_recovered(
+async def test_mail_whose_identity_was_forgotten_is_not_recovered(
     fake: FakeAgentMail, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trio_agentmail._identities.GENERATION", 10)
@@ -467,7 +467,7 @@ async def test_what_memory_has_forgotten_is_not_recovered(
         assert story == " ".join([*map(str, range(100)), "D S +missed C"])
 
 
-async def test_memory_that_runs_out_during_a_gap_is_told_and_nothing_comes_twice(
+async def test_memory_that_runs_out_during_a_gap_is_reported_and_nothing_comes_twice(
     fake: FakeAgentMail, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trio_agentmail._identities.GENERATION", 10)
@@ -494,7 +494,7 @@ async def test_memory_that_runs_out_during_a_gap_is_told_and_nothing_comes_twice
 # Changing the subscription
 
 
-async def test_an_inbox_that_is_added_begins_at_now_and_one_that_stays_goes_on(
+async def test_an_added_inbox_begins_now_and_one_that_stays_goes_on(
     fake: FakeAgentMail, autojump_clock: MockClock
 ) -> None:
     async with reading(fake) as reader:
@@ -517,7 +517,7 @@ async def test_an_inbox_that_is_added_begins_at_now_and_one_that_stays_goes_on(
 # Bodies
 
 
-async def test_a_body_that_was_left_out_of_the_push_is_fetched_if_that_is_asked_for(
+async def test_a_body_that_was_left_out_of_the_push_is_fetched_on_request(
     fake: FakeAgentMail, autojump_clock: MockClock
 ) -> None:
     async with reading(fake, recovery=Recovery(fetch_bodies=True)) as reader:

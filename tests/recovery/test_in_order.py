@@ -34,7 +34,7 @@ async def test_results_come_in_order_and_nobody_waits_for_the_slowest_of_a_batch
     assert trio.current_time() - began < 2 + 3 * 3
 
 
-async def test_no_more_than_so_many_are_started_and_not_handed_over(autojump_clock: MockClock) -> None:
+async def test_the_number_of_results_not_handed_over_is_bounded(autojump_clock: MockClock) -> None:
     async def first(number: int) -> int:
         started.append(number)
         if number == 0:
@@ -54,7 +54,7 @@ async def test_no_more_than_so_many_are_started_and_not_handed_over(autojump_clo
 
 
 @pytest.mark.parametrize("which", ["first", "then", "body"])
-async def test_what_is_raised_comes_out_as_it_is_and_cancels_the_rest(which: str, autojump_clock: MockClock) -> None:
+async def test_an_exception_comes_out_unwrapped_and_cancels_the_rest(which: str, autojump_clock: MockClock) -> None:
     error = ZeroDivisionError()
 
     async def first() -> None:
@@ -89,7 +89,7 @@ def itself(size: int) -> int:
     return size
 
 
-async def test_what_is_under_way_or_waits_has_room_whatever_its_number(autojump_clock: MockClock) -> None:
+async def test_the_size_of_what_is_under_way_or_waits_is_bounded(autojump_clock: MockClock) -> None:
     present, most = 0, 0
 
     async def first(size: int) -> int:
@@ -113,7 +113,7 @@ async def test_what_is_under_way_or_waits_has_room_whatever_its_number(autojump_
     assert most <= 100
 
 
-async def test_what_is_larger_than_the_room_has_it_alone(autojump_clock: MockClock) -> None:
+async def test_a_result_larger_than_the_room_has_it_alone(autojump_clock: MockClock) -> None:
     async def then(size: int) -> None:
         times.append((size, trio.current_time() - began))
 
@@ -126,7 +126,7 @@ async def test_what_is_larger_than_the_room_has_it_alone(autojump_clock: MockClo
 
 
 @pytest.mark.parametrize(("expected", "size", "waits_until"), [(1, 99, 5), (99, 1, 2), (50, 50, 2)])
-async def test_a_size_that_was_wrong_is_put_right_when_it_is_known(
+async def test_a_wrong_estimate_is_corrected_when_the_size_is_known(
     expected: int, size: int, waits_until: float, autojump_clock: MockClock
 ) -> None:
     async def then(_: int) -> None:
@@ -140,7 +140,7 @@ async def test_a_size_that_was_wrong_is_put_right_when_it_is_known(
         assert trio.current_time() - began == waits_until
 
 
-async def test_blocks_that_share_a_room_do_not_dead_lock(autojump_clock: MockClock) -> None:
+async def test_blocks_that_share_a_room_do_not_deadlock(autojump_clock: MockClock) -> None:
     handed_over = 0
 
     async def scan(seconds: float) -> None:

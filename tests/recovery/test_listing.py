@@ -125,7 +125,7 @@ async def scanning(answers: dict[str, Any]) -> AsyncIterator[Scanner]:
 # What to scan at
 
 
-def test_what_is_listed_is_what_is_subscribed_to() -> None:
+def test_the_targets_follow_the_subscription() -> None:
     assert targets_of(Subscribe()) == (Target(),)
     assert targets_of(Subscribe(event_types=["message.sent"])) == (Target(),)
     assert targets_of(Subscribe(inbox_ids=["a", "b"])) == (Target(inbox_id="a"), Target(inbox_id="b"))
@@ -133,7 +133,7 @@ def test_what_is_listed_is_what_is_subscribed_to() -> None:
     assert targets_of(Subscribe(inbox_ids=["a"], pod_ids=["p"])) == (Target(inbox_id="a"), Target(pod_id="p"))
 
 
-def test_an_event_type_that_is_not_known_cannot_be_listed() -> None:
+def test_an_unknown_event_type_cannot_be_listed() -> None:
     with pytest.warns(UserWarning, match="no event type 'brand.new'"):
         subscribe = Subscribe(event_types=["brand.new"])
     assert recovered_types(subscribe) == ()
@@ -149,14 +149,14 @@ def test_an_event_type_that_is_not_known_cannot_be_listed() -> None:
         ([*EVERY_KIND], [*EVERY_KIND]),
     ],
 )
-def test_of_the_event_types_only_received_mail_can_be_listed(asked: list[str] | None, listed: list[str]) -> None:
+def test_only_received_mail_can_be_listed(asked: list[str] | None, listed: list[str]) -> None:
     assert [*recovered_types(Subscribe(event_types=asked))] == listed
 
 
 # An inbox
 
 
-async def test_a_mail_that_was_missed_comes_as_the_event_that_it_would_have_been() -> None:
+async def test_a_missed_mail_comes_as_the_event_that_was_not_pushed() -> None:
     async with scanning(
         inbox(whole("m", 1, inbox_id="a@b", subject="hello", **{"from": "Jane <jane@x.com>"}))
     ) as scanner:
@@ -169,7 +169,7 @@ async def test_a_mail_that_was_missed_comes_as_the_event_that_it_would_have_been
     assert json.loads(event.raw)["message"]["subject"] == "hello"
 
 
-async def test_what_was_delivered_is_known_and_not_fetched() -> None:
+async def test_delivered_mail_is_counted_as_known_and_not_fetched() -> None:
     async with scanning(inbox(whole("m"), whole("n"), whole("o"))) as scanner:
         scanner.delivered.claim(pushed("m"))
         scanner.delivered.claim(pushed("n", event_type="message.received.spam"))
@@ -181,7 +181,7 @@ async def test_what_was_delivered_is_known_and_not_fetched() -> None:
         assert scanner.api.asked == [A, f"{A}/o", A]
 
 
-async def test_the_listing_begins_where_it_is_told_and_says_what_it_wants() -> None:
+async def test_the_listing_is_requested_from_the_position_with_the_wanted_labels() -> None:
     async with scanning(inbox()) as scanner:
         await scanner.scan(after=1.25)
         await scanner.scan(after=-2 * EPOCH, wanted={"message.received.spam": 0, "message.received.blocked": 0})
@@ -215,7 +215,7 @@ async def test_the_listing_begins_where_it_is_told_and_says_what_it_wants() -> N
         (["received", "trash"], None),
     ],
 )
-async def test_labels_say_what_a_mail_is(labels: list[str], event_type: str | None) -> None:
+async def test_the_labels_of_a_mail_decide_its_event_type(labels: list[str], event_type: str | None) -> None:
     async with scanning(inbox(whole("m") | {"labels": labels})) as scanner:
         await scanner.scan(wanted=EVERY_KIND)
         assert [event.event_type for event in scanner.put] == ([event_type] if event_type else [])
@@ -224,14 +224,14 @@ async def test_labels_say_what_a_mail_is(labels: list[str], event_type: str | No
         assert await scanner.scan(wanted=RECEIVED) == (["m"] if event_type == "message.received" else [])
 
 
-async def test_mail_of_before_the_floor_is_left_alone_and_each_kind_has_its_own() -> None:
+async def test_mail_from_before_the_stream_is_ignored_for_each_event_type() -> None:
     floors = {"message.received": EPOCH + 10, "message.received.spam": EPOCH + 20}
     mails = [whole("a", 9), whole("b", 10), whole("c", 19, "spam"), whole("d", 20, "spam"), whole("e", 30, "blocked")]
     async with scanning(inbox(*mails)) as scanner:
         assert await scanner.scan(wanted=floors) == ["b", "d"]
 
 
-async def test_the_floor_is_for_the_time_of_arrival_and_not_for_the_mails_own() -> None:
+async def test_created_at_decides_what_is_new_and_not_the_mails_own_time() -> None:
     mails = [
         whole("back-dated", 10) | {"timestamp": at(-1000)},
         whole("from the future", -10) | {"timestamp": at(1000)},
@@ -247,7 +247,7 @@ async def test_the_floor_is_for_the_time_of_arrival_and_not_for_the_mails_own() 
         assert await scanner.scan() == ["back-dated", "arrival not known", "no time at all", "no time to speak of"]
 
 
-async def test_a_listing_is_gone_through_to_its_end_and_handed_over_in_its_order(autojump_clock: MockClock) -> None:
+async def test_a_listing_is_read_to_its_end_and_handed_over_in_order(autojump_clock: MockClock) -> None:
     # Those that come first take longest to fetch.
     async def fetch(request: httpx2.Request) -> dict[str, Any]:
         number = int(request.url.path.rpartition("/")[2])
@@ -264,7 +264,7 @@ async def test_a_listing_is_gone_through_to_its_end_and_handed_over_in_its_order
         assert await scanner.scan() == numbers
 
 
-async def test_a_mail_that_goes_or_is_held_between_its_listing_and_its_fetch_does_not_come() -> None:
+async def test_a_mail_deleted_or_held_between_listing_and_fetch_is_not_delivered() -> None:
     answers = inbox(whole("gone"), whole("held"), whole("spam"), whole("stays"))
     answers[f"{A}/gone"] = 404
     answers[f"{A}/held"] = whole("held", 0, HELD)
@@ -277,7 +277,7 @@ async def test_a_mail_that_goes_or_is_held_between_its_listing_and_its_fetch_doe
 
 
 @pytest.mark.parametrize("target", [INBOX, KEY], ids=["inbox", "key"])
-async def test_a_listed_mail_that_cannot_be_found_yet_comes_later_though_no_scan_reaches_so_far_back(
+async def test_a_listed_mail_that_is_not_available_yet_comes_later_out_of_any_scans_reach(
     target: Target,
 ) -> None:
     answers = inbox(whole("m")) | threads(thread("t", "m", 2), t=[mail("m")]) | {f"{A}/m": 404}
@@ -289,7 +289,7 @@ async def test_a_listed_mail_that_cannot_be_found_yet_comes_later_though_no_scan
 
 
 @pytest.mark.parametrize("answer", [{}, whole("n"), {"message_id": "m"}, {"message_id": ["m"], "labels": "received"}])
-async def test_another_mail_is_not_taken_for_the_one_that_was_asked_for(answer: dict[str, Any]) -> None:
+async def test_another_mail_is_not_taken_for_the_requested_one(answer: dict[str, Any]) -> None:
     answers = inbox(whole("m"))
     answers[f"{A}/m"] = answer
     async with scanning(answers) as scanner:
@@ -298,7 +298,7 @@ async def test_another_mail_is_not_taken_for_the_one_that_was_asked_for(answer: 
         assert scanner.put == []
 
 
-async def test_a_mail_that_cannot_be_fetched_does_not_stop_the_others_and_is_told_at_the_end() -> None:
+async def test_a_mail_that_cannot_be_fetched_stops_no_other_and_is_raised_at_the_end() -> None:
     answers = inbox(*[whole(str(number)) for number in range(30)])
     answers[f"{A}/3"] = 403
     answers[f"{A}/20"] = 400
@@ -311,7 +311,7 @@ async def test_a_mail_that_cannot_be_fetched_does_not_stop_the_others_and_is_tol
         assert await scanner.scan() == ["3", "20"]
 
 
-async def test_what_was_found_before_a_page_failed_has_been_handed_over() -> None:
+async def test_mail_found_before_a_page_failed_is_handed_over() -> None:
     answers = inbox(whole("m"))
     answers[A]["next_page_token"] = "lost"
     answers[f"{A}?lost"] = 400
@@ -322,14 +322,14 @@ async def test_what_was_found_before_a_page_failed_has_been_handed_over() -> Non
 
 
 @pytest.mark.parametrize("target", [INBOX, POD, KEY], ids=repr)
-async def test_an_inbox_a_pod_or_a_key_that_may_not_be_listed_says_so(target: Target) -> None:
+async def test_a_target_that_may_not_be_listed_raises_a_permission_error(target: Target) -> None:
     async with scanning({}) as scanner:
         with pytest.raises(ApiError) as caught:
             await scanner.scan(target)
         assert caught.value.status_code == 404
 
 
-async def test_a_bug_of_whoever_takes_the_mail_comes_out_of_the_scan() -> None:
+async def test_an_exception_of_put_comes_out_of_the_scan() -> None:
     async def put(event: Event, counts: Counts, *, was_held: bool) -> None:
         raise ZeroDivisionError
 
@@ -339,7 +339,7 @@ async def test_a_bug_of_whoever_takes_the_mail_comes_out_of_the_scan() -> None:
 
 
 @pytest.mark.parametrize("target", [INBOX, KEY], ids=repr)
-async def test_a_scan_that_is_cancelled_has_remembered_nothing_that_was_not_taken(
+async def test_a_cancelled_scan_remembers_nothing_that_was_not_handed_over(
     target: Target, autojump_clock: MockClock
 ) -> None:
     async def put(event: Event, counts: Counts, *, was_held: bool) -> None:
@@ -400,7 +400,7 @@ def asked_from(scanner: Scanner) -> list[tuple[float, str]]:
     return [(round(datetime.fromisoformat(p["after"]).timestamp() - EPOCH, 2), p.get("page_token", "")) for p in params]
 
 
-async def test_a_scan_that_fails_goes_on_at_its_place_and_asks_for_nothing_before_it_again() -> None:
+async def test_a_failed_scan_resumes_at_its_position_and_requests_nothing_before_it() -> None:
     answers = in_pages([whole(str(number), number) for number in range(10)], size=2)
     third_page, answers[f"{A}?4"] = answers[f"{A}?4"], 400
     async with scanning(answers) as scanner:
@@ -436,7 +436,7 @@ async def test_a_scan_stays_before_a_mail_that_could_not_be_fetched() -> None:
         assert [event.message.message_id for event in scanner.put] == ["0", "1", "2", "4", "5"]
 
 
-async def test_the_place_of_a_scan_is_moved_on_when_all_before_it_has_been_handed_over(
+async def test_the_position_of_a_scan_moves_when_everything_before_is_handed_over(
     autojump_clock: MockClock,
 ) -> None:
     async def slow(request: httpx2.Request) -> dict[str, Any]:
@@ -456,7 +456,7 @@ async def test_the_place_of_a_scan_is_moved_on_when_all_before_it_has_been_hande
         assert scan.position == EPOCH + 5
 
 
-async def test_a_scan_at_threads_keeps_its_place_as_well() -> None:
+async def test_a_scan_of_threads_keeps_its_position_as_well() -> None:
     items = [thread(f"t{n}", f"m{n}", 1, n, timestamp=at(n)) for n in range(6)]
     answers = in_pages(items, 2, "/threads", "threads")
     answers |= {f"/inboxes/a%40b/threads/t{n}": {"messages": [whole(f"m{n}", n)]} for n in range(6)}
@@ -472,7 +472,7 @@ async def test_a_scan_at_threads_keeps_its_place_as_well() -> None:
         assert [event.message.message_id for event in scanner.put] == [f"m{n}" for n in range(6)]
 
 
-async def test_a_scan_can_be_told_to_stop_after_so_many_pages() -> None:
+async def test_a_scan_can_be_limited_to_a_number_of_pages() -> None:
     async with scanning(in_pages([whole(str(number), number) for number in range(5)], size=2)) as scanner:
         scan = a_scan()
         assert not await scanner.listing.scan(scan, scanner.counts, pages=2)
@@ -483,7 +483,7 @@ async def test_a_scan_can_be_told_to_stop_after_so_many_pages() -> None:
         assert len(scanner.put) == 5
 
 
-async def test_a_scan_passes_over_what_is_dated_after_it_began_and_ends_with_what_is_dated_in_the_future(
+async def test_a_scan_skips_mail_dated_after_it_began_and_ends_with_future_mail(
     autojump_clock: MockClock,
 ) -> None:
     mails = [whole(str(date), date) for date in range(-4, 1000)]
@@ -516,7 +516,7 @@ async def test_a_scan_waits_for_its_pace_before_each_page_and_each_thread(autoju
 # What may have been forgotten
 
 
-async def test_mail_that_may_have_been_delivered_and_forgotten_is_left_alone() -> None:
+async def test_mail_below_the_floor_is_ignored() -> None:
     mails = [whole("old", 9), whole("at the floor", 10), whole("new", 11), whole("no time", None)]
     answers = {path.replace(" ", "%20"): answer for path, answer in inbox(*mails).items()}
     async with scanning(answers) as scanner:
@@ -526,7 +526,7 @@ async def test_mail_that_may_have_been_delivered_and_forgotten_is_left_alone() -
 
 
 @pytest.mark.parametrize("target", [INBOX, KEY], ids=repr)
-async def test_mail_that_is_forgotten_while_it_is_fetched_is_left_alone(target: Target) -> None:
+async def test_mail_that_falls_below_the_floor_while_it_is_fetched_is_ignored(target: Target) -> None:
     def fetch(request: httpx2.Request) -> dict[str, Any]:
         # Pushed, delivered and forgotten: there was no room for more.
         scanner.delivered.floor = EPOCH + 10
@@ -537,14 +537,14 @@ async def test_mail_that_is_forgotten_while_it_is_fetched_is_left_alone(target: 
         assert await scanner.scan(target) == []
 
 
-async def test_held_mail_comes_when_it_is_released_also_if_what_is_so_old_has_been_forgotten() -> None:
+async def test_released_mail_comes_even_if_it_is_below_the_floor() -> None:
     async with scanning(inbox(whole("m", 9)) | {BATCH_GET: batch(mail("m", 9))}) as scanner:
         scanner.listing.note(review("a@b", "m"))
         scanner.delivered.floor = EPOCH + 10
         assert await scanner.check_held() == ["m"]
 
 
-async def test_a_thread_that_has_not_changed_since_what_is_forgotten_costs_no_request() -> None:
+async def test_a_thread_that_has_not_changed_above_the_floor_costs_no_request() -> None:
     async with scanning(threads(thread("t", "m", 1, 9), thread("u", "n", 1, 10), u=[whole("n", 10)])) as scanner:
         scanner.delivered.floor = EPOCH + 10
         assert await scanner.scan(KEY) == ["n"]
@@ -602,7 +602,7 @@ async def test_a_key_that_may_not_list_threads_with_spam_lists_the_others_from_t
         assert "include_blocked=true" in str(scanner.api.requests[1].url)
 
 
-async def test_a_key_that_was_refused_threads_with_spam_asks_for_them_again_after_an_hour(
+async def test_threads_with_spam_are_requested_again_an_hour_after_a_refusal(
     autojump_clock: MockClock,
 ) -> None:
     def answer(request: httpx2.Request) -> httpx2.Response | dict[str, Any]:
@@ -625,7 +625,7 @@ async def test_a_key_that_may_not_list_threads_at_all_is_refused() -> None:
         assert scanner.api.asked == ["/threads"] * 3
 
 
-async def test_a_single_thread_that_is_refused_takes_no_other_thread_with_it() -> None:
+async def test_a_refused_thread_stops_no_other_thread() -> None:
     answers = threads(thread("t", "m"), thread("u", "n"), u=[whole("n")]) | {THREAD: 403}
     async with scanning(answers) as scanner:
         for _ in range(2):
@@ -635,7 +635,7 @@ async def test_a_single_thread_that_is_refused_takes_no_other_thread_with_it() -
         assert all(request.url.params["include_spam"] for request in scanner.api.requests[::3])
 
 
-async def test_a_single_thread_that_makes_no_sense_takes_no_other_thread_with_it(autojump_clock: MockClock) -> None:
+async def test_a_malformed_thread_stops_no_other_thread(autojump_clock: MockClock) -> None:
     nonsense = httpx2.Response(200, text="no JSON")
     answers = threads(thread("t", "m"), thread("u", "n"), u=[whole("n")]) | {THREAD: nonsense}
     async with scanning(answers) as scanner:
@@ -644,7 +644,7 @@ async def test_a_single_thread_that_makes_no_sense_takes_no_other_thread_with_it
         assert scanner.found == ["n"]
 
 
-async def test_mail_that_was_thrown_away_is_not_handed_over() -> None:
+async def test_mail_in_the_trash_is_not_handed_over() -> None:
     async with scanning(inbox(whole("m", 0, "trash"))) as scanner:
         assert await scanner.scan() == []
 
@@ -655,7 +655,7 @@ async def test_a_pod_is_listed_by_its_own_threads() -> None:
         assert await scanner.scan(POD) == ["m"]
 
 
-async def test_a_thread_that_does_not_say_whose_it_is_is_asked_for_by_its_name_alone() -> None:
+async def test_a_thread_without_an_inbox_is_requested_by_its_id_alone() -> None:
     answers = threads(thread("t", "m", inbox_id=None)) | {"/threads/t": {"messages": [whole("m", inbox_id="x@y")]}}
     async with scanning(answers) as scanner:
         assert await scanner.scan(KEY) == ["m"]
@@ -691,27 +691,27 @@ async def test_a_thread_is_fetched_again_when_other_event_types_are_wanted() -> 
         assert await scanner.scan(KEY, wanted=EVERY_KIND) == ["m"]
 
 
-async def test_a_thread_of_one_mail_that_was_pushed_costs_no_request() -> None:
+async def test_a_thread_of_one_pushed_mail_costs_no_request() -> None:
     async with scanning(threads(thread("t", "m"))) as scanner:
         scanner.delivered.claim(pushed("m"))
         assert await scanner.scan(KEY) == []
         assert scanner.api.asked == ["/threads"]
 
 
-async def test_a_thread_that_has_not_changed_since_the_floor_costs_no_request() -> None:
+async def test_a_thread_that_has_not_changed_since_the_stream_began_costs_no_request() -> None:
     async with scanning(threads(thread("t", "m", 1, 9), thread("u", "n", 1, 10), u=[whole("n", 10)])) as scanner:
         assert await scanner.scan(
             KEY, wanted={"message.received": EPOCH + 10, "message.received.spam": EPOCH + 99}
         ) == ["n"]
 
 
-async def test_a_thread_with_held_mail_is_looked_into_whatever_else_it_says() -> None:
+async def test_a_thread_with_held_mail_is_always_fetched() -> None:
     async with scanning(threads(thread("t", "m", 1, -9, HELD), t=[whole("m", -9, HELD)])) as scanner:
         assert await scanner.scan(KEY) == []
         assert scanner.listing.state() == [("a@b", "m")]
 
 
-async def test_a_thread_without_a_time_of_change_is_looked_into() -> None:
+async def test_a_thread_without_updated_at_is_fetched() -> None:
     async with scanning(threads(thread("t", "m", None, None), t=[whole("m")])) as scanner:
         assert await scanner.scan(KEY) == ["m"]
 
@@ -724,7 +724,7 @@ async def test_a_body_that_was_left_out_of_its_thread_is_fetched() -> None:
 
 
 @pytest.mark.parametrize("after", [-9999.0, 3600.0])  # the thread's end, or the scan's
-async def test_a_body_that_is_not_there_yet_is_asked_for_in_the_next_scan(after: float) -> None:
+async def test_a_body_that_is_not_available_yet_is_requested_by_the_next_scan(after: float) -> None:
     answers = threads(thread("t", "n", 2), t=[mail("large"), whole("n", 7200)])
     async with scanning(answers) as scanner:
         assert await scanner.scan(KEY, after=after) == ["n"]
@@ -766,7 +766,7 @@ async def test_a_thread_of_many_pages_is_read_as_far_back_as_the_scan_reaches() 
         assert scanner.api.asked == ["/threads", THREAD, f"{THREAD}?1", "/threads"]
 
 
-async def test_a_scan_that_reaches_further_back_reads_the_rest_of_a_thread_that_has_not_changed() -> None:
+async def test_a_scan_that_reaches_further_back_reads_the_rest_of_an_unchanged_thread() -> None:
     # The scan after the gap has stopped on the first page; the sweep behind it is for mail that is back-dated.
     answers = long_thread([[whole("d", 100), whole("e", 290)], [whole("back-dated", 250) | {"timestamp": at(-50)}]])
     async with scanning(answers) as scanner:
@@ -777,13 +777,13 @@ async def test_a_scan_that_reaches_further_back_reads_the_rest_of_a_thread_that_
         assert len(scanner.api.asked) == 2 + 3 + 1
 
 
-async def test_a_thread_that_goes_between_its_listing_and_its_fetch_is_no_failure() -> None:
+async def test_a_thread_deleted_between_listing_and_fetch_is_not_a_failure() -> None:
     answers = threads(thread("t", "m"), thread("u", "n"), u=[whole("n")])
     async with scanning(answers) as scanner:
         assert await scanner.scan(KEY) == ["n"]
 
 
-async def test_a_thread_that_could_not_be_found_and_is_listed_again_is_scanned_again() -> None:
+async def test_a_thread_that_was_not_found_is_fetched_again_if_listed_again() -> None:
     answers = threads(thread("t", "m"))
     async with scanning(answers) as scanner:
         assert await scanner.scan(KEY) == []
@@ -791,7 +791,7 @@ async def test_a_thread_that_could_not_be_found_and_is_listed_again_is_scanned_a
         assert await scanner.scan(KEY) == ["m"]
 
 
-async def test_a_thread_that_cannot_be_fetched_does_not_stop_the_others_and_is_scanned_again() -> None:
+async def test_a_thread_that_cannot_be_fetched_stops_no_other_and_is_retried() -> None:
     answers = threads(thread("t", "m"), thread("u", "n"), u=[whole("n")])
     answers[THREAD] = 403
     async with scanning(answers) as scanner:
@@ -811,12 +811,12 @@ async def test_threads_are_listed_to_the_end() -> None:
         assert await scanner.scan(KEY) == ["m", "n"]
 
 
-async def test_a_thread_that_a_page_lists_twice_is_no_harm() -> None:
+async def test_a_thread_that_a_page_lists_twice_is_fetched_once() -> None:
     async with scanning(threads(thread("t", "m"), thread("t", "m"), t=[whole("m")])) as scanner:
         assert await scanner.scan(KEY) == ["m"]
 
 
-async def test_threads_that_got_mail_after_the_scan_began_are_looked_into_once(autojump_clock: MockClock) -> None:
+async def test_a_thread_that_keeps_getting_mail_is_fetched_once_in_a_scan(autojump_clock: MockClock) -> None:
     # A thread that gets mail moves to the end of the listing, and takes along the older mail that was missed.
     answers = threads(thread("t", "m", 1, 1), t=[whole("missed", -5), whole("m", 1)], u=[whole("n", 3)])
     answers["/threads"]["next_page_token"] = "2"
@@ -831,7 +831,7 @@ async def test_threads_that_got_mail_after_the_scan_began_are_looked_into_once(a
         assert scanner.api.asked.count(THREAD) == 2
 
 
-async def test_only_so_many_threads_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_number_of_remembered_threads_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trio_agentmail._recovery.threads.REMEMBERED_THREADS", 2)
     names = ["t", "u", "v"]
     answers = threads(*[thread(name, name, 2) for name in names], **{name: [whole(name)] for name in names})
@@ -869,7 +869,7 @@ async def test_held_mail_is_remembered_and_comes_when_it_is_released_however_old
         assert len(scanner.api.asked) == before
 
 
-async def test_held_mail_that_was_announced_is_scanned_as_well() -> None:
+async def test_held_mail_that_was_announced_by_a_push_is_checked_as_well() -> None:
     answers = inbox(whole("m")) | {BATCH_GET: batch(mail("m"))}
     async with scanning(answers) as scanner:
         scanner.listing.note(review("a@b", "m"))
@@ -880,7 +880,7 @@ async def test_held_mail_that_was_announced_is_scanned_as_well() -> None:
         assert await scanner.check_held() == ["m"]
 
 
-async def test_held_mail_whose_release_was_pushed_is_not_scanned_any_more() -> None:
+async def test_held_mail_whose_release_was_pushed_is_no_longer_checked() -> None:
     async with scanning({}) as scanner:
         scanner.listing.note(pushed("m"))
         scanner.listing.note(review("a@b", "m"))
@@ -891,14 +891,14 @@ async def test_held_mail_whose_release_was_pushed_is_not_scanned_any_more() -> N
         assert scanner.api.asked == []
 
 
-async def test_held_mail_that_is_gone_is_forgotten() -> None:
+async def test_held_mail_that_was_deleted_is_forgotten() -> None:
     async with scanning({BATCH_GET: batch()}) as scanner:
         scanner.listing.note(review("a@b", "m"))
         assert await scanner.check_held() == []
         assert scanner.listing.state() == []
 
 
-async def test_held_mail_of_an_inbox_that_is_gone_is_forgotten_in_time_and_no_failure(
+async def test_held_mail_of_a_deleted_inbox_is_forgotten_in_time_without_a_failure(
     autojump_clock: MockClock,
 ) -> None:
     answers = inbox(whole("n"), name="x") | {"/inboxes/x/messages/batch-get": batch(mail("n"))}
@@ -916,7 +916,7 @@ async def test_held_mail_of_an_inbox_that_is_gone_is_forgotten_in_time_and_no_fa
         assert scanner.listing.state() == []
 
 
-async def test_held_mail_of_an_inbox_that_is_there_again_is_not_forgotten(autojump_clock: MockClock) -> None:
+async def test_held_mail_of_an_inbox_that_is_found_again_is_not_forgotten(autojump_clock: MockClock) -> None:
     answers = inbox(whole("m", 0, HELD))
     async with scanning(answers) as scanner:
         scanner.listing.note(review("a@b", "m"))
@@ -931,7 +931,7 @@ async def test_held_mail_of_an_inbox_that_is_there_again_is_not_forgotten(autoju
         assert await scanner.check_held() == ["m"]
 
 
-async def test_an_inbox_without_held_mail_is_gone_from_anew_when_it_has_some_again(autojump_clock: MockClock) -> None:
+async def test_the_time_an_inbox_is_missing_restarts_after_it_had_no_held_mail(autojump_clock: MockClock) -> None:
     async with scanning({}) as scanner:
         scanner.listing.note(review("a@b", "m"))
         await scanner.check_held()
@@ -943,7 +943,7 @@ async def test_an_inbox_without_held_mail_is_gone_from_anew_when_it_has_some_aga
         assert scanner.listing.state() == [("a@b", "n")]
 
 
-async def test_held_mail_of_an_inbox_that_is_not_subscribed_any_more_is_forgotten() -> None:
+async def test_held_mail_of_an_inbox_no_longer_subscribed_to_is_forgotten() -> None:
     async with scanning({}) as scanner:
         for held in [("a@b", "m"), ("x", "n"), ("a@b", "o")]:
             scanner.listing.note(review(*held))
@@ -954,7 +954,7 @@ async def test_held_mail_of_an_inbox_that_is_not_subscribed_any_more_is_forgotte
         assert scanner.listing.state() == [("x", "n")]
 
 
-async def test_held_mail_that_turns_out_to_be_of_another_kind_does_not_come() -> None:
+async def test_held_mail_that_turns_out_to_be_of_an_unwanted_type_is_not_delivered() -> None:
     answers = inbox(whole("m", 0, "spam"), whole("n")) | {BATCH_GET: batch(mail("m", 0, "spam"), mail("n"))}
     answers[f"{A}/n"] = whole("n", 0, "blocked")
     async with scanning(answers) as scanner:
@@ -964,7 +964,7 @@ async def test_held_mail_that_turns_out_to_be_of_another_kind_does_not_come() ->
         assert scanner.listing.state() == []
 
 
-async def test_held_mail_that_is_released_for_one_server_and_not_for_another_stays_remembered() -> None:
+async def test_mail_whose_release_not_every_server_knows_stays_remembered() -> None:
     answers = inbox(whole("m", 0, HELD)) | {BATCH_GET: batch(mail("m"))}
     async with scanning(answers) as scanner:
         scanner.listing.note(review("a@b", "m"))
@@ -974,7 +974,7 @@ async def test_held_mail_that_is_released_for_one_server_and_not_for_another_sta
         assert await scanner.check_held() == ["m"]
 
 
-async def test_held_mail_is_asked_for_by_inbox_in_batches_and_comes_in_the_order_in_which_it_was_held() -> None:
+async def test_held_mail_is_checked_in_batches_by_inbox_in_the_order_it_was_held() -> None:
     ids = [f"{number * 7919 % 1200}" for number in range(1200)]
 
     def released(request: httpx2.Request) -> dict[str, Any]:
@@ -995,7 +995,7 @@ async def test_held_mail_is_asked_for_by_inbox_in_batches_and_comes_in_the_order
     assert batches == [500, 500, 200, 1]
 
 
-async def test_held_mail_that_cannot_be_found_once_is_scanned_again() -> None:
+async def test_held_mail_that_is_not_found_once_is_checked_again() -> None:
     answers = {BATCH_GET: batch(mail("m"))}
     async with scanning(answers) as scanner:
         scanner.listing.note(review("a@b", "m"))
@@ -1014,7 +1014,7 @@ async def test_held_mail_in_the_trash_stays_remembered() -> None:
         assert await scanner.check_held() == ["m"]
 
 
-async def test_held_mail_whose_release_was_listed_is_not_scanned_any_more() -> None:
+async def test_held_mail_whose_release_was_listed_is_no_longer_checked() -> None:
     # What has been forgotten by the time of that scan would come twice.
     async with scanning(inbox(whole("m"), whole("n"))) as scanner:
         scanner.listing.note(review("a@b", "m"))
@@ -1027,7 +1027,7 @@ async def test_held_mail_whose_release_was_listed_is_not_scanned_any_more() -> N
         assert scanner.listing.state() == []
 
 
-async def test_held_mail_that_cannot_be_fetched_does_not_stop_the_others_and_stays_remembered() -> None:
+async def test_held_mail_that_cannot_be_fetched_stops_no_other_and_stays_remembered() -> None:
     answers = inbox(whole("m"), whole("n")) | {BATCH_GET: batch(mail("m"), mail("n"))}
     answers[f"{A}/m"] = 403
     async with scanning(answers) as scanner:
@@ -1054,7 +1054,7 @@ async def test_held_mail_is_not_forgotten_without_an_answer(answer: Any) -> None
         assert scanner.listing.state() == [("a@b", "m")]
 
 
-async def test_held_mail_stays_remembered_when_a_scan_at_it_is_cancelled(autojump_clock: MockClock) -> None:
+async def test_held_mail_stays_remembered_when_its_check_is_cancelled(autojump_clock: MockClock) -> None:
     async def put(event: Event, counts: Counts, *, was_held: bool) -> None:
         await trio.sleep_forever()
 
@@ -1066,7 +1066,7 @@ async def test_held_mail_stays_remembered_when_a_scan_at_it_is_cancelled(autojum
         assert listing.state() == [("a@b", "m")]
 
 
-async def test_only_so_many_held_mails_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_number_of_remembered_held_mails_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trio_agentmail._recovery.mails.REMEMBERED_HELD", 2)
     async with scanning({}) as scanner:
         for message_id in ["m", "n", "m", "o"]:
@@ -1088,14 +1088,14 @@ async def test_held_mail_is_remembered_from_one_run_to_the_next() -> None:
 
 
 @pytest.mark.parametrize("inbox_id", [{}, {"inbox_id": None}, {"inbox_id": ""}, {"inbox_id": 0}], ids=repr)
-async def test_a_mail_that_does_not_say_whose_it_is_is_that_of_the_inbox_that_was_listed(inbox_id: Any) -> None:
+async def test_a_mail_without_an_inbox_belongs_to_the_listed_inbox(inbox_id: Any) -> None:
     async with scanning(inbox(whole("m") | inbox_id)) as scanner:
         assert await scanner.scan() == ["m"]
         assert scanner.put[0].message.inbox_id == "a@b"
 
 
 @pytest.mark.parametrize("message_id", [{}, {"message_id": None}, {"message_id": ""}, {"message_id": 7}], ids=repr)
-async def test_a_mail_without_an_identity_is_passed_over(message_id: Any) -> None:
+async def test_a_mail_without_a_message_id_is_ignored(message_id: Any) -> None:
     nameless = {key: value for key, value in mail("m").items() if key != "message_id"} | message_id
     answers = inbox(whole("n"))
     answers[A]["messages"].insert(0, nameless)
@@ -1104,7 +1104,7 @@ async def test_a_mail_without_an_identity_is_passed_over(message_id: Any) -> Non
 
 
 @pytest.mark.parametrize("thread_id", [None, "", 7], ids=repr)
-async def test_a_thread_without_an_identity_is_passed_over(thread_id: Any) -> None:
+async def test_a_thread_without_a_thread_id_is_ignored(thread_id: Any) -> None:
     async with scanning(threads(thread(thread_id, "m"), thread("t", "n"), t=[whole("n")])) as scanner:
         assert await scanner.scan(KEY) == ["n"]
 
@@ -1141,7 +1141,7 @@ answers_ = distorted(
 
 @settings(repeatable, max_examples=150)
 @given(st.lists(answers_, min_size=1, max_size=12), st.sampled_from([INBOX, POD, KEY]))
-def test_whatever_json_comes_a_scan_fails_in_no_other_way_than_a_request_does(json_: list[Any], target: Target) -> None:
+def test_whatever_json_comes_a_scan_raises_only_errors_of_requests(json_: list[Any], target: Target) -> None:
     async def main() -> None:
         left = list(json_)
 

@@ -122,7 +122,7 @@ def ago(fake: FakeAgentMail, **ago: float) -> datetime:
 
 
 @pytest.mark.parametrize("with_journal", [False, True])
-async def test_what_is_forgotten_while_a_slow_scan_pages_does_not_come_again(
+async def test_mail_forgotten_during_a_slow_scan_does_not_come_again(
     fake: FakeAgentMail,
     autojump_clock: MockClock,
     monkeypatch: pytest.MonkeyPatch,
@@ -144,7 +144,7 @@ async def test_what_is_forgotten_while_a_slow_scan_pages_does_not_come_again(
         assert reader.all(RecoveryFailed) == []
 
 
-async def test_a_gap_of_several_inboxes_that_is_much_larger_than_a_generation_is_closed_through_another_loss(
+async def test_a_gap_larger_than_a_generation_is_closed_through_another_loss(
     fake: FakeAgentMail, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trio_agentmail._identities.GENERATION", 40)
@@ -167,7 +167,7 @@ async def test_a_gap_of_several_inboxes_that_is_much_larger_than_a_generation_is
 
 
 @pytest.mark.parametrize("recovery", [None, Recovery(overlap=30, sweep_interval=60, sweep_depth=600)])
-async def test_what_a_stalled_consumer_reads_days_later_does_not_come_again(
+async def test_mail_that_a_stalled_consumer_reads_days_later_does_not_come_again(
     fake: FakeAgentMail, autojump_clock: MockClock, recovery: Recovery | None
 ) -> None:
     async with open_agentmail_session(
@@ -187,7 +187,7 @@ async def test_what_a_stalled_consumer_reads_days_later_does_not_come_again(
         assert session.statistics().duplicates == 5
 
 
-async def test_a_push_that_a_stalled_consumer_left_waiting_for_longer_than_sweep_depth_is_not_taken_for_new(
+async def test_a_push_unread_for_longer_than_sweep_depth_is_not_taken_for_new_mail(
     fake: FakeAgentMail, autojump_clock: MockClock
 ) -> None:
     recovery = Recovery(overlap=30, sweep_interval=60, sweep_depth=600)
@@ -226,7 +226,7 @@ async def test_a_scan_goes_on_while_the_connection_is_cut_every_two_seconds(
         assert sorted(reader.subjects) == sorted(f"{number}" for number in range(300))
 
 
-async def test_a_back_dated_mail_of_a_gap_is_found_though_the_connection_is_cut_every_25_seconds(
+async def test_back_dated_mail_of_a_gap_is_found_despite_a_loss_every_25_seconds(
     fake: FakeAgentMail, autojump_clock: MockClock
 ) -> None:
     async with reading(fake) as reader:
@@ -240,9 +240,7 @@ async def test_a_back_dated_mail_of_a_gap_is_found_though_the_connection_is_cut_
         assert reader.when("an hour old") - came < 35
 
 
-async def test_sweeps_go_on_though_the_connection_is_cut_every_25_seconds(
-    fake: FakeAgentMail, autojump_clock: MockClock
-) -> None:
+async def test_sweeps_go_on_despite_a_loss_every_25_seconds(fake: FakeAgentMail, autojump_clock: MockClock) -> None:
     async with reading(fake) as reader:
         await trio.sleep(400)
         for number in range(30):
@@ -301,7 +299,7 @@ async def test_mail_comes_within_seconds_while_only_the_websocket_is_down(
         assert len(reader.all(CaughtUp)) == 1
 
 
-async def test_mail_of_a_gap_comes_within_half_a_minute_after_the_rest_api_is_well_again(
+async def test_mail_of_a_gap_comes_within_half_a_minute_after_the_rest_api_recovers(
     fake: FakeAgentMail, autojump_clock: MockClock
 ) -> None:
     async with reading(fake) as reader:
@@ -321,7 +319,7 @@ async def test_mail_of_a_gap_comes_within_half_a_minute_after_the_rest_api_is_we
 
 
 @pytest.mark.parametrize("seconds", [3600.0, -3600.0], ids=["forward", "back"])
-async def test_a_clock_of_ours_that_is_set_before_a_loss_makes_no_difference(
+async def test_setting_our_clock_before_a_loss_makes_no_difference(
     fake: FakeAgentMail, autojump_clock: MockClock, seconds: float
 ) -> None:
     backend = Backend(fake)
@@ -355,7 +353,7 @@ async def test_an_inbox_that_is_added_after_our_clock_was_set_begins_when_it_was
 
 @pytest.mark.parametrize("subscribe", [BOTH, Subscribe()], ids=["inbox", "key"])
 @pytest.mark.parametrize("seconds", [1, 4, 7])
-async def test_what_a_subscription_adds_begins_when_that_is_called_however_long_it_takes(
+async def test_an_added_inbox_begins_when_subscribe_is_called_however_long_it_takes(
     fake: FakeAgentMail, autojump_clock: MockClock, subscribe: Subscribe, seconds: float
 ) -> None:
     async with reading(fake) as reader, trio.open_nursery() as nursery:

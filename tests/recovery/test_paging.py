@@ -76,7 +76,7 @@ CHANGES = st.lists(
     limit=st.integers(1, 3),
 )
 @settings(max_examples=200, deadline=None)
-def test_what_is_there_throughout_and_is_not_moved_to_where_the_reader_has_been_is_seen(
+def test_a_reader_sees_all_mail_that_stays_and_is_not_moved_behind_it(
     before: list[tuple[int, int]], between: list[list[Change]], of_threads: bool, ascending: bool, limit: int
 ) -> None:
     async def main() -> None:

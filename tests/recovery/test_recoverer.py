@@ -211,14 +211,14 @@ def later(seconds: float, answer: Any) -> Callable[[httpx2.Request], Coroutine[A
 # When it scans, and how far back
 
 
-async def test_nothing_is_asked_for_before_there_is_a_subscription(autojump_clock: MockClock) -> None:
+async def test_nothing_is_requested_before_a_subscription(autojump_clock: MockClock) -> None:
     async with recovering() as world:
         await world.until(1000)
         assert world.api.asked == []
         assert world.recoverer.requests == 0
 
 
-async def test_it_sweeps_on_entering_and_then_every_so_often(autojump_clock: MockClock) -> None:
+async def test_it_sweeps_on_entering_and_then_at_every_interval(autojump_clock: MockClock) -> None:
     async with recovering(recovery=Recovery(sweep_interval=100, sweep_depth=1000)) as world:
         await world.until(10)
         world.subscribed()
@@ -284,7 +284,7 @@ async def test_the_second_scan_waits_its_half_minute_also_when_a_sweep_is_due(au
         ]
 
 
-async def test_a_scan_that_reaches_less_deep_does_not_shorten_the_reach_of_the_next_sweep(
+async def test_a_shallow_scan_does_not_shorten_the_reach_of_the_next_sweep(
     autojump_clock: MockClock,
 ) -> None:
     async with recovering() as world:
@@ -326,7 +326,7 @@ async def test_a_loss_before_the_second_scan_does_not_shorten_its_reach(autojump
         assert [notice.since for notice in world.notices if isinstance(notice, CaughtUp)] == [time(100), time(120)]
 
 
-async def test_while_there_is_no_connection_recent_mail_is_asked_for_and_sweeps_go_on(
+async def test_without_a_connection_recent_mail_is_polled_and_sweeps_go_on(
     autojump_clock: MockClock,
 ) -> None:
     async with recovering() as world:
@@ -368,7 +368,7 @@ async def test_a_loss_in_the_moment_of_a_reconnect_finds_recovery_waiting(autoju
         assert world.scans[scans:] == [(200, A, 100 - 300)]
 
 
-async def test_a_scan_that_has_begun_goes_on_through_a_loss_and_the_gap_that_opens_is_for_the_next(
+async def test_a_scan_under_way_survives_a_loss_and_leaves_the_new_gap_to_the_next(
     autojump_clock: MockClock,
 ) -> None:
     async with recovering() as world:
@@ -470,7 +470,7 @@ async def with_gap(world: World, *inbox_ids: str) -> Held:
     return source
 
 
-async def test_a_scan_that_ends_in_the_moment_of_a_loss_closes_not_the_gap_that_this_opens(
+async def test_a_scan_that_ends_in_the_moment_of_a_loss_does_not_close_the_new_gap(
     autojump_clock: MockClock,
 ) -> None:
     async with recovering() as world:
@@ -489,7 +489,7 @@ async def test_a_scan_that_ends_in_the_moment_of_a_loss_closes_not_the_gap_that_
 
 
 @pytest.mark.parametrize("turns", range(4))
-async def test_a_scan_that_ends_in_the_moment_of_a_loss_is_told_of_when_the_next_one_has_ended(
+async def test_a_scan_that_ends_in_the_moment_of_a_loss_is_reported_with_the_next(
     turns: int, autojump_clock: MockClock
 ) -> None:
     for _ in range(10):  # who runs first in a turn of Trio's loop is left to chance
@@ -517,7 +517,7 @@ async def test_a_scan_that_ends_in_the_moment_of_a_loss_is_told_of_when_the_next
 
 
 @pytest.mark.parametrize("failure", [None, ApiError(403, {}, "")], ids=repr)
-async def test_a_scan_that_ends_in_the_moment_of_another_subscription_says_nothing_of_the_old_one(
+async def test_a_scan_that_ends_when_the_subscription_changes_says_nothing_of_the_old(
     failure: Exception | None, autojump_clock: MockClock
 ) -> None:
     inbox_ids = ["a", "b", "c", "d", "e", "f"]  # more than are scanned at once, so that some have not begun
@@ -555,7 +555,7 @@ async def test_a_subscription_that_changes_before_its_scan_has_begun_is_scanned_
         assert source.begun[-1][1] == "new 39"
 
 
-async def test_a_gap_that_was_closed_is_told_also_if_the_scan_is_cut_before_its_end(autojump_clock: MockClock) -> None:
+async def test_a_closed_gap_is_reported_even_if_another_scan_is_cancelled(autojump_clock: MockClock) -> None:
     async with recovering() as world:
         source = await with_gap(world, "a", "b")
         source.ends["a"].set()
@@ -566,7 +566,7 @@ async def test_a_gap_that_was_closed_is_told_also_if_the_scan_is_cut_before_its_
         assert world.notices == [CaughtUp(since=time(100))]
 
 
-async def test_four_inboxes_are_scanned_at_once_and_one_that_is_slow_holds_up_no_other(
+async def test_four_inboxes_are_scanned_at_once_and_a_slow_one_delays_no_other(
     autojump_clock: MockClock,
 ) -> None:
     inbox_ids = [f"inbox {number}" for number in range(10)]
@@ -583,7 +583,7 @@ async def test_four_inboxes_are_scanned_at_once_and_one_that_is_slow_holds_up_no
         assert [inbox_id for _, inbox_id, _, _ in source.begun] == inbox_ids
 
 
-async def test_what_a_source_raises_that_is_no_failure_of_a_request_ends_the_stream(autojump_clock: MockClock) -> None:
+async def test_a_bug_in_a_source_ends_the_stream(autojump_clock: MockClock) -> None:
     with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
         async with recovering() as world:
             source = await with_gap(world, "a")
@@ -609,7 +609,7 @@ async def test_polling_stops_at_once_when_there_is_a_connection_again(autojump_c
         assert world.notices == [CaughtUp(since=time(100), recovered=1, requests=3)]
 
 
-async def test_a_poll_that_fails_is_made_up_for_by_the_next_one_and_told_to_nobody(autojump_clock: MockClock) -> None:
+async def test_a_failed_poll_is_made_up_for_by_the_next_one_and_not_reported(autojump_clock: MockClock) -> None:
     async with recovering({B: 403}) as world:
         world.subscribed("a")
         await world.until(100)
@@ -642,7 +642,7 @@ def refused() -> Exception:
     ],
     ids=repr,
 )
-async def test_a_scan_that_fails_is_tried_again_after_longer_and_longer(
+async def test_a_failed_scan_is_retried_after_increasing_delays(
     failure: Exception, delays: list[int], autojump_clock: MockClock, no_jitter: None
 ) -> None:
     async with recovering(recovery=Recovery(sweep_interval=100)) as world:
@@ -660,7 +660,7 @@ async def test_a_scan_that_fails_is_tried_again_after_longer_and_longer(
         assert world.recoverer.missing_since == math.inf
 
 
-async def test_when_scans_are_tried_again_is_left_to_chance(autojump_clock: MockClock) -> None:
+async def test_the_delays_of_retries_are_drawn_at_random(autojump_clock: MockClock) -> None:
     async with recovering() as world:
         source = await with_gap(world, "a")
         source.failure = transient()
@@ -672,9 +672,7 @@ async def test_when_scans_are_tried_again_is_left_to_chance(autojump_clock: Mock
         assert all(15 < delay < 30 for delay in delays[4:])
 
 
-async def test_a_scan_that_has_failed_is_tried_again_soon_after_a_reconnect(
-    autojump_clock: MockClock, no_jitter: None
-) -> None:
+async def test_a_failed_scan_is_retried_soon_after_a_reconnect(autojump_clock: MockClock, no_jitter: None) -> None:
     async with recovering() as world:
         source = await with_gap(world, "a")
         source.failure = refused()
@@ -686,7 +684,7 @@ async def test_a_scan_that_has_failed_is_tried_again_soon_after_a_reconnect(
         assert [when for when, _, _, pages in source.begun if pages == 10][-2:] == [182, 192]
 
 
-async def test_a_scan_that_fails_while_there_is_no_connection_is_told_when_it_fails_with_one(
+async def test_a_scan_that_fails_without_a_connection_is_reported_if_it_fails_with_one(
     autojump_clock: MockClock, no_jitter: None
 ) -> None:
     async with recovering() as world:
@@ -703,7 +701,7 @@ async def test_a_scan_that_fails_while_there_is_no_connection_is_told_when_it_fa
         assert failed.since == time(100)
 
 
-async def test_of_a_gap_it_is_told_when_all_others_are_closed_also_if_the_last_one_fails(
+async def test_a_closed_gap_is_reported_even_if_the_last_of_the_others_fails(
     autojump_clock: MockClock,
 ) -> None:
     async with recovering() as world:
@@ -720,7 +718,7 @@ async def test_of_a_gap_it_is_told_when_all_others_are_closed_also_if_the_last_o
         assert caught_up == CaughtUp(since=time(100), failed=1)
 
 
-async def test_of_a_gap_that_is_closed_while_there_is_no_connection_it_is_told_together_with_the_next(
+async def test_a_gap_closed_without_a_connection_is_reported_with_the_next_one(
     autojump_clock: MockClock,
 ) -> None:
     async with recovering() as world:
@@ -735,7 +733,7 @@ async def test_of_a_gap_that_is_closed_while_there_is_no_connection_it_is_told_t
         assert world.notices == [CaughtUp(since=time(100))]
 
 
-async def test_what_a_gap_cost_does_not_count_the_sweeps_before_it(autojump_clock: MockClock) -> None:
+async def test_the_requests_of_a_gap_leave_out_the_sweeps_before_it(autojump_clock: MockClock) -> None:
     async with recovering() as world:
         world.subscribed()
         await world.until(10_000)
@@ -746,7 +744,7 @@ async def test_what_a_gap_cost_does_not_count_the_sweeps_before_it(autojump_cloc
         assert world.notices == [CaughtUp(since=time(10_000), requests=1)]
 
 
-async def test_a_scan_of_an_inbox_that_is_not_subscribed_any_more_ends_at_once(autojump_clock: MockClock) -> None:
+async def test_a_scan_of_an_inbox_no_longer_subscribed_to_ends_at_once(autojump_clock: MockClock) -> None:
     async with recovering() as world:
         world.subscribed("a", "b")
         await world.until(100)
@@ -778,7 +776,7 @@ async def test_an_inbox_that_is_subscribed_again_at_once_is_scanned_anew(autojum
         assert world.recoverer.progress[Target("b")].open_since == math.inf
 
 
-async def test_a_sweep_passes_over_inboxes_that_are_not_subscribed_any_more(autojump_clock: MockClock) -> None:
+async def test_a_sweep_skips_inboxes_no_longer_subscribed_to(autojump_clock: MockClock) -> None:
     inbox_ids = ["a", "b", "c", "d", "e", "f"]
     async with recovering() as world:
         source = Held()
@@ -791,7 +789,7 @@ async def test_a_sweep_passes_over_inboxes_that_are_not_subscribed_any_more(auto
         assert {inbox_id for _, inbox_id, _, _ in source.begun} == {"a", "b", "c", "d", "f"}
 
 
-async def test_a_sweep_of_an_inbox_that_is_not_subscribed_any_more_says_nothing(autojump_clock: MockClock) -> None:
+async def test_a_sweep_of_an_inbox_no_longer_subscribed_to_reports_nothing(autojump_clock: MockClock) -> None:
     for failure in (None, refused()):
         async with recovering() as world:
             begin = trio.current_time()
@@ -834,7 +832,7 @@ async def with_a_gap_after(world: World, delivered: list[dict[str, Any]]) -> Non
     world.subscribed()
 
 
-async def test_in_a_busy_inbox_a_scan_goes_on_right_before_the_gap_and_a_sweep_lists_the_rest(
+async def test_in_a_busy_inbox_a_scan_jumps_to_the_gap_and_a_sweep_lists_the_rest(
     autojump_clock: MockClock,
 ) -> None:
     async with recovering() as world:
@@ -868,7 +866,7 @@ async def test_what_was_skipped_in_a_busy_inbox_is_listed_until_that_succeeds(au
         assert isinstance(world.notices[-1], CaughtUp)
 
 
-async def test_a_scan_at_what_was_skipped_is_a_sweep_where_it_reaches_about_as_far_back(
+async def test_a_scan_of_skipped_mail_counts_as_a_sweep_if_it_reaches_about_as_far(
     autojump_clock: MockClock,
 ) -> None:
     # At this rate, a sweep would take hours.
@@ -916,9 +914,7 @@ async def test_what_was_polled_in_an_outage_is_not_listed_again_in_a_busy_inbox(
         assert world.scans[-2:] == [(110, A, 100 - 300), (110, A, 107 - 5)]
 
 
-async def test_a_scan_that_takes_long_keeps_its_place_when_its_inbox_fails(
-    autojump_clock: MockClock, no_jitter: None
-) -> None:
+async def test_a_long_scan_keeps_its_position_when_its_inbox_fails(autojump_clock: MockClock, no_jitter: None) -> None:
     async with recovering() as world:
         world.subscribed()
         await world.until(300)
@@ -936,7 +932,7 @@ async def test_a_scan_that_takes_long_keeps_its_place_when_its_inbox_fails(
         assert world.mails == ["1", "2", "3", "4"]
 
 
-async def test_a_mail_that_can_never_be_fetched_does_not_hide_what_is_missed_later(autojump_clock: MockClock) -> None:
+async def test_a_mail_that_can_never_be_fetched_does_not_hide_later_missed_mail(autojump_clock: MockClock) -> None:
     def listing(request: httpx2.Request) -> dict[str, Any]:
         # What AgentMail has not created yet is not there.
         there = [m for m in mails if datetime.fromisoformat(m["created_at"]).timestamp() <= world.backend.now()]
@@ -963,7 +959,7 @@ async def test_a_mail_that_can_never_be_fetched_does_not_hide_what_is_missed_lat
 # Sweeps at their rate
 
 
-async def test_a_rate_lets_a_quarter_through_at_once_and_the_others_evenly(autojump_clock: MockClock) -> None:
+async def test_a_rate_permits_a_quarter_at_once_and_the_others_evenly(autojump_clock: MockClock) -> None:
     rate = Rate(60)
     times = []
     for _ in range(20):
@@ -981,7 +977,7 @@ async def test_a_rate_lets_a_quarter_through_at_once_and_the_others_evenly(autoj
         assert trio.current_time() == begin + 1
 
 
-async def test_a_rate_of_one_a_minute_lets_one_through(autojump_clock: MockClock) -> None:
+async def test_a_rate_of_one_a_minute_permits_one(autojump_clock: MockClock) -> None:
     rate = Rate(1)
     for _ in range(3):
         await rate.wait()
@@ -1009,7 +1005,7 @@ async def test_a_long_sweep_keeps_to_its_rate_and_recent_mail_is_scanned_in_betw
         assert listings[:200] == [0, 0, *range(0, 198 * 5, 5)]
 
 
-async def test_a_sweep_that_fails_goes_on_at_its_place(autojump_clock: MockClock) -> None:
+async def test_a_failed_sweep_resumes_at_its_position(autojump_clock: MockClock) -> None:
     mails = [mail(f"{date}", date) for date in range(-10, 0)]
     answers = pages_of(mails)
     answers[f"{A}?5"] = 403
@@ -1022,7 +1018,7 @@ async def test_a_sweep_that_fails_goes_on_at_its_place(autojump_clock: MockClock
         assert (300, A, -6) in world.scans
 
 
-async def test_what_is_subscribed_to_while_another_inbox_is_swept_is_scanned_at_once(
+async def test_an_inbox_added_while_another_is_swept_is_scanned_at_once(
     autojump_clock: MockClock,
 ) -> None:
     async with recovering(recovery=Recovery(sweep_interval=100)) as world:
@@ -1037,7 +1033,7 @@ async def test_what_is_subscribed_to_while_another_inbox_is_swept_is_scanned_at_
         assert (120, "b") in [(when, inbox_id) for when, inbox_id, _, _ in source.begun]
 
 
-async def test_an_inbox_whose_sweep_takes_long_does_not_hold_up_the_others(autojump_clock: MockClock) -> None:
+async def test_a_long_sweep_of_one_inbox_does_not_delay_the_others(autojump_clock: MockClock) -> None:
     async with recovering(recovery=Recovery(sweep_interval=100)) as world:
         source = Held()
         source.hold(world)
@@ -1048,7 +1044,7 @@ async def test_an_inbox_whose_sweep_takes_long_does_not_hold_up_the_others(autoj
         assert all(scan.began - scan.after >= DAY - 1 for scan in source.scans if scan.target.inbox_id == "b")
 
 
-async def test_a_sweep_after_a_gap_is_not_put_off_by_further_gaps(autojump_clock: MockClock) -> None:
+async def test_a_sweep_after_a_gap_is_not_delayed_by_further_gaps(autojump_clock: MockClock) -> None:
     async with recovering(recovery=Recovery(since=time(-1000))) as world:
         for seconds in range(0, 200, 20):
             world.subscribed()
@@ -1060,7 +1056,7 @@ async def test_a_sweep_after_a_gap_is_not_put_off_by_further_gaps(autojump_clock
 
 
 @pytest.mark.parametrize("digit", range(1, 10))
-async def test_the_second_scan_at_a_gap_comes_once_however_its_time_is_rounded(
+async def test_the_second_scan_of_a_gap_comes_once_however_its_time_is_rounded(
     digit: int, autojump_clock: MockClock
 ) -> None:
     async with recovering() as world:
@@ -1072,7 +1068,7 @@ async def test_the_second_scan_at_a_gap_comes_once_however_its_time_is_rounded(
         assert len(world.scans) == 3
 
 
-async def test_a_sweep_waits_until_there_is_something_to_scan_at(autojump_clock: MockClock) -> None:
+async def test_a_sweep_waits_until_there_is_something_to_scan(autojump_clock: MockClock) -> None:
     async with recovering() as world:
         world.subscribed()
         await world.until(100)
@@ -1090,7 +1086,7 @@ async def test_a_sweep_waits_until_there_is_something_to_scan_at(autojump_clock:
 # Memory that runs out
 
 
-async def test_memory_that_runs_out_is_told_once_and_again_only_after_it_was_covered(
+async def test_memory_that_runs_out_is_reported_once_until_a_sweep_has_covered_it(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trio_agentmail._identities.GENERATION", 1)
@@ -1136,7 +1132,7 @@ async def test_memory_that_runs_out_is_told_once_and_again_only_after_it_was_cov
 # What cannot be recovered
 
 
-async def test_what_cannot_be_recovered_is_told_once_and_when_it_can_that_is_told(autojump_clock: MockClock) -> None:
+async def test_a_failed_recovery_is_reported_once_and_so_is_its_success(autojump_clock: MockClock) -> None:
     async with recovering() as world:
         world.subscribed("a", "b")
         await world.until(100)
@@ -1189,7 +1185,7 @@ async def test_a_reason_that_the_server_gave_is_shown_without_control_characters
         assert len(failed.reason) < 600
 
 
-async def test_what_failed_for_days_is_made_up_for_from_the_last_sweep_that_did_not(autojump_clock: MockClock) -> None:
+async def test_after_days_of_failures_mail_is_found_from_the_last_complete_sweep_on(autojump_clock: MockClock) -> None:
     async with recovering(recovery=Recovery(sweep_interval=3600)) as world:
         world.subscribed("a", "b")
         await world.until(100)
@@ -1209,7 +1205,7 @@ async def test_what_failed_for_days_is_made_up_for_from_the_last_sweep_that_did_
         assert third > DAY
 
 
-async def test_held_mail_that_cannot_be_scanned_is_logged_and_tried_again(
+async def test_a_failed_check_of_held_mail_is_logged_and_retried(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with recovering() as world:
@@ -1224,7 +1220,7 @@ async def test_held_mail_that_cannot_be_scanned_is_logged_and_tried_again(
         assert world.mails == ["m"]
 
 
-async def test_a_loss_while_held_mail_is_scanned_puts_off_what_is_told_of_the_gap(autojump_clock: MockClock) -> None:
+async def test_a_loss_during_the_check_of_held_mail_postpones_the_report_of_the_gap(autojump_clock: MockClock) -> None:
     async with recovering() as world:
         world.subscribed()
         await world.until(100)
@@ -1246,7 +1242,7 @@ async def test_a_loss_while_held_mail_is_scanned_puts_off_what_is_told_of_the_ga
 # What the subscription says
 
 
-async def test_mail_of_before_the_stream_began_is_left_alone(autojump_clock: MockClock) -> None:
+async def test_mail_from_before_the_stream_is_not_delivered(autojump_clock: MockClock) -> None:
     async with recovering(inbox(mail("old", 10), mail("new", 10.001))) as world:
         await world.until(10)
         world.subscribed()
@@ -1277,7 +1273,7 @@ async def test_an_event_type_that_is_subscribed_later_begins_then(autojump_clock
         assert world.mails == ["spam"]
 
 
-async def test_the_same_subscription_on_another_connection_is_no_reason_to_scan(autojump_clock: MockClock) -> None:
+async def test_the_same_subscription_on_another_connection_starts_no_scan(autojump_clock: MockClock) -> None:
     async with recovering() as world:
         world.subscribed()
         await world.until(100)
@@ -1286,7 +1282,7 @@ async def test_the_same_subscription_on_another_connection_is_no_reason_to_scan(
         assert len(world.scans) == 1
 
 
-async def test_an_inbox_that_is_not_subscribed_any_more_is_forgotten(autojump_clock: MockClock) -> None:
+async def test_an_inbox_no_longer_subscribed_to_is_forgotten(autojump_clock: MockClock) -> None:
     async with recovering({B: 403}) as world:
         world.recoverer.note(MessageSecurityReviewEvent(message=MessageSecurity(inbox_id="b", message_id="m")))
         world.subscribed("a", "b")
@@ -1310,7 +1306,7 @@ async def test_an_inbox_that_is_not_subscribed_any_more_is_forgotten(autojump_cl
         assert failed.since == time(1020)
 
 
-async def test_without_received_mail_in_the_subscription_nothing_is_ever_asked_for(autojump_clock: MockClock) -> None:
+async def test_without_received_mail_in_the_subscription_nothing_is_requested(autojump_clock: MockClock) -> None:
     async with recovering() as world:
         world.subscribed(event_types=["message.sent", "message.bounced"])
         await world.until(1000)
@@ -1365,7 +1361,7 @@ async def test_a_first_start_may_begin_in_the_past(autojump_clock: MockClock) ->
 
 
 @pytest.mark.parametrize("skew", [-600.0, 600.0])
-async def test_a_beginning_that_was_given_is_that_whatever_the_clocks_say(
+async def test_recovery_since_is_not_shifted_by_the_difference_of_clocks(
     skew: float, autojump_clock: MockClock
 ) -> None:
     async with recovering(inbox(mail("old", -1001), mail("m", -999)), Recovery(since=time(-1000))) as world:
@@ -1407,7 +1403,7 @@ async def test_only_the_first_subscription_begins_there(autojump_clock: MockCloc
 
 
 @pytest.mark.parametrize("skew", [-600.0, 600.0])
-async def test_a_clock_of_ours_that_is_wrong_makes_no_difference(skew: float, autojump_clock: MockClock) -> None:
+async def test_a_wrong_clock_of_ours_makes_no_difference(skew: float, autojump_clock: MockClock) -> None:
     async with recovering(inbox(mail("old", 9), mail("m", 11))) as world:
         world.api.ahead = 0.0
         world.backend.wrong_by = skew
@@ -1426,7 +1422,7 @@ async def test_a_clock_of_ours_that_is_wrong_makes_no_difference(skew: float, au
         assert world.notices == [CaughtUp(since=time(95), known=3, requests=len(polled) + 1)]
 
 
-async def test_a_loss_while_the_time_is_being_asked_for_is_told_by_their_clock_as_well(
+async def test_a_loss_while_the_time_is_requested_is_timed_by_their_clock_as_well(
     autojump_clock: MockClock,
 ) -> None:
     async with recovering({"/inboxes": later(10, {})}) as world:
@@ -1458,7 +1454,7 @@ async def test_our_clock_may_be_set_right_while_we_run(autojump_clock: MockClock
         assert world.scans[-1] == (410, A, 400 - 300)
 
 
-async def test_without_any_answer_that_is_told_and_the_time_is_asked_for_again(
+async def test_without_an_answer_the_failure_is_reported_and_the_time_requested_again(
     autojump_clock: MockClock, no_jitter: None
 ) -> None:
     def nobody(request: httpx2.Request) -> None:
@@ -1479,7 +1475,7 @@ async def test_without_any_answer_that_is_told_and_the_time_is_asked_for_again(
         assert (caught_up.since, caught_up.failed) == (time(0), 0)
 
 
-async def test_a_loss_that_is_told_right_after_the_first_answer_is_not_shifted_twice(
+async def test_a_loss_right_after_the_first_answer_is_not_shifted_twice(
     autojump_clock: MockClock,
 ) -> None:
     def nobody(request: httpx2.Request) -> None:
@@ -1497,7 +1493,7 @@ async def test_a_loss_that_is_told_right_after_the_first_answer_is_not_shifted_t
 
 
 @pytest.mark.parametrize("stepped", [-600.0, 600.0])
-async def test_the_time_is_asked_for_again_before_a_subscription_if_our_clock_was_stepped(
+async def test_the_time_is_requested_before_a_subscription_if_our_clock_was_stepped(
     stepped: float, autojump_clock: MockClock
 ) -> None:
     async with recovering() as world:
@@ -1525,7 +1521,7 @@ async def test_a_subscription_does_not_wait_long_for_the_time(autojump_clock: Mo
 
 
 @pytest.mark.parametrize("wrong_by", [0.0, 86_400.0], ids=["right", "a day ahead"])
-async def test_what_was_kept_before_there_was_an_answer_is_set_to_their_clock(
+async def test_progress_kept_before_the_first_answer_is_converted_to_their_clock(
     wrong_by: float, autojump_clock: MockClock
 ) -> None:
     world = World({}, Recovery(), b"")
@@ -1542,7 +1538,7 @@ async def test_what_was_kept_before_there_was_an_answer_is_set_to_their_clock(
         assert after == pytest.approx(0 - 300, abs=1.5)
 
 
-async def test_a_failure_that_was_told_before_there_was_an_answer_is_not_told_again(
+async def test_a_failure_reported_before_the_first_answer_is_not_reported_again(
     autojump_clock: MockClock, no_jitter: None
 ) -> None:
     def nobody(request: httpx2.Request) -> None:
@@ -1562,7 +1558,7 @@ async def test_a_failure_that_was_told_before_there_was_an_answer_is_not_told_ag
         assert [type(notice) for notice in world.notices] == [RecoveryFailed]
 
 
-async def test_a_time_of_what_is_forgotten_that_lies_in_the_future_is_repaired(autojump_clock: MockClock) -> None:
+async def test_a_floor_that_lies_in_the_future_is_repaired(autojump_clock: MockClock) -> None:
     async with recovering() as world:
         world.delivered.floor = EPOCH + 9e9
         world.subscribed()
@@ -1591,7 +1587,7 @@ async def test_kept_times_that_lie_in_the_future_are_repaired(autojump_clock: Mo
 
 
 @pytest.mark.parametrize(("lost_at", "subscribed_at"), [(299, 302), (302, 310)], ids=["begins", "ends"])
-async def test_mail_of_a_sweep_that_begins_or_ends_in_an_outage_is_none(
+async def test_mail_of_a_sweep_that_begins_or_ends_in_an_outage_replaces_nothing(
     lost_at: float, subscribed_at: float, autojump_clock: MockClock
 ) -> None:
     async with recovering() as world:
@@ -1612,7 +1608,7 @@ async def test_mail_of_a_sweep_that_begins_or_ends_in_an_outage_is_none(
         assert world.renewed == []
 
 
-async def test_mail_of_before_the_connection_is_none_whatever_our_clock_says(autojump_clock: MockClock) -> None:
+async def test_mail_from_before_the_connection_replaces_nothing_whatever_our_clock(autojump_clock: MockClock) -> None:
     async with recovering(recovery=Recovery(since=time(-1000))) as world:
         world.backend.wrong_by = -600.0
         world.subscribed()
@@ -1623,7 +1619,7 @@ async def test_mail_of_before_the_connection_is_none_whatever_our_clock_says(aut
         assert world.renewed == []
 
 
-async def test_mail_that_a_sweep_finds_during_an_outage_is_none(autojump_clock: MockClock) -> None:
+async def test_mail_that_a_sweep_finds_during_an_outage_replaces_nothing(autojump_clock: MockClock) -> None:
     async with recovering() as world:
         world.subscribed()
         await world.until(298)
@@ -1637,7 +1633,7 @@ async def test_mail_that_a_sweep_finds_during_an_outage_is_none(autojump_clock: 
         assert world.renewed == []
 
 
-async def test_mail_that_was_not_pushed_is_a_reason_for_another_connection(
+async def test_mail_that_was_not_pushed_replaces_the_connection(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with recovering() as world:
@@ -1659,7 +1655,7 @@ async def test_mail_that_was_not_pushed_is_a_reason_for_another_connection(
     ],
     ids=["just now", "before", "no time"],
 )
-async def test_mail_that_may_have_been_pushed_yet_is_none(
+async def test_mail_that_may_still_be_pushed_replaces_nothing(
     found: dict[str, Any], confirmed_again: bool, autojump_clock: MockClock
 ) -> None:
     async with recovering() as world:
@@ -1673,7 +1669,7 @@ async def test_mail_that_may_have_been_pushed_yet_is_none(
         assert world.renewed == []
 
 
-async def test_mail_of_a_gap_is_none(autojump_clock: MockClock) -> None:
+async def test_mail_of_a_gap_replaces_nothing(autojump_clock: MockClock) -> None:
     async with recovering() as world:
         world.subscribed()
         await world.until(100)
@@ -1686,7 +1682,7 @@ async def test_mail_of_a_gap_is_none(autojump_clock: MockClock) -> None:
         assert world.renewed == []
 
 
-async def test_mail_that_was_held_is_none(autojump_clock: MockClock) -> None:
+async def test_mail_that_was_held_replaces_nothing(autojump_clock: MockClock) -> None:
     async with recovering(
         inbox(mail("m", 10, HELD)) | {f"{A}/batch-get": {"messages": [mail("m", 10, HELD)]}}
     ) as world:
@@ -1699,7 +1695,7 @@ async def test_mail_that_was_held_is_none(autojump_clock: MockClock) -> None:
         assert world.renewed == []
 
 
-async def test_mail_that_waits_to_be_read_since_the_consumer_is_behind_is_none(autojump_clock: MockClock) -> None:
+async def test_mail_that_may_be_unread_since_the_consumer_is_behind_replaces_nothing(autojump_clock: MockClock) -> None:
     async with recovering() as world:
         world.subscribed()
         await world.until(100)
@@ -1724,7 +1720,7 @@ async def test_a_connection_that_cannot_be_replaced_stays(
         assert [when for when, _, _ in world.scans] == [0, 300, 600]
 
 
-async def test_a_stream_that_is_left_while_its_connection_is_replaced_ends_without_an_error(
+async def test_a_stream_left_while_its_connection_is_replaced_ends_without_an_error(
     autojump_clock: MockClock,
 ) -> None:
     async with recovering() as world:
@@ -1749,7 +1745,7 @@ def large(**more: Any) -> MessageReceivedEvent:
 PATH = f"{A}/%3Cm%2F1%3E"
 
 
-def test_bodies_are_fetched_where_that_is_asked_for() -> None:
+def test_bodies_are_fetched_on_request() -> None:
     assert not World({}, Recovery(), b"").recoverer.fetches_bodies
     assert World({}, Recovery(fetch_bodies=True), b"").recoverer.fetches_bodies
 
@@ -1769,7 +1765,7 @@ async def test_a_body_that_was_left_out_is_fetched(autojump_clock: MockClock) ->
 
 
 @pytest.mark.parametrize("event", [large(text=""), large(html="")], ids=["text", "html"])
-async def test_what_is_whole_is_not_fetched(event: MessageReceivedEvent, autojump_clock: MockClock) -> None:
+async def test_a_whole_mail_is_not_fetched(event: MessageReceivedEvent, autojump_clock: MockClock) -> None:
     async with recovering() as world:
         assert await world.recoverer.with_body(event) is event
         assert world.api.asked == []
@@ -1799,7 +1795,7 @@ async def test_a_mail_whose_body_cannot_be_fetched_comes_without_it(
     assert why in line
 
 
-async def test_whoever_reads_the_connection_can_be_cancelled_while_a_body_is_fetched(autojump_clock: MockClock) -> None:
+async def test_fetching_a_body_can_be_cancelled(autojump_clock: MockClock) -> None:
     async with recovering({PATH: later(100, {})}) as world:
         with trio.move_on_after(3) as scope:
             await world.recoverer.with_body(large())
@@ -1810,7 +1806,7 @@ async def test_whoever_reads_the_connection_can_be_cancelled_while_a_body_is_fet
 # When nobody wants the events any more
 
 
-async def test_it_stops_when_nobody_takes_its_mail(autojump_clock: MockClock) -> None:
+async def test_it_stops_when_the_channel_is_abandoned(autojump_clock: MockClock) -> None:
     async with recovering(inbox(mail("m", 1))) as world:
         world.box.gone = True
         world.subscribed()
@@ -1820,7 +1816,7 @@ async def test_it_stops_when_nobody_takes_its_mail(autojump_clock: MockClock) ->
         assert world.box.taken == []
 
 
-async def test_it_goes_on_when_nobody_takes_its_notices(autojump_clock: MockClock) -> None:
+async def test_it_goes_on_when_a_notice_cannot_be_delivered(autojump_clock: MockClock) -> None:
     # Whoever reads the connection is told the same, and ends the stream.
     async with recovering({A: 403}) as world:
         world.box.gone = True
@@ -1889,7 +1885,7 @@ async def test_a_journal_knows_better_than_since_where_to_begin(autojump_clock: 
         assert world.mails == ["old"]
 
 
-async def test_what_is_remembered_of_inboxes_that_are_not_subscribed_is_left_alone(autojump_clock: MockClock) -> None:
+async def test_kept_progress_of_inboxes_not_subscribed_to_is_ignored(autojump_clock: MockClock) -> None:
     async with recovering() as world:
         world.subscribed("a", "b")
         await world.until(1000)
@@ -1903,14 +1899,14 @@ async def test_what_is_remembered_of_inboxes_that_are_not_subscribed_is_left_alo
 
 
 @pytest.mark.parametrize("kept", [b"", b"garbage", b"[]"])
-async def test_without_anything_remembered_it_is_a_first_start(kept: bytes, autojump_clock: MockClock) -> None:
+async def test_without_kept_progress_it_is_a_first_start(kept: bytes, autojump_clock: MockClock) -> None:
     async with recovering(kept=kept) as world:
         world.subscribed()
         await world.until(1)
         assert world.scans == [(0, A, -DAY)]
 
 
-async def test_without_a_journal_nothing_is_remembered(autojump_clock: MockClock) -> None:
+async def test_without_a_journal_nothing_is_kept(autojump_clock: MockClock) -> None:
     world = World({A: {"messages": []}}, Recovery(), b"")
     world.recoverer._journal = None
     async with trio.open_nursery() as nursery:
@@ -1922,7 +1918,7 @@ async def test_without_a_journal_nothing_is_remembered(autojump_clock: MockClock
 
 
 @pytest.mark.parametrize("since", [None, -1000.0, 9999.0])
-async def test_a_crash_before_the_first_subscription_leaves_a_gap_that_is_known(
+async def test_a_crash_before_the_first_subscription_leaves_a_known_gap(
     since: float | None, autojump_clock: MockClock
 ) -> None:
     recovery = Recovery(since=None if since is None else time(since))
@@ -1953,7 +1949,7 @@ async def test_what_a_subscription_adds_is_kept_before_recovery_has_begun(autoju
         assert b["wanted"]["message.received"] == pytest.approx(trio.current_time() + EPOCH)
 
 
-async def test_a_sweep_goes_on_at_its_place_in_the_next_run(autojump_clock: MockClock) -> None:
+async def test_a_sweep_resumes_at_its_position_in_the_next_run(autojump_clock: MockClock) -> None:
     mails = [mail(f"{date}", date) for date in range(-100, 0)]
     recovery = Recovery(sweep_rate=60)  # 15 at once, and one a second
     async with recovering(pages_of(mails), recovery) as world:
@@ -1972,7 +1968,7 @@ async def test_a_sweep_goes_on_at_its_place_in_the_next_run(autojump_clock: Mock
         assert following == (5330, A, -DAY)  # what it has not seen of the gap
 
 
-async def test_a_scan_that_closes_a_gap_goes_on_at_its_place_in_the_next_run(autojump_clock: MockClock) -> None:
+async def test_the_scan_of_a_gap_resumes_at_its_position_in_the_next_run(autojump_clock: MockClock) -> None:
     mails = [mail(f"{date}", date) for date in range(1, 9)]
     slow = {path: later(3, answer) for path, answer in pages_of(mails).items() if path.count("/") == 4}
     async with recovering() as world:
@@ -2000,7 +1996,7 @@ async def test_a_scan_that_closes_a_gap_goes_on_at_its_place_in_the_next_run(aut
         assert caught_up.since == time(100)
 
 
-async def test_what_changes_is_kept_within_a_second_and_the_place_of_a_scan_every_five(
+async def test_changes_are_kept_within_a_second_and_positions_every_five(
     autojump_clock: MockClock,
 ) -> None:
     async with recovering() as world:
@@ -2029,7 +2025,7 @@ async def test_what_changes_is_kept_within_a_second_and_the_place_of_a_scan_ever
         assert world.journal.times[kept:] == []
 
 
-async def test_what_is_forgotten_is_kept_together_with_what_is_known(autojump_clock: MockClock) -> None:
+async def test_the_floor_is_kept_together_with_the_progress(autojump_clock: MockClock) -> None:
     async with recovering(recovery=Recovery(sweep_interval=100, sweep_depth=300)) as world:
         for when in range(0, 1000, 10):
             message = Message(inbox_id="a", message_id=str(when), created_at=time(when))
@@ -2040,7 +2036,7 @@ async def test_what_is_forgotten_is_kept_together_with_what_is_known(autojump_cl
         assert world.journal.forgotten_until == world.delivered.floor
 
 
-async def test_what_a_journal_cannot_keep_ends_recovery_with_that_alone(autojump_clock: MockClock) -> None:
+async def test_an_error_of_the_journal_ends_recovery_and_comes_out_unwrapped(autojump_clock: MockClock) -> None:
     world = World({A: {"messages": []}}, Recovery(), b"")
     world.journal.failure = JournalError("the disk is full")
     with pytest.raises(JournalError, match="the disk is full"):

@@ -111,7 +111,7 @@ async def test_an_answer_is_json_whatever_charset_it_names() -> None:
         assert await asks.get("/x") == {"a": "ü"}
 
 
-async def test_of_headers_that_are_repeated_the_last_is_kept(autojump_clock: MockClock) -> None:
+async def test_the_last_of_repeated_headers_is_kept(autojump_clock: MockClock) -> None:
     def answer() -> httpx2.Response:
         headers = [(b"X-A", b"1"), (b"x-a", b"2"), (b"\xff\xfe", b"\xfd")]
         return httpx2.Response(404, headers=headers, stream=Body([]))
@@ -157,7 +157,7 @@ def bomb(size: int) -> bytes:
 
 
 @pytest.mark.parametrize("name", ["gzip", "x-gzip", " GZIP\t", "identity", ""])
-async def test_an_answer_may_be_packed_as_was_asked_for(name: str) -> None:
+async def test_an_answer_may_be_compressed_with_gzip(name: str) -> None:
     data = orjson.dumps({"text": "Hello " * 10_000})
     if "gzip" in name.lower():
         data = packed(data)
@@ -168,7 +168,7 @@ async def test_an_answer_may_be_packed_as_was_asked_for(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["br", "zstd", "deflate", "compress", "gzip, gzip", "gzip, br", "\xff", ","])
-async def test_an_answer_that_is_packed_otherwise_is_none(name: str, autojump_clock: MockClock) -> None:
+async def test_an_answer_with_another_content_encoding_is_a_failure(name: str, autojump_clock: MockClock) -> None:
     failure, api = await failure_of(lambda: wire(b"{}", Content_Encoding=name))
     assert type(failure) is RequestFailedError
     assert "Content-Encoding that was not asked for" in str(failure)
@@ -176,13 +176,15 @@ async def test_an_answer_that_is_packed_otherwise_is_none(name: str, autojump_cl
 
 
 @pytest.mark.parametrize("pieces", [[b"no gzip"], [packed(b"{}")[:10], b"\xff" * 50], [b"{}"]], ids=repr)
-async def test_an_answer_that_is_not_packed_as_it_says_is_none(pieces: list[bytes], autojump_clock: MockClock) -> None:
+async def test_an_answer_not_compressed_as_its_headers_say_is_a_failure(
+    pieces: list[bytes], autojump_clock: MockClock
+) -> None:
     failure, api = await failure_of(lambda: wire(*pieces, Content_Encoding="gzip"))
     assert "not compressed as its headers say" in str(failure)
     assert len(api.requests) == ATTEMPTS
 
 
-async def test_an_answer_whose_end_is_missing_is_none(autojump_clock: MockClock) -> None:
+async def test_a_truncated_answer_is_a_failure(autojump_clock: MockClock) -> None:
     data = packed(b'{"a": "' + b"b" * 1_000 + b'"}')[:-20]
     failure, _ = await failure_of(lambda: wire(data, Content_Encoding="gzip"))
     assert "not a JSON object" in str(failure)
@@ -198,7 +200,7 @@ async def test_an_answer_may_be_as_large_as_a_message(size: int, is_packed: bool
 
 
 @pytest.mark.parametrize("is_packed", [True, False])
-async def test_a_larger_answer_is_given_up_and_not_asked_for_again(is_packed: bool, autojump_clock: MockClock) -> None:
+async def test_a_larger_answer_is_given_up_and_not_requested_again(is_packed: bool, autojump_clock: MockClock) -> None:
     data = b"{" + b" " * (LIMIT - 1) + b"}"
     data, encoding = (packed(data), "gzip") if is_packed else (data, "")
     failure, api = await failure_of(lambda: wire(data, Content_Encoding=encoding))
@@ -207,9 +209,7 @@ async def test_a_larger_answer_is_given_up_and_not_asked_for_again(is_packed: bo
     assert len(api.requests) == 1
 
 
-async def test_of_what_unpacks_without_limit_no_more_is_unpacked(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_decompression_stops_at_the_limit(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
     unpacked: list[int] = []
 
     class Counted:
@@ -232,7 +232,7 @@ async def test_of_what_unpacks_without_limit_no_more_is_unpacked(
     assert sum(unpacked) == LIMIT + 1
 
 
-async def test_what_unpacks_to_nothing_is_limited_as_well(autojump_clock: MockClock) -> None:
+async def test_data_that_decompresses_to_nothing_is_limited_as_well(autojump_clock: MockClock) -> None:
     whole = packed(b"{}")
     trailing = [b"\x00" * 2**20] * 17  # behind its end, which gzip ignores
     failure, _ = await failure_of(lambda: wire(whole, *trailing, Content_Encoding="gzip"))
@@ -268,7 +268,7 @@ async def test_an_answer_without_end_is_given_up(pause: float, autojump_clock: M
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # its generator is left
-async def test_even_if_it_has_no_checkpoint(autojump_clock: MockClock) -> None:
+async def test_an_answer_without_end_or_checkpoints_is_given_up(autojump_clock: MockClock) -> None:
     async def without_end() -> AsyncIterator[bytes]:
         while True:
             yield b" " * 2**16
@@ -286,7 +286,7 @@ async def test_an_answer_made_in_memory_is_limited_as_well(autojump_clock: MockC
         assert await asks.get("/x") == {"a": 1}
 
 
-async def test_of_a_refusal_the_beginning_is_kept(autojump_clock: MockClock) -> None:
+async def test_the_body_of_a_refusal_is_cut(autojump_clock: MockClock) -> None:
     for answer in (
         lambda: wire(*[b"no " * 10_000] * 100, status=404),
         lambda: wire(packed(b"no " * 1_000_000), status=404, Content_Encoding="gzip"),
@@ -296,7 +296,7 @@ async def test_of_a_refusal_the_beginning_is_kept(autojump_clock: MockClock) -> 
         assert failure.body == ("no " * 30_000)[: 2**16]
 
 
-async def test_a_refusal_is_one_whatever_becomes_of_its_body(autojump_clock: MockClock) -> None:
+async def test_a_refusal_is_reported_even_if_its_body_breaks_off(autojump_clock: MockClock) -> None:
     async def breaks() -> AsyncIterator[bytes]:
         yield b"no su"
         raise httpx2.ReadError("reset")
@@ -319,7 +319,7 @@ async def test_a_refusal_is_one_whatever_becomes_of_its_body(autojump_clock: Moc
         assert trio.current_time() - began <= 2
 
 
-async def test_a_body_that_breaks_off_is_trouble_that_may_pass(autojump_clock: MockClock) -> None:
+async def test_a_body_that_breaks_off_is_transient(autojump_clock: MockClock) -> None:
     async def breaks() -> AsyncIterator[bytes]:
         yield b"{"
         raise httpx2.ReadError("reset")
@@ -329,7 +329,7 @@ async def test_a_body_that_breaks_off_is_trouble_that_may_pass(autojump_clock: M
     assert len(api.requests) == ATTEMPTS
 
 
-async def test_the_time_is_that_of_the_head_however_long_the_body_takes(autojump_clock: MockClock) -> None:
+async def test_the_time_is_that_of_the_headers_however_long_the_body_takes(autojump_clock: MockClock) -> None:
     async def trickles() -> AsyncIterator[bytes]:
         for piece in (b"{", b"}"):
             yield piece
@@ -345,7 +345,7 @@ async def test_the_time_is_that_of_the_head_however_long_the_body_takes(autojump
 # Listings
 
 
-async def test_a_page_that_is_too_large_is_asked_for_in_smaller_ones() -> None:
+async def test_a_page_that_is_too_large_is_requested_in_smaller_ones() -> None:
     def page(request: httpx2.Request) -> dict[str, Any]:
         limit = int(request.url.params["limit"])
         asked.append(limit)
@@ -385,7 +385,7 @@ def endless(items: Callable[[int], list[dict[str, Any]]]) -> rest_api.Handler:
     return handle
 
 
-async def test_a_listing_with_nothing_but_empty_pages_does_not_go_on_for_ever() -> None:
+async def test_a_listing_of_empty_pages_ends() -> None:
     async with rest(endless(lambda number: [])) as asks:
         with pytest.raises(RequestFailedError, match="empty pages"):
             async for page in pages_of(asks, "/x", "items", {}):
@@ -393,7 +393,7 @@ async def test_a_listing_with_nothing_but_empty_pages_does_not_go_on_for_ever() 
     assert asks.requests == MAX_EMPTY_PAGES
 
 
-async def test_a_listing_that_gives_one_page_again_and_again_does_not_go_on_for_ever() -> None:
+async def test_a_listing_that_repeats_a_page_ends() -> None:
     async with rest(endless(lambda number: [{"n": 1}])) as asks:
         with pytest.raises(RequestFailedError, match="the same page twice"):
             async for _ in pages_of(asks, "/x", "items", {}):
@@ -510,7 +510,7 @@ async def test_a_pushed_mail_whose_body_is_too_large_comes_without_it(
     assert "could not be fetched: the answer has more than 1048576 bytes" in caplog.text
 
 
-async def test_held_mail_is_asked_for_in_smaller_parts_where_that_is_too_much(
+async def test_held_mail_is_checked_in_smaller_batches_if_the_answer_is_too_large(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     def answer(request: httpx2.Request) -> httpx2.Response:
@@ -537,7 +537,7 @@ async def test_held_mail_is_asked_for_in_smaller_parts_where_that_is_too_much(
         assert asked[:7] == [7, 3, 1, 2, 4, 2, 2]
 
 
-async def test_held_mail_of_which_one_is_too_large_by_itself_holds_up_no_other(
+async def test_a_held_mail_that_is_too_large_by_itself_delays_no_other(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     def answer(request: httpx2.Request) -> httpx2.Response:
@@ -615,7 +615,7 @@ class BrokenBackend(RestBackend):
     [RuntimeError("bug"), LookupError("bug"), UnicodeError("bug"), AssertionError("bug"), OSError("bug")],
     ids=repr,
 )
-async def test_whatever_breaks_below_is_a_request_that_failed(
+async def test_any_exception_below_the_transport_is_a_failed_request(
     failure: Exception, where: str, autojump_clock: MockClock
 ) -> None:
     backend = BrokenBackend(Broken(failure, where))
@@ -628,7 +628,7 @@ async def test_whatever_breaks_below_is_a_request_that_failed(
     assert_no_secret(caught.value)
 
 
-async def test_connections_that_cannot_be_closed_are_no_trouble() -> None:
+async def test_connections_that_cannot_be_closed_cause_no_error() -> None:
     backend = BrokenBackend(Broken(RuntimeError("bug"), "connections"))
     asks = Rest(backend, rest_api.settings(), asked_key(), ServerClock(backend.now))
     async with asks.connected():
@@ -636,7 +636,7 @@ async def test_connections_that_cannot_be_closed_are_no_trouble() -> None:
 
 
 @pytest.mark.parametrize("failure", [httpx2.ReadError("as it is"), KeyboardInterrupt()], ids=repr)
-async def test_what_is_known_and_what_is_no_exception_passes_unchanged(failure: BaseException) -> None:
+async def test_transport_errors_and_base_exceptions_pass_unchanged(failure: BaseException) -> None:
     transport = SteadyTransport(Broken(failure, "head"))
     with pytest.raises(type(failure)) as caught:
         await transport.handle_async_request(httpx2.Request("GET", "http://x"))
@@ -707,9 +707,7 @@ async def speaking(answer: bytes) -> AsyncIterator[AgentMailEnvironment]:
 
 
 @pytest.mark.parametrize("answer", GARBAGE.values(), ids=GARBAGE)
-async def test_no_garbage_over_a_socket_is_anything_but_a_request_that_failed(
-    answer: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_garbage_over_a_socket_is_a_failed_request(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trio_agentmail._recovery.rest.full_jitter", lambda ceiling: 0.0)
     async with speaking(answer) as environment:
         asks = Rest(
@@ -721,7 +719,7 @@ async def test_no_garbage_over_a_socket_is_anything_but_a_request_that_failed(
     gc.collect()  # no generator, and so no connection, has been left to it
 
 
-async def test_an_answer_over_a_socket_that_is_given_up_leaves_no_connection() -> None:
+async def test_an_abandoned_answer_over_a_socket_leaves_no_connection() -> None:
     hung_up = trio.Event()
 
     async def handle(stream: trio.SocketStream) -> None:
@@ -749,7 +747,7 @@ async def test_an_answer_over_a_socket_that_is_given_up_leaves_no_connection() -
     gc.collect()
 
 
-async def test_garbage_is_a_recovery_that_failed_and_the_stream_goes_on(autojump_clock: MockClock) -> None:
+async def test_garbage_fails_the_recovery_and_the_stream_goes_on(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     fake.add_inbox(INBOX)
     fake.answer_requests(lambda _: wire(b"<html>", Content_Type="text/html; charset=hex"), times=None)
@@ -763,7 +761,7 @@ async def test_garbage_is_a_recovery_that_failed_and_the_stream_goes_on(autojump
 # What is logged, and what stands in a traceback
 
 
-async def test_requests_are_not_logged_but_at_debug_and_without_what_is_somebodys(
+async def test_requests_are_logged_at_debug_only_and_without_ids(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -795,7 +793,7 @@ async def test_requests_are_not_logged_but_at_debug_and_without_what_is_somebody
     }
 
 
-async def test_over_a_socket_httpx_says_nothing_of_our_requests_and_goes_on_telling_of_others(
+async def test_over_a_socket_httpx2_logs_requests_of_others_and_none_of_ours(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -812,7 +810,7 @@ async def test_over_a_socket_httpx_says_nothing_of_our_requests_and_goes_on_tell
     assert [record.name for record in caplog.records] == ["httpx2"]
 
 
-async def test_a_key_that_a_server_repeats_in_a_header_does_not_get_into_httpcores_log(
+async def test_a_key_that_a_server_repeats_does_not_get_into_httpcore2s_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -857,12 +855,12 @@ async def test_no_local_of_a_traceback_shows_the_key(failure: Any, autojump_cloc
     assert MARK not in "".join(shown.format())
 
 
-def test_a_text_is_redacted_however_the_key_is_shown() -> None:
+def test_the_key_is_redacted_however_it_is_shown() -> None:
     key = asked_key("am_a'b\\c")
     assert key.redacted("x am_a'b\\c " + repr("am_a'b\\c")) == 'x *** "***"'
 
 
-async def test_a_request_that_is_never_answered_keeps_its_words(autojump_clock: MockClock) -> None:
+async def test_a_request_without_an_answer_says_how_long_it_waited(autojump_clock: MockClock) -> None:
     async def hang(request: httpx2.Request) -> httpx2.Response:
         await trio.sleep_forever()
         raise AssertionError

@@ -33,7 +33,7 @@ async def receive_until(events: trio.MemoryReceiveChannel[Event], kind: type[Eve
 
 
 @pytest.mark.parametrize(("sweep_interval", "longest"), [(2.0, 2.0), (300.0, 30.0)])
-async def test_sweeps_go_on_after_a_gap_as_often_as_they_were_asked_for(
+async def test_sweeps_keep_their_interval_after_a_gap(
     autojump_clock: MockClock, sweep_interval: float, longest: float
 ) -> None:
     fake = FakeAgentMail()
@@ -54,7 +54,7 @@ async def test_sweeps_go_on_after_a_gap_as_often_as_they_were_asked_for(
 @pytest.mark.parametrize(
     ("since", "found"), [(None, ["while we were down"]), (LONG_AGO, ["before we began", "while we were down"])]
 )
-async def test_a_first_start_that_is_cut_off_before_it_could_scan_is_where_the_second_one_begins(
+async def test_the_second_start_begins_where_a_first_start_without_a_scan_was_cut_off(
     autojump_clock: MockClock, tmp_path: Path, since: datetime | None, found: list[str]
 ) -> None:
     fake = FakeAgentMail()
@@ -73,7 +73,7 @@ async def test_a_first_start_that_is_cut_off_before_it_could_scan_is_where_the_s
     assert [mail.message.subject for mail in mails] == found
 
 
-async def test_a_start_that_is_cut_off_and_recovers_nothing_keeps_nothing_to_recover(
+async def test_a_start_that_is_cut_off_and_recovers_no_types_keeps_no_progress(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
     fake = FakeAgentMail()
@@ -87,7 +87,7 @@ async def test_a_start_that_is_cut_off_and_recovers_nothing_keeps_nothing_to_rec
     assert not fake.requests
 
 
-async def test_mail_for_which_the_journal_has_no_room_is_not_lost_however_long_that_lasts(
+async def test_mail_the_journal_has_no_room_for_is_not_lost_however_long_that_lasts(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
     fake = FakeAgentMail()
