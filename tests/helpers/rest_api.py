@@ -1,4 +1,4 @@
-"""What a `FakeAgentMail` answers to recovery, below the stream, when a test says it word for word: a table of paths."""
+"""A REST API whose answers a test gives word for word, by path, for tests of recovery below the stream."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -19,24 +19,24 @@ from trio_agentmail.testing import FakeAgentMail
 from .backends import FakeBackend
 
 EPOCH = datetime(2025, 1, 1, tzinfo=UTC).timestamp()
-"""The time of day when a mock clock starts."""
+"""The time of day at which a mock clock starts."""
 
 KEY = "am_key"
 
 Handler: TypeAlias = Callable[[httpx2.Request], Awaitable[httpx2.Response]]
 Answer: TypeAlias = dict[str, Any] | int | httpx2.Response
-"""A JSON object, or a status, or any answer at all."""
+"""A JSON object, a status, or a whole response."""
 
 
 class Service(FakeAgentMail):
-    """Its time of day begins at `EPOCH`."""
+    """A fake whose time of day begins at `EPOCH`."""
 
     def now(self) -> float:
         return EPOCH + trio.current_time()
 
 
 class RestBackend(FakeBackend):
-    """A fake that answers requests as it is told; our clock is right, unless it is told otherwise."""
+    """A backend whose requests are answered by a function, and whose clock is right unless `wrong_by` is set."""
 
     def __init__(self, handle: Handler) -> None:
         super().__init__(Service())
@@ -49,21 +49,21 @@ class RestBackend(FakeBackend):
 
 
 class Api:
-    """Answers each path as its table says, and 404 where that says nothing."""
+    """Answers requests by a table of paths; other paths are answered with 404."""
 
     def __init__(self, answers: dict[str, Answer | Callable[[httpx2.Request], Any]]) -> None:
         self.answers = answers
         self.requests: list[httpx2.Request] = []
         self.times: list[float] = []
-        """When they came."""
+        """When each request came, on Trio's clock."""
         self.ahead = 0.0
         """Seconds by which its clock is ahead of the true time."""
         self.took = 0.0
-        """Seconds for an answer."""
+        """Seconds until a request is answered."""
 
     @property
     def asked(self) -> list[str]:
-        """The requests so far: path and page_token."""
+        """The path and page_token of each request so far."""
         return [path_of(request) for request in self.requests]
 
     async def __call__(self, request: httpx2.Request) -> httpx2.Response:
@@ -85,7 +85,7 @@ class Api:
 
 
 def path_of(request: httpx2.Request) -> str:
-    """As it crossed the wire, behind the `/v0`; with the page_token, and without the other parameters."""
+    """Return the path after `/v0`, not decoded, with the page_token and without other parameters."""
     path = request.url.raw_path.decode().partition("?")[0].removeprefix("/v0")
     token = request.url.params.get("page_token")
     return path if token is None else f"{path}?{token}"
@@ -96,12 +96,12 @@ def date(seconds: float) -> str:
 
 
 def at(seconds: float) -> str:
-    """A time of day so many seconds after the start, as AgentMail writes it."""
+    """Return the time of day `seconds` after `EPOCH`, as AgentMail writes it."""
     return datetime.fromtimestamp(EPOCH + seconds, UTC).isoformat().replace("+00:00", "Z")
 
 
 def mail(message_id: str, at_: float | None = 0.0, *labels: str, **more: Any) -> dict[str, Any]:
-    """A received mail as a listing has it: created at that time, and dated so as well, unless it says otherwise."""
+    """Return a received mail as it is listed, created and dated `at_` seconds after `EPOCH`; `None`: without times."""
     times = {} if at_ is None else {"timestamp": at(at_), "created_at": at(at_)}
     return {"message_id": message_id, "labels": ["received", *labels]} | times | more
 
@@ -123,7 +123,7 @@ def settings(**changes: Any) -> Settings:
 
 
 def asked_key(source: str | Callable[[], str] = KEY) -> ApiKey:
-    """A key that a connection has been made with."""
+    """Return a key with which a connection has been made."""
     key = ApiKey(source)
     key.ask()
     return key
@@ -133,10 +133,10 @@ def asked_key(source: str | Callable[[], str] = KEY) -> ApiKey:
 async def rest(
     handle: Handler, key: str | Callable[[], str] = KEY, clock: ServerClock | None = None
 ) -> AsyncIterator[Rest]:
-    """Connected to a REST API.
+    """A block with a `Rest` that is connected to a REST API.
 
     Args:
-        clock: Told the time by each answer; `None`: one that `clock_of` gives.
+        clock: Set by each answer; `None`: a new one, which `clock_of` returns.
     """
     backend = RestBackend(handle)
     asks = Rest(backend, settings(), asked_key(key), clock or ServerClock(backend.now))
@@ -145,5 +145,5 @@ async def rest(
 
 
 def clock_of(asks: Rest) -> ServerClock:
-    """AgentMail's clock, as its answers have told it."""
+    """Return AgentMail's clock as its answers have set it."""
     return asks._clock

@@ -1,4 +1,4 @@
-"""What falls into a gap comes out of the stream all the same: recovery, end to end."""
+"""Mail that falls into a gap comes out of the stream all the same: recovery, end to end."""
 
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -42,7 +42,7 @@ def fake() -> FakeAgentMail:
 
 
 def word(event: Event) -> str:
-    """An event in a word: S(ubscribed), D(isconnected), C(aught up), F(ailed), or a mail's subject, +: recovered."""
+    """Abbreviate an event: S(ubscribed), D(isconnected), C(aughtUp), F(ailed), or a subject, with + if recovered."""
     match event:
         case MessageReceivedEvent(message=message, origin=origin):
             return ("+" if origin == "recovered" else "") + (message.subject or "")
@@ -54,7 +54,7 @@ def word(event: Event) -> str:
 
 
 class Reader:
-    """Reads all that comes, as it comes."""
+    """Reads events as they come."""
 
     def __init__(self, session: AgentMailSession) -> None:
         self.session = session
@@ -65,7 +65,7 @@ class Reader:
             self.events.append(event)
 
     async def story(self, seconds: float = 2) -> str:
-        """What came since the last time, in words, once so much time has passed."""
+        """Wait, and return the abbreviations of what came since the last call."""
         await trio.sleep(seconds)
         told, self.events = self.events, []
         return " ".join(map(word, told))
@@ -88,9 +88,9 @@ async def reading(fake: FakeAgentMail, subscribe: Subscribe = ONE, **more: Any) 
 
 @asynccontextmanager
 async def outage(fake: FakeAgentMail, seconds: float = 60) -> AsyncIterator[None]:
-    """The block happens in an outage of so many seconds: no connection, and no answer to a request."""
+    """A block in the middle of an outage: there are no connections, and requests are not answered."""
     fake.refuse_connections(times=None)
-    fake.hang_requests(times=None)  # so that nothing is found before there is a connection
+    fake.hang_requests(times=None)  # so that nothing is found before the reconnect
     await fake.drop_connections()
     await trio.sleep(seconds / 2)
     yield
@@ -356,7 +356,7 @@ async def test_a_release_that_is_pushed_is_not_recovered_as_well(
         assert await reader.story(10_000) == "review held override"
 
 
-# What goes wrong
+# Failures
 
 
 async def test_an_inbox_that_cannot_be_listed_is_reported_once_and_stops_no_other(
@@ -373,7 +373,7 @@ async def test_an_inbox_that_cannot_be_listed_is_reported_once_and_stops_no_othe
         assert (failed.inbox_id, failed.pod_id, failed.since) == (A, None, lost.last_received)
         assert "403" in failed.reason
         assert reader.last(CaughtUp).failed == 1
-        # The other inbox may be asked before there is a connection again.
+        # The other inbox may be polled before the reconnect.
         assert await reader.story() in ("D S F +b C", "D +b S F C")
         fake.clear_faults()
         await trio.sleep(310)
@@ -459,7 +459,7 @@ async def test_mail_whose_identity_was_forgotten_is_not_recovered(
         for number in range(100):
             await fake.deliver(inbox_id=A, subject=f"{number}")
             await trio.sleep(10)
-        # What the sweeps have covered is forgotten, but for the last few minutes.
+        # Identities that sweeps have covered are forgotten, except for those of the last few minutes.
         assert 11 < reader.session.statistics().remembered < 25
         async with outage(fake):
             await fake.deliver(inbox_id=A, subject="missed")
@@ -486,7 +486,7 @@ async def test_memory_that_runs_out_during_a_gap_is_reported_and_nothing_comes_t
         story = (await reader.story()).split()
         assert len(story) == len(set(story))
         assert story.count("F") == story.count("C") == 1
-        assert len(story) < 90  # some are lost: it was told
+        assert len(story) < 90  # some are lost, which was reported
         await fake.deliver(inbox_id=A, subject="live")
         assert await reader.story() == "live"
 
@@ -560,7 +560,7 @@ async def test_mail_of_a_gap_comes_over_real_sockets(tls: bool) -> None:
         ):
             assert isinstance(await events.receive(), Subscribed)
             fake.reject_handshakes(503, headers=[("Retry-After", "1")])
-            fake.fail_requests(503, times=None)  # so that the mail is not found before there is a connection
+            fake.fail_requests(503, times=None)  # so that the mail is not found before the reconnect
             await fake.drop_connections()
             sent = await fake.deliver(inbox_id=A, message_id="<a/b?c#d é@host>")
             assert [word(await events.receive()) for _ in range(2)] == ["D", "S"]

@@ -1,4 +1,4 @@
-"""Several things at once, handed over in order."""
+"""Concurrent operations whose results are handed over in order."""
 
 from contextlib import suppress
 from functools import partial

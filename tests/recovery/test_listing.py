@@ -1,4 +1,4 @@
-"""Mail that was missed is found in listings: all of it, nothing else, in order, and held mail when it is released."""
+"""Scans find all missed mail and nothing else, in order, and held mail when it is released."""
 
 import json
 from collections.abc import AsyncIterator, Iterable
@@ -58,7 +58,7 @@ def whole(message_id: str, at_: float | None = 0.0, *labels: str, **more: Any) -
 
 
 def inbox(*mails: dict[str, Any], token: str | None = None, name: str = "a%40b") -> dict[str, Any]:
-    """What an API answers that lists these mails: the listing without bodies, and each of them with."""
+    """The answers of an API with these mails: their listing, without bodies, and each mail with its body."""
     listing = f"/inboxes/{name}/messages"
     answers: dict[str, Any] = {listing: {"messages": [{k: v for k, v in m.items() if k != "text"} for m in mails]}}
     for m in mails:
@@ -75,7 +75,7 @@ def review(inbox_id: str | None, message_id: str | None) -> MessageSecurityRevie
 
 
 class Scanner:
-    """A `MailListing`, what it hands over, and what it counts."""
+    """A `MailListing`, and what it has handed over and counted."""
 
     def __init__(self, api: Api, listing: MailListing, delivered: Delivered) -> None:
         self.api = api
@@ -86,7 +86,7 @@ class Scanner:
         self.counts = Counts()
 
     async def scan(self, target: Target = INBOX, after: float = 0.0, wanted: dict[str, float] = RECEIVED) -> list[str]:
-        """One scan: the Message-IDs that were handed over."""
+        """Run a scan, and return the Message-IDs that it has handed over."""
         self.counts = Counts()
         before = len(self.put)
         try:
@@ -122,7 +122,7 @@ async def scanning(answers: dict[str, Any]) -> AsyncIterator[Scanner]:
         yield scanner
 
 
-# What to scan at
+# Targets
 
 
 def test_the_targets_follow_the_subscription() -> None:
@@ -187,7 +187,7 @@ async def test_the_listing_is_requested_from_the_position_with_the_wanted_labels
         await scanner.scan(after=-2 * EPOCH, wanted={"message.received.spam": 0, "message.received.blocked": 0})
     first, second = [dict(request.url.params) for request in scanner.api.requests]
     assert first == {"limit": "100", "ascending": "true", "after": "2025-01-01T00:00:01.250Z"}
-    # A sweep may reach back to before there was mail.
+    # A sweep may reach back to before the epoch.
     assert second == {
         "limit": "100",
         "ascending": "true",
@@ -248,7 +248,7 @@ async def test_created_at_decides_what_is_new_and_not_the_mails_own_time() -> No
 
 
 async def test_a_listing_is_read_to_its_end_and_handed_over_in_order(autojump_clock: MockClock) -> None:
-    # Those that come first take longest to fetch.
+    # The first ones take longest to fetch.
     async def fetch(request: httpx2.Request) -> dict[str, Any]:
         number = int(request.url.path.rpartition("/")[2])
         await trio.sleep(10 - number % 10)
@@ -361,7 +361,7 @@ async def test_a_cancelled_scan_remembers_nothing_that_was_not_handed_over(
         taken.clear()
         with trio.move_on_after(5):
             await listing.scan(a_scan(target), Counts())
-        # The thread of the first one has been gone through; whether a mail has been delivered is not the listing's.
+        # The thread of the first one has been read. Whether its mail was delivered is not up to the listing.
         assert taken == ["m" if target == INBOX else "n"]
 
 
@@ -377,11 +377,11 @@ async def test_only_a_few_mails_are_in_memory_at_once() -> None:
     assert all(asked - number <= UNDER_WAY for number, asked in enumerate(taken))
 
 
-# A scan and its place
+# The position of a scan
 
 
 def in_pages(mails: list[dict[str, Any]], size: int, path: str = A, field: str = "messages") -> dict[str, Any]:
-    """A listing that begins where it is told, in so many items a page, without bodies; and each mail with its body."""
+    """The answers of an API with these mails: a listing that honours `after`, in pages, and each mail with its body."""
 
     def answer(request: httpx2.Request) -> dict[str, Any]:
         after = datetime.fromisoformat(request.url.params["after"])
@@ -395,7 +395,7 @@ def in_pages(mails: list[dict[str, Any]], size: int, path: str = A, field: str =
 
 
 def asked_from(scanner: Scanner) -> list[tuple[float, str]]:
-    """What was listed: from when on, and which page of it."""
+    """The requests for listings: the time from which on, and the page."""
     params = [request.url.params for request in scanner.api.requests if "after" in request.url.params]
     return [(round(datetime.fromisoformat(p["after"]).timestamp() - EPOCH, 2), p.get("page_token", "")) for p in params]
 
@@ -414,7 +414,7 @@ async def test_a_failed_scan_resumes_at_its_position_and_requests_nothing_before
         assert await scanner.listing.scan(scan, scanner.counts)
         assert asked_from(scanner)[:3] == [(0, ""), (0, "2"), (0, "4")]
         assert asked_from(scanner)[3:] == [(3, ""), (3, "2"), (3, "4"), (3, "6")]
-        # Of what is dated in the same millisecond, some may not have been listed, and `after` may mean "later than".
+        # Not all mail of one millisecond may have been listed, and `after` may be exclusive.
         [*_, after] = [
             datetime.fromisoformat(p["after"]) for r in scanner.api.requests if "after" in (p := r.url.params)
         ]
@@ -449,7 +449,7 @@ async def test_the_position_of_a_scan_moves_when_everything_before_is_handed_ove
         scan = a_scan()
         nursery.start_soon(scanner.listing.scan, scan, scanner.counts)
         await trio.sleep(5)
-        # All has been listed and fetched by now, but for that one.
+        # By now, everything has been listed and fetched except for that one.
         assert scanner.api.asked[-1] == f"{A}/5"
         assert scan.position == EPOCH
         await trio.sleep(6)
@@ -478,7 +478,7 @@ async def test_a_scan_can_be_limited_to_a_number_of_pages() -> None:
         assert not await scanner.listing.scan(scan, scanner.counts, pages=2)
         assert scan.position == EPOCH + 3
         assert len(scanner.put) == 4
-        # The last page is the end, also if it is the last one that it may see.
+        # The last page is the end, even if it is the last that is permitted.
         assert await scanner.listing.scan(scan, scanner.counts, pages=1)
         assert len(scanner.put) == 5
 
@@ -494,7 +494,7 @@ async def test_a_scan_skips_mail_dated_after_it_began_and_ends_with_future_mail(
         assert await scanner.listing.scan(scan, scanner.counts, pace=partial(trio.sleep, 500))
         assert asked_from(scanner) == [(-4, ""), (-4, "2"), (-4, "4"), (1500, ""), (1500, "2")]
         found = [event.message.message_id for event in scanner.put]
-        # What it began with, what was on the page where that ended, and what was dated in the future.
+        # The mail it began with, the rest of that page, and mail that is dated in the future.
         assert found == ["-4", "-3", "-2", "-1", "0", "1", "future 0", "future 1", "future 2"]
 
 
@@ -513,7 +513,7 @@ async def test_a_scan_waits_for_its_pace_before_each_page_and_each_thread(autoju
         assert [when - begin for when in scanner.api.times] == [10, 20]
 
 
-# What may have been forgotten
+# The floor
 
 
 async def test_mail_below_the_floor_is_ignored() -> None:
@@ -528,7 +528,7 @@ async def test_mail_below_the_floor_is_ignored() -> None:
 @pytest.mark.parametrize("target", [INBOX, KEY], ids=repr)
 async def test_mail_that_falls_below_the_floor_while_it_is_fetched_is_ignored(target: Target) -> None:
     def fetch(request: httpx2.Request) -> dict[str, Any]:
-        # Pushed, delivered and forgotten: there was no room for more.
+        # It was pushed and delivered, and its identity forgotten for want of room.
         scanner.delivered.floor = EPOCH + 10
         return whole("m", 9) if target == INBOX else {"messages": [whole("m", 9)]}
 
@@ -674,8 +674,8 @@ async def test_a_thread_is_not_fetched_again_until_it_changes() -> None:
 
 
 async def test_a_thread_is_fetched_again_when_a_claim_was_given_back() -> None:
-    # What a scan takes for delivered may wait for the consumer in another scan, and be given back when that is
-    # cancelled.
+    # A mail that one scan counts as delivered may be waiting for the consumer in another scan. When that is
+    # cancelled, its claim is given back.
     answers = threads(thread("t", "n", 2, 2), t=[whole("m"), whole("n")])
     async with scanning(answers) as scanner:
         scanner.delivered.claim(pushed("m"))
@@ -742,7 +742,7 @@ async def test_a_mail_that_is_html_only_is_whole() -> None:
 
 
 def long_thread(pages: list[list[dict[str, Any]]]) -> dict[str, Any]:
-    """The newest page comes first."""
+    """The answers of an API with a thread in pages, the newest page first."""
     answers = threads(thread("t", "m", sum(map(len, pages))))
     for number, page in enumerate(pages):
         token = str(number + 1) if number + 1 < len(pages) else None
@@ -767,12 +767,12 @@ async def test_a_thread_of_many_pages_is_read_as_far_back_as_the_scan_reaches() 
 
 
 async def test_a_scan_that_reaches_further_back_reads_the_rest_of_an_unchanged_thread() -> None:
-    # The scan after the gap has stopped on the first page; the sweep behind it is for mail that is back-dated.
+    # The scan of the gap has stopped on the first page; the sweep after it finds back-dated mail.
     answers = long_thread([[whole("d", 100), whole("e", 290)], [whole("back-dated", 250) | {"timestamp": at(-50)}]])
     async with scanning(answers) as scanner:
         assert await scanner.scan(KEY, after=200) == ["d", "e"]
         assert await scanner.scan(KEY, after=-100) == ["back-dated"]
-        # It is read to its end now: no scan reaches further.
+        # It has been read to its end, and no scan reaches further.
         assert await scanner.scan(KEY, after=-9999) == []
         assert len(scanner.api.asked) == 2 + 3 + 1
 
@@ -817,7 +817,7 @@ async def test_a_thread_that_a_page_lists_twice_is_fetched_once() -> None:
 
 
 async def test_a_thread_that_keeps_getting_mail_is_fetched_once_in_a_scan(autojump_clock: MockClock) -> None:
-    # A thread that gets mail moves to the end of the listing, and takes along the older mail that was missed.
+    # A thread that gets mail moves to the end of the listing, together with its older missed mail.
     answers = threads(thread("t", "m", 1, 1), t=[whole("missed", -5), whole("m", 1)], u=[whole("n", 3)])
     answers["/threads"]["next_page_token"] = "2"
     answers["/threads?2"] = {"threads": [thread("t", "o", 2, 2), thread("u", "n", 3, 3)]}
@@ -826,7 +826,7 @@ async def test_a_thread_that_keeps_getting_mail_is_fetched_once_in_a_scan(autoju
         assert await scanner.listing.scan(scan, scanner.counts, pace=partial(trio.sleep, 10))
         assert [event.message.message_id for event in scanner.put] == ["missed", "m", "n"]
         assert scanner.api.asked.count(THREAD) == 1
-        # Another scan asks again for the one that has changed since.
+        # Another scan fetches the thread that has changed since.
         assert await scanner.scan(KEY) == []
         assert scanner.api.asked.count(THREAD) == 2
 
@@ -863,7 +863,7 @@ async def test_held_mail_is_remembered_and_comes_when_it_is_released_however_old
         assert scanner.put[0].message.text == "text of m"
         assert scanner.were_held == ["m"]
         assert scanner.counts == Counts(held=0)
-        # It is forgotten then, and costs nothing any more.
+        # It is forgotten then, and costs no more requests.
         before = len(scanner.api.asked)
         assert await scanner.check_held() == []
         assert len(scanner.api.asked) == before
@@ -903,7 +903,7 @@ async def test_held_mail_of_a_deleted_inbox_is_forgotten_in_time_without_a_failu
 ) -> None:
     answers = inbox(whole("n"), name="x") | {"/inboxes/x/messages/batch-get": batch(mail("n"))}
     async with scanning(answers) as scanner:
-        for number in range(BATCH + 1):  # more than one request asks for
+        for number in range(BATCH + 1):  # more than fit into one request
             scanner.listing.note(review("a@b", str(number)))
         scanner.listing.note(review("x", "n"))
         assert await scanner.check_held() == ["n"]
@@ -947,7 +947,7 @@ async def test_held_mail_of_an_inbox_no_longer_subscribed_to_is_forgotten() -> N
     async with scanning({}) as scanner:
         for held in [("a@b", "m"), ("x", "n"), ("a@b", "o")]:
             scanner.listing.note(review(*held))
-        # Nobody knows which inboxes a pod has.
+        # Which inboxes a pod has is unknown.
         scanner.listing.keep_only([POD, Target(inbox_id="y")])
         assert len(scanner.listing.state()) == 3
         scanner.listing.keep_only([Target(inbox_id="x"), Target(inbox_id="y")])
@@ -1015,13 +1015,13 @@ async def test_held_mail_in_the_trash_stays_remembered() -> None:
 
 
 async def test_held_mail_whose_release_was_listed_is_no_longer_checked() -> None:
-    # What has been forgotten by the time of that scan would come twice.
+    # A mail whose identity has been forgotten by then would come twice.
     async with scanning(inbox(whole("m"), whole("n"))) as scanner:
         scanner.listing.note(review("a@b", "m"))
         scanner.listing.note(review("a@b", "n"))
         assert await scanner.scan() == ["m", "n"]
         assert scanner.listing.state() == []
-        # A listing may be older than the release.
+        # A server may not know of the release yet.
         scanner.api.answers |= inbox(whole("m", 0, HELD))
         assert await scanner.scan() == []
         assert scanner.listing.state() == []
@@ -1084,7 +1084,7 @@ async def test_held_mail_is_remembered_from_one_run_to_the_next() -> None:
         assert scanner.listing.state() == [("a@b", "m"), ("x", "<ü@y>")]
 
 
-# Odd shapes
+# Malformed answers
 
 
 @pytest.mark.parametrize("inbox_id", [{}, {"inbox_id": None}, {"inbox_id": ""}, {"inbox_id": 0}], ids=repr)

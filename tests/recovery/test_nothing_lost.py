@@ -1,4 +1,4 @@
-"""Nothing is lost and nothing comes twice: the whole stream, for each way in which that was seen to break."""
+"""No mail is lost and none comes twice: regressions of the whole stream."""
 
 import json
 import ssl
@@ -35,7 +35,7 @@ ONE, BOTH = Subscribe(inbox_ids=[A]), Subscribe(inbox_ids=[A, B])
 
 
 class Backend(FakeBackend):
-    """A fake whose requests take a time, and a clock of ours that can be set."""
+    """A backend whose requests take time, and whose clock can be set."""
 
     def __init__(self, fake: FakeAgentMail, request_takes: float = 0.0) -> None:
         super().__init__(fake)
@@ -60,7 +60,7 @@ class Slow(httpx2.AsyncBaseTransport):
 
 
 class Reader:
-    """Takes all that comes, and knows when it came."""
+    """Reads events as they come, and notes when."""
 
     def __init__(self, session: AgentMailSession, journal: SQLiteJournal | None) -> None:
         self.session = session
@@ -81,7 +81,7 @@ class Reader:
         return [event for _, event in self.came if isinstance(event, cls)]
 
     def when(self, subject: str) -> float:
-        """When a mail came, on Trio's clock."""
+        """Return when a mail came, on Trio's clock."""
         [when] = [
             when
             for when, event in self.came
@@ -118,7 +118,7 @@ def ago(fake: FakeAgentMail, **ago: float) -> datetime:
     return datetime.fromtimestamp(fake.now(), UTC) - timedelta(**ago)
 
 
-# What is remembered
+# Identities
 
 
 @pytest.mark.parametrize("with_journal", [False, True])
@@ -129,7 +129,7 @@ async def test_mail_forgotten_during_a_slow_scan_does_not_come_again(
     tmp_path: Path,
     with_journal: bool,
 ) -> None:
-    # A generation is soon full, and a sweep that reaches all of sweep_depth takes longer than sweep_interval.
+    # A generation fills quickly, and a sweep of all of sweep_depth takes longer than sweep_interval.
     monkeypatch.setattr("trio_agentmail._identities.GENERATION", 40)
     recovery = Recovery(overlap=30, sweep_interval=20, sweep_depth=300, sweep_rate=6)
     journal = SQLiteJournal(tmp_path / "agent.db") if with_journal else None
@@ -176,7 +176,7 @@ async def test_mail_that_a_stalled_consumer_reads_days_later_does_not_come_again
         await session.events.receive()
         mails = [await fake.deliver(inbox_id=A, subject=f"{number}") for number in range(5)]
         for mail in mails:
-            await fake.emit(mail)  # once more; it waits to be read
+            await fake.emit(mail)  # again; it waits to be read
         await trio.sleep(2 * 86_400)
         came = []
         with trio.move_on_after(60):
@@ -198,7 +198,7 @@ async def test_a_push_unread_for_longer_than_sweep_depth_is_not_taken_for_new_ma
         mails = [await fake.deliver(inbox_id=A, subject=f"{number}", held=True) for number in range(4)]
         for mail in mails[:2]:
             await fake.release(A, mail.message.message_id)  # it is pushed, and waits; the next sweep finds it
-        # B is swept all the while. When A is at last, identities are forgotten in the moment in which pushes are read.
+        # Meanwhile B is swept. When A is swept at last, identities are forgotten just as pushes are read.
         await trio.sleep(1000)
         came = []
         with trio.move_on_after(1000):
@@ -209,7 +209,7 @@ async def test_a_push_unread_for_longer_than_sweep_depth_is_not_taken_for_new_ma
         assert sorted(map(str, came)) == ["0", "1"]
 
 
-# Looks, whatever the connection does
+# Scans, whatever the connection does
 
 
 async def test_a_scan_goes_on_while_the_connection_is_cut_every_two_seconds(
@@ -271,7 +271,7 @@ async def test_missed_mail_is_found_though_its_thread_gets_mail_while_threads_ar
         for _ in range(3):
             before = times_listed()
             await fake.wait_for(lambda: times_listed() > before, within=600)  # noqa: B023  it is called in this turn
-            # They are listed from the oldest on. Now each is younger than the scan, and the last is still the last.
+            # They are listed from the oldest on. Now each is newer than the scan, and the last is still the last.
             await all_threads_get_mail()
         await trio.sleep(30)
         assert "missed" in reader.subjects
@@ -367,7 +367,7 @@ async def test_an_added_inbox_begins_when_subscribe_is_called_however_long_it_ta
         assert reader.subjects == ["meanwhile"]
 
 
-# Odd times
+# Malformed times
 
 
 @pytest.mark.parametrize("created", ["2099-01-01T00:00:00Z", "9999-12-31T23:59:59-05:00", "0001-01-01T00:00:00+05:00"])

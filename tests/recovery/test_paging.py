@@ -1,4 +1,4 @@
-"""Whoever pages through a listing sees what was there all the time, whatever happens between the pages."""
+"""Reading a listing page by page finds all mail that stays, whatever happens between the pages."""
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -19,7 +19,7 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 
 @attrs.define
 class Model:
-    """The mail that there is: of each its thread, its time, and whether it is spam."""
+    """The mails of the fake: for each its thread, its time, and whether it is spam."""
 
     fake: FakeAgentMail
     thread: dict[str, str] = attrs.field(factory=dict)
@@ -27,7 +27,7 @@ class Model:
     spam: set[str] = attrs.field(factory=set)
 
     def messages(self) -> dict[str, int]:
-        """The place of each message that is listed."""
+        """The position of each listed message."""
         return {id_: time for id_, time in self.time.items() if id_ not in self.spam}
 
     def threads(self) -> dict[str, int]:
@@ -40,7 +40,7 @@ class Model:
     async def change(self, what: str, number: int, time: int) -> None:
         message_id, thread = f"m{number}", f"t{number % 4}"
         if what == "deliver":
-            # Two of one time are in no order that a client knows.
+            # The order of two mails of the same time is unknown to a client.
             time = next(t for t in range(time, 1000) if t not in self.time.values())
             await self.fake.deliver(
                 inbox_id=INBOX, message_id=message_id, thread_id=thread, timestamp=START + timedelta(seconds=time)

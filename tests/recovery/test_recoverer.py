@@ -1,4 +1,4 @@
-"""When recovery scans, how far back, what it says of it, and what it remembers."""
+"""When recovery scans, how far back, what it reports, and what it keeps for the next run."""
 
 import json
 import logging
@@ -50,8 +50,8 @@ def time(seconds: float) -> datetime:
     return datetime.fromtimestamp(EPOCH, UTC) + timedelta(seconds=seconds)
 
 
-class Box(Outbox):
-    """An outbox whose consumer takes everything, unless the test says otherwise."""
+class FakeOutbox(Outbox):
+    """An outbox whose consumer takes everything, unless `full` or `gone` is set."""
 
     def __init__(self, delivered: Delivered) -> None:
         super().__init__(1, 2**25, delivered)
@@ -78,13 +78,13 @@ class Box(Outbox):
         self.taken.append(notice)
 
 
-class Kept:
-    """A journal, as far as recovery needs one."""
+class FakeJournal:
+    """The part of a journal that recovery needs."""
 
     def __init__(self) -> None:
         self.state = b""
         self.times: list[float] = []
-        """When it was asked to keep something."""
+        """When `keep` was called."""
         self.forgotten_until = -math.inf
         self.failure: Exception | None = None
 
@@ -106,15 +106,15 @@ class Kept:
 
 
 class World:
-    """A recoverer with all that it deals with; the test is its supervisor, and its clock is right unless it says so."""
+    """A recoverer with its surroundings. The test plays the supervisor."""
 
     def __init__(self, answers: dict[str, Any], recovery: Recovery, kept: bytes) -> None:
         self.api = Api(answers)
         self.backend = RestBackend(self.api)
         self.clock = ServerClock(self.backend.now)
         self.delivered = Delivered(self.clock.now, recovery.sweep_depth)
-        self.box = Box(self.delivered)
-        self.journal = Kept()
+        self.outbox = FakeOutbox(self.delivered)
+        self.journal = FakeJournal()
         self.renewed: list[float] = []
         self.renewal_fails: BaseException | None = None
         self.recoverer = Recoverer(
@@ -124,7 +124,7 @@ class World:
             asked_key(),
             self.clock,
             self.delivered,
-            self.box,
+            self.outbox,
             self.renew,
             cast("Journal", self.journal),
             kept,
@@ -139,7 +139,7 @@ class World:
             raise self.renewal_fails
 
     def subscribed(self, *inbox_ids: str, event_types: list[str] | None = None) -> None:
-        """A connection is confirmed now."""
+        """Have a connection confirmed now."""
         self.resume(Subscribe(inbox_ids=inbox_ids or ["a"], event_types=event_types))
 
     def resume(self, subscribe: Subscribe) -> None:
@@ -147,13 +147,13 @@ class World:
         self.recoverer.resume(self.clock.moment())
 
     def lost(self, silent_for: float = 0.0) -> None:
-        """It is lost now, and has been silent for so long."""
+        """Lose the connection, which has been silent for `silent_for` seconds."""
         here = self.clock.moment()
         self.recoverer.pause(Moment(here.wall - silent_for, here.monotonic - silent_for))
 
     @property
     def scans(self) -> list[tuple[float, str, float]]:
-        """When something was listed, what, and how far back, by the true time."""
+        """The scans: when each began, its path, and how far back it went, by the true time."""
         return [
             (when, path, round(datetime.fromisoformat(request.url.params["after"]).timestamp() - EPOCH, 2))
             for when, path, request in zip(self.api.times, self.api.asked, self.api.requests, strict=True)
@@ -162,11 +162,11 @@ class World:
 
     @property
     def mails(self) -> list[str]:
-        return [event.message.message_id for event in self.box.taken if isinstance(event, MessageReceivedEvent)]
+        return [event.message.message_id for event in self.outbox.taken if isinstance(event, MessageReceivedEvent)]
 
     @property
     def notices(self) -> list[Event]:
-        return [event for event in self.box.taken if isinstance(event, CaughtUp | RecoveryFailed)]
+        return [event for event in self.outbox.taken if isinstance(event, CaughtUp | RecoveryFailed)]
 
     async def until(self, seconds: float) -> None:
         await trio.sleep_until(seconds)
@@ -192,7 +192,7 @@ def inbox(*mails: dict[str, Any], name: str = "a") -> dict[str, Any]:
 
 
 def polls(lost: float, until: float, since: float | None = None, path: str = A) -> list[tuple[float, str, float]]:
-    """The scans at recent mail while there is no connection, by when it was lost, and when it is there again."""
+    """The polls between the loss of a connection and its return."""
     after, scans = (lost if since is None else since) - 5, []
     for when in range(int(lost) + 2, int(until), 5):
         scans.append((float(when), path, float(after)))
@@ -224,8 +224,8 @@ async def test_it_sweeps_on_entering_and_then_at_every_interval(autojump_clock: 
         world.subscribed()
         await world.until(300)
         assert world.scans == [(10, A, 10 - 1000), (110, A, 10 - 1000), (210, A, 110 - 1000)]
-        assert world.recoverer.requests == 4  # one was for the time
-        assert world.box.taken == []
+        assert world.recoverer.requests == 4  # one was to learn the time
+        assert world.outbox.taken == []
 
 
 async def test_after_a_gap_it_scans_at_once_and_half_a_minute_later_once_more_and_deeper(
@@ -245,7 +245,7 @@ async def test_after_a_gap_it_scans_at_once_and_half_a_minute_later_once_more_an
         assert world.scans[1:] == [*polled, (160, A, 95 - 300), (190, A, -DAY), (490, A, 190 - DAY)]
         assert world.mails == ["m"]
         assert world.notices == [CaughtUp(since=time(95), recovered=1, known=1, requests=len(polled) + 2)]
-        assert world.box.taken[-1] == world.notices[0]  # behind the mail of which it tells
+        assert world.outbox.taken[-1] == world.notices[0]  # after the mail that it reports
         assert world.recoverer.recovered == 1
 
 
@@ -275,7 +275,7 @@ async def test_the_second_scan_waits_its_half_minute_also_when_a_sweep_is_due(au
         world.subscribed()
         await world.until(1031)
         assert [scan for scan in world.scans[1:] if scan not in polls(100, 1000)] == [
-            # Sweeps go on meanwhile.
+            # Meanwhile sweeps go on.
             (300, A, -DAY),
             (600, A, 100 - DAY),
             (900, A, 100 - DAY),
@@ -298,7 +298,7 @@ async def test_a_shallow_scan_does_not_shorten_the_reach_of_the_next_sweep(
         await world.until(150)
         world.api.answers |= inbox()
         await world.until(450)
-        # The sweep at 140 failed, and what was back-dated was not searched for at 110.
+        # The sweep at 140 failed, and back-dated mail was not searched for at 110.
         assert world.scans[-1] == (440, A, -DAY)
 
 
@@ -346,13 +346,13 @@ async def test_without_a_connection_recent_mail_is_polled_and_sweeps_go_on(
             (900, A, 100 - DAY),
         ]
         assert [scan for scan in polls(100, 1000) if scan not in world.scans] == []
-        # No gap is closed by that.
+        # A poll closes no gap.
         assert world.notices == []
         assert world.recoverer.missing_since == EPOCH + 100
 
 
 async def test_a_loss_in_the_moment_of_a_reconnect_finds_recovery_waiting(autojump_clock: MockClock) -> None:
-    # Recovery's task has been told of the reconnect, and has not run yet.
+    # Recovery's task has been notified of the reconnect but has not run yet.
     async with recovering() as world:
         world.subscribed()
         await world.until(100)
@@ -394,27 +394,27 @@ async def test_a_scan_under_way_survives_a_loss_and_leaves_the_new_gap_to_the_ne
 
 async def test_while_the_consumer_is_behind_sweeps_wait_but_not_for_ever(autojump_clock: MockClock) -> None:
     async with recovering() as world:
-        world.box.full = True
+        world.outbox.full = True
         world.subscribed()
         await world.until(95)
         assert world.scans == []
-        world.box.full = False
+        world.outbox.full = False
         await world.until(125)
         assert [when for when, _, _ in world.scans] == [120]
-        world.box.full = True
+        world.outbox.full = True
         await world.until(2000)
         assert [when for when, _, _ in world.scans] == [120, 720, 1320, 1920]
 
 
-# A source that the test holds in its hands
+# A source under the control of the test
 
 
-class Held(Source):
+class ControlledSource(Source):
     """A source whose scans end when the test says so."""
 
     def __init__(self) -> None:
         self.begun: list[tuple[float, str | None, float, float]] = []
-        """When a scan was begun or gone on with, where, from when on, and how many pages of it."""
+        """For each call of `scan`: when, the inbox, the position, and the limit of pages."""
         self.scans: list[Scan] = []
         self.ends: dict[str | None, trio.Event] = {}
         self.failure: Exception | None = None
@@ -448,16 +448,16 @@ class Held(Source):
     def restore(self, state: Any) -> None:
         assert state == []
 
-    def hold(self, world: "World") -> None:
-        """Take the place of the source that the recoverer has."""
+    def install(self, world: "World") -> None:
+        """Replace the recoverer's source by this one."""
         recoverer = world.recoverer
         recoverer._source = recoverer._gaps._source = recoverer._sweeps._source = self
 
 
-async def with_gap(world: World, *inbox_ids: str) -> Held:
-    """In the middle of a scan after a gap that began at 100."""
-    source = Held()
-    source.hold(world)
+async def with_gap(world: World, *inbox_ids: str) -> ControlledSource:
+    """Go to 120 s, in the middle of the scan of a gap that began at 100 s."""
+    source = ControlledSource()
+    source.install(world)
     world.subscribed(*inbox_ids)
     await world.until(100)
     world.lost()
@@ -483,7 +483,7 @@ async def test_a_scan_that_ends_in_the_moment_of_a_loss_does_not_close_the_new_g
         assert world.notices == []
         world.subscribed("a")
         await world.until(131)
-        # The first gap is closed, and not searched for again.
+        # The first gap is closed and not scanned again.
         assert source.begun[-1] == (130, "a", 120 - 300, 10)
         assert world.notices == [CaughtUp(since=time(100))]
 
@@ -492,11 +492,11 @@ async def test_a_scan_that_ends_in_the_moment_of_a_loss_does_not_close_the_new_g
 async def test_a_scan_that_ends_in_the_moment_of_a_loss_is_reported_with_the_next(
     turns: int, autojump_clock: MockClock
 ) -> None:
-    for _ in range(10):  # who runs first in a turn of Trio's loop is left to chance
+    for _ in range(10):  # Trio runs tasks in random order
         async with recovering() as world:
             begin = trio.current_time()
-            source = Held()
-            source.hold(world)
+            source = ControlledSource()
+            source.install(world)
             world.subscribed()
             await world.until(begin + 10)
             world.lost()
@@ -539,15 +539,15 @@ async def test_a_subscription_that_changes_before_its_scan_has_begun_is_scanned_
     autojump_clock: MockClock,
 ) -> None:
     async def change() -> None:
-        # One of these is the moment in which the tasks of a scan have been started and have not run.
+        # At one of these moments, the tasks of a scan have been started and have not run.
         for ticks in range(40):
             world.subscribed(f"new {ticks}")
             for _ in range(ticks % 5):
                 await trio.lowlevel.checkpoint()
 
     async with recovering() as world:
-        source = Held()
-        source.hold(world)
+        source = ControlledSource()
+        source.install(world)
         world.subscribed("a")
         await world.until(10)
         await change()
@@ -571,9 +571,9 @@ async def test_four_inboxes_are_scanned_at_once_and_a_slow_one_delays_no_other(
 ) -> None:
     inbox_ids = [f"inbox {number}" for number in range(10)]
     async with recovering() as world:
-        source = Held()
+        source = ControlledSource()
         source.ends = {inbox_id: trio.Event() for inbox_id in inbox_ids}
-        source.hold(world)
+        source.install(world)
         world.subscribed(*inbox_ids)
         await wait_all_tasks_blocked()
         assert [inbox_id for _, inbox_id, _, _ in source.begun] == inbox_ids[:4]
@@ -622,7 +622,7 @@ async def test_a_failed_poll_is_made_up_for_by_the_next_one_and_not_reported(aut
         assert world.notices == []
 
 
-# A gap that is not closed at the first try
+# Retries
 
 
 def transient() -> Exception:
@@ -677,7 +677,7 @@ async def test_a_failed_scan_is_retried_soon_after_a_reconnect(autojump_clock: M
         source = await with_gap(world, "a")
         source.failure = refused()
         source.ends["a"].set()
-        await world.until(190)  # it was tried last at 182, and would be again at 246
+        await world.until(190)  # the last attempt was at 182, and the next would be at 246
         world.lost()
         world.subscribed("a")
         await world.until(193)
@@ -767,7 +767,7 @@ async def test_an_inbox_that_is_subscribed_again_at_once_is_scanned_anew(autojum
     async with recovering() as world:
         source = await with_gap(world, "a", "b")
         source.failure = refused()
-        source.ends.pop("b").set()  # its failure is of the old subscription
+        source.ends.pop("b").set()  # its failure belongs to the old subscription
         world.subscribed("a")
         world.subscribed("a", "b")
         source.ends.pop("a")
@@ -779,9 +779,9 @@ async def test_an_inbox_that_is_subscribed_again_at_once_is_scanned_anew(autojum
 async def test_a_sweep_skips_inboxes_no_longer_subscribed_to(autojump_clock: MockClock) -> None:
     inbox_ids = ["a", "b", "c", "d", "e", "f"]
     async with recovering() as world:
-        source = Held()
+        source = ControlledSource()
         source.ends = {inbox_id: trio.Event() for inbox_id in inbox_ids}
-        source.hold(world)
+        source.install(world)
         world.subscribed(*inbox_ids)
         await world.until(10)
         world.subscribed("a", "f")
@@ -793,10 +793,10 @@ async def test_a_sweep_of_an_inbox_no_longer_subscribed_to_reports_nothing(autoj
     for failure in (None, refused()):
         async with recovering() as world:
             begin = trio.current_time()
-            source = Held()
+            source = ControlledSource()
             source.ends = {"a": trio.Event(), "b": trio.Event()}
             source.failure = failure
-            source.hold(world)
+            source.install(world)
             world.subscribed("a", "b")
             await world.until(begin + 10)
             source.ends["b"].set()
@@ -809,7 +809,7 @@ async def test_a_sweep_of_an_inbox_no_longer_subscribed_to_reports_nothing(autoj
 
 
 def pages_of(mails: list[dict[str, Any]], path: str = A) -> dict[str, Any]:
-    """A listing that begins where it is told, with one mail on each page; and each mail with its body."""
+    """The answers of an API whose listing honours `after` and has one mail per page; and each mail with its body."""
 
     def answer(request: httpx2.Request) -> dict[str, Any]:
         after = datetime.fromisoformat(request.url.params["after"])
@@ -822,7 +822,7 @@ def pages_of(mails: list[dict[str, Any]], path: str = A) -> dict[str, Any]:
 
 
 async def with_a_gap_after(world: World, delivered: list[dict[str, Any]]) -> None:
-    """Mail was delivered, and then there was no connection from 100 to 101 s."""
+    """Have mail delivered, and a gap from 100 to 101 s."""
     world.subscribed()
     await world.until(100)
     for m in delivered:
@@ -876,7 +876,7 @@ async def test_a_scan_of_skipped_mail_counts_as_a_sweep_if_it_reaches_about_as_f
         world.api.answers |= pages_of(mails)
         await world.until(140)
         assert (131, A, 0 - 60) in world.scans
-        # Live events come between its pages.
+        # Live events come in between its pages.
         pages = zip(world.api.times, world.api.asked, strict=True)
         last_page = max(when for when, path in pages if path.startswith(A))
         assert last_page >= 131 + 146 * PAUSE
@@ -898,7 +898,7 @@ async def test_in_an_inbox_that_is_not_too_busy_nothing_is_skipped(autojump_cloc
         scans = len(world.scans)
         assert world.recoverer.progress[Target(inbox_id="a")].skipped_from == math.inf
         await world.until(140)
-        assert len(world.scans) == scans + 1  # the second scan, and none at what was skipped
+        assert len(world.scans) == scans + 1  # the second scan, and none of skipped mail
 
 
 async def test_what_was_polled_in_an_outage_is_not_listed_again_in_a_busy_inbox(autojump_clock: MockClock) -> None:
@@ -934,7 +934,7 @@ async def test_a_long_scan_keeps_its_position_when_its_inbox_fails(autojump_cloc
 
 async def test_a_mail_that_can_never_be_fetched_does_not_hide_later_missed_mail(autojump_clock: MockClock) -> None:
     def listing(request: httpx2.Request) -> dict[str, Any]:
-        # What AgentMail has not created yet is not there.
+        # AgentMail has not created the later ones yet.
         there = [m for m in mails if datetime.fromisoformat(m["created_at"]).timestamp() <= world.backend.now()]
         answer: dict[str, Any] = pages_of(there)[A](request)
         return answer
@@ -943,7 +943,7 @@ async def test_a_mail_that_can_never_be_fetched_does_not_hide_later_missed_mail(
     answers = {path: listing if "/" not in path[len(A) :] else answer for path, answer in pages_of(mails).items()}
     async with recovering(answers | {f"{A}/10": 403}, Recovery(sweep_rate=6000)) as world:
         world.subscribed()
-        for minute in range(15):  # a sweep each 5 minutes, and tries to close the gap that this opens
+        for minute in range(15):  # a sweep every 5 minutes, and retries of the gap that it opens
             await world.until(60 * minute + 1)
         assert world.mails == [f"{date}" for date in range(20, 601, 10)]
         await world.until(905)
@@ -956,7 +956,7 @@ async def test_a_mail_that_can_never_be_fetched_does_not_hide_later_missed_mail(
         assert [type(notice) for notice in world.notices] == [RecoveryFailed]
 
 
-# Sweeps at their rate
+# The rate of sweeps
 
 
 async def test_a_rate_permits_a_quarter_at_once_and_the_others_evenly(autojump_clock: MockClock) -> None:
@@ -966,7 +966,7 @@ async def test_a_rate_permits_a_quarter_at_once_and_the_others_evenly(autojump_c
         await rate.wait()
         times.append(trio.current_time())
     assert times == [0] * 15 + [1, 2, 3, 4, 5]
-    # Half of it has filled again after half the time, and not more than all of it ever does.
+    # After half of the time it is half full again, and it is never more than full.
     for pause, free in [(7.0, 7), (1000.0, 15)]:
         await trio.sleep(pause)
         begin = trio.current_time()
@@ -988,17 +988,17 @@ async def test_a_long_sweep_keeps_to_its_rate_and_recent_mail_is_scanned_in_betw
     autojump_clock: MockClock,
 ) -> None:
     mails = [mail(f"{date}", date) for date in range(-1600, -1400)]
-    recovery = Recovery(sweep_interval=100, sweep_rate=12)  # 3 at once, and one in 5 seconds
+    recovery = Recovery(sweep_interval=100, sweep_rate=12)  # 3 at once, and one every 5 seconds
     async with recovering(pages_of(mails), recovery) as world:
         world.subscribed()
         await world.until(150)
         world.api.answers |= pages_of([*mails, mail("m", 120)])
         await world.until(1200)
-        # The second one waits for its turn. Each reaches back from the one before.
+        # The second one waits for the first. Each reaches back from the one before.
         assert world.scans[:4] == [(0, A, -DAY), (105, A, 0 - 300), (205, A, 100 - 300), (305, A, 200 - 300)]
         assert world.mails == ["m"]
         assert world.api.times[world.api.asked.index(f"{A}/m")] == 205
-        # A sweep that takes so long does not begin anew each time.
+        # A long sweep does not start over each time.
         assert [when for when, _, after in world.scans if after == -DAY] == [0, 1100]
         listings = [when for when, path in zip(world.api.times, world.api.asked, strict=True) if path.startswith(A)]
         listings.remove(205)  # the mail
@@ -1022,8 +1022,8 @@ async def test_an_inbox_added_while_another_is_swept_is_scanned_at_once(
     autojump_clock: MockClock,
 ) -> None:
     async with recovering(recovery=Recovery(sweep_interval=100)) as world:
-        source = Held()
-        source.hold(world)
+        source = ControlledSource()
+        source.install(world)
         source.ends["a"] = trio.Event()
         world.subscribed("a")
         await world.until(120)
@@ -1035,8 +1035,8 @@ async def test_an_inbox_added_while_another_is_swept_is_scanned_at_once(
 
 async def test_a_long_sweep_of_one_inbox_does_not_delay_the_others(autojump_clock: MockClock) -> None:
     async with recovering(recovery=Recovery(sweep_interval=100)) as world:
-        source = Held()
-        source.hold(world)
+        source = ControlledSource()
+        source.install(world)
         source.ends["a"] = trio.Event()
         world.subscribed("a", "b")
         await world.until(350)
@@ -1123,13 +1123,13 @@ async def test_memory_that_runs_out_is_reported_once_until_a_sweep_has_covered_i
         await world.until(350)  # it was swept
         push(347, 348)
         await reconnect()
-        assert len(told()) == 1  # what was forgotten for these was covered
+        assert len(told()) == 1  # what was forgotten since then had been covered
         push(349)
         await reconnect()
         assert len(told()) == 2
 
 
-# What cannot be recovered
+# Reports of failures
 
 
 async def test_a_failed_recovery_is_reported_once_and_so_is_its_success(autojump_clock: MockClock) -> None:
@@ -1145,7 +1145,7 @@ async def test_a_failed_recovery_is_reported_once_and_so_is_its_success(autojump
         assert isinstance(failed, RecoveryFailed)
         assert (failed.inbox_id, failed.pod_id, failed.since) == ("a", None, time(100))
         assert failed.reason == 'HTTP status 403: {"name":"no","message":"status 403"}'
-        # Of the other inbox, at once: it was not held up.
+        # The other inbox comes at once: it was not delayed.
         assert caught_up == CaughtUp(since=time(100), failed=1, requests=2 * 2 + 2)
         world.api.answers |= inbox(mail("m", 500))
         await world.until(1400)
@@ -1153,7 +1153,7 @@ async def test_a_failed_recovery_is_reported_once_and_so_is_its_success(autojump
         [late] = world.notices[2:]
         assert isinstance(late, CaughtUp)
         assert (late.since, late.recovered, late.failed) == (time(100), 1, 0)
-        # And if it fails again, that is news.
+        # A new failure is reported again.
         world.api.answers[A] = 404
         await world.until(2000)
         [again] = world.notices[3:]
@@ -1201,7 +1201,7 @@ async def test_after_days_of_failures_mail_is_found_from_the_last_complete_sweep
         scans.remove(100 - 300)  # the one that closes the gap
         first, second, third = scans
         assert first == -DAY
-        assert second == 140 - DAY  # the first one had begun then, and says nothing of what came later
+        assert second == 140 - DAY  # the first one began then, and does not cover what came later
         assert third > DAY
 
 
@@ -1239,7 +1239,7 @@ async def test_a_loss_during_the_check_of_held_mail_postpones_the_report_of_the_
         assert caught_up.since == time(100)
 
 
-# What the subscription says
+# Subscriptions
 
 
 async def test_mail_from_before_the_stream_is_not_delivered(autojump_clock: MockClock) -> None:
@@ -1257,7 +1257,7 @@ async def test_an_inbox_that_is_subscribed_later_begins_then(autojump_clock: Moc
         await world.until(100)
         world.subscribed("a", "b")
         await world.until(101)
-        # It is scanned at once: what was pushed between the confirmation and now came on the new connection.
+        # It is scanned at once. What was pushed since the confirmation came on the new connection.
         assert sorted(scan[:2] for scan in world.scans) == [(0, A), (100, A), (100, B)]
         assert world.mails == ["m", "new"]
 
@@ -1293,7 +1293,7 @@ async def test_an_inbox_no_longer_subscribed_to_is_forgotten(autojump_clock: Moc
         assert [scan for scan in world.scans if scan[1] == B and scan[0] > 10] == []
         assert world.api.asked.count(f"{B}/batch-get") == 1
         assert json.loads(world.journal.state)["source"] == []
-        # It has no gap, so that a later one is told of without it; and if it comes back, it begins anew.
+        # It has no gap, so a later one is reported without it. If it is added again, it begins anew.
         world.lost()
         await world.until(1010)
         world.subscribed("a")
@@ -1315,8 +1315,8 @@ async def test_without_received_mail_in_the_subscription_nothing_is_requested(au
         world.subscribed(event_types=["message.sent", "message.bounced"])
         await world.until(9000)
         assert world.api.asked == []
-        assert world.box.taken == []
-        # Then it has, and begins there.
+        assert world.outbox.taken == []
+        # Then it is known, and begins there.
         world.api.answers |= inbox(mail("old", 8999.999), mail("new", 9000))
         world.subscribed()
         await world.until(9001)
@@ -1481,7 +1481,7 @@ async def test_a_loss_right_after_the_first_answer_is_not_shifted_twice(
     def nobody(request: httpx2.Request) -> None:
         raise httpx2.ConnectError("refused")
 
-    # The answer to the first request of another kind tells the time while recovery waits to ask again.
+    # The answer to another request tells the time while recovery waits to request it again.
     async with recovering({"/inboxes": nobody, PATH: {"message_id": "<m/1>", "text": "text"}}) as world:
         world.api.ahead = 600.0
         world.subscribed()
@@ -1583,7 +1583,7 @@ async def test_kept_times_that_lie_in_the_future_are_repaired(autojump_clock: Mo
         assert world.mails == ["m"]
 
 
-# A connection that is alive and does not deliver
+# Connections that are alive and deliver nothing
 
 
 @pytest.mark.parametrize(("lost_at", "subscribed_at"), [(299, 302), (302, 310)], ids=["begins", "ends"])
@@ -1649,9 +1649,9 @@ async def test_mail_that_was_not_pushed_replaces_the_connection(
 @pytest.mark.parametrize(
     ("found", "confirmed_again"),
     [
-        (mail("m", 299), False),  # it may be on its way
-        (mail("m", 150), True),  # of before the connection
-        (mail("m", None), False),  # nobody knows when
+        (mail("m", 299), False),  # it may still be pushed
+        (mail("m", 150), True),  # from before the connection
+        (mail("m", None), False),  # unknown
     ],
     ids=["just now", "before", "no time"],
 )
@@ -1700,7 +1700,7 @@ async def test_mail_that_may_be_unread_since_the_consumer_is_behind_replaces_not
         world.subscribed()
         await world.until(100)
         world.api.answers |= inbox(mail("m", 100))
-        world.box.full = True
+        world.outbox.full = True
         await world.until(1000)
         assert world.mails == ["m"]
         assert world.renewed == []
@@ -1732,7 +1732,7 @@ async def test_a_stream_left_while_its_connection_is_replaced_ends_without_an_er
         assert world.renewed[0] == 300
 
 
-# Events that are pushed
+# Bodies of pushed mail
 
 
 def large(**more: Any) -> MessageReceivedEvent:
@@ -1803,28 +1803,28 @@ async def test_fetching_a_body_can_be_cancelled(autojump_clock: MockClock) -> No
         assert trio.current_time() == 3
 
 
-# When nobody wants the events any more
+# An abandoned channel
 
 
 async def test_it_stops_when_the_channel_is_abandoned(autojump_clock: MockClock) -> None:
     async with recovering(inbox(mail("m", 1))) as world:
-        world.box.gone = True
+        world.outbox.gone = True
         world.subscribed()
         await world.until(9999)
-        # The sweep, and the scan at recent mail that took the place of the next one.
+        # The sweep, and the scan of recent mail in place of the next one.
         assert [when for when, _, _ in world.scans] == [0, 300]
-        assert world.box.taken == []
+        assert world.outbox.taken == []
 
 
 async def test_it_goes_on_when_a_notice_cannot_be_delivered(autojump_clock: MockClock) -> None:
-    # Whoever reads the connection is told the same, and ends the stream.
+    # The supervisor gets the same exception and ends the stream.
     async with recovering({A: 403}) as world:
-        world.box.gone = True
+        world.outbox.gone = True
         world.subscribed("a", "b")
         await world.until(400)
         scans = [scan[:2] for scan in world.scans]
         assert {(0, A), (0, B), (300, A), (300, B)} <= {*scans}
-        assert len({when for when, _ in scans if 0 < when < 300}) > 4  # each gap is tried again
+        assert len({when for when, _ in scans if 0 < when < 300}) > 4  # each gap is retried
 
 
 # From one run to the next
@@ -1864,7 +1864,7 @@ async def test_a_gap_that_was_not_closed_is_remembered(autojump_clock: MockClock
         await world.until(5000)
         world.subscribed()
         await world.until(5001)
-        # The scan that failed goes on, and what came since it began is searched for by another.
+        # The failed scan resumes, and another one covers what came since it began.
         assert world.scans == [(5000, A, 100 - 300), (5000, A, 110 - 300)]
 
 
@@ -1880,7 +1880,7 @@ async def test_a_journal_knows_better_than_since_where_to_begin(autojump_clock: 
         await world.until(5000)
         world.subscribed()
         await world.until(5001)
-        # Since the last sweep; and mail is as old as it may be, since it may be back-dated or late.
+        # From the last sweep on, with all of sweep_depth, since mail may be back-dated or late.
         assert world.scans == [(5000, A, 930 - 300)]
         assert world.mails == ["old"]
 
@@ -1929,7 +1929,7 @@ async def test_a_crash_before_the_first_subscription_leaves_a_known_gap(
     answers = inbox(mail("m", -999), mail("n", 11))
     async with recovering(answers, recovery, world.journal.state) as world:
         await world.recoverer.begin(Subscribe(inbox_ids=["a"]))
-        assert world.journal.state == b""  # what was kept stays
+        assert world.journal.state == b""  # what was kept is not replaced
         await world.until(100)
         world.subscribed()
         await world.until(101)
@@ -1965,7 +1965,7 @@ async def test_a_sweep_resumes_at_its_position_in_the_next_run(autojump_clock: M
         assert skipped == (5030 + PAUSE, A, -91)  # 10 pages had been listed
         assert sweep[0] == 5030
         assert -100 + 15 + 20 < sweep[2] < -100 + 15 + 31
-        assert following == (5330, A, -DAY)  # what it has not seen of the gap
+        assert following == (5330, A, -DAY)  # the part of the gap that it has not scanned
 
 
 async def test_the_scan_of_a_gap_resumes_at_its_position_in_the_next_run(autojump_clock: MockClock) -> None:
@@ -2000,8 +2000,8 @@ async def test_changes_are_kept_within_a_second_and_positions_every_five(
     autojump_clock: MockClock,
 ) -> None:
     async with recovering() as world:
-        source = Held()
-        source.hold(world)
+        source = ControlledSource()
+        source.install(world)
         world.subscribed()
         await world.until(200)
         kept = len(world.journal.times)

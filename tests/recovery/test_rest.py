@@ -1,4 +1,4 @@
-"""Requests to the REST API: patient with its trouble, never more than it bears, and the key is in one header only."""
+"""Requests to the REST API: retries, limits, and the key in one header only."""
 
 import gc
 import logging
@@ -36,7 +36,7 @@ ANSWER = {"answer": 42}
 
 
 def answers(*items: Any) -> Api:
-    """Answers `/x` with each of these in turn; the last is repeated."""
+    """Answer `/x` with each of these in turn; the last is repeated."""
     left = list(items)
 
     def answer(request: httpx2.Request) -> Any:
@@ -56,7 +56,7 @@ def refused(status: int, **headers: str) -> httpx2.Response:
     return httpx2.Response(status, headers={name.replace("_", "-"): value for name, value in headers.items()})
 
 
-# Trouble
+# Failures and retries
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 599])
@@ -256,7 +256,7 @@ async def test_a_body_that_cannot_be_decompressed_is_transient(autojump_clock: M
     async with rest(Api({"/x": broken})) as asks:
         with pytest.raises(RequestFailedError):
             await asks.get("/x")
-    gc.collect()  # httpx2 leaves its generators to it; the warning of that is this test's, and not another one's
+    gc.collect()  # collects the generators of httpx2 here, so that the warning belongs to this test
 
 
 async def test_a_bug_comes_out_as_itself(autojump_clock: MockClock) -> None:
@@ -285,7 +285,7 @@ async def test_a_lone_surrogate_is_accepted() -> None:
         assert await asks.get("/x") == {"preview": "half �"}
 
 
-# What is sent
+# Requests
 
 
 async def test_the_method_url_and_headers_of_requests() -> None:
@@ -520,7 +520,7 @@ async def test_no_logger_shows_the_key_at_any_level(status: int, caplog: pytest.
 
 @asynccontextmanager
 async def silent_server() -> AsyncIterator[tuple[AgentMailEnvironment, trio.MemoryReceiveChannel[bytes]]]:
-    """A real socket. What it receives comes out of the channel; `b""`: the client has hung up."""
+    """A server on a real socket. The channel yields what it receives, and `b""` when the client has closed."""
 
     async def handle(stream: trio.SocketStream) -> None:
         async with stream:
@@ -564,7 +564,7 @@ async def test_a_request_cancelled_while_it_waits_is_not_retried(autojump_clock:
 
 
 class Connections(RestBackend):
-    """Counts the connections that are held."""
+    """Counts the open connections."""
 
     def __init__(self, api: Api) -> None:
         super().__init__(api)
@@ -578,7 +578,7 @@ class Connections(RestBackend):
 
 
 class Transport(httpx2.AsyncBaseTransport):
-    """One that takes its time to be closed."""
+    """A transport whose closing takes time."""
 
     def __init__(self, transport: httpx2.AsyncBaseTransport, connections: Connections) -> None:
         self._transport = transport
@@ -669,7 +669,7 @@ async def test_a_listing_without_a_pace_has_a_checkpoint_for_each_request() -> N
 
 @pytest.mark.parametrize("circle", [["a"], ["a", "b"], ["a", "b", "c", "b"]])
 async def test_a_page_token_that_comes_again_does_not_go_on_for_ever(circle: list[str]) -> None:
-    # And it is no end either: whoever asks must know that it has not seen all.
+    # It is not the end either: the caller must learn that it has not seen everything.
     left = iter([*circle, *circle, *circle])
     async with rest(lambda_handler(lambda _: {"items": [], "next_page_token": next(left)})) as asks:
         with pytest.raises(RequestFailedError, match="page_token twice"):

@@ -1,4 +1,4 @@
-"""What the REST API may answer besides what it should: read within bounds, taken for what it is, and never kept."""
+"""Unexpected answers of the REST API: they are read within limits and become failed requests."""
 
 import gc
 import gzip
@@ -45,7 +45,7 @@ LIMIT = 16 * 2**20
 
 
 class Body(httpx2.AsyncByteStream):
-    """As it crosses the wire, in pieces."""
+    """A body in pieces, as it comes over the network."""
 
     def __init__(self, pieces: Sequence[bytes] | AsyncIterator[bytes]) -> None:
         self._pieces = pieces
@@ -77,7 +77,7 @@ def wire(*pieces: bytes, status: int = 200, **headers: str | bytes) -> httpx2.Re
 
 
 def always(answer: Callable[[], Any]) -> Api:
-    """Answers `/x` so each time."""
+    """Answer `/x` the same each time."""
     return Api({"/x": lambda _: answer()})
 
 
@@ -143,15 +143,15 @@ async def test_no_cookie_is_sent_back(cookie: bytes, autojump_clock: MockClock) 
     assert all("Cookie" not in request.headers for request in api.requests)
 
 
-# How much is read
+# Limits
 
 
 def packed(data: bytes) -> bytes:
-    return gzip.compress(data, 9, mtime=0)  # else the time would be in the names of tests
+    return gzip.compress(data, 9, mtime=0)  # without mtime, the names of tests would contain the time
 
 
 def bomb(size: int) -> bytes:
-    """So many spaces, packed a thousand times smaller."""
+    """Spaces, compressed a thousand times."""
     packer = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS | 16)
     return b"".join(packer.compress(b" " * 2**20) for _ in range(size // 2**20)) + packer.flush()
 
@@ -234,7 +234,7 @@ async def test_decompression_stops_at_the_limit(autojump_clock: MockClock, monke
 
 async def test_data_that_decompresses_to_nothing_is_limited_as_well(autojump_clock: MockClock) -> None:
     whole = packed(b"{}")
-    trailing = [b"\x00" * 2**20] * 17  # behind its end, which gzip ignores
+    trailing = [b"\x00" * 2**20] * 17  # after its end, which gzip ignores
     failure, _ = await failure_of(lambda: wire(whole, *trailing, Content_Encoding="gzip"))
     assert isinstance(failure, AnswerTooLargeError)
 
@@ -376,7 +376,7 @@ async def test_an_item_that_is_too_large_by_itself_ends_the_listing() -> None:
 
 
 def endless(items: Callable[[int], list[dict[str, Any]]]) -> rest_api.Handler:
-    """A listing whose pages each name another one."""
+    """A listing whose pages each name a next one."""
 
     async def handle(request: httpx2.Request) -> httpx2.Response:
         number = int(request.url.params.get("page_token", "0"))
@@ -427,7 +427,7 @@ async def test_a_page_token_too_long_for_a_url_is_a_request_that_failed(autojump
             await asks.get("/x", {"page_token": "x" * 2**17})
 
 
-# What is too large, through a stream
+# Answers that are too large, through a stream
 
 
 @pytest.mark.parametrize("subscribe", [Subscribe(inbox_ids=[INBOX]), Subscribe()], ids=["inbox", "threads"])
@@ -564,7 +564,7 @@ async def test_a_held_mail_that_is_too_large_by_itself_delays_no_other(
     assert "held mail could not be checked: the answer has more" in caplog.text
 
 
-# What httpx2 does not expect
+# Exceptions that httpx2 does not expect
 
 
 class Broken(httpx2.AsyncBaseTransport):
@@ -685,7 +685,7 @@ GARBAGE: dict[str, bytes] = {
 
 @asynccontextmanager
 async def speaking(answer: bytes) -> AsyncIterator[AgentMailEnvironment]:
-    """A server that says this to everybody, and hangs up."""
+    """A server that sends these bytes to each client, and closes."""
 
     async def handle(stream: trio.SocketStream) -> None:
         async with stream:
@@ -716,7 +716,7 @@ async def test_garbage_over_a_socket_is_a_failed_request(answer: bytes, monkeypa
         async with asks.connected():
             with suppress(ApiError, RequestFailedError):
                 assert await asks.get("/x") == {}
-    gc.collect()  # no generator, and so no connection, has been left to it
+    gc.collect()  # no generator, and so no connection, is left to collect
 
 
 async def test_an_abandoned_answer_over_a_socket_leaves_no_connection() -> None:
@@ -758,7 +758,7 @@ async def test_garbage_fails_the_recovery_and_the_stream_goes_on(autojump_clock:
         assert await anext(events) == event
 
 
-# What is logged, and what stands in a traceback
+# Logs and tracebacks
 
 
 async def test_requests_are_logged_at_debug_only_and_without_ids(
@@ -816,7 +816,7 @@ async def test_a_key_that_a_server_repeats_does_not_get_into_httpcore2s_log(
     caplog.set_level(logging.DEBUG)
     for name in ("httpcore2", "httpcore2.connection", "httpcore2.http11"):
         caplog.set_level(logging.DEBUG, logger=name)
-    odd = SECRET + "'\\\""  # as repr() shows it, it is another text
+    odd = SECRET + "'\\\""  # its repr() is another text
     fake = FakeAgentMail(api_keys={odd, KEY})
     fake.answer_requests(
         lambda request: httpx2.Response(200, headers={"X-Echo": request.headers["Authorization"]}, json=ANSWER),
@@ -832,7 +832,7 @@ async def test_a_key_that_a_server_repeats_does_not_get_into_httpcore2s_log(
         assert any("X-Echo" in line and "Bearer ***" in line for line in lines)
         assert [line for line in lines if MARK in line] == []
         caplog.clear()
-        # Others' use of httpcore2 is as it was.
+        # The log of other users of httpcore2 is unchanged.
         async with httpx2.AsyncClient(trust_env=False) as client:
             await client.get(f"{environment.http}/v0/inboxes", headers={"Authorization": f"Bearer {KEY}"})
     assert any(f"Bearer {KEY}" in record.getMessage() for record in caplog.records)
@@ -847,7 +847,7 @@ async def test_no_local_of_a_traceback_shows_the_key(failure: Any, autojump_cloc
             raise failure
         return wire(b"[]") if failure == "no object" else failure
 
-    # Concatenated, since a literal would stand in this frame.
+    # Concatenated, since a literal would be in this frame.
     async with rest(Api({"/x": answer}), lambda: SECRET[:5] + SECRET[5:]) as asks:
         with pytest.raises(Exception) as caught:
             await asks.get("/x")

@@ -1,4 +1,4 @@
-"""Whatever the REST API answers, at every call that recovery makes: the stream goes on, and so does the next run."""
+"""Whatever the REST API answers to any call of recovery, the stream goes on, and so does the next run."""
 
 import gzip
 import json
@@ -46,7 +46,7 @@ fuzzed = settings(
 
 INBOX, OTHER, POD = "agent@example.com", "other@example.com", "pod_1"
 
-# What is asked, told from the path
+# The kinds of calls, by their paths
 
 CALLS: dict[str, tuple[Subscribe, Callable[[str], bool]]] = {
     "the time": (Subscribe(inbox_ids=[INBOX]), lambda path: path == "/v0/inboxes"),
@@ -59,7 +59,7 @@ CALLS: dict[str, tuple[Subscribe, Callable[[str], bool]]] = {
     "everything": (Subscribe(inbox_ids=[INBOX], pod_ids=[POD]), lambda path: True),
 }
 
-# What is answered
+# Answers
 
 deep = st.sampled_from([50, 253, 254, 255, 300, 1_000, 1_021, 1_022, 1_023, 1_024, 1_025, 5_000])
 odd_text = st.one_of(
@@ -95,14 +95,14 @@ odd_value = st.recursive(
 
 
 class Deep:
-    """A list in a list in a list, which Python's own writer does not write when it is this deep."""
+    """A list in a list in a list, deeper than the standard library can write."""
 
     def __init__(self, levels: int) -> None:
         self.levels = levels
 
 
 def written(value: Any) -> bytes:
-    """JSON as somebody might write it: half an emoji, numbers of any size, any depth."""
+    """JSON as a server might write it: lone surrogates, numbers of any size, any depth."""
     holes: list[int] = []
 
     def hole(deep: Any) -> str:
@@ -116,7 +116,7 @@ def written(value: Any) -> bytes:
 
 
 class Change:
-    """Changes one place in an answer that was good: a value, a name, or what is there at all."""
+    """Changes one place in a good answer: a value, a name, or whether it is there."""
 
     def __init__(self, place: int, value: Any, how: str) -> None:
         self.position = place
@@ -231,7 +231,7 @@ failures = st.sampled_from(
 
 
 class Odd:
-    """An answer out of thin air, or one that was good and has been changed."""
+    """A random answer, or a good one that has been changed."""
 
     def __init__(
         self,
@@ -314,7 +314,7 @@ async def a_day_with(
     oddities: Sequence[Odd],
     journal: SQLiteJournal | None,
 ) -> None:
-    """A stream over a gap, pushes that are swallowed, held mail and mail without its body."""
+    """A stream with a gap, swallowed pushes, held mail and mail without its body."""
     fake = FakeAgentMail()
     fake.add_inbox(INBOX, pod_id=POD)
     fake.add_inbox(OTHER, pod_id=POD)
@@ -356,7 +356,7 @@ async def a_day_with(
             await trio.sleep(320)
             await fake.release(INBOX, held.message.message_id)
             await trio.sleep(310)
-            # It is alive, and what is pushed comes.
+            # The stream is alive, and pushed mail comes.
             await fake.wait_subscribed()
             last = await fake.deliver(inbox_id=INBOX)
             await trio.sleep(30)
@@ -476,7 +476,7 @@ async def ask_over_a_socket(answer: bytes) -> None:
                 ServerClock(time.time),
             )
             async with asks.connected():
-                # One attempt. It returns what has failed.
+                # A single attempt returns a failure and does not raise it.
                 assert isinstance(await asks._attempt("GET", "/x", None, None), dict | ApiError | RequestFailedError)
             nursery.cancel_scope.cancel()
 

@@ -1,4 +1,4 @@
-"""When recovery scans, and since when."""
+"""When recovery scans, and from which time on."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +24,7 @@ LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
 
 async def receive_until(events: trio.MemoryReceiveChannel[Event], kind: type[Event]) -> list[Event]:
-    """All events up to the first one of a kind."""
+    """Receive all events up to the first one of a class."""
     received: list[Event] = []
     with trio.fail_after(60):
         while not received or not isinstance(received[-1], kind):
@@ -97,7 +97,7 @@ async def test_mail_the_journal_has_no_room_for_is_not_lost_however_long_that_la
         await trio.sleep(1)
         await fake.deliver(inbox_id=INBOX, subject="one")
         await fake.deliver(inbox_id=INBOX, subject="two")
-        await trio.sleep(1_500)  # the consumer handles neither, and many a sweep finds nothing amiss
+        await trio.sleep(1_500)  # the consumer handles neither, and sweeps find nothing missing
     async with open_agentmail_stream(recovery=recovery, journal=journal, backend=fake) as events:
         subjects = []
         with trio.move_on_after(100):

@@ -96,12 +96,12 @@ def test_without_memory_mail_comes_twice() -> None:
     assert not verdict.lost
 
 
-async def no_scan(*_: object) -> None:
+async def do_nothing(*_: object) -> None:
     pass
 
 
 def test_without_sweeps_mail_is_lost_that_was_swallowed_or_is_back_dated() -> None:
-    with patch.object(Sweeps, "run", no_scan):
+    with patch.object(Sweeps, "run", do_nothing):
         verdict = wrong_run("inboxes")
     lost = set(verdict.lost)
     faults = [step for _, step in verdict.schedule.steps if isinstance(step, Fault)]
@@ -120,7 +120,7 @@ def shallow_sweep(sweeps: Sweeps, target: Target) -> Scan:
 
 MISTAKES: dict[str, tuple[Any, str, Any, str]] = {
     "sweeps reach back from now": (Sweeps, "_next_sweep", shallow_sweep, "lost"),
-    "held mail is not scanned again": (RecoveryState, "_check_held", no_scan, "lost"),
+    "held mail is not checked again": (RecoveryState, "_check_held", do_nothing, "lost"),
     "held mail is not told apart": (mails, "HELD", "another label", "unwanted"),
     "a mail whose delivery was interrupted counts as delivered": (Delivered, "give_back", lambda *_: None, "lost"),
 }
