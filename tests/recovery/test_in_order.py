@@ -10,7 +10,7 @@ from trio.testing import MockClock
 from trio_agentmail._recovery.in_order import Room, in_order
 
 
-async def test_results_come_in_order_and_nobody_waits_for_the_slowest_of_a_batch(autojump_clock: MockClock) -> None:
+async def test_results_come_in_order_without_waiting_for_the_slowest_of_a_batch(autojump_clock: MockClock) -> None:
     async def sleep(seconds: float) -> float:
         await trio.sleep(seconds)
         return seconds

@@ -1457,10 +1457,10 @@ async def test_our_clock_may_be_set_right_while_we_run(autojump_clock: MockClock
 async def test_without_an_answer_the_failure_is_reported_and_the_time_requested_again(
     autojump_clock: MockClock, no_jitter: None
 ) -> None:
-    def nobody(request: httpx2.Request) -> None:
+    def unreachable(request: httpx2.Request) -> None:
         raise httpx2.ConnectError("refused")
 
-    async with recovering({"/inboxes": nobody}) as world:
+    async with recovering({"/inboxes": unreachable}) as world:
         world.subscribed("a", "b")
         await world.until(100)
         assert {notice.inbox_id for notice in world.notices if isinstance(notice, RecoveryFailed)} == {"a", "b"}
@@ -1478,11 +1478,11 @@ async def test_without_an_answer_the_failure_is_reported_and_the_time_requested_
 async def test_a_loss_right_after_the_first_answer_is_not_shifted_twice(
     autojump_clock: MockClock,
 ) -> None:
-    def nobody(request: httpx2.Request) -> None:
+    def unreachable(request: httpx2.Request) -> None:
         raise httpx2.ConnectError("refused")
 
     # The answer to another request tells the time while recovery waits to request it again.
-    async with recovering({"/inboxes": nobody, PATH: {"message_id": "<m/1>", "text": "text"}}) as world:
+    async with recovering({"/inboxes": unreachable, PATH: {"message_id": "<m/1>", "text": "text"}}) as world:
         world.api.ahead = 600.0
         world.subscribed()
         await world.until(0.1)
@@ -1541,14 +1541,14 @@ async def test_progress_kept_before_the_first_answer_is_converted_to_their_clock
 async def test_a_failure_reported_before_the_first_answer_is_not_reported_again(
     autojump_clock: MockClock, no_jitter: None
 ) -> None:
-    def nobody(request: httpx2.Request) -> None:
+    def unreachable(request: httpx2.Request) -> None:
         raise httpx2.ConnectError("refused")
 
     async with recovering() as world:
         world.subscribed()
         await world.until(100)
         kept = world.journal.state
-    async with recovering({"/inboxes": nobody, A: 403}, kept=kept) as world:
+    async with recovering({"/inboxes": unreachable, A: 403}, kept=kept) as world:
         world.subscribed()
         await world.until(150)
         assert [type(notice) for notice in world.notices] == [RecoveryFailed]

@@ -15,5 +15,6 @@ The path of a missed mail:
 
 Below them, `rest` makes requests, with retries and limits; `paging` follows page tokens; and `exchange` is a single
 request with its answer. `progress` records how far each target has been scanned, and how a journal keeps that. `bodies`
-is apart: it fetches the bodies that pushed mail came without.
+is apart: it fetches the bodies that pushed mail came without. `no_recovery` takes the place of `recoverer` if recovery
+is turned off.
 """

@@ -39,7 +39,7 @@ class RecoveryState:
         unwritten: The mail that waits for room in the journal.
 
     Attributes:
-        source: Set by whoever makes this and the source, since the source hands over mail through `put`.
+        source: Where missed mail comes from. It is set after construction, since it hands over mail through `put`.
         progress: The targets that are subscribed to, and how far each has been scanned.
         is_connected: Whether the subscription is in force.
         confirmed_at: Since when it has been, in seconds since the epoch; `math.inf` if it is not.
