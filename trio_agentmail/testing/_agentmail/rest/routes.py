@@ -42,9 +42,9 @@ class Route:
     permission: str
     function: Callable[..., Answer]
 
-    def match(self, method: str, segments: Sequence[str]) -> dict[str, Any] | None:
-        """Return the parameters in the path of a request, or `None` if this route does not match."""
-        if method != self.method or len(segments) != len(self.pattern):
+    def match(self, segments: Sequence[str]) -> dict[str, Any] | None:
+        """Return the parameters in a path, or `None` if the path does not match."""
+        if len(segments) != len(self.pattern):
             return None
         parameters: dict[str, Any] = {}
         for expected, segment in zip(self.pattern, segments, strict=True):
@@ -79,7 +79,7 @@ class RouteTable:
         if segments[-1] == "search":
             return None  # calls of AgentMail that the fake lacks; without this, "search" would be taken for an id
         for route in self.routes:
-            if (parameters := route.match(method, segments)) is not None:
+            if route.method == method and (parameters := route.match(segments)) is not None:
                 return route, parameters
         return None
 
