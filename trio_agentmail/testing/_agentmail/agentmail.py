@@ -42,8 +42,8 @@ __all__ = ["AgentMail"]
 class AgentMail:
     """An organization at AgentMail: its inboxes, pods, threads and mail, its API keys, and the REST API.
 
-    Every operation takes the present time as `now`, which is aware and has no more than milliseconds. `FakeAgentMail`
-    has methods of the same names, and documents their arguments and what they raise.
+    Every operation takes the present time as `now`, which is aware and has no more than milliseconds. The methods of
+    the same names that tests call, like `FakeAgentMail.deliver`, document the arguments and the exceptions.
 
     Args:
         keys: The API keys; by default any key is known and may do everything.
