@@ -134,7 +134,7 @@ def test_the_targets_follow_the_subscription() -> None:
 
 
 def test_an_unknown_event_type_cannot_be_listed() -> None:
-    with pytest.warns(UserWarning, match="no event type 'brand.new'"):
+    with pytest.warns(UserWarning, match="unknown event type 'brand.new'"):
         subscribe = Subscribe(event_types=["brand.new"])
     assert recovered_types(subscribe) == ()
 
