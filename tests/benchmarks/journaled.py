@@ -3,7 +3,7 @@
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -148,11 +148,12 @@ def consumer(way: str, journal: Any) -> Callable[[Any], Any]:
 def commit_each_change_by_itself() -> None:
     """The naive way: the same journal, but each change is a transaction of its own and waits for the disk."""
     from trio_agentmail._journal.sqlite_store import SQLiteStore
+    from trio_agentmail._journal.store import Change
 
     apply = SQLiteStore.apply
 
-    def apply_one_by_one(self: SQLiteStore, steps: Iterable[Callable[[], Any]]) -> list[Any]:
-        return [result for step in steps for result in apply(self, [step])]
+    def apply_one_by_one(self: SQLiteStore, changes: Sequence[Change]) -> list[Any]:
+        return [result for change in changes for result in apply(self, [change])]
 
     SQLiteStore.apply = apply_one_by_one  # type: ignore[method-assign]
 

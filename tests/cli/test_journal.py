@@ -9,8 +9,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tests.helpers.journals import begin, crashing, mail, opened, take
-from trio_agentmail import SQLiteJournal, decode_event
+from trio_agentmail import decode_event
 from trio_agentmail._journal.sqlite_store import read_journal
+from trio_agentmail._journal.stored_journal import StoredJournal
 from trio_agentmail.cli._commands import commands
 
 NASTY = decode_event(
@@ -29,7 +30,7 @@ def run(*arguments: object, input: str | None = None) -> Result:
     return CliRunner().invoke(commands, ["journal", *map(str, arguments)], input=input)
 
 
-async def fill(journal: SQLiteJournal) -> None:
+async def fill(journal: StoredJournal) -> None:
     """Two dead letters, numbers 1 and 2, and one event that is not handled."""
     await journal.record(NASTY)
     await journal.record(mail(2))

@@ -15,7 +15,6 @@ from trio_agentmail import _delivered as delivered_module
 from trio_agentmail import _identities as identities_module
 from trio_agentmail._delivered import Delivered
 from trio_agentmail._identity import LISTED, PLAUSIBLE, RECOVERED, identity, is_same_push, push_record
-from trio_agentmail._journal.entry import new_row
 from trio_agentmail._journal.protocol import KeptIdentity
 from trio_agentmail.events import MessageSentEvent, Send
 
@@ -54,8 +53,7 @@ def recovered(
 
 def kept(*events: Event, now: float = NOW) -> list[KeptIdentity]:
     """Return what a journal keeps of events until its next start."""
-    rows = [new_row(attrs.evolve(event, raw="{}"), now) for event in events]  # type: ignore[arg-type]
-    return [KeptIdentity(row.key, row.recorded_at, row.push) for row in rows]
+    return [KeptIdentity.of(attrs.evolve(event, raw="{}"), now) for event in events]  # type: ignore[arg-type]
 
 
 def other(event_id: str | None, raw: str = "") -> UnknownEvent:

@@ -95,13 +95,13 @@ def nothing(*_: Any) -> None:
 
 @ends
 def test_acks_that_are_not_written_down_are_noticed(end: End, tmp_path: Path) -> None:
-    with patch.object(SQLiteStore, "ack", nothing):
+    with patch.object(SQLiteStore, "_ack", nothing):
         assert any(verdict.again for verdict in wrong_runs(PROMPT, end, tmp_path))
 
 
 @ends
 def test_progress_of_recovery_that_is_not_written_down_is_noticed(end: End, tmp_path: Path) -> None:
-    with patch.object(SQLiteStore, "keep", nothing):
+    with patch.object(SQLiteStore, "_keep", nothing):
         assert any(verdict.lost for verdict in wrong_runs(PROMPT, end, tmp_path))
 
 

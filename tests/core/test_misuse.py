@@ -290,9 +290,9 @@ async def test_the_warning_of_a_full_journal_names_the_types_that_wait(
     [record] = caplog.records
     assert record.levelno == logging.WARNING
     assert record.getMessage() == (
-        "10 events in the journal have not been acknowledged (max_pending), and no more are read until some are: "
+        "10 events in the journal are unacknowledged (max_pending), and no more are read until some are acknowledged: "
         "3 message.received, 2 message.type0, 1 message.type1, 1 message.type2, 1 message.type3, …; "
-        "every event needs ack() or processing(), of whatever type"
+        "events of every type need ack() or processing()"
     )
 
 

@@ -1,11 +1,11 @@
 """`python -m tests.helpers.crash_consumer SOCKETS HTTP JOURNAL LEDGER SEED MUTATION`: an agent that may be killed.
 
-What it does is in LEDGER, a line a step: `handled 7` is on disk before mail 7 is acknowledged, and `acked 7` is
-written when that has been. SEED says how it handles: by `ack` or in `processing`, alone or as one of three workers, in
-no time or in a few milliseconds. SIGTERM ends it in peace.
+It writes a line to LEDGER for each step: `handled 7` is on disk before mail 7 is acknowledged, and `acked 7` is written
+after that. SEED decides how it handles mail: with `ack` or `processing`, with one worker or three, in no time or in a
+few milliseconds. On SIGTERM it leaves its stream and ends.
 
-With a MUTATION it does what an agent must not do, so that the judge can be judged: `ack-first` acknowledges before it
-handles, `no-journal` has none, `no-ack` never acknowledges; `correct` is none of these.
+A MUTATION is a bug that the judge must find: `ack-first` acknowledges before it handles, `no-journal` has no journal,
+`no-ack` never acknowledges. `correct` is none of these.
 """
 
 import os
@@ -58,7 +58,7 @@ class Agent:
                 case MessageReceivedEvent():
                     await self._take(event)
                 case _ if self._mutation != "no-journal":
-                    await self._journal.ack(event)  # news of a mail that is held, or has been released
+                    await self._journal.ack(event)  # an event about mail that is held or was released
                     self._ledger.write("passed")
 
     async def _take(self, event: MessageReceivedEvent) -> None:
@@ -87,7 +87,7 @@ class Agent:
 
 
 def end_with_the_judge() -> None:
-    """Whoever started us holds the other end of our standard input: we do not outlive him, however he ends."""
+    """End this process when the judge ends, which has the other end of its standard input."""
     os.read(0, 1)
     os._exit(1)
 

@@ -1,9 +1,9 @@
-"""`python -m tests.helpers.crash_server LOG SEED`: an AgentMail to which mail keeps coming, in a process of its own.
+"""`python -m tests.helpers.crash_server LOG SEED`: an AgentMail that receives mail, in a process of its own.
 
-It writes where it listens to standard output, and the number of every mail to LOG before it comes: that is what the
-judge goes by. Mail begins to come when the first subscription has been confirmed. Some of it is back-dated, some is
-held and released later. A line on standard input ends it, and releases what is still held; the end of standard input
-ends the process.
+It writes its URLs to standard output, and the number of each mail to LOG before the mail arrives; the judge reads LOG.
+Mail begins to arrive when the first subscription has been confirmed. Some of it is back-dated, and some is held and
+released later. A line on standard input stops the mail and releases what is still held; the end of standard input ends
+the process.
 """
 
 import random

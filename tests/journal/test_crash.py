@@ -1,11 +1,11 @@
-"""A process with a journal is killed again and again while mail flows: nothing is lost, and what twice is told.
+"""A process with a journal is killed again and again while mail flows. Nothing is lost, and redeliveries are counted.
 
 The judge is in this process, the server in another, and the consumer, which is killed, in a third: `crash_server.py`
-and `crash_consumer.py`. Whether a mail was lost is judged by the server's log, and what was done twice by the
-consumer's ledger, which is on disk before anything is acknowledged.
+and `crash_consumer.py`. The server's log tells which mail there was. The consumer's ledger tells what was handled how
+often; it is on disk before anything is acknowledged.
 
-A run is drawn from a seed, which is printed; `CRASH_SEED=… pytest -m long tests/journal/test_crash.py` draws the
-same once more. (The moments are the same by what the consumer has done, but not to the microsecond.)
+A run is drawn from a seed, which is printed; `CRASH_SEED=… pytest -m long tests/journal/test_crash.py` draws the same
+run again. (The kills come after the same steps of the consumer, but not at the same microsecond.)
 """
 
 import math
@@ -28,23 +28,23 @@ from trio_agentmail._journal.sqlite_store import read_journal
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 5.0
-"""Seconds that a life, or its end, may go on without anything happening."""
+"""Seconds without a new line in the ledger, after which the judge goes on."""
 
 MOMENT = 1.0
-"""Seconds for which the moment of a kill may be waited for, in a life that goes on and on."""
+"""Seconds for which the judge waits at the most for the moment of a kill."""
 
 
 @attrs.frozen
 class Verdict:
-    """What is in the two files.
+    """What the log and the ledger say.
 
     Attributes:
-        lost: Sent, and never handled.
-        invented: Handled, and never sent.
+        lost: Sent and never handled.
+        invented: Handled and never sent.
         twice: Handled more than once.
-        twice_after_ack: Handled once more after it had been acknowledged.
-        twice_in_a_life: Handled more than once by one process.
-        origins: How they came.
+        twice_after_ack: Handled again after it had been acknowledged.
+        twice_in_a_process: Handled more than once by one process.
+        origins: The number of deliveries by `origin`.
     """
 
     sent: int
@@ -53,12 +53,12 @@ class Verdict:
     invented: set[int]
     twice: set[int]
     twice_after_ack: set[int]
-    twice_in_a_life: set[int]
+    twice_in_a_process: set[int]
     origins: Counter[str]
 
     @property
     def holds(self) -> bool:
-        return not (self.lost or self.invented or self.twice_after_ack or self.twice_in_a_life)
+        return not (self.lost or self.invented or self.twice_after_ack or self.twice_in_a_process)
 
 
 def judge(log: Path, ledger: Path) -> Verdict:
@@ -66,22 +66,22 @@ def judge(log: Path, ledger: Path) -> Verdict:
     handled: Counter[int] = Counter()
     origins: Counter[str] = Counter()
     acked: set[int] = set()
-    in_this_life: set[int] = set()
+    in_this_process: set[int] = set()
     after_ack: set[int] = set()
-    in_a_life: set[int] = set()
+    in_a_process: set[int] = set()
     for line in ledger.read_text().splitlines():
         match line.split():
             case ["started"]:
-                in_this_life = set()
+                in_this_process = set()
             case ["handled", text, origin]:
                 number = int(text)
                 handled[number] += 1
                 origins[origin] += 1
                 if number in acked and handled[number] > 1:
                     after_ack.add(number)
-                if number in in_this_life:
-                    in_a_life.add(number)
-                in_this_life.add(number)
+                if number in in_this_process:
+                    in_a_process.add(number)
+                in_this_process.add(number)
             case ["acked", text]:
                 acked.add(int(text))
     return Verdict(
@@ -91,13 +91,13 @@ def judge(log: Path, ledger: Path) -> Verdict:
         invented=handled.keys() - sent,
         twice={number for number, times in handled.items() if times > 1},
         twice_after_ack=after_ack,
-        twice_in_a_life=in_a_life,
+        twice_in_a_process=in_a_process,
         origins=origins,
     )
 
 
 class Reader:
-    """What one process adds to the ledger."""
+    """Reads the lines that one process adds to the ledger."""
 
     def __init__(self, path: Path) -> None:
         path.touch()
@@ -107,7 +107,7 @@ class Reader:
         self.news_at = trio.current_time()
 
     async def until(self, condition: Callable[[], bool], patience: float = PATIENCE, at_most: float = math.inf) -> None:
-        """Wait until something has happened; or until nothing has for so long, or until time is over."""
+        """Wait for a condition, but only while there are new lines every `patience` seconds, and `at_most` seconds."""
         end = trio.current_time() + at_most
         while trio.current_time() < end:
             while line := self._file.readline():
@@ -125,8 +125,8 @@ class Reader:
 
 
 @attrs.define
-class Torment:
-    """A server, and a consumer that is started and killed."""
+class KillingSpree:
+    """Starts a server, and a consumer that it kills again and again."""
 
     directory: Path
     rng: random.Random
@@ -134,7 +134,7 @@ class Torment:
     urls: list[str] = attrs.field(factory=list)
     kills: Counter[str] = attrs.field(factory=Counter)
     start_up: float = 0.5
-    """Seconds from the start of a process to its subscription, as the last one that came so far took them."""
+    """Seconds from the start of a process to its subscription, as last measured."""
 
     @property
     def log(self) -> Path:
@@ -149,8 +149,8 @@ class Torment:
         return self.directory / "agent.db"
 
     @asynccontextmanager
-    async def life(self) -> AsyncIterator[tuple[trio.Process, Reader]]:
-        """A consumer, until the block has ended it."""
+    async def consumer(self) -> AsyncIterator[tuple[trio.Process, Reader]]:
+        """Run a consumer for the block."""
         seed = self.rng.randrange(2**32)
         arguments = [*self.urls, str(self.journal), str(self.ledger), str(seed), self.mutation]
         reader = Reader(self.ledger)
@@ -161,11 +161,11 @@ class Torment:
             reader.close()
 
     async def kill_once(self) -> None:
-        """One life, and its end at a moment that is drawn."""
+        """Run a consumer, and kill it at a moment that is drawn."""
         rng = self.rng
         when = rng.choice(["in start-up", "in recovery", "in recovery", "in a commit", "in a commit", "when idle"])
         began = trio.current_time()
-        async with self.life() as (process, reader):
+        async with self.consumer() as (process, reader):
             if when == "in start-up":
                 await trio.sleep(rng.uniform(0.0, 1.2 * self.start_up))
             else:
@@ -187,14 +187,14 @@ class Torment:
         self.kills[when] += 1
 
     async def finish(self, server: trio.Process) -> None:
-        """No more mail comes; a last process handles what is left, and leaves in peace."""
+        """Stop the mail, and run a last consumer, which handles what is left and ends on SIGTERM."""
         assert server.stdin is not None
         await server.stdin.send_all(b"stop\n")
         await read_line(server)
-        async with self.life() as (process, reader):
-            await reader.until(lambda: "subscribed" in reader.lines)  # it may have nothing left to handle
+        async with self.consumer() as (process, reader):
+            await reader.until(lambda: "subscribed" in reader.lines)  # there may be nothing left to handle
             await reader.until(self._all_is_handled)
-            await reader.until(lambda: False, 0.3)  # what is no mail as well
+            await reader.until(lambda: False, 0.3)  # events that are not mail, too
             process.send_signal(signal.SIGTERM)
             assert await process.wait() == 0
 
@@ -213,7 +213,7 @@ class Torment:
 
 @asynccontextmanager
 async def running(module: str, *arguments: str) -> AsyncIterator[trio.Process]:
-    """A module as a process; it is killed when the block ends, if it has not ended."""
+    """Run a module as a process for the block, and kill it at the end if it is still running."""
     process = await trio.lowlevel.open_process(
         [sys.executable, "-m", module, *arguments],
         stdin=subprocess.PIPE,
@@ -242,11 +242,11 @@ async def read_line(process: trio.Process) -> str:
     return data.decode()
 
 
-async def torment(directory: Path, kills: int, mutation: str = "correct") -> Verdict:
-    """So many kills, and a last life in which nobody is killed."""
+async def kill_often(directory: Path, kills: int, mutation: str = "correct") -> Verdict:
+    """Kill the consumer `kills` times, then run one that is not killed, and judge."""
     seed = int(os.environ.get("CRASH_SEED") or random.randrange(2**32))
     began = trio.current_time()
-    it = Torment(directory, random.Random(seed), mutation)
+    it = KillingSpree(directory, random.Random(seed), mutation)
     async with running("tests.helpers.crash_server", str(it.log), str(seed)) as server:
         it.urls = (await read_line(server)).split()
         while it.kills.total() < kills:
@@ -259,12 +259,12 @@ async def torment(directory: Path, kills: int, mutation: str = "correct") -> Ver
 
 
 async def check(directory: Path, kills: int) -> None:
-    verdict = await torment(directory, kills)
+    verdict = await kill_often(directory, kills)
     assert verdict.holds, verdict
     assert read_journal(directory / "agent.db") == (0, [])
     with closing(sqlite3.connect(directory / "agent.db")) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    # Each kill finds at most three workers between handling and ack.
+    # At each kill at most three workers are between handling and ack.
     assert len(verdict.twice) <= 3 * kills
 
 
@@ -282,12 +282,12 @@ async def test_a_process_that_is_killed_200_times_at_random_moments_loses_nothin
 @pytest.mark.parametrize(
     ("mutation", "what"),
     [
-        ("ack-first", "lost"),  # acknowledged, killed, and never handled
-        ("no-journal", "lost"),  # what came while it was down, and what it had received
-        ("no-ack", "twice_after_ack"),  # everything comes again in every life
+        ("ack-first", "lost"),  # acknowledged, then killed before it was handled
+        ("no-journal", "lost"),  # mail that came during the downtime, and mail that had been received
+        ("no-ack", "twice_after_ack"),  # every process handles everything again
     ],
 )
-async def test_the_judge_finds_out_an_agent_that_does_it_wrong(tmp_path: Path, mutation: str, what: str) -> None:
-    verdict = await torment(tmp_path, 20, mutation)
+async def test_the_judge_convicts_an_agent_with_a_bug(tmp_path: Path, mutation: str, what: str) -> None:
+    verdict = await kill_often(tmp_path, 20, mutation)
     assert not verdict.holds
     assert getattr(verdict, what)

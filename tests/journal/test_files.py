@@ -1,4 +1,4 @@
-"""The files of an open journal, and what others do with them: no commit is reported that a restart would not find."""
+"""What other programs do to the files of an open journal: no commit is confirmed that a restart would not find."""
 
 import errno
 import logging
@@ -21,12 +21,13 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.helpers.journals import inline, mail, nothing_for, opened, take
+from tests.helpers.journals import Call, fail, inline, mail, nothing_for, opened, take
 from trio_agentmail import JournalError, JournalInUseError, SQLiteJournal
 from trio_agentmail._journal import file_lock, file_watch, sqlite_file
 from trio_agentmail._journal import read_only as read_only_module
 from trio_agentmail._journal.file_lock import FileLock
 from trio_agentmail._journal.sqlite_store import SQLiteStore, read_journal
+from trio_agentmail._journal.store import Ack, Add, Bury
 
 from .test_sqlite_store import NOW, SCOPE, add, open_store, pending, row
 
@@ -48,12 +49,12 @@ def files(path: Path) -> list[Path]:
 
 
 def wait_for_another_mtime() -> None:
-    """The time of a file has the resolution of the kernel's tick."""
+    """Wait until a write changes the time of a file, which has the resolution of the kernel's tick."""
     time.sleep(0.03)
 
 
 def child(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    """Another process: see `main`."""
+    """Call a function of this module in another process; see `main`."""
     command = [sys.executable, "-m", __name__, *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
 
@@ -139,15 +140,15 @@ def test_when_a_file_is_removed_renamed_or_replaced_nothing_more_is_confirmed(pa
         for number in (2, 3):
             with pytest.raises(JournalError, match=r"removed, renamed or replaced while it was open \(.*agent\.db"):
                 add(store, number)
-        assert pending(store) == [1]  # nor is it written
+        assert pending(store) == [1]  # it is not written either
 
 
 @posix
 @pytest.mark.parametrize("move", MOVED.values(), ids=MOVED.keys())
-def test_what_is_committed_into_a_file_without_a_name_is_not_confirmed(path: Path, move: Move) -> None:
+def test_a_commit_into_a_file_without_a_name_is_not_confirmed(path: Path, move: Move) -> None:
     with open_store(path) as store:
         with pytest.raises(JournalError, match="removed, renamed or replaced"):
-            store.apply([lambda: move(path)])
+            store.apply([Call(partial(move, path))])
 
 
 @posix
@@ -164,9 +165,7 @@ async def test_when_the_journal_is_removed_the_ack_fails_and_so_does_the_stream(
 
 
 @posix
-async def test_who_waits_for_mail_is_told_within_a_minute_and_not_by_the_next_mail(
-    path: Path, autojump_clock: MockClock
-) -> None:
+async def test_an_idle_journal_that_is_removed_raises_within_a_minute(path: Path, autojump_clock: MockClock) -> None:
     with pytest.raises(JournalError, match="removed, renamed or replaced"):
         async with opened(path) as journal:
             assert await nothing_for(journal, 200)
@@ -178,7 +177,7 @@ async def test_who_waits_for_mail_is_told_within_a_minute_and_not_by_the_next_ma
 
 
 @posix
-async def test_who_leaves_without_having_written_anything_since_is_told_too(path: Path) -> None:
+async def test_leaving_raises_if_the_files_were_removed_since_the_last_write(path: Path) -> None:
     with pytest.raises(JournalError, match="removed, renamed or replaced"):
         async with opened(path) as journal:
             await journal.record(mail(1))
@@ -199,7 +198,7 @@ def test_a_directory_that_was_renamed_has_all_that_was_confirmed(path: Path) -> 
 
 @posix
 @pytest.mark.parametrize("suffix", ["-wal", "-shm", "-lock"])
-def test_after_the_loss_of_a_file_beside_the_journal_all_that_was_confirmed_is_there(path: Path, suffix: str) -> None:
+def test_after_the_loss_of_a_file_beside_it_the_journal_has_all_that_was_confirmed(path: Path, suffix: str) -> None:
     with open_store(path) as store:
         add(store, 1)
         remove(suffix, path)
@@ -210,7 +209,7 @@ def test_after_the_loss_of_a_file_beside_the_journal_all_that_was_confirmed_is_t
 
 
 @posix
-def test_who_has_lost_its_files_does_no_harm_to_the_next_who_has_new_ones(path: Path) -> None:
+def test_an_owner_whose_files_were_removed_does_no_harm_to_the_next_owner(path: Path) -> None:
     first = SQLiteStore(path, SCOPE)
     add(first, 1)
     remove_all(path)
@@ -224,7 +223,7 @@ def test_who_has_lost_its_files_does_no_harm_to_the_next_who_has_new_ones(path: 
         assert pending(second) == [2, 4]
 
 
-# Content that changes under us
+# Files that another program changes
 
 
 def restore(path: Path) -> None:
@@ -262,15 +261,18 @@ def test_when_another_program_writes_to_the_files_nothing_more_is_confirmed(path
                 add(store, number)
 
 
-def test_our_own_writing_is_never_taken_for_anothers(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_our_own_writes_are_never_taken_for_those_of_another_program(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sqlite_file, "LOG_LIMIT", 2**20)
-    big = b"x" * 8 * 2**20  # more than SQLite holds in memory: it goes to the log before the commit
+    big = b"x" * 8 * 2**20  # more than SQLite keeps in memory, so that it goes to the log before the commit
     with open_store(path) as store:
-        for first in range(1, 3001, 100):  # checkpoints, a log that starts over, room given back, failed transactions
+        # There are checkpoints, a log that starts over, returned pages and failed transactions.
+        for first in range(1, 3001, 100):
             add(store, *range(first, first + 100), text=b"x" * 3000)
             with pytest.raises(ZeroDivisionError):
-                store.apply([partial(store.add, 10**6, row(10**6, text=big)), lambda: 1 / 0])
-            store.apply([partial(store.ack, number) for number in range(first, first + 100)])
+                store.apply([Add(10**6, row(10**6, text=big)), Call(fail)])
+            store.apply([Ack(number) for number in range(first, first + 100)])
             wait_for_another_mtime()
             read_journal(path)
             store.kept(inline)
@@ -312,7 +314,7 @@ def test_a_file_with_two_names_is_refused_by_either(path: Path, suffix: str) -> 
         pass
 
 
-def test_by_a_name_that_was_made_later_no_second_consumer_gets_in_and_the_first_warns_once(
+def test_a_second_name_that_is_made_later_admits_no_consumer_and_is_one_warning(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     other = path.with_name("other.db")
@@ -331,7 +333,7 @@ def test_by_a_name_that_was_made_later_no_second_consumer_gets_in_and_the_first_
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has symbolic links for some users only")
-def test_by_a_symbolic_link_it_is_the_same_journal_and_beside_it_there_is_none(path: Path) -> None:
+def test_a_symbolic_link_leads_to_the_same_journal_and_the_lock_may_not_be_one(path: Path) -> None:
     link = path.with_name("link.db")
     link.symlink_to(path)
     assert repr(SQLiteJournal(link)) == repr(SQLiteJournal(path))
@@ -346,7 +348,7 @@ def test_by_a_symbolic_link_it_is_the_same_journal_and_beside_it_there_is_none(p
 
 @linux
 @pytest.mark.parametrize("where", ["this process", "another process"])
-def test_without_the_lock_beside_it_no_second_consumer_gets_in(path: Path, where: str) -> None:
+def test_a_second_consumer_is_refused_even_without_the_lock_file(path: Path, where: str) -> None:
     with open_store(path) as store:
         add(store, 1)
         remove("-lock", path)
@@ -361,7 +363,7 @@ def test_without_the_lock_beside_it_no_second_consumer_gets_in(path: Path, where
 
 
 @linux
-def test_who_copies_its_own_files_still_holds_its_lock(path: Path, tmp_path: Path) -> None:
+def test_a_process_that_copies_its_own_files_keeps_its_lock(path: Path, tmp_path: Path) -> None:
     with open_store(path) as store:
         shutil.copytree(path.parent, tmp_path / "backup")  # closing the files drops all POSIX locks of this process
         for _ in range(2):
@@ -371,15 +373,13 @@ def test_who_copies_its_own_files_still_holds_its_lock(path: Path, tmp_path: Pat
 
 @posix
 @pytest.mark.parametrize("copied", [("",), SUFFIXES], ids=str)
-def test_when_another_program_deletes_the_log_of_one_that_has_copied_its_files_nothing_confirmed_is_lost(
-    path: Path, copied: tuple[str, ...]
-) -> None:
+def test_nothing_confirmed_is_lost_if_another_program_deletes_the_log(path: Path, copied: tuple[str, ...]) -> None:
     with open_store(path) as store:
         add(store, 1, 2)
         for suffix in copied:
             shutil.copyfile(f"{path}{suffix}", f"{path}{suffix}.backup")
         assert child("read with sqlite", path).stdout == "2\n"
-        assert not path.with_name("agent.db-wal").exists()  # or this tests nothing
+        assert not path.with_name("agent.db-wal").exists()  # otherwise this tests nothing
         assert pending(store) == [1, 2]
         with pytest.raises(JournalError, match="removed, renamed or replaced"):
             add(store, 3)
@@ -388,7 +388,7 @@ def test_when_another_program_deletes_the_log_of_one_that_has_copied_its_files_n
 
 
 @linux
-def test_a_forked_child_does_not_hold_the_lock_when_its_parent_is_gone(path: Path) -> None:
+def test_a_forked_child_does_not_keep_the_lock_after_its_parent(path: Path) -> None:
     forked = child("fork", path)
     assert forked.stdout == "opened\n", forked.stderr
 
@@ -406,7 +406,7 @@ def test_in_a_forked_child_the_descriptors_of_locks_are_closed(path: Path) -> No
 
 
 @linux
-def test_a_file_system_without_such_locks_has_the_lock_beside_the_journal(
+def test_without_open_file_description_locks_the_lock_file_is_enough(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fcntl(*_: Any) -> None:
@@ -428,7 +428,7 @@ def test_a_file_that_may_not_be_written_is_a_clear_error(path: Path) -> None:
 
 
 @posix
-def test_a_file_system_that_can_have_no_write_ahead_log_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_write_ahead_logs_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     connection = sqlite_file._connection
     monkeypatch.setattr(sqlite_file, "_connection", lambda uri, timeout: connection(f"{uri}&vfs=unix-dotfile", timeout))
     with pytest.raises(JournalError, match="cannot have a write-ahead log"):
@@ -439,12 +439,12 @@ def test_a_file_system_that_can_have_no_write_ahead_log_is_refused(path: Path, m
 
 
 @posix
-def test_files_that_existed_are_for_their_owner_alone_from_now_on(path: Path) -> None:
+def test_files_that_existed_become_accessible_to_their_owner_alone(path: Path) -> None:
     with open_store(path) as store:
         add(store, 1)
         for file in files(path):
             shutil.copyfile(file, path.parent.parent / file.name)
-    path = path.parent.parent / path.name  # as after a crash, with a log
+    path = path.parent.parent / path.name  # as after a crash: with a log
     for file in files(path):
         file.chmod(0o666)
     with open_store(path) as store:
@@ -477,13 +477,13 @@ def test_a_mode_that_cannot_be_changed_is_a_warning(
     monkeypatch.setattr(os, "chmod", chmod)
     with open_store(path):
         pass
-    assert caplog.messages[0] == f"others may open {path}, which holds mail, and its mode cannot be changed"
+    assert caplog.messages[0] == f"other users may open {path}, which contains mail, and its mode cannot be changed"
 
 
 # The write-ahead log
 
 
-def test_a_log_that_a_long_reader_keeps_growing_is_a_warning_once_until_it_was_small_again(
+def test_a_log_that_a_reader_keeps_growing_is_one_warning_until_it_is_small_again(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(sqlite_file, "LOG_LIMIT", 2**20)
@@ -514,7 +514,7 @@ def test_a_log_that_a_long_reader_keeps_growing_is_a_warning_once_until_it_was_s
 @pytest.mark.parametrize(
     ("reader", "copied"), [("list", ("",)), ("list", ("-shm",)), ("list", SUFFIXES), ("show", SUFFIXES)], ids=str
 )
-def test_a_reader_beside_a_consumer_that_has_copied_its_files_takes_nothing_from_it(
+def test_a_reader_does_no_harm_to_a_consumer_that_has_copied_its_files(
     path: Path, reader: str, copied: tuple[str, ...]
 ) -> None:
     ended = child("copy and die", path, reader, *copied)
@@ -524,7 +524,7 @@ def test_a_reader_beside_a_consumer_that_has_copied_its_files_takes_nothing_from
         assert store._connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
-def test_a_reader_leaves_nothing_behind(path: Path) -> None:
+def test_a_reader_leaves_no_files_behind(path: Path) -> None:
     with open_store(path) as store:
         add(store, 1)
     before = {file.name: file.read_bytes() for file in path.parent.iterdir()}
@@ -533,7 +533,7 @@ def test_a_reader_leaves_nothing_behind(path: Path) -> None:
 
 
 @posix
-def test_a_reader_of_what_a_killed_process_left_changes_nothing_and_sees_all(path: Path) -> None:
+def test_a_reader_of_the_files_of_a_killed_process_changes_nothing_and_sees_all(path: Path) -> None:
     assert child("copy and die", path, "list").returncode == 9
     before = {file.name: file.read_bytes() for file in path.parent.iterdir()}
     assert "-wal" in "".join(before)
@@ -587,7 +587,7 @@ def test_a_journal_that_is_opened_while_it_is_read_is_read_again(path: Path, mon
     consumer[0].close()
 
 
-def test_a_reader_is_not_disturbed_by_consumers_that_come_and_go(path: Path) -> None:
+def test_a_reader_is_not_disturbed_by_consumers_that_open_and_close_the_journal(path: Path) -> None:
     with open_store(path) as store:
         add(store, 1)
     command = [sys.executable, "-m", __name__, "read on", str(path)]
@@ -628,7 +628,7 @@ def fork(path: Path) -> None:
     here, there = os.pipe()
     process = os.fork()
     if not process:
-        os.write(there, b"!")  # it runs: until then, it has all that its parent has
+        os.write(there, b"!")  # the fork handlers have run
         time.sleep(60)
         os._exit(0)
     os.read(here, 1)
@@ -655,10 +655,10 @@ def read_on(path: Path) -> None:
 
 
 def copy_and_die(path: Path, reader: str, *suffixes: str) -> None:
-    """A consumer copies its own files, the command line reads the journal, the consumer goes on and is killed."""
+    """Copy our own files, let the command line read the journal, go on, and die."""
     store = SQLiteStore(path, SCOPE)
     add(store, 1, 2)
-    store.apply([partial(store.bury, 2, "", NOW)])
+    store.apply([Bury(2, "", NOW)])
     for suffix in suffixes:
         shutil.copyfile(f"{path}{suffix}", f"{path}{suffix}.backup")
     arguments = ["journal", reader, str(path), *(["2"] if reader == "show" else [])]

@@ -1,4 +1,4 @@
-"""The journal keeps its promises: on disk before anybody has it, at least once, and never again after its ack."""
+"""A journal stores an event before it delivers it, at least once, and never again after its ack."""
 
 import logging
 import math
@@ -16,6 +16,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.helpers.journals import (
     SCOPE,
     Disk,
+    Engine,
     delivered,
     handle_all,
     identities,
@@ -44,10 +45,10 @@ from trio_agentmail import (
 from trio_agentmail._codec import as_unknown
 from trio_agentmail._delivered import Delivered
 from trio_agentmail._identity import digest, identity, push_record
-from trio_agentmail._journal import line as line_module
-from trio_agentmail._journal import queue as queue_module
+from trio_agentmail._journal import content_cache, lifecycle, open_journal
 from trio_agentmail._journal.protocol import KeptIdentity
-from trio_agentmail._journal.sqlite_store import SQLiteStore, read_journal
+from trio_agentmail._journal.sqlite_store import SQLiteStore
+from trio_agentmail._journal.stored_journal import StoredJournal
 from trio_agentmail.testing import FakeAgentMail
 
 GAP = Disconnected(reason="cut")
@@ -63,12 +64,12 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture(params=["inline", "in threads"])
 def run_sync(request: pytest.FixtureRequest) -> Callable[..., Awaitable[Any]]:
-    """Both ways; the tests with this fixture run on the real clock."""
+    """Both kinds of `run_sync`. Tests with this fixture run on the real clock."""
     return inline if request.param == "inline" else in_a_thread
 
 
-async def test_events_come_in_order_with_the_notices_in_their_places(path: Path, run_sync: Any) -> None:
-    async with opened(path, run_sync=run_sync) as journal:
+async def test_events_come_in_order_with_the_notices_in_their_places(engine: Engine, run_sync: Any) -> None:
+    async with opened(engine, run_sync=run_sync) as journal:
         journal.notice(Subscribed())
         assert await journal.record(mail(1))
         journal.notice(GAP)
@@ -79,10 +80,10 @@ async def test_events_come_in_order_with_the_notices_in_their_places(path: Path,
     assert [events[1].origin, events[1].attempt] == ["live", 1]
 
 
-async def test_what_was_not_handled_comes_first_at_the_next_start_and_what_was_never_again(
-    path: Path, run_sync: Any
+async def test_at_the_next_start_pending_events_come_first_and_handled_ones_never(
+    engine: Engine, run_sync: Any
 ) -> None:
-    async with opened(path, run_sync=run_sync) as journal:
+    async with opened(engine, run_sync=run_sync) as journal:
         for number in range(1, 6):
             await journal.record(mail(number))
         events = await take(journal, 3)
@@ -90,7 +91,7 @@ async def test_what_was_not_handled_comes_first_at_the_next_start_and_what_was_n
         await journal.ack(events[0])
         async with journal.processing(events[2]):
             pass
-    async with opened(path, run_sync=run_sync) as journal:
+    async with opened(engine, run_sync=run_sync) as journal:
         journal.notice(Subscribed())
         await journal.record(mail(6))
         assert journal.waiting == 5
@@ -101,26 +102,26 @@ async def test_what_was_not_handled_comes_first_at_the_next_start_and_what_was_n
         assert {event.attempt for event in events} == {1}  # type: ignore[union-attr]
         await handle_all(journal, events)
         assert journal.waiting == 0
-    async with opened(path, run_sync=run_sync) as journal:
+    async with opened(engine, run_sync=run_sync) as journal:
         assert await nothing_for(journal, 0.01)
 
 
-async def test_many_workers_get_through_thousands_of_events(path: Path, run_sync: Any) -> None:
+async def test_many_workers_get_through_thousands_of_events(engine: Engine, run_sync: Any) -> None:
     count = 2000
     handled: list[str | None] = []
 
-    async def feed(journal: SQLiteJournal, send: trio.MemorySendChannel[Event]) -> None:
+    async def feed(journal: StoredJournal, send: trio.MemorySendChannel[Event]) -> None:
         async with send:
             for _ in range(count):
                 await send.send(await journal.next())
 
-    async def work(journal: SQLiteJournal, receive: trio.MemoryReceiveChannel[Event]) -> None:
+    async def work(journal: StoredJournal, receive: trio.MemoryReceiveChannel[Event]) -> None:
         async with receive:
             async for event in receive:
                 async with journal.processing(event):
                     handled.extend(ids([event]))
 
-    async with opened(path, run_sync=run_sync, max_pending=500) as journal:
+    async with opened(engine, run_sync=run_sync, max_pending=500) as journal:
         send, receive = trio.open_memory_channel[Event](64)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(feed, journal, send)
@@ -130,16 +131,14 @@ async def test_many_workers_get_through_thousands_of_events(path: Path, run_sync
             for number in range(count):
                 await journal.record(mail(number))
     assert sorted(handled, key=str) == sorted((f"event {n}" for n in range(count)), key=str)
-    assert read_journal(path) == (0, [])
+    assert engine.read() == (0, [])
 
 
-async def test_waiting_for_the_disk_does_not_hold_up_the_event_loop(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_slow_disk_does_not_block_the_event_loop(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = SQLiteStore.apply
 
     def slow(store: SQLiteStore, steps: Any) -> list[Any]:
-        time.sleep(0.2)  # the disk takes its time: this is in a thread
+        time.sleep(0.2)  # a slow disk; this runs in a thread
         return real(store, steps)
 
     async with opened(path, run_sync=in_a_thread) as journal:
@@ -155,27 +154,27 @@ async def test_waiting_for_the_disk_does_not_hold_up_the_event_loop(
         assert turns > 20
 
 
-# On disk first
+# Storing
 
 
-async def test_an_event_is_on_disk_before_anybody_gets_it_and_record_does_not_wait_for_that(
-    path: Path, autojump_clock: MockClock
+async def test_an_event_is_stored_before_it_is_delivered_and_record_does_not_wait(
+    engine: Engine, autojump_clock: MockClock
 ) -> None:
-    async with opened(path, run_sync=Disk(seconds=1)) as journal:
+    async with opened(engine, run_sync=Disk(seconds=1)) as journal:
         began = trio.current_time()
         await journal.record(mail(1))
         assert trio.current_time() == began
         assert await nothing_for(journal, 0.9)
         await take(journal, 1)
         assert trio.current_time() == began + 1
-        assert read_journal(path) == (1, [])
+        assert engine.read() == (1, [])
 
 
-async def test_what_comes_while_the_disk_is_busy_is_written_in_one_transaction(
-    path: Path, autojump_clock: MockClock
+async def test_changes_that_come_during_a_transaction_share_the_next_one(
+    engine: Engine, autojump_clock: MockClock
 ) -> None:
     disk = Disk(seconds=1)
-    async with opened(path, run_sync=disk) as journal:
+    async with opened(engine, run_sync=disk) as journal:
         await journal.record(mail(0))
         await wait_all_tasks_blocked()
         for number in range(1, 101):
@@ -185,30 +184,30 @@ async def test_what_comes_while_the_disk_is_busy_is_written_in_one_transaction(
             nursery.start_soon(journal.ack, events[0])
             nursery.start_soon(journal.keep, b"state")
         events = await take(journal, 100)
-        assert disk.transactions == 3  # the first; the others; ack and state together
+        assert disk.transactions == 3  # the first event; the other events; ack and state
         assert ids(events) == [f"event {number}" for number in range(1, 101)]
 
 
 async def test_record_waits_while_too_much_waits_for_the_disk(
-    path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with opened(path, run_sync=Disk(seconds=1)) as journal:
+    async with opened(engine, run_sync=Disk(seconds=1)) as journal:
         began = trio.current_time()
-        monkeypatch.setattr(queue_module, "UNWRITTEN_EVENTS", 3)
+        monkeypatch.setattr(open_journal, "UNSTORED_EVENTS", 3)
         for number in range(3):
             await journal.record(mail(number))
         assert trio.current_time() == began
         await journal.record(mail(3))
         assert trio.current_time() == began + 1
-        monkeypatch.setattr(queue_module, "UNWRITTEN_BYTES", 1000)
+        monkeypatch.setattr(open_journal, "UNSTORED_BYTES", 1000)
         await journal.record(mail(4, text="x" * 2000))
         await journal.record(mail(5))
         assert trio.current_time() > began + 1
         assert len(await take(journal, 6)) == 6
 
 
-async def test_record_waits_while_too_many_events_are_not_handled_and_says_so_once(
-    path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+async def test_record_waits_while_too_many_events_are_pending_and_warns_once(
+    engine: Engine, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     recorded: list[int] = []
 
@@ -217,7 +216,7 @@ async def test_record_waits_while_too_many_events_are_not_handled_and_says_so_on
             await journal.record(mail(number))
             recorded.append(number)
 
-    async with opened(path, max_pending=3, max_attempts=1) as journal, trio.open_nursery() as nursery:
+    async with opened(engine, max_pending=3, max_attempts=1) as journal, trio.open_nursery() as nursery:
         nursery.start_soon(record)
         events = await take(journal, 3)
         await wait_all_tasks_blocked()
@@ -226,50 +225,51 @@ async def test_record_waits_while_too_many_events_are_not_handled_and_says_so_on
         await wait_all_tasks_blocked()
         assert recorded == [0, 1, 2, 3]
         async with journal.processing(events[0]):
-            raise ValueError  # a dead letter now
+            raise ValueError  # the event becomes a dead letter
         await wait_all_tasks_blocked()
         assert recorded == [0, 1, 2, 3, 4]
         await journal.ack(events[2])
     assert recorded == [0, 1, 2, 3, 4, 5]
     assert [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING] == [
-        "3 events in the journal have not been acknowledged (max_pending), and no more are read until some are: "
-        "3 message.received; every event needs ack() or processing(), of whatever type"
+        "3 events in the journal are unacknowledged (max_pending), and no more are read until some are acknowledged: "
+        "3 message.received; events of every type need ack() or processing()"
     ]
 
 
-async def test_an_event_that_is_not_handled_yet_or_was_long_ago_is_not_given_again(path: Path) -> None:
-    async with opened(path) as journal:
+async def test_an_event_that_is_pending_or_was_handled_is_not_delivered_as_new(engine: Engine) -> None:
+    async with opened(engine) as journal:
         assert await journal.record(mail(1))
         assert not await journal.record(mail(1))
         [event] = await take(journal, 1)
         assert not await journal.record(mail(1))
         await journal.ack(event)
-        assert await journal.record(mail(1))  # that is found out when it is written
+        assert await journal.record(mail(1))  # it turns out to be a duplicate when it is stored
         await journal.record(mail(2))
         assert ids(await take(journal, 1)) == ["event 2"]
         assert journal.waiting == 0
 
 
-async def test_what_is_not_new_does_not_pile_up_before_a_consumer_who_sleeps(path: Path) -> None:
-    async with opened(path) as journal:
+async def test_duplicates_do_not_pile_up_while_the_consumer_sleeps(engine: Engine) -> None:
+    async with opened(engine) as journal:
         await journal.record(mail(1))
         await handle_all(journal, await take(journal, 1))
         for _ in range(50):
             await journal.record(mail(1))
             await journal.keep(b"")
-        assert journal._queue is not None
-        assert len(journal._queue._line._others) == 0
+        assert journal._open is not None
+        assert len(journal._open._lifecycle._order._others) == 0
 
 
-async def test_few_events_are_in_memory_and_the_others_are_read_when_their_turn_comes(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_few_events_are_in_memory_and_the_others_are_read_when_they_are_next(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def in_memory() -> int:
-        assert journal._queue is not None
-        return sum(entry.content is not None for entry in journal._queue._entries.values())
+        assert journal._open is not None
+        return sum(entry.content is not None for entry in journal._open._lifecycle._pending.values())
 
-    monkeypatch.setattr(line_module, "HELD_EVENTS", 64)
-    async with opened(path) as journal:
+    monkeypatch.setattr(content_cache, "CACHED_EVENTS", 64)
+    monkeypatch.setattr(lifecycle, "CACHED_EVENTS", 64)
+    async with opened(engine) as journal:
         for number in range(300):
             event = mail(number)
             await journal.record(event)
@@ -284,15 +284,15 @@ async def test_few_events_are_in_memory_and_the_others_are_read_when_their_turn_
         expected = [f"event {number}" for number in range(300)]
         assert ids(events) == [*expected[:151], "Disconnected", *expected[151:]]
         assert {event.origin for event in events if not isinstance(event, Disconnected)} == {"live"}  # type: ignore[union-attr]
-        monkeypatch.setattr(line_module, "HELD_BYTES", 10_000)
+        monkeypatch.setattr(content_cache, "CACHED_BYTES", 10_000)
         for number in range(300, 320):
             await journal.record(mail(number, text="x" * 3000))
         await journal.keep(b"")
         assert in_memory() == 3
 
 
-async def test_what_is_handled_before_its_turn_is_not_given(path: Path) -> None:
-    async with opened(path) as journal:
+async def test_an_event_that_is_handled_before_its_delivery_is_not_delivered(engine: Engine) -> None:
+    async with opened(engine) as journal:
         for number in range(4):
             await journal.record(mail(number))
         await journal.ack(mail(0))
@@ -302,16 +302,18 @@ async def test_what_is_handled_before_its_turn_is_not_given(path: Path) -> None:
         assert journal.waiting == 0
 
 
-async def test_what_is_handled_while_its_text_is_read_is_not_given(path: Path, autojump_clock: MockClock) -> None:
-    async with opened(path) as journal:
+async def test_an_event_that_is_handled_while_its_text_is_read_is_not_delivered(
+    engine: Engine, autojump_clock: MockClock
+) -> None:
+    async with opened(engine) as journal:
         await journal.record(mail(1))
         await journal.record(mail(2))
-    async with opened(path, run_sync=Disk(seconds=1)) as journal, trio.open_nursery() as nursery:
+    async with opened(engine, run_sync=Disk(seconds=1)) as journal, trio.open_nursery() as nursery:
         nursery.start_soon(journal.ack, mail(1))
         assert ids(await take(journal, 1)) == ["event 2"]
 
 
-# What is kept
+# What is stored
 
 
 @pytest.mark.parametrize(
@@ -329,12 +331,12 @@ async def test_what_is_handled_while_its_text_is_read_is_not_given(path: Path, a
     ],
     ids=["mail", "recovered", "half an emoji", "new", "not JSON", "no event", "str", "delivered", "confirmation"],
 )
-async def test_every_event_comes_back_from_the_disk_as_it_came_and_can_be_handled(path: Path, event: Event) -> None:
-    async with opened(path) as journal:
+async def test_every_event_is_restored_as_it_came_and_can_be_handled(engine: Engine, event: Event) -> None:
+    async with opened(engine) as journal:
         await journal.record(event)
         [first] = await take(journal, 1)
         assert first is event
-    async with opened(path) as journal:
+    async with opened(engine) as journal:
         [again] = await take(journal, 1)
         assert type(again) is type(event)
         assert again.raw == event.raw.encode(errors="backslashreplace").decode()  # type: ignore[union-attr]
@@ -342,7 +344,7 @@ async def test_every_event_comes_back_from_the_disk_as_it_came_and_can_be_handle
         if isinstance(event, MessageReceivedEvent):
             assert again == event
         await journal.ack(event)
-    assert read_journal(path) == (0, [])
+    assert engine.read() == (0, [])
 
 
 @pytest.mark.parametrize(
@@ -353,28 +355,28 @@ async def test_every_event_comes_back_from_the_disk_as_it_came_and_can_be_handle
         (MessageReceivedEvent(message=Message(inbox_id="a", message_id="b")), "made by hand"),
     ],
 )
-async def test_what_cannot_be_kept_is_refused(path: Path, event: Event, message: str) -> None:
-    async with opened(path) as journal:
+async def test_an_event_that_cannot_be_stored_is_refused(engine: Engine, event: Event, message: str) -> None:
+    async with opened(engine) as journal:
         with pytest.raises(TypeError, match=message):
             await journal.record(event)
 
 
-async def test_an_event_that_this_version_identifies_otherwise_than_that_which_wrote_it_can_be_handled(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_an_event_that_an_earlier_version_identified_otherwise_can_be_handled(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with opened(path) as journal:
+    async with opened(engine) as journal:
         with monkeypatch.context() as patch:
-            patch.setattr("trio_agentmail._journal.entry.identity", lambda event: digest(event.event_id))
+            patch.setattr("trio_agentmail._journal.protocol.identity", lambda event: digest(event.event_id))
             await journal.record(mail(1))
-    async with opened(path) as journal:
+    async with opened(engine) as journal:
         [event] = await take(journal, 1)
         async with journal.processing(event):
             pass
-    assert read_journal(path) == (0, [])
+    assert engine.read() == (0, [])
 
 
-async def test_what_a_stream_has_to_know_at_its_start_is_kept(path: Path) -> None:
-    journal = SQLiteJournal(path)
+async def test_state_and_identities_are_given_back_at_the_next_start(engine: Engine) -> None:
+    journal = engine.journal()
     now = datetime(2026, 2, 1, tzinfo=UTC).timestamp()
     async with journal.opened(SCOPE, inline, lambda: now) as kept:
         assert (await identities(kept), kept.state, kept.forgotten_until) == ([], b"", -math.inf)
@@ -386,7 +388,7 @@ async def test_what_a_stream_has_to_know_at_its_start_is_kept(path: Path) -> Non
         await handle_all(journal, await take(journal, 2))
     async with journal.opened("elsewhere", inline, time.time) as kept:
         assert (kept.state, kept.forgotten_until) == (b"marks", -math.inf)
-        assert await identities(kept) == [  # as old as they were written down
+        assert await identities(kept) == [
             KeptIdentity(identity(mail(1)) or b"", now - 1.5, push_record(mail(1))),
             KeptIdentity(identity(delivered(2)) or b"", now, 0),
         ]
@@ -395,16 +397,16 @@ async def test_what_a_stream_has_to_know_at_its_start_is_kept(path: Path) -> Non
             raise AssertionError
 
 
-async def test_while_a_change_of_the_subscription_is_not_sure_the_journal_takes_both(path: Path) -> None:
-    async with opened(path) as journal:
+async def test_a_journal_may_be_opened_with_either_scope_while_the_scope_changes(engine: Engine) -> None:
+    async with opened(engine) as journal:
         await journal.keep(b"both", scope="new", also=SCOPE)
     for scope in (SCOPE, "new"):
         async with journal.opened(scope, inline, time.time) as kept:
             assert kept.state == b"both"
-    async with opened(path, "new") as journal:
+    async with opened(engine, "new") as journal:
         await journal.keep(scope="new")
     with pytest.raises(JournalMismatchError):
-        async with opened(path):
+        async with opened(engine):
             raise AssertionError
 
 
@@ -412,12 +414,12 @@ async def test_while_a_change_of_the_subscription_is_not_sure_the_journal_takes_
     ("created_at", "is_known"),
     [("2026-01-01T00:00:00Z", True), ("2026-01-02T00:59:59Z", True), ("2026-01-02T01:00:01Z", False), ("soon", False)],
 )
-async def test_a_mail_is_as_old_as_its_recording_and_never_older_than_its_time_if_that_is_plausible(
-    path: Path, created_at: str, is_known: bool
+async def test_an_identity_is_no_older_than_its_mail_if_the_time_is_plausible(
+    engine: Engine, created_at: str, is_known: bool
 ) -> None:
     now = datetime(2026, 1, 2, tzinfo=UTC).timestamp()
     event = mail(1, created=created_at)
-    async with opened(path, now=lambda: now) as journal:
+    async with opened(engine, now=lambda: now) as journal:
         await journal.record(event)
         await handle_all(journal, await take(journal, 1))
     async with journal.opened(SCOPE, inline, lambda: now) as kept:
@@ -429,9 +431,9 @@ async def test_a_mail_is_as_old_as_its_recording_and_never_older_than_its_time_i
         assert known[1:] == (now, ~record)
 
 
-async def test_what_is_handled_is_known_until_it_is_old_enough_to_be_forgotten(path: Path) -> None:
+async def test_a_handled_event_is_known_until_it_is_old_enough_to_be_forgotten(engine: Engine) -> None:
     today = datetime(2026, 1, 1, tzinfo=UTC)
-    async with opened(path, now=lambda: today.timestamp()) as journal:
+    async with opened(engine, now=lambda: today.timestamp()) as journal:
         for number in (1, 2, 3):
             await journal.record(mail(number, created="2025-12-01T00:00:00Z"))
             today += timedelta(days=1)
@@ -444,10 +446,12 @@ async def test_what_is_handled_is_known_until_it_is_old_enough_to_be_forgotten(p
         assert [known.key for known in await identities(kept)] == [identity(mail(2)), identity(mail(3))]
 
 
-async def test_a_mail_that_was_held_for_long_is_known_as_long_as_any_that_is_written_down_with_it(path: Path) -> None:
+async def test_old_mail_that_is_released_is_known_as_long_as_new_mail_stored_with_it(
+    engine: Engine,
+) -> None:
     now = datetime(2026, 1, 9, tzinfo=UTC).timestamp()
     held, new = mail(1, created="2026-01-01T00:00:00Z"), mail(2, created="2026-01-09T00:00:00Z")
-    journal = SQLiteJournal(path)
+    journal = engine.journal()
     async with journal.opened(SCOPE, inline, lambda: now):
         assert await journal.record(held)
         assert await journal.record(new)
@@ -456,19 +460,19 @@ async def test_a_mail_that_was_held_for_long_is_known_as_long_as_any_that_is_wri
     async with journal.opened(SCOPE, inline, lambda: now) as kept:
         memory = Delivered(lambda: now, 86_400.0)
         memory.load(await identities(kept))
-        assert not memory.claim(held)  # the same is pushed again
+        assert not memory.claim(held)  # it is pushed again
         assert not memory.claim(new)
-        await journal.record(held)  # and though nobody asks the memory, the journal does not give it again
+        await journal.record(held)  # even without `Delivered`, the journal does not deliver it again
         assert await nothing_for(journal, 0.1)
         await journal.keep(forgotten_until=now + 0.5)
     async with journal.opened(SCOPE, inline, lambda: now) as kept:
         assert await identities(kept) == []
 
 
-async def test_a_number_is_never_given_twice_though_what_had_it_is_handled(path: Path) -> None:
+async def test_an_id_is_never_used_again(engine: Engine) -> None:
     numbers = []
     for number in (1, 2):
-        async with opened(path, max_attempts=1) as journal:
+        async with opened(engine, max_attempts=1) as journal:
             await journal.record(mail(number))
             [event] = await take(journal, 1)
             async with journal.processing(event):
@@ -479,15 +483,15 @@ async def test_a_number_is_never_given_twice_though_what_had_it_is_handled(path:
     assert numbers == [1, 2]
 
 
-async def test_a_second_consumer_is_refused(path: Path) -> None:
-    async with opened(path) as journal:
+async def test_a_second_consumer_is_refused(engine: Engine) -> None:
+    async with opened(engine) as journal:
         with pytest.raises(JournalInUseError):
-            async with opened(path):
+            async with opened(engine):
                 raise AssertionError
         with pytest.raises(JournalInUseError):
             async with journal.opened(SCOPE, inline, time.time):
                 raise AssertionError
-        await journal.record(mail(1))  # and the first goes on
+        await journal.record(mail(1))  # the first consumer goes on
         assert ids(await take(journal, 1)) == ["event 1"]
 
 
@@ -497,19 +501,19 @@ async def test_a_second_consumer_is_refused(path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"max_attempts": 0}, ValueError, "max_attempts is at least 1, not 0"),
-        ({"max_attempts": 1.5}, TypeError, "max_attempts is a whole number, not float"),
-        ({"max_attempts": True}, TypeError, "max_attempts is a whole number, not bool"),
-        ({"max_pending": -1}, ValueError, "max_pending is at least 1, not -1"),
-        ({"retry_delay": -1.0}, ValueError, "retry_delay is a number of seconds, not -1.0"),
-        ({"retry_delay": float("inf")}, ValueError, "retry_delay is a number of seconds, not inf"),
-        ({"retry_delay": float("nan")}, ValueError, "retry_delay is a number of seconds, not nan"),
-        ({"retry_delay": "1"}, TypeError, "retry_delay is a number of seconds, not str"),
-        ({"retry_delay": True}, TypeError, "retry_delay is a number of seconds, not bool"),
+        ({"max_attempts": 0}, ValueError, "max_attempts must be at least 1, not 0"),
+        ({"max_attempts": 1.5}, TypeError, "max_attempts takes a whole number, not 1.5"),
+        ({"max_attempts": True}, TypeError, "max_attempts takes a whole number, not True"),
+        ({"max_pending": -1}, ValueError, "max_pending must be at least 1, not -1"),
+        ({"retry_delay": -1.0}, ValueError, "retry_delay must be finite and at least 0, not -1.0"),
+        ({"retry_delay": float("inf")}, ValueError, "retry_delay must be finite and at least 0, not inf"),
+        ({"retry_delay": float("nan")}, ValueError, "retry_delay must be finite and at least 0, not nan"),
+        ({"retry_delay": "1"}, TypeError, "retry_delay takes a number of seconds, not '1'"),
+        ({"retry_delay": True}, TypeError, "retry_delay takes a number of seconds, not True"),
         ({"path": ":memory:"}, ValueError, "would keep nothing"),
         ({"path": ""}, ValueError, "would keep nothing"),
-        ({"path": "a\0b"}, ValueError, "holds a null character"),
-        ({"path": b"agent.db"}, TypeError, "the path of a journal is text, not bytes"),
+        ({"path": "a\0b"}, ValueError, "path must not contain a null character"),
+        ({"path": b"agent.db"}, TypeError, "path takes a str or a Path, not bytes"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(
@@ -519,7 +523,7 @@ def test_settings_that_make_no_sense_are_refused(
         SQLiteJournal(**{"path": "agent.db"} | settings)
 
 
-async def test_a_journal_that_is_reached_by_a_link_is_the_same_journal(path: Path) -> None:
+async def test_a_symbolic_link_leads_to_the_same_journal(path: Path) -> None:
     link = path.with_name("link.db")
     link.symlink_to(path)
     async with opened(path):
@@ -532,9 +536,7 @@ async def test_a_journal_that_is_reached_by_a_link_is_the_same_journal(path: Pat
 # In a stream
 
 
-async def test_a_stream_with_a_journal_gives_what_was_not_handled_before_at_its_next_start(
-    path: Path, autojump_clock: MockClock
-) -> None:
+async def test_a_stream_redelivers_pending_events_at_its_next_start(path: Path, autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     subjects: list[tuple[str | None, str, int]] = []
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""A stream with a journal: what was not handled comes again, and what happened while the process was down as well."""
+"""A stream with a journal: pending events are redelivered, and mail of a downtime is recovered."""
 
 import sqlite3
 from collections.abc import AsyncIterator
@@ -49,7 +49,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def word(event: Event) -> str:
-    """An event in a word: a mail is its subject, + recovered, and =n: the n-th attempt at what the journal had."""
+    """An event in a word. A mail is its subject, with + before it if it was recovered, and =n if it is attempt n."""
     match event:
         case MessageReceivedEvent(message=message, origin=origin, attempt=attempt):
             mark = {"live": "", "recovered": "+", "redelivered": f"={attempt} "}[origin]
@@ -69,7 +69,7 @@ async def session(
 
 
 async def take(events: trio.MemoryReceiveChannel[Event], seconds: float = 5) -> list[Event]:
-    """All that comes within so many seconds."""
+    """All events and notices that come within `seconds`."""
     taken = []
     with trio.move_on_after(seconds):
         async for event in events:
@@ -81,7 +81,7 @@ def story(events: list[Event]) -> str:
     return ", ".join(map(word, events))
 
 
-async def test_what_was_not_acked_comes_again_first_and_then_what_arrived_while_the_process_was_down(
+async def test_unacknowledged_events_come_first_then_mail_that_came_during_the_downtime(
     fake: FakeAgentMail, path: Path, autojump_clock: MockClock
 ) -> None:
     async with session(fake, path) as (first, journal):
@@ -102,7 +102,7 @@ async def test_what_was_not_acked_comes_again_first_and_then_what_arrived_while_
         assert story(await take(third.events, 1000)) == "S, C"
 
 
-async def test_a_first_start_begins_at_now_with_a_journal_too(
+async def test_the_first_start_recovers_no_older_mail(
     fake: FakeAgentMail, path: Path, autojump_clock: MockClock
 ) -> None:
     await fake.deliver(inbox_id=A, subject="old")
@@ -142,7 +142,7 @@ async def test_reading_does_not_wait_for_the_consumer(
         assert opened.statistics().duplicates == 0
 
 
-async def test_notices_that_nobody_has_taken_are_merged(
+async def test_notices_that_have_not_been_delivered_are_merged(
     fake: FakeAgentMail, path: Path, autojump_clock: MockClock
 ) -> None:
     async with session(fake, path, buffer_size=1) as (opened, _):
@@ -153,7 +153,7 @@ async def test_notices_that_nobody_has_taken_are_merged(
         assert story(await take(opened.events)) == "S, 1, D, S, C"
 
 
-async def test_what_comes_twice_is_delivered_once_across_runs(
+async def test_a_duplicate_is_delivered_once_across_runs(
     fake: FakeAgentMail, path: Path, autojump_clock: MockClock
 ) -> None:
     async with session(fake, path) as (opened, journal):
@@ -168,7 +168,7 @@ async def test_what_comes_twice_is_delivered_once_across_runs(
         assert opened.statistics().duplicates == 1
 
 
-async def test_an_error_of_the_server_is_no_event_that_is_kept(
+async def test_an_error_event_of_the_server_is_not_stored(
     fake: FakeAgentMail, path: Path, autojump_clock: MockClock
 ) -> None:
     async with session(fake, path) as (opened, _):
@@ -179,10 +179,10 @@ async def test_an_error_of_the_server_is_no_event_that_is_kept(
         assert story(await take(opened.events)) == "=1 1, S, C"
 
 
-async def test_a_server_that_complains_without_end_is_not_read_for_ever(
+async def test_endless_error_events_of_a_server_meet_back_pressure(
     fake: FakeAgentMail, path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trio_agentmail._outbox.MAX_WAITING", 20)
+    monkeypatch.setattr("trio_agentmail._journaled_outbox.MAX_WAITING", 20)
     async with session(fake, path) as (opened, _):
         for _ in range(1000):
             await fake.send_raw('{"type": "error", "name": "x", "message": "y"}')
@@ -191,7 +191,7 @@ async def test_a_server_that_complains_without_end_is_not_read_for_ever(
         assert story(await take(opened.events)) == ", ".join(["S", *["E"] * 1000])
 
 
-async def test_an_attempt_that_fails_is_made_again(fake: FakeAgentMail, path: Path, autojump_clock: MockClock) -> None:
+async def test_a_failed_event_is_redelivered(fake: FakeAgentMail, path: Path, autojump_clock: MockClock) -> None:
     async with session(fake, path) as (opened, journal):
         await fake.deliver(inbox_id=A, subject="difficult")
         words = []
@@ -204,10 +204,10 @@ async def test_an_attempt_that_fails_is_made_again(fake: FakeAgentMail, path: Pa
         assert words == ["S", "difficult", "=2 difficult", "=3 difficult"]
 
 
-# Who may open it
+# Opening
 
 
-async def test_a_second_stream_is_told_that_the_journal_is_in_use(
+async def test_a_second_stream_raises_journal_in_use_error(
     fake: FakeAgentMail, path: Path, autojump_clock: MockClock
 ) -> None:
     async with session(fake, path) as (first, _):
@@ -227,7 +227,7 @@ async def test_a_second_stream_is_told_that_the_journal_is_in_use(
     ],
     ids=["subscription", "environment"],
 )
-async def test_another_subscription_or_environment_than_the_journals_is_refused(
+async def test_a_subscription_or_environment_other_than_the_journals_is_refused(
     fake: FakeAgentMail, path: Path, autojump_clock: MockClock, other: dict[str, Any]
 ) -> None:
     async with session(fake, path):
@@ -253,10 +253,10 @@ async def test_a_journal_follows_the_subscription(
 
 
 @pytest.mark.parametrize("recovery", [True, False])
-async def test_until_the_next_start_has_succeeded_the_subscription_before_is_accepted_as_well(
+async def test_the_former_subscription_is_accepted_until_the_next_start_has_succeeded(
     fake: FakeAgentMail, path: Path, autojump_clock: MockClock, recovery: bool
 ) -> None:
-    # A process may die when the journal has the new subscription, and before the program knows.
+    # The process may die after the journal has stored the new subscription, and before the program knows.
     more: dict[str, Any] = {} if recovery else {"recovery": None}
     other, third = Subscribe(inbox_ids=["b@agentmail.to"]), Subscribe(inbox_ids=["c@agentmail.to"])
     async with session(fake, path, **more) as (opened, _):
@@ -289,7 +289,7 @@ async def test_without_recovery_identities_are_forgotten_after_a_day(
             assert connection.execute("SELECT count(*) FROM identities").fetchone()[0] < 7
 
 
-async def test_a_subscription_that_is_written_down_when_the_block_is_left_is_not_in_force(
+async def test_a_subscription_that_is_being_stored_when_the_block_is_left_is_not_in_force(
     fake: FakeAgentMail, path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def slow_keep(journal: SQLiteJournal, *args: Any, **more: Any) -> None:
@@ -310,20 +310,20 @@ async def test_a_subscription_that_is_written_down_when_the_block_is_left_is_not
 
 
 @pytest.mark.parametrize("wrong", ["agent.db", Path("agent.db"), SQLiteJournal], ids=repr)
-async def test_what_is_no_journal_is_refused(fake: FakeAgentMail, wrong: Any) -> None:
+async def test_an_argument_that_is_not_a_journal_is_refused(fake: FakeAgentMail, wrong: Any) -> None:
     with pytest.raises(TypeError, match=r"SQLiteJournal\('agent.db'\)"):
         async with open_agentmail_stream(backend=fake, journal=wrong):
             pytest.fail("entered")
 
 
 @pytest.mark.parametrize("wrong", [True, 300, {"overlap": 300}], ids=repr)
-async def test_what_is_no_recovery_is_refused(fake: FakeAgentMail, wrong: Any) -> None:
+async def test_an_argument_that_is_not_a_recovery_is_refused(fake: FakeAgentMail, wrong: Any) -> None:
     with pytest.raises(TypeError, match="recovery takes a Recovery"):
         async with open_agentmail_stream(backend=fake, recovery=wrong):
             pytest.fail("entered")
 
 
-# How it ends
+# Leaving
 
 
 async def test_after_the_block_the_journal_is_closed(
@@ -339,7 +339,7 @@ async def test_after_the_block_the_journal_is_closed(
 
 
 @pytest.mark.parametrize("leave", ["by its end", "by an exception", "cancelled"])
-async def test_what_was_received_is_on_disk_however_the_block_is_left(
+async def test_received_events_are_stored_however_the_block_is_left(
     fake: FakeAgentMail, path: Path, autojump_clock: MockClock, leave: str
 ) -> None:
     class Mishap(Exception):
@@ -374,7 +374,7 @@ async def test_when_the_last_receiver_is_closed_the_stream_ends(
         assert opened.state == "closed"
 
 
-async def test_when_the_last_receiver_is_closed_a_loss_ends_the_stream(
+async def test_when_the_last_receiver_is_closed_a_lost_connection_ends_the_stream(
     fake: FakeAgentMail, path: Path, autojump_clock: MockClock
 ) -> None:
     async with session(fake, path) as (opened, _):
@@ -385,7 +385,7 @@ async def test_when_the_last_receiver_is_closed_a_loss_ends_the_stream(
 
 
 def change(path: Path, statement: str) -> None:
-    """Behind the journal's back."""
+    """Change the file while the journal has it open."""
     with closing(sqlite3.connect(path)) as database:
         database.execute(statement)
         database.commit()
@@ -426,10 +426,10 @@ async def test_an_ack_that_fails_raises_and_ends_the_block(
     assert caught.value is raised
 
 
-# With threads, on the real clock
+# Threads, on the real clock
 
 
-async def test_it_is_all_the_same_with_threads_over_real_sockets(fake: FakeAgentMail, path: Path) -> None:
+async def test_a_journal_works_with_threads_and_real_sockets(fake: FakeAgentMail, path: Path) -> None:
     with trio.fail_after(30):
         async with fake.serve() as environment:
             for run in range(3):
@@ -453,7 +453,7 @@ async def test_it_is_all_the_same_with_threads_over_real_sockets(fake: FakeAgent
 
 
 @pytest.mark.parametrize("frame", ["", b"", " ", "\0"], ids=repr)
-async def test_an_empty_message_is_kept_like_any_other(
+async def test_an_empty_message_is_stored_like_any_other(
     frame: str | bytes, tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     fake = FakeAgentMail()

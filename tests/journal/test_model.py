@@ -1,4 +1,4 @@
-"""Any interleaving of what can happen to a journal, against a model of plain lists."""
+"""Any interleaving of operations on a journal, against a model of plain lists."""
 
 import math
 import tempfile
@@ -13,9 +13,11 @@ from hypothesis import event as note
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.helpers.journals import SCOPE, Disk, identities, mail
-from trio_agentmail import Disconnected, MessageReceivedEvent, SQLiteJournal
+from tests.helpers.journals import SCOPE, Disk, Engine, identities, mail, new_engine
+from trio_agentmail import Disconnected, MessageReceivedEvent
 from trio_agentmail._identity import identity
+
+from .conftest import ENGINES
 
 ATTEMPTS, DELAY, ALONE = 2, 60.0, 60.0
 GAP = Disconnected(reason="cut")
@@ -48,12 +50,12 @@ STEPS = st.lists(
 
 @attrs.define
 class Model:
-    """What must come out of a journal: numbers of events, or a gap."""
+    """What a journal must deliver: numbers of events, and gaps."""
 
     handled: set[int] = attrs.field(factory=set)
     dead: list[int] = attrs.field(factory=list)
-    attempts: dict[int, int] = attrs.field(factory=dict)  # of all that are not handled
-    suspected: set[int] = attrs.field(factory=set)  # begun, and not ended, on disk
+    attempts: dict[int, int] = attrs.field(factory=dict)  # of all pending events
+    suspected: set[int] = attrs.field(factory=set)  # as stored: attempts that have begun and not ended
     recorded: list[int] = attrs.field(factory=list)
     # In this run:
     suspects: list[int] = attrs.field(factory=list)
@@ -114,10 +116,10 @@ class Model:
 
 
 class Run:
-    """A journal and its model, which are told the same."""
+    """A journal and its model, on which the same operations are performed."""
 
-    def __init__(self, path: Path) -> None:
-        self.journal = SQLiteJournal(path, max_attempts=ATTEMPTS, retry_delay=DELAY)
+    def __init__(self, engine: Engine) -> None:
+        self.journal = engine.journal(max_attempts=ATTEMPTS, retry_delay=DELAY)
         self.model = Model()
         self.stack = AsyncExitStack()
         self.disk = Disk()
@@ -128,7 +130,7 @@ class Run:
         kept = await self.stack.enter_async_context(
             self.journal.opened(SCOPE, self.disk, lambda: 1_800_000_000 + trio.current_time())
         )
-        # Whatever has become of it: what was recorded is known.
+        # All recorded events are known, whether pending, handled or dead letters.
         known = [known.key for known in await identities(kept)]
         assert sorted(known) == sorted(identity(mail(number)) or b"" for number in self.model.recorded)
 
@@ -251,7 +253,7 @@ class Run:
         assert len(letters) == len(model.dead)
 
     async def finish(self) -> None:
-        """Whatever has happened, what was not handled comes at the next start, and then all is handled."""
+        """Open the journal again: the pending events are delivered, and then all are handled."""
         await self.reopen(crashed=False)
         while self.journal.waiting:
             await self.next()
@@ -262,8 +264,8 @@ class Run:
         assert self.model.pending == []
 
 
-async def interleave(steps: list[tuple[str, int]], path: Path) -> None:
-    run = Run(path)
+async def interleave(steps: list[tuple[str, int]], engine: Engine) -> None:
+    run = Run(engine)
     await run.open()
     async with run.stack:
         for operation, choice in steps:
@@ -271,22 +273,26 @@ async def interleave(steps: list[tuple[str, int]], path: Path) -> None:
         await run.finish()
 
 
-def check(steps: list[tuple[str, int]]) -> None:
+def check(steps: list[tuple[str, int]], engine: str) -> None:
     with tempfile.TemporaryDirectory() as directory:
-        trio.run(interleave, steps, Path(directory) / "agent.db", clock=MockClock(autojump_threshold=0))
+        trio.run(interleave, steps, new_engine(engine, Path(directory)), clock=MockClock(autojump_threshold=0))
 
 
+@pytest.mark.parametrize("engine_name", ENGINES)
 @given(STEPS)
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow], phases=PHASES)
-def test_whatever_the_interleaving_the_journal_gives_what_the_model_says(steps: list[tuple[str, int]]) -> None:
-    check(steps)
+def test_in_any_interleaving_the_journal_delivers_what_the_model_does(
+    engine_name: str, steps: list[tuple[str, int]]
+) -> None:
+    check(steps, engine_name)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
+@pytest.mark.parametrize("engine_name", ENGINES)
 @given(STEPS)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow], phases=PHASES)
-def test_whatever_the_interleaving_many_times_the_journal_gives_what_the_model_says(
-    steps: list[tuple[str, int]],
+def test_in_many_interleavings_the_journal_delivers_what_the_model_does(
+    engine_name: str, steps: list[tuple[str, int]]
 ) -> None:
-    check(steps)
+    check(steps, engine_name)

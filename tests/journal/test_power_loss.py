@@ -1,4 +1,4 @@
-"""A power failure: whatever part of the write-ahead log has reached the disk, a prefix of the commits has.
+"""After a power failure a prefix of the commits is on disk, whatever part of the write-ahead log has reached it.
 
 A child process commits through a journal. It is stopped, its files are copied, and it goes on. The copy of the log is
 then cut at every kind of offset.
@@ -33,14 +33,14 @@ FRAME = FRAME_HEADER + PAGE
 WORKERS = 4
 COPIES = 3
 CUTS = 200
-"""Random ones, of each copy."""
+"""Random cuts of each copy."""
 
 
 # In the child process
 
 
 async def write(path: str) -> None:
-    """Record and acknowledge without end, and tell what has been confirmed: a line for each."""
+    """Record and acknowledge without end, and print a line for each confirmed change."""
 
     kept = itertools.count(1)
 
@@ -84,7 +84,7 @@ async def write(path: str) -> None:
 
 @attrs.define
 class Confirmed:
-    """What the child has told."""
+    """The changes that the child has printed as confirmed."""
 
     given: set[int] = attrs.field(factory=set)
     handled: set[int] = attrs.field(factory=set)
@@ -93,7 +93,7 @@ class Confirmed:
 
 @attrs.define
 class Found:
-    """What a journal holds. Identities are written in the order of numbers, so a prefix of the commits has no hole."""
+    """What a journal contains. Mail is stored in the order of its numbers, so a prefix of the commits has no hole."""
 
     numbers: list[int]
     handled: set[int]
@@ -101,7 +101,7 @@ class Found:
 
 
 def examine(path: Path) -> Found:
-    """Open a copy as after a failure, and look whether it is whole."""
+    """Open a copy as after a power failure, and check that it is consistent."""
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     store = SQLiteStore(path, SCOPE)
@@ -112,7 +112,7 @@ def examine(path: Path) -> Found:
         unhandled = store._connection.execute("SELECT id, key FROM events ORDER BY id").fetchall()
         assert all(key == identity(mail(id)) for id, key in unhandled)
         texts = store._connection.execute("SELECT id FROM texts ORDER BY id").fetchall()
-        assert texts == [(id,) for id, _ in unhandled]  # the two are changed together
+        assert texts == [(id,) for id, _ in unhandled]  # both tables are changed in one transaction
         assert store.last_id() == len(known)
         return Found(numbers, set(numbers) - {id for id, _ in unhandled}, int(store.kept(inline).state or b"0"))
     finally:
@@ -120,9 +120,9 @@ def examine(path: Path) -> Found:
 
 
 def frames_of(index: bytes) -> tuple[int, int]:
-    """What the log's index says: how many frames may have been copied to the database, and how many there are.
+    """The log's index: how many frames may have been copied to the database, and how many frames the log has.
 
-    Those that have been copied had been confirmed by the disk before that: the log cannot end before them.
+    The disk had confirmed a frame before it was copied, so the log cannot end before it.
     """
     (frames,) = struct.unpack_from("=I", index, 16)  # mxFrame
     (copied,) = struct.unpack_from("=I", index, 128)  # nBackfillAttempted
@@ -130,7 +130,7 @@ def frames_of(index: bytes) -> tuple[int, int]:
 
 
 def cuts(copied: int, frames: int, size: int, source: random.Random) -> list[int]:
-    """Every kind of offset: nothing, inside of each part of the log, its boundaries, all; and random ones."""
+    """Every kind of offset: none, inside each part of the log, at its boundaries, all, and random ones."""
     kinds = [0, 1, HEADER // 2, HEADER - 1, HEADER] if not copied else []
     some = {copied, copied + 1, copied + 2, frames - 2, frames - 1}
     some |= {source.randint(copied, frames) for _ in range(20)}
@@ -142,7 +142,7 @@ def cuts(copied: int, frames: int, size: int, source: random.Random) -> list[int
 
 
 def read_lines(lines: bytes, told: Confirmed) -> None:
-    """The last one may not be whole."""
+    """Read the child's output; the last line may be incomplete."""
     for line in lines.decode().splitlines(keepends=True):
         if line.endswith("\n"):
             what, number = line.split()
@@ -150,14 +150,14 @@ def read_lines(lines: bytes, told: Confirmed) -> None:
 
 
 def commits(log: bytes, frames: int) -> int:
-    """How many transactions these are: their last frames say how many pages the database has after them."""
+    """The number of transactions: only the last frame of each tells the size of the database."""
     return sum(struct.unpack_from(">I", log, HEADER + frame * FRAME + 4)[0] > 0 for frame in range(frames))
 
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(os.name == "nt", reason="needs SIGSTOP")
-def test_wherever_the_log_ends_after_a_power_failure_a_prefix_of_the_commits_is_there(tmp_path: Path) -> None:
+def test_wherever_a_power_failure_cuts_the_log_a_prefix_of_the_commits_remains(tmp_path: Path) -> None:
     seed = int(os.environ.get("POWER_SEED", random.randrange(2**32)))
     print(f"POWER_SEED={seed}")
     source = random.Random(seed)
@@ -170,7 +170,7 @@ def test_wherever_the_log_ends_after_a_power_failure_a_prefix_of_the_commits_is_
                 assert child.poll() is None
                 time.sleep(0.01)
             for number in range(COPIES):
-                time.sleep(0.5 + source.random() / 2)  # the time of day of a real process
+                time.sleep(0.5 + source.random() / 2)  # a real process needs real time
                 here = tmp_path / f"copy {number}"
                 copied, frames = copy_while_stopped(child.pid, path, here)
                 read_lines(output.read(), told)
@@ -182,7 +182,7 @@ def test_wherever_the_log_ends_after_a_power_failure_a_prefix_of_the_commits_is_
 
 
 def copy_while_stopped(pid: int, path: Path, here: Path) -> tuple[int, int]:
-    """Copy database and log. Returns what `frames_of` the log says."""
+    """Stop the child, and copy database and log. Return what `frames_of` does."""
     here.mkdir()
     os.kill(pid, signal.SIGSTOP)
     os.waitid(os.P_PID, pid, os.WSTOPPED)
@@ -192,10 +192,7 @@ def copy_while_stopped(pid: int, path: Path, here: Path) -> tuple[int, int]:
 
 
 def cut_everywhere(here: Path, copied: int, frames: int, told: Confirmed, source: random.Random) -> None:
-    """
-    Args:
-        told: What the process that is stopped has told, all of which is true of the whole log.
-    """
+    """Cut the log at each offset, and check what a journal then contains. `told` must be true of the whole log."""
     path, log_path = here / "agent.db", here / "agent.db-wal"
     database, log = path.read_bytes(), log_path.read_bytes()
     before, where = Found([], set(), 0), cuts(copied, frames, len(log), source)

@@ -1,4 +1,4 @@
-"""What is on disk: whole transactions or nothing, one owner, and errors that say what is the matter."""
+"""The SQLite store: whole transactions or none, one owner, and errors that say what is the matter."""
 
 import errno
 import math
@@ -7,23 +7,34 @@ import sqlite3
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
-from tests.helpers.journals import inline
+from tests.helpers.journals import Call, fail, inline
 from trio_agentmail import JournalError, JournalInUseError, JournalMismatchError, Message, MessageReceivedEvent
 from trio_agentmail._codec import encode_object
 from trio_agentmail._delivered import Delivered
 from trio_agentmail._identity import digest, identity
-from trio_agentmail._journal import sqlite_file as file_module
-from trio_agentmail._journal import sqlite_store as store_module
-from trio_agentmail._journal.entry import DeadRow, NewRow, PendingRow
+from trio_agentmail._journal import sqlite_file, sqlite_rows, sqlite_schema, sqlite_store
 from trio_agentmail._journal.protocol import KeptIdentity
 from trio_agentmail._journal.sqlite_store import SQLiteStore, read_journal
+from trio_agentmail._journal.store import (
+    Ack,
+    Add,
+    BeginAttempt,
+    Bury,
+    DeadRecord,
+    Drop,
+    Fail,
+    Keep,
+    NewRecord,
+    PendingRecord,
+    Requeue,
+    TakeBackAttempt,
+)
 from trio_agentmail._recovery.progress import decode_progress
 from trio_agentmail._recovery.source import Target
 
@@ -49,11 +60,9 @@ def key(number: int) -> bytes:
     return f"key {number}".encode()
 
 
-def row(number: int, text: bytes = b"{}", recorded_at: float = NOW, push: int = 0) -> NewRow:
-    return NewRow(
-        key=key(number),
-        push=push,
-        recorded_at=recorded_at,
+def row(number: int, text: bytes = b"{}", recorded_at: float = NOW, push: int = 0) -> NewRecord:
+    return NewRecord(
+        identity=KeptIdentity(key(number), recorded_at, push),
         origin="live",
         event_type="message.received",
         text=text,
@@ -61,7 +70,7 @@ def row(number: int, text: bytes = b"{}", recorded_at: float = NOW, push: int = 
 
 
 def add(store: SQLiteStore, *numbers: int, text: bytes = b"{}") -> None:
-    store.apply([partial(store.add, number, row(number, text)) for number in numbers])
+    store.apply([Add(number, row(number, text)) for number in numbers])
 
 
 def keep(
@@ -72,11 +81,11 @@ def keep(
     also: str | None = None,
     forgotten_until: float = -math.inf,
 ) -> None:
-    store.apply([partial(store.keep, state, scope, also, forgotten_until)])
+    store.apply([Keep(state, scope, also, forgotten_until)])
 
 
 def identities(store: SQLiteStore) -> list[KeptIdentity]:
-    """All that the store has, one batch after the other."""
+    """All identities in the store."""
     return [known for batch in batches(store) for known in batch]
 
 
@@ -120,7 +129,7 @@ def test_every_commit_waits_for_the_disk_and_goes_to_the_write_ahead_log(path: P
         assert store._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-def test_what_was_applied_is_there_after_closing_and_opening_again(path: Path) -> None:
+def test_applied_changes_are_there_after_closing_and_opening_again(path: Path) -> None:
     with open_store(path) as store:
         add(store, 1, 2, text=b"as received \xff")
     with open_store(path) as store:
@@ -129,20 +138,20 @@ def test_what_was_applied_is_there_after_closing_and_opening_again(path: Path) -
         assert store.last_id() == 2
 
 
-def test_a_transaction_in_which_something_fails_is_not_written_at_all(path: Path) -> None:
+def test_a_transaction_in_which_a_change_fails_is_not_written_at_all(path: Path) -> None:
     with open_store(path) as store:
         add(store, 1, 2)
         with pytest.raises(JournalError):
-            store.apply([partial(store.ack, 1), partial(store.add, 2, row(3))])  # the number is taken
+            store.apply([Ack(1), Add(2, row(3))])  # the number is taken
         assert pending(store) == [1, 2]
         with pytest.raises(ZeroDivisionError):
-            store.apply([partial(store.ack, 1), lambda: 1 / 0])
+            store.apply([Ack(1), Call(fail)])
         assert pending(store) == [1, 2]
 
 
 def test_a_second_owner_is_refused_in_the_same_process_and_does_not_wait(path: Path) -> None:
     with open_store(path) as store:
-        for _ in range(2):  # the refused one must not have loosened the lock
+        for _ in range(2):  # the refusal must not have released the lock
             with pytest.raises(JournalInUseError, match="in use by another process or another stream"):
                 SQLiteStore(path, SCOPE)
         add(store, 1)
@@ -150,7 +159,7 @@ def test_a_second_owner_is_refused_in_the_same_process_and_does_not_wait(path: P
         pass
 
 
-def test_when_opening_fails_the_lock_is_free_again(path: Path) -> None:
+def test_when_opening_fails_the_lock_is_released(path: Path) -> None:
     with open_store(path):
         pass
     with pytest.raises(JournalMismatchError):
@@ -177,7 +186,7 @@ def test_a_journal_of_another_scope_is_refused_and_both_are_named(path: Path) ->
         pass
 
 
-def test_a_journal_may_belong_to_two_scopes_until_it_is_said_to_belong_to_one(path: Path) -> None:
+def test_a_journal_may_belong_to_two_scopes_until_it_is_given_one(path: Path) -> None:
     with open_store(path) as store:
         keep(store, b"marks", scope="there", also=SCOPE)
     for scope in (SCOPE, "there", None):
@@ -186,7 +195,7 @@ def test_a_journal_may_belong_to_two_scopes_until_it_is_said_to_belong_to_one(pa
     with pytest.raises(JournalMismatchError, match="belongs to there, and this stream is elsewhere"):
         SQLiteStore(path, "elsewhere")
     with open_store(path) as store:
-        keep(store, b"other marks")  # that says nothing of the scope
+        keep(store, b"other marks")  # this does not change the scope
     with open_store(path, "there") as store:
         keep(store, scope="there")
         assert state_of(store)[0] == b"other marks"
@@ -224,7 +233,7 @@ def test_a_directory_that_does_not_exist_is_a_clear_error(tmp_path: Path) -> Non
 def test_a_directory_that_cannot_be_written_to_is_named_and_not_the_lock(
     code: int, exists: bool, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Simulated, since the tests may be run by root, for whom no directory is read-only."""
+    """Simulated, since root may run the tests, and no directory is read-only for root."""
 
     def refuse(file: Any, flags: int, mode: int = 0o777) -> int:
         if flags & os.O_CREAT and not Path(file).exists():
@@ -259,7 +268,7 @@ def test_a_file_in_the_place_of_the_directory_is_named(tmp_path: Path) -> None:
         SQLiteStore(tmp_path / "file" / "agent.db", SCOPE)
 
 
-def test_another_reason_is_told_as_the_system_tells_it(tmp_path: Path) -> None:
+def test_any_other_reason_is_the_text_of_the_operating_system(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match=os.strerror(errno.ENAMETOOLONG)):
         SQLiteStore(tmp_path / ("a" * 300), SCOPE)
 
@@ -301,7 +310,7 @@ def test_an_older_schema_is_brought_up_to_date_step_by_step(path: Path, monkeypa
     with open_store(path) as store:
         add(store, 1)
     monkeypatch.setattr(
-        file_module, "MIGRATIONS", (*file_module.MIGRATIONS, ("ALTER TABLE events ADD COLUMN colour TEXT",))
+        sqlite_schema, "MIGRATIONS", (*sqlite_schema.MIGRATIONS, ("ALTER TABLE events ADD COLUMN colour TEXT",))
     )
     with open_store(path) as store:
         assert store._connection.execute("SELECT colour FROM events").fetchall() == [(None,)]
@@ -313,9 +322,9 @@ def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: pytest.
         add(store, 1)
     with monkeypatch.context() as patch:
         patch.setattr(
-            file_module,
+            sqlite_schema,
             "MIGRATIONS",
-            (*file_module.MIGRATIONS, ("ALTER TABLE events ADD COLUMN colour TEXT", "no SQL")),
+            (*sqlite_schema.MIGRATIONS, ("ALTER TABLE events ADD COLUMN colour TEXT", "no SQL")),
         )
         with pytest.raises(JournalError):
             SQLiteStore(path, SCOPE)
@@ -359,7 +368,7 @@ def test_a_full_disk_is_a_clear_error_and_leaves_what_was_written_before(path: P
 def test_a_journal_that_another_program_has_locked_is_a_clear_error(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(file_module, "BUSY_TIMEOUT", 0.01)
+    monkeypatch.setattr(sqlite_file, "BUSY_TIMEOUT", 0.01)
     with open_store(path) as store, closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(JournalError, match="locked by another program"):
@@ -376,7 +385,7 @@ def test_a_read_only_journal_is_a_clear_error(path: Path) -> None:
             add(store, 1)
 
 
-def test_an_error_without_a_code_is_one_of_the_journal_too(path: Path) -> None:
+def test_an_error_without_a_code_is_a_journal_error_too(path: Path) -> None:
     store = SQLiteStore(path, SCOPE)
     store.close()
     with pytest.raises(JournalError, match="cannot be used"):
@@ -386,36 +395,36 @@ def test_an_error_without_a_code_is_one_of_the_journal_too(path: Path) -> None:
 # Events
 
 
-def test_the_same_event_is_written_once_whether_it_is_handled_or_not(path: Path) -> None:
+def test_an_event_is_stored_once_whether_it_is_handled_or_not(path: Path) -> None:
     with open_store(path) as store:
-        assert store.apply([partial(store.add, 1, row(1)), partial(store.add, 2, row(1))]) == [True, False]
-        store.apply([partial(store.ack, 1)])
-        assert store.apply([partial(store.add, 3, row(1))]) == [False]
-        assert store.apply([partial(store.add, 3, row(2))]) == [True]
-        store.apply([partial(store.bury, 3, "", NOW)])
-        assert store.apply([partial(store.add, 4, row(2))]) == [False]
+        assert store.apply([Add(1, row(1)), Add(2, row(1))]) == [True, False]
+        store.apply([Ack(1)])
+        assert store.apply([Add(3, row(1))]) == [False]
+        assert store.apply([Add(3, row(2))]) == [True]
+        store.apply([Bury(3, "", NOW)])
+        assert store.apply([Add(4, row(2))]) == [False]
         assert store.texts([1, 2, 4], 1000) == {}
     with open_store(path) as store:
-        assert store.apply([partial(store.add, 4, row(1)), partial(store.add, 5, row(3))]) == [False, True]
+        assert store.apply([Add(4, row(1)), Add(5, row(3))]) == [False, True]
         assert pending(store) == [5]
 
 
-def test_what_is_known_of_an_identity_comes_back_as_it_was_written(path: Path) -> None:
+def test_identities_come_back_as_they_were_stored(path: Path) -> None:
     with open_store(path) as store:
         rows = [row(1, recorded_at=NOW + 0.25, push=2**60 - 1), row(2, recorded_at=-1.5, push=~(2**60 - 1)), row(3)]
-        store.apply([partial(store.add, number, new) for number, new in enumerate(rows, 1)])
-        expected = [KeptIdentity(new.key, new.recorded_at, new.push) for new in (rows[1], rows[2], rows[0])]
+        store.apply([Add(number, new) for number, new in enumerate(rows, 1)])
+        expected = [new.identity for new in (rows[1], rows[2], rows[0])]
         assert identities(store) == expected  # the oldest first
-        store.apply([partial(store.ack, number) for number in (1, 2, 3)])
+        store.apply([Ack(number) for number in (1, 2, 3)])
     with open_store(path) as store:
         assert identities(store) == expected
 
 
 def test_identities_are_read_in_batches_the_oldest_first(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "BATCH", 3)
+    monkeypatch.setattr(sqlite_rows, "BATCH", 3)
     with open_store(path) as store:
         assert batches(store) == []
-        store.apply([partial(store.add, number, row(number, recorded_at=NOW - number)) for number in range(1, 8)])
+        store.apply([Add(number, row(number, recorded_at=NOW - number)) for number in range(1, 8)])
         assert [[known.key for known in batch] for batch in batches(store)] == [
             [key(7), key(6), key(5)],
             [key(4), key(3), key(2)],
@@ -423,9 +432,7 @@ def test_identities_are_read_in_batches_the_oldest_first(path: Path, monkeypatch
         ]
 
 
-def test_whoever_reads_identities_waits_for_the_disk_in_one_way_only(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_identities_are_read_through_run_sync_only(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     is_running = False
     asked: list[tuple[str, bool]] = []
 
@@ -442,7 +449,7 @@ def test_whoever_reads_identities_waits_for_the_disk_in_one_way_only(
         store._connection.set_trace_callback(lambda statement: asked.append((statement, is_running)))
         return [len(batch) async for batch in kept.identities]
 
-    monkeypatch.setattr(store_module, "BATCH", 3)
+    monkeypatch.setattr(sqlite_rows, "BATCH", 3)
     with open_store(path) as store:
         add(store, 1, 2, 3, 4)
         assert trio.run(read) == [3, 1]
@@ -457,28 +464,28 @@ def test_identities_that_cannot_be_read_are_a_clear_error(path: Path) -> None:
             identities(store)
 
 
-def test_a_number_is_never_given_twice_though_everything_was_handled_and_forgotten(path: Path) -> None:
+def test_an_id_is_never_used_again_even_if_all_events_are_handled_and_forgotten(path: Path) -> None:
     with open_store(path) as store:
         assert store.last_id() == 0
         add(store, 1, 2, 7)
         assert store.last_id() == 7
-        store.apply([partial(store.ack, number) for number in (1, 2, 7)])
+        store.apply([Ack(number) for number in (1, 2, 7)])
         keep(store, forgotten_until=NOW + 1)
         assert (pending(store), identities(store)) == ([], [])
         assert store.last_id() == 7
     with open_store(path) as store:
         assert store.last_id() == 7
         add(store, 8)
-        store.apply([partial(store.bury, 8, "", NOW), partial(store.drop, 8)])
+        store.apply([Bury(8, "", NOW), Drop(8)])
     with open_store(path) as store:
         assert store.last_id() == 8
 
 
-def test_of_a_handled_event_only_the_identity_is_kept(path: Path) -> None:
+def test_only_the_identity_of_a_handled_event_remains(path: Path) -> None:
     with open_store(path) as store:
         add(store, 1, 2)
-        store.apply([partial(store.ack, 1)])
-        store.apply([partial(store.ack, 1)])
+        store.apply([Ack(1)])
+        store.apply([Ack(1)])
         assert store.texts([1, 2], 1000) == {2: b"{}"}
         assert store._connection.execute("SELECT id FROM events").fetchall() == [(2,)]
         assert keys(store) == [key(1), key(2)]
@@ -492,23 +499,23 @@ def test_texts_are_read_up_to_a_limit_but_at_least_one(path: Path) -> None:
         assert list(store.texts([3, 1, 2], 1000)) == [3, 1, 2]
 
 
-def test_an_attempt_is_begun_taken_back_failed_and_ends_as_a_dead_letter(path: Path) -> None:
+def test_an_attempt_begins_is_taken_back_fails_and_makes_a_dead_letter(path: Path) -> None:
     def state() -> tuple[int, bool]:
         [row] = store.pending()
         return row.attempts, row.under_way
 
     with open_store(path) as store:
         add(store, 1)
-        store.apply([partial(store.begin_attempt, 1)])
+        store.apply([BeginAttempt(1)])
         assert state() == (1, True)
-        store.apply([partial(store.take_attempt_back, 1)])
-        store.apply([partial(store.take_attempt_back, 1)])
+        store.apply([TakeBackAttempt(1)])
+        store.apply([TakeBackAttempt(1)])
         assert state() == (0, False)
-        store.apply([partial(store.begin_attempt, 1), partial(store.fail, 1, "ValueError: no")])
+        store.apply([BeginAttempt(1), Fail(1, "ValueError: no")])
         assert state() == (1, False)
-        store.apply([partial(store.begin_attempt, 1), partial(store.bury, 1, "ValueError: still no", NOW)])
+        store.apply([BeginAttempt(1), Bury(1, "ValueError: still no", NOW)])
         assert pending(store) == []
-        [dead] = store.dead()
+        [dead] = store.dead_letters()
         assert (dead.id, dead.attempts, dead.error, dead.ended_at, dead.text) == (
             1,
             2,
@@ -516,22 +523,22 @@ def test_an_attempt_is_begun_taken_back_failed_and_ends_as_a_dead_letter(path: P
             NOW,
             b"{}",
         )
-        store.apply([partial(store.ack, 1), partial(store.begin_attempt, 1), partial(store.fail, 1, "late")])
-        assert [row.error for row in store.dead()] == ["ValueError: still no"]
+        store.apply([Ack(1), BeginAttempt(1), Fail(1, "late")])
+        assert [row.error for row in store.dead_letters()] == ["ValueError: still no"]
 
 
 def test_a_dead_letter_is_requeued_or_dropped_once(path: Path) -> None:
     with open_store(path) as store:
         add(store, 1, 2)
-        store.apply([partial(store.bury, 1, "", NOW), partial(store.bury, 2, "", NOW)])
-        assert [row.id if row else None for row in store.apply([partial(store.requeue, 1)] * 2)] == [1, None]
-        assert store.apply([partial(store.drop, 2)] * 2) == [True, False]
+        store.apply([Bury(1, "", NOW), Bury(2, "", NOW)])
+        assert [row.id if row else None for row in store.apply([Requeue(1)] * 2)] == [1, None]
+        assert store.apply([Drop(2)] * 2) == [True, False]
         assert [(row.id, row.attempts) for row in store.pending()] == [(1, 0)]
-        assert store.dead() == []
+        assert store.dead_letters() == []
         assert store.texts([1, 2], 1000) == {1: b"{}"}
 
 
-def test_what_recovery_has_to_know_is_kept(path: Path) -> None:
+def test_the_state_of_recovery_is_stored(path: Path) -> None:
     with open_store(path) as store:
         assert state_of(store) == (b"", -math.inf)
         keep(store, b"high-water marks")
@@ -545,7 +552,7 @@ def test_what_recovery_has_to_know_is_kept(path: Path) -> None:
         assert state_of(store) == (b"", NOW)
 
 
-# A journal of the first schema
+# Schema 1
 
 FIRST_SCHEMA = """
 PRAGMA journal_mode = WAL;
@@ -597,7 +604,7 @@ def first_journal(path: Path, scope: str = SCOPE, state: bytes = b"", floor: flo
         connection.commit()
 
 
-def test_a_journal_of_the_first_schema_goes_on_with_all_that_it_knew(path: Path) -> None:
+def test_a_journal_of_schema_1_is_migrated_with_all_that_it_contains(path: Path) -> None:
     at = NOW - 1000
     long_id = "x" * 300
     with first_journal(path) as connection:
@@ -628,27 +635,27 @@ def test_a_journal_of_the_first_schema_goes_on_with_all_that_it_knew(path: Path)
                 KeptIdentity(digest("y" * 300), at + 7, 0),
             ]
             assert store.pending() == [
-                PendingRow(2, new_key("pending", SPAM), 0, False, "recovered", SPAM),
-                PendingRow(5, digest("no JSON"), 0, False, "live", "an unknown event"),
-                PendingRow(7, new_key("suspect"), 2, True, "live", RECEIVED),
+                PendingRecord(2, new_key("pending", SPAM), 0, False, "recovered", SPAM),
+                PendingRecord(5, digest("no JSON"), 0, False, "live", "an unknown event"),
+                PendingRecord(7, new_key("suspect"), 2, True, "live", RECEIVED),
             ]
-            assert store.dead() == [DeadRow(3, 5, "no", NOW + 9, "live", b"three \xff")]
+            assert store.dead_letters() == [DeadRecord(3, 5, "no", NOW + 9, "live", b"three \xff")]
             assert store.texts(range(1, 10), 1000) == dict(texts)
-            assert store.last_id() == 9  # which was handled
+            assert store.last_id() == 9  # that event was handled
             assert state_of(store) == (b"", -math.inf)
             assert store._connection.execute("PRAGMA user_version").fetchone() == (2,)
             assert store._connection.execute("SELECT id FROM events ORDER BY id").fetchall() == [(2,), (3,), (5,), (7,)]
     assert read_journal(path)[0] == 3
     with open_store(path) as store:
-        store.apply([partial(store.ack, number) for number in (2, 5, 7)])
-        store.apply([partial(store.drop, 3)])
+        store.apply([Ack(number) for number in (2, 5, 7)])
+        store.apply([Drop(3)])
         add(store, 10)
-        assert (pending(store), store.dead(), store.last_id()) == ([10], [], 10)
+        assert (pending(store), store.dead_letters(), store.last_id()) == ([10], [], 10)
     with pytest.raises(JournalMismatchError, match="belongs to here"):
         SQLiteStore(path, "elsewhere")
 
 
-def test_what_a_journal_of_the_first_schema_knows_is_delivered_as_no_event_again(path: Path) -> None:
+def test_events_in_a_journal_of_schema_1_are_not_delivered_again_as_new(path: Path) -> None:
     with first_journal(path) as connection:
         for id, kind in ((1, RECEIVED), (2, SPAM)):
             connection.execute(
@@ -665,7 +672,7 @@ def test_what_a_journal_of_the_first_schema_knows_is_delivered_as_no_event_again
             assert not delivered.claim(MessageReceivedEvent(event_type=event_type, message=mail))
 
 
-def test_a_mail_without_a_time_in_a_journal_of_the_first_schema_is_as_old_as_its_recording(path: Path) -> None:
+def test_a_mail_without_a_time_in_schema_1_is_as_old_as_its_recording(path: Path) -> None:
     with first_journal(path) as connection:
         connection.execute(
             "INSERT INTO events (id, kind, key, created, recorded_at, origin, event_type, state)"
@@ -677,8 +684,8 @@ def test_a_mail_without_a_time_in_a_journal_of_the_first_schema_is_as_old_as_its
         assert known == KeptIdentity(new_key("1"), NOW - 5, -1)
 
 
-def test_no_mail_in_a_journal_of_the_first_schema_is_older_than_its_time(path: Path) -> None:
-    # AgentMail's clock was ahead. Who forgets goes by it, and a listing gives whatever was created after that.
+def test_no_identity_in_schema_1_is_older_than_its_mail(path: Path) -> None:
+    # AgentMail's clock was ahead. Identities are forgotten by it, and a listing has all mail that was created later.
     with first_journal(path) as connection:
         connection.execute(
             "INSERT INTO events (id, kind, key, created, recorded_at, origin, event_type, state)"
@@ -690,7 +697,7 @@ def test_no_mail_in_a_journal_of_the_first_schema_is_older_than_its_time(path: P
         assert identities(store) == [KeptIdentity(new_key("1"), NOW + 90, 0)]
 
 
-def test_what_recovery_remembered_in_the_first_schema_it_still_remembers(path: Path) -> None:
+def test_the_state_of_recovery_in_schema_1_is_migrated(path: Path) -> None:
     kept = {
         "targets": [
             ["a@agentmail.to", None, {RECEIVED: NOW - 500}, NOW - 100, NOW - 200],
@@ -719,18 +726,18 @@ def test_what_recovery_remembered_in_the_first_schema_it_still_remembers(path: P
     }
 
 
-def test_an_empty_journal_of_the_first_schema_is_as_a_new_one(path: Path) -> None:
+def test_an_empty_journal_of_schema_1_is_like_a_new_one(path: Path) -> None:
     with first_journal(path):
         pass
     with open_store(path) as store:
         assert (store.last_id(), identities(store), state_of(store)) == (0, [], (b"", -math.inf))
         add(store, 1)
-        store.apply([partial(store.ack, 1)])
+        store.apply([Ack(1)])
     with open_store(path) as store:
         assert store.last_id() == 1
 
 
-def test_a_journal_of_the_first_schema_whose_state_is_damaged_is_left_as_it_was(path: Path) -> None:
+def test_a_journal_of_schema_1_with_a_damaged_state_is_left_as_it_was(path: Path) -> None:
     with first_journal(path, state=b'{"targets": 7}'):
         pass
     for _ in range(2):
@@ -741,54 +748,54 @@ def test_a_journal_of_the_first_schema_whose_state_is_damaged_is_left_as_it_was(
         assert connection.execute("SELECT state FROM journal").fetchone() == (b'{"targets": 7}',)
 
 
-# What is forgotten, and room that is given back
+# Forgetting, and returning pages
 
 
-def test_identities_are_forgotten_by_time_but_not_of_what_is_pending_or_a_dead_letter(path: Path) -> None:
+def test_identities_are_forgotten_by_time_except_of_pending_events_and_dead_letters(path: Path) -> None:
     with open_store(path) as store:
-        store.apply([partial(store.add, number, row(number, recorded_at=NOW + number)) for number in range(1, 7)])
-        store.apply([partial(store.ack, number) for number in (1, 4, 5, 6)])
-        store.apply([partial(store.bury, 2, "", NOW)])
+        store.apply([Add(number, row(number, recorded_at=NOW + number)) for number in range(1, 7)])
+        store.apply([Ack(number) for number in (1, 4, 5, 6)])
+        store.apply([Bury(2, "", NOW)])
         assert keys(store) == [key(number) for number in (1, 2, 3, 4, 5, 6)]
         keep(store, forgotten_until=NOW + 5)
-        assert keys(store) == [key(number) for number in (2, 3, 5, 6)]  # what is as old as that stays
-        assert store.apply([partial(store.add, 7, row(2)), partial(store.add, 8, row(3))]) == [False, False]
-        assert store.apply([partial(store.add, 9, row(1))]) == [True]
+        assert keys(store) == [key(number) for number in (2, 3, 5, 6)]  # an identity that is exactly as old stays
+        assert store.apply([Add(7, row(2)), Add(8, row(3))]) == [False, False]
+        assert store.apply([Add(9, row(1))]) == [True]
     with open_store(path) as store:
         assert state_of(store)[1] == NOW + 5
         assert keys(store) == [key(number) for number in (1, 2, 3, 5, 6)]
-        # When they have been handled, the next time forgets them.
-        store.apply([partial(store.ack, 3), partial(store.ack, 9), partial(store.drop, 2)])
+        # When they have been handled, the next `keep` forgets them.
+        store.apply([Ack(3), Ack(9), Drop(2)])
         assert keys(store) == [key(number) for number in (1, 2, 3, 5, 6)]
         keep(store, forgotten_until=NOW + 5)
         assert keys(store) == [key(5), key(6)]
 
 
-def test_many_identities_are_forgotten_a_part_in_each_transaction_the_oldest_first(
+def test_many_identities_are_forgotten_over_several_transactions_the_oldest_first(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "FORGOTTEN_AT_ONCE", 3)
+    monkeypatch.setattr(sqlite_store, "FORGOTTEN_AT_ONCE", 3)
     with open_store(path) as store:
-        store.apply([partial(store.add, number, row(number, recorded_at=NOW - number)) for number in range(1, 9)])
-        store.apply([partial(store.ack, number) for number in range(1, 8)])
+        store.apply([Add(number, row(number, recorded_at=NOW - number)) for number in range(1, 9)])
+        store.apply([Ack(number) for number in range(1, 8)])
         keep(store, forgotten_until=NOW)
         assert keys(store) == [key(number) for number in (1, 2, 3, 4, 8)]
-        keep(store, b"state")  # any transaction goes on with it
+        keep(store, b"state")  # any transaction continues
         assert keys(store) == [key(1), key(8)]
         store.apply([])
         assert keys(store) == [key(8)]
-        # And when it is done, handled events are kept until the next time.
-        store.apply([partial(store.ack, 8)])
+        # When all are forgotten, newly handled events stay until the next `keep`.
+        store.apply([Ack(8)])
         assert keys(store) == [key(8)]
 
 
-def test_identities_that_were_to_be_forgotten_when_the_process_died_are_forgotten_the_next_time(
+def test_forgetting_that_a_crash_interrupted_is_completed_the_next_time(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "FORGOTTEN_AT_ONCE", 3)
+    monkeypatch.setattr(sqlite_store, "FORGOTTEN_AT_ONCE", 3)
     with open_store(path) as store:
-        store.apply([partial(store.add, number, row(number, recorded_at=NOW - number)) for number in range(1, 6)])
-        store.apply([partial(store.ack, number) for number in range(1, 6)])
+        store.apply([Add(number, row(number, recorded_at=NOW - number)) for number in range(1, 6)])
+        store.apply([Ack(number) for number in range(1, 6)])
         keep(store, forgotten_until=NOW)
     with open_store(path) as store:
         assert len(identities(store)) == 2
@@ -797,11 +804,11 @@ def test_identities_that_were_to_be_forgotten_when_the_process_died_are_forgotte
 
 
 def test_after_a_burst_the_file_shrinks_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "SPARE_PAGES", 100)
+    monkeypatch.setattr(sqlite_store, "SPARE_PAGES", 100)
     with open_store(path) as store:
         add(store, *range(1, 2001), text=b"x" * 3000)
         for first in range(1, 2001, 50):
-            store.apply([partial(store.ack, number) for number in range(first, first + 50)])
+            store.apply([Ack(number) for number in range(first, first + 50)])
     assert path.stat().st_size < 1_000_000
 
 
@@ -811,7 +818,7 @@ def test_after_a_burst_the_file_shrinks_again(path: Path, monkeypatch: pytest.Mo
 def test_a_journal_is_read_while_it_is_open_and_when_it_is_not(path: Path) -> None:
     with open_store(path) as store:
         add(store, 1, 2, 3)
-        store.apply([partial(store.bury, 2, "ValueError: no", NOW)])
+        store.apply([Bury(2, "ValueError: no", NOW)])
         pending, [dead] = read_journal(path)
         assert (pending, dead.id, dead.error) == (2, 2, "ValueError: no")
         add(store, 4)
@@ -819,7 +826,7 @@ def test_a_journal_is_read_while_it_is_open_and_when_it_is_not(path: Path) -> No
     assert read_journal(path)[0] == 3
 
 
-def test_reading_makes_no_file(path: Path) -> None:
+def test_reading_creates_no_file(path: Path) -> None:
     with pytest.raises(JournalError, match="cannot be opened"):
         read_journal(path)
     assert not path.exists()

@@ -1,12 +1,12 @@
-"""A journal that fails at any of its transactions, while many tasks wait for it: its error comes out alone.
+"""A journal may fail at any of its transactions, while many tasks wait for it. Its error then comes out alone.
 
     STEPS_SEED=<seed> .venv/bin/pytest -m '' tests/journal/test_store_fails.py
 
-plays a run that failed again.
+repeats a run that failed.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,18 +19,19 @@ import trio
 from tests.helpers.steps import QUICK, SEED, new_folder, shape, simulated
 from trio_agentmail import AgentMailSession, JournalError, SQLiteJournal, Subscribe, open_agentmail_session
 from trio_agentmail._journal.sqlite_store import SQLiteStore
+from trio_agentmail._journal.store import Change
 from trio_agentmail.testing import FakeAgentMail
 
 INBOXES = [f"i{number}@agentmail.to" for number in range(5)]
 TRANSACTIONS = {False: 6, True: 25}
-"""A run has more, with a body that sleeps and one that reads."""
+"""A run has more transactions than this: with a body that sleeps (False), and with one that reads (True)."""
 
 FEWEST_FAILURES = 10
-"""Runs of a test in which a transaction failed."""
+"""The least number of runs of a test in which a transaction must have failed."""
 
 
 class FailingDisk:
-    """Writes fail from a transaction on."""
+    """Makes all writes fail from a transaction on."""
 
     def __init__(self, first: int) -> None:
         self._first = first
@@ -41,7 +42,7 @@ class FailingDisk:
     def failed(self) -> bool:
         return self.transactions >= self._first
 
-    def apply(self, store: SQLiteStore, changes: Iterable[Callable[[], Any]]) -> list[Any]:
+    def apply(self, store: SQLiteStore, changes: Sequence[Change]) -> list[Any]:
         self.transactions += 1
         if self.failed:
             raise JournalError("the disk is full")
@@ -54,7 +55,7 @@ class FailingDisk:
 
 
 async def stream_with_a_failing_journal(path: Path, reads: bool, max_pending: int) -> None:
-    """Reader, recoverer and `next` wait for the journal; and the body, if it reads. It opens no nursery."""
+    """Run a stream in which the reader, the recoverer and `next` wait for the journal, and the body if it reads."""
     fake = FakeAgentMail()
     journal = SQLiteJournal(path, max_pending=max_pending, retry_delay=1.0)
 
@@ -85,7 +86,7 @@ async def stream_with_a_failing_journal(path: Path, reads: bool, max_pending: in
                         await handle_all(session, journal)
                     else:
                         await trio.sleep_forever()
-        except (Exception, BaseExceptionGroup) as exc:  # noqa: BLE001  the nursery would put it into a group
+        except (Exception, BaseExceptionGroup) as exc:  # noqa: BLE001  the nursery would wrap it in a group
             raised = exc
         nursery.cancel_scope.cancel()
     if raised is not None:
@@ -99,13 +100,13 @@ async def handle_all(session: AgentMailSession, journal: SQLiteJournal) -> None:
 
 
 def outcome(tmp_path: Path, disk: FailingDisk, seed: int, reads: bool, max_pending: int) -> str:
-    """What comes out of the block, in a word; "" for nothing."""
+    """The shape of the exception that the block raises; "" for none."""
     with disk():
         try:
             simulated(
                 partial(stream_with_a_failing_journal, new_folder(tmp_path) / "agent.db", reads, max_pending), seed
             )
-        except (Exception, BaseExceptionGroup) as exc:  # noqa: BLE001  what it is, is the question
+        except (Exception, BaseExceptionGroup) as exc:  # noqa: BLE001  its type is what is tested
             return shape(exc)
     return ""
 
@@ -147,11 +148,11 @@ def test_whichever_transaction_fails_the_error_comes_out_alone(reads: bool, tmp_
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", range(8))
 @bodies
-def test_and_so_it_is_with_whichever_scheduling(reads: bool, seed: int, tmp_path: Path) -> None:
+def test_the_error_comes_out_alone_in_any_scheduling(reads: bool, seed: int, tmp_path: Path) -> None:
     check_failing_journals(reads, tmp_path, [SEED + seed], range(1, 2 * TRANSACTIONS[True]))
 
 
-def test_a_group_is_told_from_what_is_in_it() -> None:
+def test_shapes_tell_a_group_from_its_contents() -> None:
     assert shape(JournalError()) == "JournalError"
     group = BaseExceptionGroup("", [JournalError(), ExceptionGroup("", [JournalError()])])
     assert shape(group) == "ExceptionGroup[ExceptionGroup[JournalError], JournalError]"

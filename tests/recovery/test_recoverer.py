@@ -29,7 +29,7 @@ from trio_agentmail import (
 from trio_agentmail._channel import Abandoned
 from trio_agentmail._clock import Moment, ServerClock
 from trio_agentmail._delivered import Delivered
-from trio_agentmail._journal.protocol import Journal, Notice
+from trio_agentmail._journal.protocol import Journal
 from trio_agentmail._outbox import Outbox
 from trio_agentmail._recovery.progress import Progress, encode_progress
 from trio_agentmail._recovery.recoverer import Recoverer
@@ -38,7 +38,7 @@ from trio_agentmail._recovery.source import Counts, Scan, Source, Target
 from trio_agentmail._recovery.sweeps import PAUSE, Rate
 from trio_agentmail._unwritten import Unwritten
 from trio_agentmail.errors import AgentMailError, ApiError, ConnectionLostError, JournalError, RequestFailedError
-from trio_agentmail.events import MessageSecurity
+from trio_agentmail.events import MessageSecurity, Notice
 
 A = "/inboxes/a/messages"
 B = "/inboxes/b/messages"

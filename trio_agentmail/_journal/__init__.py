@@ -1,9 +1,15 @@
-"""Events on disk until they are handled.
+"""Events are stored until they are handled.
 
-An event comes in by `SQLiteJournal.record` (`sqlite_journal`), waits in a queue (`queue`) for the next transaction
-(`group_commit`), is written down (`entry`, `sqlite_store`, `sqlite_file`), and goes out by `next` when it is its turn
-(`line`). What a stream asks of a journal is in `protocol`.
+What a stream needs of any journal is in `protocol`. What journals have in common is in two parts:
 
-What others do to the file meanwhile is noticed by `file_watch`, or kept out by `file_lock`; who only looks at it uses
-`read_only`.
+- `lifecycle` decides, without I/O: which events are new, which is delivered next (`delivery_order`), what is a suspect,
+  when a failed event is redelivered, and when it is a dead letter. `content_cache` bounds what is in memory (`entry`).
+- `store` is what it asks of an engine: a transaction of changes, and reading them back.
+
+`open_journal` runs one against the other, with many changes in one transaction (`group_commit`), and `stored_journal`
+has the public methods.
+
+SQLite is one engine. `sqlite_journal` has the class that users see; `sqlite_store` writes and `sqlite_rows` reads the
+tables of `sqlite_schema`, in a file that `sqlite_file` opens, `file_lock` locks, `file_watch` watches, and `read_only`
+reads while an agent has it open. Another engine needs a `Store` and a subclass of `StoredJournal`.
 """

@@ -1,66 +1,45 @@
-"""An event in a journal: what is kept of it, and how the event is made of that again."""
+"""One pending event in memory, what is stored of it, and how the event is restored from that."""
 
 import attrs
 
 from trio_agentmail._codec import as_unknown, decode_event
 from trio_agentmail._events.base import ServerEvent
-from trio_agentmail._identity import PLAUSIBLE, identity, push_record
 from trio_agentmail.errors import printable
-from trio_agentmail.events import Event, MessageReceivedEvent, Subscribed, UnknownEvent
+from trio_agentmail.events import Event, Subscribed, UnknownEvent
 
-__all__ = ["DeadRow", "Entry", "NewRow", "PendingRow", "new_row", "restored"]
+from .protocol import KeptIdentity
+from .store import NewRecord
 
-
-@attrs.frozen
-class NewRow:
-    """An event to be written down: its identity as `KeptIdentity` has it, and what is kept until it is handled."""
-
-    key: bytes
-    push: int
-    recorded_at: float
-    origin: str
-    event_type: str
-    text: bytes
-
-
-@attrs.frozen
-class PendingRow:
-    """An event that is not handled; `under_way`: an attempt had begun, and the process ended before it did."""
-
-    id: int
-    key: bytes
-    attempts: int
-    under_way: bool
-    origin: str
-    event_type: str
-
-
-@attrs.frozen
-class DeadRow:
-    """An event that is not tried again."""
-
-    id: int
-    attempts: int
-    error: str
-    ended_at: float
-    origin: str
-    text: bytes
+__all__ = ["Entry", "new_record", "restored"]
 
 
 @attrs.define(eq=False)
 class Entry:
-    """An event that is not handled. It is on disk, or on its way there; in memory it is when its turn is near."""
+    """A pending event, stored or about to be stored. Its content is in memory only while its delivery is near.
+
+    Attributes:
+        id: Its number in the journal.
+        key: See `KeptIdentity`.
+        attempts: How many attempts have begun, including one that is under way.
+        delivered: Whether the consumer has had it, or may have had it in an earlier run.
+        stored: Whether it is in the store.
+        attempting: Whether an attempt is under way.
+        retry_at: When it is redelivered, by Trio's clock, in seconds; None if no retry is scheduled.
+        done: Whether it is no longer delivered: it is handled, a dead letter, or was stored by an earlier run.
+        content: The event as it came, or its text as it was read; None while it is only in the store.
+        size: Bytes of its text; 0 until it is known.
+    """
 
     id: int
-    key: bytes  # what `identity` says of the event
+    key: bytes
     event_type: str
     origin: str
     attempts: int = 0
-    given: bool = False  # in this run, or maybe in an earlier one
-    on_disk: bool = True
+    delivered: bool = False
+    stored: bool = True
     attempting: bool = False
     retry_at: float | None = None
-    done: bool = False  # handled, a dead letter, or not new
+    done: bool = False
     content: Event | bytes | None = None
     size: int = 0
 
@@ -68,35 +47,20 @@ class Entry:
         return f"{self.event_type} (number {self.id} in the journal)"
 
 
-def new_row(event: Event, now: float) -> NewRow:
-    """What is written down of an event.
+def new_record(event: Event, now: float) -> NewRecord:
+    """Return what is stored of an event.
+
+    Args:
+        now: Seconds since the epoch.
 
     Raises:
-        TypeError: it cannot be kept.
+        TypeError: The event is a notice, or was made by hand and has no text.
     """
-    if not isinstance(event, ServerEvent | UnknownEvent):
-        raise TypeError(f"a journal keeps events, and {type(event).__name__} is a notice")
+    known = KeptIdentity.of(event, now)
+    assert isinstance(event, ServerEvent | UnknownEvent)
     raw = event._raw
-    if raw == "":  # what was received is bytes, even if it is empty
-        raise TypeError(
-            f"a journal keeps the text of an event as it was received, and this {type(event).__name__} was made by "
-            "hand and has none: decode_event makes one that has"
-        )
-    key = identity(event)
-    assert key is not None  # what has a text has one
-    push = 0
-    if isinstance(event, MessageReceivedEvent):
-        push = push_record(event)
-        created_at = event.message.created_at
-        if created_at is None or created_at.timestamp() > now + PLAUSIBLE:
-            push = ~push
-        else:
-            # AgentMail's clock may be a little ahead, and who forgets goes by its time.
-            now = max(now, created_at.timestamp())
-    return NewRow(
-        key=key,
-        push=push,
-        recorded_at=now,
+    return NewRecord(
+        identity=known,
         origin=event.origin,
         event_type=printable(event.event_type or "an unknown event", 100),
         text=raw if isinstance(raw, bytes) else raw.encode(errors="backslashreplace"),
@@ -104,10 +68,10 @@ def new_row(event: Event, now: float) -> NewRow:
 
 
 def restored(text: bytes, *, origin: str, attempt: int) -> Event:
-    """The event that was written down."""
+    """Return the event that was stored as this text."""
     event = decode_event(text)
     if isinstance(event, Subscribed):
-        # Of confirmations only those that confirm nothing are written down.
-        event = as_unknown(event, "a confirmation that nobody waited for")
+        # Only confirmations that confirmed nothing are stored; they were delivered as unknown events.
+        event = as_unknown(event, "an unexpected confirmation")
     assert isinstance(event, ServerEvent | UnknownEvent)
     return attrs.evolve(event, origin=origin, attempt=attempt)

@@ -1,4 +1,4 @@
-"""A lock on the journal's file itself, whatever it is called, and whoever opens and closes it."""
+"""A lock on the journal's file itself, whatever its name and whoever opens and closes it."""
 
 import os
 import struct
@@ -13,11 +13,11 @@ if sys.platform == "linux":  # pragma: no branch
 __all__ = ["FileLock", "in_use"]
 
 BYTE = 2**62
-"""Which byte of the file is locked: far from the end of any file, and from the bytes that SQLite locks (at 2**30)."""
+"""The byte that is locked. It is far from the end of any file, and from the bytes that SQLite locks (at 2**30)."""
 
 
 def in_use(path: Path) -> JournalInUseError:
-    """The error for a second consumer."""
+    """Return the error for a second consumer."""
     return JournalInUseError(
         f"the journal {path} is in use by another process or another stream: a journal has one consumer at a time; "
         "give this one a file of its own, or end the other"
@@ -27,13 +27,13 @@ def in_use(path: Path) -> JournalInUseError:
 class FileLock:
     """An exclusive lock on the file, from `acquire` to `close`. Linux only; elsewhere it does nothing.
 
-    The lock beside the journal has two holes. A consumer that came by another name of the file, or after the lock was
-    removed, has another lock. And it is a POSIX lock, as all of SQLite's are: the operating system drops it as soon as
-    this process closes *any* descriptor of that file, as copying the file does. An open file description lock belongs
-    to the file, not to its name, and to this descriptor, not to the process.
+    The lock beside the journal has two holes. A consumer that opens the file by another name, or after the lock file
+    was removed, has another lock. And it is a POSIX lock, like all of SQLite's: the operating system drops it as soon
+    as this process closes *any* descriptor of that file, which copying the file does. An open file description lock
+    belongs to the file and not to its name, and to this descriptor and not to the process.
 
-    For the same reason SQLite's connection to the file must be closed before this is, and a file that may be somebody
-    else's is not locked.
+    For the same reason SQLite's connection to the file must be closed before this is, and a file that may belong to
+    another program is not locked.
     """
 
     def __init__(self, path: Path) -> None:
@@ -41,11 +41,11 @@ class FileLock:
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
-        """Lock the file, which exists.
+        """Lock the file, which must exist.
 
         Raises:
-            JournalInUseError: somebody else has.
-            JournalError: the file cannot be opened.
+            JournalInUseError: It is locked already.
+            JournalError: It cannot be opened.
         """
         if sys.platform == "linux":  # pragma: no branch
             try:
@@ -60,10 +60,10 @@ class FileLock:
             except BlockingIOError:
                 raise in_use(self._path) from None
             except OSError:
-                pass  # the file system has no such locks; there is still the one beside the journal
+                pass  # the file system has no such locks; the lock beside the journal remains
 
     def close(self) -> None:
-        """Give the lock up."""
+        """Release the lock."""
         if self._descriptor is not None:
             _descriptors.discard(self._descriptor)
             os.close(self._descriptor)
@@ -79,5 +79,5 @@ def _close_all() -> None:
 
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch
-    # A child made by `fork` shares the description, and would hold the lock when this process is gone.
+    # A child made by `fork` shares the description, and would keep the lock after this process has ended.
     os.register_at_fork(after_in_child=_close_all)

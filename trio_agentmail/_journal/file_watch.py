@@ -1,10 +1,10 @@
-"""The files of an open journal, watched: whether they are still those that were opened, and nobody else writes to them.
+"""Watches the files of an open journal: they must be those that were opened, and no other program may write to them.
 
-SQLite does not notice when a file that it has open is removed, renamed or replaced. It goes on writing to what has no
-name any more, and every commit succeeds. So whoever commits looks at the names before and after.
+SQLite does not notice when a file that it has open is removed, renamed or replaced. It goes on writing to a file that
+has no name any more, and every commit succeeds. So the names are looked up before each commit and after it.
 
-The files are looked at by their names, with `lstat`, and never opened: closing a file drops all POSIX locks that the
-process has on it, SQLite's too.
+The files are looked up with `lstat` and never opened: closing a file drops all POSIX locks that the process has on it,
+SQLite's included.
 """
 
 import logging
@@ -19,41 +19,41 @@ from trio_agentmail.errors import JournalError
 __all__ = ["FileWatch", "check_files", "files_of", "make_private"]
 
 LONG_LOG = 64 * 2**20
-"""Bytes of write-ahead log, above which somebody must be keeping it from starting over. (It does every 4 MB.)"""
+"""Bytes of write-ahead log above which another program must be keeping it from starting over, as it does every 4 MB."""
 
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 WATCHES_CONTENT = os.name != "nt"
-"""Windows may set the time of a file long after it was written."""
+"""Not on Windows, which may set the time of a file long after it was written."""
 
 logger = logging.getLogger("trio_agentmail")
 
 
 def files_of(path: Path) -> list[Path]:
-    """The journal's files: the database, the write-ahead log, its index, and the lock."""
+    """Return the paths of the journal's files: the database, the write-ahead log, its index, and the lock."""
     return [path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm", "-lock")]
 
 
 class FileWatch:
-    """Knows what the files were when the journal was opened, and when it was last written."""
+    """Compares the files with what they were when the journal was opened, and when it was last written."""
 
     def __init__(self, path: Path) -> None:
-        """Look at the files, which all exist.
+        """Note what the files are.
 
         Raises:
-            JournalError: one of them does not.
+            JournalError: One of them does not exist.
         """
         self._path = path
         self._files = files_of(path)
         self._warned_of_names = self._warned_of_log = False
         self._opened = self._statuses()
         self._written: list[os.stat_result] | None = self._opened
-        """What the last `writing` left; None after an exception: then what has changed may be ours."""
+        """What the last `writing` left. None after an exception, since the changes may then be ours."""
 
     def check(self) -> None:
-        """Look whether all is as the last `writing` left it.
+        """Make sure that the files are as the last `writing` left them.
 
         Raises:
-            JournalError: a file was removed or replaced, or somebody else has written to one.
+            JournalError: A file was removed or replaced, or another program has written to one.
         """
         found = self._look()
         if self._written is not None and WATCHES_CONTENT:
@@ -61,10 +61,12 @@ class FileWatch:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """The block writes to the files. It has succeeded only if this ends without an exception.
+        """Return a context manager for a block that writes to the files.
+
+        The block has succeeded only if the context manager exits without an exception.
 
         Raises:
-            JournalError: see `check`; or a file was removed or replaced during the block.
+            JournalError: See `check`; or a file was removed or replaced during the block.
         """
         self.check()
         self._written = None
@@ -120,19 +122,19 @@ class FileWatch:
 
 
 def check_files(path: Path) -> None:
-    """Make sure that the journal's files, as far as they exist, are files, each with one name.
+    """Make sure that those of the journal's files that exist are regular files with one name each.
 
-    The write-ahead log and the lock stand beside a name. Opened by two names, a journal has two locks, and two logs, of
-    which each overwrites what the other has brought into the file.
+    The lock and the write-ahead log are found by the name of the database. A journal that is opened by two names has
+    two locks and two logs, and each log overwrites in the database what the other has written.
 
     Raises:
-        JournalError: one is something else, or has a second name.
+        JournalError: A file is something else, or has a second name.
     """
     for file in files_of(path):
         try:
             status = os.lstat(file)
         except OSError:
-            continue  # whoever makes or opens it tells what is the matter
+            continue  # creating or opening it will raise a better error
         if stat.S_ISLNK(status.st_mode):
             raise JournalError(f"{file} is a symbolic link: the files of a journal are in one directory; remove it")
         if not stat.S_ISREG(status.st_mode):
@@ -145,7 +147,7 @@ def check_files(path: Path) -> None:
 
 
 def make_private(path: Path) -> None:
-    """Take the files' permissions from everybody but their owner. What cannot be changed is a WARNING."""
+    """Remove the permissions of all but the files' owner. If that is not possible, log a WARNING."""
     if os.name == "nt":  # pragma: no cover  permissions are inherited from the directory
         return
     for file in files_of(path):
@@ -154,4 +156,4 @@ def make_private(path: Path) -> None:
             with suppress(OSError):
                 os.chmod(file, stat.S_IMODE(mode) & ~OTHERS)
             if os.lstat(file).st_mode & OTHERS:
-                logger.warning("others may open %s, which holds mail, and its mode cannot be changed", file)
+                logger.warning("other users may open %s, which contains mail, and its mode cannot be changed", file)

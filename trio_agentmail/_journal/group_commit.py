@@ -1,130 +1,138 @@
-"""Changes to a journal, written in groups, so that not each of them waits for the disk, and the event loop never."""
+"""Changes to a store, written in groups, so that one commit serves many of them."""
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias, TypeVar
 
 import trio
 
 from trio_agentmail.errors import JournalError
 
-from .protocol import RunSync
-from .sqlite_store import SQLiteStore, Step
+from .store import Change, Store
 
 __all__ = ["GroupCommit"]
 
 T = TypeVar("T")
 
+Then: TypeAlias = Callable[[Any, float], None]
+"""What follows from a change that is durable; called with its result and `trio.current_time()`."""
+
 CHECK_EVERY = 60.0
-"""Seconds without a change, after which the files are looked at: an agent that waits for mail learns that its journal
-was removed before the next mail comes, which could not be written down."""
+"""Seconds without a change, after which the store is checked. An agent that waits for mail then learns that its journal
+was removed before the next mail comes, which could not be stored."""
 
 
 class GroupCommit:
-    """Writes to a store, one transaction at a time; each has in it all that came while the last was written.
+    """Writes to a store, one transaction at a time. Each contains all changes that came during the one before.
 
-    A commit waits for the disk to confirm, which takes from a tenth of a millisecond to tens of them, whether there is
-    one event in it or a thousand. So under load a commit for each would be the bottleneck, and a timer that waits for
-    more would make the lone event late: taking what there is does neither.
+    A commit takes as long as the disk takes to confirm it, 0.1 to tens of milliseconds, whether it contains one event
+    or a thousand. One commit for each change would be the bottleneck under load, and a timer that waits for more
+    changes would delay a single event. Writing at once whatever is there does neither.
     """
 
-    def __init__(self, store: SQLiteStore, run_sync: RunSync) -> None:
+    def __init__(self, store: Store, written: Callable[[], None]) -> None:
+        """
+        Args:
+            store: The store.
+            written: Called after each transaction, when all that follows from it has been done.
+        """
         self._store = store
-        self._run_sync = run_sync
+        self._after_transaction = written
         self._one_at_a_time = trio.Lock()
-        self._steps: list[tuple[Step, Callable[[Any], None] | None]] = []
-        self._written = trio.Event()  # set when these have been, or cannot be
+        self._changes: list[tuple[Change, Then | None]] = []
+        self._written = trio.Event()  # set when these changes are durable, or have failed
         self._wanted = trio.Event()
         self._closing = False
         self._error: JournalError | None = None
 
-    def add(self, step: Step, then: Callable[[Any], None] | None = None) -> trio.Event:
-        """Have a change written, behind all that were asked for before.
+    def add(self, change: Change, then: Then | None = None) -> trio.Event:
+        """Schedule a change, behind all earlier ones.
 
         Args:
-            step: See `SQLiteStore.apply`.
-            then: Called with its result when it is on disk.
+            change: The change.
+            then: Called when it is durable.
 
         Returns:
-            What is set when it is on disk, or it is certain that it will not be: see `check`.
+            An event that is set when the change is durable or has failed; `check` tells which.
 
         Raises:
-            JournalError: nothing can be written any more.
+            JournalError: An earlier transaction has failed.
         """
         self.check()
-        self._steps.append((step, then))
+        self._changes.append((change, then))
         self._wanted.set()
         return self._written
 
-    async def write(self, step: Step, then: Callable[[Any], None] | None = None) -> None:
-        """Have a change written, and wait until it is on disk. Cancelling this does not undo it.
+    async def write(self, change: Change, then: Then | None = None) -> None:
+        """Schedule a change and wait until it is durable. Cancelling this does not undo the change.
 
         Raises:
-            JournalError: it cannot be written.
+            JournalError: The change cannot be stored.
         """
-        written = self.add(step, then)
+        written = self.add(change, then)
         await written.wait()
         self.check()
 
-    async def read(self, function: Callable[[], T]) -> T:
-        """Call a method of the store that reads.
+    async def read(self, function: Callable[[], Awaitable[T]]) -> T:
+        """Call a method of the store while no transaction is under way.
 
         Raises:
-            JournalError: it cannot be read.
+            JournalError: The store cannot be read.
         """
         async with self._one_at_a_time:
-            result: T = await self._run_sync(function)
-        return result
+            return await function()
 
     def check(self) -> None:
-        """Raise what went wrong, if something did.
+        """Raise the error of the transaction that has failed, if one has.
 
         Raises:
-            JournalError: that.
+            JournalError: That error.
         """
         if self._error is not None:
-            # A new one each time: several tasks may raise it.
+            # A new exception each time, since several tasks may raise it.
             raise type(self._error)(*self._error.args) from self._error.__cause__
 
     async def run(self) -> None:
-        """Write what comes, until `close`; whoever cancels this has to close as well."""
+        """Write the changes as they come, until `close`. Cancelling this does not end it."""
         with trio.CancelScope(shield=True):
             while self._error is None:
                 with trio.move_on_after(CHECK_EVERY):
                     await self._wanted.wait()
-                if self._steps:
+                if self._changes:
                     await self._write_all()
                 else:
-                    await self._check_files()
-                    if self._closing and not self._steps:
+                    await self._check_store()
+                    if self._closing and not self._changes:
                         return
 
-    async def _check_files(self) -> None:
+    async def _check_store(self) -> None:
         try:
-            await self.read(self._store.check_files)
+            await self.read(self._store.check)
         except JournalError as exc:
             self._fail(exc)
 
     def _fail(self, exc: JournalError) -> None:
         self._error = exc
-        self._written.set()  # whoever waits for it is told
+        self._written.set()  # changes that came in the meantime have failed as well
 
     async def _write_all(self) -> None:
-        steps, self._steps = self._steps, []
+        changes, self._changes = self._changes, []
         written, self._written = self._written, trio.Event()
         if not self._closing:
             self._wanted = trio.Event()
         try:
-            results = await self.read(partial(self._store.apply, [step for step, _ in steps]))
+            async with self._one_at_a_time:
+                results = await self._store.apply([change for change, _ in changes])
         except JournalError as exc:
-            self._fail(exc)  # nor can be written what came in the meantime
+            self._fail(exc)
         else:
-            for (_, then), result in zip(steps, results, strict=True):
+            now = trio.current_time()
+            for (_, then), result in zip(changes, results, strict=True):
                 if then is not None:
-                    then(result)
+                    then(result, now)
+            self._after_transaction()
         written.set()
 
     def close(self) -> None:
-        """Let `run` end when all has been written."""
+        """Let `run` return when all scheduled changes are written."""
         self._closing = True
         self._wanted.set()

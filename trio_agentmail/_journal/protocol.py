@@ -1,4 +1,4 @@
-"""What a stream needs of a journal: a small protocol, so that one on a shared engine can follow `SQLiteJournal`."""
+"""`Journal`: what a stream needs of any journal. A journal on another engine implements this and nothing else."""
 
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -7,27 +7,59 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import attrs
 
-from trio_agentmail.events import Event, Notice
+from trio_agentmail._events.base import ServerEvent
+from trio_agentmail._identity import PLAUSIBLE, identity, push_record
+from trio_agentmail.events import Event, MessageReceivedEvent, Notice, UnknownEvent
 
-__all__ = ["Journal", "Kept", "KeptIdentity", "Notice", "RunSync", "nothing_kept"]
+__all__ = ["Journal", "Kept", "KeptIdentity", "RunSync", "nothing_kept"]
 
 RunSync: TypeAlias = Callable[[Callable[[], Any]], Awaitable[Any]]
-"""`Backend.run_sync`: the one way in which a journal waits for a disk."""
+"""`Backend.run_sync`. A journal that waits for a disk does so through this, and in no other way."""
 
 
 class KeptIdentity(NamedTuple):
-    """The identity of an event that a journal has written down: it is not delivered again as a new one.
+    """The identity of an event that a journal has stored. An event with the same identity is not delivered as new.
+
+    `of` makes one; a journal stores its three values, and gives them back in `Kept.identities`.
 
     Attributes:
-        key: What `identity` says of the event.
-        recorded_at: When it was written down, in seconds since the epoch.
-        push: What `push_record` says of a received mail; its bitwise complement if AgentMail did not say when it
-            created the mail, or said nonsense. 0 for any other event.
+        key: What tells that two deliveries are of one event. It is the same in every process.
+        recorded_at: When the event was stored, in seconds since the epoch.
+        push: What tells two pushes of one received mail from pushes of two mails with one Message-ID. It is negative if
+            AgentMail did not say when it created the mail, or gave no plausible time; 0 for any other event.
     """
 
     key: bytes
     recorded_at: float
     push: int
+
+    @classmethod
+    def of(cls, event: Event, now: float) -> "KeptIdentity":
+        """Return the identity of an event that is stored now.
+
+        Args:
+            now: Seconds since the epoch.
+
+        Raises:
+            TypeError: The event cannot be stored: it is a notice, or was made by hand and has no text.
+        """
+        if not isinstance(event, ServerEvent | UnknownEvent):
+            raise TypeError(f"a journal stores events, and {type(event).__name__} is a notice")
+        if event._raw == "":  # what was received is bytes, even if it is empty
+            raise TypeError(
+                f"a journal stores the text of an event as it was received, and this {type(event).__name__} was made "
+                "by hand and has none: make it with decode_event"
+            )
+        key = identity(event)
+        assert key is not None  # an event with a text has one
+        if not isinstance(event, MessageReceivedEvent):
+            return cls(key, now, 0)
+        push = push_record(event)
+        created_at = event.message.created_at
+        if created_at is None or created_at.timestamp() > now + PLAUSIBLE:
+            return cls(key, now, ~push)
+        # AgentMail's clock may be a little ahead, and identities are forgotten by its time.
+        return cls(key, max(now, created_at.timestamp()), push)
 
 
 async def _no_identities() -> AsyncIterator[Sequence[KeptIdentity]]:
@@ -40,10 +72,10 @@ class Kept:
     """What a journal knows when it is opened.
 
     Attributes:
-        identities: Of the events written down, in batches, the oldest first. They are asked for before anything else
-            is asked of the journal.
-        forgotten_until: Mail that AgentMail created before this, in seconds since the epoch, may have been written
-            down and forgotten. `-math.inf`: nothing has been forgotten.
+        identities: The identities of the stored events, in batches, the oldest first. The stream reads all of them
+            before it calls any other method of the journal.
+        forgotten_until: The journal may have forgotten mail that AgentMail created before this, in seconds since the
+            epoch. `-math.inf`: it has forgotten nothing.
         state: What `keep` was last given; `b""` in a new journal.
     """
 
@@ -53,54 +85,64 @@ class Kept:
 
 
 def nothing_kept() -> Kept:
-    """What a stream without a journal knows."""
+    """Return what a stream without a journal knows."""
     return Kept(identities=_no_identities(), forgotten_until=-math.inf, state=b"")
 
 
 class Journal(Protocol):
-    """Keeps events from when they come until they are handled. Provisional.
+    """Stores events from their arrival until they are handled. Provisional.
 
-    A stream has it between the network and its channel: it puts in what it receives, and hands to the consumer what
-    `next` gives. The consumer says with `ack` or `processing` what has been handled.
+    A stream with a journal records in it what it receives, and delivers to the consumer what `next` returns. The
+    consumer tells the journal with `ack` or `processing` what has been handled.
+
+    The types in these signatures are public: in `trio_agentmail.journal`, and `Event` and `Notice` in
+    `trio_agentmail.events`.
     """
 
     def opened(self, scope: str, run_sync: RunSync, now: Callable[[], float]) -> AbstractAsyncContextManager[Kept]:
-        """Open it for the block, which is a stream's life; what the journal does in the background ends with it.
+        """Open the journal for the block, which is the life of one stream.
+
+        Tasks of the journal's own end with the block.
 
         Args:
-            scope: The environment and the subscription, as text. A journal belongs to one; see `keep`.
+            scope: The environment and the subscription, as text. A journal belongs to one scope; see `keep`.
             run_sync: See `RunSync`.
-            now: The time of day, in seconds since the epoch.
+            now: Returns the time of day, in seconds since the epoch.
 
         Raises:
-            JournalError: see there, and its subclasses.
+            JournalError: The journal cannot be opened; see also the subclasses.
         """
 
     async def record(self, event: Event) -> bool:
-        """Take an event, which `next` gives when it is on disk; wait while too many are not handled yet.
+        """Take an event. `next` returns it when it is durable. Wait while too many events are pending.
 
         Returns:
-            False if it is known already that it is not new. What was handled before, and is not in `Kept.identities`
-            any more, turns out when it is written, and `record` does not wait for that: then `next` does not give it.
+            False if the event is already known not to be new. `record` does not wait to find out: an event that was
+            handled long ago, and is not among `Kept.identities`, may turn out not to be new when it is stored. Then
+            `next` does not return it.
 
         Raises:
-            JournalError: it, or something before it, cannot be written down.
-            TypeError: it is a notice, or was made by hand and has no text.
+            JournalError: The event, or something before it, cannot be stored.
+            TypeError: The event is a notice, or was made by hand and has no text.
         """
 
     def notice(self, notice: Notice) -> None:
-        """Take what is not written down, to be given behind what was taken before; see `merge_notice`."""
+        """Take a notice, to be returned by `next` behind what was taken before.
+
+        Notices must not pile up while the consumer sleeps. A `Disconnected` is therefore dropped if an earlier one is
+        still waiting with nothing but `Subscribed` and `CaughtUp` behind it, and these are dropped as well.
+        """
 
     async def next(self) -> Event:
-        """The next event or notice for the consumer. One task calls this.
+        """Wait for the next event or notice for the consumer. Called by one task.
 
         Raises:
-            JournalError: something cannot be written down or read.
+            JournalError: The journal cannot be read or written.
         """
 
     @property
     def waiting(self) -> int:
-        """Events and notices that `next` has not given."""
+        """The number of events and notices that `next` has not returned."""
 
     async def keep(
         self,
@@ -110,25 +152,27 @@ class Journal(Protocol):
         also: str | None = None,
         forgotten_until: float = -math.inf,
     ) -> None:
-        """Write down, in one transaction, what the next run has to know.
+        """Store what the next run has to know, in one transaction, and wait until it is durable.
 
-        On disk it comes after all that was recorded before.
+        All that was recorded before becomes durable before it or with it.
 
         Args:
-            state: What recovery has to know; `None`: as before.
-            scope: What the journal belongs to from now on; `None`: as before.
-            also: Together with `scope`: the journal may be opened with this scope as well.
-            forgotten_until: What was written down before this, in seconds since the epoch, and is handled need not be
-                known any more; see `Kept`.
+            state: What recovery has to know; `None`: unchanged.
+            scope: The scope to which the journal belongs from now on; `None`: unchanged.
+            also: Together with `scope`: another scope with which the journal may be opened.
+            forgotten_until: Identities that were recorded before this, in seconds since the epoch, may be forgotten if
+                their events are handled; see `Kept`.
         """
 
     async def ack(self, event: Event) -> None:
-        """Mark an event as handled, on disk; nothing happens if it is already, or is a notice.
+        """Mark an event as handled, and wait until that is durable.
+
+        Nothing happens if the event is a notice, or is handled already.
 
         Raises:
-            trio.ClosedResourceError: the journal is not open.
-            JournalError: it cannot be written down.
+            trio.ClosedResourceError: The journal is not open.
+            JournalError: It cannot be stored.
         """
 
     def processing(self, event: Event) -> AbstractAsyncContextManager[None]:
-        """One attempt to handle an event: see `SQLiteJournal.processing`."""
+        """The block is one delivery attempt: see `SQLiteJournal.processing`."""

@@ -1,4 +1,4 @@
-"""Reading a journal that somebody may have open, without touching its files."""
+"""Reading a journal that an agent may have open, without touching its files."""
 
 import os
 import sqlite3
@@ -18,20 +18,22 @@ T = TypeVar("T")
 
 
 def read_only(path: Path, read: Callable[[sqlite3.Connection], T]) -> T:
-    """Call a function with a connection to the journal that can only read.
+    """Call a function with a read-only connection to the journal.
 
-    A connection that may write is a danger to the consumer: the last one that is closed moves the write-ahead log into
-    the database and deletes it, and whether it is the last, SQLite knows by locks, which the consumer loses when it
-    copies its own file. A connection that only reads never does this. But where there is no log, since nobody has the
-    journal open, it would leave an empty one behind, and it needs a directory that can be written to. So such a journal
-    is read as what does not change, and if it has changed meanwhile, it is read again.
+    A connection that may write endangers the consumer. The last connection to be closed moves the write-ahead log into
+    the database and deletes it. SQLite tells by locks whether it is the last, and the consumer loses its locks when its
+    process copies the file. A read-only connection never does this.
+
+    But if there is no log, since no agent has the journal open, a read-only connection leaves an empty one behind, and
+    needs a directory that it may write to. So such a journal is opened as immutable, and read again if it has changed
+    meanwhile.
 
     Args:
         path: Absolute.
         read: May be called more than once.
 
     Raises:
-        JournalError: it cannot be read, is no journal, or of a newer schema.
+        JournalError: The file cannot be read, is not a journal, or is of a newer schema.
     """
     check_files(path)
     _, log, index, _ = files_of(path)
@@ -39,9 +41,9 @@ def read_only(path: Path, read: Callable[[sqlite3.Connection], T]) -> T:
         with suppress(_ChangedError):
             return _read_unused(path, log, read)
     if index.exists():
-        with suppress(JournalError):  # the consumer may just have ended
-            # Nor is the index written: whoever believes to be the first to open it truncates it. (It is not among the
-            # documented parameters; an SQLite without it would ignore it.)
+        with suppress(JournalError):  # the consumer may just have closed the journal
+            # The index is not written either: a connection that believes to be the first truncates it. (The parameter
+            # is undocumented; an SQLite without it would ignore it.)
             return _read(path, "readonly_shm=1", read)
     return _read(path, "", read)
 
@@ -65,7 +67,7 @@ def _read(path: Path, parameter: str, read: Callable[[sqlite3.Connection], T]) -
 
 
 def _version(path: Path) -> tuple[int, int, int] | None:
-    """Changes when a consumer writes to the file, as the last thing before it removes the log."""
+    """Return what changes when a consumer writes to the file, which it does before it removes the log."""
     try:
         status = os.stat(path)
     except OSError:

@@ -5,13 +5,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 import click
 
-from trio_agentmail._journal.entry import DeadRow, restored
+from trio_agentmail._journal.entry import restored
 from trio_agentmail._journal.sqlite_store import SQLiteStore, read_journal
+from trio_agentmail._journal.store import DeadRecord, Drop, Requeue
 from trio_agentmail.errors import JournalError, JournalInUseError, printable
 from trio_agentmail.events import Event
 
@@ -85,7 +85,7 @@ def requeue_command(path: str, id: int | None, all_of_them: bool) -> None:
     with _explained():
         ids = _chosen(path, id, all_of_them)
         with _store(path) as store:
-            store.apply([partial(store.requeue, chosen) for chosen in ids])
+            store.apply([Requeue(chosen) for chosen in ids])
     click.echo(f"{_counted(ids, id)} will be tried again when the agent starts")
 
 
@@ -101,7 +101,7 @@ def drop_command(path: str, id: int | None, all_of_them: bool, yes: bool) -> Non
         if ids and all_of_them and not yes:
             click.confirm(f"Delete {_counted(ids, id)} for good?", abort=True, err=True)
         with _store(path) as store:
-            store.apply([partial(store.drop, chosen) for chosen in ids])
+            store.apply([Drop(chosen) for chosen in ids])
     click.echo(f"{_counted(ids, id)} dropped")
 
 
@@ -124,13 +124,13 @@ def _counted(ids: list[int], id: int | None) -> str:
     return f"{len(ids)} dead letter{'' if len(ids) == 1 else 's'}"
 
 
-def _json_line(row: DeadRow) -> str:
+def _json_line(row: DeadRecord) -> str:
     died_at = datetime.fromtimestamp(row.ended_at, UTC).isoformat()
     letter = {"id": row.id, "died_at": died_at, "attempts": row.attempts, "error": row.error, "origin": row.origin}
     return dumps(letter | {"event": json.loads(event_json(_event(row)))})
 
 
-def _found(path: str, id: int) -> DeadRow:
+def _found(path: str, id: int) -> DeadRecord:
     _, dead = read_journal(_real(path))
     for row in dead:
         if row.id == id:
@@ -149,7 +149,7 @@ def _store(path: str) -> Iterator[SQLiteStore]:
         store.close()
 
 
-def _event(row: DeadRow) -> Event:
+def _event(row: DeadRecord) -> Event:
     return restored(row.text, origin=row.origin, attempt=row.attempts)
 
 

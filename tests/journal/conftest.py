@@ -1,0 +1,14 @@
+"""The engines with which the tests of what a journal decides are run."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.journals import Engine, new_engine
+
+ENGINES = ["sqlite", "memory"]
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Engine:
+    return new_engine(request.param, tmp_path)

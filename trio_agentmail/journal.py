@@ -1,0 +1,5 @@
+"""What a journal on another engine implements: `Journal`, and the types in its signatures."""
+
+from ._journal.protocol import Journal, Kept, KeptIdentity, RunSync
+
+__all__ = ["Journal", "Kept", "KeptIdentity", "RunSync"]
