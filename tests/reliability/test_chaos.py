@@ -1,6 +1,6 @@
-"""Chaos, live: mail flows through faults of every kind, and the server's own log says that none is lost or comes twice.
+"""Chaos: mail flows through faults of every kind, and no mail is lost or comes twice, by the server's own log.
 
-Each session draws a seed. A run that fails tells its own; to have it again:
+Each session draws a seed. A run that fails prints it; to repeat that run:
 
     CHAOS_SEED=<seed> .venv/bin/pytest -m '' tests/reliability/test_chaos.py
 """
@@ -29,11 +29,11 @@ subscriptions = pytest.mark.parametrize("subscription", SUBSCRIPTIONS)
 
 def check(verdict: Verdict) -> None:
     print(verdict)
-    story = f"{verdict}\nCHAOS_SEED={verdict.schedule.seed} plays it again"
+    story = f"{verdict}\nCHAOS_SEED={verdict.schedule.seed} repeats it"
     assert not verdict.lost, f"lost: {verdict.lost[:5]}\n{story}"
     assert not verdict.twice, f"twice: {verdict.twice[:5]}\n{story}"
     assert not verdict.unwanted, f"unwanted: {verdict.unwanted[:5]}\n{story}"
-    # A fault that had no effect shows nothing. Where two meet, one may take the effect of the other.
+    # A fault without an effect tests nothing. If two overlap, one may prevent the effect of the other.
     faults = verdict.schedule.faults
     assert verdict.happened.total() == faults, story
     assert verdict.bit.total() >= 0.9 * faults, story
@@ -52,7 +52,7 @@ def test_no_mail_is_lost_or_comes_twice_whatever_goes_wrong(subscription: str) -
 @pytest.mark.long
 @pytest.mark.timeout(600)
 @subscriptions
-def test_nor_is_any_of_20_000_mails_through_200_faults(subscription: str) -> None:
+def test_none_of_20_000_mails_is_lost_or_comes_twice_in_200_faults(subscription: str) -> None:
     schedule = draw_schedule(SEED, subscription, mails=20_000, faults=200)
     assert (schedule.mails, schedule.faults) == (20_000, 200)
     verdict = run(schedule)
@@ -63,20 +63,20 @@ def test_nor_is_any_of_20_000_mails_through_200_faults(subscription: str) -> Non
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_nor_is_any_of_100_000_mails_in_a_few_hours() -> None:
+def test_none_of_100_000_mails_is_lost_or_comes_twice_in_a_few_hours() -> None:
     """A tenth of what `python -m tests.benchmarks.scale` does: 12 mails a second, and a fault every 86 s."""
     schedule = draw_schedule(SEED, "key", mails=100_000, faults=100, hours=2.4, furthest_ahead=scale.FURTHEST_AHEAD)
     assert (schedule.mails, schedule.faults) == (100_000, 100)
     check(run(schedule, patience=3 * 3600.0))
 
 
-def test_a_seed_is_a_run() -> None:
+def test_the_same_seed_gives_the_same_run() -> None:
     first, second = (run(draw_schedule(SEED, "key", mails=500, faults=len(FAULTS))) for _ in range(2))
     assert first.came == second.came
     assert str(first) == str(second)
 
 
-# A judge that finds nothing wrong shows nothing: these runs are wrong.
+# The judge must find what is wrong with these runs.
 
 
 def wrong_run(subscription: str, seed: int = 1, recovery: Recovery | None = RECOVERY) -> Verdict:
@@ -89,7 +89,7 @@ def test_without_recovery_mail_is_lost() -> None:
     assert not verdict.requests
 
 
-def test_without_memory_mail_comes_twice() -> None:
+def test_without_de_duplication_mail_comes_twice() -> None:
     with patch.object(Delivered, "claim", lambda *_: True):
         verdict = wrong_run("key")
     assert len(verdict.twice) > 10
@@ -100,7 +100,7 @@ async def do_nothing(*_: object) -> None:
     pass
 
 
-def test_without_sweeps_mail_is_lost_that_was_swallowed_or_is_back_dated() -> None:
+def test_without_sweeps_back_dated_mail_is_lost() -> None:
     with patch.object(Sweeps, "run", do_nothing):
         verdict = wrong_run("inboxes")
     lost = set(verdict.lost)
@@ -112,13 +112,13 @@ right_sweep = Sweeps._next_sweep
 
 
 def shallow_sweep(sweeps: Sweeps, target: Target) -> Scan:
-    """As it was until a run like these lost one mail of 20,000."""
+    """A bug that this package had, until a run like these lost one mail of 20,000."""
     sweeps._state.progress[target].swept_until = sweeps._clock.now()
     sweeps._recent_from[target] = math.inf
     return right_sweep(sweeps, target)
 
 
-MISTAKES: dict[str, tuple[Any, str, Any, str]] = {
+BUGS: dict[str, tuple[Any, str, Any, str]] = {
     "sweeps reach back from now": (Sweeps, "_next_sweep", shallow_sweep, "lost"),
     "held mail is not checked again": (RecoveryState, "_check_held", do_nothing, "lost"),
     "held mail is not told apart": (mails, "HELD", "another label", "unwanted"),
@@ -127,8 +127,8 @@ MISTAKES: dict[str, tuple[Any, str, Any, str]] = {
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_does_not_survive_a_few_seeds(mistake: str) -> None:
-    where, name, wrong, what_is_wrong = MISTAKES[mistake]
+@pytest.mark.parametrize("bug", BUGS)
+def test_a_few_seeds_find_each_of_these_bugs(bug: str) -> None:
+    where, name, wrong, what_is_wrong = BUGS[bug]
     with patch.object(where, name, wrong):
         assert any(getattr(wrong_run("inboxes", seed), what_is_wrong) for seed in range(4, 12))

@@ -1,9 +1,9 @@
-"""Chaos on real sockets: a server of the `websockets` package breaks in every way that it can.
+"""Chaos on real sockets: a server of the `websockets` package fails in every way that it can.
 
-It is not ours; the mail that it pushes, and the REST API beside it, are those of `FakeAgentMail`. Time is real. The
-judge is the log of that server, which knows what mail there was. The seed
-decides the faults, their order and what mail comes with them; at which moment of a connection they strike, the machine
-decides as well. A run that fails prints its seed:
+The server is not ours; the mail that it pushes and the REST API beside it are those of `FakeAgentMail`. Time is real.
+The server's log, which contains all mail, is what the run is judged by. The seed decides the faults, their order, and
+the mail that arrives with them. The moments at which they strike depend on the machine as well. A run that fails prints
+its seed:
 `CHAOS_SEED=<seed> pytest -m long tests/reliability/test_chaos_sockets.py`.
 """
 
@@ -54,17 +54,17 @@ INBOXES = ("support@agentmail.to", "sales@agentmail.to")
 MAILS = 400
 FAULTS = 20
 MAILS_OF_A_FAULT = 10
-"""Half of them at its worst moment."""
+"""Half of them arrive at its worst moment."""
 
 
 class MailServer:
-    """Pushes mail over WebSockets, and breaks when it is told to.
+    """Pushes mail over WebSockets, and fails on command.
 
     Attributes:
-        fake: What keeps the mail, and lists it over HTTP.
-        log: All mail that ever came.
-        happened: How often it broke, in which way.
-        bugs: What this server itself did wrong; the websockets package would only log it.
+        fake: Stores the mail, and lists it over HTTP.
+        log: All mail that has arrived.
+        happened: The number of failures of each kind.
+        bugs: Exceptions of this server itself, which the websockets package would only log.
     """
 
     def __init__(self, port: int, draw: random.Random) -> None:
@@ -76,7 +76,7 @@ class MailServer:
         self.happened: Counter[str] = Counter()
         self.bugs: list[Exception] = []
         self.subscribed: dict[ServerConnection, list[str]] = {}
-        """Who is subscribed, and to which inboxes."""
+        """The subscribed connections, with their inboxes."""
         self.handshakes_to_refuse = 0
         self._draw = draw
         self._numbers = count()
@@ -95,9 +95,9 @@ class MailServer:
     # Mail
 
     async def arrive(self, *, pushes: int = 1) -> MessageReceivedEvent:
-        """A mail comes: it is logged, and pushed so often to all who are subscribed."""
+        """Let a mail arrive: log it, and push it to all subscribed connections, `pushes` times."""
         number = next(self._numbers)
-        # Now and then its sender's clock is slow: the listing is by that clock. And a Message-ID may hold anything.
+        # The clock of some senders is slow, and listings are sorted by it. A Message-ID may contain anything.
         slow = timedelta(seconds=self._draw.uniform(0, 30) if self._draw.random() < 0.1 else 0)
         mail = await self.fake.deliver(
             inbox_id=self._draw.choice(INBOXES),
@@ -132,7 +132,7 @@ class MailServer:
         )
 
     async def go_down(self) -> None:
-        """From now on, connections are refused."""
+        """Stop listening, so that connections are refused."""
         await self._running.aclose()
 
     def _consider(self, websocket: ServerConnection, _: Request) -> Response | None:
@@ -155,7 +155,7 @@ class MailServer:
             self.subscribed.pop(websocket, None)
 
     def unsubscribe_all(self) -> list[ServerConnection]:
-        """Nothing is pushed any more to those who were subscribed, since their connections are about to be cut."""
+        """Stop pushing to the connections that are subscribed, since they are about to be cut."""
         websockets = list(self.subscribed)
         self.subscribed.clear()
         return websockets
@@ -167,11 +167,11 @@ def identity(mail: MessageReceivedEvent) -> tuple[str, str]:
 
 @attrs.define
 class Client:
-    """What came out of the stream."""
+    """Notes what comes out of the stream."""
 
     came: dict[tuple[str, str], list[MessageReceivedEvent]] = attrs.field(factory=dict)
     codes: Counter[int] = attrs.field(factory=Counter)
-    """Of the connections that were lost."""
+    """The close codes of lost connections."""
     subscriptions: int = 0
 
     def has(self, mail: MessageReceivedEvent) -> bool:
@@ -190,7 +190,7 @@ class Client:
 
 async def until(is_so: Callable[[], bool], patience: float) -> bool:
     with trio.move_on_after(patience):
-        while not is_so():  # noqa: ASYNC110  what happens on a socket sets no event of ours
+        while not is_so():  # noqa: ASYNC110  no trio.Event tells what happens on a socket
             await trio.sleep(0.005)
     return is_so()
 
@@ -209,7 +209,7 @@ class Chaos:
         return [await self.server.arrive(pushes=pushes) for _ in range(MAILS_OF_A_FAULT // 2)]
 
     async def close(self, code: int) -> None:
-        """Close politely, while mail comes."""
+        """Close with a close frame, while mail arrives."""
         await self.mails()
         websockets = self.server.unsubscribe_all()
         await self.mails()
@@ -228,7 +228,7 @@ class Chaos:
             self.server.happened["abort"] += 1
 
     async def reset(self) -> None:
-        """Cut the TCP connection with an RST, which takes with it what was pushed and has not been read."""
+        """Reset the TCP connection, so that mail that was pushed and not read is lost."""
         await self.mails()
         for websocket in self.server.unsubscribe_all():
             stream = websocket.stream
@@ -239,12 +239,12 @@ class Chaos:
         await self.mails()
 
     async def refuse(self) -> None:
-        """Nobody listens for a while. The client is refused several times, since it waits 0.1 s at most."""
+        """Stop listening for a while. The client is refused several times, since its back-off is 0.1 s at most."""
         await self.mails()
         await self.server.go_down()
         await self.mails()
         await trio.sleep(self.draw.uniform(0.25, 0.5))
-        # The server cannot see whom it refused: the client tells.
+        # The server cannot see the refused connections; the client can.
         refused = f"connection refused: 127.0.0.1 port {self.server.port}"
         self.server.happened["refused"] += refused in (self.session.statistics().last_error or "")
         await self.server.come_up()
@@ -255,20 +255,20 @@ class Chaos:
         await until(lambda: not self.server.handshakes_to_refuse, 5)
 
     async def duplicate(self) -> None:
-        """Mail is pushed twice, and mail that came long ago, or was recovered, once more."""
+        """Push new mail twice, and push mail again that arrived long ago or was recovered."""
         twice = await self.mails(pushes=2)
         again = self.draw.sample(self.server.log, min(MAILS_OF_A_FAULT, len(self.server.log)))
         await self.mails()
         for mail in again:
             await self.server.push(mail)
-        # What is subscribed still has had it all.
+        # The connections that are still subscribed have received all of it.
         self.server.happened["duplicate"] += len(self.server.subscribed) * (len(twice) + len(again))
 
     async def swallow(self) -> None:
-        """Nothing is pushed, on a connection that stays.
+        """Do not push mail, on a connection that stays.
 
-        It happened if that mail came before the next fault: only a sweep finds it then. The look after a later gap
-        would find it as well, since the whole run is shorter than `Recovery.overlap`.
+        This counts only if that mail is delivered before the next fault, since only a sweep can find it then. The
+        recovery of a later gap would find it too, since the whole run is shorter than `Recovery.overlap`.
         """
         swallowed = await self.mails(pushes=0) + await self.mails(pushes=0)
         was_subscribed = list(self.server.subscribed)
@@ -277,7 +277,7 @@ class Chaos:
         self.server.happened["swallow"] += was_found and stayed
 
     async def fail_requests(self, status: int) -> None:
-        """The look after a reconnect is answered with trouble."""
+        """Answer the requests after a reconnect with an error."""
         headers = [("Retry-After", "1")] if status == 429 else []
         times, asked = self.draw.randint(1, 2), len(self.server.fake.requests)
         self.server.fake.fail_requests(status, headers=headers, times=times)
@@ -304,10 +304,10 @@ class Chaos:
             "REST 429": partial(self.fail_requests, 429),
         }
         self.server.happened.update(dict.fromkeys(kinds, 0))
-        faults = [*kinds, *self.draw.sample(list(kinds), FAULTS - len(kinds))]  # every kind is there
+        faults = [*kinds, *self.draw.sample(list(kinds), FAULTS - len(kinds))]  # each kind at least once
         self.draw.shuffle(faults)
         for fault in faults:
-            # Now and then the connection is hardly there when it is cut again.
+            # Sometimes the connection is cut again as soon as it is subscribed.
             await trio.sleep(self.draw.choice([0, self.draw.uniform(0, 0.3)]))
             assert await until(lambda: bool(self.server.subscribed), 5), f"seed {SEED}: no subscription before {fault}"
             await kinds[fault]()
@@ -320,7 +320,7 @@ class Chaos:
 
 @pytest.mark.long
 async def test_on_real_sockets_no_mail_is_lost_or_comes_twice_whatever_goes_wrong() -> None:
-    print(f"CHAOS_SEED={SEED}")  # whatever ends the run
+    print(f"CHAOS_SEED={SEED}")  # now, since anything may end the run
     began = trio.current_time()
     client = Client()
     with reserved_port() as port:
@@ -338,7 +338,7 @@ async def test_on_real_sockets_no_mail_is_lost_or_comes_twice_whatever_goes_wron
                             Chaos(server, client, session, random.Random(f"{SEED} ordinary")).ordinary_mail
                         )
                     await until(lambda: all(client.has(mail) for mail in server.log), 8)
-                    # One more sweep lists all that there is: were anything to come twice, it would.
+                    # One more sweep lists all mail, so that anything that can come twice does.
                     await trio.sleep(RECOVERY.sweep_interval + 0.2)
                     duplicates = session.statistics().duplicates
 
@@ -363,7 +363,7 @@ async def test_on_real_sockets_no_mail_is_lost_or_comes_twice_whatever_goes_wron
     assert not lost, f"lost: {lost[:5]}\n{verdict}"
     assert not twice, f"twice: {twice[:5]}\n{verdict}"
     assert not wrong, f"never sent, or with another text: {wrong[:5]}\n{verdict}"
-    # What did not happen shows nothing.
+    # A fault that did not happen tests nothing.
     assert recovered > 0, verdict
     assert duplicates > 0, verdict
     assert all(server.happened.values()), verdict

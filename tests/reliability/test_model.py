@@ -1,13 +1,14 @@
-"""Nothing lost, nothing twice: any story that Hypothesis thinks of, against a trivial model of what must be delivered.
+"""Nothing is lost and nothing comes twice: stories by Hypothesis, against a trivial model of what must be delivered.
 
-The whole stack runs: the stream with its supervisor, recovery, and the journal in an SQLite file, against a fake that
-keeps mail and lists it. The rules of a state machine are what can happen: at AgentMail, in the network, and in the
-consumer's process. They are synchronous, and each moves one Trio run on (see `Stage`). So a rule is chosen by what
-there is, for example a mail that was taken and not acknowledged; a story that fails prints as a program; and shrinking
-takes rules out of it. (hypothesis-trio, which has asynchronous state machines, has had no release since 2021.)
+The whole stack runs: the stream with its supervisor, recovery, and the journal in an SQLite file, against a
+`FakeAgentMail`. The rules of a state machine are what can happen at AgentMail, in the network, and in the consumer's
+process. They are synchronous, and each of them advances one Trio run (see `Stage`). So a rule can be chosen by the
+state, for example by which mail was taken and not acknowledged; a story that fails is printed as a program; and
+shrinking removes rules from it. (hypothesis-trio, which has asynchronous state machines, has had no release since
+2021.)
 
-What must be true of a mail is in `Item`, in a few flags. It is checked when the consumer takes something, and at the
-end, when the faults are over and the stream has had time enough.
+`Item` has what must be true of a mail, in a few flags. It is checked whenever the consumer takes something, and at the
+end, when the faults are over and the stream has had enough time.
 """
 
 import itertools
@@ -53,8 +54,8 @@ MAX_ATTEMPTS = 2
 RETRY_DELAY = 20.0
 
 TIME_ENOUGH = 240.0
-"""Seconds in which nothing comes: then all has come. No wait is as long: for a request that hangs, a sweep, a suspect
-that nobody takes up, a connection that has fallen silent, one after the other."""
+"""If nothing comes for this many seconds, all has come. It is longer than a request that hangs, a sweep, a suspect
+without an attempt, and a connection that has fallen silent take together."""
 
 A, B, OTHER = "a@agentmail.to", "b@agentmail.to", "other@agentmail.to"
 SPAM = "message.received.spam"
@@ -70,29 +71,29 @@ DATED = {"now": 0.0, "a little back": -20.0, "far back": -300.0, "too far back":
 """How a mail is dated, in seconds from its arrival."""
 
 MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
-"""Where the journals are, if there is such a place: a commit costs nothing there. Processes die here, and no disks."""
+"""A directory in memory for the journals, if the system has one: commits are fast there, and no disk is tested here."""
 
 
 @attrs.define(eq=False)
 class Item:
-    """What the model knows of a mail, or of another event."""
+    """What the model knows of a mail or another event."""
 
     key: str
     inbox_id: str = ""
     wanted: bool = True
-    """Somebody who listens to what we listen to may be given it."""
+    """Whether the subscription includes it."""
     must_come: bool = False
     held: bool = False
     order: int | None = None
-    """Its place among what was pushed; None: nobody knows."""
+    """Its place in the order of pushes; None: unknown."""
     taken: int = 0
-    """How often, in this run."""
+    """How often the consumer took it, in this run."""
     taken_ever: bool = False
     retries: int = 0
-    """How often it is given again, in this run."""
+    """How often it is redelivered, in this run."""
     attempts: int = 0
     acked: bool | None = False
-    """None: the process died while that was written down."""
+    """None: the process died while the ack was being stored."""
     dead: bool = False
 
     def __str__(self) -> str:
@@ -101,7 +102,7 @@ class Item:
 
 @attrs.define(eq=False)
 class Attempt:
-    """A consumer's task that handles an event, until it is told how that ends."""
+    """A task of the consumer that handles an event, until it is told how its attempt ends."""
 
     item: Item
     event: Event
@@ -112,11 +113,11 @@ class Attempt:
 
 
 class Failure(Exception):
-    """What a consumer raises."""
+    """Raised by the consumer."""
 
 
 class Story(RuleBasedStateMachine):
-    """What can happen while one process runs, without a journal."""
+    """The rules for one process, without a journal."""
 
     with_journal = False
 
@@ -161,12 +162,12 @@ class Story(RuleBasedStateMachine):
         self.max_pending = max_pending
         self.journal_path = Path(self.directory.name) / "0.db"
         self.perform_sync(self._add_inboxes)
-        self.perform(self._deliver, A, "now", True, "message.received", False, "swallow")  # before all
+        self.perform(self._deliver, A, "now", True, "message.received", False, "swallow")  # older than the stream
         self.perform(trio.sleep, 5.0)
-        if hanging:  # so that the first look is late
+        if hanging:  # so that the first scan is late
             self.perform_sync(self.fake.hang_requests)
         self.perform(self._start)
-        # What comes in the very millisecond in which the subscription is asked for may have come before it.
+        # Mail that arrives in the same millisecond as the subscription may count as older than it.
         self.perform(trio.sleep, 0.002)
 
     def _add_inboxes(self) -> None:
@@ -241,7 +242,7 @@ class Story(RuleBasedStateMachine):
         self.items[item.key] = item
         self._next_push(push)
         item.order = None if push == "late" else number
-        # Threads with spam in them are not listed with the others, so that it has its own.
+        # Threads that contain spam are not listed with the others, so spam begins threads of its own.
         thread = f"thread {number}" if begins_thread or event_type == SPAM else f"thread of {inbox_id}"
         await self.fake.deliver(
             inbox_id=inbox_id,
@@ -338,10 +339,13 @@ class Story(RuleBasedStateMachine):
         self.perform(self._take, times, 0.0 if patient else None)
 
     async def _take(self, times: int, patience: float | None) -> bool:
-        """Take what there is; and what comes within a time, if there is patience.
+        """Take up to `times` events.
+
+        Args:
+            patience: Seconds to wait for each; 0.0: until all tasks are blocked; None: not at all.
 
         Returns:
-            Whether there was so much.
+            Whether all of them came.
         """
         for _ in range(times):
             try:
@@ -356,15 +360,15 @@ class Story(RuleBasedStateMachine):
                         event = await self.session.events.receive()
             except (trio.WouldBlock, trio.TooSlowError):
                 return False
-            self._look_at(event)
+            self._check(event)
         return True
 
-    def _look_at(self, event: Event) -> None:
+    def _check(self, event: Event) -> None:
         match event:
             case Subscribed():
                 self.is_in_gap = False
             case Disconnected():
-                assert self.is_in_gap is False, "a Disconnected that no Subscribed came before"
+                assert self.is_in_gap is False, "a Disconnected without a Subscribed before it"
                 self.is_in_gap = True
                 self.has_caught_up = False
             case CaughtUp():
@@ -373,25 +377,25 @@ class Story(RuleBasedStateMachine):
             case RecoveryFailed():
                 pass
             case MessageReceivedEvent():
-                self._look_at_item(event, self.items[event.message.message_id])
+                self._check_item(event, self.items[event.message.message_id])
             case _:
                 key = getattr(event, "event_id", None)
                 assert key is not None, event
-                self._look_at_item(event, self.items.setdefault(key, Item(key)))
+                self._check_item(event, self.items.setdefault(key, Item(key)))
 
-    def _look_at_item(self, event: Event, item: Item) -> None:
-        assert item.wanted, f"{item} is nothing that was subscribed to"
-        assert not item.held, f"{item} is held, and was handed out"
+    def _check_item(self, event: Event, item: Item) -> None:
+        assert item.wanted, f"{item} was not subscribed to"
+        assert not item.held, f"{item} was delivered while it is held"
         assert item.acked is not True, f"{item} came again after its ack"
-        assert not item.dead, f"{item} came again, and is a dead letter"
+        assert not item.dead, f"{item} is a dead letter, and came again"
         assert item.taken <= item.retries, f"{item} came twice"
         origin = getattr(event, "origin", "")
         if item.taken_ever:
             assert origin == "redelivered", f"{item} came again as {origin}"
         if origin == "live":
-            assert self.is_in_gap is False, f"{item} came by no connection"
+            assert self.is_in_gap is False, f"{item} came live without a connection"
             if item.order is not None:
-                assert item.order > self.last_live, f"{item} came later than what was pushed after it"
+                assert item.order > self.last_live, f"{item} came after an event that was pushed later"
                 self.last_live = item.order
         if self.with_journal and item.acked is False:
             assert getattr(event, "attempt") == item.attempts + 1  # noqa: B009  not all events have it
@@ -426,7 +430,7 @@ class Story(RuleBasedStateMachine):
 
 
 class StoryWithJournal(Story):
-    """And a journal, and processes that end and begin."""
+    """The same with a journal, and with processes that end and start again."""
 
     with_journal = True
 
@@ -445,7 +449,7 @@ class StoryWithJournal(Story):
     async def _leave(self) -> None:
         self.up = False
         for attempt in self.attempts:
-            attempt.item.attempts -= 1  # nobody can tell any more how it would have ended
+            attempt.item.attempts -= 1  # how it ends can no longer be stored
         self.leaving.set()
         await self.ended.wait()
         self._forget_consumer()
@@ -456,10 +460,10 @@ class StoryWithJournal(Story):
         self.perform(self._crash, turns, while_acking)
 
     async def _crash(self, turns: int, while_acking: bool) -> None:
-        """The process is gone, after so many more turns of its loop: what it has written by then is what there is.
+        """End the process after `turns` more turns of its event loop; only what it has written by then remains.
 
-        So its files are copied as they are, which is what another process would see of them; and what goes on in the
-        old one while it is ended here is done to files that nobody looks at any more.
+        The files are copied as another process would see them. What the old run still does while it is ended here
+        happens to files that are not used any more.
         """
         if while_acking:
             for attempt in self.attempts:
@@ -539,7 +543,7 @@ class StoryWithJournal(Story):
                 if attempt.fails:
                     raise Failure
             if attempt.scope.cancel_called:
-                return  # the process had gone before
+                return  # the process had ended before
             if not attempt.fails:
                 item.acked = True
             elif item.attempts >= MAX_ATTEMPTS:
@@ -563,12 +567,12 @@ class StoryWithJournal(Story):
     # The end
 
     async def _last_run(self) -> None:
-        """What is in hand at the end of this run comes again in the next; and in the one after that nothing does."""
+        """Events that are in hand at the end of this run are redelivered in the next, and nothing is after that."""
         for attempt in list(self.attempts):
             await self._end_attempt(attempt)
         if not self.up:
             await self._start()
-        if len(self.in_hand) < self.max_pending:  # else nothing more is read, until something in hand is acknowledged
+        if len(self.in_hand) < self.max_pending:  # otherwise nothing more is read until one is acknowledged
             await self._take_and_ack_all()
             self._assert_all_is_well()
         await self._leave()
@@ -576,7 +580,7 @@ class StoryWithJournal(Story):
         await self._take_and_ack_all()
         self._assert_all_is_well()
         unhandled = [item for item in self.items.values() if item.taken_ever and item.acked is False and not item.dead]
-        assert not unhandled, f"taken, and never given again: {[str(item) for item in unhandled]}"
+        assert not unhandled, f"taken, and never redelivered: {[str(item) for item in unhandled]}"
         assert self.journal is not None
         letters = {letter.event for letter in await self.journal.dead_letters()}
         await self._leave()
@@ -603,16 +607,16 @@ SOME = settings(max_examples=100, stateful_step_count=30, deadline=None, suppres
 MANY = settings(SOME, max_examples=250, stateful_step_count=50)
 
 
-def test_within_one_run_every_mail_that_must_come_comes_once() -> None:
+def test_without_a_journal_every_mail_comes_once() -> None:
     run_state_machine_as_test(Story, settings=SOME)
 
 
-def test_with_a_journal_whatever_happens_every_mail_comes_until_it_is_handled_and_then_never_again() -> None:
+def test_with_a_journal_every_mail_comes_until_it_is_handled_and_never_after() -> None:
     run_state_machine_as_test(StoryWithJournal, settings=SOME)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3_600)
 @pytest.mark.parametrize("story", [Story, StoryWithJournal])
-def test_in_many_and_longer_stories_too(story: type[Story]) -> None:
+def test_many_longer_stories_without_and_with_a_journal(story: type[Story]) -> None:
     run_state_machine_as_test(story, settings=MANY)

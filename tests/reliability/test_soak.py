@@ -1,6 +1,6 @@
-"""A minute of the soak, on real sockets; and its judge. The whole soak is `python -m tests.benchmarks.soak`.
+"""A minute of the soak test on real sockets, and its judge. The whole soak is `python -m tests.benchmarks.soak`.
 
-Counts are asserted, and no times: a slow machine makes fewer mails.
+Counts are asserted, and no durations: a slow machine only has fewer mails.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from tests.benchmarks.soak.judge import Judge
 from tests.benchmarks.soak.run import Load, soak
 
 PATIENCE = 180.0
-"""Seconds after the last mail, for all to be there."""
+"""Seconds after the last mail, in which all mail must have come."""
 
 
 @pytest.mark.long
@@ -21,7 +21,7 @@ def test_in_a_minute_of_mail_and_cuts_nothing_is_lost_or_comes_twice(tmp_path: P
     outcome = soak(tmp_path, Load(seconds=60.0), PATIENCE)
     print(outcome.report())
     assert outcome.judge.holds, outcome.report()
-    # What did not happen shows nothing.
+    # A failure that did not happen tests nothing.
     assert outcome.judge.cuts.keys() == {"reset", "close-frame", "end-of-TCP"}
     assert outcome.judge.origins.keys() == {"live", "recovered"}
     assert outcome.judge.acked.keys() == outcome.judge.sent.keys()
@@ -65,7 +65,7 @@ def read(judge: Judge, directory: Path, log: str, ledger: str) -> None:
     judge.read()
 
 
-def test_the_judge_has_nothing_against_a_run_in_which_all_came_once(judge: Judge, tmp_path: Path) -> None:
+def test_the_judge_accepts_a_run_in_which_all_mail_came_once(judge: Judge, tmp_path: Path) -> None:
     read(judge, tmp_path, LOG, LEDGER)
     assert judge.holds
     assert judge.is_complete
@@ -76,9 +76,7 @@ def test_the_judge_has_nothing_against_a_run_in_which_all_came_once(judge: Judge
     assert judge.diagnosis() == []
 
 
-def test_latency_outside_gaps_is_that_of_mail_sent_and_delivered_when_no_gap_is_open(
-    judge: Judge, tmp_path: Path
-) -> None:
+def test_latency_outside_gaps_counts_mail_sent_and_delivered_while_no_gap_is_open(judge: Judge, tmp_path: Path) -> None:
     log = "mail 3 4.5 0\nmail 4 4.6 0\nmail 5 6.0 0\n"
     ledger = "disconnected 5.0 1006\ngot 5.25 4 live\ncaught-up 5.5 0 0 0\ngot 6.5 5 live\n"
     read(judge, tmp_path, LOG + log, LEDGER + "got 5.0 3 live\n" + ledger)
@@ -87,7 +85,7 @@ def test_latency_outside_gaps_is_that_of_mail_sent_and_delivered_when_no_gap_is_
     assert judge.latencies(lambda sent, got: True) == pytest.approx([0.25, 0.25, 0.5, 0.5, 0.65])
 
 
-def test_the_judge_waits_for_what_is_missing_and_for_the_rest_of_a_line(judge: Judge, tmp_path: Path) -> None:
+def test_the_judge_waits_for_missing_mail_and_for_the_rest_of_a_line(judge: Judge, tmp_path: Path) -> None:
     before, line, after = LEDGER.partition("got 4.5 2 recovered\n")
     read(judge, tmp_path, LOG, before + line[:8])
     assert judge.lost == [2]
@@ -128,7 +126,7 @@ def test_the_judge_finds_a_mail_that_was_never_sent_or_has_another_text(judge: J
     assert "  mail 3 was never sent" in judge.diagnosis()
 
 
-def test_the_judge_sees_what_grows_with_the_mail(judge: Judge, tmp_path: Path) -> None:
+def test_the_judge_measures_growth_by_mail(judge: Judge, tmp_path: Path) -> None:
     samples = [f"got {at}.0 {at} live\nsample {at}.0 {1000 + 300 * at} 5000 0.1\n" for at in range(4)]
     read(judge, tmp_path, "finished 9.0\n", "".join(samples))
     assert judge.growth(lambda sample: sample.memory) == pytest.approx(300)

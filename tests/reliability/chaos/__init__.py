@@ -1,12 +1,12 @@
-"""Chaos: mail that flows through faults, on a schedule that a seed decides, and a judge who knows what the server did.
+"""Chaos: mail flows through faults on a schedule that is drawn from a seed, and is judged by the server's own record.
 
 A schedule is data, drawn before anything runs. `run` plays it to a stream from a `FakeAgentMail` on the mock clock, and
-returns a verdict: which mails were lost, which came twice, which came and should not have; how often there was each
-fault, and how often it had an effect, since a fault without one shows nothing. The same seed gives the same run, down
-to the order in which Trio runs its tasks.
+returns a verdict: which mails were lost, which came twice, and which should not have come; how often each fault
+happened, and how often it had an effect, since a fault without one tests nothing. The same seed gives the same run,
+down to the order in which Trio runs its tasks.
 
-What is promised, and so what counts as lost: a mail that is wanted, that is not held at the end, and that was dated at
-most `sweep_depth` before it could be listed. No schedule has others that are wanted, but for those that stay held.
+A mail counts as lost if it is wanted, is not held at the end, and was dated at most `sweep_depth` before it was listed.
+All wanted mails of a schedule are like this, except for those that stay held.
 """
 
 from .drawing import draw_schedule

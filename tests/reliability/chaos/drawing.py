@@ -28,7 +28,7 @@ BURSTS = (1, 1, 1, 2, 3, 5)
 """Numbers of mails that arrive at the same moment."""
 
 LARGE_BURST = 300
-"""Mails that arrive at the same moment now and then."""
+"""Number of mails in a rare, large burst."""
 
 
 def draw_schedule(
@@ -41,12 +41,12 @@ def draw_schedule(
     deepest: float = RECOVERY.sweep_depth,
     furthest_ahead: float = 86_400.0,
 ) -> Schedule:
-    """Draw so many mails and faults. Every kind of fault occurs if there are at least as many faults as kinds.
+    """Draw a schedule. Every kind of fault occurs if there are at least as many faults as kinds.
 
     Args:
         hours: The duration; `None`: `BETWEEN_FAULTS` for each fault.
-        deepest: Seconds by which a mail is back-dated at the most.
-        furthest_ahead: Seconds by which a mail is dated in the future at the most.
+        deepest: The most seconds by which a mail is back-dated.
+        furthest_ahead: The most seconds by which a mail is dated in the future.
     """
     draw = random.Random(f"{seed} {subscription}")
     duration = faults * BETWEEN_FAULTS if hours is None else hours * 3600
@@ -72,7 +72,7 @@ def draw_schedule(
             inbox_id=draw.choice(inboxes),
             event_type=SPAM if spam else "message.received",
             back_dated=back_dated,
-            # What becomes of a thread that has spam in it is AgentMail's business: spam begins threads of its own.
+            # How AgentMail lists a thread that contains spam is not known, so spam begins threads of its own.
             thread=draw.randrange(threads) if not spam and draw.random() < 0.3 else None,
             body_in_push=draw.random() < 0.9,
         )
@@ -82,7 +82,7 @@ def draw_schedule(
     left = mails
     for kind in kinds[:faults]:
         at = draw.uniform(0, duration)
-        # Few, and now and then more than a page of a listing has.
+        # Usually few, and sometimes more than one page of a listing.
         most = max(1, min(150 if draw.random() < 0.03 else 12, left // 3))
         burst = [draw_mail(at, wanted=index == 0) for index in range(draw.randint(1, most))]
         before = [draw_mail(at) for _ in range(draw.randint(1, most))]

@@ -1,4 +1,4 @@
-"""The faults. Each says whether it had an effect."""
+"""The faults. Each function returns whether it had an effect."""
 
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ __all__ = ["FAULTS"]
 
 
 async def cut(chaos: "Chaos", fault: Fault) -> bool:
-    """The connection ends without a word."""
+    """The connection is cut without a close frame."""
     async with chaos.breaking():
         await chaos.arrive(*fault.before)
         await chaos.fake.drop_connections()
@@ -23,7 +23,7 @@ async def cut(chaos: "Chaos", fault: Fault) -> bool:
 
 
 async def reset(chaos: "Chaos", fault: Fault) -> bool:
-    """The connection is reset, and what was on its way is lost."""
+    """The connection is reset, and the data in transit is lost."""
     async with chaos.breaking():
         await chaos.arrive(*fault.before)
         wire = chaos.wire
@@ -36,7 +36,7 @@ async def reset(chaos: "Chaos", fault: Fault) -> bool:
 
 
 async def half_open(chaos: "Chaos", fault: Fault) -> bool:
-    """The connection stays open, and nothing goes through it any more."""
+    """The connection stays open, but no data passes it any more."""
     async with chaos.breaking():
         await chaos.arrive(*fault.before)
         chaos.fake.go_silent()
@@ -48,7 +48,7 @@ async def half_open(chaos: "Chaos", fault: Fault) -> bool:
 
 
 async def close_code(chaos: "Chaos", fault: Fault) -> bool:
-    """The server closes, with whatever code."""
+    """The server closes with a close code."""
     async with chaos.breaking():
         await chaos.arrive(*fault.before)
         await chaos.fake.drop_connections(fault.code if fault.code != 1006 else 1002)
@@ -57,7 +57,7 @@ async def close_code(chaos: "Chaos", fault: Fault) -> bool:
 
 
 async def refused(chaos: "Chaos", fault: Fault) -> bool:
-    """After a cut there is nobody, for some attempts."""
+    """After a cut, the next connection attempts are refused."""
     await chaos.steady()
     before = chaos.backend.attempts["refused"]
     chaos.fake.refuse_connections(fault.times)
@@ -68,7 +68,7 @@ async def refused(chaos: "Chaos", fault: Fault) -> bool:
 
 
 async def unavailable(chaos: "Chaos", fault: Fault) -> bool:
-    """After a cut the server answers 503, for some attempts, and says when to come again."""
+    """After a cut, the next handshakes are answered with 503, in some cases with `Retry-After`."""
     await chaos.steady()
     before = chaos.backend.attempts["503"]
     headers = [("Retry-After", str(int(fault.seconds)))] if fault.times == 1 else []
@@ -80,7 +80,7 @@ async def unavailable(chaos: "Chaos", fault: Fault) -> bool:
 
 
 async def unanswered(chaos: "Chaos", fault: Fault) -> bool:
-    """After a cut handshakes or subscriptions are not answered."""
+    """After a cut, handshakes or subscriptions are not answered."""
     await chaos.steady()
     before = chaos.backend.attempts["all"]
     times = min(fault.times, 3)
@@ -92,7 +92,7 @@ async def unanswered(chaos: "Chaos", fault: Fault) -> bool:
 
 
 async def flapping(chaos: "Chaos", fault: Fault) -> bool:
-    """The server confirms and cuts, several times; mail comes in every gap."""
+    """The server confirms and cuts several times, and mail arrives in every gap."""
     await chaos.steady()
     before = chaos.backend.attempts["all"]
     async with chaos.breaking():
@@ -105,7 +105,7 @@ async def flapping(chaos: "Chaos", fault: Fault) -> bool:
 
 
 async def slow(chaos: "Chaos", fault: Fault) -> bool:
-    """What is sent trickles in."""
+    """The data trickles in."""
     await chaos.steady()
     wire = chaos.wire
     wire.slow_until = until = trio.current_time() + max(fault.seconds, 30)
@@ -116,7 +116,7 @@ async def slow(chaos: "Chaos", fault: Fault) -> bool:
 
 
 async def slow_consumer(chaos: "Chaos", fault: Fault) -> bool:
-    """The consumer does something else, while mail that was missed waits for it; and then another cut comes."""
+    """The consumer does not read while recovered mail waits for it, and then the connection is cut again."""
     await chaos.steady()
     chaos.consumer_waits_for += 1
     await chaos.arrive(*fault.before)
@@ -142,7 +142,7 @@ async def duplicated(chaos: "Chaos", fault: Fault) -> bool:
 
 
 async def swallowed(chaos: "Chaos", fault: Fault) -> bool:
-    """Mails are not pushed, though there is a connection."""
+    """Mails are not pushed, although the connection is up."""
     await chaos.steady()
     chaos.fake.swallow_pushes(len(fault.mails))
     await chaos.arrive(*fault.mails)
@@ -163,7 +163,7 @@ async def reordered(chaos: "Chaos", fault: Fault) -> bool:
 
 
 async def pushed_late(chaos: "Chaos", fault: Fault) -> bool:
-    """Mails are pushed late, when they may have been found already."""
+    """Mails are pushed late, possibly after they have been recovered."""
     await chaos.steady()
     chaos.fake.delay_pushes(fault.seconds, len(fault.mails))
     await chaos.arrive(*fault.mails)
@@ -176,7 +176,7 @@ async def pushed_late(chaos: "Chaos", fault: Fault) -> bool:
 
 
 async def back_dated(chaos: "Chaos", fault: Fault) -> bool:
-    """Mails come in a gap that are dated before what is listed at once, or are swallowed."""
+    """Back-dated mails arrive in a gap or are not pushed, and are older than what is listed first."""
     await chaos.steady()
     if fault.times < 3:
         chaos.fake.swallow_pushes(len(fault.mails))
@@ -190,7 +190,7 @@ async def back_dated(chaos: "Chaos", fault: Fault) -> bool:
 
 
 async def indexed_late(chaos: "Chaos", fault: Fault) -> bool:
-    """Mails come in a gap, and are not in the listings yet when the connection is back."""
+    """Mails arrive in a gap, and are not listed yet when the connection is back."""
     await chaos.steady()
     async with chaos.indexing(fault.seconds):
         async with chaos.breaking():
@@ -208,7 +208,7 @@ async def released_in_gap(chaos: "Chaos", fault: Fault) -> bool:
 
 
 async def held_in_gap(chaos: "Chaos", fault: Fault) -> bool:
-    """Mails are held in a gap, so that nobody hears of it, and some are released late, in another one."""
+    """Mails are held in a gap, so that no event tells of it, and some are released late, in another gap."""
     async with chaos.breaking():
         await chaos.fake.drop_connections()
         in_gap = chaos.in_gap
@@ -226,7 +226,7 @@ async def _release_late(chaos: "Chaos", fault: Fault) -> bool:
 
 
 async def released_at_once(chaos: "Chaos", fault: Fault) -> bool:
-    """Mails are held and released while there is a connection; some are deleted instead."""
+    """Mails are held and released while the connection is up; some are deleted instead."""
     await chaos.steady()
     await chaos.arrive(*fault.before, *fault.mails, held=True)
     await trio.sleep(fault.seconds)

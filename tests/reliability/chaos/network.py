@@ -1,4 +1,4 @@
-"""The network between the stream and the fake: what breaks on the way, and what is counted there."""
+"""The network between the stream and the fake, where data is lost, and attempts and requests are counted."""
 
 import ssl
 from collections import Counter
@@ -18,7 +18,7 @@ __all__ = ["ChaosBackend", "Wire"]
 
 
 class Wire(trio.abc.Stream):
-    """The client's end of a connection, and all that can happen on the way to it."""
+    """The client's end of a connection, with the faults of the network."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
@@ -29,11 +29,11 @@ class Wire(trio.abc.Stream):
         self.slow_reads = 0
 
     def jam(self) -> None:
-        """What comes now gets stuck on its way."""
+        """Keep back all data that arrives from now on."""
         self._is_jammed = True
 
     def reset(self) -> None:
-        """What is on its way is lost."""
+        """Lose the data in transit, and reset the connection."""
         self._was_reset = True
         self._reading.cancel()
 
@@ -66,14 +66,14 @@ class Wire(trio.abc.Stream):
 
 
 class ChaosBackend(FakeBackend):
-    """The fake, whose clock may differ from ours; it counts attempts to connect and requests by their outcome."""
+    """The fake with a clock that is ahead of it or behind. Counts connection attempts and requests by their outcome."""
 
     def __init__(self, fake: FakeAgentMail, skew: float) -> None:
         super().__init__(fake)
         self._skew = skew
         self.attempts: Counter[str] = Counter()
         self.statuses: Counter[int | None] = Counter()
-        """Of the answers to requests; None: there was no answer."""
+        """The statuses of the answers to requests; None: no answer."""
         self.changed: Callable[[], None] = lambda: None
 
     def now(self) -> float:
@@ -112,7 +112,7 @@ class ChaosBackend(FakeBackend):
 
 
 class CountingTransport(httpx2.AsyncBaseTransport):
-    """Tells of each request with what status it was answered."""
+    """Reports the status with which each request was answered."""
 
     def __init__(self, transport: httpx2.AsyncBaseTransport, count: Callable[[int | None], None]) -> None:
         self._transport = transport

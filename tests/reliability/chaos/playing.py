@@ -1,4 +1,4 @@
-"""Plays a schedule to a stream, and judges what came of it."""
+"""Plays a schedule to a stream, and judges the outcome."""
 
 import random
 from collections import Counter
@@ -32,7 +32,7 @@ __all__ = ["Chaos", "run"]
 
 
 class Chaos:
-    """A run under way, as the faults see it."""
+    """A run in progress: what the faults do things with."""
 
     def __init__(self, schedule: Schedule, fake: FakeAgentMail, backend: ChaosBackend) -> None:
         self.schedule = schedule
@@ -49,18 +49,18 @@ class Chaos:
         self.notices: Counter[str] = Counter()
         self.half_open = False
         self.slow_indexing: list[float] = []
-        """After how many seconds mail is indexed, by each of those who slow that down."""
+        """Seconds after which mail is indexed, one entry for each fault that delays indexing."""
         self.consumer_waits_for = 0
-        """How many other things the consumer has to do."""
+        """The number of faults that keep the consumer from reading."""
         self._waiting: dict[trio.Event, Callable[[], bool]] = {}
         self._breaking = trio.Lock()
         backend.changed = self.changed
 
-    # What is pushed, and to whom
+    # Mail
 
     @property
     def in_gap(self) -> bool:
-        """Whether nobody hears what is pushed now."""
+        """Whether a push would reach no connection now."""
         return self.half_open or not self.fake.subscribed
 
     async def arrive(self, *mails: Mail, held: bool = False) -> None:
@@ -100,7 +100,7 @@ class Chaos:
         types = self.subscribe.event_types or ("message.received",)
         return mail.event_type in types and inbox_is_wanted(self.subscribe, mail.inbox_id)
 
-    # What came of it
+    # The consumer
 
     async def consume(self) -> None:
         async for event in self.session.events:
@@ -117,20 +117,20 @@ class Chaos:
             self.changed()
 
     def changed(self) -> None:
-        """Something has happened that a task may be waiting for."""
-        # Tasks are woken only when their conditions hold: in a long run there are ten of them, and a million mails.
+        """Wake the tasks whose conditions hold now."""
+        # The other tasks sleep on: a long run has ten of them, and a million mails.
         for event, condition in self._waiting.items():
             if condition():
                 event.set()
 
     async def until(self, condition: Callable[[], bool], seconds: float, look_every: float = 10.0) -> bool:
-        """Wait until a condition holds; False: it did not within so many seconds."""
+        """Wait until a condition holds, and return whether it did within `seconds`."""
         with trio.move_on_after(seconds):
             while not condition():
                 event = trio.Event()
                 self._waiting[event] = condition
                 try:
-                    with trio.move_on_after(look_every):  # not every change is told
+                    with trio.move_on_after(look_every):  # not every change calls `changed`
                         await event.wait()
                 finally:
                     del self._waiting[event]
@@ -138,7 +138,7 @@ class Chaos:
         return condition()
 
     async def steady(self) -> None:
-        """Wait until there is a connection that could be broken."""
+        """Wait until a connection is subscribed, so that it can be broken."""
         await self.until(lambda: not self.in_gap and self.session.state == "subscribed", inf, look_every=0.5)
 
     def has_come(self, mail: Mail) -> bool:
@@ -149,7 +149,7 @@ class Chaos:
 
     @asynccontextmanager
     async def breaking(self) -> AsyncIterator[None]:
-        """Wait for a steady connection, which the block breaks, and at the end for the client's next attempt.
+        """Wait for a subscribed connection, which the block breaks, and at the end for the client's next attempt.
 
         Faults that overlap break one connection each, one after the other.
         """
@@ -172,7 +172,7 @@ class Chaos:
         self.happened[fault.kind] += 1
         had_an_effect = await FAULTS[fault.kind](self, fault)
         self.bit[fault.kind] += had_an_effect
-        # Not every fault has a use for them, and all mails of the schedule are to arrive.
+        # Not every fault lets these mails arrive, and all mails of the schedule must.
         await self.arrive(*(mail for mail in fault.before if mail.message_id not in self.records))
 
     def verdict(self, seconds: float) -> Verdict:
@@ -197,7 +197,7 @@ class Chaos:
 
 
 def _is_whole(mail: Mail, event: MessageReceivedEvent) -> bool:
-    """A push may come without its text; what was recovered may not."""
+    """Whether a delivery has its text. Only a push may come without it."""
     text = mail.text if mail.body_in_push or event.origin == "recovered" else None
     return event.message.text == text and event.event_type == mail.event_type
 
@@ -213,8 +213,8 @@ def run(
     """Play a schedule to a stream, on the mock clock.
 
     Args:
-        patience: Seconds that mail may still be missing after the last fault.
-        aftermath: Seconds for which the run then goes on, since what comes twice may come late.
+        patience: Seconds after the last fault in which all mail must come.
+        aftermath: Seconds for which the run then goes on, since a second delivery may be late.
         watch: Called every 15 minutes of the mock clock, and at the end.
     """
     with reproducible(schedule.seed):
@@ -276,10 +276,10 @@ async def _watch(chaos: Chaos, watch: Callable[[Chaos], None]) -> None:
 
 @contextmanager
 def reproducible(seed: int) -> Iterator[None]:
-    """What is random in the package and in Trio is decided by the seed."""
+    """Seed the random numbers of the package and of Trio."""
     state = random.getstate()
     random.seed(seed)
-    # Trio's own, for tests like this one (its `_core/_run.py` says so).
+    # Trio provides this for tests like this one; see its `_core/_run.py`.
     scheduling = trio._core._run
     scheduling._r.seed(seed)
     try:

@@ -1,4 +1,4 @@
-"""What will happen in a run, and when: data, and no more."""
+"""The schedule of a run, as data."""
 
 import attrs
 
@@ -18,10 +18,10 @@ __all__ = [
 ]
 
 RECOVERY = Recovery(sweep_depth=3600.0)
-"""As by default, but for `sweep_depth`: a run is to be long in comparison."""
+"""The default, except for `sweep_depth`, which must be short compared to a run."""
 
 LATEST_INDEX = 600.0
-"""Seconds after which a mail is in the listings, at the latest."""
+"""The most seconds from the arrival of a mail until it is listed."""
 
 SPAM = "message.received.spam"
 
@@ -33,16 +33,16 @@ SUBSCRIPTIONS = {
 }
 PODS = {"a0": "pod-a", "a1": "pod-a", "a2": "pod-a", "b0": "pod-b", "b1": "pod-b"}
 NEWCOMERS = {"late": "pod-a", "a3": "pod-a", "b2": "pod-b", "a4": "pod-a", "b3": "pod-b"}
-"""Inboxes that appear one after the other, by their first mail. The pod is known before."""
+"""Inboxes that are created one after the other, by their first mail, in pods that exist."""
 
 
 @attrs.frozen(kw_only=True)
 class Mail:
-    """A mail that will come.
+    """A mail that will arrive.
 
     Attributes:
-        back_dated: Seconds; less than zero: it comes from the future.
-        thread: Which of its inbox's threads it is in; None: one of its own.
+        back_dated: Seconds; negative if it is dated in the future.
+        thread: The number of its thread in its inbox; None: a thread of its own.
     """
 
     number: int
@@ -54,7 +54,7 @@ class Mail:
 
     @property
     def message_id(self) -> str:
-        # A Message-ID may hold anything.
+        # A Message-ID may contain anything.
         return f"<{self.number}/ä?#%2F@chaos.example>" if self.number % 10 == 0 else f"<{self.number}@chaos.example>"
 
     @property
@@ -67,12 +67,12 @@ class Fault:
     """A fault that will happen.
 
     Attributes:
-        kind: The name of the function that makes it.
-        seconds: How long it lasts, or how late something is, where that is said nowhere else.
+        kind: The name of its function in `faults.py`.
+        seconds: How long it lasts, or how late something is.
         times: How often something fails.
         code: A close code.
-        before: Mails that come just before it.
-        mails: Mails that come at its worst moment. The first of them is wanted.
+        before: Mails that arrive just before it.
+        mails: Mails that arrive at its worst moment. The first of them is wanted.
     """
 
     kind: str
@@ -85,7 +85,7 @@ class Fault:
 
 @attrs.frozen
 class Schedule:
-    """What will happen, and when: seconds from the beginning."""
+    """All mails and faults of a run, with their times in seconds from its beginning."""
 
     seed: int
     subscription: str
@@ -93,7 +93,7 @@ class Schedule:
     skew: float
     """Seconds by which our clock is ahead of AgentMail's."""
     deepest: float
-    """Seconds by which a mail is back-dated at the most."""
+    """The most seconds by which a mail is back-dated."""
 
     @property
     def mails(self) -> int:

@@ -1,4 +1,4 @@
-"""What has become of the mails of a run, and of its faults."""
+"""The outcome of a run: its mails and its faults."""
 
 from collections import Counter
 
@@ -11,43 +11,43 @@ __all__ = ["Record", "Verdict"]
 
 @attrs.define
 class Record:
-    """What has become of a mail."""
+    """What happened to a mail."""
 
     mail: Mail
     held: bool = False
     deleted: bool = False
     in_gap: bool = False
     came: tuple[str, ...] = ()
-    """The `origin` of each event by which it came. The events themselves would fill the memory in a long run."""
+    """The `origin` of each of its deliveries. The events themselves would fill the memory in a long run."""
     is_whole: bool = True
-    """Whether each of these had its text."""
+    """Whether each delivery had its text."""
 
 
 @attrs.define(kw_only=True)
 class Verdict:
-    """What has become of a schedule."""
+    """The outcome of a schedule."""
 
     schedule: Schedule
     lost: list[Mail]
     twice: list[Mail]
     unwanted: list[Mail]
-    """Held, deleted before it could be found, or of no interest; or without its text."""
+    """Mails that came although they are held or not subscribed to, or that came without their text."""
     came: list[int]
-    """The numbers of the mails, in the order in which they came."""
+    """The numbers of the mails, in the order of their deliveries."""
     recovered: int
     in_gaps: int
-    """Mails that came when there was nobody to push them to."""
+    """The number of mails that arrived while no connection could receive a push."""
     happened: Counter[str]
-    """How often there was each fault,"""
+    """How often each fault happened."""
     bit: Counter[str]
-    """and how often it had an effect."""
+    """How often each fault had an effect."""
     notices: Counter[str]
     requests: int
     statuses: Counter[int | None]
-    """Of the requests; None: there was no answer."""
+    """The statuses of the answers; None: no answer."""
     connections: int
     seconds: float
-    """On the mock clock."""
+    """The duration, on the mock clock."""
 
     def __str__(self) -> str:
         s = self.schedule
