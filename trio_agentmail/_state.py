@@ -53,9 +53,9 @@ class StreamState:
             next_attempt_at: When the next attempt begins, on Trio's clock.
             reason: Why the last attempt or connection failed.
         """
-        if self._set("waiting"):
-            self.next_attempt_at = next_attempt_at
-            logger.info("waiting %.1f s for the next attempt: %s", next_attempt_at - trio.current_time(), reason)
+        self._set("waiting")
+        self.next_attempt_at = next_attempt_at
+        logger.info("waiting %.1f s for the next attempt: %s", next_attempt_at - trio.current_time(), reason)
 
     def stop(self) -> None:
         """Change the state to "stopping"."""

@@ -100,7 +100,7 @@ class Subscription:
 
     async def reconnect(self) -> None:
         """Have a successor of the current connection, which was lost, unless the stream is being stopped."""
-        if not self._successors:
+        if not self._successors and not self._state.is_stopping:
             connection = None
             with trio.CancelScope() as self._reconnecting:
                 connection = await self._connector.connect(

@@ -250,6 +250,24 @@ async def test_consumers_that_have_gone_are_not_waited_for(autojump_clock: MockC
         assert session.state == "closed"
 
 
+async def test_a_stream_stopped_at_any_step_of_a_loss_makes_no_further_attempt(
+    autojump_clock: MockClock,
+) -> None:
+    for steps in range(30):
+        fake = FakeAgentMail()
+        async with open_agentmail_session(backend=fake) as session:
+            await deliver_at_once(fake, "1")
+            fake.fail_connections(OSError("the network is down"), times=None)
+            await fake.drop_connections()
+            for _ in range(steps):
+                await trio.lowlevel.checkpoint()
+            stopped = trio.current_time()
+            await session.stop()
+            assert subjects(await rest_of(session)) == ["1"]
+            assert trio.current_time() == stopped
+            assert session.statistics().next_attempt_in is None
+
+
 # With a journal
 
 
