@@ -596,7 +596,7 @@ async def test_a_request_that_a_proxy_refuses_says_which_proxy(
 
 
 @pytest.mark.parametrize(
-    "answer", [answer for answer, text in REFUSALS if "HTTP status" not in text and "sends more" not in text]
+    "answer", [answer for answer, text in REFUSALS if "HTTP status" not in text and "sent data" not in text]
 )
 async def test_a_request_that_a_proxy_does_not_forward_fails_with_words(
     answer: Answer, certificates: Certificates
