@@ -29,14 +29,14 @@ class GroupCommit:
     changes would delay a single event. Writing at once whatever is there does neither.
     """
 
-    def __init__(self, store: Store, written: Callable[[], None]) -> None:
+    def __init__(self, store: Store, after_consequences: Callable[[], None]) -> None:
         """
         Args:
             store: The store.
-            written: Called after each transaction, when all that follows from it has been done.
+            after_consequences: Called once after the `then`s of a transaction, if it had any.
         """
         self._store = store
-        self._after_transaction = written
+        self._after_consequences = after_consequences
         self._one_at_a_time = trio.Lock()
         self._changes: list[tuple[Change, Then | None]] = []
         self._written = trio.Event()  # set when these changes are durable, or have failed
@@ -126,10 +126,13 @@ class GroupCommit:
             self._fail(exc)
         else:
             now = trio.current_time()
+            has_consequences = False
             for (_, then), result in zip(changes, results, strict=True):
                 if then is not None:
                     then(result, now)
-            self._after_transaction()
+                    has_consequences = True
+            if has_consequences:
+                self._after_consequences()
         written.set()
 
     def close(self) -> None:
