@@ -1,4 +1,4 @@
-"""`trio-agentmail demo --crash`: its story comes to a good end, it notices a bad one, and it leaves nothing behind."""
+"""`trio-agentmail demo --crash`: its story, its verdict, its agent, and that it leaves nothing behind."""
 
 import os
 import re
@@ -16,21 +16,22 @@ import attrs
 import pytest
 import trio
 
-from tests.cli.test_commands import read_rest, read_until, run, running
-from tests.helpers.as_main import run_as_main
+from tests.helpers.commands import read_rest, read_until, run, running
+from tests.helpers.modules import run_as_main
 from trio_agentmail._settings import AgentMailEnvironment
-from trio_agentmail.cli import _commands, _crash_consumer, _crash_demo
+from trio_agentmail.cli import _demo
 from trio_agentmail.cli._commands import commands
-from trio_agentmail.cli._crash_verdict import CrashRecord, judge, summary
+from trio_agentmail.cli._demos import crash_agent, crashes
+from trio_agentmail.cli._demos.crashes_verdict import CrashRecord, judge, summary
+from trio_agentmail.cli._demos.timeline import Timeline
 from trio_agentmail.cli._output import Output, OutputClosed
 from trio_agentmail.cli._signals import Interrupted
-from trio_agentmail.cli._timeline import Timeline
 from trio_agentmail.testing import FakeAgentMail
 
 
 @pytest.fixture
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where temporary files are made."""
+    """The directory for temporary files."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", None)
     return tmp_path
@@ -48,24 +49,24 @@ def pids(output: str) -> list[int]:
     return list(map(int, re.findall(r"process (\d+)", output)))
 
 
-# Under load each of seven processes may take many seconds to start. The story goes on by what they say, so that it only
-# takes longer then.
+# Under load, each of the seven processes may take many seconds to start. The story then only takes longer, since it
+# advances by what they report.
 @pytest.mark.timeout(600)
-async def test_the_agent_is_killed_again_and_again_and_nothing_is_lost(
+async def test_the_agent_is_killed_several_times_and_nothing_is_lost(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, directory: Path
 ) -> None:
-    monkeypatch.setattr(_crash_demo, "CALM", 6)
-    monkeypatch.setattr(_crash_demo, "DOWN", 4)
-    assert await _crash_demo.crash_demo(Output())
+    monkeypatch.setattr(crashes, "CALM", 6)
+    monkeypatch.setattr(crashes, "DOWN", 4)
+    assert await crashes.crash_demo(Output())
     output = capsys.readouterr().out
     assert "BROKEN" not in output
     assert "recovered (" in output
     assert "redelivered (" in output
-    assert output.count(": attempt ") == 3
-    assert re.search(r"life 7 +mail \d+ is a dead letter: 3 attempts were its end", output)
-    assert re.search(r"mail \d+ was handled once more: its ack had not come to be written\n", output)
+    assert output.count(": delivery attempt ") == 3
+    assert re.search(r"life 7 +mail \d+ is a dead letter, after 3 delivery attempts", output)
+    assert re.search(r"mail \d+ was handled again, since it had not been acknowledged\n", output)
     last = re.fullmatch(
-        r"sent (\d+), handled (\d+), handled twice [1-9]\d* \(handled, and killed before the ack\), dead letters 1, "
+        r"sent (\d+), handled (\d+), handled twice [1-9]\d* \(killed between handling and ack\), dead letters 1, "
         r"lost 0, killed 6 times: the promises held",
         output.splitlines()[-1],
     )
@@ -77,9 +78,7 @@ async def test_the_agent_is_killed_again_and_again_and_nothing_is_lost(
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-async def test_when_it_is_interrupted_neither_its_journal_nor_its_process_is_left(
-    tmp_path: Path, signum: signal.Signals
-) -> None:
+async def test_an_interrupted_demo_leaves_no_journal_and_no_process(tmp_path: Path, signum: signal.Signals) -> None:
     async with running("demo", "--crash", key="", TMPDIR=str(tmp_path)) as process:
         output = await read_until(process, b"subscribed")
         assert list(tmp_path.iterdir()) != []
@@ -93,17 +92,19 @@ async def test_when_it_is_interrupted_neither_its_journal_nor_its_process_is_lef
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_an_agent_whose_demo_has_been_killed_does_not_live_on(tmp_path: Path) -> None:
+async def test_the_agent_does_not_outlive_a_demo_that_was_killed(tmp_path: Path) -> None:
     async with running("demo", "--crash", key="", TMPDIR=str(tmp_path)) as process:
         [pid] = pids((await read_until(process, b"subscribed")).decode())
         process.kill()
         await process.wait()
     with trio.fail_after(100):
-        while is_running(pid):  # noqa: ASYNC110  a process that is not our child
+        while is_running(pid):  # noqa: ASYNC110  the process is not our child
             await trio.sleep(0.01)
 
 
-async def test_it_can_be_interrupted_in_this_process_too(capsys: pytest.CaptureFixture[str], directory: Path) -> None:
+async def test_the_demo_can_be_interrupted_in_this_process_too(
+    capsys: pytest.CaptureFixture[str], directory: Path
+) -> None:
     async with trio.open_nursery() as nursery:
 
         @nursery.start_soon
@@ -112,63 +113,65 @@ async def test_it_can_be_interrupted_in_this_process_too(capsys: pytest.CaptureF
             signal.raise_signal(signal.SIGINT)
 
         with pytest.raises(Interrupted):
-            await _crash_demo.crash_demo(Output())
+            await crashes.crash_demo(Output())
     assert "promises" not in capsys.readouterr().out
     assert list(directory.iterdir()) == []
 
 
-async def test_it_does_not_wait_for_ever(
+async def test_the_demo_has_a_time_limit(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, directory: Path
 ) -> None:
-    monkeypatch.setattr(_crash_demo, "TIME_LIMIT", 0.01)
-    assert not await _crash_demo.crash_demo(Output())
+    monkeypatch.setattr(crashes, "TIME_LIMIT", 0.01)
+    assert not await crashes.crash_demo(Output())
     output = capsys.readouterr().out
-    assert re.search(r"BROKEN +all of this within the time allowed", output)
+    assert re.search(r"BROKEN +the demo ended within its time limit", output)
     assert output.endswith("the promises did NOT hold\n")
     assert list(directory.iterdir()) == []
 
 
-async def test_an_agent_that_cannot_start_is_not_waited_for(
+async def test_the_demo_ends_if_its_agent_cannot_start(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, directory: Path
 ) -> None:
     false = shutil.which("false")
     assert false is not None
     monkeypatch.setattr(sys, "executable", false)
-    assert not await _crash_demo.crash_demo(Output())
+    assert not await crashes.crash_demo(Output())
     output = capsys.readouterr().out
-    assert "the agent has ended, and it was not its time" in output
-    assert re.search(r"BROKEN +all mail that was sent|BROKEN +the mail that was handled", output)
+    assert "the agent has ended unexpectedly" in output
+    assert re.search(r"BROKEN +every mail that was sent|BROKEN +the mail that was handled", output)
     assert len(pids(output)) == 1
 
 
-@pytest.mark.parametrize(("held", "status"), [(True, 0), (False, 1)])
-def test_the_status_says_whether_the_promises_held(monkeypatch: pytest.MonkeyPatch, held: bool, status: int) -> None:
+@pytest.mark.parametrize(("kept", "status"), [(True, 0), (False, 1)])
+def test_the_exit_status_says_whether_all_promises_were_kept(
+    monkeypatch: pytest.MonkeyPatch, kept: bool, status: int
+) -> None:
     async def crash_demo(_: Output) -> bool:
-        return held
+        return kept
 
-    monkeypatch.setattr(_commands, "crash_demo", crash_demo)
+    monkeypatch.setattr(_demo, "crash_demo", crash_demo)
     assert run("demo", "--crash").exit_code == status
 
 
-def test_nobody_watches_and_it_ends_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_demo_whose_reader_has_gone_ends_silently(monkeypatch: pytest.MonkeyPatch) -> None:
     async def crash_demo(_: Output) -> bool:
         raise OutputClosed
 
-    monkeypatch.setattr(_commands, "crash_demo", crash_demo)
+    monkeypatch.setattr(_demo, "crash_demo", crash_demo)
     result = run("demo", "--crash")
     assert (result.exit_code, result.output) == (1, "")
     assert commands.commands["demo"].help
 
 
-async def test_it_tells_what_is_handled_once_more(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+async def test_a_mail_that_is_handled_again_has_a_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     timeline = Timeline("handled")
-    story = _crash_demo.Story(FakeAgentMail(), timeline, AgentMailEnvironment.PROD, tmp_path / "agent.db")
+    story = crashes.Story(FakeAgentMail(), timeline, AgentMailEnvironment.PROD, tmp_path / "agent.db")
     for line in ("handled 1 live", "handled 1 redelivered"):
-        story._hear(line, "life 2")
+        story._take_report(line, "life 2")
     timeline.verdict([], "the end")
     await timeline.print_to(Output(), trio.Event())
     output = capsys.readouterr().out
-    assert re.search(r"life 2 +mail 1 was handled once more: its ack had not come to be written\n", output)
+    assert re.search(r"life 2 +mail 1 was handled again, since it had not been acknowledged\n", output)
     assert output.endswith("the end\n")
 
 
@@ -189,13 +192,13 @@ GOOD = CrashRecord(
 )
 
 
-def test_the_verdict_on_a_run_that_went_well_is_that_it_did() -> None:
+def test_a_good_run_has_a_good_verdict() -> None:
     assert all(kept for _, kept in judge(GOOD))
-    assert summary(GOOD, held=True) == (
-        "sent 4, handled 3, handled twice 1 (handled, and killed before the ack), dead letters 1, lost 0, "
+    assert summary(GOOD, kept=True) == (
+        "sent 4, handled 3, handled twice 1 (killed between handling and ack), dead letters 1, lost 0, "
         "killed 4 times: the promises held"
     )
-    assert summary(CrashRecord(), held=False) == (
+    assert summary(CrashRecord(), kept=False) == (
         "sent 0, handled 0, handled twice 0, dead letters 0, lost 0, killed 0 times: the promises did NOT hold"
     )
 
@@ -203,24 +206,24 @@ def test_the_verdict_on_a_run_that_went_well_is_that_it_did() -> None:
 @pytest.mark.parametrize(
     ("changes", "broken"),
     [
-        ({"handled": [*GOOD.handled, 5]}, "what was handled had been sent"),
-        ({"handled": [1, 2]}, "all mail that was sent was handled"),
-        ({"after_ack": {1}}, "what had been acked was never handled again"),
-        ({"twice": {1}}, "the mail that was handled, and not acked before the kill, was handled again"),
-        ({"dead": [3, 4]}, "the mail that kills was given up after 3 attempts, and took nothing else with it"),
-        ({"poisoned": 4}, "the mail that kills was given up after 3 attempts"),
-        ({"pending": 1}, "nothing is left unhandled in the journal"),
-        ({"status": 1}, "left in peace"),
-        ({"goodbye": None}, "left in peace"),
-        ({"finished": False}, "all of this within the time allowed"),
+        ({"handled": [*GOOD.handled, 5]}, "every handled mail had been sent"),
+        ({"handled": [1, 2]}, "every mail that was sent was handled"),
+        ({"after_ack": {1}}, "no acknowledged mail was handled again"),
+        ({"twice": {1}}, "the mail that was handled but not acknowledged was handled again"),
+        ({"dead": [3, 4]}, "only the poisonous mail became a dead letter, after 3 delivery attempts"),
+        ({"poisoned": 4}, "only the poisonous mail became a dead letter"),
+        ({"pending": 1}, "no unacknowledged event is left in the journal"),
+        ({"status": 1}, "the last process ended normally"),
+        ({"goodbye": None}, "the last process ended normally"),
+        ({"finished": False}, "the demo ended within its time limit"),
     ],
 )
-def test_the_verdict_names_the_promise_that_did_not_hold(changes: dict[str, Any], broken: str) -> None:
+def test_the_verdict_names_the_broken_promise(changes: dict[str, Any], broken: str) -> None:
     [promise] = [promise for promise, kept in judge(attrs.evolve(GOOD, **changes)) if not kept]
     assert promise.startswith(broken)
 
 
-def test_what_is_handled_again_is_told_apart_by_whether_it_had_been_acked() -> None:
+def test_a_mail_may_be_handled_again_only_before_its_ack() -> None:
     record = CrashRecord()
     record.note_handled(1)
     record.note_handled(2)
@@ -242,7 +245,7 @@ def piped() -> Iterator[tuple[int, int]]:
         os.close(reader)
 
 
-async def test_the_agent_says_what_it_does_and_leaves_at_the_end_of_its_input(
+async def test_the_agent_reports_each_step_and_leaves_when_its_input_ends(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     fake = FakeAgentMail()
@@ -253,19 +256,19 @@ async def test_the_agent_says_what_it_does_and_leaves_at_the_end_of_its_input(
         raise RuntimeError("one that survives it")
 
     monkeypatch.setattr(os, "_exit", survive)
-    monkeypatch.setattr(_crash_consumer, "MAX_ATTEMPTS", 1)
+    monkeypatch.setattr(crash_agent, "MAX_ATTEMPTS", 1)
 
     async def live_until(marker: str, *subjects: str) -> list[str]:
         said = ""
         with piped() as (stdin, ours):
             async with trio.open_nursery() as nursery:
-                main = _crash_consumer.main
+                main = crash_agent.main
                 path = str(tmp_path / "agent.db")
                 nursery.start_soon(partial(main, "ws://localhost", "http://localhost", path, stdin=stdin, backend=fake))
                 await fake.wait_subscribed()
                 for number, subject in enumerate(subjects, start=1):
                     await fake.deliver(
-                        inbox_id=_crash_consumer.INBOX, subject=subject, message_id=f"<{number}@demo.example>"
+                        inbox_id=crash_agent.INBOX, subject=subject, message_id=f"<{number}@demo.example>"
                     )
                 while marker not in said or not killed:
                     await trio.sleep(0.01)
@@ -273,14 +276,14 @@ async def test_the_agent_says_what_it_does_and_leaves_at_the_end_of_its_input(
                 os.close(ours)
         return said.splitlines()
 
-    first = await live_until("trying 2\n", "Hello", _crash_consumer.POISON)
+    first = await live_until("trying 2\n", "Hello", crash_agent.POISON)
     assert first == ["starting", "subscribed", "trying 1", "handled 1 live", "acked 1", "trying 2"]
-    assert killed == [_crash_consumer.DIED]
+    assert killed == [crash_agent.DIED]
     assert await live_until("dead") == ["starting", "subscribed", "dead 2"]
     assert fake.close_codes == [1000, 1000]
 
 
-async def test_an_agent_that_is_stuck_has_handled_its_mail_and_not_acked_it(
+async def test_a_stuck_agent_has_handled_its_mail_and_not_acknowledged_it(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     fake = FakeAgentMail()
@@ -292,19 +295,17 @@ async def test_an_agent_that_is_stuck_has_handled_its_mail_and_not_acked_it(
             async with trio.open_nursery() as nursery:
                 path = str(tmp_path / "agent.db")
                 arguments = ("ws://localhost", "http://localhost", path)
-                nursery.start_soon(partial(_crash_consumer.main, *arguments, stdin=stdin, backend=fake))
+                nursery.start_soon(partial(crash_agent.main, *arguments, stdin=stdin, backend=fake))
                 await fake.wait_subscribed()
                 if not said:
-                    await fake.deliver(
-                        inbox_id=_crash_consumer.INBOX, subject=_crash_consumer.STUCK, message_id="<1@x>"
-                    )
+                    await fake.deliver(inbox_id=crash_agent.INBOX, subject=crash_agent.STUCK, message_id="<1@x>")
                 while marker not in said:
                     await trio.sleep(0.01)
                     said += capfd.readouterr().out
                 os.close(ours)
 
     await live_until("handled 1 live")
-    monkeypatch.setattr(_crash_consumer, "STUCK", "another subject")  # a journal does not count a cancelled attempt
+    monkeypatch.setattr(crash_agent, "STUCK", "another subject")  # a journal does not count a cancelled attempt
     await live_until("acked 1")
     assert said.splitlines() == [
         *("starting", "subscribed", "trying 1", "handled 1 live"),
@@ -312,9 +313,9 @@ async def test_an_agent_that_is_stuck_has_handled_its_mail_and_not_acked_it(
     ]
 
 
-def test_the_agent_is_a_module_that_can_be_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_agent_can_be_run_as_a_module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     called: list[tuple[Any, ...]] = []
     monkeypatch.setattr(trio, "run", lambda main: called.append(main.args))
     monkeypatch.setattr(sys, "argv", ["agent", "ws://localhost:1", "http://localhost:1", "agent.db"])
-    run_as_main(_crash_consumer.__name__)
+    run_as_main(crash_agent.__name__)
     assert called == [("ws://localhost:1", "http://localhost:1", "agent.db")]

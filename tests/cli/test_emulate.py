@@ -19,7 +19,7 @@ import trio
 from click.testing import CliRunner, Result
 from trio.testing import MockClock
 
-from tests.cli.test_commands import read_rest, read_until, running
+from tests.helpers.commands import read_rest, read_until, running
 from tests.helpers.streams import open_agentmail_stream
 from trio_agentmail import (
     AgentMailEnvironment,

@@ -1,4 +1,4 @@
-"""`trio-agentmail journal`: dead letters are listed, shown, requeued, dropped, and none can draw on the terminal."""
+"""`trio-agentmail journal`: dead letters are listed, shown, requeued, dropped, and none can control the terminal."""
 
 import json
 import re
@@ -31,7 +31,7 @@ def run(*arguments: object, input: str | None = None) -> Result:
 
 
 async def fill(journal: StoredJournal) -> None:
-    """Two dead letters, numbers 1 and 2, and one event that is not handled."""
+    """Two dead letters, numbers 1 and 2, and one unacknowledged event."""
     await journal.record(NASTY)
     await journal.record(mail(2))
     await journal.record(mail(3))
@@ -52,11 +52,11 @@ async def test_dead_letters_are_listed_while_the_agent_runs_and_when_it_does_not
     assert "a@agentmail.to" in first
     assert first.endswith("1 attempt  ValueError: no [31m")
     assert second.split()[0] == "2"
-    assert last == "2 dead, 1 not handled"
+    assert last == "2 dead, 1 unacknowledged"
     assert running.output.replace("\n", "").isprintable()
 
 
-async def test_more_attempts_than_one_are_attempts(path: Path) -> None:
+async def test_the_number_of_attempts_is_in_the_singular_or_plural(path: Path) -> None:
     for _ in range(2):
         async with crashing(path, max_attempts=2) as journal:
             await journal.record(mail(1))
@@ -66,7 +66,7 @@ async def test_more_attempts_than_one_are_attempts(path: Path) -> None:
     assert "2 attempts  the process ended during the attempt" in run("list", path).output
 
 
-async def test_one_is_shown_with_its_text_as_received_and_nothing_in_it_can_draw_on_the_terminal(path: Path) -> None:
+async def test_a_dead_letter_is_shown_as_received_and_cannot_control_the_terminal(path: Path) -> None:
     async with opened(path, max_attempts=1) as journal:
         await fill(journal)
         shown = run("show", path, 1)
@@ -74,28 +74,28 @@ async def test_one_is_shown_with_its_text_as_received_and_nothing_in_it_can_draw
     assert shown.output.replace("\n", "").isprintable()
     lines = dict(line.split(": ", 1) for line in shown.output.splitlines())
     assert lines["id"].strip() == "1"
-    assert lines["came"].strip() == "live"
+    assert lines["origin"].strip() == "live"
     assert lines["attempts"].strip() == "1"
     assert lines["error"].strip() == "ValueError: no [31m"
     assert lines["text"].strip().startswith('{"type": "event"')
     assert '"and\\x7f\\u202e": "so on"}' in lines["text"]
 
 
-async def test_one_is_requeued_and_another_dropped_when_no_agent_runs(path: Path) -> None:
+async def test_a_dead_letter_is_requeued_or_dropped_only_while_no_agent_runs(path: Path) -> None:
     async with opened(path, max_attempts=1) as journal:
         await fill(journal)
         for command in ("requeue", "drop"):
             refused = run(command, path, 1)
             assert refused.exit_code == 1
-            assert "an agent has the journal open: stop it first" in refused.output
-    assert run("requeue", path, 1).output == "dead letter 1 will be tried again when the agent starts\n"
+            assert "an agent has the journal open: stop it, or" in refused.output
+    assert run("requeue", path, 1).output == "dead letter 1 will be delivered again when the agent starts\n"
     assert run("drop", path, 2).output == "dead letter 2 dropped\n"
     assert read_journal(path) == (2, [])
     async with opened(path) as journal:
         assert [event.event_id for event in await take(journal, 2)] == ["e", "event 3"]  # type: ignore[union-attr]
 
 
-async def test_dead_letters_are_listed_as_json_that_a_program_can_read_line_by_line(path: Path) -> None:
+async def test_dead_letters_are_listed_as_one_json_object_per_line(path: Path) -> None:
     async with opened(path, max_attempts=1) as journal:
         await fill(journal)
         listed = run("list", path, "--json")
@@ -109,22 +109,22 @@ async def test_dead_letters_are_listed_as_json_that_a_program_can_read_line_by_l
     assert (second["id"], second["event"]["event_id"]) == (2, "event 2")
 
 
-async def test_a_journal_without_dead_letters_is_no_line_of_json(path: Path) -> None:
+async def test_without_dead_letters_the_json_output_is_empty(path: Path) -> None:
     async with opened(path):
         pass
     listed = run("list", path, "--json")
     assert (listed.exit_code, listed.output) == (0, "")
 
 
-async def test_all_are_requeued_and_nothing_is_left_of_it_to_do(path: Path) -> None:
+async def test_all_dead_letters_are_requeued_once(path: Path) -> None:
     async with opened(path, max_attempts=1) as journal:
         await fill(journal)
-    assert run("requeue", path, "--all").output == "2 dead letters will be tried again when the agent starts\n"
+    assert run("requeue", path, "--all").output == "2 dead letters will be delivered again when the agent starts\n"
     assert read_journal(path) == (3, [])
-    assert run("requeue", path, "--all").output == "0 dead letters will be tried again when the agent starts\n"
+    assert run("requeue", path, "--all").output == "0 dead letters will be delivered again when the agent starts\n"
 
 
-async def test_all_are_dropped_when_that_is_confirmed(path: Path) -> None:
+async def test_all_dead_letters_are_dropped_after_a_confirmation(path: Path) -> None:
     async with opened(path, max_attempts=1) as journal:
         await fill(journal)
     for answer in ("n\n", ""):
@@ -138,7 +138,7 @@ async def test_all_are_dropped_when_that_is_confirmed(path: Path) -> None:
     assert run("drop", path, "--all").stdout == "0 dead letters dropped\n"
 
 
-async def test_with_yes_nothing_is_asked(path: Path) -> None:
+async def test_with_yes_there_is_no_question(path: Path) -> None:
     async with opened(path, max_attempts=1) as journal:
         await journal.record(mail(1))
         async with journal.processing((await take(journal, 1))[0]):
@@ -149,7 +149,7 @@ async def test_with_yes_nothing_is_asked(path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["requeue", "drop"])
-async def test_either_one_or_all_are_meant(path: Path, command: str) -> None:
+async def test_either_an_id_or_all_must_be_given(path: Path, command: str) -> None:
     async with opened(path):
         pass
     for arguments in ((), (1, "--all")):
@@ -159,7 +159,7 @@ async def test_either_one_or_all_are_meant(path: Path, command: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["show", "requeue", "drop"])
-async def test_a_number_that_is_no_dead_letter_is_a_clear_error(path: Path, command: str) -> None:
+async def test_an_unknown_id_is_a_clear_error(path: Path, command: str) -> None:
     async with opened(path, max_attempts=1) as journal:
         await fill(journal)
     refused = run(command, path, 3)
@@ -169,7 +169,9 @@ async def test_a_number_that_is_no_dead_letter_is_a_clear_error(path: Path, comm
 
 
 @pytest.mark.parametrize("command", [("list",), ("show", 1), ("requeue", 1), ("drop", 1)])
-def test_a_file_that_is_no_journal_is_a_clear_error_and_none_is_made(path: Path, command: tuple[object, ...]) -> None:
+def test_a_file_that_is_not_a_journal_is_a_clear_error_and_no_journal_is_created(
+    path: Path, command: tuple[object, ...]
+) -> None:
     missing = run(command[0], path, *command[1:])
     assert missing.exit_code == 2
     assert "does not exist" in missing.output

@@ -14,7 +14,7 @@ TESTS = [
     # What looks into the modules of the package, whose assertions pytest rewrites if it is installed from a wheel.
     "tests/project/test_typing.py::test_all_lists_every_public_name_and_no_other",
     "tests/cli/test_commands.py::test_the_package_can_be_run_as_a_module",
-    "tests/cli/test_crash_demo.py::test_the_agent_is_a_module_that_can_be_run",
+    "tests/cli/test_crash_demo.py::test_the_agent_can_be_run_as_a_module",
     "tests/journal/test_crash.py",  # whose processes import it too
     "tests/project/test_installed.py",
     "tests/project/test_example_agent.py",

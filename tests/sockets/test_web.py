@@ -18,9 +18,9 @@ import httpx2
 import pytest
 import trio
 
-from tests.cli.test_commands import environment_for, read_rest
 from tests.examples import beside_asyncio, quart_app, starlette_app
 from tests.examples.beside_asyncio import in_asyncio, run_trio
+from tests.helpers.commands import environment_for, read_rest
 from trio_agentmail import AgentMailEnvironment, AgentMailSession, open_agentmail_session, open_agentmail_stream
 from trio_agentmail.testing import FakeAgentMail
 

@@ -1,4 +1,4 @@
-"""The command `trio-agentmail`: `demo`, `listen`, `journal`, `emulate`, `trigger`, `fault` and `reset`."""
+"""The command line: `trio-agentmail`, from the extra `cli`."""
 
 import sys
 
@@ -6,7 +6,7 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command line: the entry point of `trio-agentmail`."""
+    """Run the command line. This is the entry point of the script `trio-agentmail`."""
     try:
         from ._commands import commands
     except ModuleNotFoundError as exc:

@@ -1,4 +1,4 @@
-"""`python -m trio_agentmail.cli`, where the script `trio-agentmail` is not at hand."""
+"""Makes `python -m trio_agentmail.cli` the same as the script `trio-agentmail`."""
 
 from . import main
 

@@ -1,4 +1,4 @@
-"""`trio-agentmail journal`: the dead letters of a journal, looked at and dealt with where no stream has it open."""
+"""The commands `trio-agentmail journal …`, which list, show, requeue and drop the dead letters of a journal file."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from trio_agentmail.events import Event
 from ._parameters import Group
 from ._render import dumps, event_json, event_line
 
-__all__ = ["journal"]
+__all__ = ["journal_commands"]
 
 FILE = click.argument("path", metavar="FILE", type=click.Path(exists=True, dir_okay=False))
 ID = click.argument("id", metavar="ID", type=click.IntRange(min=1))
@@ -26,21 +26,22 @@ ID_OR_ALL = click.argument("id", metavar="[ID]", type=click.IntRange(min=1), req
 
 
 @click.group("journal", cls=Group)
-def journal() -> None:
-    """The dead letters of a journal: events that are not tried again.
+def journal_commands() -> None:
+    """Inspect and resolve the dead letters of a journal.
 
-    FILE is what SQLiteJournal was given, ID the number that `list` shows.
+    A dead letter is an event that was given up after too many delivery attempts. FILE is the path given to
+    SQLiteJournal, and ID the number that `list` shows.
     """
 
 
-@journal.command("list")
+@journal_commands.command("list")
 @FILE
-@click.option("--json", "as_json", is_flag=True, help="Write a JSON object a dead letter, in ASCII.")
+@click.option("--json", "as_json", is_flag=True, help="Write one JSON object per dead letter, in ASCII.")
 def list_command(path: str, as_json: bool) -> None:
-    """List the dead letters; the agent may be running.
+    """List the dead letters. The agent may be running.
 
-    With --json there is nothing else: a line for each, with its `id`, `died_at`, `attempts`, `error` and `origin`, and
-    as `event` the object that `listen --json` writes.
+    With --json, each line is an object with `id`, `died_at`, `attempts`, `error`, `origin`, and `event`, which is the
+    object that `listen --json` writes. Nothing else is printed.
     """
     with _explained():
         pending, dead = read_journal(_real(path))
@@ -52,23 +53,23 @@ def list_command(path: str, as_json: bool) -> None:
         attempts = f"{row.attempts} attempt{'s' if row.attempts > 1 else ''}"
         died = datetime.fromtimestamp(row.ended_at)
         click.echo(f"{row.id:>6}  {died:%Y-%m-%d}  {event_line(_event(row), died)}  {attempts}  {row.error}")
-    click.echo(f"{len(dead)} dead, {pending} not handled")
+    click.echo(f"{len(dead)} dead, {pending} unacknowledged")
 
 
-@journal.command("show")
+@journal_commands.command("show")
 @FILE
 @ID
 def show_command(path: str, id: int) -> None:
-    """Show one dead letter, with its text as it was received; the agent may be running.
+    """Show one dead letter, with its text as received. The agent may be running.
 
-    What cannot be printed is shown as an escape.
+    Characters that cannot be printed are shown as escapes.
     """
     with _explained():
         row = _found(path, id)
     died = datetime.fromtimestamp(row.ended_at)
     click.echo(f"id:        {row.id}")
     click.echo(f"event:     {event_line(_event(row), died)}")
-    click.echo(f"came:      {row.origin}")
+    click.echo(f"origin:    {row.origin}")
     click.echo(f"attempts:  {row.attempts}")
     click.echo(f"error:     {row.error}")
     click.echo(f"died at:   {died:%Y-%m-%d %H:%M:%S}")
@@ -76,26 +77,26 @@ def show_command(path: str, id: int) -> None:
     click.echo("text:      " + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text))
 
 
-@journal.command("requeue")
+@journal_commands.command("requeue")
 @FILE
 @ID_OR_ALL
-@click.option("--all", "all_of_them", is_flag=True, help="All dead letters, in place of an ID.")
+@click.option("--all", "all_of_them", is_flag=True, help="Requeue all dead letters.")
 def requeue_command(path: str, id: int | None, all_of_them: bool) -> None:
-    """Have a dead letter tried again, as if it never had been. Not while an agent has the journal open."""
+    """Deliver a dead letter again, starting with its first attempt. No agent may have the journal open."""
     with _explained():
         ids = _chosen(path, id, all_of_them)
         with _store(path) as store:
             store.apply([Requeue(chosen) for chosen in ids])
-    click.echo(f"{_counted(ids, id)} will be tried again when the agent starts")
+    click.echo(f"{_counted(ids, id)} will be delivered again when the agent starts")
 
 
-@journal.command("drop")
+@journal_commands.command("drop")
 @FILE
 @ID_OR_ALL
-@click.option("--all", "all_of_them", is_flag=True, help="All dead letters, in place of an ID. Asks first.")
+@click.option("--all", "all_of_them", is_flag=True, help="Drop all dead letters, after asking.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def drop_command(path: str, id: int | None, all_of_them: bool, yes: bool) -> None:
-    """Give a dead letter up, and delete its text. Not while an agent has the journal open."""
+    """Delete a dead letter with its text. No agent may have the journal open."""
     with _explained():
         ids = _chosen(path, id, all_of_them)
         if ids and all_of_them and not yes:
@@ -110,7 +111,7 @@ def _real(path: str) -> Path:
 
 
 def _chosen(path: str, id: int | None, all_of_them: bool) -> list[int]:
-    """The dead letters that somebody asks for: one, or all."""
+    """Return the ids of the chosen dead letters."""
     if all_of_them == (id is not None):
         raise click.UsageError("give either an ID or --all")
     if id is not None:
@@ -135,9 +136,7 @@ def _found(path: str, id: int) -> DeadRecord:
     for row in dead:
         if row.id == id:
             return row
-    raise click.ClickException(
-        f"there is no dead letter {id}: `trio-agentmail journal list` shows those that there are"
-    )
+    raise click.ClickException(f"there is no dead letter {id}: `trio-agentmail journal list` shows all dead letters")
 
 
 @contextmanager
@@ -159,7 +158,7 @@ def _explained() -> Iterator[None]:
         yield
     except JournalInUseError:
         raise click.ClickException(
-            "an agent has the journal open: stop it first, or let it do this itself, with SQLiteJournal.requeue or drop"
+            "an agent has the journal open: stop it, or have it call SQLiteJournal.requeue or drop itself"
         ) from None
     except JournalError as exc:
         raise click.ClickException(printable(str(exc), 1000)) from None

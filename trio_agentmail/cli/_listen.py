@@ -1,4 +1,4 @@
-"""`trio-agentmail listen`: a line an event, until it is told to stop."""
+"""`trio-agentmail listen`: print a line for each event until a signal comes."""
 
 import ssl
 from datetime import datetime
@@ -19,7 +19,7 @@ from ._signals import stop_signals
 __all__ = ["explain", "listen"]
 
 LARGE = 2**18
-"""Bytes of an event that is rendered in a thread."""
+"""Bytes of text above which an event is rendered in a thread."""
 
 
 async def listen(
@@ -33,14 +33,14 @@ async def listen(
     enter_timeout: float = 30.0,
     backend: Backend | None = None,
 ) -> None:
-    """Print events until SIGINT or SIGTERM comes. A second one does not wait for the goodbye.
+    """Print events until SIGINT or SIGTERM. A second signal does not wait for the closing handshake.
 
     Args:
-        journal: Each event is acknowledged when its line has been written.
+        journal: Each event is acknowledged after its line has been written.
 
     Raises:
-        OutputClosed: Nobody reads any more.
-        Exception: What `open_agentmail_stream` raises.
+        OutputClosed: The reader of the output has gone.
+        Exception: Anything that `open_agentmail_stream` raises.
     """
     async with (
         stop_signals() as scopes,
@@ -53,7 +53,7 @@ async def listen(
             backend=backend,
         ) as events,
     ):
-        # Told to stop, only the loop is cancelled, and the stream is left in peace: with a close frame.
+        # The first signal cancels the loop alone. The block of the stream then ends normally, with a close frame.
         with trio.CancelScope() as reading:
             scopes.append(reading)
             async for event in events:
@@ -62,26 +62,26 @@ async def listen(
                 else:
                     await output.print(event_line(event, datetime.now()))
                 if journal is not None:
-                    # Told to stop right here, it is acknowledged all the same: cancelling that does not undo it.
+                    # A signal at this point does not undo the acknowledgement.
                     await journal.ack(event)
 
 
 async def _json_line(event: Event) -> str:
-    # Parsing and writing a million small objects takes half a second, in which other tasks want to run.
+    # A million small objects take half a second to parse and write, which would block all other tasks.
     is_large = len(getattr(event, "_raw", b"")) > LARGE
     return (await trio.to_thread.run_sync(event_json, event) if is_large else event_json(event)) + "\n"
 
 
 def explain(failure: Exception) -> str:
-    """What an exception of `open_agentmail_stream` means to somebody at a terminal, in one line."""
+    """Return one line for a person at a terminal that says what failed, and what to check."""
     advice = ""
     match failure:
         case AuthenticationError():
             advice = "AgentMail does not know this API key; check $AGENTMAIL_API_KEY and --environment"
         case PermissionDeniedError():
-            advice = "AgentMail knows this API key, and does not let it listen; check the key's permissions"
+            advice = "this API key may not listen; check its permissions"
         case SubscriptionRejectedError():
             advice = "check --inbox, --pod, --event-type and the permissions of the API key"
         case ssl.SSLCertVerificationError():
-            advice = "the server's certificate cannot be verified; check the clock, and what stands in between"
+            advice = "the server's certificate cannot be verified; check the clock, and for a proxy in between"
     return printable(f"{advice}: {failure}" if advice else str(failure), 1000)

@@ -1,4 +1,4 @@
-"""Standard output for a program that has something better to do than wait for it."""
+"""Standard output that never blocks the event loop."""
 
 import os
 import sys
@@ -14,16 +14,16 @@ INDENT = "    "
 
 
 class OutputClosed(Exception):
-    """Whoever read our output has gone, like the `head -1` in a pipe."""
+    """The reader of standard output has gone, like `head -1` in a pipeline."""
 
 
 class Output:
     """Standard output.
 
-    A reader that pauses, like a pager or a terminal after Ctrl-S, makes a write block, and with it all of Trio: no
-    heartbeat, no Ctrl-C. Waiting until poll() says "writable" is not enough: a terminal says so when it has room for
-    one byte, and a write of more then blocks. Nor is making the file non-blocking, which would make it so for the
-    shell as well. So each write blocks a thread, which is left behind when nobody waits for it any more.
+    When the reader pauses, like a pager or a terminal after Ctrl-S, a write blocks, and with it the whole event loop,
+    heartbeat and Ctrl-C included. Waiting until poll() reports "writable" is not enough: a terminal does so when it has
+    room for one byte, and a longer write then blocks. Making the file non-blocking would do so for the shell as well,
+    which shares it. So each write is done in a thread, which is abandoned on cancellation.
     """
 
     def __init__(self) -> None:
@@ -31,15 +31,16 @@ class Output:
         try:
             self._fd = None if os.name == "nt" else sys.stdout.fileno()
         except (AttributeError, OSError):
-            self._fd = None  # no real file: replaced by a test, or closed
+            self._fd = None  # not a real file: replaced by a test, or closed
 
     async def print(self, line: Text) -> None:
-        """Write a line; on a terminal in colour, and continued with an indent where it is too long for a row.
+        """Write a line, on a terminal in colour.
 
-        So a long subject cannot pass for a line of its own.
+        On a terminal, a line that is too long for one row continues with an indent, so that a long subject cannot look
+        like a line of its own.
 
         Raises:
-            OutputClosed: Nobody reads.
+            OutputClosed: The reader has gone.
         """
         with self._console.capture() as capture:
             if self._console.is_terminal:
@@ -52,10 +53,10 @@ class Output:
         await self.write(capture.get())
 
     async def write(self, text: str) -> None:
-        """Write text as it is.
+        """Write text unchanged.
 
         Raises:
-            OutputClosed: Nobody reads.
+            OutputClosed: The reader has gone.
         """
         try:
             if self._fd is None:
@@ -70,7 +71,7 @@ class Output:
 
 
 def _write(fd: int, data: memoryview) -> memoryview:
-    """Write, and return what is left: something only if somebody made the file non-blocking, and it has no room."""
+    """Write, and return what is left, which is empty unless another program made the file non-blocking."""
     try:
         while data:
             data = data[os.write(fd, data) :]

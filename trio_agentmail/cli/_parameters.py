@@ -1,4 +1,4 @@
-"""What the commands have in common: groups that show whole sentences, and parameters that suggest and complete."""
+"""Building blocks of the commands: groups with full help texts, and parameters with suggestions and completion."""
 
 import re
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ NO_LIMIT = 10_000
 
 
 class Group(click.Group):
-    """A group whose help shows the first sentence of each command whole: click's cuts it to one row."""
+    """A group whose help shows the full first sentence of each command. Click's cuts it to fit one row."""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -25,7 +25,7 @@ class Group(click.Group):
 
 
 class EventTypeChoice(click.Choice[str]):
-    """One of some event types; of another one it says what may have been meant."""
+    """A choice of event types whose error message suggests the closest one."""
 
     def get_invalid_choice_message(self, value: object, ctx: click.Context | None) -> str:
         suggestion = similar(str(value), self.choices) or f"; there are {', '.join(self.choices)}"
@@ -33,21 +33,23 @@ class EventTypeChoice(click.Choice[str]):
 
 
 def complete_event_type(_context: click.Context, _parameter: click.Parameter, beginning: str) -> list[CompletionItem]:
+    """Return the event types that begin like this."""
     return [CompletionItem(event_type) for event_type in EVENT_TYPES if event_type.startswith(beginning)]
 
 
 def complete_list(names: Iterable[str], beginning: str) -> list[CompletionItem]:
-    """Complete the last name of a list with commas."""
+    """Complete the last name of a comma-separated list."""
     before, comma, last = beginning.rpartition(",")
     given = before.split(",")
     return [CompletionItem(f"{before}{comma}{name}") for name in names if name.startswith(last) and name not in given]
 
 
 def check_inbox(inbox_id: str) -> str:
-    """
+    """Return the inbox id unchanged.
+
     Raises:
-        BadParameter: It is no address, as the id of every inbox is.
+        BadParameter: It is not an e-mail address.
     """
     if not re.fullmatch(r"[^\s@]+@[^\s@]+", inbox_id):
-        raise click.BadParameter(f"{inbox_id!r} is no inbox; write its address, like agent@agentmail.to")
+        raise click.BadParameter(f"{inbox_id!r} is not an inbox; write its address, like agent@agentmail.to")
     return inbox_id

@@ -1,8 +1,8 @@
-"""An event to one line that is safe to show: whoever writes a mail must not be able to draw on the terminal.
+"""Events as lines of text or JSON that cannot control the terminal, whatever the sender of a mail has written.
 
-As text for people, each piece that somebody else chose goes through `printable`, which leaves neither control
-characters nor what is invisible or turns the direction of writing around; and rich is given `Text`, in which nothing is
-markup. As JSON for programs, whatever is not printable ASCII is an escape.
+In lines for people, every piece of text from outside goes through `printable`, which removes control characters,
+invisible characters and those that change the writing direction. It reaches rich as `Text`, which has no markup. In
+JSON for programs, everything except printable ASCII is escaped.
 """
 
 import json
@@ -41,17 +41,17 @@ from trio_agentmail.events import (
 __all__ = ["dumps", "event_json", "event_line"]
 
 LIMIT = 100
-"""How many characters are shown of one piece of text."""
+"""Maximum number of characters shown of one piece of text."""
 
 SHOWN = ("title", "subject", "name", "reason", "start", "message_id")
 """Fields of a payload that are shown if its event type has no line of its own, as with calendar events."""
 
 
 def event_line(event: Event, at: datetime) -> Text:
-    """A line for people, without a line end. Behind what an event is stands how it came, if it was not pushed.
+    """Return a line for people, without a line end. An origin other than `"live"` follows the event type.
 
     Args:
-        at: When it came. A mail's own time is its sender's choice.
+        at: The time of arrival, to be shown. A mail's own time is chosen by its sender.
     """
     kind, style, pieces = _describe(event)
     line = Text.assemble((f"{at:%H:%M:%S}", "dim"), "  ", (printable(kind, LIMIT), style))
@@ -65,7 +65,7 @@ def event_line(event: Event, at: datetime) -> Text:
 
 
 def _describe(event: Event) -> tuple[str, str, Sequence[str | None]]:
-    """What an event is called, how that is coloured, and what there is to say."""
+    """Return the event's name, the style of that name, and the details to show."""
     match event:
         case Subscribed():
             filters = (event.inbox_ids, event.pod_ids, event.event_types)
@@ -114,29 +114,29 @@ def _describe(event: Event) -> tuple[str, str, Sequence[str | None]]:
 
 
 def _to(recipients: Sequence[str | Recipient]) -> str | None:
-    # A line shows a few of them, and there may be a million.
+    # A line shows only a few of what may be a million recipients.
     shown = recipients[: LIMIT + 1]
     addresses = [item.address or "" if isinstance(item, Recipient) else item for item in shown]
     return f"to {', '.join(addresses)}" if addresses else None
 
 
 def _since(time: datetime) -> str:
-    # A fraction of a second would pretend more than is known: it is where a gap may have begun.
+    # The start of a gap is not known to a fraction of a second.
     return f"(since {time.isoformat(' ', 'seconds')})"
 
 
 def event_json(event: Event) -> str:
-    """A JSON object on one line, without a line end; printable ASCII only.
+    """Return a JSON object on one line, without a line end, in printable ASCII.
 
-    `type` says how to read it: `"event"`, `"subscribed"` and `"error"` are AgentMail's own objects, complete, with
-    `type` and `event_type` in today's spelling; `"disconnected"`, `"caught_up"` and `"recovery_failed"` are made
-    here, with the fields of their classes; `"unknown"` says why it is none of these, and holds AgentMail's object in
-    `payload`, or its text in `raw`. How an event came is in its `origin`, which AgentMail does not have.
+    `type` says how to read it. `"event"`, `"subscribed"` and `"error"` are AgentMail's own objects, complete, with
+    `type` and `event_type` in today's spelling, and `origin` added to events. `"disconnected"`, `"caught_up"` and
+    `"recovery_failed"` are made here, with the fields of their classes. `"unknown"` has a `reason`, and AgentMail's
+    object in `payload` or its text in `raw`.
     """
     try:
         return dumps(_json_object(event))
     except (ValueError, RecursionError) as exc:
-        # A thousand lists in each other, for example: JSON, and too much for Python's json.
+        # Valid JSON that Python's json cannot write, for example a thousand nested lists.
         return dumps(_unknown(event, type(exc).__name__) | {"raw": getattr(event, "raw", "")})
 
 
@@ -176,19 +176,19 @@ def _unknown(event: Event, reason: str) -> dict[str, Any]:
     }
 
 
-_HALF_A_PAIR = re.compile("[\ud800-\udfff]")
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def dumps(value: Any) -> str:
-    """JSON in printable ASCII.
+    """Return JSON in printable ASCII.
 
-    Each step is one call into C, since a callback for each character of a large mail takes seconds.
+    Each step is one call into C. A callback per character would take seconds for a large mail.
     """
     text = _ascii(value)
-    if r"\ud" in text and _HALF_A_PAIR.search(whole := json.dumps(value, ensure_ascii=False)):
-        # Half a surrogate pair is an escape that strict parsers refuse to read.
-        text = _ascii(json.loads(_HALF_A_PAIR.sub("\ufffd", whole)))
-    return text.replace("\x7f", r"\u007f")  # DEL, which json takes for printable
+    if r"\ud" in text and _LONE_SURROGATE.search(whole := json.dumps(value, ensure_ascii=False)):
+        # Strict parsers refuse the escape of a lone surrogate.
+        text = _ascii(json.loads(_LONE_SURROGATE.sub("\ufffd", whole)))
+    return text.replace("\x7f", r"\u007f")  # DEL, which json does not escape
 
 
 def _ascii(value: Any) -> str:

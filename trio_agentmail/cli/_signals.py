@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as requests, not as exceptions anywhere."""
+"""SIGINT and SIGTERM as cancellation, in place of a KeyboardInterrupt at an arbitrary point."""
 
 import signal
 from collections.abc import AsyncIterator
@@ -15,7 +15,7 @@ class Interrupted(Exception):
     """SIGINT or SIGTERM came.
 
     Attributes:
-        status: The exit status by which a shell knows that: 128 and the signal's number.
+        status: The exit status that a shell expects then: 128 plus the signal number.
     """
 
     def __init__(self, signum: int) -> None:
@@ -25,40 +25,40 @@ class Interrupted(Exception):
 
 @asynccontextmanager
 async def stop_signals() -> AsyncIterator[list[trio.CancelScope]]:
-    """Each SIGINT or SIGTERM takes the last scope from the list that this yields, and cancels it.
+    """Yield a list of cancel scopes. Each SIGINT or SIGTERM removes the last one and cancels it.
 
-    The list begins with the scope of the whole block. Who has something to do when asked to stop puts a scope of his
-    own behind it: then it takes a second signal to cancel that as well.
+    The list starts with the scope of the whole block. Append an inner scope to let the first signal cancel that alone,
+    so that the rest of the block can clean up until a second signal comes.
     """
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals, trio.CancelScope() as block:
         scopes = [block]
 
-        async def obey() -> None:
+        async def cancel_on_signal() -> None:
             async for _ in signals:
                 scopes.pop().cancel()
 
         async with background_nursery() as nursery:
-            nursery.start_soon(obey)
+            nursery.start_soon(cancel_on_signal)
             yield scopes
 
 
 @asynccontextmanager
 async def interruptible() -> AsyncIterator[None]:
-    """The first SIGINT or SIGTERM cancels the block.
+    """Cancel the block on the first SIGINT or SIGTERM.
 
     Raises:
-        Interrupted: It did.
+        Interrupted: A signal has cancelled the block.
     """
     received: list[int] = []
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals, trio.CancelScope() as block:
 
-        async def obey() -> None:
+        async def cancel_on_signal() -> None:
             async for signum in signals:
                 received.append(signum)
                 block.cancel()
 
         async with background_nursery() as nursery:
-            nursery.start_soon(obey)
+            nursery.start_soon(cancel_on_signal)
             yield
     if block.cancelled_caught:
         raise Interrupted(received[0])

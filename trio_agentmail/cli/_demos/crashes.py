@@ -1,10 +1,10 @@
-"""`trio-agentmail demo --crash`: an agent with a journal is killed and started again, while mail goes on.
+"""`trio-agentmail demo --crash`: an agent with a journal is killed and restarted while mail keeps arriving.
 
-The server is a fake AgentMail in this process; the agent is a process of its own (`_crash_consumer`), and what it says
-is written down in a `CrashRecord`. When the story is over, `_crash_verdict` compares, and looks into the journal.
+The server is a fake AgentMail in this process. The agent (`crash_agent`) is a process of its own; what it reports goes
+into a `CrashRecord`, which `crashes_verdict` judges at the end, together with the contents of the journal.
 
-The story goes on by what the agent says and by the mail that has been sent, and not by time: a slow machine takes
-longer for it, and comes to the same end.
+The story advances by what the agent reports and by the number of mails, not by time, so that it takes longer on a slow
+machine but ends in the same way.
 """
 
 import random
@@ -21,34 +21,35 @@ from trio_agentmail._journal.entry import restored
 from trio_agentmail._journal.sqlite_store import read_journal
 from trio_agentmail._nursery import background_nursery
 from trio_agentmail._settings import AgentMailEnvironment
+from trio_agentmail.cli._output import Output
+from trio_agentmail.cli._signals import interruptible
 from trio_agentmail.events import MessageReceivedEvent
 from trio_agentmail.testing import FakeAgentMail
 
-from ._crash_consumer import API_KEY, INBOX, MAX_ATTEMPTS, POISON, STUCK
-from ._crash_verdict import CrashRecord, judge, summary
-from ._output import Output
-from ._signals import interruptible
-from ._timeline import Timeline
-from ._verdict import mail_number
+from . import crash_agent
+from .crash_agent import API_KEY, INBOX, MAX_ATTEMPTS, POISON, STUCK
+from .crashes_verdict import CrashRecord, judge, summary
+from .mail_numbers import mail_number
+from .timeline import Timeline
 
 __all__ = ["crash_demo"]
 
 MAIL_INTERVAL = 0.05
 CALM = 15
-"""Mails, more or less, that are handled undisturbed in a life."""
+"""About how many mails each process handles undisturbed."""
 DOWN = 10
-"""Mails that come while nobody runs."""
+"""How many mails arrive while no agent runs."""
 TIME_LIMIT = 300.0
-"""Seconds, where it usually takes fifteen: for what never comes, and not for what is slow."""
+"""Seconds. The demo usually takes fifteen; the limit ends one that hangs, not one that is slow."""
 
 
 async def crash_demo(output: Output) -> bool:
-    """Perform on loopback ports; return whether the promises held.
+    """Run the demo on loopback ports, and return whether all promises were kept.
 
     Raises:
-        Interrupted: By Ctrl-C or SIGTERM; nothing has been shown then.
-        OutputClosed: Nobody reads any more.
-        OSError: There is no loopback port to be had, or no process.
+        Interrupted: SIGINT or SIGTERM came before the end, so that the demo has shown nothing.
+        OutputClosed: The reader of the output has gone.
+        OSError: A port or a process cannot be had.
     """
     fake = FakeAgentMail(api_keys=[API_KEY])
     with TemporaryDirectory(prefix="trio-agentmail-demo-") as directory:
@@ -62,27 +63,27 @@ async def _perform(output: Output, fake: FakeAgentMail, environment: AgentMailEn
     async with background_nursery() as nursery:
         printed = trio.Event()
         nursery.start_soon(timeline.print_to, output, printed)
-        timeline.note("demo", f"an AgentMail of our own listens on {environment.websockets}")
+        timeline.note("demo", f"our own AgentMail listens on {environment.websockets}")
         with trio.move_on_after(TIME_LIMIT):
             try:
                 await story.run()
             except DiedUnexpectedly:
-                timeline.note("demo", "the agent has ended, and it was not its time: the story cannot go on")
-        story.look_into_the_journal()
+                timeline.note("demo", "the agent has ended unexpectedly, so the demo cannot continue")
+        story.read_journal()
         story.record.goodbye = [None, *fake.close_codes][-1]
         promises = judge(story.record)
-        held = all(kept for _, kept in promises)
-        timeline.verdict(promises, summary(story.record, held=held))
+        all_kept = all(kept for _, kept in promises)
+        timeline.verdict(promises, summary(story.record, kept=all_kept))
         await printed.wait()
-    return held
+    return all_kept
 
 
 class DiedUnexpectedly(Exception):
-    """The agent's process has ended, and it was not its time: the story cannot go on."""
+    """The agent's process has ended at a point of the story where it should be running."""
 
 
 class Story:
-    """What happens: `run` starts and kills the agent, while `_send_mail` goes on."""
+    """The course of events: `run` starts and kills agents while `_send_mail` keeps sending."""
 
     def __init__(self, fake: FakeAgentMail, timeline: Timeline, environment: AgentMailEnvironment, path: Path) -> None:
         self.record = CrashRecord()
@@ -91,33 +92,33 @@ class Story:
         self._environment = environment
         self._path = path
         self._lives = 0
-        self._said: list[str] = []
-        """What the present process has said."""
+        self._reports: list[str] = []
+        """The lines that the current process has written."""
         self._has_ended = False
-        self._something_happened = trio.Event()
+        self._changed = trio.Event()
 
     async def run(self) -> None:
         async with background_nursery() as nursery:
             sending = trio.CancelScope()
             async with self._life() as agent:
-                await self._until(lambda: "subscribed" in self._said)
+                await self._until(lambda: "subscribed" in self._reports)
                 nursery.start_soon(self._send_mail, sending)
                 await self._calm()
                 self._kill(agent)
             await self._stay_down()
             async with self._life() as agent:
-                await self._until(lambda: "subscribed" in self._said)
+                await self._until(lambda: "subscribed" in self._reports)
                 await self._calm()
-                # This is the one moment in which a mail can come to be handled twice.
+                # A kill between handling and ack is the only way in which a mail can be handled twice.
                 await self._send_stuck()
                 await self._until(lambda: self.record.stuck in self.record.handled)
-                self._kill(agent, ", between the handling and the ack")
+                self._kill(agent, ", between handling and ack")
             async with self._life() as agent:
-                await self._until(lambda: "starting" in self._said)
+                await self._until(lambda: "starting" in self._reports)
                 await trio.sleep(random.uniform(0, 0.1))
                 self._kill(agent, ", while it starts")
             async with self._life() as agent:
-                await self._until(lambda: "subscribed" in self._said)
+                await self._until(lambda: "subscribed" in self._reports)
                 await self._calm()
                 await self._send_poison()
                 await self._until(lambda: self._has_ended)
@@ -125,7 +126,7 @@ class Story:
                 async with self._life():
                     await self._until(lambda: self._has_ended)
             async with self._life() as agent:
-                await self._until(lambda: "subscribed" in self._said)
+                await self._until(lambda: "subscribed" in self._reports)
                 await self._calm()
                 sending.cancel()
                 await self._until(lambda: not self.record.lost - {self.record.poisonous})
@@ -135,10 +136,10 @@ class Story:
                 self.record.status = await agent.wait()
             self.record.finished = True
 
-    def look_into_the_journal(self) -> None:
-        """What is there when nobody runs any more."""
+    def read_journal(self) -> None:
+        """Record what is left in the journal when no agent runs any more."""
         if not self._path.exists():
-            return  # time was over before there was one
+            return  # the time limit was reached before the first agent made it
         self.record.pending, letters = read_journal(self._path)
         for letter in letters:
             event = restored(letter.text, origin=letter.origin, attempt=letter.attempts)
@@ -153,12 +154,12 @@ class Story:
 
     async def _send_stuck(self) -> None:
         self.record.stuck = len(self.record.sent) + 1
-        self._timeline.note("demo", f"mail {self.record.stuck} comes; when it has been handled, its process is stuck")
+        self._timeline.note("demo", f"mail {self.record.stuck} arrives; its agent will handle it and then hang")
         await self._deliver(STUCK)
 
     async def _send_poison(self) -> None:
         self.record.poisonous = len(self.record.sent) + 1
-        self._timeline.note("demo", f"mail {self.record.poisonous} comes, which kills whoever handles it")
+        self._timeline.note("demo", f"mail {self.record.poisonous} arrives, which kills any agent that handles it")
         await self._deliver(POISON)
 
     async def _deliver(self, subject: str) -> None:
@@ -167,21 +168,21 @@ class Story:
         await self._fake.deliver(inbox_id=INBOX, subject=subject, message_id=f"<{number}@demo.example>")
         self._notify()
 
-    # A process, from its start to its end
+    # The agent's processes
 
     @asynccontextmanager
     async def _life(self) -> AsyncIterator[trio.Process]:
-        """A process; the block, or a mail, ends it."""
+        """Run an agent until the block, or a mail, has ended it."""
         self._lives += 1
         name = f"life {self._lives}"
-        self._said = []
+        self._reports = []
         self._has_ended = False
-        # Away from our terminal: Ctrl-C is for us, and we end it.
+        # In a session of its own, so that Ctrl-C reaches this process alone, which then ends the agent.
         process = await trio.lowlevel.open_process(
             [
                 sys.executable,
                 "-m",
-                "trio_agentmail.cli._crash_consumer",
+                crash_agent.__name__,
                 self._environment.websockets,
                 self._environment.http,
                 str(self._path),
@@ -196,7 +197,7 @@ class Story:
             async with process.stdin, process.stdout:
                 self._timeline.note(name, f"the agent starts, with its journal: process {process.pid}")
                 async with background_nursery() as nursery:
-                    nursery.start_soon(self._listen_to, process.stdout, name)
+                    nursery.start_soon(self._read_reports, process.stdout, name)
                     yield process
                     await self._until(lambda: self._has_ended)
         finally:
@@ -205,56 +206,54 @@ class Story:
                 await process.wait()
         self._has_ended = False
         self.record.kills += process.returncode != 0
-        handled = sum(line.startswith("handled") for line in self._said)
-        self._timeline.note(name, f"has ended, with {handled} handled")
+        handled = sum(line.startswith("handled") for line in self._reports)
+        self._timeline.note(name, f"has ended after handling {handled} mail{'' if handled == 1 else 's'}")
 
-    async def _listen_to(self, stdout: trio.abc.ReceiveStream, name: str) -> None:
+    async def _read_reports(self, stdout: trio.abc.ReceiveStream, name: str) -> None:
         beginning = b""
         async for data in stdout:
             *lines, beginning = (beginning + bytes(data)).split(b"\n")
             for line in lines:
-                self._hear(line.decode(), name)
+                self._take_report(line.decode(), name)
         self._has_ended = True
         self._notify()
 
-    def _hear(self, line: str, name: str) -> None:
+    def _take_report(self, line: str, name: str) -> None:
         match line.split():
             case ["subscribed"]:
                 self._timeline.note(name, "subscribed")
             case ["dead", number]:
-                self._timeline.note(name, f"mail {number} is a dead letter: {MAX_ATTEMPTS} attempts were its end")
+                self._timeline.note(name, f"mail {number} is a dead letter, after {MAX_ATTEMPTS} delivery attempts")
             case ["trying", number] if int(number) == self.record.poisonous:
                 self.record.poisoned += 1
-                self._timeline.note(name, f"mail {number} is tried: attempt {self.record.poisoned} of {MAX_ATTEMPTS}")
+                self._timeline.note(name, f"mail {number}: delivery attempt {self.record.poisoned} of {MAX_ATTEMPTS}")
             case ["handled", number, origin]:
                 twice = len(self.record.twice)
                 self.record.note_handled(int(number))
                 self._timeline.mail(int(number), origin)
                 if len(self.record.twice) > twice:
-                    self._timeline.note(
-                        name, f"mail {number} was handled once more: its ack had not come to be written"
-                    )
+                    self._timeline.note(name, f"mail {number} was handled again, since it had not been acknowledged")
             case ["acked", number]:
                 self.record.acked.add(int(number))
-        self._said.append(line)
+        self._reports.append(line)
         self._notify()
 
     def _notify(self) -> None:
-        self._something_happened.set()
-        self._something_happened = trio.Event()
+        self._changed.set()
+        self._changed = trio.Event()
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         while not condition():
             if self._has_ended:
                 raise DiedUnexpectedly
-            await self._something_happened.wait()
+            await self._changed.wait()
 
     async def _calm(self) -> None:
         enough = len(self.record.handled) + round(CALM * random.uniform(0.7, 1.3))
         await self._until(lambda: len(self.record.handled) >= enough)
 
     async def _stay_down(self) -> None:
-        self._timeline.note("demo", f"nobody runs while {DOWN} more mails come")
+        self._timeline.note("demo", f"no agent runs while {DOWN} more mails arrive")
         enough = len(self.record.sent) + DOWN
         await self._until(lambda: len(self.record.sent) >= enough)
 

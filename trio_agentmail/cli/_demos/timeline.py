@@ -1,14 +1,14 @@
-"""What the demos print: a line for everything that somebody did, and for what came of it."""
+"""What the demos print: a line for each thing that the demo did or observed."""
 
 import math
 
 import trio
 from rich.text import Text
 
+from trio_agentmail.cli._output import Output
 from trio_agentmail.errors import printable
 
-from ._output import Output
-from ._verdict import ranges
+from .mail_numbers import ranges
 
 __all__ = ["Timeline"]
 
@@ -25,10 +25,10 @@ STYLES = {
 
 
 class Timeline:
-    """What is printed, a line at a time. Taking a note never waits; a task of its own prints.
+    """The lines of a demo. Adding a line never waits; a task of its own prints them.
 
     Args:
-        done: What is done with mail that is pushed.
+        done: The verb for pushed mail.
     """
 
     def __init__(self, done: str = "delivered") -> None:
@@ -38,7 +38,11 @@ class Timeline:
         self._mails: dict[str, list[int]] = {}
 
     def note(self, who: str, what: str) -> None:
-        """Somebody did something, or something came of it."""
+        """Add a line, after one for the mail since the last note.
+
+        Args:
+            who: A key of `STYLES`, perhaps with a number behind it.
+        """
         mails, self._mails = self._mails, {}
         for origin, numbers in mails.items():
             how = self._done if origin == "live" else origin
@@ -46,7 +50,7 @@ class Timeline:
         self._line(who, what)
 
     def mail(self, number: int, origin: str) -> None:
-        """A mail came. That is told together with its neighbours, before the next note."""
+        """Add a received mail. The next note prints it together with its neighbours."""
         self._mails.setdefault(origin, []).append(number)
 
     def _line(self, who: str, what: str) -> None:
@@ -57,17 +61,17 @@ class Timeline:
         )
 
     def verdict(self, promises: list[tuple[str, bool]], last: str) -> None:
-        """Each promise, and whether it held; and the last line."""
-        held = all(kept for _, kept in promises)
+        """Add a line for each promise, and the last line."""
+        all_kept = all(kept for _, kept in promises)
         self._put.send_nowait(Text())
         for promise, kept in promises:
             self.note("kept" if kept else "BROKEN", promise)
         self._put.send_nowait(Text())
-        self._put.send_nowait(Text(last, style="bold green" if held else "bold red"))
+        self._put.send_nowait(Text(last, style="bold green" if all_kept else "bold red"))
         self._put.close()
 
     async def print_to(self, output: Output, printed: trio.Event) -> None:
-        """Print until the last line; and say so."""
+        """Print lines until the last one has been printed, then set the event."""
         async for line in self._lines:
             await output.print(line)
         printed.set()
