@@ -2,70 +2,87 @@
 
 from typing import TYPE_CHECKING
 
-from ._backend import Backend, WebSocket
-from ._codec import decode_event
-from ._journal.protocol import Journal
-from ._session import AgentMailSession
-from ._settings import AgentMailEnvironment, ReconnectPolicy, Recovery, Subscribe
-from ._statistics import State, Statistics
-from ._stream import open_agentmail_session, open_agentmail_stream
-from .errors import (
-    AgentMailError,
-    ApiError,
-    AuthenticationError,
-    ConnectionFailedError,
-    JournalError,
-    JournalInUseError,
-    JournalMismatchError,
-    PermissionDeniedError,
-    SubscriptionRejectedError,
-)
-from .events import (
-    CalendarEventCreatedEvent,
-    CalendarEventDeletedEvent,
-    CalendarEventEndingEvent,
-    CalendarEventRespondedEvent,
-    CalendarEventStartingEvent,
-    CalendarEventUpdatedEvent,
-    CaughtUp,
-    Disconnected,
-    DomainVerifiedEvent,
-    ErrorEvent,
-    Event,
-    EventType,
-    Message,
-    MessageBouncedEvent,
-    MessageComplainedEvent,
-    MessageDeliveredEvent,
-    MessageOpenedEvent,
-    MessageReceivedEvent,
-    MessageRejectedEvent,
-    MessageSecurityCompletedEvent,
-    MessageSecurityOverrideEvent,
-    MessageSecurityReviewEvent,
-    MessageSentEvent,
-    RecoveryFailed,
-    Subscribed,
-    ThreadItem,
-    UnknownEvent,
-)
-
 if TYPE_CHECKING:
+    from ._backend import Backend, WebSocket
+    from ._codec import decode_event
+    from ._journal.protocol import Journal
     from ._journal.sqlite_journal import DeadLetter, SQLiteJournal
+    from ._session import AgentMailSession
+    from ._settings import AgentMailEnvironment, ReconnectPolicy, Recovery, Subscribe
+    from ._statistics import State, Statistics
+    from ._stream import open_agentmail_session, open_agentmail_stream
+    from .errors import (
+        AgentMailError,
+        ApiError,
+        AuthenticationError,
+        ConnectionFailedError,
+        JournalError,
+        JournalInUseError,
+        JournalMismatchError,
+        PermissionDeniedError,
+        SubscriptionRejectedError,
+    )
+    from .events import (
+        CalendarEventCreatedEvent,
+        CalendarEventDeletedEvent,
+        CalendarEventEndingEvent,
+        CalendarEventRespondedEvent,
+        CalendarEventStartingEvent,
+        CalendarEventUpdatedEvent,
+        CaughtUp,
+        Disconnected,
+        DomainVerifiedEvent,
+        ErrorEvent,
+        Event,
+        EventType,
+        Message,
+        MessageBouncedEvent,
+        MessageComplainedEvent,
+        MessageDeliveredEvent,
+        MessageOpenedEvent,
+        MessageReceivedEvent,
+        MessageRejectedEvent,
+        MessageSecurityCompletedEvent,
+        MessageSecurityOverrideEvent,
+        MessageSecurityReviewEvent,
+        MessageSentEvent,
+        RecoveryFailed,
+        Subscribed,
+        ThreadItem,
+        UnknownEvent,
+    )
 else:
+    # Names are imported on first use. pytest imports this package in every run, to load the plug-in, and that must not
+    # import Trio; and SQLite is needed only with a journal.
 
     def __getattr__(name: str) -> object:
-        # Imported when they are asked for: SQLite, and what keeps a journal in it, is a good part of the whole package.
-        if name not in ("DeadLetter", "SQLiteJournal"):
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from ._journal import sqlite_journal
+        from importlib import import_module
 
-        value = globals()[name] = getattr(sqlite_journal, name)
+        if name in ("errors", "events"):
+            return import_module(f".{name}", __name__)
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        modules = (import_module(f".{module}", __name__) for module in _MODULES)
+        value = globals()[name] = next(getattr(module, name) for module in modules if name in module.__all__)
         return value
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
+        return sorted({*globals(), *__all__, "errors", "events"})
 
+
+_MODULES = (
+    "errors",
+    "events",
+    "_settings",
+    "_statistics",
+    "_codec",
+    "_backend",
+    "_journal.protocol",
+    "_session",
+    "_stream",
+    "_journal.sqlite_journal",
+)
+"""The modules that define the public names, in the order in which they are searched: the cheapest first."""
 
 __version__ = "0.1.0.dev0"
 

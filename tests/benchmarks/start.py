@@ -11,7 +11,7 @@ from .report import Results
 REFERENCE = "trio, trio_websocket"
 IMPORTS = {
     REFERENCE: "import trio, trio_websocket",
-    "trio_agentmail": "import trio, trio_websocket, trio_agentmail",
+    "trio_agentmail": "import trio, trio_websocket; from trio_agentmail import open_agentmail_stream",
     "agentmail": "import agentmail",
     "agentmail, its WebSocket": "import agentmail.websockets.client",  # agentmail alone imports nothing yet
 }

@@ -14,6 +14,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trio_agentmail
+from tests.helpers.modules import fresh_copy
 from tests.helpers.rest_api import settings
 from trio_agentmail import AgentMailEnvironment, MessageReceivedEvent, open_agentmail_stream
 from trio_agentmail import _first_use as first_use
@@ -58,10 +59,16 @@ def imported_by(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
-def test_importing_the_package_imports_no_http_sqlite_recovery_or_asyncio() -> None:
-    imported = imported_by("import trio_agentmail")
+def test_importing_the_openers_does_not_import_http_sqlite_recovery_or_asyncio() -> None:
+    imported = imported_by("from trio_agentmail import open_agentmail_stream")
     ours = {"trio_agentmail._recovery.recoverer", "trio_agentmail._supervisor", "trio_agentmail._journal.sqlite_store"}
     assert not imported & ({"httpx", "httpx2", "sqlite3", "cattrs", "asyncio"} | ours)
+
+
+def test_the_package_alone_imports_none_of_its_modules_and_no_dependency() -> None:
+    imported = imported_by("import trio_agentmail")
+    assert not imported & {"trio", "attrs", "cattrs", "httpx2", "orjson", "wsproto"}
+    assert {name for name in imported if name.startswith("trio_agentmail.")} == set()
 
 
 def test_the_journal_is_imported_when_it_is_first_used() -> None:
@@ -69,8 +76,13 @@ def test_the_journal_is_imported_when_it_is_first_used() -> None:
     assert "sqlite3" in imported_by("import trio_agentmail; trio_agentmail.DeadLetter")
 
 
-def test_dir_of_the_package_has_the_lazy_names_and_no_others() -> None:
-    assert {"SQLiteJournal", "DeadLetter"} <= set(dir(trio_agentmail))
+def test_the_root_hands_out_the_names_of_its_modules_and_no_others() -> None:
+    root = fresh_copy("trio_agentmail")
+    assert set(root.__all__) & vars(root).keys() == {"__version__"}
+    assert set(root.__all__) <= set(dir(root))
+    for name in {*root.__all__, "errors", "events"} - {"__version__"}:
+        assert getattr(root, name) is getattr(trio_agentmail, name)
+    assert set(root.__all__) <= vars(root).keys()
     with pytest.raises(AttributeError, match="module 'trio_agentmail' has no attribute 'SqliteJournal'"):
         trio_agentmail.SqliteJournal  # type: ignore[attr-defined]  # noqa: B018
 

@@ -1,4 +1,4 @@
-"""The tests pass also where the package is installed from a wheel, and not in editable mode."""
+"""The tests also pass where the package is installed from a wheel, not in editable mode."""
 
 import os
 import shutil
@@ -11,11 +11,11 @@ import pytest
 PROJECT = Path(__file__).parents[2]
 
 TESTS = [
-    # What looks into the modules of the package, whose assertions pytest rewrites if it is installed from a wheel.
+    # These look into the modules of the package, whose assertions pytest rewrites after an installation from a wheel.
     "tests/project/test_typing.py::test_all_lists_every_public_name_and_no_other",
     "tests/cli/test_commands.py::test_the_package_can_be_run_as_a_module",
     "tests/cli/test_crash_demo.py::test_the_agent_can_be_run_as_a_module",
-    "tests/journal/test_crash.py",  # whose processes import it too
+    "tests/journal/test_crash.py",  # its processes import the package too
     "tests/project/test_installed.py",
     "tests/project/test_example_agent.py",
 ]
@@ -24,7 +24,7 @@ TESTS = [
 @pytest.mark.long
 @pytest.mark.timeout(600)
 def test_the_tests_pass_where_the_package_is_installed_from_a_wheel(tmp_path: Path) -> None:
-    # Into a directory that comes before the one in which it is installed now, in whatever way.
+    # The new installation comes first in the path, before the present one.
     site, outside = tmp_path / "site", tmp_path / "outside"
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", tmp_path, PROJECT], check=True)
@@ -32,9 +32,7 @@ def test_the_tests_pass_where_the_package_is_installed_from_a_wheel(tmp_path: Pa
     subprocess.run([*pip, "install", "--no-deps", "--no-compile", "--target", site, wheel], check=True)
     shutil.copytree(PROJECT / "tests", outside / "tests", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(PROJECT / "pyproject.toml", outside)
-    where = (
-        "import pytest_trio_agentmail, trio_agentmail; print(trio_agentmail.__file__, pytest_trio_agentmail.__file__)"
-    )
+    where = "from trio_agentmail import _pytest_plugin as plugin, events; print(plugin.__file__, events.__file__)"
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COV_"))}
     environment["PYTHONPATH"] = str(site)
     command = [

@@ -1,4 +1,4 @@
-"""The pytest plug-in works with pytest-trio and with anyio's plug-in, and says in reports what happened at the fake."""
+"""The pytest plug-in: it works with pytest-trio and with anyio's, and failure reports show the history of each fake."""
 
 import subprocess
 import sys
@@ -9,6 +9,8 @@ from trio.testing import MockClock
 from trio_agentmail.testing import FakeAgentMail
 
 pytest_plugins = ["pytester"]
+
+PLUGIN = "trio_agentmail._pytest_plugin"
 
 AGENT = """
 import trio
@@ -83,33 +85,35 @@ def test_it():
     assert "trio" not in sys.modules
     assert "httpx" not in sys.modules
     assert "httpx2" not in sys.modules
-    assert "trio_agentmail" not in sys.modules
-    assert "pytest_trio_agentmail" in sys.modules
+    ours = {name for name in sys.modules if name.startswith("trio_agentmail")}
+    assert ours == {"trio_agentmail", "trio_agentmail._pytest_plugin"}
     assert False
 """
 
 
 @pytest.fixture
 def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
-    """A project with the agent, and no API key anywhere."""
+    """A project with the agent, in an environment without an API key."""
     monkeypatch.delenv("AGENTMAIL_API_KEY", raising=False)
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    # pytest loaded the plug-in before it started to measure coverage. A project in this process loads it again.
+    monkeypatch.delitem(sys.modules, PLUGIN)
     pytester.makepyfile(agent=AGENT)
     return pytester
 
 
-def test_with_pytest_trio_a_stream_of_the_code_under_test_comes_to_the_fake(project: pytest.Pytester) -> None:
+def test_with_pytest_trio_the_code_under_test_connects_to_the_fake(project: pytest.Pytester) -> None:
     project.makeini("[pytest]\ntrio_mode = true")
     project.makepyfile(PYTEST_TRIO)
     project.runpytest("-p", "no:cacheprovider").assert_outcomes(passed=1)
 
 
-def test_with_anyio_on_trio_a_stream_of_the_code_under_test_comes_to_the_fake(project: pytest.Pytester) -> None:
+def test_with_anyio_on_trio_the_code_under_test_connects_to_the_fake(project: pytest.Pytester) -> None:
     project.makepyfile(ANYIO)
     project.runpytest("-p", "no:cacheprovider").assert_outcomes(passed=1)
 
 
-def test_the_report_of_a_failure_says_what_was_pushed_to_whom_and_why_not_to_others(project: pytest.Pytester) -> None:
+def test_a_failure_report_says_which_connections_got_an_event_and_why_others_did_not(project: pytest.Pytester) -> None:
     project.makeini("[pytest]\ntrio_mode = true")
     project.makepyfile(FAILING)
     result = project.runpytest("-p", "no:cacheprovider")
@@ -179,7 +183,7 @@ async def test_it(autojump_clock):
 """
 
 
-def test_the_report_tells_of_the_last_of_very_many_fakes_only(project: pytest.Pytester) -> None:
+def test_a_failure_report_shows_only_the_last_of_many_fakes(project: pytest.Pytester) -> None:
     project.makeini("[pytest]\ntrio_mode = true")
     project.makepyfile(THOUSANDS)
     text = project.runpytest("-p", "no:cacheprovider").stdout.str()
@@ -188,7 +192,7 @@ def test_the_report_tells_of_the_last_of_very_many_fakes_only(project: pytest.Py
 
 
 @pytest.mark.parametrize("workers", [[], ["-n1"]], ids=["here", "xdist"])
-def test_the_report_tells_of_any_fake_that_the_test_has_made(project: pytest.Pytester, workers: list[str]) -> None:
+def test_a_failure_report_shows_every_fake_that_the_test_has_made(project: pytest.Pytester, workers: list[str]) -> None:
     project.makeini("[pytest]\ntrio_mode = true")
     project.makepyfile(FAILING_ELSEWHERE)
     result = project.runpytest_subprocess("-p", "no:cacheprovider", *workers)
@@ -201,9 +205,9 @@ def test_the_report_tells_of_any_fake_that_the_test_has_made(project: pytest.Pyt
     assert text.count("message.received in shared 'half \\ud83d'") == 1
 
 
-def test_a_project_without_trio_is_none_the_slower_for_it(project: pytest.Pytester) -> None:
+def test_in_a_project_without_trio_nothing_else_of_the_package_is_imported(project: pytest.Pytester) -> None:
     path = project.makepyfile(WITHOUT_TRIO)
-    # Not in this process, where everything is imported already; and not with plug-ins that import Trio.
+    # In a new process, since this one has imported everything, and without plug-ins that import Trio.
     command = [
         sys.executable,
         "-m",
@@ -222,8 +226,6 @@ def test_a_project_without_trio_is_none_the_slower_for_it(project: pytest.Pytest
     assert "AgentMail" not in result.stdout
 
 
-async def test_without_the_plug_in_a_fake_is_as_it_is_with_it(
-    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
-) -> None:
-    monkeypatch.delitem(sys.modules, "pytest_trio_agentmail")
+async def test_a_fake_works_without_the_plug_in(monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock) -> None:
+    monkeypatch.delitem(sys.modules, PLUGIN)
     await FakeAgentMail().deliver(inbox_id="a")

@@ -63,7 +63,7 @@ class FakeBase(ABC):
         self._changed = trio.Event()
         self._log: deque[LogEntry] = deque(maxlen=LOGGED)
         # The pytest plug-in, where there is one, tells of it if the test fails.
-        if (plugin := sys.modules.get("pytest_trio_agentmail")) is not None:
+        if (plugin := sys.modules.get("trio_agentmail._pytest_plugin")) is not None:
             plugin.made.append(self)
 
     @property
