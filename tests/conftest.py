@@ -1,13 +1,15 @@
+"""Settings and fixtures for all tests."""
+
 import os
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-# How long an example takes depends on what else the machine does.
+# The time that an example takes depends on the load of the machine.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 
-# The proxies of a test are those that it starts, whatever there is where it runs.
+# Tests use the proxies that they start, and not those of the machine.
 for name in list(os.environ):
     if name.lower().endswith("_proxy"):
         del os.environ[name]
@@ -15,5 +17,5 @@ for name in list(os.environ):
 
 @pytest.fixture
 def no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every wait before an attempt is as long as it may be."""
+    """Make every delay before an attempt as long as the policy allows."""
     monkeypatch.setattr("trio_agentmail._reconnect.random.uniform", lambda low, high: high)

@@ -1,4 +1,4 @@
-"""A WebSocket of which every frame can be seen, pings and all."""
+"""A WebSocket client that shows every frame, including pings and pongs."""
 
 import json
 import ssl
@@ -16,7 +16,7 @@ __all__ = ["RawWebSocket", "open_raw_websocket"]
 
 
 class RawWebSocket:
-    """The client's end, on websockets' protocol without I/O: it answers pings and close frames."""
+    """A client on the sans-I/O protocol of websockets, which answers pings and close frames."""
 
     def __init__(self, stream: trio.abc.Stream, protocol: ClientProtocol) -> None:
         self._stream = stream
@@ -28,7 +28,7 @@ class RawWebSocket:
         await self.flush()
 
     async def receive(self) -> Frame | Response | None:
-        """The next frame, or the answer to the handshake; `None`: the connection has ended."""
+        """Return the next frame or the answer to the handshake, or `None` when the connection has ended."""
         while True:
             for event in self._events:
                 assert isinstance(event, Frame | Response)
@@ -51,7 +51,7 @@ class RawWebSocket:
 
 @asynccontextmanager
 async def open_raw_websocket(url: str, key: str) -> AsyncIterator[tuple[RawWebSocket, Response]]:
-    """Open one, and yield it with the answer to the handshake."""
+    """Open a connection, and yield it with the answer to the handshake."""
     uri = parse_uri(url)
     if uri.secure:
         stream: trio.abc.Stream = await trio.open_ssl_over_tcp_stream(

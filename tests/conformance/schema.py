@@ -1,6 +1,6 @@
-"""AgentMail's schema, as its SDKs have it, and where an object departs from it.
+"""AgentMail's schema, taken from its SDKs, and how an object departs from it.
 
-`wire-schema.json` says for each object which fields it has: a name that ends in `?` may be missing.
+`wire-schema.json` lists the fields of each object. A field whose name ends in `?` is optional.
 """
 
 import json
@@ -22,11 +22,13 @@ EVENTS = {
 
 
 def departures(name: str, value: Any, path: str = "") -> list[str]:
-    """What an object lacks, or has of another kind than the schema says. Fields that the schema does not have are fine:
-    AgentMail adds some every few months."""
+    """Return the fields that are missing or have another type than in the schema.
+
+    Additional fields are accepted, since AgentMail adds some every few months.
+    """
     path = path or name
     if not isinstance(value, dict):
-        return [f"{path} is no object"]
+        return [f"{path} is not an object"]
     found = []
     for field, kind in SCHEMA[name].items():
         key, optional = field.removesuffix("?"), field.endswith("?")
@@ -40,7 +42,7 @@ def departures(name: str, value: Any, path: str = "") -> list[str]:
 def _departures_of(kind: str, value: Any, path: str) -> list[str]:
     if kind.startswith("list of "):
         if not isinstance(value, list):
-            return [f"{path} is no list"]
+            return [f"{path} is not a list"]
         items = enumerate(value)
         return [
             found for n, item in items for found in _departures_of(kind.removeprefix("list of "), item, f"{path}[{n}]")
@@ -69,7 +71,7 @@ def _is_of(kind: str, value: Any) -> bool:
             return isinstance(value, str) and _is_time(value)
         case "":
             return True
-    raise AssertionError(f"the schema has the kind {kind!r}, which is not known here")
+    raise AssertionError(f"unknown kind {kind!r} in the schema")
 
 
 def _is_time(text: str) -> bool:

@@ -1,12 +1,12 @@
-"""The AgentMails that the same tests are run against: in memory, emulated on ports, and the real one.
+"""The services that the same tests run against: the fake in memory, the emulator on ports, and the live service.
 
-The real one is asked for by environment variables, and only read:
+The live service is only read. Environment variables configure it:
 
-    AGENTMAIL_CONFORMANCE_KEY          an API key; without it the tests of the live service are skipped
-    AGENTMAIL_CONFORMANCE_ENVIRONMENT  prod (unless said otherwise) or eu
-    AGENTMAIL_CONFORMANCE_INBOX        the inbox that is read; otherwise the first that is listed
-    AGENTMAIL_CONFORMANCE_SECONDS      how long to listen for pings and for an idle close; otherwise 150
-    AGENTMAIL_CONFORMANCE_REPORT       where the report is written; otherwise conformance-report.json
+    AGENTMAIL_CONFORMANCE_KEY          an API key; without it, the tests of the live service are skipped
+    AGENTMAIL_CONFORMANCE_ENVIRONMENT  prod (the default) or eu
+    AGENTMAIL_CONFORMANCE_INBOX        the inbox to read (default: the first in the list)
+    AGENTMAIL_CONFORMANCE_SECONDS      how long to wait for pings and for an idle close (default: 150)
+    AGENTMAIL_CONFORMANCE_REPORT       the file for the report (default: conformance-report.json)
 """
 
 import json
@@ -37,8 +37,8 @@ class Service(ABC):
     """An AgentMail, as a client sees it.
 
     Attributes:
-        inbox: An inbox; that of nobody else, unless the service is the live one.
-        seconds: How long it is worth while to wait for what the service does by itself.
+        inbox: An inbox. Except for the live service, no other test uses it.
+        seconds: How long to observe an idle connection.
     """
 
     environment: AgentMailEnvironment
@@ -52,17 +52,17 @@ class Service(ABC):
     def stream(
         self, subscribe: Subscribe | None = None, *, key: str | None = None
     ) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[Event]]:
-        """A stream from it, by the package's own client."""
+        """Open a stream with this package's client."""
         subscribe = Subscribe() if subscribe is None else subscribe
         return open_agentmail_stream(subscribe, api_key=key or self.key, environment=self.environment)
 
     def http(self, *, key: str | None = "") -> httpx2.AsyncClient:
-        """A client of its REST API; a `key` of `None`: without one."""
+        """Return a client of the REST API. It sends no key if `key` is `None`, and the service's own by default."""
         headers = {} if key is None else {"Authorization": f"Bearer {key or self.key}"}
         return httpx2.AsyncClient(base_url=f"{self.environment.http}/v0", headers=headers, timeout=20.0)
 
     async def get(self, path: str, params: Any = None) -> Any:
-        """What the REST API answers."""
+        """Return the body of a successful answer."""
         async with self.http() as client:
             response = await client.get(path, params=params)
         assert response.status_code == 200, response.text
@@ -70,10 +70,10 @@ class Service(ABC):
 
     @abstractmethod
     async def happen(self, event_type: str, **fields: Any) -> None:
-        """Have something happen in the inbox, unless another is given."""
+        """Make the service push an event of this type, by default about its inbox."""
 
     def check_shape(self, name: str, value: Any) -> None:
-        """An object is as the schema says."""
+        """Check that an object follows the schema."""
         found = departures(name, value)
         assert not found, found
 
@@ -118,19 +118,19 @@ class EmulatedService(Service):
         self.environment = environment
 
     async def happen(self, event_type: str, **fields: Any) -> None:
-        order = {"event_type": event_type, "inbox_id": self.inbox, **fields}
+        command = {"event_type": event_type, "inbox_id": self.inbox, **fields}
         async with httpx2.AsyncClient(base_url=self.environment.http) as client:
-            response = await client.post("/_emulator/trigger", json=order)
+            response = await client.post("/_emulator/trigger", json=command)
         assert response.status_code == 200, response.text
 
 
 class LiveService(Service):
-    """The real one. Nothing happens there that would not happen anyway, and what it does is reported, not judged."""
+    """The live service. Tests change nothing there, and report its behaviour without judging it."""
 
     def __init__(self) -> None:
         key = os.environ.get("AGENTMAIL_CONFORMANCE_KEY")
         if not key:
-            pytest.skip("the live service is tested with a key in $AGENTMAIL_CONFORMANCE_KEY only")
+            pytest.skip("testing the live service needs a key in $AGENTMAIL_CONFORMANCE_KEY")
         self.key = key
         in_europe = os.environ.get("AGENTMAIL_CONFORMANCE_ENVIRONMENT", "prod") == "eu"
         self.environment = AgentMailEnvironment.EU_PROD if in_europe else AgentMailEnvironment.PROD
@@ -152,7 +152,7 @@ class LiveService(Service):
         self.report("departures", name, departures(name, value))
 
     def report(self, *path: str | Any) -> None:
-        """Write something down: all but the last say where, and the last is what."""
+        """Write a finding into the report. The last argument is the finding, the others are its path."""
         *names, what = path
         file = Path(os.environ.get("AGENTMAIL_CONFORMANCE_REPORT", "conformance-report.json"))
         whole = json.loads(file.read_text()) if file.exists() else {}
@@ -164,7 +164,7 @@ class LiveService(Service):
 
 
 def start_emulator(*options: str) -> "tuple[subprocess.Popen[str], AgentMailEnvironment]":
-    """Start an emulator as a process of its own, and return it when it answers."""
+    """Start an emulator in a process of its own, and return when it is ready."""
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "trio_agentmail.cli", "emulate", "--json", "--http-port", "0"),

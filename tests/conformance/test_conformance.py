@@ -1,8 +1,7 @@
-"""One AgentMail for clients: in memory, emulated on ports, and live.
+"""The fake, the emulator and the live service look the same to a client.
 
-What the fake and the emulator do is judged by AgentMail's schema and documentation. The live service is only read,
-where somebody asks for it (`services` says how): there, where it departs from the schema and what it does that is not
-documented is written into a report.
+The fake and the emulator must follow AgentMail's schema and documentation. The live service is optional (see
+`services`) and is only read: departures from the schema and undocumented behaviour go into a report.
 """
 
 import json
@@ -40,7 +39,7 @@ Start = Callable[..., AgentMailEnvironment]
 
 @pytest.fixture(scope="module")
 def emulators() -> Iterator[Start]:
-    """Starts an emulator, or gives the one that has been started with the same options."""
+    """Start an emulator, or return the one that was started with the same options."""
     started: dict[tuple[str, ...], AgentMailEnvironment] = {}
     with ExitStack() as ends:
 
@@ -66,7 +65,7 @@ def service(request: pytest.FixtureRequest, emulators: Start) -> Service:
 
 @pytest.fixture(params=["memory", "emulator"])
 def limited(request: pytest.FixtureRequest, emulators: Start) -> Service:
-    """An AgentMail whose keys may not read spam."""
+    """A service whose keys may not read spam."""
     if request.param == "memory":
         return MemoryService(permissions=NO_SPAM_PERMISSIONS)
     options = [option for permission in NO_SPAM_PERMISSIONS for option in ("--permission", permission)]
@@ -79,7 +78,7 @@ async def receive(events: trio.MemoryReceiveChannel[Event], kind: type[E]) -> E:
     return event
 
 
-# Who is let in
+# Authentication
 
 
 async def test_a_websocket_needs_a_known_key(service: Service) -> None:
@@ -116,7 +115,7 @@ async def test_a_subscription_to_what_the_key_may_not_read_is_an_error(limited: 
             pass
 
 
-async def test_only_what_matches_the_filters_comes(service: Service) -> None:
+async def test_only_events_that_match_the_filters_are_pushed(service: Service) -> None:
     subscribe = Subscribe(inbox_ids=[service.inbox], event_types=["message.received", "message.bounced"])
     async with service.stream(subscribe) as events:
         await receive(events, Subscribed)
@@ -127,7 +126,7 @@ async def test_only_what_matches_the_filters_comes(service: Service) -> None:
         assert (await receive(events, MessageReceivedEvent)).message.subject == "the one"
 
 
-async def test_spam_comes_to_who_asks_for_it_only(service: Service) -> None:
+async def test_spam_is_pushed_only_to_subscriptions_that_name_it(service: Service) -> None:
     async with (
         service.stream(Subscribe(inbox_ids=[service.inbox])) as everything,
         service.stream(Subscribe(inbox_ids=[service.inbox], event_types=["message.received.spam"])) as spam,
@@ -149,7 +148,7 @@ async def test_every_event_has_the_fields_of_the_schema(service: Service, event_
     if event_type == "message.security.override":
         fields = {"message_id": "<held@example.com>"}
         await service.happen("message.security.review", **fields)
-    # A domain is in no inbox, so it is the type that keeps others' events out.
+    # The filter is the type alone, since a domain belongs to no inbox.
     async with service.stream(Subscribe(event_types=[event_type])) as events:
         await receive(events, Subscribed)
         await service.happen(event_type, **fields)
@@ -158,7 +157,7 @@ async def test_every_event_has_the_fields_of_the_schema(service: Service, event_
     service.check_shape(EVENTS[event_type], json.loads(event.raw))
 
 
-async def test_held_mail_is_announced_when_it_is_released_and_listed_with_a_label(service: Service) -> None:
+async def test_held_mail_is_listed_with_a_label_and_pushed_when_it_is_released(service: Service) -> None:
     async with service.stream(Subscribe(inbox_ids=[service.inbox])) as events:
         await receive(events, Subscribed)
         await service.happen("message.security.review", message_id="<held@example.com>")
@@ -197,9 +196,7 @@ async def test_a_listing_has_the_fields_of_the_schema_and_no_bodies(service: Ser
 
 
 @pytest.mark.parametrize("ascending", [False, True])
-async def test_a_listing_comes_in_pages_newest_first_unless_asked_for_otherwise(
-    service: Service, ascending: bool
-) -> None:
+async def test_a_listing_has_pages_newest_first_by_default(service: Service, ascending: bool) -> None:
     await _mails(service, 5)
     params: dict[str, Any] = {"limit": 2, **({"ascending": "true"} if ascending else {})}
     pages = [await service.get(f"/inboxes/{service.inbox}/messages", params)]
@@ -236,13 +233,13 @@ async def test_labels_are_a_json_list_or_repeated_parameters(service: Service, l
 @pytest.mark.parametrize(
     "message_id", ["<1@example.com>", "<a/b?c#d%25e+f&g=h@example.com>", "<zażółć 😀@example.com>"]
 )
-async def test_a_message_is_found_by_its_id_percent_encoded_whole(service: Service, message_id: str) -> None:
+async def test_a_message_is_found_by_its_percent_encoded_id(service: Service, message_id: str) -> None:
     await service.happen("message.received", message_id=message_id)
     path = f"/inboxes/{service.inbox}/messages/{quote(message_id, safe='')}"
     assert (await service.get(path))["message_id"] == message_id
 
 
-async def test_what_is_not_there_is_a_404(service: Service) -> None:
+async def test_an_unknown_message_is_a_404(service: Service) -> None:
     async with service.http() as client:
         response = await client.get(f"/inboxes/{service.inbox}/messages/{quote('<nothing@example.com>', safe='')}")
     assert response.status_code == 404
@@ -260,13 +257,13 @@ async def test_answers_have_a_date(service: Service) -> None:
 
 
 async def _mails(service: Service, count: int) -> None:
-    """Have mail in the inbox. What a live inbox has must do."""
+    """Deliver mail to the inbox. The live inbox keeps what it has."""
     if not isinstance(service, LiveService):
         for number in range(count):
             await service.happen("message.received", subject=str(number))
 
 
-# What is not documented
+# Undocumented behaviour
 
 
 @pytest.fixture(params=["emulator", "live"])
@@ -275,7 +272,7 @@ def observed(request: pytest.FixtureRequest, emulators: Start) -> Service:
 
 
 @pytest.mark.timeout(900)
-async def test_what_is_not_documented_of_the_websocket_is_written_down(observed: Service) -> None:
+async def test_undocumented_behaviour_of_the_websocket_is_reported(observed: Service) -> None:
     if isinstance(observed, LiveService):
         report: Callable[..., None] = partial(observed.report, "websocket")
     else:
@@ -283,19 +280,19 @@ async def test_what_is_not_documented_of_the_websocket_is_written_down(observed:
     async with open_raw_websocket(f"{observed.environment.websockets}/v0", observed.key) as (websocket, response):
         assert response.status_code == 101
         report("headers of the handshake", sorted({name.lower() for name, _ in response.headers.raw_items()}))
-        first = await _asked(websocket, {"type": "subscribe", "inbox_ids": [observed.inbox]})
-        second = await _asked(websocket, {"type": "subscribe", "event_types": ["message.received"]})
+        first = await _ask(websocket, {"type": "subscribe", "inbox_ids": [observed.inbox]})
+        second = await _ask(websocket, {"type": "subscribe", "event_types": ["message.received"]})
         report("a second subscribe: the confirmations", {"first": first, "second": second})
-        report("left alone", await _left_alone(websocket, observed.seconds))
-    # On a connection of its own, which it may cost.
+        report("idle", await _observe_idle(websocket, observed.seconds))
+    # In a connection of its own, since the server may close it.
     async with open_raw_websocket(f"{observed.environment.websockets}/v0", observed.key) as (websocket, _):
-        report("a frame of no known type", await _asked(websocket, {"type": "unsubscribe"}))
+        report("a frame of no known type", await _ask(websocket, {"type": "unsubscribe"}))
     assert first is not None
     assert first["type"] == "subscribed"
 
 
-async def _asked(websocket: RawWebSocket, message: Any) -> Any:
-    """What comes in answer to a message; `None`: nothing within five seconds, or the end."""
+async def _ask(websocket: RawWebSocket, message: Any) -> Any:
+    """Return the answer to a message, or `None` if there is none within five seconds or the connection ends."""
     await websocket.send(message)
     with trio.move_on_after(5):
         while isinstance(frame := await websocket.receive(), Frame):
@@ -310,8 +307,8 @@ async def _asked(websocket: RawWebSocket, message: Any) -> Any:
     return None
 
 
-async def _left_alone(websocket: RawWebSocket, seconds: float) -> dict[str, Any]:
-    """What a server does by itself when the client says nothing."""
+async def _observe_idle(websocket: RawWebSocket, seconds: float) -> dict[str, Any]:
+    """Return what the server does on an idle connection."""
     began = trio.current_time()
     pings: list[float] = []
     ended: dict[str, Any] | None = None

@@ -1,4 +1,4 @@
-"""An agent that answers every mail, once."""
+"""An agent that answers every mail once."""
 
 import hashlib
 from urllib.parse import quote
@@ -22,7 +22,7 @@ async def run(api: httpx2.AsyncClient) -> None:
 async def answer(api: httpx2.AsyncClient, message: Message) -> None:
     path = f"/v0/inboxes/{quote(INBOX, safe='')}/messages/{quote(message.message_id, safe='')}/reply"
     body = {"text": f"Thank you. We have read “{message.subject}”."}
-    key = hashlib.sha256(message.message_id.encode()).hexdigest()  # asked twice, AgentMail sends once
+    key = hashlib.sha256(message.message_id.encode()).hexdigest()  # AgentMail sends only once for one key
     while True:
         try:
             response = await api.post(path, json=body, headers={"Idempotency-Key": key})

@@ -1,4 +1,4 @@
-"""An asyncio program, and an agent in the same thread: Trio runs as a guest of asyncio's event loop."""
+"""An asyncio program and an agent in one thread: Trio runs as a guest of asyncio's event loop."""
 
 import asyncio
 import signal
@@ -29,7 +29,7 @@ latest: deque[Message] = deque(maxlen=20)
 
 
 async def run_trio(async_fn: Callable[[], Awaitable[None]]) -> None:
-    """Called in asyncio: run a Trio function to its end. When this is cancelled, so is that."""
+    """Called in asyncio: run a Trio function until it ends. Cancelling the call cancels the function."""
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[outcome.Outcome[None]] = loop.create_future()
     scope = trio.CancelScope()
@@ -46,7 +46,7 @@ async def run_trio(async_fn: Callable[[], Awaitable[None]]) -> None:
         host_uses_signal_set_wakeup_fd=True,
     )
     cancelled: asyncio.CancelledError | None = None
-    while not ended.done():  # asyncio must not end before Trio, however often this is cancelled
+    while not ended.done():  # asyncio must not end before Trio, however often the call is cancelled
         try:
             await asyncio.wait([ended])
         except asyncio.CancelledError as exc:
@@ -58,7 +58,7 @@ async def run_trio(async_fn: Callable[[], Awaitable[None]]) -> None:
 
 
 async def in_asyncio(coroutine: Coroutine[Any, Any, None]) -> None:
-    """Called in Trio: run an asyncio coroutine to its end. When this is cancelled, so is that."""
+    """Called in Trio: run an asyncio coroutine until it ends. Cancelling the call cancels the coroutine."""
     task = asyncio.get_running_loop().create_task(coroutine)
     done = trio.Event()
     task.add_done_callback(lambda _: done.set())
@@ -91,7 +91,7 @@ async def stop_on_signal(session: AgentMailSession, workers: trio.CancelScope) -
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stopping.set)
     await stopping.wait()
-    workers.deadline = trio.current_time() + 20  # what is not done by then is cancelled
+    workers.deadline = trio.current_time() + 20  # unfinished work is cancelled then
     await session.stop()
 
 
@@ -103,14 +103,14 @@ async def handle(message: Message) -> None:
     print("handled:", message.subject, flush=True)
 
 
-async def tell(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def show(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     writer.write("".join(f"{message.subject}\n" for message in latest).encode())
     writer.close()
     await writer.wait_closed()
 
 
 async def serve(port: int) -> None:
-    async with await asyncio.start_server(tell, "127.0.0.1", port) as server:
+    async with await asyncio.start_server(show, "127.0.0.1", port) as server:
         print("listening on port", server.sockets[0].getsockname()[1], flush=True)
         await server.serve_forever()
 

@@ -1,4 +1,4 @@
-"""A Quart application, and an agent in the same process: the one does not go on without the other."""
+"""A Quart application and an agent in one process: neither continues without the other."""
 
 import signal
 from collections import deque
@@ -41,7 +41,7 @@ async def work(events: trio.MemoryReceiveChannel[Event], journal: SQLiteJournal)
 async def stop_on_signal(session: AgentMailSession, workers: trio.CancelScope) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for _ in signals:
-            workers.deadline = trio.current_time() + 20  # what is not done by then is cancelled
+            workers.deadline = trio.current_time() + 20  # unfinished work is cancelled then
             await session.stop()
             return
 
@@ -67,7 +67,7 @@ def make_app(session: AgentMailSession) -> QuartTrio:
 async def main(bind: str = "127.0.0.1:8000", environment: AgentMailEnvironment = AgentMailEnvironment.PROD) -> None:
     config = Config()
     config.bind = [bind]
-    config.graceful_timeout = 3  # seconds for requests that are open, when the workers are done
+    config.graceful_timeout = 3  # seconds for open requests, after the workers have ended
     journal = SQLiteJournal("agent.db")
     async with open_agentmail_session(MAIL, environment=environment, journal=journal) as session:
         async with trio.open_nursery() as nursery:

@@ -1,3 +1,5 @@
+"""An agent that finishes its work when it is told to stop."""
+
 import signal
 
 import trio
@@ -8,7 +10,7 @@ from trio_agentmail import AgentMailSession, Event, SQLiteJournal, open_agentmai
 async def stop_on_signal(session: AgentMailSession, workers: trio.CancelScope) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for _ in signals:
-            workers.deadline = trio.current_time() + 25  # what is not done by then is cancelled
+            workers.deadline = trio.current_time() + 25  # unfinished work is cancelled then
             await session.stop()
             return
 

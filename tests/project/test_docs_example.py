@@ -1,4 +1,4 @@
-"""What the docs show is what is tested."""
+"""The examples in the docs are the files that are tested."""
 
 from pathlib import Path
 
@@ -18,6 +18,6 @@ PROJECT = Path(__file__).parents[2]
         ("web", "tests/examples/beside_asyncio.py"),
     ],
 )
-def test_the_example_in_the_docs_is_the_one_that_is_tested(page: str, path: str) -> None:
+def test_an_example_in_the_docs_is_the_tested_file(page: str, path: str) -> None:
     docs = (PROJECT / f"docs/{page}.md").read_text(encoding="utf-8")
     assert f"```python\n{(PROJECT / path).read_text(encoding='utf-8')}```\n" in docs

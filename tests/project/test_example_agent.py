@@ -1,3 +1,5 @@
+"""Tests of `answering_agent.py`."""
+
 import httpx2
 import trio
 from trio.testing import MockClock
@@ -28,12 +30,12 @@ async def test_a_mail_is_answered(
     assert answer.text == "Thank you. We have read “Lunch?”."
 
 
-async def test_a_mail_in_the_middle_of_a_reconnect_is_answered(
+async def test_a_mail_during_a_reconnect_is_answered(
     fake_agentmail: FakeAgentMail, autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     await start_agent(nursery, fake_agentmail)
     await fake_agentmail.drop_connections()
-    await fake_agentmail.deliver(inbox_id=INBOX)  # nobody is there
+    await fake_agentmail.deliver(inbox_id=INBOX)  # while there is no connection
     await fake_agentmail.wait_for(lambda: fake_agentmail.messages(INBOX, "sent"))
     assert len(fake_agentmail.handshakes) == 2
 
@@ -48,7 +50,7 @@ async def test_a_mail_that_is_pushed_twice_is_answered_once(
     assert len(fake_agentmail.messages(INBOX, "sent")) == 1
 
 
-async def test_an_answer_whose_request_is_broken_off_is_sent_once(
+async def test_an_answer_whose_request_fails_is_sent_once(
     fake_agentmail: FakeAgentMail, autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     await start_agent(nursery, fake_agentmail)
@@ -59,7 +61,7 @@ async def test_an_answer_whose_request_is_broken_off_is_sent_once(
     assert len(fake_agentmail.messages(INBOX, "sent")) == 1
 
 
-async def test_after_an_outage_of_a_day_every_mail_of_that_day_is_answered_once(
+async def test_after_a_day_of_outage_every_mail_is_answered_once(
     fake_agentmail: FakeAgentMail, autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     await start_agent(nursery, fake_agentmail)

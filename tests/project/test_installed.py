@@ -1,4 +1,4 @@
-"""A fake can be the default of this process, for a block."""
+"""`FakeAgentMail.installed()` makes a fake the default backend of this process, within a block."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from trio_agentmail._network import NetworkBackend, default_backend
 from trio_agentmail.testing import FakeAgentMail
 
 
-async def test_a_stream_without_a_backend_comes_to_the_fake_that_is_installed_and_needs_no_key(
+async def test_a_stream_without_a_backend_connects_to_the_installed_fake_without_a_key(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AGENTMAIL_API_KEY", raising=False)
@@ -21,7 +21,7 @@ async def test_a_stream_without_a_backend_comes_to_the_fake_that_is_installed_an
         assert [handshake.key for handshake in fake.handshakes] == [fake.api_key]
 
 
-async def test_a_stream_with_a_backend_goes_there_whatever_is_installed(
+async def test_a_stream_with_a_backend_ignores_the_installed_fake(
     fake_agentmail: FakeAgentMail, autojump_clock: Any
 ) -> None:
     other = FakeAgentMail()
@@ -29,7 +29,7 @@ async def test_a_stream_with_a_backend_goes_there_whatever_is_installed(
         assert (fake_agentmail.connected, other.connected) == (0, 1)
 
 
-async def test_the_fixture_hides_no_module_of_the_official_sdk(
+async def test_the_fixture_does_not_hide_the_module_of_the_official_sdk(
     fake_agentmail: FakeAgentMail, request: pytest.FixtureRequest
 ) -> None:
     assert isinstance(fake_agentmail, FakeAgentMail)
@@ -37,7 +37,7 @@ async def test_the_fixture_hides_no_module_of_the_official_sdk(
         request.getfixturevalue(agentmail.__name__)
 
 
-def test_at_the_end_of_the_block_the_network_is_the_default_again_whatever_ends_it() -> None:
+def test_after_the_block_the_network_is_the_default_again() -> None:
     fake = FakeAgentMail()
     with pytest.raises(KeyError), fake.installed():
         assert default_backend() is fake
@@ -47,7 +47,7 @@ def test_at_the_end_of_the_block_the_network_is_the_default_again_whatever_ends_
         assert default_backend() is fake
 
 
-def test_a_second_one_inside_it_is_an_error_and_leaves_the_first_where_it_is() -> None:
+def test_installing_a_second_fake_is_an_error_and_keeps_the_first() -> None:
     with FakeAgentMail().installed() as fake:
         with pytest.raises(RuntimeError, match="FakeAgentMail is installed already"), FakeAgentMail().installed():
             pass
