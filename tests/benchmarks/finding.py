@@ -114,7 +114,7 @@ class Traffic:
         ids = []
         for _ in range(SWALLOWED):
             await trio.sleep(BETWEEN_SWALLOWED)
-            self.fake.swallow_pushes(1)
+            self.fake.faults.swallow_pushes(1)
             at = trio.current_time()
             message_id = await self.deliver(back_dated)
             self.arrived[message_id] = at
@@ -133,15 +133,15 @@ class Traffic:
 
     async def count_requests(self, seconds: float) -> float:
         """Return the requests a minute."""
-        self.fake.requests.clear()
+        self.fake.record.requests.clear()
         await trio.sleep(seconds)
-        return len(self.fake.requests) / seconds * 60
+        return len(self.fake.record.requests) / seconds * 60
 
 
 async def main(case: Case) -> dict[str, tuple[str, float]]:
     traffic = Traffic(case)
     for number in range(case.inboxes):
-        traffic.fake.add_inbox(f"agent{number}@agentmail.to")
+        traffic.fake.mail.add_inbox(f"agent{number}@agentmail.to")
     subscribe = Subscribe(inbox_ids=["agent0@agentmail.to"]) if case.inboxes == 1 else Subscribe()
     await traffic.fill()
     began = time.process_time()

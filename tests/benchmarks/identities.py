@@ -43,7 +43,7 @@ async def handle_all(
     """
     fake = FakeAgentMail()
     for inbox_id in INBOXES:
-        fake.add_inbox(inbox_id)
+        fake.mail.add_inbox(inbox_id)
     handled = 0
 
     async def handle(events: trio.MemoryReceiveChannel[trio_agentmail.Event]) -> None:

@@ -25,19 +25,19 @@ HTML = "".join([f'<p style="margin:0 0 1em">{ASCII}</p>\n'] * 11)
 
 async def main(thread_size: int) -> None:
     fake = FakeAgentMail()
-    fake.add_inbox(INBOX)
-    fake.add_inbox(LIVE_INBOX)
+    fake.mail.add_inbox(INBOX)
+    fake.mail.add_inbox(LIVE_INBOX)
     async with fake.serve() as environment:
         answer({"http": environment.http, "websockets": environment.websockets})
-        while not any(request.path == "/go" for request in fake.requests):  # noqa: ASYNC110  the fake has no event for it
+        while not any(request.path == "/go" for request in fake.record.requests):  # noqa: ASYNC110  the fake has no event for it
             await trio.sleep(0.1)
-        fake.refuse_connections(times=None)
+        fake.faults.refuse_connections(times=None)
         await fake.drop_connections()
         for number in range(COUNT):
             await fake.deliver(
                 inbox_id=INBOX, subject="Figures", text=TEXT, html=HTML, thread_id=f"thread-{number // thread_size}"
             )
-        fake.clear_faults()
+        fake.faults.clear()
         while True:
             await trio.sleep(LIVE_INTERVAL)
             await fake.deliver(inbox_id=LIVE_INBOX, subject=repr(time.perf_counter()), text=TEXT, html=HTML)

@@ -65,7 +65,7 @@ async def main(case: Case) -> float:
     fake = FakeAgentMail()
     inboxes = [f"agent{number}@agentmail.to" for number in range(case.inboxes)]
     for inbox in inboxes:
-        fake.add_inbox(inbox, pod_id=POD)
+        fake.mail.add_inbox(inbox, pod_id=POD)
     subscribe = Subscribe()
     if case.scope.endswith("given"):
         subscribe = Subscribe(inbox_ids=inboxes)
@@ -94,10 +94,10 @@ async def main(case: Case) -> float:
     async with open_agentmail_stream(subscribe, backend=fake) as events, trio.open_nursery() as nursery:
         nursery.start_soon(take)
         await mail_comes(750)  # the requests of the start are over, and it is midway between two sweeps
-        before = len(fake.requests)
+        before = len(fake.record.requests)
         began = trio.current_time()
         await mail_comes(case.hours * 3600)
-        made = len(fake.requests) - before
+        made = len(fake.record.requests) - before
         minutes = (trio.current_time() - began) / 60
         nursery.cancel_scope.cancel()
     return made / minutes

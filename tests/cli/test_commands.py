@@ -73,10 +73,13 @@ def completed(*words: str) -> list[str]:
             ["trigger", "message.received."],
             [f"message.received.{kind}" for kind in ("spam", "blocked", "unauthenticated")],
         ),
-        (["fault", "re"], ["refuse", "reject", "reorder", "rest-break", "rest-error", "rest-hang"]),
-        (["fault", "chaos", "--faults", "dela"], ["delay"]),
-        (["fault", "chaos", "--faults", "cut,re"], ["cut,refuse", "cut,reject", "cut,reorder"]),
-        (["fault", "chaos", "--faults", "cut,cu"], []),
+        (
+            ["fault", "re"],
+            ["refuse_connections", "refuse_subscriptions", "reject_handshakes", "reorder_pushes"],
+        ),
+        (["fault", "chaos", "--faults", "dela"], ["delay_pushes"]),
+        (["fault", "chaos", "--faults", "outage,rej"], ["outage,reject_handshakes"]),
+        (["fault", "chaos", "--faults", "outage,out"], []),
         (["journal", ""], ["drop", "list", "requeue", "show"]),
     ],
 )

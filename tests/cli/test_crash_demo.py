@@ -280,7 +280,7 @@ async def test_the_agent_reports_each_step_and_leaves_when_its_input_ends(
     assert first == ["starting", "subscribed", "trying 1", "handled 1 live", "acked 1", "trying 2"]
     assert killed == [crash_agent.DIED]
     assert await live_until("dead") == ["starting", "subscribed", "dead 2"]
-    assert fake.close_codes == [1000, 1000]
+    assert fake.record.close_codes == [1000, 1000]
 
 
 async def test_a_stuck_agent_has_handled_its_mail_and_not_acknowledged_it(

@@ -109,7 +109,7 @@ async def test_the_demo_has_a_time_limit(
 ) -> None:
     monkeypatch.setattr(outages, "TIME_LIMIT", 3.0)
     fake = FakeAgentMail()
-    fake.hang_handshakes(None)
+    fake.faults.hang_handshakes(None)
     assert not await perform(fake)
     assert trio.current_time() < 4
     assert re.search(r"BROKEN +the demo ended within its time limit", capsys.readouterr().out)

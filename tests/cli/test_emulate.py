@@ -1,4 +1,4 @@
-"""The commands `emulate`, `trigger`, `fault` and `reset`: as processes, and each branch in this one."""
+"""The commands `emulate`, `trigger`, `fault` and `reset`, as processes and in this one."""
 
 import base64
 import json
@@ -38,16 +38,17 @@ from trio_agentmail import (
 )
 from trio_agentmail.cli import _emulate
 from trio_agentmail.cli._commands import commands
-from trio_agentmail.cli._emulator_orders import fault_commands
+from trio_agentmail.cli._fault import fault_commands
 from trio_agentmail.cli._output import Output, OutputClosed
 from trio_agentmail.testing._agentmail.agentmail import AgentMail
 from trio_agentmail.testing._agentmail.mail.store import MailStore
-from trio_agentmail.testing._emulator.base import MAX_REMEMBERED
-from trio_agentmail.testing._emulator.emulator import Emulator
-from trio_agentmail.testing._emulator.faults import FAULTS
+from trio_agentmail.testing._emulator.emulator import MAX_REMEMBERED, Emulator
+from trio_agentmail.testing._emulator.faults import REMOTE_FAULTS
+from trio_agentmail.testing._emulator.server import respond, serve
 from trio_agentmail.testing._emulator.trigger import EVENT_TYPES
-from trio_agentmail.testing._fake_chaos import CHAOS
-from trio_agentmail.testing._fake_http_server import HttpConnection
+from trio_agentmail.testing._faults.table import CHAOS
+from trio_agentmail.testing._wire.http_server import HttpConnection
+from trio_agentmail.testing._wire.transport import FakeTransport
 
 INBOX = "agent@agentmail.to"
 KEY = "am_key"
@@ -66,7 +67,7 @@ A whole mail.
 
 @asynccontextmanager
 async def emulator_process(*arguments: str) -> AsyncIterator[tuple[trio.Process, AgentMailEnvironment]]:
-    """An emulator as a process of its own, asked to end when the block does."""
+    """An emulator in a process of its own, which is told to end at the end of the block."""
     async with running("emulate", "--json", *ANY_PORTS, *arguments) as process:
         where = json.loads(await read_until(process, b"\n"))
         yield process, AgentMailEnvironment(**where)
@@ -78,14 +79,14 @@ async def emulator_process(*arguments: str) -> AsyncIterator[tuple[trio.Process,
 
 @attrs.define
 class Served:
-    """An emulator in this process, on ports, and what it tells."""
+    """An emulator in this process, on ports, and the lines that it prints."""
 
     emulator: Emulator
     environment: AgentMailEnvironment
     told: list[str]
 
     async def command(self, *arguments: str) -> Result:
-        """Run a command on it, in a thread, since it waits for the answer of this one."""
+        """Run a command in a thread, since the command waits for the emulator in this one."""
         url = ("--emulator", self.environment.http)
         return await trio.to_thread.run_sync(partial(run, *arguments, *url))
 
@@ -104,7 +105,7 @@ async def serving(**arguments: Any) -> AsyncIterator[Served]:
     told: list[str] = []
     emulator = Emulator(told.append, **arguments)
     with trio.fail_after(20):
-        async with emulator.serve() as environment:
+        async with serve(emulator) as environment:
             yield Served(emulator, environment, told)
 
 
@@ -124,7 +125,7 @@ async def next_mail(events: trio.MemoryReceiveChannel[Event]) -> MessageReceived
     raise AssertionError("the stream has ended")
 
 
-# As processes
+# In processes of their own
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
@@ -190,8 +191,8 @@ async def test_it_says_what_to_set_and_then_a_line_for_each_thing_that_happens()
         async with listening(Subscribe(inbox_ids=[INBOX]), environment=environment) as events:
             async with httpx2.AsyncClient(base_url=http) as client:
                 await client.get("/v0/inboxes", params={"limit": "1"})
-                order = {"event_type": "message.received", "inbox_id": INBOX, "subject": HOSTILE}
-                await client.post("/_emulator/trigger", json=order)
+                command = {"event_type": "message.received", "inbox_id": INBOX, "subject": HOSTILE}
+                await client.post("/_emulator/trigger", json=command)
                 await next_mail(events)
         output = await read_until(process, b"closed by the client with 1000\n")
         process.send_signal(signal.SIGINT)
@@ -314,7 +315,7 @@ def test_its_ports_are_always_the_same_unless_told_otherwise(monkeypatch: pytest
     emulator, log, *where = options_of(monkeypatch)
     assert where == ["127.0.0.1", 8490, 8491, ()]
     assert _emulate.DEFAULT_EMULATOR == "http://127.0.0.1:8490"
-    assert emulator.api_keys is None
+    assert emulator.fake.api_keys is None
     assert log is not None
     greeting = _emulate.greeting(
         AgentMailEnvironment(http="http://127.0.0.1:8490", websockets="ws://127.0.0.1:8491"), (), is_open=False
@@ -343,8 +344,12 @@ def test_the_options_say_where_it_listens_and_what_there_is_to_begin_with(monkey
         "--allow-host",
         "10.0.0.1",
     )
-    assert emulator.permissions == ("inbox_read",)
-    assert (emulator.api_keys, log, where) == (("a=", "b"), None, ["127.0.0.1", 1, 8491, ("agentmail", "10.0.0.1")])
+    assert emulator.fake.permissions == ("inbox_read",)
+    assert (emulator.fake.api_keys, log, where) == (
+        ("a=", "b"),
+        None,
+        ["127.0.0.1", 1, 8491, ("agentmail", "10.0.0.1")],
+    )
 
 
 def test_inboxes_and_pods_are_there_to_begin_with_and_json_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -354,15 +359,15 @@ def test_inboxes_and_pods_are_there_to_begin_with_and_json_tells_nothing(monkeyp
 
     async def inboxes_by_pod_after_a_reset() -> dict[str, list[str]]:
         assert await inboxes_by_pod() == {"default": [INBOX], "sales": ["b@x"], "empty": []}
-        emulator.add_inbox(INBOX, pod_id="empty")
-        emulator.add_inbox("another@x")
+        emulator.fake.mail.add_inbox(INBOX, pod_id="empty")
+        emulator.fake.mail.add_inbox("another@x")
         await emulator.reset()
         return await inboxes_by_pod()
 
     async def inboxes_by_pod() -> dict[str, list[str]]:
         found = {}
         async with httpx2.AsyncClient(
-            transport=emulator.http_transport(), base_url="http://x/v0", headers={"Authorization": "Bearer x"}
+            transport=emulator.fake.http_transport(), base_url="http://x/v0", headers={"Authorization": "Bearer x"}
         ) as client:
             for pod in ("default", "sales", "empty"):
                 inboxes = (await client.get(f"/pods/{pod}/inboxes")).json()["inboxes"]
@@ -421,7 +426,7 @@ def test_how_it_ends_is_told_in_one_line(
 @pytest.mark.parametrize("event_type", EVENT_TYPES)
 async def test_every_event_type_can_be_triggered(event_type: str) -> None:
     async with serving() as served:
-        held = await served.emulator.deliver(inbox_id=INBOX, held=True)
+        held = await served.emulator.fake.deliver(inbox_id=INBOX, held=True)
         more = ["--message-id", held.message.message_id] if event_type == "message.security.override" else []
         async with listening(Subscribe(event_types=[event_type]), environment=served.environment) as events:
             assert isinstance(await events.receive(), Subscribed)
@@ -434,7 +439,7 @@ async def test_every_event_type_can_be_triggered(event_type: str) -> None:
 
 async def test_what_happens_to_a_sent_mail_is_told_of_that_mail() -> None:
     async with serving() as served:
-        sent = await served.emulator.send(inbox_id=INBOX, to=["bob@example.com"])
+        sent = await served.emulator.fake.mail.send(inbox_id=INBOX, to=["bob@example.com"])
         async with listening(environment=served.environment) as events:
             assert isinstance(await events.receive(), Subscribed)
             about = ("--inbox", INBOX, "--message-id", sent.send.message_id or "")
@@ -454,7 +459,7 @@ async def test_a_whole_mail_comes_to_whom_it_is_addressed(tmp_path: Path) -> Non
     path = tmp_path / "mail.eml"
     path.write_bytes(EML)
     async with serving() as served:
-        served.emulator.add_inbox(INBOX)
+        served.emulator.fake.mail.add_inbox(INBOX)
         async with listening(environment=served.environment) as events:
             printed = await served.ok("trigger", "message.received", "--eml", str(path))
             event = await next_mail(events)
@@ -473,18 +478,18 @@ async def test_a_mail_comes_with_files(tmp_path: Path) -> None:
     async with serving() as served, httpx2.AsyncClient(base_url=served.environment.http) as client:
         await served.ok("trigger", "message.received", "--inbox", INBOX, "--message-id", "1", *files)
         await served.ok("trigger", "message.sent", "--inbox", INBOX, *files)
-        for message in served.emulator.messages(INBOX):
+        for message in served.emulator.fake.mail.messages(INBOX):
             assert [(one.filename, one.content_type) for one in message.attachments] == [
                 ("a.txt", "text/plain"),
                 ("b", "application/octet-stream"),
             ]
-        first = served.emulator.messages(INBOX, "received")[0].attachments[0].attachment_id
+        first = served.emulator.fake.mail.messages(INBOX, "received")[0].attachments[0].attachment_id
         headers = {"Authorization": f"Bearer {KEY}"}
         where = await client.get(f"/v0/inboxes/{INBOX}/messages/1/attachments/{first}", headers=headers)
         assert (await client.get(where.json()["download_url"])).content == b"Hello"
 
 
-async def test_what_nobody_listens_for_is_said_on_standard_error() -> None:
+async def test_a_push_to_nobody_is_reported_on_standard_error() -> None:
     async with serving() as served:
         result = await served.command("trigger", "message.received", "--inbox", INBOX, "--from", "bob@example.com")
     assert result.exit_code == 0
@@ -514,9 +519,9 @@ def test_an_event_type_that_is_not_known_lists_those_that_are() -> None:
         (["message.received", "--eml", __file__, "--subject", "x"], "with eml, only inbox_id"),
     ],
 )
-async def test_an_order_that_makes_no_sense_is_refused_in_one_line(arguments: list[str], words: str) -> None:
+async def test_an_invalid_trigger_is_refused_in_one_line(arguments: list[str], words: str) -> None:
     async with serving() as served:
-        await served.emulator.deliver(inbox_id=INBOX, message_id="<1>", thread_id="t")
+        await served.emulator.fake.deliver(inbox_id=INBOX, message_id="<1>", thread_id="t")
         result = await served.command("trigger", *arguments)
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: the emulator refuses: ")
@@ -526,11 +531,16 @@ async def test_an_order_that_makes_no_sense_is_refused_in_one_line(arguments: li
 # `fault`
 
 
-async def test_cut_close_garbage_and_silent_are_for_the_websockets_that_are_open() -> None:
+async def test_faults_of_open_websockets_strike_at_once() -> None:
     async with serving() as served:
         async with listening(environment=served.environment, ping_interval=0.2, ping_timeout=0.2) as events:
             codes = []
-            for arguments in (["cut"], ["close", "--code", "4000", "--reason", "bye"], ["garbage"], ["silent"]):
+            for arguments in (
+                ["drop_connections"],
+                ["close_connections", "--code", "4000", "--reason", "bye"],
+                ["send_bytes"],
+                ["silence_connections"],
+            ):
                 assert isinstance(await events.receive(), Subscribed)
                 await served.ok("fault", *arguments)
                 lost = await events.receive()
@@ -538,35 +548,41 @@ async def test_cut_close_garbage_and_silent_are_for_the_websockets_that_are_open
                 codes.append(lost.code)
         assert codes == [1006, 4000, 1002, 1006]
         assert [line for line in served.told if line.startswith("fault")] == [
-            "fault: cut",
-            "fault: close code=4000 reason=bye",
-            "fault: garbage",
-            "fault: silent",
+            "fault: drop_connections",
+            "fault: close_connections code=4000 reason=bye",
+            "fault: send_bytes",
+            "fault: silence_connections",
         ]
 
 
 @pytest.mark.parametrize(
-    "arguments", [["refuse"], ["reject", "503", "--retry-after", "0"], ["hang"], ["withhold", "--times", "2"]]
+    "arguments",
+    [
+        ["refuse_connections"],
+        ["reject_handshakes", "503", "--retry-after", "0"],
+        ["hang_handshakes"],
+        ["withhold_confirmations", "--times", "2"],
+    ],
 )
 async def test_a_connection_that_fails_is_made_again(arguments: list[str]) -> None:
     async with serving() as served:
         await served.ok("fault", *arguments)
         async with listening(environment=served.environment, open_timeout=0.3) as events:
             assert isinstance(await events.receive(), Subscribed)
-        if arguments[0] != "refuse":
-            assert len(served.emulator.handshakes) == 2 + ("--times" in arguments)
+        if arguments[0] != "refuse_connections":
+            assert len(served.emulator.fake.record.handshakes) == 2 + ("--times" in arguments)
 
 
 async def test_pushes_can_be_swallowed_duplicated_delayed_and_reordered() -> None:
     async with serving() as served:
         async with listening(environment=served.environment) as events:
             assert isinstance(await events.receive(), Subscribed)
-            await served.ok("fault", "swallow")
-            await served.ok("fault", "duplicate", "--copies", "2")
-            await served.ok("fault", "delay", "0.2")
-            await served.ok("fault", "reorder", "2")
+            await served.ok("fault", "swallow_pushes")
+            await served.ok("fault", "duplicate_pushes", "--copies", "2")
+            await served.ok("fault", "delay_pushes", "0.2")
+            await served.ok("fault", "reorder_pushes", "2")
             for number in range(5):
-                await served.emulator.deliver(inbox_id=INBOX, subject=str(number))
+                await served.emulator.fake.deliver(inbox_id=INBOX, subject=str(number))
             subjects = [(await next_mail(events)).message.subject for _ in range(4)]
         pushed = [line for line in served.told if ": pushed to" in line]
     # Mail 0 is swallowed, 1 comes three times (and out of the stream once), 2 later, and 4 before 3.
@@ -578,49 +594,51 @@ async def test_pushes_can_be_corrupt_and_slow() -> None:
     async with serving() as served:
         async with listening(environment=served.environment) as events:
             assert isinstance(await events.receive(), Subscribed)
-            await served.ok("fault", "corrupt")
-            await served.emulator.deliver(inbox_id=INBOX)
+            await served.ok("fault", "corrupt_pushes")
+            await served.emulator.fake.deliver(inbox_id=INBOX)
             assert isinstance(await events.receive(), UnknownEvent)
-            await served.ok("fault", "slow", "10000")
+            await served.ok("fault", "slow_down", "10000")
             began = trio.current_time()
-            await served.emulator.deliver(inbox_id=INBOX, text="x" * 5000)
+            await served.emulator.fake.deliver(inbox_id=INBOX, text="x" * 5000)
             await next_mail(events)
             assert trio.current_time() - began > 0.3
 
 
 async def test_requests_fail_and_go_well_again() -> None:
     async with serving() as served:
-        served.emulator.add_inbox(INBOX)
+        served.emulator.fake.mail.add_inbox(INBOX)
         async with httpx2.AsyncClient(
             base_url=f"{served.environment.http}/v0", headers={"Authorization": "Bearer x"}, timeout=1.0
         ) as client:
-            await served.ok("fault", "rest-error", "429", "--retry-after", "7", "--path", "/messages", "--times", "all")
+            await served.ok(
+                "fault", "fail_requests", "429", "--retry-after", "7", "--path", "/messages", "--times", "all"
+            )
             assert (await client.get("/inboxes")).status_code == 200
             limited = await client.get(f"/inboxes/{INBOX}/messages")
             assert (limited.status_code, limited.headers["Retry-After"]) == (429, "7")
             assert limited.json()["code"] == "rate_limit_exceeded"
             await served.ok("fault", "clear")
             assert (await client.get(f"/inboxes/{INBOX}/messages")).status_code == 200
-            await served.ok("fault", "rest-error", "304")
+            await served.ok("fault", "fail_requests", "304")
             assert (await client.get("/inboxes")).content == b""
-            await served.ok("fault", "rest-break")
+            await served.ok("fault", "break_requests")
             with pytest.raises(httpx2.HTTPError):
                 await client.get("/inboxes")
-            await served.ok("fault", "rest-hang", "--times", "1")
+            await served.ok("fault", "hang_requests", "--times", "1")
             with pytest.raises(httpx2.ReadTimeout):
                 await client.get("/inboxes")
         assert "GET /v0/inboxes: no answer, by hang_requests()" in served.told
 
 
-async def test_in_an_outage_only_orders_are_taken_and_mail_is_kept() -> None:
+async def test_in_an_outage_only_commands_are_answered_and_mail_is_kept() -> None:
     async with serving() as served, httpx2.AsyncClient(base_url=served.environment.http) as client:
         client.headers["Authorization"] = f"Bearer {KEY}"
         async with listening(environment=served.environment) as events:
             assert isinstance(await events.receive(), Subscribed)
             await served.ok("fault", "outage")
             assert isinstance(await events.receive(), Disconnected)
-            attempts = served.emulator.attempts
-            await served.emulator.wait_for(lambda: served.emulator.attempts >= attempts + 2)
+            attempts = served.emulator.fake.record.attempts
+            await served.emulator.fake.wait_for(lambda: served.emulator.fake.record.attempts >= attempts + 2)
             with pytest.raises(httpx2.HTTPError):
                 await client.get("/v0/inboxes")
             assert (await client.get("/_emulator")).json() == {"connected": 0, "subscribed": 0}
@@ -628,8 +646,11 @@ async def test_in_an_outage_only_orders_are_taken_and_mail_is_kept() -> None:
             await served.ok("fault", "clear")
             assert isinstance(await events.receive(), Subscribed)
             assert len((await client.get(f"/v0/inboxes/{INBOX}/messages")).json()["messages"]) == 1
-            assert len(served.emulator.handshakes) == 2
-    assert [line for line in served.told if "outage" in line] == ["an outage begins", "fault: outage", "an outage ends"]
+            assert len(served.emulator.fake.record.handshakes) == 2
+    told = [line for line in served.told if "outage" in line and not line.endswith("by outage()")]
+    assert told == ["an outage begins", "fault: outage", "an outage ends"]
+    assert served.told.count("a connection: met by outage()") >= 2
+    assert "GET /v0/inboxes: no answer, by outage()" in served.told
 
 
 async def test_an_outage_ends_when_its_time_is_over() -> None:
@@ -649,8 +670,8 @@ async def test_a_second_outage_is_refused_until_the_first_one_has_ended() -> Non
         await served.ok("fault", "outage")
         again = await served.post("faults", {"fault": "outage", "seconds": 0})
         assert again.status_code == 409
-        assert "outage is going on already" in again.json()["message"]
-        assert "outage is going on already" in (await served.command("fault", "outage")).stderr
+        assert "outage is in force already" in again.json()["message"]
+        assert "outage is in force already" in (await served.command("fault", "outage")).stderr
         assert served.told.count("an outage ends") == 0
         await served.ok("fault", "clear")
         assert (await served.post("faults", {"fault": "outage"})).status_code == 200
@@ -664,15 +685,21 @@ def strikes(served: Served) -> list[str]:
 async def test_chaos_strikes_now_and_then_until_faults_are_cleared() -> None:
     async with serving() as served:
         async with listening(environment=served.environment) as events:
-            await served.ok("fault", "chaos", "--seed", "7", "--every", "0.02", "--faults", "cut, swallow")
-            await served.emulator.wait_for(lambda: set(strikes(served)) == {"cut", "swallow"})
+            await served.ok(
+                "fault", "chaos", "--seed", "7", "--every", "0.02", "--faults", "drop_connections, swallow_pushes"
+            )
+            await served.emulator.fake.wait_for(lambda: set(strikes(served)) == {"drop_connections", "swallow_pushes"})
             await served.ok("fault", "clear")
-            await served.emulator.wait_subscribed()
-            await served.emulator.deliver(inbox_id=INBOX, subject="after it")
+            await served.emulator.fake.wait_subscribed()
+            await served.emulator.fake.deliver(inbox_id=INBOX, subject="after it")
             while (await next_mail(events)).message.subject != "after it":
                 pass
     told = [line for line in served.told if "chaos" in line and not line.startswith("chaos: ")]
-    assert told == ["chaos begins, with the seed 7", "fault: chaos seed=7 every=0.02 faults=cut,swallow", "chaos ends"]
+    assert told == [
+        "chaos begins, with the seed 7",
+        "fault: chaos seed=7 every=0.02 faults=drop_connections,swallow_pushes",
+        "chaos ends",
+    ]
     assert served.told.index("faults: cleared") == served.told.index("chaos ends") + 1
     assert not any(line.startswith("chaos: ") for line in served.told[served.told.index("chaos ends") :])
 
@@ -680,15 +707,15 @@ async def test_chaos_strikes_now_and_then_until_faults_are_cleared() -> None:
 async def test_chaos_is_the_same_for_the_same_seed_and_ends_when_its_time_is_over() -> None:
     async with serving() as served:
         for _ in range(2):
-            order = {
+            command = {
                 "fault": "chaos",
                 "seed": 3,
                 "every": 0.02,
                 "seconds": 0.5,
-                "faults": ["cut", "duplicate", "delay"],
+                "faults": ["drop_connections", "duplicate_pushes", "delay_pushes"],
             }
-            assert (await served.post("faults", order)).status_code == 200
-            await served.emulator.wait_for(lambda: served.told[-1] == "chaos ends")
+            assert (await served.post("faults", command)).status_code == 200
+            await served.emulator.fake.wait_for(lambda: served.told[-1] == "chaos ends")
             served.told.append("again")
     first, second = " ".join(served.told).split("again")[:2]
     assert len(re.findall(r"chaos: \w+", first)) > 5
@@ -696,10 +723,10 @@ async def test_chaos_is_the_same_for_the_same_seed_and_ends_when_its_time_is_ove
         assert one == other
 
 
-async def test_who_clears_faults_ends_the_outage_in_chaos_too() -> None:
+async def test_clearing_the_faults_ends_the_outage_in_chaos_too() -> None:
     async with serving() as served:
         await served.ok("fault", "chaos", "--seed", "1", "--every", "0.02", "--faults", "outage")
-        await served.emulator.wait_for(lambda: served.told.count("an outage begins") >= 2)
+        await served.emulator.fake.wait_for(lambda: served.told.count("an outage begins") >= 2)
         await served.ok("fault", "clear")
         assert served.told.count("an outage begins") == served.told.count("an outage ends")
         async with listening(environment=served.environment) as events:
@@ -712,18 +739,18 @@ async def test_an_outage_goes_on_when_chaos_ends_and_there_is_one_chaos_at_a_tim
         await served.ok("fault", "chaos", "--seed", "1")
         result = await served.command("fault", "chaos", "--seed", "2", "--seconds", "0")
         assert result.exit_code == 1
-        assert "the fault chaos is going on already" in result.stderr
+        assert "the fault chaos is in force already" in result.stderr
         await served.ok("fault", "clear")
         await served.ok("fault", "outage")
         await served.ok("fault", "chaos", "--seed", "1", "--seconds", "0")
-        await served.emulator.wait_for(lambda: served.told.count("chaos ends") == 2)
+        await served.emulator.fake.wait_for(lambda: served.told.count("chaos ends") == 2)
         assert served.told.count("an outage ends") == 1
         async with httpx2.AsyncClient() as client:
             with pytest.raises(httpx2.HTTPError):
                 await client.get(f"{served.environment.http}/v0/inboxes")
 
 
-async def test_orders_are_obeyed_one_after_the_other() -> None:
+async def test_commands_are_carried_out_one_after_the_other() -> None:
     async with serving() as served, httpx2.AsyncClient(base_url=served.environment.http) as client:
         began, go_on = trio.Event(), trio.Event()
 
@@ -731,19 +758,19 @@ async def test_orders_are_obeyed_one_after_the_other() -> None:
             began.set()
             await go_on.wait()
 
-        with patch.object(served.emulator, "drop_connections", drop_connections):
+        with patch.object(served.emulator.fake.faults, "drop_connections", drop_connections):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(served.post, "faults", {"fault": "outage"})
                 await began.wait()
                 nursery.start_soon(client.delete, "/_emulator/faults")
-                while not served.emulator.orders.statistics().tasks_waiting:
-                    assert (await client.get("/_emulator")).status_code == 200  # which is no order
+                while not served.emulator.commands.statistics().tasks_waiting:
+                    assert (await client.get("/_emulator")).status_code == 200  # which is not a command
                 go_on.set()
         assert served.told == ["an outage begins", "fault: outage", "an outage ends", "faults: cleared"]
 
 
-async def test_a_bug_in_what_goes_on_is_the_end_of_the_emulator() -> None:
-    async def cut(*_: Any) -> None:
+async def test_a_bug_in_a_lasting_fault_ends_the_emulator() -> None:
+    async def bug(*_: Any) -> None:
         raise ZeroDivisionError
 
     @asynccontextmanager
@@ -751,29 +778,32 @@ async def test_a_bug_in_what_goes_on_is_the_end_of_the_emulator() -> None:
         yield
         raise ZeroDivisionError
 
-    for order in (["outage", "--seconds", "0.05"], ["chaos", "--seed", "1", "--every", "0.05", "--faults", "cut"]):
-        with patch.dict(CHAOS, cut=cut), pytest.raises(ZeroDivisionError):
+    for arguments in (
+        ["outage", "--seconds", "0.05"],
+        ["chaos", "--seed", "1", "--every", "0.05", "--faults", "drop_connections"],
+    ):
+        with patch.dict(CHAOS, drop_connections=bug), pytest.raises(ZeroDivisionError):
             async with serving() as served:
-                with patch.object(served.emulator, "outage", outage):
-                    await served.ok("fault", *order)
+                with patch.object(served.emulator.fake.faults, "outage", outage):
+                    await served.ok("fault", *arguments)
                     await trio.sleep_forever()
 
 
 @pytest.mark.parametrize("fault", [{"fault": "outage"}, {"fault": "chaos", "seed": 1, "every": 0.01}])
-async def test_a_signal_ends_it_in_the_middle_of_what_goes_on(fault: dict[str, Any]) -> None:
+async def test_a_signal_ends_it_while_a_fault_lasts(fault: dict[str, Any]) -> None:
     async with emulator_process() as (_, environment):
         async with httpx2.AsyncClient(base_url=environment.http) as client:
             assert (await client.post("/_emulator/faults", json=fault)).status_code == 200
 
 
 def test_every_fault_of_the_control_api_has_a_command_and_the_other_way_round() -> None:
-    assert {*FAULTS, "clear"} == set(fault_commands.commands)
+    assert {*REMOTE_FAULTS, "clear"} == set(fault_commands.commands)
 
 
 @pytest.mark.parametrize("times", ["0", "-1", "many", "1.5"])
 async def test_times_is_a_number_or_all(times: str) -> None:
     async with serving() as served:
-        result = await served.command("fault", "hang", "--times", times)
+        result = await served.command("fault", "hang_handshakes", "--times", times)
     assert result.exit_code != 0
     assert '"all"' in result.stderr
 
@@ -781,10 +811,10 @@ async def test_times_is_a_number_or_all(times: str) -> None:
 async def test_what_no_close_frame_can_carry_is_refused() -> None:
     async with serving() as served:
         for code in ("1006", "12345"):
-            result = await served.command("fault", "close", "--code", code)
+            result = await served.command("fault", "close_connections", "--code", code)
             assert (result.exit_code, "like 1001 or 4000" in result.stderr) == (2, True)
-            assert (await served.post("faults", {"fault": "close", "code": int(code)})).status_code == 400
-        result = await served.command("fault", "close", "--reason", "x" * 124)
+            assert (await served.post("faults", {"fault": "close_connections", "code": int(code)})).status_code == 400
+        result = await served.command("fault", "close_connections", "--reason", "x" * 124)
         assert "the emulator refuses: reason is a text of at most 123 bytes" in result.stderr
 
 
@@ -823,11 +853,11 @@ async def test_a_reset_leaves_nothing_but_what_there_was_to_begin_with() -> None
             assert await all_that_there_is() != beginning
             async with listening(Subscribe(inbox_ids=["third@agentmail.to"]), environment=served.environment):
                 pass
-            assert await served.ok("reset") == "reset: all is as it was in the beginning\n"
+            assert await served.ok("reset") == "reset: everything is as it was in the beginning\n"
             assert await all_that_there_is() == beginning
             assert (await client.get(raw.json()["download_url"])).status_code == 403
             assert await send() != sent
-    assert served.told.count("reset: all is as it was in the beginning") == 1
+    assert served.told.count("reset: everything is as it was in the beginning") == 1
 
 
 async def test_who_was_connected_before_a_reset_starts_afresh() -> None:
@@ -841,15 +871,23 @@ async def test_who_was_connected_before_a_reset_starts_afresh() -> None:
             assert (await served.ok("trigger", "message.received", "--inbox", INBOX)).endswith("pushed to 1\n")
             await next_mail(events)
             emulator = served.emulator
-            assert (len(emulator.handshakes), len(emulator.subscriptions), len(emulator.frames)) == (1, 1, 1)
+            assert (
+                len(emulator.fake.record.handshakes),
+                len(emulator.fake.record.subscriptions),
+                len(emulator.fake.record.frames),
+            ) == (1, 1, 1)
 
 
 async def test_a_reset_ends_all_faults() -> None:
     async with serving() as served, httpx2.AsyncClient(base_url=served.environment.http) as client:
         client.headers["Authorization"] = f"Bearer {KEY}"
-        for fault in ("reject 503", "swallow", "rest-error 500"):
+        for fault in ("reject_handshakes 503", "swallow_pushes", "fail_requests 500"):
             await served.ok("fault", *fault.split(), "--times", "all")
-        for fault in ("slow 1", "chaos --seed 1 --every 0.01 --faults outage,refuse,hang_requests", "outage"):
+        for fault in (
+            "slow_down 1",
+            "chaos --seed 1 --every 0.01 --faults outage,refuse_connections,hang_requests",
+            "outage",
+        ):
             await served.ok("fault", *fault.split())
         await served.ok("reset")
         assert (await client.get("/v0/inboxes")).status_code == 200
@@ -857,58 +895,84 @@ async def test_a_reset_ends_all_faults() -> None:
             assert isinstance(await events.receive(), Subscribed)
             await served.ok("trigger", "message.received", "--inbox", INBOX)
             await next_mail(events)
-        assert served.emulator.attempts == 1
+        assert served.emulator.fake.record.attempts == 1
+
+
+class InMemory:
+    """The fake that an emulator has at the time, as a backend."""
+
+    def __init__(self, emulator: Emulator) -> None:
+        self._emulator = emulator
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._emulator.fake, name)
 
 
 async def test_what_a_fault_keeps_back_is_forgotten_by_a_reset(autojump_clock: MockClock) -> None:
     emulator = Emulator(_emulate.silence)
-    emulator.delay_pushes(60)
-    emulator.reorder_pushes(2)
-    await emulator.deliver(inbox_id=INBOX)
-    await emulator.deliver(inbox_id=INBOX)
-    emulator.go_silent()
+    emulator.fake.faults.delay_pushes(60)
+    emulator.fake.faults.reorder_pushes(2)
+    await emulator.fake.deliver(inbox_id=INBOX)
+    await emulator.fake.deliver(inbox_id=INBOX)
+    emulator.fake.faults.silence_connections()
     await emulator.reset()
-    async with listening(backend=emulator) as events:
+    async with listening(backend=InMemory(emulator)) as events:
         assert isinstance(await events.receive(), Subscribed)
-        emulator.delay_pushes(60)
-        await emulator.deliver(inbox_id=INBOX, subject="new")
+        emulator.fake.faults.delay_pushes(60)
+        await emulator.fake.deliver(inbox_id=INBOX, subject="new")
         await trio.sleep(3600)
         assert (await next_mail(events)).message.subject == "new"
         assert events.statistics().current_buffer_used == 0
 
 
-async def test_nobody_is_served_in_the_middle_of_a_reset(autojump_clock: MockClock) -> None:
+async def test_who_comes_in_the_middle_of_a_reset_is_served_by_the_new_fake(autojump_clock: MockClock) -> None:
     emulator = Emulator(_emulate.silence)
-    drop_connections = emulator.drop_connections
+    before = emulator.fake
+    cut = before._connections.cut
 
     async def somebody_comes() -> None:
-        async with httpx2.AsyncClient(transport=emulator.http_transport()) as client:
-            with pytest.raises(httpx2.ReadError):
-                await client.post("https://x/v0/inboxes", json={}, headers={"Authorization": f"Bearer {KEY}"})
-        with pytest.raises(ConnectionFailedError, match="refused"):
-            async with listening(backend=emulator, enter_timeout=0.2):
-                pass
-        await drop_connections()
+        async with httpx2.AsyncClient(transport=FakeTransport(partial(respond, emulator))) as client:
+            created = await client.post("https://x/v0/inboxes", json={}, headers={"Authorization": f"Bearer {KEY}"})
+            assert created.status_code == 200
+        async with listening(backend=InMemory(emulator)):
+            assert (before.record.attempts, emulator.fake.record.attempts) == (1, 1)
+        await cut()
 
-    async with listening(backend=emulator) as events:
+    async with listening(backend=InMemory(emulator)) as events:
         assert isinstance(await events.receive(), Subscribed)
-        with patch.object(emulator, "drop_connections", somebody_comes):
+        with patch.object(before._connections, "cut", somebody_comes):
             await emulator.reset()
-        assert emulator.connected == emulator.attempts == len(emulator.requests) == 0
-        assert emulator.messages(INBOX) == ()
-        assert emulator.explain().endswith("reset: all is as it was in the beginning")
+        assert (before.connected, before.record.requests, before._agentmail.inboxes()) == (0, [], ())
+        assert emulator.fake.mail.messages(INBOX) == ()
+        assert emulator.fake.explain().endswith("reset: everything is as it was in the beginning")
         assert isinstance(await events.receive(), Disconnected)
         assert isinstance(await events.receive(), Subscribed)
+        assert (len(emulator.fake.record.requests), len(emulator.fake._agentmail.inboxes())) == (1, 1)
+
+
+async def test_a_connection_that_is_being_made_when_a_reset_comes_comes_to_nothing(autojump_clock: MockClock) -> None:
+    emulator = Emulator(_emulate.silence)
+    before = emulator.fake
+    before.faults.delay_connections(1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(open_and_wait, emulator)
+        await before.wait_for(lambda: before.record.attempts)
+        await emulator.reset()
+        await emulator.fake.wait_subscribed()
+        assert (before.record.attempts, before.record.handshakes) == (1, [])
+        assert trio.current_time() >= 1
+        nursery.cancel_scope.cancel()
 
 
 async def test_who_hangs_or_is_silent_does_not_keep_a_reset_waiting(autojump_clock: MockClock) -> None:
     emulator = Emulator(_emulate.silence)
-    async with trio.open_nursery() as nursery, listening(backend=emulator):
-        emulator.go_silent()
-        emulator.hang_handshakes(2)
+    fake = emulator.fake
+    async with trio.open_nursery() as nursery, listening(backend=InMemory(emulator)):
+        fake.faults.silence_connections()
+        fake.faults.hang_handshakes(2)
         for _ in range(2):
             nursery.start_soon(open_and_wait, emulator)
-        await emulator.wait_for(lambda: len(emulator.handshakes) == 3)
+        await fake.wait_for(lambda: len(fake.record.handshakes) == 3)
         began = trio.current_time()
         await emulator.reset()
         assert trio.current_time() == began
@@ -916,18 +980,21 @@ async def test_who_hangs_or_is_silent_does_not_keep_a_reset_waiting(autojump_clo
 
 
 async def open_and_wait(emulator: Emulator) -> None:
-    async with listening(backend=emulator):
+    async with listening(backend=InMemory(emulator)):
         await trio.sleep_forever()
 
 
-# Where the emulator is
+# Finding the emulator
 
 
 def test_no_emulator_there_is_one_clear_line() -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
-        results = [run("fault", "cut", "--emulator", url), run("fault", "cut", AGENTMAIL_EMULATOR=url)]
+        results = [
+            run("fault", "drop_connections", "--emulator", url),
+            run("fault", "drop_connections", AGENTMAIL_EMULATOR=url),
+        ]
     for result in results:
         assert result.exit_code == 1
         [line] = result.stderr.splitlines()
@@ -937,7 +1004,7 @@ def test_no_emulator_there_is_one_clear_line() -> None:
 
 @pytest.mark.parametrize("url", ["localhost:8490", "http://127.0.0.1:x", "ftp://127.0.0.1"])
 def test_what_is_no_url_is_refused(url: str) -> None:
-    result = run("fault", "cut", "--emulator", url)
+    result = run("fault", "drop_connections", "--emulator", url)
     assert result.exit_code == 1
     assert "is no URL; write one like http://127.0.0.1:8490" in result.stderr
 
@@ -945,8 +1012,8 @@ def test_what_is_no_url_is_refused(url: str) -> None:
 async def test_another_server_is_not_taken_for_an_emulator() -> None:
     async with serving() as served:
         url = served.environment.http + "/v0/"
-        assert (await trio.to_thread.run_sync(run, "fault", "cut", "--emulator", url)).exit_code == 0
-        result = await trio.to_thread.run_sync(run, "fault", "cut", "--emulator", url + "inboxes")
+        assert (await trio.to_thread.run_sync(run, "fault", "drop_connections", "--emulator", url)).exit_code == 0
+        result = await trio.to_thread.run_sync(run, "fault", "drop_connections", "--emulator", url + "inboxes")
     assert result.exit_code == 1
     assert "is no emulator (status 401)" in result.stderr
 
@@ -954,7 +1021,7 @@ async def test_another_server_is_not_taken_for_an_emulator() -> None:
 # The control API
 
 
-async def test_it_says_how_many_are_there() -> None:
+async def test_it_says_how_many_clients_are_connected() -> None:
     async with serving() as served, httpx2.AsyncClient(base_url=served.environment.http) as client:
         async with listening(environment=served.environment):
             assert (await client.get("/_emulator")).json() == {"connected": 1, "subscribed": 1}
@@ -965,28 +1032,44 @@ async def test_it_says_how_many_are_there() -> None:
     ("path", "body", "words"),
     [
         ("faults", [], "not a JSON object"),
-        ("faults", {}, "fault is one of cut, close"),
-        ("faults", {"fault": ["cut"]}, "fault is one of"),
-        ("faults", {"fault": "cut", "co\nde": 1}, "the fault cut takes no co?de"),
-        ("faults", {"fault": "close"}, "code is a close code"),
-        ("faults", {"fault": "delay", "seconds": True}, "seconds is a number"),
-        ("faults", {"fault": "delay", "seconds": -1}, "seconds is a number"),
-        ("faults", {"fault": "reject", "status": 99}, "status is an HTTP status"),
-        ("faults", {"fault": "reject", "status": 200}, "status is an HTTP status that refuses, from 300 to 599"),
-        ("faults", {"fault": "reject", "status": 299}, "status is an HTTP status that refuses"),
-        ("faults", {"fault": "rest-error", "status": 500, "path": 7}, "path is a text"),
-        ("faults", {"fault": "rest-error", "status": 500, "retry_after": "x"}, "retry_after is a number"),
-        ("faults", {"fault": "duplicate", "copies": 0}, "copies is a number"),
-        ("faults", {"fault": "reorder", "count": 1}, "count is a number"),
-        ("faults", {"fault": "slow", "rate": 0}, "rate is a number of bytes"),
+        ("faults", {}, "fault is one of drop_connections, close_connections"),
+        ("faults", {"fault": ["drop_connections"]}, "fault is one of"),
+        ("faults", {"fault": "drop_connections", "co\nde": 1}, "the fault drop_connections takes no co?de"),
+        ("faults", {"fault": "close_connections", "code": True}, "code is a close code"),
+        ("faults", {"fault": "delay_pushes", "seconds": True}, "seconds is a number"),
+        ("faults", {"fault": "delay_pushes", "seconds": -1}, "seconds is a number"),
+        ("faults", {"fault": "reject_handshakes", "status": 99}, "status is an HTTP status"),
+        (
+            "faults",
+            {"fault": "reject_handshakes", "status": 200},
+            "status is an HTTP status that refuses, from 300 to 599",
+        ),
+        ("faults", {"fault": "reject_handshakes", "status": 299}, "status is an HTTP status that refuses"),
+        ("faults", {"fault": "fail_requests", "status": 500, "path": 7}, "path is a text"),
+        ("faults", {"fault": "fail_requests", "status": 500, "retry_after": "x"}, "retry_after is a number"),
+        ("faults", {"fault": "duplicate_pushes", "copies": 0}, "copies is a number"),
+        ("faults", {"fault": "reorder_pushes", "times": 1}, "times is a number from 2 to 1000"),
+        ("faults", {"fault": "slow_down", "bytes_per_second": 0}, "bytes_per_second is a number of bytes"),
         ("faults", {"fault": "outage", "seconds": -1}, "seconds is a number"),
         ("faults", {"fault": "chaos"}, "seed is a whole number"),
         ("faults", {"fault": "chaos", "seed": 1.0}, "seed is a whole number"),
         ("faults", {"fault": "chaos", "seed": 1, "every": 0}, "every is a number of seconds"),
-        ("faults", {"fault": "chaos", "seed": 1, "faults": "cut"}, "faults is a list of some of cut, close, "),
-        ("faults", {"fault": "chaos", "seed": 1, "faults": []}, "faults is a list of some of cut, close, "),
-        ("faults", {"fault": "chaos", "seed": 1, "faults": ["cut", "flood"]}, "faults is a list of some of cut, "),
-        ("faults", {"fault": "chaos", "seed": 1, "faults": [["cut"]]}, "faults is a list of some of cut, "),
+        (
+            "faults",
+            {"fault": "chaos", "seed": 1, "faults": "drop_connections"},
+            "faults is a list of some of drop_connections, ",
+        ),
+        ("faults", {"fault": "chaos", "seed": 1, "faults": []}, "faults is a list of some of drop_connections, "),
+        (
+            "faults",
+            {"fault": "chaos", "seed": 1, "faults": ["drop_connections", "flood"]},
+            "faults is a list of some of drop_connections, ",
+        ),
+        (
+            "faults",
+            {"fault": "chaos", "seed": 1, "faults": [["drop_connections"]]},
+            "faults is a list of some of drop_connections, ",
+        ),
         ("reset", {"mail": True}, "reset takes nothing"),
         ("reset", [1], "not a JSON object"),
         ("trigger", {"event_type": "x"}, "event_type is one of message.received, "),
@@ -1005,7 +1088,7 @@ async def test_it_says_how_many_are_there() -> None:
         ),
     ],
 )
-async def test_a_body_that_makes_no_sense_is_a_400_and_harms_nobody(path: str, body: Any, words: str) -> None:
+async def test_an_invalid_command_is_a_400_and_changes_nothing(path: str, body: Any, words: str) -> None:
     async with serving() as served:
         response = await served.post(path, body)
         assert response.status_code == 400
@@ -1013,24 +1096,24 @@ async def test_a_body_that_makes_no_sense_is_a_400_and_harms_nobody(path: str, b
         assert (await served.post("trigger", {"event_type": "domain.verified"})).status_code == 200
 
 
-async def test_what_is_no_json_is_a_400_unless_there_is_nothing_to_say() -> None:
+async def test_what_is_not_json_is_a_400_unless_the_body_may_be_empty() -> None:
     async with serving() as served, httpx2.AsyncClient(base_url=served.environment.http) as client:
         assert (await client.post("/_emulator/faults", content=b"\xff")).status_code == 400
         for body in (b"", b"{}"):
             assert (await client.post("/_emulator/reset", content=body)).status_code == 200
 
 
-async def test_half_an_emoji_in_an_order_is_repaired() -> None:
+async def test_half_an_emoji_in_a_command_is_repaired() -> None:
     async with serving() as served, httpx2.AsyncClient(base_url=served.environment.http) as client:
         body = rb'{"event_type": "message.received", "inbox_id": "agent@agentmail.to", "subject": "\ud83d"}'
         assert (await client.post("/_emulator/trigger", content=body)).status_code == 200
-        assert served.emulator.messages(INBOX)[0].subject == "\ufffd"
+        assert served.emulator.fake.mail.messages(INBOX)[0].subject == "\ufffd"
 
 
 async def test_several_recipients_and_null_for_what_is_not_given() -> None:
     async with serving() as served:
-        order = {"event_type": "message.sent", "inbox_id": INBOX, "to": ["a@x", "b@x"], "subject": None}
-        assert (await served.post("trigger", order)).status_code == 200
+        command = {"event_type": "message.sent", "inbox_id": INBOX, "to": ["a@x", "b@x"], "subject": None}
+        assert (await served.post("trigger", command)).status_code == 200
         eml = {"event_type": "message.received", "eml": base64.b64encode(EML).decode()}
         answer = (await served.post("trigger", eml)).json()
         assert (answer["inbox_ids"], answer["message_id"]) == ([INBOX], "<eml@example.com>")
@@ -1045,9 +1128,9 @@ async def test_a_head_is_answered_without_a_body_by_the_control_api_too() -> Non
         assert (await client.head("/_emulator/reset")).status_code == 404
 
 
-async def test_a_page_in_a_browser_cannot_give_orders() -> None:
+async def test_a_page_in_a_browser_cannot_send_commands() -> None:
     async with serving() as served:
-        response = await served.post("faults", {"fault": "cut"}, Origin="http://127.0.0.1:1234")
+        response = await served.post("faults", {"fault": "drop_connections"}, Origin="http://127.0.0.1:1234")
         assert response.status_code == 403
 
 
@@ -1062,23 +1145,25 @@ async def test_a_page_in_a_browser_cannot_give_orders() -> None:
         ("fe80::1", 403),
     ],
 )
-async def test_orders_come_from_this_machine_only(address: str, status: int) -> None:
+async def test_commands_come_from_this_machine_only(address: str, status: int) -> None:
     emulator = Emulator(_emulate.silence)
     # As if it had been received at this address, on which no test can listen.
     request = httpx2.Request("GET", "http://localhost/_emulator", extensions={"server_address": address})
-    assert (await emulator._respond(request)).status_code == status
+    response = await respond(emulator, request)
+    assert isinstance(response, httpx2.Response)
+    assert response.status_code == status
 
 
-async def test_what_is_remembered_of_requests_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trio_agentmail.testing._emulator.base.MAX_REMEMBERED", 3)
+async def test_the_record_of_requests_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trio_agentmail.testing._emulator.emulator.MAX_REMEMBERED", 3)
     async with serving() as served, httpx2.AsyncClient(base_url=served.environment.http) as client:
         for _ in range(5):
             await client.get("/v0/inboxes")
-        assert len(served.emulator.requests) == 3
+        assert len(served.emulator.fake.record.requests) == 3
         assert len(served.told) == 5
 
 
-# What it survives
+# Bugs and bounds
 
 
 async def test_a_bug_costs_one_request_or_connection_and_is_logged(
@@ -1103,7 +1188,7 @@ async def test_a_bug_costs_one_request_or_connection_and_is_logged(
     assert KEY not in caplog.text
 
 
-async def test_trigger_counts_all_to_whom_it_was_pushed_once() -> None:
+async def test_trigger_counts_each_receiver_once() -> None:
     async with serving(inboxes=[("one@agentmail.to", None), ("two@agentmail.to", None)]) as served:
         eml = base64.b64encode(b"To: one@agentmail.to, two@agentmail.to\n\n").decode()
         with_both = {"event_type": "message.received", "eml": eml}
@@ -1114,19 +1199,19 @@ async def test_trigger_counts_all_to_whom_it_was_pushed_once() -> None:
                 assert (await served.post("trigger", with_both)).json()["receivers"] == 2
 
 
-async def test_trigger_says_what_came_of_it_as_json_if_asked() -> None:
+async def test_trigger_prints_json_if_asked() -> None:
     async with serving() as served:
         answer = json.loads(await served.ok("trigger", "message.received", "--inbox", INBOX, "--json"))
         assert answer["receivers"] == 0
-        assert answer["message_id"] == served.emulator.messages(INBOX)[0].message_id
+        assert answer["message_id"] == served.emulator.fake.mail.messages(INBOX)[0].message_id
 
 
 async def test_a_fault_of_open_websockets_says_when_there_are_none() -> None:
     async with serving() as served:
-        result = await served.command("fault", "cut")
+        result = await served.command("fault", "drop_connections")
         assert (result.exit_code, result.stderr) == (0, "no WebSocket is open\n")
         async with listening(environment=served.environment):
-            assert (await served.command("fault", "cut")).stderr == ""
+            assert (await served.command("fault", "drop_connections")).stderr == ""
 
 
 def test_trigger_tells_which_options_are_for_which_event_type() -> None:
@@ -1140,12 +1225,12 @@ def test_trigger_tells_which_options_are_for_which_event_type() -> None:
     [
         (["emulate", "--inbox", "=pod"], "an empty text is no inbox"),
         (["emulate", "--http-port", "5", "--websocket-port", "5"], "two different ports"),
-        (["fault", "delay", "nan"], "write a number"),
-        (["fault", "delay", "inf"], "0<=x<=1000000"),
-        (["fault", "swallow", "--times", "0"], "from 1 to 1000000"),
+        (["fault", "delay_pushes", "nan"], "write a number"),
+        (["fault", "delay_pushes", "inf"], "0<=x<=1000000"),
+        (["fault", "swallow_pushes", "--times", "0"], "from 1 to 1000000"),
     ],
 )
-def test_what_makes_no_sense_is_bad_usage(arguments: list[str], message: str) -> None:
+def test_an_invalid_argument_is_bad_usage(arguments: list[str], message: str) -> None:
     result = run(*arguments)
     assert (result.exit_code, message in result.stderr) == (2, True), result.stderr
 
@@ -1166,17 +1251,17 @@ def test_ports_are_advised_where_it_is_the_port_that_is_wrong() -> None:
 )
 async def test_what_happens_to_a_mail_labels_it(event_type: str, label: str) -> None:
     async with serving() as served:
-        sent = await served.emulator.send(inbox_id=INBOX, to="jane@example.com")
+        sent = await served.emulator.fake.mail.send(inbox_id=INBOX, to="jane@example.com")
         assert sent.send.message_id is not None
         await served.ok("trigger", f"message.{event_type}", "--inbox", INBOX, "--message-id", sent.send.message_id)
-        assert label in served.emulator.messages(INBOX)[0].labels
+        assert label in served.emulator.fake.mail.messages(INBOX)[0].labels
         await served.ok("trigger", f"message.{event_type}", "--inbox", INBOX, "--message-id", "<another>")
         await served.ok("trigger", f"message.{event_type}", "--inbox", INBOX)
 
 
 async def test_what_happens_to_a_mail_happens_to_all_who_got_it() -> None:
     async with serving() as served, httpx2.AsyncClient(base_url=served.environment.http) as client:
-        served.emulator.add_inbox(INBOX)
+        served.emulator.fake.mail.add_inbox(INBOX)
         body = {"to": "to@example.com", "cc": "cc@example.com", "bcc": "bcc@example.com", "text": "Hi"}
         headers = {"Authorization": f"Bearer {KEY}"}
         sent = await client.post(f"/v0/inboxes/{INBOX}/messages/send", headers=headers, json=body)
@@ -1189,7 +1274,7 @@ async def test_what_happens_to_a_mail_happens_to_all_who_got_it() -> None:
             assert event.delivery.recipients == ("to@example.com", "cc@example.com", "bcc@example.com")
 
 
-async def test_what_the_fake_does_not_have_is_told_from_what_is_not_there() -> None:
+async def test_a_call_that_the_fake_lacks_is_told_from_a_resource_that_does_not_exist() -> None:
     async with serving() as served, httpx2.AsyncClient(base_url=served.environment.http) as client:
         headers = {"Authorization": f"Bearer {KEY}"}
         answer = await client.get("/v0/drafts", headers=headers)
@@ -1201,7 +1286,7 @@ async def test_what_the_fake_does_not_have_is_told_from_what_is_not_there() -> N
 @pytest.mark.parametrize("request_line", [b"HEAD * HTTP/1.1", b"CONNECT a:1 HTTP/1.1", b"CONNECT /v0/inboxes HTTP/1.1"])
 async def test_no_request_ends_it(request_line: bytes) -> None:
     async with serving() as served:
-        await served.ok("fault", "rest-error", "200", "--times", "all")
+        await served.ok("fault", "fail_requests", "200", "--times", "all")
         port = int(served.environment.http.rpartition(":")[2])
         async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
             await stream.send_all(request_line + b"\r\nHost: localhost\r\n\r\n")
@@ -1209,7 +1294,7 @@ async def test_no_request_ends_it(request_line: bytes) -> None:
         await served.ok("fault", "clear")
 
 
-async def test_nor_does_a_bug_on_a_connection(
+async def test_a_bug_on_a_connection_does_not_end_it(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def bug(*_: object) -> None:
@@ -1225,12 +1310,12 @@ async def test_nor_does_a_bug_on_a_connection(
     assert "ZeroDivisionError" in caplog.text
 
 
-async def test_what_it_remembers_has_a_bound_however_little_happens() -> None:
+async def test_the_record_of_pings_has_a_bound() -> None:
     async with serving() as served:
         async with listening(environment=served.environment) as events:
             assert isinstance(await events.receive(), Subscribed)
             for number in range(3 * MAX_REMEMBERED):
-                served.emulator._take_ping(number)
-        assert len(served.emulator.pings) == MAX_REMEMBERED
-        await served.emulator.deliver(inbox_id=INBOX)
-        assert served.emulator._receivers is None
+                served.emulator.fake._websockets.take_ping(number)
+        assert len(served.emulator.fake.record.pings) == MAX_REMEMBERED
+        await served.emulator.fake.deliver(inbox_id=INBOX)
+        assert served.emulator.fake._connections._receivers is None

@@ -71,8 +71,8 @@ async def test_each_event_is_a_line_and_a_signal_closes_the_connection_politely(
         assert await process.wait() == 0
         assert await read_rest(process.stderr) == b""
         await fake.wait_connected(0)
-    assert fake.close_codes == [1000]
-    assert fake.subscriptions == [Subscribe(inbox_ids=[INBOX], event_types=["message.received"])]
+    assert fake.record.close_codes == [1000]
+    assert fake.record.subscriptions == [Subscribe(inbox_ids=[INBOX], event_types=["message.received"])]
     first, second, third = (line[8:] for line in output.decode().splitlines())
     assert first == f"  subscribed  {INBOX}  message.received"
     assert second == f"  message.received  {INBOX}  Jane <jane@example.com>  Zażółć gęślą jaźń"
@@ -119,7 +119,7 @@ async def test_without_http_url_the_key_goes_to_the_websocket_server_only() -> N
         assert b"recover" not in await read_rest(process.stderr)
     assert b"into the gap" not in output
     assert b"caught up" not in output
-    assert not fake.requests
+    assert not fake.record.requests
 
 
 async def test_with_http_url_missed_mail_is_recovered_and_marked() -> None:
@@ -215,7 +215,7 @@ async def test_it_ends_silently_when_the_reader_of_its_output_has_gone() -> None
         assert await process.wait() == 0
         assert await read_rest(process.stderr) == b""
         await fake.wait_connected(0)
-    assert fake.close_codes == [1000]
+    assert fake.record.close_codes == [1000]
 
 
 async def test_it_can_be_stopped_while_its_reader_pauses() -> None:
@@ -232,9 +232,9 @@ async def test_it_can_be_stopped_while_its_reader_pauses() -> None:
 
 async def test_it_can_be_stopped_before_it_is_connected() -> None:
     fake = FakeAgentMail()
-    fake.hang_handshakes(None)
+    fake.faults.hang_handshakes(None)
     async with listening(fake) as process:
-        while not fake.handshakes:  # noqa: ASYNC110  the fake only announces WebSockets that are open
+        while not fake.record.handshakes:  # noqa: ASYNC110  the fake only announces WebSockets that are open
             await trio.sleep(0.01)
         process.send_signal(signal.SIGINT)
         assert await process.wait() == 0
@@ -281,7 +281,7 @@ async def test_it_prints_until_a_signal_comes(capsys: pytest.CaptureFixture[str]
     fake = FakeAgentMail()
     output = await listen_until(lambda output: "subscribed" in output, capsys, fake, as_json=as_json)
     assert output.startswith("{") == as_json
-    assert fake.close_codes == [1000]
+    assert fake.record.close_codes == [1000]
 
 
 async def test_only_printed_events_are_acknowledged(
@@ -324,7 +324,7 @@ async def test_a_second_signal_does_not_wait_for_the_closing_handshake(
 
     def is_subscribed(output: str) -> bool:
         if "subscribed" in output:
-            fake.go_silent()
+            fake.faults.silence_connections()
         return "subscribed" in output
 
     began = trio.current_time()
@@ -334,10 +334,10 @@ async def test_a_second_signal_does_not_wait_for_the_closing_handshake(
 
 async def test_each_failed_attempt_is_logged_once_and_a_loss_only_printed() -> None:
     fake = FakeAgentMail()
-    fake.reject_handshakes(503, times=2)
+    fake.faults.reject_handshakes(503, times=2)
     async with listening(fake) as process:
         output = await read_until(process, b"subscribed\n")
-        fake.reject_handshakes(502)
+        fake.faults.reject_handshakes(502)
         await fake.drop_connections()
         output += await read_until(process, b"subscribed\n")
         process.send_signal(signal.SIGTERM)

@@ -84,7 +84,7 @@ class MemoryService(Service):
     def __init__(self, *, permissions: list[str] | None = None) -> None:
         super().__init__()
         self.fake = FakeAgentMail(api_keys=[KEY], permissions=permissions)
-        self.fake.add_inbox(self.inbox)
+        self.fake.mail.add_inbox(self.inbox)
 
     def stream(
         self, subscribe: Subscribe | None = None, *, key: str | None = None
@@ -105,9 +105,9 @@ class MemoryService(Service):
         elif event_type == "message.security.review":
             await self.fake.deliver(held=True, **fields)
         elif event_type == "message.security.override":
-            await self.fake.release(fields["inbox_id"], fields["message_id"])
+            await self.fake.mail.release(fields["inbox_id"], fields["message_id"])
         elif event_type == "message.sent":
-            await self.fake.send(**fields)
+            await self.fake.mail.send(**fields)
         else:
             await self.fake.emit(make_event(event_type, **fields))
 

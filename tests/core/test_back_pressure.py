@@ -77,7 +77,7 @@ async def test_the_only_consumer_may_subscribe_with_a_full_channel_while_the_ser
             new = Subscribe(inbox_ids=[INBOX, f"{number}@agentmail.to"])
             with trio.fail_after(1):
                 await session.subscribe(new)
-            assert fake.subscriptions[-1] == new
+            assert fake.record.subscriptions[-1] == new
         nursery.cancel_scope.cancel()
     assert pushed > 900
     assert session.statistics().connections == 4
@@ -112,23 +112,23 @@ async def test_more_events_than_the_channel_holds_may_come_before_the_first_conf
     n: int, autojump_clock: MockClock
 ) -> None:
     fake = FakeAgentMail()
-    fake.push_before_confirming(*(mail(number) for number in range(n)))
+    fake.faults.push_before_confirming(*(mail(number) for number in range(n)))
     with trio.fail_after(1):
         async with open_agentmail_session(backend=fake, buffer_size=2) as session:
             assert session.statistics().connections == 1
             received = [await session.events.receive() for _ in range(n + 1)]
     assert isinstance(received[0], Subscribed)
     assert subjects(received) == numbers(n)
-    assert len(fake.handshakes) == 1
+    assert len(fake.record.handshakes) == 1
 
 
 async def test_an_attempt_with_too_many_events_before_the_confirmation_is_made_again(
     autojump_clock: MockClock,
 ) -> None:
     fake = FakeAgentMail()
-    fake.push_before_confirming(*(mail(number) for number in range(1001)))
+    fake.faults.push_before_confirming(*(mail(number) for number in range(1001)))
     async with open_agentmail_session(backend=fake) as session:
-        assert len(fake.handshakes) == 2
+        assert len(fake.record.handshakes) == 2
         assert "1001 events" in str(session.statistics().last_error)
 
 
@@ -136,9 +136,9 @@ async def test_an_attempt_with_too_much_text_before_the_confirmation_is_made_aga
     autojump_clock: MockClock,
 ) -> None:
     fake = FakeAgentMail()
-    fake.push_before_confirming(*(mail(number, "x" * 2**20) for number in range(16)))
+    fake.faults.push_before_confirming(*(mail(number, "x" * 2**20) for number in range(16)))
     async with open_agentmail_stream(backend=fake):
-        assert len(fake.handshakes) == 2
+        assert len(fake.record.handshakes) == 2
 
 
 async def test_a_loss_behind_a_full_channel_does_not_hold_up_reconnecting(autojump_clock: MockClock) -> None:
@@ -264,7 +264,7 @@ async def test_a_server_that_falls_silent_is_noticed_only_when_reading_resumes(a
     async with open_agentmail_stream(backend=fake, buffer_size=3, ping_interval=20, ping_timeout=10) as events:
         await deliver(fake, 10)
         await wait_all_tasks_blocked()
-        fake.go_silent()
+        fake.faults.silence_connections()
         await trio.sleep(3600)
         received = [await events.receive() for _ in range(11)]
         resumed = trio.current_time()

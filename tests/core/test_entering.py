@@ -28,6 +28,7 @@ from trio_agentmail import (
 from trio_agentmail._backend import WebSocket
 from trio_agentmail.errors import ConnectionLostError
 from trio_agentmail.testing import FakeAgentMail
+from trio_agentmail.testing._faults.table import Faults
 
 MIB = 2**20
 
@@ -44,7 +45,7 @@ def no_variable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def times(fake: FakeAgentMail) -> list[float]:
     """Return the times of the handshakes, counted from the first."""
-    return [round(handshake.at - fake.handshakes[0].at, 3) for handshake in fake.handshakes]
+    return [round(handshake.at - fake.record.handshakes[0].at, 3) for handshake in fake.record.handshakes]
 
 
 def raw(event: Event) -> str:
@@ -63,7 +64,7 @@ async def test_the_block_is_entered_when_the_subscription_is_confirmed(autojump_
     fake = FakeAgentMail()
     subscribe = Subscribe(inbox_ids=["a"], event_types=["message.received"])
     async with open_agentmail_stream(subscribe, backend=fake) as events:
-        assert fake.subscriptions == [subscribe]
+        assert fake.record.subscriptions == [subscribe]
         assert fake.subscribed == 1
         confirmed = events.receive_nowait()
         assert confirmed == Subscribed(inbox_ids=("a",), event_types=("message.received",))
@@ -73,7 +74,7 @@ async def test_the_block_is_entered_when_the_subscription_is_confirmed(autojump_
 
 async def test_events_that_come_before_the_confirmation_come_after_subscribed(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
-    fake.push_before_confirming(numbered(1), "not JSON", numbered(2))
+    fake.faults.push_before_confirming(numbered(1), "not JSON", numbered(2))
     async with open_agentmail_stream(backend=fake) as events:
         await fake.send_raw(numbered(3))
         assert isinstance(await anext(events), Subscribed)
@@ -83,7 +84,7 @@ async def test_events_that_come_before_the_confirmation_come_after_subscribed(au
 async def test_events_that_come_before_a_later_confirmation_come_after_it_too(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     async with open_agentmail_stream(backend=fake) as events:
-        fake.push_before_confirming(numbered(1), numbered(2))
+        fake.faults.push_before_confirming(numbered(1), numbered(2))
         await fake.drop_connections()
         assert isinstance(await anext(events), Subscribed)
         assert isinstance(await anext(events), Disconnected)
@@ -97,16 +98,16 @@ async def test_a_thousand_events_before_the_confirmation_do_not_deadlock(
 ) -> None:
     fake = FakeAgentMail()
     texts = [numbered(n) for n in range(1_000)]
-    fake.push_before_confirming(*texts)
+    fake.faults.push_before_confirming(*texts)
     async with open_agentmail_stream(backend=fake, buffer_size=buffer_size) as events:
         assert isinstance(await anext(events), Subscribed)
         assert [raw(await anext(events)) for _ in texts] == texts
-    assert len(fake.handshakes) == 1
+    assert len(fake.record.handshakes) == 1
 
 
 async def test_events_that_wait_for_the_confirmation_count_as_buffered(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
-    fake.push_before_confirming(*(numbered(n) for n in range(100)))
+    fake.faults.push_before_confirming(*(numbered(n) for n in range(100)))
     async with open_agentmail_session(backend=fake, buffer_size=10) as session:
         await wait_all_tasks_blocked()
         assert session.statistics().buffered == 101
@@ -116,7 +117,7 @@ async def test_more_than_a_thousand_events_before_the_confirmation_fail_the_atte
     autojump_clock: MockClock,
 ) -> None:
     fake = FakeAgentMail()
-    fake.push_before_confirming(*(numbered(n) for n in range(1_001)))
+    fake.faults.push_before_confirming(*(numbered(n) for n in range(1_001)))
     async with open_agentmail_session(backend=fake) as session:
         await fake.send_raw(numbered(0))
         assert isinstance(await anext(session.events), Subscribed)
@@ -126,43 +127,43 @@ async def test_more_than_a_thousand_events_before_the_confirmation_fail_the_atte
         assert event.event_id == "0"
         assert session.statistics().received == 1
         assert "1001 events" in (session.statistics().last_error or "")
-        assert len(fake.handshakes) == 2
+        assert len(fake.record.handshakes) == 2
         assert fake.connected == 1
 
 
 async def test_sixteen_mib_before_the_confirmation_are_held(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     texts = [f"{n:02}" + "x" * (4 * MIB - 2) for n in range(4)]
-    fake.push_before_confirming(*texts)
+    fake.faults.push_before_confirming(*texts)
     async with open_agentmail_stream(backend=fake) as events:
         assert isinstance(await anext(events), Subscribed)
         for text in texts:
             assert raw(await anext(events)) == text
-    assert len(fake.handshakes) == 1
+    assert len(fake.record.handshakes) == 1
 
 
 async def test_more_than_sixteen_mib_before_the_confirmation_fail_the_attempt(
     autojump_clock: MockClock,
 ) -> None:
     fake = FakeAgentMail()
-    fake.push_before_confirming(*(f"{n:02}" + "x" * (4 * MIB - 2) for n in range(4)), "x")
+    fake.faults.push_before_confirming(*(f"{n:02}" + "x" * (4 * MIB - 2) for n in range(4)), "x")
     async with open_agentmail_stream(backend=fake) as events:
         assert isinstance(await anext(events), Subscribed)
         with pytest.raises(trio.WouldBlock):
             events.receive_nowait()
-    assert len(fake.handshakes) == 2
+    assert len(fake.record.handshakes) == 2
 
 
 # How long it may take
 
 
 @pytest.mark.parametrize("open_timeout", [10, 4])
-@pytest.mark.parametrize("fault", [FakeAgentMail.hang_handshakes, FakeAgentMail.withhold_confirmations])
+@pytest.mark.parametrize("fault", [Faults.hang_handshakes, Faults.withhold_confirmations])
 async def test_an_attempt_that_is_not_answered_is_given_up_after_open_timeout(
-    fault: Callable[[FakeAgentMail], None], open_timeout: float, no_jitter: None, autojump_clock: MockClock
+    fault: Callable[[Faults], None], open_timeout: float, no_jitter: None, autojump_clock: MockClock
 ) -> None:
     fake = FakeAgentMail()
-    fault(fake)
+    fault(fake.faults)
     async with open_agentmail_session(backend=fake, open_timeout=open_timeout) as session:
         assert times(fake) == [0, open_timeout + 0.5]
         assert fake.connected == 1
@@ -171,7 +172,7 @@ async def test_an_attempt_that_is_not_answered_is_given_up_after_open_timeout(
 
 async def test_a_network_that_hangs_is_given_up_after_open_timeout(no_jitter: None, autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
-    fake.delay_connections(math.inf)
+    fake.faults.delay_connections(math.inf)
     began = trio.current_time()
     async with open_agentmail_session(backend=fake) as session:
         assert trio.current_time() - began == pytest.approx(10.5)
@@ -182,7 +183,7 @@ async def test_open_timeout_does_not_end_a_connection_that_was_confirmed(autojum
     fake = FakeAgentMail()
     async with open_agentmail_stream(backend=fake, open_timeout=1):
         await trio.sleep(100)
-        assert len(fake.handshakes) == 1
+        assert len(fake.record.handshakes) == 1
 
 
 @both_openers
@@ -190,7 +191,7 @@ async def test_transient_failures_beyond_enter_timeout_raise_connection_failed(
     opener: Opener, no_jitter: None, autojump_clock: MockClock
 ) -> None:
     fake = FakeAgentMail()
-    fake.reject_handshakes(503, body=b"down for maintenance", times=None)
+    fake.faults.reject_handshakes(503, body=b"down for maintenance", times=None)
     began = trio.current_time()
     with pytest.raises(ConnectionFailedError, match=r"enter_timeout \(30.0 s\).*down for maintenance") as caught:
         async with opener(backend=fake):
@@ -201,12 +202,12 @@ async def test_transient_failures_beyond_enter_timeout_raise_connection_failed(
     assert caught.value.__cause__.status_code == 503
 
 
-@pytest.mark.parametrize("fault", [FakeAgentMail.hang_handshakes, FakeAgentMail.withhold_confirmations])
+@pytest.mark.parametrize("fault", [Faults.hang_handshakes, Faults.withhold_confirmations])
 async def test_enter_timeout_holds_for_all_attempts_and_cuts_the_last(
     fault: Callable[..., None], no_jitter: None, autojump_clock: MockClock
 ) -> None:
     fake = FakeAgentMail()
-    fault(fake, times=None)
+    fault(fake.faults, times=None)
     began = trio.current_time()
     with pytest.raises(ConnectionFailedError) as caught:
         async with open_agentmail_stream(backend=fake):
@@ -219,7 +220,7 @@ async def test_enter_timeout_holds_for_all_attempts_and_cuts_the_last(
 
 async def test_enter_timeout_may_be_shorter_than_one_attempt(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
-    fake.hang_handshakes()
+    fake.faults.hang_handshakes()
     began = trio.current_time()
     with pytest.raises(ConnectionFailedError, match=r"enter_timeout \(3 s\)"):
         async with open_agentmail_stream(backend=fake, enter_timeout=3):
@@ -230,7 +231,7 @@ async def test_enter_timeout_may_be_shorter_than_one_attempt(autojump_clock: Moc
 async def test_enter_timeout_does_not_bound_a_later_outage(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     async with open_agentmail_stream(backend=fake, enter_timeout=3) as events:
-        fake.reject_handshakes(503, times=20)
+        fake.faults.reject_handshakes(503, times=20)
         await fake.drop_connections()
         assert isinstance(await anext(events), Subscribed)
         assert isinstance(await anext(events), Disconnected)
@@ -285,7 +286,7 @@ async def test_a_bad_argument_is_refused_at_once_by_name(
     # A sentence for whoever reads the traceback.
     assert len(str(caught.value)) < 200
     assert "Attribute(" not in str(caught.value)
-    assert fake.handshakes == []
+    assert fake.record.handshakes == []
 
 
 @pytest.mark.parametrize("value", ["agent@agentmail.to", ["agent@agentmail.to"], None, Subscribe])
@@ -297,7 +298,7 @@ async def test_what_is_no_subscription_is_refused_at_once(
     with pytest.raises(TypeError, match=r"the first argument is a Subscribe\("):
         async with opener(value, backend=fake):
             pass  # pragma: no cover
-    assert fake.handshakes == []
+    assert fake.record.handshakes == []
 
 
 async def test_the_smallest_settings_are_good_enough(autojump_clock: MockClock) -> None:
@@ -336,7 +337,7 @@ async def test_a_bad_key_is_refused_at_once_without_being_shown(
             pass  # pragma: no cover
     assert "secret" not in str(caught.value)
     assert "sécret" not in str(caught.value)
-    assert fake.handshakes == []
+    assert fake.record.handshakes == []
 
 
 async def test_a_callable_that_returns_no_key_is_refused_at_once(autojump_clock: MockClock) -> None:
@@ -345,7 +346,7 @@ async def test_a_callable_that_returns_no_key_is_refused_at_once(autojump_clock:
     with pytest.raises(TypeError, match=r"the API key must be a string.*not NoneType"):
         async with open_agentmail_stream(backend=fake, api_key=source):
             pass  # pragma: no cover
-    assert fake.handshakes == []
+    assert fake.record.handshakes == []
 
 
 @pytest.mark.parametrize("variable", [None, ""])
@@ -359,14 +360,14 @@ async def test_without_a_key_the_message_says_where_to_put_one(
     with pytest.raises(ValueError, match=r"no API key: set \$AGENTMAIL_API_KEY, or pass api_key="):
         async with open_agentmail_stream(backend=keyless):
             pass  # pragma: no cover
-    assert keyless.fake.attempts == 0
+    assert keyless.fake.record.attempts == 0
 
 
 async def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock) -> None:
     monkeypatch.setenv("AGENTMAIL_API_KEY", "am_from_environment")
     fake = FakeAgentMail(api_keys={"am_from_environment"})
     async with open_agentmail_stream(backend=fake):
-        assert fake.handshakes[0].headers["authorization"] == "Bearer am_from_environment"
+        assert fake.record.handshakes[0].headers["authorization"] == "Bearer am_from_environment"
 
 
 async def test_a_key_that_is_given_goes_before_the_environment(
@@ -375,13 +376,13 @@ async def test_a_key_that_is_given_goes_before_the_environment(
     monkeypatch.setenv("AGENTMAIL_API_KEY", "am_from_environment")
     fake = FakeAgentMail()
     async with open_agentmail_stream(backend=fake, api_key="am_given"):
-        assert fake.handshakes[0].headers["authorization"] == "Bearer am_given"
+        assert fake.record.handshakes[0].headers["authorization"] == "Bearer am_given"
 
 
 async def test_a_backend_may_bring_its_own_key(no_variable: None, autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     async with open_agentmail_stream(backend=fake):
-        assert fake.handshakes[0].headers["authorization"] == f"Bearer {fake.api_key}"
+        assert fake.record.handshakes[0].headers["authorization"] == f"Bearer {fake.api_key}"
 
 
 @pytest.mark.parametrize("error", [KeyError("vault"), RuntimeError("vault"), FileNotFoundError(2, "no key file")])
@@ -406,7 +407,7 @@ async def test_what_a_callable_for_the_key_raises_later_ends_the_block(autojump_
         async with open_agentmail_stream(backend=fake, api_key=keys.pop):
             await fake.drop_connections()
             await trio.sleep_forever()
-    assert len(fake.handshakes) == 1
+    assert len(fake.record.handshakes) == 1
 
 
 @pytest.mark.parametrize("backend", [FakeAgentMail, "fake", object()])
@@ -448,7 +449,7 @@ async def test_a_confirmation_in_the_very_moment_in_which_time_runs_out_is_too_l
     async with open_agentmail_session(backend=LateOnce(fake), open_timeout=5) as session:
         await trio.sleep(100)
         assert session.statistics().connections == 1
-        assert len(fake.handshakes) == 2
+        assert len(fake.record.handshakes) == 2
         assert isinstance(session.events.receive_nowait(), Subscribed)
         with pytest.raises(trio.WouldBlock):
             session.events.receive_nowait()

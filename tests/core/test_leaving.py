@@ -29,6 +29,7 @@ from trio_agentmail import (
     SubscriptionRejectedError,
 )
 from trio_agentmail.testing import FakeAgentMail
+from trio_agentmail.testing._faults.table import Faults
 
 INBOX = "agent@agentmail.to"
 
@@ -61,7 +62,7 @@ async def taking(seconds: float) -> AsyncIterator[None]:
 
 async def refuse_for_good(fake: FakeAgentMail) -> None:
     """A non-retryable error, while the block is running."""
-    fake.refuse_subscriptions("forbidden", "not any more")
+    fake.faults.refuse_subscriptions("forbidden", "not any more")
     await fake.drop_connections()
 
 
@@ -80,7 +81,7 @@ async def test_at_its_end_the_block_closes_with_1000(opener: Opener, autojump_cl
     async with leaving_nothing(fake), taking(0):
         async with opener(backend=fake):
             assert fake.connected == 1
-        assert fake.close_codes == [1000]
+        assert fake.record.close_codes == [1000]
 
 
 @with_both
@@ -90,7 +91,7 @@ async def test_break_closes_with_1000(opener: Opener, autojump_clock: MockClock)
         for _ in range(3):
             async with opener(backend=fake):
                 break
-        assert fake.close_codes == [1000]
+        assert fake.record.close_codes == [1000]
 
 
 async def test_break_out_of_the_events_leaves_the_rest_unread(autojump_clock: MockClock) -> None:
@@ -102,7 +103,7 @@ async def test_break_out_of_the_events_leaves_the_rest_unread(autojump_clock: Mo
             async for event in events:
                 if isinstance(event, MessageReceivedEvent):
                     break
-        assert fake.close_codes == [1000]
+        assert fake.record.close_codes == [1000]
         with pytest.raises(trio.ClosedResourceError):
             events.receive_nowait()
 
@@ -116,7 +117,7 @@ async def test_return_closes_with_1000(opener: Opener, autojump_clock: MockClock
     fake = FakeAgentMail()
     async with leaving_nothing(fake):
         assert await listen() == "returned"
-        assert fake.close_codes == [1000]
+        assert fake.record.close_codes == [1000]
 
 
 @with_both
@@ -126,7 +127,7 @@ async def test_a_server_that_does_not_answer_the_close_costs_close_timeout(
     fake = FakeAgentMail()
     async with leaving_nothing(fake), taking(3):
         async with opener(backend=fake, close_timeout=3):
-            fake.go_silent()
+            fake.faults.silence_connections()
 
 
 @with_both
@@ -134,7 +135,7 @@ async def test_leaving_during_an_outage_waits_for_nothing(opener: Opener, autoju
     fake = FakeAgentMail()
     async with leaving_nothing(fake), taking(100):
         async with opener(backend=fake):
-            fake.hang_handshakes(None)
+            fake.faults.hang_handshakes(None)
             await fake.drop_connections()
             await trio.sleep(100)
 
@@ -147,7 +148,7 @@ async def test_leaving_with_a_full_channel_closes_with_1000(opener: Opener, auto
             for _ in range(100):
                 await fake.deliver(inbox_id=INBOX)
             await wait_all_tasks_blocked()
-        assert fake.close_codes == [1000]
+        assert fake.record.close_codes == [1000]
 
 
 # What the body raises
@@ -184,7 +185,7 @@ async def test_what_the_body_raises_comes_out_as_it_is(
         assert (error.__cause__, error.__context__, error.__suppress_context__) == (None, None, False)
         lines = [frame.line or "" for frame in traceback.extract_tb(error.__traceback__)]
         assert any("raise error  # the line itself" in line for line in lines)
-        assert fake.close_codes == [1000]
+        assert fake.record.close_codes == [1000]
 
 
 @with_both
@@ -227,7 +228,7 @@ async def test_what_the_body_raises_comes_out_when_the_server_does_not_answer_th
     async with leaving_nothing(fake), taking(5):
         with pytest.raises(Mishap) as caught:
             async with opener(backend=fake):
-                fake.go_silent()
+                fake.faults.silence_connections()
                 raise error
     assert caught.value is error
     assert error.__context__ is None
@@ -242,7 +243,7 @@ async def test_what_the_body_raises_during_an_outage_comes_out_as_it_is(
     async with leaving_nothing(fake), taking(10):
         with pytest.raises(Mishap) as caught:
             async with opener(backend=fake):
-                fake.refuse_connections(None)
+                fake.faults.refuse_connections(None)
                 await fake.drop_connections()
                 await trio.sleep(10)
                 raise error
@@ -273,7 +274,7 @@ async def test_a_fatal_error_cancels_the_body_and_comes_out_alone(opener: Opener
 @with_both
 async def test_a_fatal_error_cancels_the_body_at_once(opener: Opener, autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
-    fake.refuse_subscriptions("forbidden", "not any more")
+    fake.faults.refuse_subscriptions("forbidden", "not any more")
     async with leaving_nothing(fake):
         with pytest.raises(SubscriptionRejectedError):
             async with opener(backend=fake):
@@ -396,7 +397,7 @@ async def test_a_fatal_error_keeps_the_exception_that_the_caller_handles_as_its_
         try:
             raise outside
         except ValueError:
-            fake.refuse_subscriptions("forbidden", "no")
+            fake.faults.refuse_subscriptions("forbidden", "no")
             async with open_agentmail_stream(backend=fake):
                 pytest.fail("refused on entering")
     assert not any(isinstance(exc, trio.Cancelled) for exc in chain(caught.value))
@@ -409,18 +410,18 @@ async def test_a_fatal_error_keeps_the_exception_that_the_caller_handles_as_its_
 @pytest.mark.parametrize(
     "fault",
     [
-        FakeAgentMail.hang_handshakes,
-        FakeAgentMail.withhold_confirmations,
-        partial(FakeAgentMail.reject_handshakes, status=503, headers=[("Retry-After", "20")]),
-        partial(FakeAgentMail.refuse_connections, times=None),
+        Faults.hang_handshakes,
+        Faults.withhold_confirmations,
+        partial(Faults.reject_handshakes, status=503, headers=[("Retry-After", "20")]),
+        partial(Faults.refuse_connections, times=None),
     ],
     ids=["connecting", "awaiting the confirmation", "told to wait", "backing off"],
 )
 async def test_cancelled_on_entering_it_leaves_at_once(
-    opener: Opener, fault: Callable[[FakeAgentMail], None], autojump_clock: MockClock
+    opener: Opener, fault: Callable[[Faults], None], autojump_clock: MockClock
 ) -> None:
     fake = FakeAgentMail()
-    fault(fake)
+    fault(fake.faults)
     async with leaving_nothing(fake), taking(3):
         with trio.move_on_after(3) as scope:
             async with opener(backend=fake):
@@ -433,26 +434,26 @@ async def test_cancelled_on_entering_it_leaves_at_once(
     "fault",
     [
         None,
-        FakeAgentMail.hang_handshakes,
-        FakeAgentMail.withhold_confirmations,
-        partial(FakeAgentMail.reject_handshakes, status=503, headers=[("Retry-After", "20")]),
-        partial(FakeAgentMail.refuse_connections, times=None),
+        Faults.hang_handshakes,
+        Faults.withhold_confirmations,
+        partial(Faults.reject_handshakes, status=503, headers=[("Retry-After", "20")]),
+        partial(Faults.refuse_connections, times=None),
     ],
     ids=["idle", "connecting", "awaiting the confirmation", "told to wait", "backing off"],
 )
 async def test_cancelled_in_the_body_it_leaves_at_once(
-    opener: Opener, fault: Callable[[FakeAgentMail], None] | None, autojump_clock: MockClock
+    opener: Opener, fault: Callable[[Faults], None] | None, autojump_clock: MockClock
 ) -> None:
     fake = FakeAgentMail()
     async with leaving_nothing(fake), taking(3):
         with trio.move_on_after(3) as scope:
             async with opener(backend=fake):
                 if fault is not None:
-                    fault(fake)
+                    fault(fake.faults)
                     await fake.drop_connections()
                 await trio.sleep_forever()
         assert scope.cancelled_caught
-        assert fake.close_codes == [None] if fault is None else 1000 not in fake.close_codes
+        assert fake.record.close_codes == [None] if fault is None else 1000 not in fake.record.close_codes
 
 
 @with_both
@@ -467,7 +468,7 @@ async def test_cancelled_while_it_waits_for_room_in_the_channel_it_leaves_at_onc
                     await fake.deliver(inbox_id=INBOX)
                 await trio.sleep_forever()
         assert scope.cancelled_caught
-        assert fake.close_codes == [None]
+        assert fake.record.close_codes == [None]
 
 
 @with_both
@@ -476,7 +477,7 @@ async def test_cancelled_while_it_closes_it_leaves_at_once(opener: Opener, autoj
     async with leaving_nothing(fake), taking(2):
         with trio.move_on_after(2) as scope:
             async with opener(backend=fake, close_timeout=60):
-                fake.go_silent()
+                fake.faults.silence_connections()
         assert scope.cancelled_caught
 
 
@@ -490,7 +491,7 @@ async def test_a_block_cancelled_while_closing_leaves_at_once_with_the_bodys_exc
         with trio.move_on_after(2):
             with pytest.raises(Mishap) as caught:
                 async with opener(backend=fake, close_timeout=60):
-                    fake.go_silent()
+                    fake.faults.silence_connections()
                     raise error
             assert caught.value is error
             assert error.__context__ is None
@@ -504,7 +505,7 @@ async def test_cancelled_before_it_begins_it_makes_no_connection(opener: Opener,
             async with opener(backend=fake):
                 pytest.fail("not entered")
         assert scope.cancelled_caught
-        assert fake.handshakes == []
+        assert fake.record.handshakes == []
 
 
 @with_both
@@ -512,7 +513,7 @@ async def test_a_deadline_at_the_very_moment_of_entering_leaves_nothing(
     opener: Opener, autojump_clock: MockClock
 ) -> None:
     fake = FakeAgentMail()
-    fake.reject_handshakes(503, headers=[("Retry-After", "7")])
+    fake.faults.reject_handshakes(503, headers=[("Retry-After", "7")])
     async with leaving_nothing(fake), taking(7):
         with trio.move_on_after(7) as scope:
             async with opener(backend=fake):
@@ -546,7 +547,7 @@ async def test_cancelled_between_any_two_steps_it_leaves_nothing(opener: Opener)
 async def test_subscribe_cancelled_changes_nothing(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     async with leaving_nothing(fake), open_agentmail_session(backend=fake) as session:
-        fake.withhold_confirmations()
+        fake.faults.withhold_confirmations()
         async with taking(3):
             with trio.move_on_after(3) as scope:
                 await session.subscribe(Subscribe(inbox_ids=["other@agentmail.to"]))
@@ -567,10 +568,10 @@ async def test_the_block_cancelled_in_subscribe_leaves_at_once(autojump_clock: M
     async with leaving_nothing(fake), taking(3):
         with trio.move_on_after(3) as scope:
             async with open_agentmail_session(backend=fake) as session:
-                fake.withhold_confirmations()
+                fake.faults.withhold_confirmations()
                 await session.subscribe(Subscribe(inbox_ids=["other@agentmail.to"]))
         assert scope.cancelled_caught
-        assert fake.close_codes == [None, None]
+        assert fake.record.close_codes == [None, None]
 
 
 async def test_the_block_may_be_left_while_a_task_is_in_subscribe(autojump_clock: MockClock) -> None:
@@ -581,10 +582,10 @@ async def test_the_block_may_be_left_while_a_task_is_in_subscribe(autojump_clock
     fake = FakeAgentMail()
     async with leaving_nothing(fake), trio.open_nursery() as nursery:
         async with open_agentmail_session(backend=fake) as session:
-            fake.withhold_confirmations()
+            fake.faults.withhold_confirmations()
             nursery.start_soon(subscribe, session)
             await wait_all_tasks_blocked()
-        assert sorted(fake.close_codes, key=str) == [1000, None]
+        assert sorted(fake.record.close_codes, key=str) == [1000, None]
 
 
 async def test_the_block_may_be_left_while_subscribe_waits_for_the_end_of_an_outage(
@@ -597,7 +598,7 @@ async def test_the_block_may_be_left_while_subscribe_waits_for_the_end_of_an_out
     fake = FakeAgentMail()
     async with leaving_nothing(fake), trio.open_nursery() as nursery:
         async with open_agentmail_session(backend=fake) as session:
-            fake.refuse_connections(None)
+            fake.faults.refuse_connections(None)
             await fake.drop_connections()
             await wait_all_tasks_blocked()
             nursery.start_soon(subscribe, session)
@@ -624,7 +625,7 @@ async def test_a_fatal_error_ends_a_subscribe_that_waits(where: str, autojump_cl
     async with leaving_nothing(fake), trio.open_nursery() as nursery:
         with pytest.raises(SubscriptionRejectedError):
             async with open_agentmail_session(backend=fake) as session:
-                fake.reject_handshakes(503, headers=[("Retry-After", "60")])
+                fake.faults.reject_handshakes(503, headers=[("Retry-After", "60")])
                 await refuse_for_good(fake)
                 await trio.sleep(1)
                 assert session.state == "waiting"
@@ -654,7 +655,7 @@ def test_control_c_in_the_body_comes_out_as_it_is(opener: Opener) -> None:
 
     with pytest.raises(Mishap):
         run(main)
-    assert fake.close_codes == [1000]
+    assert fake.record.close_codes == [1000]
 
 
 def interrupt_soon() -> None:
@@ -678,13 +679,13 @@ def test_control_c_while_the_body_waits_comes_out_as_it_is(opener: Opener) -> No
 
     with pytest.raises(KeyboardInterrupt):
         run(main)
-    assert fake.close_codes == [1000]
+    assert fake.record.close_codes == [1000]
 
 
 @with_both
 def test_control_c_on_entering_comes_out_as_it_is(opener: Opener) -> None:
     fake = FakeAgentMail()
-    fake.hang_handshakes()
+    fake.faults.hang_handshakes()
 
     async def main() -> None:
         interrupt_soon()
@@ -727,7 +728,7 @@ def test_control_c_while_closing_is_not_lost(opener: Opener) -> None:
 
     async def main() -> None:
         async with opener(backend=fake, close_timeout=60):
-            fake.go_silent()
+            fake.faults.silence_connections()
             await wait_all_tasks_blocked()
             interrupt_soon()
 
@@ -775,7 +776,7 @@ def test_control_c_comes_out_alone_from_any_task(where: str, calls: int, what: B
                 for _ in range(6):
                     await fake.deliver(inbox_id=INBOX)
                     await trio.sleep(2)
-                    async with fake.outage():
+                    async with fake.faults.outage():
                         await fake.deliver(inbox_id=INBOX)
                         await trio.sleep(20)
                     await trio.sleep(30)
@@ -862,11 +863,11 @@ async def test_once_the_last_receiver_is_closed_the_next_event_closes_the_connec
             await fake.deliver(inbox_id=INBOX)
             await trio.sleep(1)
             assert (session.state, fake.connected) == ("closed", 0)
-            assert fake.close_codes == [1000]
+            assert fake.record.close_codes == [1000]
             with pytest.raises(trio.ClosedResourceError):
                 await session.subscribe(Subscribe())
             await trio.sleep(1000)  # the body goes on
-        assert fake.close_codes == [1000]
+        assert fake.record.close_codes == [1000]
 
 
 async def test_once_the_last_receiver_is_closed_the_next_ping_closes_the_connection(autojump_clock: MockClock) -> None:
@@ -878,7 +879,7 @@ async def test_once_the_last_receiver_is_closed_the_next_ping_closes_the_connect
             assert (session.state, fake.connected) == ("subscribed", 1)
             await trio.sleep(2)
             assert (session.state, fake.connected) == ("closed", 0)
-            assert fake.close_codes == [1000]
+            assert fake.record.close_codes == [1000]
             with pytest.raises(trio.ClosedResourceError):
                 await session.subscribe(Subscribe())
             await trio.sleep(1000)
@@ -892,22 +893,22 @@ async def test_once_the_last_receiver_is_closed_no_lost_connection_is_made_again
             await fake.drop_connections()
             await trio.sleep(1000)
             assert session.state == "closed"
-        assert len(fake.handshakes) == 1
+        assert len(fake.record.handshakes) == 1
 
 
 async def test_once_the_last_receiver_is_closed_in_an_outage_it_ends(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     async with leaving_nothing(fake):
         async with open_agentmail_session(backend=fake) as session:
-            fake.reject_handshakes(503, headers=[("Retry-After", "60")], times=None)
+            fake.faults.reject_handshakes(503, headers=[("Retry-After", "60")], times=None)
             await fake.drop_connections()
             await trio.sleep(30)
-            assert (session.state, len(fake.handshakes)) == ("waiting", 2)
+            assert (session.state, len(fake.record.handshakes)) == ("waiting", 2)
             session.events.close()
             await trio.sleep(60)
             assert session.state == "closed"
             await trio.sleep(1000)
-        assert len(fake.handshakes) == 2
+        assert len(fake.record.handshakes) == 2
 
 
 async def test_without_receivers_a_sender_that_waits_for_room_closes_the_connection(
@@ -921,7 +922,7 @@ async def test_without_receivers_a_sender_that_waits_for_room_closes_the_connect
             await wait_all_tasks_blocked()
             session.events.close()
             await wait_all_tasks_blocked()
-            assert (session.state, fake.close_codes) == ("closed", [1000])
+            assert (session.state, fake.record.close_codes) == ("closed", [1000])
 
 
 async def test_without_receivers_an_event_behind_notices_closes_the_connection(
@@ -936,7 +937,7 @@ async def test_without_receivers_an_event_behind_notices_closes_the_connection(
             await wait_all_tasks_blocked()
             session.events.close()
             await wait_all_tasks_blocked()
-            assert (session.state, fake.close_codes) == ("closed", [1000])
+            assert (session.state, fake.record.close_codes) == ("closed", [1000])
 
 
 async def test_as_long_as_a_clone_is_open_nothing_is_closed(autojump_clock: MockClock) -> None:
@@ -962,7 +963,7 @@ async def test_as_long_as_a_clone_is_open_nothing_is_closed(autojump_clock: Mock
 async def test_changing_the_subscription_does_not_outlive_the_stream(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     async with leaving_nothing(fake), open_agentmail_session(backend=fake) as session:
-        fake.reject_handshakes(503, headers=[("Retry-After", "3000")])
+        fake.faults.reject_handshakes(503, headers=[("Retry-After", "3000")])
         began = trio.current_time()
         async with trio.open_nursery() as nursery:
 
@@ -1037,7 +1038,7 @@ async def test_a_bug_in_the_backend_on_changing_the_subscription_is_raised_there
             with pytest.raises(ZeroDivisionError):
                 await session.subscribe(Subscribe(inbox_ids=[INBOX]))
             assert session.state == "subscribed"
-        assert fake.close_codes == [1000]
+        assert fake.record.close_codes == [1000]
 
 
 @with_both
@@ -1061,7 +1062,7 @@ async def test_a_bug_in_the_fake_while_the_body_sleeps_comes_out_as_itself(
     async with leaving_nothing(fake), taking(0):
         with pytest.raises(ValueError, match="message"):
             async with opener(backend=fake):
-                fake._connections[0].push(5)  # type: ignore[arg-type]
+                next(iter(fake._connections)).push(5)  # type: ignore[arg-type]
                 await trio.sleep_forever()
 
 
@@ -1094,7 +1095,7 @@ async def test_a_network_failure_on_leaving_is_no_bug(opener: Opener, autojump_c
     async with leaving_nothing(fake):
         async with opener(backend=BuggyGoodbye(fake, ConnectionResetError("reset"))):
             pass
-        assert fake.close_codes == [1000]
+        assert fake.record.close_codes == [1000]
 
 
 @with_both
@@ -1105,7 +1106,7 @@ async def test_what_the_stream_failed_with_may_be_raised_by_the_body_as_well(
     error = Mishap()
 
     def ask_for_the_key() -> str:
-        if fake.handshakes:
+        if fake.record.handshakes:
             raise error
         return "am_key"
 
@@ -1157,7 +1158,7 @@ async def test_fifty_streams_in_one_nursery_get_all_and_leave_nothing(autojump_c
                 for number in range(50):
                     await fake.deliver(inbox_id=f"agent{number}@agentmail.to")
         assert counts == [3] * 50
-        assert fake.close_codes == [1000] * 50
+        assert fake.record.close_codes == [1000] * 50
 
 
 @with_both
@@ -1168,7 +1169,7 @@ async def test_nested_streams_are_both_closed_when_the_body_raises(opener: Opene
         with pytest.raises(Mishap) as caught:
             async with opener(backend=fake), opener(backend=fake):
                 raise error
-        assert fake.close_codes == [1000, 1000]
+        assert fake.record.close_codes == [1000, 1000]
     assert caught.value is error
     assert error.__context__ is None
 
@@ -1186,8 +1187,8 @@ async def test_of_nested_streams_the_fatal_error_of_one_comes_out_alone(
                 await trio.sleep_forever()
     assert not any(isinstance(exc, trio.Cancelled) for exc in chain(caught.value))
     # The outer one cancels the inner, by force; the inner one leaves the outer in peace.
-    assert inner.close_codes == [None]
-    assert outer.close_codes == ([None] if which == "outer" else [1000])
+    assert inner.record.close_codes == [None]
+    assert outer.record.close_codes == ([None] if which == "outer" else [1000])
 
 
 @with_both
@@ -1208,7 +1209,7 @@ async def test_a_failing_sibling_cuts_the_stream_and_is_all_that_comes_out(
                 await trio.sleep(5)
                 raise error
         assert caught.value.exceptions == (error,)
-        assert fake.close_codes == [None]
+        assert fake.record.close_codes == [None]
 
 
 @with_both
@@ -1263,7 +1264,7 @@ async def test_left_by_an_exception_no_socket_stays_open(opener: Opener) -> None
                 raise error
         assert caught.value is error
         assert error.__context__ is None
-    assert fake.close_codes == [1000]
+    assert fake.record.close_codes == [1000]
 
 
 @with_both
@@ -1278,13 +1279,13 @@ async def test_cancelled_no_socket_stays_open(opener: Opener) -> None:
                 scope.cancel()
                 await trio.sleep_forever()
         assert scope.cancelled_caught
-    assert fake.close_codes == [None]
+    assert fake.record.close_codes == [None]
 
 
-@pytest.mark.parametrize("fault", [FakeAgentMail.hang_handshakes, FakeAgentMail.withhold_confirmations])
-async def test_cancelled_on_entering_no_socket_stays_open(fault: Callable[[FakeAgentMail], None]) -> None:
+@pytest.mark.parametrize("fault", [Faults.hang_handshakes, Faults.withhold_confirmations])
+async def test_cancelled_on_entering_no_socket_stays_open(fault: Callable[[Faults], None]) -> None:
     fake = FakeAgentMail()
-    fault(fake)
+    fault(fake.faults)
     async with served_leaving_nothing(fake) as environment:
         with trio.move_on_after(0.1) as scope:
             async with open_agentmail_stream(api_key="am_key", environment=environment):

@@ -361,7 +361,7 @@ async def test_the_end_and_aclosing_leave_a_stream_in_an_async_generator_in_peac
     async with aclosing(mails()) as closing:  # type: ignore[type-var]
         async for _ in closing:
             break
-    assert fake.close_codes == [1000]
+    assert fake.record.close_codes == [1000]
 
 
 async def test_subscribe_takes_a_subscribe(autojump_clock: MockClock) -> None:

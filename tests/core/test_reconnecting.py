@@ -81,7 +81,7 @@ def time_of_day(fake: FakeAgentMail) -> datetime:
 
 def waits(fake: FakeAgentMail) -> list[float]:
     """Seconds from each handshake to the next."""
-    return [round(later.at - earlier.at, 3) for earlier, later in pairwise(fake.handshakes)]
+    return [round(later.at - earlier.at, 3) for earlier, later in pairwise(fake.record.handshakes)]
 
 
 # When
@@ -90,7 +90,7 @@ def waits(fake: FakeAgentMail) -> list[float]:
 async def test_the_waits_double_up_to_the_highest(no_jitter: None, autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     async with open_agentmail_stream(backend=fake) as events:
-        fake.reject_handshakes(503, times=10)
+        fake.faults.reject_handshakes(503, times=10)
         await fake.drop_connections()
         assert await take(events, 3) == "S D S"
     assert waits(fake) == [0.5, 1, 2, 4, 8, 16, 30, 30, 30, 30, 30]
@@ -98,10 +98,10 @@ async def test_the_waits_double_up_to_the_highest(no_jitter: None, autojump_cloc
 
 async def test_the_first_attempt_on_entering_does_not_wait(no_jitter: None, autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
-    fake.reject_handshakes(503, times=4)
+    fake.faults.reject_handshakes(503, times=4)
     began = trio.current_time()
     async with open_agentmail_stream(backend=fake):
-        assert fake.handshakes[0].at == pytest.approx(began)
+        assert fake.record.handshakes[0].at == pytest.approx(began)
         assert waits(fake) == [0.5, 1, 2, 4]
 
 
@@ -109,7 +109,7 @@ async def test_the_policy_says_how_the_waits_grow(no_jitter: None, autojump_cloc
     fake = FakeAgentMail()
     policy = ReconnectPolicy(initial_delay=3, multiplier=10, max_delay=100)
     async with open_agentmail_stream(backend=fake, reconnect=policy) as events:
-        fake.reject_handshakes(503, times=3)
+        fake.faults.reject_handshakes(503, times=3)
         await fake.drop_connections()
         assert await take(events, 3) == "S D S"
     assert waits(fake) == [3, 30, 100, 100]
@@ -127,7 +127,7 @@ async def test_each_wait_is_drawn_from_zero_to_its_ceiling(
     monkeypatch.setattr("trio_agentmail._reconnect.random.uniform", uniform)
     fake = FakeAgentMail()
     async with open_agentmail_stream(backend=fake) as events:
-        fake.reject_handshakes(503, times=3)
+        fake.faults.reject_handshakes(503, times=3)
         await fake.drop_connections()
         assert await take(events, 3) == "S D S"
     assert waits(fake) == [0.125, 0.25, 0.5, 1]
@@ -152,7 +152,7 @@ async def test_a_subscription_that_lasted_starts_the_waits_over(no_jitter: None,
     async with open_agentmail_stream(backend=fake) as events:
         assert await take(events, 1) == "S"
         for _ in range(3):
-            fake.reject_handshakes(503, times=2)
+            fake.faults.reject_handshakes(503, times=2)
             await trio.sleep(31)
             await fake.drop_connections()
             assert await take(events, 2) == "D S"
@@ -176,7 +176,7 @@ async def test_failures_on_entering_count_until_a_subscription_has_lasted(
     no_jitter: None, autojump_clock: MockClock
 ) -> None:
     fake = FakeAgentMail()
-    fake.reject_handshakes(503, times=2)
+    fake.faults.reject_handshakes(503, times=2)
     async with open_agentmail_stream(backend=fake) as events:
         await fake.drop_connections()
         assert await take(events, 3) == "S D S"
@@ -188,7 +188,7 @@ async def test_a_server_that_accepts_and_drops_for_an_hour_is_not_hammered(
     consumer: str, autojump_clock: MockClock
 ) -> None:
     fake = FakeAgentMail()
-    fake.drop_after_confirming(times=None)
+    fake.faults.drop_after_confirming(times=None)
     async with open_agentmail_stream(backend=fake) as events:
         with trio.move_on_after(3600):
             if consumer == "sleeps":
@@ -196,27 +196,27 @@ async def test_a_server_that_accepts_and_drops_for_an_hour_is_not_hammered(
             async for _ in events:
                 pass
     # Nearly all waits are drawn from 0 to 30 s, so 240 are to be expected, give or take 9.
-    assert 180 < len(fake.handshakes) < 300
+    assert 180 < len(fake.record.handshakes) < 300
 
 
 async def test_a_server_that_accepts_and_drops_sees_two_connections_a_minute_at_worst(
     no_jitter: None, autojump_clock: MockClock
 ) -> None:
     fake = FakeAgentMail()
-    fake.drop_after_confirming(times=None)
+    fake.faults.drop_after_confirming(times=None)
     async with open_agentmail_stream(backend=fake):
         await trio.sleep(3600)
-    assert len(fake.handshakes) == 1 + 6 + 118
+    assert len(fake.record.handshakes) == 1 + 6 + 118
 
 
 async def test_a_message_that_is_always_too_large_starts_no_loop(no_jitter: None, autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     async with open_agentmail_stream(backend=fake, max_message_size=1_000) as events:
-        fake.push_before_confirming("x" * 1_001, times=None)
+        fake.faults.push_before_confirming("x" * 1_001, times=None)
         await fake.drop_connections()
         with trio.move_on_after(3600):
             assert await take(events, 3) == "never"
-    assert len(fake.handshakes) < 130
+    assert len(fake.record.handshakes) < 130
 
 
 # What the consumer sees
@@ -227,12 +227,12 @@ async def test_a_loss_is_one_disconnected_and_one_subscribed_however_many_attemp
 ) -> None:
     fake = FakeAgentMail()
     async with open_agentmail_stream(backend=fake) as events:
-        fake.refuse_connections(times=3)
-        fake.reject_handshakes(503, times=3)
-        fake.hang_handshakes()
-        fake.withhold_confirmations()
-        fake.close_instead_of_confirming(1011)
-        fake.refuse_subscriptions("rate_limit", "slow down")
+        fake.faults.refuse_connections(times=3)
+        fake.faults.reject_handshakes(503, times=3)
+        fake.faults.hang_handshakes()
+        fake.faults.withhold_confirmations()
+        fake.faults.close_instead_of_confirming(1011)
+        fake.faults.refuse_subscriptions("rate_limit", "slow down")
         await fake.drop_connections()
         await fake.wait_subscribed(within=600)
         await mail(fake, "after")
@@ -320,7 +320,7 @@ async def test_the_same_subscription_is_sent_and_confirmed_on_every_connection(a
             await fake.drop_connections()
             assert isinstance(await anext(events), Disconnected)
             confirmed.append(await anext(events))
-    assert fake.subscriptions == [subscribe] * 4
+    assert fake.record.subscriptions == [subscribe] * 4
     assert (
         confirmed == [Subscribed(inbox_ids=("b", "a"), pod_ids=("pod",), event_types=subscribe.event_types or ())] * 4
     )
@@ -329,12 +329,12 @@ async def test_the_same_subscription_is_sent_and_confirmed_on_every_connection(a
 async def test_a_callable_for_the_key_is_asked_for_every_connection(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     numbers = count()
-    fake.reject_handshakes(503)
+    fake.faults.reject_handshakes(503)
     async with open_agentmail_session(backend=fake, api_key=lambda: f"am_{next(numbers)}") as session:
         await fake.drop_connections()
         assert await take(session.events, 3) == "S D S"
         await session.subscribe(B)
-    assert [handshake.headers["authorization"] for handshake in fake.handshakes] == [
+    assert [handshake.headers["authorization"] for handshake in fake.record.handshakes] == [
         "Bearer am_0",
         "Bearer am_1",
         "Bearer am_2",
@@ -352,7 +352,7 @@ async def test_after_give_up_after_the_block_ends_with_connection_failed_alone(
     lost_at = 0.0
     with pytest.raises(ConnectionFailedError, match=r"give_up_after.*100") as caught:
         async with open_agentmail_stream(backend=fake, reconnect=ReconnectPolicy(give_up_after=100)):
-            fake.reject_handshakes(503, times=None)
+            fake.faults.reject_handshakes(503, times=None)
             await trio.sleep(1_000)
             await fake.drop_connections()
             lost_at = trio.current_time()
@@ -367,12 +367,12 @@ async def test_give_up_after_cuts_an_attempt_that_is_under_way(no_jitter: None, 
     lost_at = 0.0
     with pytest.raises(ConnectionFailedError) as caught:
         async with open_agentmail_stream(backend=fake, reconnect=ReconnectPolicy(give_up_after=13)):
-            fake.hang_handshakes(times=None)  # from 0.5 to 10.5, and from 11.5
+            fake.faults.hang_handshakes(times=None)  # from 0.5 to 10.5, and from 11.5
             await fake.drop_connections()
             lost_at = trio.current_time()
             await trio.sleep_forever()
     assert isinstance(caught.value.__cause__, ConnectionLostError)
-    assert len(fake.handshakes) == 3
+    assert len(fake.record.handshakes) == 3
     assert trio.current_time() - lost_at == pytest.approx(13)
     await fake.wait_connected(0)
 
@@ -382,7 +382,7 @@ async def test_give_up_after_counts_one_outage_and_not_all_of_them(no_jitter: No
     async with open_agentmail_stream(backend=fake, reconnect=ReconnectPolicy(give_up_after=20)) as events:
         assert await take(events, 1) == "S"
         for _ in range(10):
-            fake.reject_handshakes(503, times=4)
+            fake.faults.reject_handshakes(503, times=4)
             await fake.drop_connections()
             assert await take(events, 2) == "D S"
             await trio.sleep(30)
@@ -393,11 +393,11 @@ async def test_without_give_up_after_an_outage_may_last_for_a_week(autojump_cloc
     async with open_agentmail_stream(
         backend=fake, reconnect=ReconnectPolicy(initial_delay=3600, max_delay=3600)
     ) as events:
-        fake.refuse_connections(times=None)
+        fake.faults.refuse_connections(times=None)
         await fake.drop_connections()
         assert await take(events, 2) == "S D"
         await trio.sleep(7 * 24 * 3600)
-        fake.clear_faults()
+        fake.faults.clear()
         assert await take(events, 1) == "S"
 
 
@@ -412,7 +412,7 @@ async def test_the_state_tells_where_in_its_life_the_stream_is(no_jitter: None, 
             return session.state
 
         assert state() == "subscribed"
-        fake.hang_handshakes()
+        fake.faults.hang_handshakes()
         await fake.drop_connections()
         await trio.sleep(0.2)
         assert state() == "waiting"
@@ -433,7 +433,7 @@ async def test_the_state_is_closed_when_the_block_ends_by_an_error(autojump_cloc
     fake = FakeAgentMail()
     with pytest.raises(ApiError):
         async with open_agentmail_session(backend=fake) as session:
-            fake.reject_handshakes(402, times=None)
+            fake.faults.reject_handshakes(402, times=None)
             await fake.drop_connections()
             await trio.sleep_forever()
     assert session.state == "closed"
@@ -474,7 +474,7 @@ async def test_statistics_tell_the_last_sign_of_life_and_the_last_error(autojump
         await mail(fake, "1")
         await trio.sleep(20)
         assert session.statistics().last_received == began + timedelta(seconds=100)
-        fake.reject_handshakes(503, body=b"come\x1b[31m back\r\nlater", times=None)
+        fake.faults.reject_handshakes(503, body=b"come\x1b[31m back\r\nlater", times=None)
         await fake.drop_connections()
         await trio.sleep(20)
         outage = session.statistics()
@@ -496,7 +496,7 @@ async def test_a_healthy_stream_shows_no_error_of_the_past(autojump_clock: MockC
         assert recent.last_error_at == began + timedelta(seconds=100)
         await trio.sleep(20)
         assert (session.statistics().last_error, session.statistics().last_error_at) == (None, None)
-        fake.reject_handshakes(503, times=None)
+        fake.faults.reject_handshakes(503, times=None)
         with trio.move_on_after(40):
             await session.subscribe(Subscribe(inbox_ids=["a"]))
         assert "503" in (session.statistics().last_error or "")
@@ -512,10 +512,10 @@ async def test_each_change_of_state_is_one_line_of_log(
 ) -> None:
     caplog.set_level(logging.DEBUG, "trio_agentmail")
     fake = FakeAgentMail()
-    fake.reject_handshakes(503)
+    fake.faults.reject_handshakes(503)
     async with open_agentmail_stream(backend=fake, api_key="am_secret") as events:
         await mail(fake, "private")
-        fake.reject_handshakes(503)
+        fake.faults.reject_handshakes(503)
         await fake.drop_connections(1012, "service restart")
         assert await take(events, 4) == "S private D S"
     records = [record for record in caplog.records if record.name == "trio_agentmail"]
@@ -541,7 +541,7 @@ async def test_each_outage_that_lasts_is_one_warning(
         assert await take(events, 1) == "S"
         for failures in (5, 9, 20):  # subscribed again 31.5, 151.5 and 481.5 s after the loss
             caplog.clear()
-            fake.reject_handshakes(503, times=failures)
+            fake.faults.reject_handshakes(503, times=failures)
             await fake.drop_connections()
             assert await take(events, 2) == "D S"
             warnings.append([record.getMessage() for record in caplog.records if record.levelname == "WARNING"])
@@ -555,7 +555,7 @@ async def test_a_server_that_keeps_dropping_is_a_warning_too(
 ) -> None:
     fake = FakeAgentMail()
     async with open_agentmail_stream(backend=fake) as events:
-        fake.drop_after_confirming(times=20)
+        fake.faults.drop_after_confirming(times=20)
         await fake.drop_connections()
         await trio.sleep(1_000)
         assert await take_all(events) == "S D S"
@@ -568,7 +568,7 @@ async def test_an_outage_is_a_warning_after_a_minute_also_between_attempts(
 ) -> None:
     fake = FakeAgentMail()
     async with open_agentmail_stream(backend=fake):
-        fake.reject_handshakes(503, headers=[("Retry-After", "3000")])
+        fake.faults.reject_handshakes(503, headers=[("Retry-After", "3000")])
         await fake.drop_connections()
         await trio.sleep(59)
         assert [record for record in caplog.records if record.levelname == "WARNING"] == []
@@ -581,7 +581,7 @@ async def test_a_new_subscription_inherits_how_long_the_old_one_has_been_in_forc
     no_jitter: None, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake = FakeAgentMail()
-    fake.reject_handshakes(503, times=4)
+    fake.faults.reject_handshakes(503, times=4)
     async with open_agentmail_session(A, backend=fake) as session:
         await trio.sleep(3600)
         await session.subscribe(B)
@@ -682,7 +682,7 @@ async def test_losses_that_have_not_been_seen_are_merged(autojump_clock: MockClo
             await fake.drop_connections(code)
             await fake.wait_subscribed()
         await trio.sleep(100)
-        assert len(fake.handshakes) == 6
+        assert len(fake.record.handshakes) == 6
         assert await take(events, 1) == "S"
         lost = await anext(events)
         assert isinstance(lost, Disconnected)
@@ -712,11 +712,11 @@ async def test_losses_are_one_though_the_second_outage_goes_on(autojump_clock: M
         await fake.drop_connections()
         await fake.wait_subscribed()
         await wait_all_tasks_blocked()
-        fake.refuse_connections(times=None)
+        fake.faults.refuse_connections(times=None)
         await fake.drop_connections()
         await trio.sleep(600)
         assert await take_all(events) == "S D"
-        fake.clear_faults()
+        fake.faults.clear()
         assert await take(events, 1) == "S"
 
 
@@ -731,7 +731,7 @@ async def test_reconnecting_goes_on_while_the_channel_is_full(autojump_clock: Mo
             await fake.wait_subscribed()
             await wait_all_tasks_blocked()
         assert session.state == "subscribed"
-        assert len(fake.handshakes) == 21
+        assert len(fake.record.handshakes) == 21
         assert session.statistics().buffered == 4
         await mail(fake, "3", "4", "5")
         assert await take_all(session.events) == "1 2 D S 3 4 5"
@@ -767,8 +767,8 @@ async def test_another_subscription_replaces_the_first_exactly(autojump_clock: M
         await mail(fake, "not wanted any more")
         await mail(fake, "2", inbox_id="b")
         assert await take_all(session.events) == "Sa 1 Sb 2"
-        assert fake.subscriptions == [A, B]
-        assert (fake.connected, fake.close_codes) == (1, [1000])
+        assert fake.record.subscriptions == [A, B]
+        assert (fake.connected, fake.record.close_codes) == (1, [1000])
         assert session.statistics().connections == 2
 
 
@@ -793,7 +793,7 @@ async def test_what_was_delivered_before_is_not_delivered_again_on_the_new_conne
     fake = FakeAgentMail()
     async with open_agentmail_session(A, backend=fake) as session:
         event = await fake.deliver(inbox_id="a", subject="1")
-        fake.push_before_confirming(event)
+        fake.faults.push_before_confirming(event)
         await session.subscribe(BOTH)
         await fake.emit(event)
         assert await take_all(session.events) == "Sa 1 Sab"
@@ -821,17 +821,17 @@ async def test_the_new_subscription_is_the_one_that_is_sent_later(autojump_clock
             await fake.drop_connections()
             await fake.wait_subscribed()
         assert await take_all(session.events) == "Sa Sb D Sb"
-        assert fake.subscriptions == [A, B, B, B]
+        assert fake.record.subscriptions == [A, B, B, B]
 
 
 REFUSALS: dict[str, tuple[Callable[[FakeAgentMail], None], type[Exception]]] = {
-    "error forbidden": (lambda fake: fake.refuse_subscriptions("forbidden", "no"), SubscriptionRejectedError),
+    "error forbidden": (lambda fake: fake.faults.refuse_subscriptions("forbidden", "no"), SubscriptionRejectedError),
     "close 4403, three times": (
-        lambda fake: fake.close_instead_of_confirming(4403, times=3),
+        lambda fake: fake.faults.close_instead_of_confirming(4403, times=3),
         SubscriptionRejectedError,
     ),
-    "HTTP 402 for long": (lambda fake: fake.reject_handshakes(402, times=None), ApiError),
-    "HTTP 401 for long": (lambda fake: fake.reject_handshakes(401, times=None), AuthenticationError),
+    "HTTP 402 for long": (lambda fake: fake.faults.reject_handshakes(402, times=None), ApiError),
+    "HTTP 401 for long": (lambda fake: fake.faults.reject_handshakes(401, times=None), AuthenticationError),
 }
 
 
@@ -844,7 +844,7 @@ async def test_a_refused_subscription_raises_to_the_caller_and_the_old_one_stays
         refuse(fake)
         with pytest.raises(error):
             await session.subscribe(B)
-        fake.clear_faults()
+        fake.faults.clear()
         assert session.state == "subscribed"
         assert fake.connected == 1
         await mail(fake, "1")
@@ -852,7 +852,7 @@ async def test_a_refused_subscription_raises_to_the_caller_and_the_old_one_stays
         await fake.wait_subscribed()
         await mail(fake, "2")
         assert await take_all(session.events) == "Sa 1 D Sa 2"
-        assert fake.subscriptions[-1] == A
+        assert fake.record.subscriptions[-1] == A
         await session.subscribe(B)
         assert await take_all(session.events) == "Sb"
 
@@ -861,9 +861,9 @@ async def test_refusing_a_new_subscription_does_not_wear_out_the_old_one(autojum
     fake = FakeAgentMail()
     async with open_agentmail_session(A, backend=fake) as session:
         for _ in range(5):
-            fake.refuse_subscriptions("Teapot", "", times=2)
+            fake.faults.refuse_subscriptions("Teapot", "", times=2)
             await session.subscribe(B)
-            fake.close_instead_of_confirming(1008, times=2)
+            fake.faults.close_instead_of_confirming(1008, times=2)
             await fake.drop_connections()
             await fake.wait_subscribed()
             await trio.sleep(60)
@@ -875,10 +875,10 @@ async def test_transient_failures_of_the_new_subscription_are_retried(
 ) -> None:
     fake = FakeAgentMail()
     async with open_agentmail_session(A, backend=fake) as session:
-        fake.reject_handshakes(503)
-        fake.reject_handshakes(429, headers=[("Retry-After", "40")])
-        fake.withhold_confirmations()
-        fake.refuse_subscriptions("rate_limit", "")
+        fake.faults.reject_handshakes(503)
+        fake.faults.reject_handshakes(429, headers=[("Retry-After", "40")])
+        fake.faults.withhold_confirmations()
+        fake.faults.refuse_subscriptions("rate_limit", "")
         await session.subscribe(B)
         assert waits(fake) == [0, 0.5, 40, 12, 4]
         assert await take_all(session.events) == "Sa Sb"
@@ -888,7 +888,7 @@ async def test_transient_failures_of_the_new_subscription_are_retried(
 async def test_during_an_outage_a_new_subscription_waits(no_jitter: None, autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     async with open_agentmail_session(A, backend=fake) as session:
-        fake.reject_handshakes(503, times=3)
+        fake.faults.reject_handshakes(503, times=3)
         await fake.drop_connections()
         await trio.sleep(0.25)
         began = trio.current_time()
@@ -899,9 +899,9 @@ async def test_during_an_outage_a_new_subscription_waits(no_jitter: None, autoju
 
 
 OBSTACLES: dict[str, Callable[[FakeAgentMail], None]] = {
-    "the handshake hangs": lambda fake: fake.hang_handshakes(times=None),
-    "the confirmation does not come": lambda fake: fake.withhold_confirmations(times=None),
-    "the server is busy": lambda fake: fake.reject_handshakes(503, times=None),
+    "the handshake hangs": lambda fake: fake.faults.hang_handshakes(times=None),
+    "the confirmation does not come": lambda fake: fake.faults.withhold_confirmations(times=None),
+    "the server is busy": lambda fake: fake.faults.reject_handshakes(503, times=None),
 }
 
 
@@ -918,7 +918,7 @@ async def test_a_new_subscription_that_is_cancelled_changes_nothing(
         with trio.move_on_after(25) as scope:
             await session.subscribe(B)
         assert scope.cancelled_caught
-        fake.clear_faults()
+        fake.faults.clear()
         await fake.wait_subscribed()
         await wait_all_tasks_blocked()
         assert session.state == "subscribed"
@@ -927,7 +927,7 @@ async def test_a_new_subscription_that_is_cancelled_changes_nothing(
         await mail(fake, "not asked for", inbox_id="b")
         await fake.drop_connections()
         assert await take_all(session.events) == ("Sa D Sa 1 D Sa" if outage else "Sa 1 D Sa")
-        assert fake.subscriptions[-1] == A
+        assert fake.record.subscriptions[-1] == A
 
 
 async def test_two_new_subscriptions_in_a_row_come_into_force_in_a_row(autojump_clock: MockClock) -> None:
@@ -941,7 +941,7 @@ async def test_two_new_subscriptions_in_a_row_come_into_force_in_a_row(autojump_
         await mail(fake, "7", "8", inbox_id="c")
         assert await take_all(session.events) == "Sa 1 2 3 Sb 4 5 6 Sc 7 8"
         assert fake.connected == 1
-        assert fake.close_codes == [1000, 1000]
+        assert fake.record.close_codes == [1000, 1000]
 
 
 async def test_new_subscriptions_from_many_tasks_come_into_force_one_after_the_other(
@@ -967,8 +967,8 @@ async def test_the_old_connection_may_be_lost_while_the_new_subscription_is_conf
     fake = FakeAgentMail()
     down = OSError("the network is down")
     async with open_agentmail_session(A, backend=fake) as session, trio.open_nursery() as nursery:
-        fake.delay_connections(5)
-        fake.fail_connections(down, times=3)
+        fake.faults.delay_connections(5)
+        fake.faults.fail_connections(down, times=3)
 
         async def lose_the_first() -> None:
             await trio.sleep(1)
@@ -982,7 +982,7 @@ async def test_the_old_connection_may_be_lost_while_the_new_subscription_is_conf
         await mail(fake, "2", inbox_id="b")
         assert await take_all(session.events) == "Sa 1 D Sb 2"
         # At 8.5 s nobody tried again: the new one is in force.
-        assert (fake.attempts, fake.connected) == (5, 1)
+        assert (fake.record.attempts, fake.connected) == (5, 1)
         assert session.state == "subscribed"
         await fake.drop_connections()
         assert await take(session.events, 2) == "D Sb"
@@ -993,7 +993,7 @@ async def test_the_old_connection_may_be_made_again_during_a_confirmation(
 ) -> None:
     fake = FakeAgentMail()
     async with open_agentmail_session(A, backend=fake) as session, trio.open_nursery() as nursery:
-        fake.delay_connections(5)
+        fake.faults.delay_connections(5)
 
         async def lose_the_first() -> None:
             await trio.sleep(1)
@@ -1013,8 +1013,8 @@ async def test_the_old_subscription_may_be_confirmed_again_together_with_the_new
     for _ in range(40):  # Trio draws which of the two tasks runs first
         fake = FakeAgentMail()
         async with open_agentmail_session(A, backend=fake) as session, trio.open_nursery() as nursery:
-            fake.delay_connections(5)
-            fake.delay_connections(4.5)
+            fake.faults.delay_connections(5)
+            fake.faults.delay_connections(4.5)
             nursery.start_soon(session.subscribe, B)
             await wait_all_tasks_blocked()
             await fake.drop_connections()
@@ -1054,21 +1054,21 @@ async def test_a_new_subscription_that_ends_an_outage_shows_that_the_key_is_good
     fake = FakeAgentMail()
     refused = AuthenticationError(401, {}, "")
     async with open_agentmail_session(A, backend=fake) as session, trio.open_nursery() as nursery:
-        fake.delay_connections(5)
-        fake.fail_connections(refused)
-        fake.fail_connections(OSError("down"), times=2)
+        fake.faults.delay_connections(5)
+        fake.faults.fail_connections(refused)
+        fake.faults.fail_connections(OSError("down"), times=2)
         nursery.start_soon(session.subscribe, B)
         await wait_all_tasks_blocked()
         await fake.drop_connections()
         await trio.sleep(500)
         assert session.state == "subscribed"
-        fake.clear_faults()
-        fake.fail_connections(refused)
-        attempts = fake.attempts
+        fake.faults.clear()
+        fake.faults.fail_connections(refused)
+        attempts = fake.record.attempts
         await fake.drop_connections()  # and a single 401 follows, long after the first
         await trio.sleep(10)
         assert session.state == "subscribed"
-        assert fake.attempts == attempts + 2
+        assert fake.record.attempts == attempts + 2
 
 
 async def test_the_old_connection_may_be_half_open(autojump_clock: MockClock) -> None:
@@ -1076,14 +1076,14 @@ async def test_the_old_connection_may_be_half_open(autojump_clock: MockClock) ->
     async with open_agentmail_session(A, backend=fake, ping_interval=None, ping_timeout=20) as session:
         await mail(fake, "1")
         await wait_all_tasks_blocked()
-        fake.go_silent()
+        fake.faults.silence_connections()
         await session.subscribe(B)
         began = trio.current_time()
         await mail(fake, "2", inbox_id="b")
         # What the old connection may have missed is unknown, so there is a gap.
         assert await take(session.events, 5) == "Sa 1 D Sb 2"
         assert trio.current_time() - began <= 20.1
-        assert fake.subscriptions == [A, B]
+        assert fake.record.subscriptions == [A, B]
 
 
 async def test_a_stream_that_was_left_takes_no_new_subscription(autojump_clock: MockClock) -> None:
@@ -1092,7 +1092,7 @@ async def test_a_stream_that_was_left_takes_no_new_subscription(autojump_clock: 
         pass
     with pytest.raises(trio.ClosedResourceError):
         await session.subscribe(B)
-    assert len(fake.handshakes) == 1
+    assert len(fake.record.handshakes) == 1
 
 
 @pytest.mark.parametrize("wrong", [None, {"inbox_ids": ["a"]}, ["a"], "a"])
@@ -1102,4 +1102,4 @@ async def test_what_is_no_subscription_is_refused_at_once(wrong: object, autojum
         with pytest.raises(TypeError, match=f"Subscribe, not {type(wrong).__name__}"):
             await session.subscribe(wrong)  # type: ignore[arg-type]
         assert isinstance(session, AgentMailSession)
-    assert len(fake.handshakes) == 1
+    assert len(fake.record.handshakes) == 1

@@ -172,15 +172,15 @@ async def test_no_frame_holds_an_invalid_key(opener: Callable[..., Any], bad: An
 @pytest.mark.parametrize(
     "fault",
     [
-        lambda fake: fake.reject_handshakes(401),
-        lambda fake: fake.reject_handshakes(403),
-        lambda fake: fake.reject_handshakes(404),
-        lambda fake: fake.reject_handshakes(503, times=None),
-        lambda fake: fake.refuse_subscriptions("forbidden", "no"),
-        lambda fake: fake.hang_handshakes(None),
-        lambda fake: fake.refuse_connections(None),
-        lambda fake: fake.answer_connections(b"HTTP/1.1 garbage", None),
-        lambda fake: fake.fail_connections(ZeroDivisionError()),
+        lambda fake: fake.faults.reject_handshakes(401),
+        lambda fake: fake.faults.reject_handshakes(403),
+        lambda fake: fake.faults.reject_handshakes(404),
+        lambda fake: fake.faults.reject_handshakes(503, times=None),
+        lambda fake: fake.faults.refuse_subscriptions("forbidden", "no"),
+        lambda fake: fake.faults.hang_handshakes(None),
+        lambda fake: fake.faults.refuse_connections(None),
+        lambda fake: fake.faults.answer_connections(b"HTTP/1.1 garbage", None),
+        lambda fake: fake.faults.fail_connections(ZeroDivisionError()),
     ],
     ids=["401", "403", "404", "503", "forbidden", "hangs", "refused", "garbage", "bug"],
 )
@@ -217,7 +217,7 @@ async def test_no_frame_holds_the_key_of_a_stream_that_ends_later(autojump_clock
     fake = FakeAgentMail()
     with pytest.raises(AuthenticationError) as caught:
         async with open_agentmail_stream(api_key=lambda: KEY, backend=fake) as events:
-            fake.reject_handshakes(401, times=None)
+            fake.faults.reject_handshakes(401, times=None)
             await fake.drop_connections()
             async for _ in events:
                 pass
@@ -266,7 +266,7 @@ async def test_a_refusal_that_repeats_the_key_does_not_give_it_away(
     status: int, error: type[AgentMailError], autojump_clock: MockClock
 ) -> None:
     fake = FakeAgentMail()
-    fake.reject_handshakes(
+    fake.faults.reject_handshakes(
         status,
         headers=[
             ("X-Your-Request", f"Authorization: Bearer {KEY}"),
@@ -290,7 +290,7 @@ async def test_a_subscription_refused_with_the_key_in_the_message_does_not_give_
     autojump_clock: MockClock,
 ) -> None:
     fake = FakeAgentMail()
-    fake.refuse_subscriptions(f"forbidden {KEY}", f"{KEY} may not do this")
+    fake.faults.refuse_subscriptions(f"forbidden {KEY}", f"{KEY} may not do this")
     refusal = await raised_on_entering(fake)
     assert isinstance(refusal, SubscriptionRejectedError)
     assert refusal.message == "*** may not do this"
@@ -298,12 +298,12 @@ async def test_a_subscription_refused_with_the_key_in_the_message_does_not_give_
 
 async def test_a_close_with_the_key_as_its_reason_does_not_give_it_away(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
-    fake.close_instead_of_confirming(4401, f"no such key: {KEY}", times=None)
+    fake.faults.close_instead_of_confirming(4401, f"no such key: {KEY}", times=None)
     refusal = await raised_on_entering(fake)
     assert isinstance(refusal, SubscriptionRejectedError)
     assert refusal.message.endswith("no such key: ***")
-    fake.clear_faults()
-    fake.close_instead_of_confirming(1011, f"no such key: {KEY}", times=None)
+    fake.faults.clear()
+    fake.faults.close_instead_of_confirming(1011, f"no such key: {KEY}", times=None)
     assert isinstance(await raised_on_entering(fake), ConnectionFailedError)
 
 
@@ -372,34 +372,34 @@ async def test_when_everything_goes_wrong_the_key_is_shown_nowhere(
             assert_no_secret(session, session.statistics(), session.events, session._supervisor)
             assert_no_secret(*vars(session._supervisor).values())
             await fake.deliver(inbox_id="agent@agentmail.to")
-            fake.refuse_connections(2)
-            fake.reject_handshakes(503, headers=[("X-Key", KEY)], body=KEY.encode(), times=2)
-            fake.hang_handshakes()
-            fake.withhold_confirmations()
-            fake.refuse_subscriptions("rate_limited", KEY)
-            fake.close_instead_of_confirming(1008, KEY)
-            fake.drop_after_confirming(2)
+            fake.faults.refuse_connections(2)
+            fake.faults.reject_handshakes(503, headers=[("X-Key", KEY)], body=KEY.encode(), times=2)
+            fake.faults.hang_handshakes()
+            fake.faults.withhold_confirmations()
+            fake.faults.refuse_subscriptions("rate_limited", KEY)
+            fake.faults.close_instead_of_confirming(1008, KEY)
+            fake.faults.drop_after_confirming(2)
             await fake.drop_connections(1011, KEY)
             await trio.sleep(300)
             await fake.wait_subscribed()
             assert_no_secret(session.statistics())
-            fake.go_silent()
+            fake.faults.silence_connections()
             await trio.sleep(60)
-            fake.refuse_subscriptions("forbidden", KEY)
+            fake.faults.refuse_subscriptions("forbidden", KEY)
             with pytest.raises(SubscriptionRejectedError) as refused:
                 await session.subscribe(Subscribe(inbox_ids=["other@agentmail.to"]))
             assert_no_secret(refused.value)
             await session.subscribe(Subscribe(inbox_ids=["other@agentmail.to"]))
             fake.api_keys = ()
-            fake.reject_handshakes(401, headers=[("X-Key", KEY)], body=KEY.encode(), times=None)
+            fake.faults.reject_handshakes(401, headers=[("X-Key", KEY)], body=KEY.encode(), times=None)
             await fake.drop_connections()
             await trio.sleep_forever()
     assert_no_secret(caught.value, session, session.statistics(), *received)
     assert sum(isinstance(event, Disconnected) for event in received) >= 2
     assert sum(isinstance(event, Subscribed) for event in received) >= 3
     # Each request has the key in one header. The log covers all of this, including trio-websocket's part.
-    assert len(fake.handshakes) > 10
-    for handshake in fake.handshakes:
+    assert len(fake.record.handshakes) > 10
+    for handshake in fake.record.handshakes:
         shown = [name for name, value in handshake.headers.items() if MARK in value or MARK in name]
         assert shown == ["authorization"]
         assert handshake.headers["authorization"] == f"Bearer {KEY}"
@@ -442,7 +442,7 @@ async def test_the_old_connection_gives_away_neither_its_own_key_nor_the_new_one
     fake = FakeAgentMail()
     keys = [f"am_old_{MARK}", f"am_new_{MARK}", f"am_newest_{MARK}"]
     async with open_agentmail_session(api_key=lambda: keys.pop(0), backend=fake) as session:
-        fake.withhold_confirmations()
+        fake.faults.withhold_confirmations()
         with trio.move_on_after(1):
             await session.subscribe(Subscribe(inbox_ids=["agent@agentmail.to"]))
         await fake.drop_connections(1011, f"am_old_{MARK}")
@@ -466,7 +466,7 @@ async def test_a_key_that_no_header_can_carry_is_refused_without_being_shown(
     fake = FakeAgentMail()
     source: str | Callable[[], str] = (lambda: key) if as_callable else key
     assert type(await raised_on_entering(fake, api_key=source)) is ValueError
-    assert fake.handshakes == []
+    assert fake.record.handshakes == []
 
 
 @pytest.mark.parametrize("key", [KEY.encode(), [KEY], {"key": KEY}, 5], ids=["bytes", "list", "dict", "int"])
@@ -504,7 +504,7 @@ async def test_the_key_in_the_environment_variable_is_used_and_shown_nowhere(
     fake = FakeAgentMail()
     async with open_agentmail_session(backend=fake) as session:
         assert_no_secret(session, session.statistics())
-    assert [handshake.headers["authorization"] for handshake in fake.handshakes] == [f"Bearer {KEY}"]
+    assert [handshake.headers["authorization"] for handshake in fake.record.handshakes] == [f"Bearer {KEY}"]
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def stops_reading_at(kind: int) -> tuple[FakeAgentMail, trio.Event]:
 
     async def stop(data: bytes) -> None:
         if opcode(data) == kind:
-            fake.go_silent()
+            fake.faults.silence_connections()
             await wait_all_tasks_blocked()
             stopped.set()
 
@@ -47,7 +47,7 @@ async def test_a_ping_or_pong_that_it_does_not_take_does_not_hold_up_a_cancelled
             async with open_agentmail_stream(backend=fake, ping_interval=5 if who == "client" else None):
                 await trio.sleep(5)
                 if who == "server":
-                    await fake.send_bytes(frame(PING, b"?"))
+                    await fake.faults.send_bytes(frame(PING, b"?"))
                 await trio.sleep_forever()
     assert stopped.is_set()
 
@@ -59,7 +59,7 @@ async def test_a_stream_left_in_peace_is_not_delayed_beyond_close_timeout(who: s
         async with open_agentmail_stream(backend=fake, ping_interval=5 if who == "client" else None, close_timeout=3):
             await trio.sleep(5)
             if who == "server":
-                await fake.send_bytes(frame(PING, b"?"))
+                await fake.faults.send_bytes(frame(PING, b"?"))
             await trio.sleep(2)
             assert stopped.is_set()
 
@@ -74,8 +74,8 @@ async def test_a_subscription_that_it_does_not_take_does_not_hold_up_entering(au
         with trio.move_on_after(3):
             async with open_agentmail_stream(backend=fake):
                 pytest.fail("entered")
-    assert len(fake.handshakes) == 2
-    assert not fake.frames
+    assert len(fake.record.handshakes) == 2
+    assert not fake.record.frames
 
 
 async def test_leaving_at_the_moment_of_a_ping_still_sends_a_close_frame(autojump_clock: MockClock) -> None:
@@ -85,4 +85,4 @@ async def test_leaving_at_the_moment_of_a_ping_still_sends_a_close_frame(autojum
             await trio.sleep(10)
             for _ in range(steps):
                 await trio.lowlevel.checkpoint()
-        assert fake.close_codes == [1000]
+        assert fake.record.close_codes == [1000]

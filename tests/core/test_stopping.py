@@ -48,7 +48,9 @@ def in_frames(events: Sequence[Event]) -> bytes:
 
 async def deliver_at_once(fake: FakeAgentMail, *names: str) -> None:
     """Deliver mails so that the client gets all of them in one read."""
-    await fake.send_bytes(in_frames([make_event(MessageReceivedEvent, inbox_id=INBOX, subject=name) for name in names]))
+    await fake.faults.send_bytes(
+        in_frames([make_event(MessageReceivedEvent, inbox_id=INBOX, subject=name) for name in names])
+    )
     await wait_all_tasks_blocked()
 
 
@@ -71,7 +73,7 @@ async def test_all_that_had_been_read_still_comes_and_nothing_else(buffer_size: 
     async with open_agentmail_session(backend=fake, buffer_size=buffer_size) as session:
         await deliver_at_once(fake, *names(1, 10))
         await session.stop()
-        assert fake.close_codes == [1000]
+        assert fake.record.close_codes == [1000]
         await wait_all_tasks_blocked()
         assert session.state == ("closed" if buffer_size == 64 else "stopping")
         await deliver(fake, *names(11, 20))
@@ -80,8 +82,8 @@ async def test_all_that_had_been_read_still_comes_and_nothing_else(buffer_size: 
         assert session.state == "closed"
         assert fake.connected == 0
         assert session.statistics().buffered == 0
-    assert fake.close_codes == [1000]
-    assert len(fake.handshakes) == 1
+    assert fake.record.close_codes == [1000]
+    assert len(fake.record.handshakes) == 1
 
 
 async def test_the_only_consumer_may_stop_and_goes_on_to_the_end(autojump_clock: MockClock) -> None:
@@ -101,7 +103,7 @@ async def test_mail_that_comes_while_the_server_answers_the_close_is_not_taken(a
     async with open_agentmail_session(backend=fake, close_timeout=7) as session, trio.open_nursery() as nursery:
         await deliver(fake, "before")
         await wait_all_tasks_blocked()
-        fake.go_silent()
+        fake.faults.silence_connections()
         began = trio.current_time()
         nursery.start_soon(session.stop)
         await wait_all_tasks_blocked()
@@ -120,7 +122,7 @@ async def test_a_second_call_waits_for_the_same_and_after_the_end_nothing_happen
         await rest_of(session)
         await session.stop()
     await session.stop()
-    assert fake.close_codes == [1000]
+    assert fake.record.close_codes == [1000]
 
 
 @pytest.mark.parametrize("state", ["waiting", "connecting"])
@@ -130,7 +132,7 @@ async def test_during_an_outage_no_attempt_is_made_any_more(state: str, autojump
     async with open_agentmail_session(backend=fake, reconnect=policy, open_timeout=10_000) as session:
         await deliver(fake, "before")
         await wait_all_tasks_blocked()
-        fake.hang_handshakes()
+        fake.faults.hang_handshakes()
         await fake.drop_connections()
         await trio.sleep(1)
         assert session.state == state
@@ -157,7 +159,7 @@ async def test_a_subscription_that_is_being_replaced_is_not(autojump_clock: Mock
     ended = trio.Event()
     async with open_agentmail_session(backend=fake) as session, trio.open_nursery() as nursery:
         await deliver(fake, "before")
-        fake.withhold_confirmations()
+        fake.faults.withhold_confirmations()
         nursery.start_soon(replace)
         await wait_all_tasks_blocked()
         await session.stop()
@@ -173,33 +175,33 @@ async def test_what_both_connections_had_brought_comes_when_one_takes_over_from_
     fake = FakeAgentMail()
     async with open_agentmail_session(backend=fake, buffer_size=1) as session:
         await deliver_at_once(fake, *names(1, 5))
-        fake.push_before_confirming("not JSON")
+        fake.faults.push_before_confirming("not JSON")
         await session.subscribe(ONE)
         await session.stop()
         events = await rest_of(session)
         assert subjects(events) == names(1, 5)
         assert [type(event).__name__ for event in events][-2:] == ["Subscribed", "UnknownEvent"]
-        assert fake.close_codes == [1000, 1000]
+        assert fake.record.close_codes == [1000, 1000]
 
 
 async def test_mail_that_was_found_and_waits_for_room_still_comes_once(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     async with open_agentmail_session(ONE, backend=fake, buffer_size=1, recovery=Recovery()) as session:
         await trio.sleep(10)
-        async with fake.outage():
+        async with fake.faults.outage():
             await deliver(fake, *names(1, 3))
             await trio.sleep(5)
         await trio.sleep(60)
         await deliver(fake, "live")
         await trio.sleep(1)
-        requests = len(fake.requests)
+        requests = len(fake.record.requests)
         await session.stop()
         came = subjects(await rest_of(session))
         assert "1" in came
         assert "live" in came
         assert len(set(came)) == len(came)
         await trio.sleep(3600)
-        assert len(fake.requests) == requests
+        assert len(fake.record.requests) == requests
 
 
 async def test_a_mail_whose_body_is_being_fetched_comes_without_it(autojump_clock: MockClock) -> None:
@@ -210,9 +212,9 @@ async def test_a_mail_whose_body_is_being_fetched_comes_without_it(autojump_cloc
     fake = FakeAgentMail()
     async with open_agentmail_session(ONE, backend=fake, recovery=Recovery(fetch_bodies=True)) as session:
         await trio.sleep(10)
-        fake.answer_requests(never, times=None)
+        fake.faults.answer_requests(never, times=None)
         mails = [make_event(MessageReceivedEvent, inbox_id=INBOX, subject=name, text=None) for name in names(1, 2)]
-        await fake.send_bytes(in_frames(mails))
+        await fake.faults.send_bytes(in_frames(mails))
         await trio.sleep(1)
         began = trio.current_time()
         await session.stop()
@@ -232,7 +234,7 @@ async def test_an_exception_and_a_cancellation_leave_the_block_while_it_is_being
             raise KeyError
     with trio.move_on_after(1) as scope:
         async with open_agentmail_session(backend=fake, buffer_size=1) as session:
-            fake.go_silent()
+            fake.faults.silence_connections()
             await session.stop()
     assert scope.cancelled_caught
     assert fake.connected == 0
@@ -257,7 +259,7 @@ async def test_a_stream_stopped_at_any_step_of_a_loss_makes_no_further_attempt(
         fake = FakeAgentMail()
         async with open_agentmail_session(backend=fake) as session:
             await deliver_at_once(fake, "1")
-            fake.fail_connections(OSError("the network is down"), times=None)
+            fake.faults.fail_connections(OSError("the network is down"), times=None)
             await fake.drop_connections()
             for _ in range(steps):
                 await trio.lowlevel.checkpoint()
@@ -305,7 +307,7 @@ async def test_what_the_journal_had_no_room_for_is_written_down_as_handlers_make
     async with open_agentmail_session(backend=fake, journal=journal) as session:
         await session.events.receive()
         sent = [make_event(MessageSentEvent, inbox_id=INBOX, event_id=f"evt_{number}") for number in range(4)]
-        await fake.send_bytes(in_frames(sent))
+        await fake.faults.send_bytes(in_frames(sent))
         await trio.sleep(1)
         await session.stop()
         taken = await rest_of(session)
@@ -395,7 +397,7 @@ async def test_the_example_of_the_docs(
             await deliver(fake, "Hello")
             await trio.sleep(1)
             os.kill(os.getpid(), signal_)
-    assert fake.close_codes == [1000]
+    assert fake.record.close_codes == [1000]
     assert capsys.readouterr().out.count("MessageReceivedEvent") == 1
 
 

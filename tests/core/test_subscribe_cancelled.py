@@ -44,13 +44,13 @@ async def in_peace(fake: FakeAgentMail, subscribe: Subscribing) -> None:
 
 async def in_an_outage(fake: FakeAgentMail, subscribe: Subscribing) -> None:
     async with trio.open_nursery() as nursery:
-        async with fake.outage():
+        async with fake.faults.outage():
             nursery.start_soon(subscribe)
             await trio.sleep(1)
 
 
 async def refused_at_first(fake: FakeAgentMail, subscribe: Subscribing) -> None:
-    fake.refuse_connections()
+    fake.faults.refuse_connections()
     await subscribe()
 
 
@@ -119,15 +119,15 @@ async def subscribe_and_cancel(
         early = await fake.deliver(inbox_id=B, subject="early")
         await trio.sleep(1)
         if circumstance is not in_an_outage:  # there the old subscription would be confirmed first
-            fake.push_before_confirming(early)
+            fake.faults.push_before_confirming(early)
         await circumstance(fake, subscribe_and_be_cancelled)
         result.steps, result.place = interruption.steps, interruption.place
-        fake.clear_faults()
+        fake.faults.clear()
         await trio.sleep(10)
         crowd = CROWD if circumstance is while_mail_comes else []
         expect(*crowd, *["early"] * (result.returned and circumstance is not in_an_outage))
         for number in range(2):  # as it is, and after a loss
-            subscribed = fake.subscriptions[-1] if number else ONE
+            subscribed = fake.record.subscriptions[-1] if number else ONE
             if not result.returned and subscribed != ONE:
                 result.wrong.append(f"{subscribed} was sent")
             if fake.connected != 1:

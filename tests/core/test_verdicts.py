@@ -170,34 +170,34 @@ async def comes_back(events: trio.MemoryReceiveChannel[Event]) -> Disconnected:
 
 def times(fake: FakeAgentMail) -> list[float]:
     """Return the times of the handshakes, counted from the first."""
-    return [round(handshake.at - fake.handshakes[0].at, 3) for handshake in fake.handshakes]
+    return [round(handshake.at - fake.record.handshakes[0].at, 3) for handshake in fake.record.handshakes]
 
 
 Fault = Callable[[FakeAgentMail], None]
 
 
 def rejection(status: int) -> Fault:
-    return lambda fake: fake.reject_handshakes(status)
+    return lambda fake: fake.faults.reject_handshakes(status)
 
 
 def refusal(name: str, message: str) -> Fault:
-    return lambda fake: fake.refuse_subscriptions(name, message)
+    return lambda fake: fake.faults.refuse_subscriptions(name, message)
 
 
 def close(code: int) -> Fault:
-    return lambda fake: fake.close_instead_of_confirming(code)
+    return lambda fake: fake.faults.close_instead_of_confirming(code)
 
 
 def too_many_events(fake: FakeAgentMail) -> None:
-    fake.push_before_confirming(*(f'{{"event_id":"{n}"}}' for n in range(1_001)))
+    fake.faults.push_before_confirming(*(f'{{"event_id":"{n}"}}' for n in range(1_001)))
 
 
 TRANSIENT_FAULTS: dict[str, Fault] = {
-    "refused": lambda fake: fake.refuse_connections(),
-    "hangs": lambda fake: fake.hang_handshakes(),
+    "refused": lambda fake: fake.faults.refuse_connections(),
+    "hangs": lambda fake: fake.faults.hang_handshakes(),
     "not a WebSocket server": rejection(200),
     **{f"HTTP {status}": rejection(status) for status in TRANSIENT_STATUSES},
-    "no confirmation": lambda fake: fake.withhold_confirmations(),
+    "no confirmation": lambda fake: fake.faults.withhold_confirmations(),
     "too many events": too_many_events,
     **{f"error {name!r}, {message!r}": refusal(name, message) for name, message in TRANSIENT_NAMES},
     **{f"close {code}": close(code) for code in (1000, 1001, 1002, 1011, 1012, 1013, 3000)},
@@ -213,13 +213,13 @@ FATAL_FAULTS: dict[str, tuple[Fault, type[Exception]]] = {
 REFUSALS: dict[str, tuple[Callable[[FakeAgentMail, int | None], None], type[Exception]]] = {
     **{
         f"HTTP {status}": (
-            partial(lambda status, fake, times: fake.reject_handshakes(status, times=times), status),
+            partial(lambda status, fake, times: fake.faults.reject_handshakes(status, times=times), status),
             kind,
         )
         for status, kind in [*((status, ApiError) for status in REFUSING_STATUSES), *REFUSED_KEY]
     },
     "certificate": (
-        lambda fake, times: fake.fail_connections(not_verified(), times=times),
+        lambda fake, times: fake.faults.fail_connections(not_verified(), times=times),
         ssl.SSLCertVerificationError,
     ),
 }
@@ -258,7 +258,7 @@ async def test_what_is_fatal_is_raised_at_once_on_entering(
         async with stream(fake):
             pass  # pragma: no cover
     assert type(caught.value) is error
-    assert len(fake.handshakes) == 1
+    assert len(fake.record.handshakes) == 1
 
 
 @pytest.mark.parametrize(("fault", "error"), FATAL_FAULTS.values(), ids=FATAL_FAULTS)
@@ -273,7 +273,7 @@ async def test_what_is_fatal_ends_the_block_later(
             assert isinstance(await anext(events), Disconnected)
             await trio.sleep_forever()
     assert type(caught.value) is error
-    assert len(fake.handshakes) == 2
+    assert len(fake.record.handshakes) == 2
 
 
 @pytest.mark.parametrize("failure", NETWORK_TROUBLE, ids=repr)
@@ -281,14 +281,14 @@ async def test_network_failures_are_retried_on_entering_and_later(
     failure: Exception, autojump_clock: MockClock
 ) -> None:
     fake = FakeAgentMail()
-    fake.fail_connections(failure)
+    fake.faults.fail_connections(failure)
     async with open_agentmail_stream(backend=fake) as events:
         assert isinstance(await anext(events), Subscribed)
-        assert fake.attempts == 2
-        fake.fail_connections(failure, times=2)
+        assert fake.record.attempts == 2
+        fake.faults.fail_connections(failure, times=2)
         await fake.drop_connections()
         await comes_back(events)
-        assert fake.attempts == 5
+        assert fake.record.attempts == 5
 
 
 @pytest.mark.parametrize("failure", OURSELVES, ids=repr)
@@ -296,18 +296,18 @@ async def test_what_no_network_raises_comes_out_as_itself_on_entering_and_later(
     failure: Exception, autojump_clock: MockClock
 ) -> None:
     fake = FakeAgentMail()
-    fake.fail_connections(failure)
+    fake.faults.fail_connections(failure)
     with pytest.raises(type(failure)) as caught:
         async with open_agentmail_stream(backend=fake):
             pass  # pragma: no cover
     assert caught.value is failure
     with pytest.raises(type(failure)) as caught:
         async with open_agentmail_stream(backend=fake):
-            fake.fail_connections(failure)
+            fake.faults.fail_connections(failure)
             await fake.drop_connections()
             await trio.sleep_forever()
     assert caught.value is failure
-    assert fake.attempts == 3
+    assert fake.record.attempts == 3
 
 
 @pytest.mark.parametrize(
@@ -317,10 +317,10 @@ async def test_what_no_network_raises_comes_out_as_itself_on_entering_and_later(
 )
 async def test_what_is_not_a_websocket_server_is_tried_again(greeting: bytes, autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
-    fake.answer_connections(greeting)
+    fake.faults.answer_connections(greeting)
     async with open_agentmail_stream(backend=fake) as events:
         assert isinstance(await anext(events), Subscribed)
-    assert fake.attempts == 2
+    assert fake.record.attempts == 2
 
 
 @pytest.mark.parametrize("code", [None, 1000, 1001, 1003, 1008, 1011, 1012, 1013, 3000, 4000, 4401, 4999])
@@ -346,8 +346,8 @@ async def test_an_error_that_answers_nothing_is_an_event_in_the_stream(name: str
             assert await anext(events) == error
         event = await fake.deliver(inbox_id="agent")
         assert await anext(events) == event
-    assert len(fake.handshakes) == 1
-    assert fake.close_codes == [1000]
+    assert len(fake.record.handshakes) == 1
+    assert fake.record.close_codes == [1000]
 
 
 # Refusals: how long they may persist
@@ -363,25 +363,25 @@ async def test_a_refusal_on_entering_is_raised_at_once(
         async with stream(fake):
             pass  # pragma: no cover
     assert type(caught.value) is error
-    assert fake.attempts == 1
+    assert fake.record.attempts == 1
     assert getattr(caught.value, "__notes__", []) == []
 
 
 async def test_a_refusal_on_entering_has_its_body(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
-    fake.reject_handshakes(401, body=b"who are you?")
+    fake.faults.reject_handshakes(401, body=b"who are you?")
     with pytest.raises(AuthenticationError) as caught:
         async with stream(fake):
             pass  # pragma: no cover
     assert (caught.value.status_code, caught.value.body) == (401, "who are you?")
-    assert trio.current_time() == pytest.approx(fake.handshakes[0].at)
+    assert trio.current_time() == pytest.approx(fake.record.handshakes[0].at)
 
 
 BEFORE_THE_BLOCK: dict[str, Fault] = {
     "HTTP 503": rejection(503),
     "accepted, then close 1011": close(1011),
     "accepted, then an error": refusal("rate_limit", ""),
-    "accepted, then nothing": lambda fake: fake.withhold_confirmations(),
+    "accepted, then nothing": lambda fake: fake.faults.withhold_confirmations(),
 }
 
 
@@ -400,7 +400,7 @@ async def test_a_refusal_after_another_failure_on_entering_is_raised_at_once(
     with pytest.raises(error):
         async with stream(fake):
             pass  # pragma: no cover
-    assert fake.attempts == 2
+    assert fake.record.attempts == 2
 
 
 @pytest.mark.parametrize(("refuse", "error"), REFUSALS.values(), ids=REFUSALS)
@@ -415,7 +415,7 @@ async def test_one_refusal_after_a_day_is_survived(
         await comes_back(events)
         event = await fake.deliver(inbox_id="agent")
         assert await anext(events) == event
-    assert fake.attempts == 3
+    assert fake.record.attempts == 3
 
 
 @pytest.mark.parametrize(("refuse", "error"), REFUSALS.values(), ids=REFUSALS)
@@ -430,7 +430,7 @@ async def test_refusals_within_the_grace_are_survived(
         refuse(fake, 6)  # at 0.5, 1.5, 3.5, 7.5, 15.5 and 31.5
         await fake.drop_connections()
         await comes_back(events)
-        assert fake.attempts == 8
+        assert fake.record.attempts == 8
         assert times(fake)[-1] == 61.5
 
 
@@ -451,7 +451,7 @@ async def test_refusals_beyond_the_grace_end_the_block_with_the_last_of_them(
     assert type(caught.value) is error
     # The first refusal after which 60 s have passed since the one at 0.5 s.
     assert trio.current_time() - began == pytest.approx(61.5)
-    assert fake.attempts == 1 + 7
+    assert fake.record.attempts == 1 + 7
     assert caught.value.__notes__ == [
         "The server has refused 7 attempts within 61 s, and accepted none (refusal_grace is 60 s)."
     ]
@@ -463,7 +463,7 @@ async def test_refusals_of_all_kinds_are_counted_together(no_jitter: None, autoj
         async with stream(fake):
             began = trio.current_time()
             for status in (302, 404, 401, 403, 451, 400, 410):
-                fake.reject_handshakes(status)
+                fake.faults.reject_handshakes(status)
             await fake.drop_connections()
             await trio.sleep_forever()
     assert caught.value.status_code == 410
@@ -477,24 +477,24 @@ async def test_it_takes_three_refusals_even_without_any_grace(
     fake = FakeAgentMail()
     with pytest.raises(ApiError):
         async with stream(fake, reconnect=ReconnectPolicy(refusal_grace=0)) as events:
-            fake.reject_handshakes(status, times=2)
+            fake.faults.reject_handshakes(status, times=2)
             await fake.drop_connections()
             await comes_back(events)
-            fake.reject_handshakes(status, times=None)
+            fake.faults.reject_handshakes(status, times=None)
             await fake.drop_connections()
             await trio.sleep_forever()
-    assert len(fake.handshakes) == 4 + 3
+    assert len(fake.record.handshakes) == 4 + 3
 
 
 async def test_it_takes_three_refusals_however_far_they_are_apart(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     with pytest.raises(ApiError) as caught:
         async with stream(fake):
-            fake.reject_handshakes(404, headers=[("Retry-After", "600")], times=None)
+            fake.faults.reject_handshakes(404, headers=[("Retry-After", "600")], times=None)
             await fake.drop_connections()
             await trio.sleep_forever()
     assert caught.value.status_code == 404
-    assert len(fake.handshakes) == 1 + 3
+    assert len(fake.record.handshakes) == 1 + 3
     assert 1200 <= times(fake)[-1] < 1200 + 120
 
 
@@ -504,7 +504,7 @@ async def test_a_retry_after_on_a_refusal_is_a_floor_under_the_wait(
 ) -> None:
     fake = FakeAgentMail()
     async with stream(fake) as events:
-        fake.reject_handshakes(status, headers=[("Retry-After", "40")])
+        fake.faults.reject_handshakes(status, headers=[("Retry-After", "40")])
         await fake.drop_connections()
         await comes_back(events)
         assert times(fake) == [0, 0.5, 40.5]
@@ -516,8 +516,8 @@ async def test_the_grace_begins_with_the_first_refusal_and_not_with_the_outage(
     fake = FakeAgentMail()
     with pytest.raises(AuthenticationError):
         async with stream(fake):
-            fake.reject_handshakes(503, times=8)  # at 0.5, 1.5, 3.5, 7.5, 15.5, 31.5, 61.5, 91.5
-            fake.reject_handshakes(401, times=None)
+            fake.faults.reject_handshakes(503, times=8)  # at 0.5, 1.5, 3.5, 7.5, 15.5, 31.5, 61.5, 91.5
+            fake.faults.reject_handshakes(401, times=None)
             await fake.drop_connections()
             await trio.sleep_forever()
     assert times(fake)[9:] == [121.5, 151.5, 181.5]
@@ -529,11 +529,11 @@ async def test_another_failure_between_refusals_does_not_prolong_the_grace(
     fake = FakeAgentMail()
     with pytest.raises(AuthenticationError):
         async with stream(fake):
-            fake.reject_handshakes(404, times=2)
-            fake.reject_handshakes(503, times=2)
-            fake.refuse_connections()
-            fake.reject_handshakes(403)
-            fake.reject_handshakes(401, times=None)
+            fake.faults.reject_handshakes(404, times=2)
+            fake.faults.reject_handshakes(503, times=2)
+            fake.faults.refuse_connections()
+            fake.faults.reject_handshakes(403)
+            fake.faults.reject_handshakes(401, times=None)
             await fake.drop_connections()
             await trio.sleep_forever()
     assert times(fake)[-1] == 61.5
@@ -545,9 +545,9 @@ async def test_an_accepted_handshake_between_refusals_begins_the_grace_anew(
     fake = FakeAgentMail()
     with pytest.raises(ApiError):
         async with stream(fake):
-            fake.reject_handshakes(404, times=5)
-            fake.withhold_confirmations()  # accepted at 31.5, given up 10 s later
-            fake.reject_handshakes(404, times=None)
+            fake.faults.reject_handshakes(404, times=5)
+            fake.faults.withhold_confirmations()  # accepted at 31.5, given up 10 s later
+            fake.faults.reject_handshakes(404, times=None)
             await fake.drop_connections()
             await trio.sleep_forever()
     assert times(fake)[5:] == [15.5, 31.5, 71.5, 101.5, 131.5]
@@ -559,7 +559,7 @@ async def test_a_confirmed_subscription_between_refusals_begins_the_grace_anew(
     fake = FakeAgentMail()
     async with stream(fake) as events:
         for _ in range(3):
-            fake.reject_handshakes(404, times=6)
+            fake.faults.reject_handshakes(404, times=6)
             await fake.drop_connections()
             await comes_back(events)
             await trio.sleep(30)
@@ -576,7 +576,7 @@ async def test_another_subscription_has_the_grace_as_well(
     async with open_agentmail_session(backend=fake) as session:
         refuse(fake, 2)
         await session.subscribe(Subscribe(inbox_ids=["other"]))
-        assert fake.attempts == 1 + 3
+        assert fake.record.attempts == 1 + 3
         began = trio.current_time()
         refuse(fake, None)
         with pytest.raises(error):
@@ -588,10 +588,10 @@ async def test_another_subscription_has_the_grace_as_well(
 async def test_another_subscription_that_is_refused_raises_at_once(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     async with open_agentmail_session(backend=fake) as session:
-        fake.refuse_subscriptions("forbidden", "not this one")
+        fake.faults.refuse_subscriptions("forbidden", "not this one")
         with pytest.raises(SubscriptionRejectedError):
             await session.subscribe(Subscribe(inbox_ids=["other"]))
-        assert fake.attempts == 2
+        assert fake.record.attempts == 2
         assert session.state == "subscribed"
 
 
@@ -603,14 +603,14 @@ async def test_a_close_before_the_confirmation_is_fatal_the_third_time_running_o
     code: int, autojump_clock: MockClock
 ) -> None:
     fake = FakeAgentMail()
-    fake.close_instead_of_confirming(code, "go away", times=None)
+    fake.faults.close_instead_of_confirming(code, "go away", times=None)
     with pytest.raises(SubscriptionRejectedError) as caught:
         async with stream(fake):
             pass  # pragma: no cover
     assert caught.value.name == f"close {code}"
     assert "go away" in caught.value.message
     assert isinstance(caught.value.__cause__, ConnectionLostError)
-    assert len(fake.handshakes) == 3
+    assert len(fake.record.handshakes) == 3
 
 
 @pytest.mark.parametrize("code", [1008, 4000, 4401, 4999])
@@ -620,10 +620,10 @@ async def test_a_close_before_the_confirmation_is_fatal_the_third_time_running_l
     fake = FakeAgentMail()
     with pytest.raises(SubscriptionRejectedError, match=f"close {code}"):
         async with stream(fake):
-            fake.close_instead_of_confirming(code, times=None)
+            fake.faults.close_instead_of_confirming(code, times=None)
             await fake.drop_connections()
             await trio.sleep_forever()
-    assert len(fake.handshakes) == 1 + 3
+    assert len(fake.record.handshakes) == 1 + 3
 
 
 @pytest.mark.parametrize(("name", "message"), NAMES_THAT_SAY_NEITHER)
@@ -631,25 +631,25 @@ async def test_an_error_that_says_neither_is_fatal_the_third_time_running(
     name: str, message: str, autojump_clock: MockClock
 ) -> None:
     fake = FakeAgentMail()
-    fake.refuse_subscriptions(name, message, times=None)
+    fake.faults.refuse_subscriptions(name, message, times=None)
     with pytest.raises(SubscriptionRejectedError) as caught:
         async with stream(fake):
             pass  # pragma: no cover
     assert (caught.value.name, caught.value.message) == (name, message)
-    assert len(fake.handshakes) == 3
-    fake.clear_faults()
+    assert len(fake.record.handshakes) == 3
+    fake.faults.clear()
     with pytest.raises(SubscriptionRejectedError):
         async with stream(fake):
-            fake.refuse_subscriptions(name, message, times=None)
+            fake.faults.refuse_subscriptions(name, message, times=None)
             await fake.drop_connections()
             await trio.sleep_forever()
-    assert len(fake.handshakes) == 3 + 1 + 3
+    assert len(fake.record.handshakes) == 3 + 1 + 3
 
 
 async def test_a_run_of_refusals_need_not_be_of_one_code(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     for code in (1008, 4000, 4999):
-        fake.close_instead_of_confirming(code)
+        fake.faults.close_instead_of_confirming(code)
     with pytest.raises(SubscriptionRejectedError, match="close 4999"):
         async with stream(fake):
             pass  # pragma: no cover
@@ -657,10 +657,10 @@ async def test_a_run_of_refusals_need_not_be_of_one_code(autojump_clock: MockClo
 
 INTERRUPTIONS: dict[str, Fault] = {
     "HTTP 503": rejection(503),
-    "nobody there": lambda fake: fake.refuse_connections(),
+    "nobody there": lambda fake: fake.faults.refuse_connections(),
     "close 1011": close(1011),
     "error rate_limit": refusal("rate_limit", ""),
-    "no confirmation": lambda fake: fake.withhold_confirmations(),
+    "no confirmation": lambda fake: fake.faults.withhold_confirmations(),
     "HTTP 401": rejection(401),
 }
 
@@ -806,7 +806,7 @@ async def test_retry_after_in_seconds_is_a_floor_under_the_wait(
 ) -> None:
     fake = FakeAgentMail()
     for seconds in ("7", "0", "1", "20"):  # the jitter alone: 0.5, 1, 2, 4
-        fake.reject_handshakes(status, headers=[("Retry-After", seconds)])
+        fake.faults.reject_handshakes(status, headers=[("Retry-After", seconds)])
     async with stream(fake, enter_timeout=60):
         assert times(fake) == [0, 7, 8, 10, 30]
 
@@ -815,7 +815,7 @@ async def test_retry_after_is_a_floor_below_the_jitter(autojump_clock: MockClock
     waits = set()
     for _ in range(30):
         fake = FakeAgentMail()
-        fake.reject_handshakes(503, headers=[("Retry-After", "1")])
+        fake.faults.reject_handshakes(503, headers=[("Retry-After", "1")])
         async with stream(fake, reconnect=ReconnectPolicy(initial_delay=8)):
             waits.add(times(fake)[1])
     assert 1 <= min(waits) < max(waits) <= 8
@@ -825,7 +825,7 @@ async def test_retry_after_is_a_floor_below_the_jitter(autojump_clock: MockClock
 async def test_retry_after_as_a_date_is_a_floor_under_the_wait(status: int, autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     async with stream(fake) as events:
-        fake.reject_handshakes(status, headers=[("Retry-After", format_datetime(in_seconds(600), usegmt=True))])
+        fake.faults.reject_handshakes(status, headers=[("Retry-After", format_datetime(in_seconds(600), usegmt=True))])
         await fake.drop_connections()
         await comes_back(events)
         assert 590 < times(fake)[2] - times(fake)[1] <= 600
@@ -837,7 +837,7 @@ async def test_a_retry_after_that_says_nothing_changes_nothing(
     status: int, value: str, no_jitter: None, autojump_clock: MockClock
 ) -> None:
     fake = FakeAgentMail()
-    fake.reject_handshakes(status, headers=[("Retry-After", value)])
+    fake.faults.reject_handshakes(status, headers=[("Retry-After", value)])
     async with stream(fake):
         assert times(fake) == [0, 0.5]
 
@@ -846,7 +846,7 @@ async def test_a_retry_after_that_says_nothing_changes_nothing(
 async def test_a_retry_after_beyond_an_hour_is_cut_to_an_hour(value: str, autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     async with stream(fake) as events:
-        fake.reject_handshakes(503, headers=[("Retry-After", value)])
+        fake.faults.reject_handshakes(503, headers=[("Retry-After", value)])
         await fake.drop_connections()
         await comes_back(events)
         assert times(fake)[2] - times(fake)[1] == 3600
@@ -856,23 +856,23 @@ async def test_on_entering_a_retry_after_beyond_what_is_left_raises_at_once(
     no_jitter: None, autojump_clock: MockClock
 ) -> None:
     fake = FakeAgentMail()
-    fake.reject_handshakes(503, headers=[("Retry-After", "20")])
-    fake.reject_handshakes(429, headers=[("Retry-After", "11")])
+    fake.faults.reject_handshakes(503, headers=[("Retry-After", "20")])
+    fake.faults.reject_handshakes(429, headers=[("Retry-After", "11")])
     with pytest.raises(ConnectionFailedError) as caught:
         async with stream(fake, enter_timeout=30):
             pass  # pragma: no cover
     assert isinstance(caught.value.__cause__, ApiError)
     assert caught.value.__cause__.status_code == 429
     assert times(fake) == [0, 20]
-    assert trio.current_time() == pytest.approx(fake.handshakes[1].at)
+    assert trio.current_time() == pytest.approx(fake.record.handshakes[1].at)
 
 
 async def test_on_entering_a_retry_after_within_what_is_left_is_waited_for(
     no_jitter: None, autojump_clock: MockClock
 ) -> None:
     fake = FakeAgentMail()
-    fake.reject_handshakes(503, headers=[("Retry-After", "20")])
-    fake.reject_handshakes(429, headers=[("Retry-After", "9")])
+    fake.faults.reject_handshakes(503, headers=[("Retry-After", "20")])
+    fake.faults.reject_handshakes(429, headers=[("Retry-After", "9")])
     async with stream(fake, enter_timeout=30):
         assert times(fake) == [0, 20, 29]
 

@@ -40,10 +40,10 @@ async def send_mail(fake: FakeAgentMail, log_path: str, seed: int, stop: trio.Ca
                     if kind > 0.97:
                         held.append(message_id)
                 if held and rng.random() < 0.2:
-                    await fake.release(INBOX, held.pop(0))
+                    await fake.mail.release(INBOX, held.pop(0))
                 await trio.sleep(rng.choice([0.02, 0.05, 0.1, 0.4]))
         for message_id in held:
-            await fake.release(INBOX, message_id)
+            await fake.mail.release(INBOX, message_id)
         print("stopped", flush=True)
 
 

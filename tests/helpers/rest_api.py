@@ -28,19 +28,19 @@ Answer: TypeAlias = dict[str, Any] | int | httpx2.Response
 """A JSON object, a status, or a whole response."""
 
 
-class Service(FakeAgentMail):
-    """A fake whose time of day begins at `EPOCH`."""
-
-    def now(self) -> float:
-        return EPOCH + trio.current_time()
+def service() -> FakeAgentMail:
+    """Return a fake whose time of day begins at `EPOCH`."""
+    fake = FakeAgentMail()
+    fake._clock.time = lambda: EPOCH + trio.current_time()  # type: ignore[method-assign]
+    return fake
 
 
 class RestBackend(FakeBackend):
     """A backend whose requests are answered by a function, and whose clock is right unless `wrong_by` is set."""
 
     def __init__(self, handle: Handler) -> None:
-        super().__init__(Service())
-        self.fake.answer_requests(handle, times=None)
+        super().__init__(service())
+        self.fake.faults.answer_requests(handle, times=None)
         self.wrong_by = 0.0
         """Seconds by which our clock is ahead."""
 

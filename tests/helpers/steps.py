@@ -343,7 +343,7 @@ async def first_life(world: World, path: Path, stopping: trio.Event) -> None:
         await trio.sleep(2 * SECOND)
         await deliver(A, "a1", "a2 difficult", "a3")
         await trio.sleep(1)
-        async with world.fake.outage():
+        async with world.fake.faults.outage():
             await deliver(A, "a4", "a5 difficult", "a6")
             await trio.sleep(1)
         await deliver(A, "a7")  # while the gap is still open
@@ -365,7 +365,7 @@ async def first_life(world: World, path: Path, stopping: trio.Event) -> None:
         await deliver(A, "a25")
         await trio.sleep(1)
         life.ready.set()
-        async with world.fake.outage():
+        async with world.fake.faults.outage():
             await deliver(B, "b26")
             await deliver(A, "a27 difficult")
             await trio.sleep(1)

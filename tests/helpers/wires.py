@@ -43,7 +43,7 @@ def tap_client(
         client_end, server_end = pair()
         return Tap(client_end, before, after), server_end
 
-    fake._stream_pair = tapped
+    fake._websockets.stream_pair = tapped
 
 
 def tap_server(fake: FakeAgentMail, *, after: Hook, pair: Pair = memory_stream_pair) -> None:
@@ -53,7 +53,7 @@ def tap_server(fake: FakeAgentMail, *, after: Hook, pair: Pair = memory_stream_p
         client_end, server_end = pair()
         return client_end, Tap(server_end, do_nothing, after)
 
-    fake._stream_pair = tapped
+    fake._websockets.stream_pair = tapped
 
 
 class Tap(trio.abc.Stream):

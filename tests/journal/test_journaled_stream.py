@@ -119,7 +119,7 @@ async def test_held_mail_is_remembered_from_one_run_to_the_next(
         await take(opened.events, 1000)
     for _ in range(12):
         await trio.sleep(80_000)  # longer than a sweep reaches back
-    await fake.release(A, held.message.message_id)
+    await fake.mail.release(A, held.message.message_id)
     async with session(fake, path, Subscribe(inbox_ids=[A], event_types=["message.received"])) as (opened, _):
         assert story(await take(opened.events)) == "S, +held, C"
 
@@ -264,7 +264,7 @@ async def test_the_former_subscription_is_accepted_until_the_next_start_has_succ
     with pytest.raises(JournalMismatchError):
         async with session(fake, path, third, **more):
             pytest.fail("entered")
-    fake.reject_handshakes(401)
+    fake.faults.reject_handshakes(401)
     with pytest.raises(AuthenticationError):
         async with session(fake, path, other, **more):
             pytest.fail("entered")

@@ -62,7 +62,7 @@ async def stream_with_a_failing_journal(path: Path, reads: bool, max_pending: in
     async def send() -> None:
         await trio.sleep(2)
         for _ in range(3):
-            async with fake.outage():
+            async with fake.faults.outage():
                 for inbox_id in INBOXES:
                     await fake.deliver(inbox_id=inbox_id)
                 await trio.sleep(1)

@@ -18,7 +18,7 @@ async def test_a_stream_without_a_backend_connects_to_the_installed_fake_without
     with FakeAgentMail().installed() as fake:
         async with open_agentmail_stream() as events:
             assert isinstance(await events.receive(), Subscribed)
-        assert [handshake.key for handshake in fake.handshakes] == [fake.api_key]
+        assert [handshake.key for handshake in fake.record.handshakes] == [fake.api_key]
 
 
 async def test_a_stream_with_a_backend_ignores_the_installed_fake(

@@ -215,7 +215,7 @@ def old(request: httpx.Request) -> httpx.Response:
     return httpx.Response(200)
 
 
-FakeAgentMail().answer_requests(old)  # wrong: it is given an httpx2.Request
+FakeAgentMail().faults.answer_requests(old)  # wrong: it is given an httpx2.Request
 
 
 reveal_type(open_agentmail_stream)

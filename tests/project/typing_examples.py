@@ -201,10 +201,10 @@ async def the_fakes_transport_serves_clients_of_httpx2_and_of_httpx() -> None:
 
 async def a_function_that_answers_requests_takes_and_returns_objects_of_httpx2() -> None:
     fake = FakeAgentMail()
-    fake.answer_requests(lambda request: httpx2.Response(200, text=str(request.url)))
+    fake.faults.answer_requests(lambda request: httpx2.Response(200, text=str(request.url)))
 
     async def answer(request: httpx2.Request) -> httpx2.Response:
         await trio.sleep(5)
         return httpx2.Response(503)
 
-    fake.answer_requests(answer, times=None, path="/inboxes")
+    fake.faults.answer_requests(answer, times=None, path="/inboxes")

@@ -89,13 +89,13 @@ async def reading(fake: FakeAgentMail, subscribe: Subscribe = ONE, **more: Any) 
 @asynccontextmanager
 async def outage(fake: FakeAgentMail, seconds: float = 60) -> AsyncIterator[None]:
     """A block in the middle of an outage: there are no connections, and requests are not answered."""
-    fake.refuse_connections(times=None)
-    fake.hang_requests(times=None)  # so that nothing is found before the reconnect
+    fake.faults.refuse_connections(times=None)
+    fake.faults.hang_requests(times=None)  # so that nothing is found before the reconnect
     await fake.drop_connections()
     await trio.sleep(seconds / 2)
     yield
     await trio.sleep(seconds / 2)
-    fake.clear_faults()
+    fake.faults.clear()
 
 
 def ago(fake: FakeAgentMail, **ago: float) -> datetime:
@@ -124,7 +124,7 @@ async def test_mail_of_a_gap_comes_after_the_confirmation_and_then_the_gap_is_cl
         assert (caught_up.since, caught_up.recovered, caught_up.failed) == (lost.last_received, 1, 0)
         assert (await reader.story(), await reader.story(3600)) == ("before D S +in it C", "")
         assert reader.session.statistics().recovered == 1
-        assert reader.session.statistics().requests == len(fake.requests)
+        assert reader.session.statistics().requests == len(fake.record.requests)
 
 
 @pytest.mark.parametrize("subscribe", SCOPES, ids=["inbox", "pod", "key"])
@@ -143,7 +143,7 @@ async def test_a_push_that_comes_after_its_listing_is_not_delivered_again(
 ) -> None:
     async with reading(fake) as reader:
         async with outage(fake):
-            fake.delay_pushes(90)
+            fake.faults.delay_pushes(90)
             await fake.deliver(inbox_id=A, subject="slow")
         assert await reader.story(200) == "D S +slow C"
         assert reader.session.statistics().duplicates == 1
@@ -177,9 +177,9 @@ async def test_a_first_start_can_begin_earlier(
 async def test_a_mail_that_was_not_pushed_is_found_if_dated_within_sweep_depth(
     fake: FakeAgentMail, autojump_clock: MockClock, subscribe: Subscribe
 ) -> None:
-    fake.add_inbox(A)
+    fake.mail.add_inbox(A)
     async with reading(fake, subscribe, recovery=Recovery(sweep_depth=3600)) as reader:
-        fake.swallow_pushes()
+        fake.faults.swallow_pushes()
         await fake.deliver(inbox_id=A, subject="old", timestamp=ago(fake, seconds=3600))
         assert await reader.story(301) == "+old S"
 
@@ -199,7 +199,7 @@ async def test_half_a_minute_after_a_gap_back_dated_mail_is_found_as_deep_as_by_
 
 
 async def test_mail_that_was_only_being_indexed_is_found_later(fake: FakeAgentMail, autojump_clock: MockClock) -> None:
-    fake.index_after(20)
+    fake.mail.index_after(20)
     async with reading(fake) as reader:
         async with outage(fake, seconds=10):
             await fake.deliver(inbox_id=A, subject="not yet")
@@ -213,7 +213,7 @@ async def test_an_inbox_that_is_made_in_a_gap_is_found(
 ) -> None:
     async with reading(fake, subscribe) as reader:
         async with outage(fake):
-            fake.add_inbox("new@agentmail.to")
+            fake.mail.add_inbox("new@agentmail.to")
             await fake.deliver(inbox_id="new@agentmail.to", subject="first")
         assert await reader.story() == "D S +first C"
 
@@ -231,7 +231,7 @@ async def test_what_is_recovered_follows_the_event_types(fake: FakeAgentMail, au
         async with outage(fake):
             await fake.deliver(inbox_id=A, subject="good")
             await fake.deliver(inbox_id=A, subject="bad", event_type="message.received.spam")
-            await fake.send(inbox_id=A, to="x@example.com", subject="sent")
+            await fake.mail.send(inbox_id=A, to="x@example.com", subject="sent")
         await trio.sleep(60)
         assert reader.last(MessageReceivedEvent).event_type == "message.received.spam"
         assert await reader.story() == "D S +bad C"
@@ -244,7 +244,7 @@ async def test_without_received_mail_among_the_event_types_nothing_is_asked(
         async with outage(fake):
             await fake.deliver(inbox_id=A)
         assert await reader.story(1000) == "D S"
-        assert fake.requests == []
+        assert fake.record.requests == []
 
 
 async def test_without_recovery_nothing_is_asked(fake: FakeAgentMail, autojump_clock: MockClock) -> None:
@@ -252,7 +252,7 @@ async def test_without_recovery_nothing_is_asked(fake: FakeAgentMail, autojump_c
         async with outage(fake):
             await fake.deliver(inbox_id=A)
         assert await reader.story(1000) == "D S"
-        assert fake.requests == []
+        assert fake.record.requests == []
         assert reader.session.statistics().requests == 0
 
 
@@ -264,12 +264,12 @@ async def test_a_sweep_finds_mail_that_was_not_pushed_and_replaces_the_connectio
     fake: FakeAgentMail, autojump_clock: MockClock, subscribe: Subscribe
 ) -> None:
     async with reading(fake, subscribe) as reader:
-        fake.swallow_pushes()
+        fake.faults.swallow_pushes()
         await fake.deliver(inbox_id=A, subject="swallowed")
         assert await reader.story(310) == "+swallowed S"
         assert reader.session.statistics().connections == 2
         await trio.sleep(100)
-        assert (fake.connected, fake.close_codes) == (1, [1000])
+        assert (fake.connected, fake.record.close_codes) == (1, [1000])
         assert await reader.story(3600) == ""
 
 
@@ -278,16 +278,16 @@ async def test_mail_of_the_last_minute_is_no_reason_to_replace_the_connection(
 ) -> None:
     async with reading(fake) as reader:
         await trio.sleep(290)
-        fake.swallow_pushes()
+        fake.faults.swallow_pushes()
         await fake.deliver(inbox_id=A, subject="young")
         assert await reader.story(100) == "+young"
 
 
 async def test_a_connection_that_cannot_be_replaced_stays(fake: FakeAgentMail, autojump_clock: MockClock) -> None:
     async with reading(fake) as reader:
-        fake.swallow_pushes()
+        fake.faults.swallow_pushes()
         await fake.deliver(inbox_id=A, subject="swallowed")
-        fake.refuse_subscriptions("forbidden", "not any more")
+        fake.faults.refuse_subscriptions("forbidden", "not any more")
         assert await reader.story(310) == "+swallowed"
         await fake.deliver(inbox_id=A, subject="pushed")
         assert await reader.story() == "pushed"
@@ -302,9 +302,9 @@ async def test_sweeps_wait_for_a_consumer_who_is_behind_but_not_for_ever(
         for number in range(9):
             await fake.deliver(inbox_id=A, subject=f"{number}")
         await trio.sleep(310)
-        assert len([request for request in fake.requests if request.path.endswith("/messages")]) == 1
+        assert len([request for request in fake.record.requests if request.path.endswith("/messages")]) == 1
         await trio.sleep(300)
-        assert len([request for request in fake.requests if request.path.endswith("/messages")]) == 2
+        assert len([request for request in fake.record.requests if request.path.endswith("/messages")]) == 2
         taken = [word(await session.events.receive()) for _ in range(10)]
         assert sorted(subject.strip("+") for subject in taken) == [*"012345678", "S"]
         with trio.move_on_after(1000):
@@ -325,7 +325,7 @@ async def test_held_mail_comes_when_it_is_released_and_not_before(
         assert reader.last(CaughtUp).held == 1
         assert await reader.story() == "D S C"
         async with outage(fake):
-            await fake.release(A, held.message.message_id)
+            await fake.mail.release(A, held.message.message_id)
         assert await reader.story(60) == "D S +held C"
         assert await reader.story(90_000) == ""
 
@@ -338,12 +338,12 @@ async def test_a_review_that_was_pushed_is_remembered_until_the_mail_is_released
         second = await fake.deliver(inbox_id=A, subject="second", held=True)
         assert await reader.story(200_000) == "review review"
         async with outage(fake):
-            await fake.release(A, first.message.message_id)
-            await fake.delete(A, second.message.message_id)
+            await fake.mail.release(A, first.message.message_id)
+            await fake.mail.delete(A, second.message.message_id)
         assert await reader.story() == "D S +first C"
-        requests = len(fake.requests)
+        requests = len(fake.record.requests)
         assert await reader.story(10_000) == ""
-        assert not [request for request in fake.requests[requests:] if request.path.endswith("/batch-get")]
+        assert not [request for request in fake.record.requests[requests:] if request.path.endswith("/batch-get")]
 
 
 async def test_a_release_that_is_pushed_is_not_recovered_as_well(
@@ -352,7 +352,7 @@ async def test_a_release_that_is_pushed_is_not_recovered_as_well(
     async with reading(fake) as reader:
         held = await fake.deliver(inbox_id=A, subject="held", held=True)
         await trio.sleep(1000)
-        await fake.release(A, held.message.message_id)
+        await fake.mail.release(A, held.message.message_id)
         assert await reader.story(10_000) == "review held override"
 
 
@@ -367,7 +367,7 @@ async def test_an_inbox_that_cannot_be_listed_is_reported_once_and_stops_no_othe
         async with outage(fake):
             await fake.deliver(inbox_id=A, subject="a")
             await fake.deliver(inbox_id=B, subject="b")
-        fake.fail_requests(403, times=None, path=A)
+        fake.faults.fail_requests(403, times=None, path=A)
         await trio.sleep(3600)
         failed, lost = reader.last(RecoveryFailed), reader.last(Disconnected)
         assert (failed.inbox_id, failed.pod_id, failed.since) == (A, None, lost.last_received)
@@ -375,7 +375,7 @@ async def test_an_inbox_that_cannot_be_listed_is_reported_once_and_stops_no_othe
         assert reader.last(CaughtUp).failed == 1
         # The other inbox may be polled before the reconnect.
         assert await reader.story() in ("D S F +b C", "D +b S F C")
-        fake.clear_faults()
+        fake.faults.clear()
         await trio.sleep(310)
         assert reader.last(CaughtUp).since == lost.last_received
         assert await reader.story() == "+a C"
@@ -384,10 +384,10 @@ async def test_an_inbox_that_cannot_be_listed_is_reported_once_and_stops_no_othe
 @pytest.mark.parametrize(
     "trouble",
     [
-        lambda fake: fake.fail_requests(429, headers=[("Retry-After", "100")], times=2),
-        lambda fake: fake.fail_requests(503, times=4),
-        lambda fake: fake.hang_requests(times=4),
-        lambda fake: fake.break_requests(times=4),
+        lambda fake: fake.faults.fail_requests(429, headers=[("Retry-After", "100")], times=2),
+        lambda fake: fake.faults.fail_requests(503, times=4),
+        lambda fake: fake.faults.hang_requests(times=4),
+        lambda fake: fake.faults.break_requests(times=4),
     ],
     ids=["429", "503", "hangs", "breaks"],
 )
@@ -414,7 +414,7 @@ async def test_a_recovery_that_takes_long_resumes_after_another_loss(
         async with outage(fake):
             for number in range(30):
                 await fake.deliver(inbox_id=A, subject=f"{number}")
-        fake.hang_requests(path="/messages/")
+        fake.faults.hang_requests(path="/messages/")
         assert (await reader.story(2)).startswith("D S")
         await fake.drop_connections()
         await trio.sleep(100)
@@ -427,13 +427,13 @@ async def test_a_recovery_that_takes_long_resumes_after_another_loss(
 
 
 async def test_leaving_does_not_wait_for_a_recovery(fake: FakeAgentMail, autojump_clock: MockClock) -> None:
-    fake.hang_requests(times=None)
+    fake.faults.hang_requests(times=None)
     async with open_agentmail_stream(ONE, backend=fake) as events:
         assert isinstance(await events.receive(), Subscribed)
         await trio.sleep(1)
         left = trio.current_time()
     assert trio.current_time() == left
-    assert fake.close_codes == [1000]
+    assert fake.record.close_codes == [1000]
 
 
 async def test_when_the_last_receiver_is_closed_recovery_ends_as_well(
@@ -445,9 +445,9 @@ async def test_when_the_last_receiver_is_closed_recovery_ends_as_well(
         session.events.close()
         await trio.sleep(100)
         assert session.state == "closed"
-        requests = len(fake.requests)
+        requests = len(fake.record.requests)
         await trio.sleep(10_000)
-        assert len(fake.requests) == requests
+        assert len(fake.record.requests) == requests
 
 
 async def test_mail_whose_identity_was_forgotten_is_not_recovered(
@@ -534,7 +534,7 @@ async def test_a_body_that_was_left_out_of_the_push_is_fetched_on_request(
 
 async def test_a_body_that_cannot_be_fetched_is_left_out(fake: FakeAgentMail, autojump_clock: MockClock) -> None:
     async with reading(fake, recovery=Recovery(fetch_bodies=True)) as reader:
-        fake.hang_requests(times=None)
+        fake.faults.hang_requests(times=None)
         await fake.deliver(inbox_id=A, subject="large", text="a large one", body_in_push=False)
         await fake.deliver(inbox_id=A, subject="behind")
         assert await reader.story(9) == ""
@@ -559,12 +559,12 @@ async def test_mail_of_a_gap_comes_over_real_sockets(tls: bool) -> None:
             open_agentmail_stream(ONE, environment=environment, api_key="am_key", ssl_context=client) as events,
         ):
             assert isinstance(await events.receive(), Subscribed)
-            fake.reject_handshakes(503, headers=[("Retry-After", "1")])
-            fake.fail_requests(503, times=None)  # so that the mail is not found before the reconnect
+            fake.faults.reject_handshakes(503, headers=[("Retry-After", "1")])
+            fake.faults.fail_requests(503, times=None)  # so that the mail is not found before the reconnect
             await fake.drop_connections()
             sent = await fake.deliver(inbox_id=A, message_id="<a/b?c#d é@host>")
             assert [word(await events.receive()) for _ in range(2)] == ["D", "S"]
-            fake.clear_faults()
+            fake.faults.clear()
             recovered = await events.receive()
             assert isinstance(recovered, MessageReceivedEvent)
             assert recovered.message == sent.message

@@ -93,8 +93,8 @@ class Reader:
 @pytest.fixture
 def fake() -> FakeAgentMail:
     fake = FakeAgentMail()
-    fake.add_inbox(A)
-    fake.add_inbox(B)
+    fake.mail.add_inbox(A)
+    fake.mail.add_inbox(B)
     return fake
 
 
@@ -151,7 +151,7 @@ async def test_a_gap_larger_than_a_generation_is_closed_through_another_loss(
     inboxes = [f"{number}@agentmail.to" for number in range(9)]
     async with reading(Backend(fake, request_takes=0.1), Subscribe(inbox_ids=inboxes)) as reader:
         await trio.sleep(400)
-        async with fake.outage():
+        async with fake.faults.outage():
             for number in range(900):
                 await fake.deliver(inbox_id=inboxes[number % 9], subject=f"{number}")
                 await trio.sleep(0.1)
@@ -197,7 +197,7 @@ async def test_a_push_unread_for_longer_than_sweep_depth_is_not_taken_for_new_ma
         await trio.sleep(1000)
         mails = [await fake.deliver(inbox_id=A, subject=f"{number}", held=True) for number in range(4)]
         for mail in mails[:2]:
-            await fake.release(A, mail.message.message_id)  # it is pushed, and waits; the next sweep finds it
+            await fake.mail.release(A, mail.message.message_id)  # it is pushed, and waits; the next sweep finds it
         # Meanwhile B is swept. When A is swept at last, identities are forgotten just as pushes are read.
         await trio.sleep(1000)
         came = []
@@ -217,7 +217,7 @@ async def test_a_scan_goes_on_while_the_connection_is_cut_every_two_seconds(
 ) -> None:
     async with reading(Backend(fake, request_takes=0.5)) as reader:
         await trio.sleep(400)
-        async with fake.outage():
+        async with fake.faults.outage():
             for number in range(300):
                 await fake.deliver(inbox_id=A, subject=f"{number}")
         for _ in range(60):
@@ -244,7 +244,7 @@ async def test_sweeps_go_on_despite_a_loss_every_25_seconds(fake: FakeAgentMail,
     async with reading(fake) as reader:
         await trio.sleep(400)
         for number in range(30):
-            fake.swallow_pushes()
+            fake.faults.swallow_pushes()
             await fake.deliver(inbox_id=A, subject=f"{number}", timestamp=ago(fake, hours=number % 20))
             await trio.sleep(25)
             await fake.drop_connections()
@@ -259,14 +259,14 @@ async def test_missed_mail_is_found_though_its_thread_gets_mail_while_threads_ar
     async with reading(Backend(fake, request_takes=1), Subscribe(), recovery=recovery) as reader:
 
         def times_listed() -> int:
-            return sum(request.path == "/v0/threads" for request in fake.requests)
+            return sum(request.path == "/v0/threads" for request in fake.record.requests)
 
         async def all_threads_get_mail() -> None:
             for number in range(250):
                 await fake.deliver(inbox_id=A, thread_id=f"thread-{number}")
 
         await all_threads_get_mail()
-        fake.swallow_pushes()
+        fake.faults.swallow_pushes()
         await fake.deliver(inbox_id=A, subject="missed", thread_id="thread-249", timestamp=ago(fake, minutes=2))
         for _ in range(3):
             before = times_listed()
@@ -281,7 +281,7 @@ async def test_mail_comes_within_seconds_while_only_the_websocket_is_down(
     fake: FakeAgentMail, autojump_clock: MockClock
 ) -> None:
     async with reading(fake, BOTH) as reader:
-        fake.refuse_connections(times=None)
+        fake.faults.refuse_connections(times=None)
         await fake.drop_connections()
         came: dict[str, float] = {}
         for number in range(60):
@@ -292,8 +292,8 @@ async def test_mail_comes_within_seconds_while_only_the_websocket_is_down(
         assert [subject for subject in came if reader.when(subject) - came[subject] > 6] == []
         assert len(reader.all(Disconnected)) == 1
         assert reader.all(CaughtUp) == []  # there is no connection
-        assert len(fake.requests) < 1 + 2 + 60 + 2 * 14  # the time, the first sweep, the mails, and the polls
-        fake.clear_faults()
+        assert len(fake.record.requests) < 1 + 2 + 60 + 2 * 14  # the time, the first sweep, the mails, and the polls
+        fake.faults.clear()
         await trio.sleep(100)
         assert len(reader.subjects) == 60
         assert len(reader.all(CaughtUp)) == 1
@@ -303,13 +303,13 @@ async def test_mail_of_a_gap_comes_within_half_a_minute_after_the_rest_api_recov
     fake: FakeAgentMail, autojump_clock: MockClock
 ) -> None:
     async with reading(fake) as reader:
-        fake.fail_requests(503, times=None)
+        fake.faults.fail_requests(503, times=None)
         await fake.drop_connections()
         await fake.deliver(inbox_id=A, subject="missed")
         await trio.sleep(600)
         assert reader.subjects == []
         assert [failed.inbox_id for failed in reader.all(RecoveryFailed)] == [A]
-        fake.clear_faults()
+        fake.faults.clear()
         await trio.sleep(40)  # half a minute, and the attempts of the request that was under way
         assert reader.subjects == ["missed"]
         assert isinstance(reader.came[-1][1], CaughtUp)
@@ -345,7 +345,7 @@ async def test_an_inbox_that_is_added_after_our_clock_was_set_begins_when_it_was
         backend.set_forward = seconds
         await trio.sleep(10)
         await reader.session.subscribe(BOTH)
-        fake.swallow_pushes()
+        fake.faults.swallow_pushes()
         await fake.deliver(inbox_id=B, subject="new")
         await trio.sleep(700)
         assert reader.subjects == ["new"]
@@ -359,7 +359,7 @@ async def test_an_added_inbox_begins_when_subscribe_is_called_however_long_it_ta
     async with reading(fake) as reader, trio.open_nursery() as nursery:
         await fake.deliver(inbox_id=B, subject="before")
         await trio.sleep(2)
-        fake.delay_connections(8)
+        fake.faults.delay_connections(8)
         nursery.start_soon(reader.session.subscribe, subscribe)
         await trio.sleep(seconds)
         await fake.deliver(inbox_id=B, subject="meanwhile")

@@ -50,14 +50,14 @@ class Model:
         elif message_id not in self.time:
             return
         elif what == "delete":
-            await self.fake.delete(INBOX, message_id)
+            await self.fake.mail.delete(INBOX, message_id)
             del self.thread[message_id], self.time[message_id]
             self.spam.discard(message_id)
         elif what == "spam":
-            await self.fake.label(INBOX, message_id, add=["spam"])
+            await self.fake.mail.label(INBOX, message_id, add=["spam"])
             self.spam.add(message_id)
         else:
-            await self.fake.label(INBOX, message_id, remove=["spam"])
+            await self.fake.mail.label(INBOX, message_id, remove=["spam"])
             self.spam.discard(message_id)
 
 

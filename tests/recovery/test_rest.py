@@ -501,7 +501,7 @@ async def test_no_logger_shows_the_key_at_any_level(status: int, caplog: pytest.
         caplog.set_level(logging.DEBUG, logger=name)
     sent: list[str] = []
     fake = FakeAgentMail()
-    fake.answer_requests(answer, times=None)
+    fake.faults.answer_requests(answer, times=None)
     async with fake.serve() as environment:
         asks = Rest(NetworkBackend(), rest_api.settings(environment=environment), asked_key(SECRET), clock())
         async with asks.connected():

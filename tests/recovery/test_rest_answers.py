@@ -435,11 +435,11 @@ async def test_missed_mail_with_large_bodies_comes_all_the_same(
     subscribe: Subscribe, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake = FakeAgentMail()
-    fake.add_inbox(INBOX)
+    fake.mail.add_inbox(INBOX)
     async with open_agentmail_stream(subscribe, backend=fake, ping_interval=None, max_message_size=2**20) as events:
         await anext(events)
         await trio.sleep(1)
-        fake.swallow_pushes(5)
+        fake.faults.swallow_pushes(5)
         first = await fake.deliver(inbox_id=INBOX, text="x" * 300_000)
         thread = first.message.thread_id
         for _ in range(4):
@@ -457,13 +457,13 @@ async def test_missed_mail_that_is_too_large_comes_without_its_body(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake = FakeAgentMail()
-    fake.add_inbox(INBOX)
+    fake.mail.add_inbox(INBOX)
     async with open_agentmail_stream(
         Subscribe(inbox_ids=[INBOX]), backend=fake, ping_interval=None, max_message_size=2**20
     ) as events:
         await anext(events)
         await trio.sleep(1)
-        fake.swallow_pushes(2)
+        fake.faults.swallow_pushes(2)
         large = await fake.deliver(inbox_id=INBOX, subject="large", text="x" * 2**21)
         small = await fake.deliver(inbox_id=INBOX, text="small")
         found = [await anext(events) for _ in range(2)]
@@ -479,13 +479,13 @@ async def test_missed_mail_whose_id_is_too_long_for_a_url_comes_without_its_body
     length: int, status: int | None, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake = FakeAgentMail()
-    fake.add_inbox(INBOX)
+    fake.mail.add_inbox(INBOX)
     if status is not None:
-        fake.fail_requests(status, times=None, path="/messages/")
+        fake.faults.fail_requests(status, times=None, path="/messages/")
     async with open_agentmail_stream(Subscribe(inbox_ids=[INBOX]), backend=fake, ping_interval=None) as events:
         await anext(events)
         await trio.sleep(1)
-        fake.swallow_pushes()
+        fake.faults.swallow_pushes()
         await fake.deliver(inbox_id=INBOX, message_id="x" * length, subject="long")
         event = await anext(events)
     assert isinstance(event, MessageReceivedEvent)
@@ -497,7 +497,7 @@ async def test_a_pushed_mail_whose_body_is_too_large_comes_without_it(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake = FakeAgentMail()
-    fake.add_inbox(INBOX)
+    fake.mail.add_inbox(INBOX)
     recovery = Recovery(fetch_bodies=True)
     async with open_agentmail_stream(
         Subscribe(inbox_ids=[INBOX]), backend=fake, recovery=recovery, max_message_size=2**20
@@ -516,12 +516,12 @@ async def test_held_mail_is_checked_in_smaller_batches_if_the_answer_is_too_larg
     def answer(request: httpx2.Request) -> httpx2.Response:
         ids = orjson.loads(request.content)["message_ids"]
         asked.append(len(ids))
-        return wire(b" " * 2**19 * len(ids)) if len(ids) > 2 else fake._answer_request(request)
+        return wire(b" " * 2**19 * len(ids)) if len(ids) > 2 else fake._rest.answer(request)
 
     asked: list[int] = []
     fake = FakeAgentMail()
-    fake.add_inbox(INBOX)
-    fake.answer_requests(answer, times=None, path="batch-get")
+    fake.mail.add_inbox(INBOX)
+    fake.faults.answer_requests(answer, times=None, path="batch-get")
     async with open_agentmail_stream(
         Subscribe(inbox_ids=[INBOX]), backend=fake, ping_interval=None, max_message_size=2**20
     ) as events:
@@ -529,9 +529,9 @@ async def test_held_mail_is_checked_in_smaller_batches_if_the_answer_is_too_larg
         held = [await fake.deliver(inbox_id=INBOX, held=True) for _ in range(7)]
         for _ in held:
             await anext(events)  # the review
-        fake.swallow_pushes(14)  # each mail, and that it was released
+        fake.faults.swallow_pushes(14)  # each mail, and that it was released
         for event in held:
-            await fake.release(INBOX, event.message.message_id)
+            await fake.mail.release(INBOX, event.message.message_id)
         found = {(await anext(events)).message.message_id for _ in held}  # type: ignore[union-attr]
         assert found == {event.message.message_id for event in held}
         assert asked[:7] == [7, 3, 1, 2, 4, 2, 2]
@@ -542,11 +542,11 @@ async def test_a_held_mail_that_is_too_large_by_itself_delays_no_other(
 ) -> None:
     def answer(request: httpx2.Request) -> httpx2.Response:
         ids = orjson.loads(request.content)["message_ids"]
-        return wire(b" " * (2**20 + 1)) if large.message.message_id in ids else fake._answer_request(request)
+        return wire(b" " * (2**20 + 1)) if large.message.message_id in ids else fake._rest.answer(request)
 
     fake = FakeAgentMail()
-    fake.add_inbox(INBOX)
-    fake.answer_requests(answer, times=None, path="batch-get")
+    fake.mail.add_inbox(INBOX)
+    fake.faults.answer_requests(answer, times=None, path="batch-get")
     async with open_agentmail_stream(
         Subscribe(inbox_ids=[INBOX]), backend=fake, ping_interval=None, max_message_size=2**20
     ) as events:
@@ -555,9 +555,9 @@ async def test_a_held_mail_that_is_too_large_by_itself_delays_no_other(
         small = await fake.deliver(inbox_id=INBOX, held=True)
         await anext(events)
         await anext(events)
-        fake.swallow_pushes(4)
-        await fake.release(INBOX, large.message.message_id)
-        await fake.release(INBOX, small.message.message_id)
+        fake.faults.swallow_pushes(4)
+        await fake.mail.release(INBOX, large.message.message_id)
+        await fake.mail.release(INBOX, small.message.message_id)
         event = await anext(events)
     assert isinstance(event, MessageReceivedEvent)
     assert event.message.message_id == small.message.message_id
@@ -749,8 +749,8 @@ async def test_an_abandoned_answer_over_a_socket_leaves_no_connection() -> None:
 
 async def test_garbage_fails_the_recovery_and_the_stream_goes_on(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
-    fake.add_inbox(INBOX)
-    fake.answer_requests(lambda _: wire(b"<html>", Content_Type="text/html; charset=hex"), times=None)
+    fake.mail.add_inbox(INBOX)
+    fake.faults.answer_requests(lambda _: wire(b"<html>", Content_Type="text/html; charset=hex"), times=None)
     async with open_agentmail_stream(Subscribe(inbox_ids=[INBOX]), backend=fake) as events:
         await anext(events)
         assert isinstance(await anext(events), RecoveryFailed)
@@ -766,15 +766,15 @@ async def test_requests_are_logged_at_debug_only_and_without_ids(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     fake = FakeAgentMail()
-    fake.add_inbox(INBOX)
+    fake.mail.add_inbox(INBOX)
     async with open_agentmail_stream(Subscribe(inbox_ids=[INBOX]), backend=fake) as events:
         await anext(events)
         await trio.sleep(1)
-        fake.swallow_pushes()
+        fake.faults.swallow_pushes()
         await fake.deliver(inbox_id=INBOX, message_id="<secret-id@example.com>")
         assert isinstance(await anext(events), MessageReceivedEvent)
-        fake.fail_requests(500, times=20)
-        fake.break_requests(times=20)
+        fake.faults.fail_requests(500, times=20)
+        fake.faults.break_requests(times=20)
         await trio.sleep(1_000)
     lines = [record.getMessage() for record in caplog.records if record.name.partition(".")[0] != "trio-websocket"]
     shown = [line for line in lines if "agent@" in line or "agent%40" in line or "secret-id" in line]
@@ -818,7 +818,7 @@ async def test_a_key_that_a_server_repeats_does_not_get_into_httpcore2s_log(
         caplog.set_level(logging.DEBUG, logger=name)
     odd = SECRET + "'\\\""  # its repr() is another text
     fake = FakeAgentMail(api_keys={odd, KEY})
-    fake.answer_requests(
+    fake.faults.answer_requests(
         lambda request: httpx2.Response(200, headers={"X-Echo": request.headers["Authorization"]}, json=ANSWER),
         times=None,
     )

@@ -316,12 +316,12 @@ async def a_day_with(
 ) -> None:
     """A stream with a gap, swallowed pushes, held mail and mail without its body."""
     fake = FakeAgentMail()
-    fake.add_inbox(INBOX, pod_id=POD)
-    fake.add_inbox(OTHER, pod_id=POD)
+    fake.mail.add_inbox(INBOX, pod_id=POD)
+    fake.mail.add_inbox(OTHER, pod_id=POD)
     left = list(oddities)
 
     async def answer(request: httpx2.Request) -> httpx2.Response:
-        good = fake._answer_request(request)
+        good = fake._rest.answer(request)
         return left.pop(0).answer(good) if left and is_meant(request.url.path) else good
 
     async def consume() -> None:
@@ -334,7 +334,7 @@ async def a_day_with(
         await fake.deliver(inbox_id=INBOX, text="Hello")
         await fake.deliver(inbox_id=OTHER, thread_id=thread, timestamp=None)
 
-    fake.answer_requests(answer, times=None)
+    fake.faults.answer_requests(answer, times=None)
     received: list[Event] = []
     thread = (await fake.deliver(inbox_id=OTHER)).message.thread_id
     recovery = Recovery(fetch_bodies=True)
@@ -347,14 +347,14 @@ async def a_day_with(
             await trio.sleep(1)
             await fake.deliver(inbox_id=INBOX, body_in_push=False)
             await deliver()
-            fake.swallow_pushes(2)
+            fake.faults.swallow_pushes(2)
             await deliver()
             await trio.sleep(5)
             await fake.drop_connections()
-            fake.refuse_connections()
+            fake.faults.refuse_connections()
             await deliver()
             await trio.sleep(320)
-            await fake.release(INBOX, held.message.message_id)
+            await fake.mail.release(INBOX, held.message.message_id)
             await trio.sleep(310)
             # The stream is alive, and pushed mail comes.
             await fake.wait_subscribed()

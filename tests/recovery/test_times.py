@@ -44,7 +44,7 @@ async def test_sweeps_keep_their_interval_after_a_gap(
         await trio.sleep(1)
         await fake.drop_connections()
         await receive_until(events, CaughtUp)
-        fake.swallow_pushes()
+        fake.faults.swallow_pushes()
         await fake.deliver(inbox_id=INBOX)
         began = trio.current_time()
         assert isinstance(await events.receive(), MessageReceivedEvent)
@@ -61,11 +61,11 @@ async def test_the_second_start_begins_where_a_first_start_without_a_scan_was_cu
     journal = SQLiteJournal(tmp_path / "agent.db")
     await fake.deliver(inbox_id=INBOX, subject="before we began")
     await trio.sleep(10)
-    fake.hang_requests(None)
+    fake.faults.hang_requests(None)
     async with open_agentmail_stream(recovery=Recovery(since=since), journal=journal, backend=fake) as events:
         assert isinstance(await events.receive(), Subscribed)
     await trio.sleep(10)
-    fake.clear_faults()
+    fake.faults.clear()
     await fake.deliver(inbox_id=INBOX, subject="while we were down")
     async with open_agentmail_stream(recovery=Recovery(since=since), journal=journal, backend=fake) as events:
         received = await receive_until(events, CaughtUp)
@@ -84,7 +84,7 @@ async def test_a_start_that_is_cut_off_and_recovers_no_types_keeps_no_progress(
         ) as events:
             assert isinstance(await events.receive(), Subscribed)
         await fake.deliver(inbox_id=INBOX)
-    assert not fake.requests
+    assert not fake.record.requests
 
 
 async def test_mail_the_journal_has_no_room_for_is_not_lost_however_long_that_lasts(

@@ -71,7 +71,7 @@ class MailServer:
         self.port = port
         self.fake = FakeAgentMail(api_keys={KEY})
         for inbox_id in INBOXES:
-            self.fake.add_inbox(inbox_id)
+            self.fake.mail.add_inbox(inbox_id)
         self.log: list[MessageReceivedEvent] = []
         self.happened: Counter[str] = Counter()
         self.bugs: list[Exception] = []
@@ -279,12 +279,12 @@ class Chaos:
     async def fail_requests(self, status: int) -> None:
         """Answer the requests after a reconnect with an error."""
         headers = [("Retry-After", "1")] if status == 429 else []
-        times, asked = self.draw.randint(1, 2), len(self.server.fake.requests)
-        self.server.fake.fail_requests(status, headers=headers, times=times)
+        times, asked = self.draw.randint(1, 2), len(self.server.fake.record.requests)
+        self.server.fake.faults.fail_requests(status, headers=headers, times=times)
         await self.abort()
 
         def failed() -> int:
-            return sum(request.status == status for request in self.server.fake.requests[asked:])
+            return sum(request.status == status for request in self.server.fake.record.requests[asked:])
 
         await until(lambda: failed() == times, 5)
         self.server.happened[f"REST {status}"] += failed()

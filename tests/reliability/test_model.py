@@ -165,15 +165,15 @@ class Story(RuleBasedStateMachine):
         self.perform(self._deliver, A, "now", True, "message.received", False, "swallow")  # older than the stream
         self.perform(trio.sleep, 5.0)
         if hanging:  # so that the first scan is late
-            self.perform_sync(self.fake.hang_requests)
+            self.perform_sync(self.fake.faults.hang_requests)
         self.perform(self._start)
         # Mail that arrives in the same millisecond as the subscription may count as older than it.
         self.perform(trio.sleep, 0.002)
 
     def _add_inboxes(self) -> None:
         for inbox_id in (A, B):
-            self.fake.add_inbox(inbox_id, pod_id="pod")
-        self.fake.add_inbox(OTHER)
+            self.fake.mail.add_inbox(inbox_id, pod_id="pod")
+        self.fake.mail.add_inbox(OTHER)
 
     # The process
 
@@ -256,11 +256,11 @@ class Story(RuleBasedStateMachine):
     def _next_push(self, push: str) -> None:
         match push:
             case "swallow":
-                self.fake.swallow_pushes()
+                self.fake.faults.swallow_pushes()
             case "twice":
-                self.fake.duplicate_pushes()
+                self.fake.faults.duplicate_pushes()
             case "late":
-                self.fake.delay_pushes(45.0)
+                self.fake.faults.delay_pushes(45.0)
 
     @precondition(lambda self: any(item.held for item in self.items.values()))
     @rule(data=st.data(), push=st.sampled_from(["once", "swallow", "twice"]))
@@ -273,11 +273,11 @@ class Story(RuleBasedStateMachine):
         item.held = False
         item.order = next(self.numbers)
         self._next_push(push)
-        await self.fake.release(item.inbox_id, item.key)
+        await self.fake.mail.release(item.inbox_id, item.key)
 
     @rule(seconds=st.sampled_from([0.0, 20.0]))
     def index_after(self, seconds: float) -> None:
-        self.perform_sync(self.fake.index_after, seconds)
+        self.perform_sync(self.fake.mail.index_after, seconds)
 
     @rule(
         how=st.sampled_from(["429", "500", "404", "hang", "break"]),
@@ -287,13 +287,13 @@ class Story(RuleBasedStateMachine):
     def requests_fail(self, how: str, times: int | None, path: str | None) -> None:
         match how:
             case "429":
-                act = partial(self.fake.fail_requests, 429, headers=[("Retry-After", "3")])
+                act = partial(self.fake.faults.fail_requests, 429, headers=[("Retry-After", "3")])
             case "hang":
-                act = partial(self.fake.hang_requests)
+                act = partial(self.fake.faults.hang_requests)
             case "break":
-                act = partial(self.fake.break_requests)
+                act = partial(self.fake.faults.break_requests)
             case status:
-                act = partial(self.fake.fail_requests, int(status))
+                act = partial(self.fake.faults.fail_requests, int(status))
         self.perform_sync(act, times=times, path=path)
 
     # The network
@@ -306,23 +306,23 @@ class Story(RuleBasedStateMachine):
             case "close":
                 self.perform_sync(partial(self.stage.nursery.start_soon, self.fake.drop_connections, 1001))
             case _:
-                self.perform_sync(self.fake.go_silent)
+                self.perform_sync(self.fake.faults.silence_connections)
 
     @rule(how=st.sampled_from(["refuse", "hang", "reject", "withhold", "drop"]), times=st.sampled_from([1, 3, None]))
     def connections_fail(self, how: str, times: int | None) -> None:
         faults: dict[str, Callable[..., None]] = {
-            "refuse": self.fake.refuse_connections,
-            "hang": self.fake.hang_handshakes,
-            "reject": partial(self.fake.reject_handshakes, 503),
-            "withhold": self.fake.withhold_confirmations,
-            "drop": self.fake.drop_after_confirming,
+            "refuse": self.fake.faults.refuse_connections,
+            "hang": self.fake.faults.hang_handshakes,
+            "reject": partial(self.fake.faults.reject_handshakes, 503),
+            "withhold": self.fake.faults.withhold_confirmations,
+            "drop": self.fake.faults.drop_after_confirming,
         }
         self.perform_sync(faults[how], times=times)
         self.is_cut_off |= times is None
 
     @rule()
     def clear_faults(self) -> None:
-        self.perform_sync(self.fake.clear_faults)
+        self.perform_sync(self.fake.faults.clear)
         self.is_cut_off = False
 
     # Time
@@ -414,8 +414,8 @@ class Story(RuleBasedStateMachine):
             self.directory.cleanup()
 
     async def _to_the_end(self) -> None:
-        self.fake.clear_faults()
-        self.fake.index_after(None)
+        self.fake.faults.clear()
+        self.fake.mail.index_after(None)
         await self._last_run()
         missing = [item for item in self.items.values() if item.must_come and not item.held and not item.taken_ever]
         assert not missing, f"lost: {[str(item) for item in missing]}"

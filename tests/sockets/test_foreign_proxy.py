@@ -90,7 +90,7 @@ async def test_events_and_missed_mail_come_through_it(proxy: str, certificates: 
             reconnect=ReconnectPolicy(initial_delay=0.01, max_delay=0.05),
         ) as events:
             await fake.deliver(inbox_id="agent@agentmail.to", subject="pushed")
-            async with fake.outage():
+            async with fake.faults.outage():
                 await fake.deliver(inbox_id="agent@agentmail.to", subject="missed")
             async for event in events:
                 if isinstance(event, MessageReceivedEvent):

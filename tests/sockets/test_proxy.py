@@ -159,7 +159,7 @@ async def test_mail_that_was_missed_is_recovered_through_the_proxy(scheme: str, 
     recovered: MessageReceivedEvent | None = None
     async with agentmail_behind_a_proxy(certificates, scheme=scheme) as (fake, proxy, session):
         await session.events.receive()
-        async with fake.outage():
+        async with fake.faults.outage():
             await fake.deliver(inbox_id="agent@agentmail.to", subject="missed")
         async for event in session.events:
             if isinstance(event, MessageReceivedEvent):
@@ -170,7 +170,7 @@ async def test_mail_that_was_missed_is_recovered_through_the_proxy(scheme: str, 
     assert (recovered.message.subject, recovered.origin) == ("missed", "recovered")
     assert set(proxy.asked) == {f"{WS}:443", f"{API}:443"}
     assert set(proxy.authorizations) == {BASIC}
-    assert all(handshake.headers["authorization"] == f"Bearer {KEY}" for handshake in fake.handshakes)
+    assert all(handshake.headers["authorization"] == f"Bearer {KEY}" for handshake in fake.record.handshakes)
 
 
 async def test_each_host_is_excepted_for_itself(certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:

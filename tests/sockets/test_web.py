@@ -93,7 +93,7 @@ async def test_mail_is_shown_and_what_is_under_way_at_a_sigterm_is_finished(name
             await fake.deliver(inbox_id=INBOX, subject="slow")
             await read_until(process.stdout, "begun: (slow)")
             process.terminate()
-            await fake.wait_for(lambda: fake.close_codes)
+            await fake.wait_for(lambda: fake.record.close_codes)
             answer = await client.get("/health")
             assert answer.status_code == 503
             assert answer.json()["stream"] in ("stopping", "closed")  # closed: nothing waits for the workers
@@ -103,7 +103,7 @@ async def test_mail_is_shown_and_what_is_under_way_at_a_sigterm_is_finished(name
         errors = await read_rest(process.stderr)
     assert process.returncode == 0
     assert b"Traceback" not in errors
-    assert fake.close_codes == [1000]
+    assert fake.record.close_codes == [1000]
 
 
 @pytest.mark.parametrize("name", WEB)
@@ -118,7 +118,7 @@ async def test_an_error_of_the_stream_ends_the_process_while_a_request_is_open(n
         async with client_of(process) as client, trio.open_nursery() as nursery:
             nursery.start_soon(ask, client)
             await read_until(process.stdout, "(hanging)")
-            fake.refuse_subscriptions("forbidden", "no longer yours", times=None)
+            fake.faults.refuse_subscriptions("forbidden", "no longer yours", times=None)
             await fake.drop_connections()
             errors = await read_rest(process.stderr)
     assert process.returncode == 1
@@ -143,7 +143,7 @@ async def test_a_server_that_fails_ends_the_stream(
     with fake.installed(), trio.fail_after(60), pytest.raises(ExceptionGroup) as caught:
         await example.main(f"127.0.0.1:{taken_port}")
     assert is_only_of_the_port(caught.value)
-    assert fake.close_codes == [1000]
+    assert fake.record.close_codes == [1000]
 
     with warnings.catch_warnings():
         # Hypercorn leaves the socket for which there was no port to the garbage collector.
@@ -173,13 +173,13 @@ async def test_asyncio_gets_mail_and_what_is_under_way_at_a_sigterm_is_finished(
         await fake.deliver(inbox_id=INBOX, subject="slow")
         await read_until(process.stdout, "begun: (slow)")
         process.terminate()
-        await fake.wait_for(lambda: fake.close_codes)
+        await fake.wait_for(lambda: fake.record.close_codes)
         assert process.stdin is not None
         await process.stdin.send_all(b"\n")
         assert b"handled: slow" in await read_rest(process.stdout)
         assert await read_rest(process.stderr) == b""
     assert process.returncode == 0
-    assert fake.close_codes == [1000]
+    assert fake.record.close_codes == [1000]
 
 
 async def test_an_error_of_the_stream_ends_the_asyncio_program(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ async def test_an_error_of_the_stream_ends_the_asyncio_program(tmp_path: Path) -
         port = int(await read_until(process.stdout, r"listening on port (\d+)\n"))
         await fake.wait_subscribed()
         async with await trio.open_tcp_stream("127.0.0.1", port):
-            fake.refuse_subscriptions("forbidden", "no longer yours", times=None)
+            fake.faults.refuse_subscriptions("forbidden", "no longer yours", times=None)
             await fake.drop_connections()
             errors = await read_rest(process.stderr)
     assert process.returncode == 1

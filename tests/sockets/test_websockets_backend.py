@@ -74,7 +74,7 @@ async def test_mail_is_pushed_and_missed_mail_is_recovered(tls: bool) -> None:
             assert sum(isinstance(event, Disconnected) for event in received) == 1
             assert sum(isinstance(event, Subscribed) for event in received) == 2
         await fake.wait_for(lambda: fake.connected == 0)
-    assert fake.close_codes == [1000]
+    assert fake.record.close_codes == [1000]
 
 
 async def test_a_certificate_that_cannot_be_verified_raises_as_itself() -> None:

@@ -30,9 +30,9 @@ def letter(to: str = INBOX, **headers: str) -> EmailMessage:
 
 async def test_a_mail_is_delivered_to_every_inbox_in_its_headers(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
-    fake.add_inbox("Agent@agentmail.to")
-    fake.add_inbox("second@agentmail.to")
-    fake.add_inbox("third@agentmail.to")
+    fake.mail.add_inbox("Agent@agentmail.to")
+    fake.mail.add_inbox("second@agentmail.to")
+    fake.mail.add_inbox("third@agentmail.to")
     async with open_agentmail_stream(backend=fake) as events:
         await events.receive()
         mail = letter("agent@agentmail.to, jane@example.com", Bcc="second@agentmail.to")
@@ -42,13 +42,13 @@ async def test_a_mail_is_delivered_to_every_inbox_in_its_headers(autojump_clock:
             assert await events.receive() == event
             assert event.message.text == "Hi!\n"
             assert "second@agentmail.to" not in str(attrs.evolve(event.message, inbox_id=""))
-    assert fake.messages("third@agentmail.to") == ()
+    assert fake.mail.messages("third@agentmail.to") == ()
 
 
 async def test_a_mail_without_an_id_is_one_mail_in_all_inboxes(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
-    fake.add_inbox(INBOX)
-    fake.add_inbox("second@agentmail.to")
+    fake.mail.add_inbox(INBOX)
+    fake.mail.add_inbox("second@agentmail.to")
     first, second = await fake.deliver(letter(INBOX, Cc="second@agentmail.to"))
     assert first.message.message_id == second.message.message_id
     [third, _] = await fake.deliver(letter(INBOX, Cc="second@agentmail.to"))
@@ -59,7 +59,7 @@ async def test_a_mail_to_no_inbox_is_an_error_that_names_the_inboxes(autojump_cl
     fake = FakeAgentMail()
     with pytest.raises(ValueError, match=r"addressed to nobody, and the inboxes here are: none\."):
         await fake.deliver(b"")
-    fake.add_inbox(INBOX)
+    fake.mail.add_inbox(INBOX)
     with pytest.raises(ValueError, match=r"addressed to typo@agentmail\.to, and the inboxes here are: agent@agentmail"):
         await fake.deliver(letter("typo@agentmail.to"))
 
@@ -68,7 +68,7 @@ async def test_a_mail_can_be_delivered_to_an_inbox_that_it_does_not_name(autojum
     fake = FakeAgentMail()
     [event] = await fake.deliver(bytes(letter("list@example.com")), inbox_id=INBOX, event_type="message.received.spam")
     assert (event.message.to, event.message.labels) == (("list@example.com",), ("received", "spam"))
-    assert fake.messages(INBOX) == (event.message,)
+    assert fake.mail.messages(INBOX) == (event.message,)
 
 
 async def test_deliver_without_a_mail_or_an_inbox_is_an_error() -> None:
@@ -91,8 +91,8 @@ async def test_replies_to_a_missing_mail_are_one_thread_with_that_mail(
     autojump_clock: MockClock,
 ) -> None:
     fake = FakeAgentMail()
-    fake.add_inbox(INBOX)
-    fake.add_inbox("other@agentmail.to")
+    fake.mail.add_inbox(INBOX)
+    fake.mail.add_inbox("other@agentmail.to")
     both = f"{INBOX}, other@agentmail.to"
     named = "<1@example.com>"
     threads = []
@@ -115,11 +115,11 @@ async def test_a_reply_to_a_deleted_mail_is_in_its_thread_while_that_exists(auto
     first, second = "<1@example.com>", "<2@example.com>"
     for message_id in (first, second):
         await fake.deliver(inbox_id=INBOX, thread_id="t", message_id=message_id)
-    await fake.delete(INBOX, first)
+    await fake.mail.delete(INBOX, first)
     [answer] = await fake.deliver(letter(In_Reply_To=first, Message_ID="<3@example.com>"))
     assert answer.message.thread_id == "t"
     await fake.deliver(inbox_id=INBOX, thread_id="another", message_id=second)
-    await fake.delete(INBOX, "<3@example.com>")
+    await fake.mail.delete(INBOX, "<3@example.com>")
     [answer] = await fake.deliver(letter(In_Reply_To=first))
     assert answer.message.thread_id not in ("t", "another")
     [answer] = await fake.deliver(letter(In_Reply_To=second))
@@ -128,40 +128,40 @@ async def test_a_reply_to_a_deleted_mail_is_in_its_thread_while_that_exists(auto
 
 async def test_a_sent_mail_that_comes_back_is_one_mail_sent_and_received(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
-    sent = await fake.send(inbox_id=INBOX, message_id="<1@example.com>", to="list@example.com")
+    sent = await fake.mail.send(inbox_id=INBOX, message_id="<1@example.com>", to="list@example.com")
     [back] = await fake.deliver(letter(Message_ID="<1@example.com>", Subject="[list] Hello"), inbox_id=INBOX)
-    assert fake.messages(INBOX, "sent") == fake.messages(INBOX, "received") == (back.message,)
+    assert fake.mail.messages(INBOX, "sent") == fake.mail.messages(INBOX, "received") == (back.message,)
     assert back.message.thread_id == sent.send.thread_id
     again = await fake.deliver(inbox_id=INBOX, message_id="<1@example.com>")
-    assert fake.messages(INBOX, "sent", "unread") == (again.message,)
+    assert fake.mail.messages(INBOX, "sent", "unread") == (again.message,)
     await fake.deliver(inbox_id=INBOX, message_id="<2@example.com>")
-    await fake.send(inbox_id=INBOX, message_id="<2@example.com>")
-    assert len(fake.messages(INBOX, "received")) == len(fake.messages(INBOX, "sent")) == 2
+    await fake.mail.send(inbox_id=INBOX, message_id="<2@example.com>")
+    assert len(fake.mail.messages(INBOX, "received")) == len(fake.mail.messages(INBOX, "sent")) == 2
 
 
 async def test_a_sent_mail_that_arrives_again_loses_the_labels_of_its_arrival(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     message_id = "<1@example.com>"
-    await fake.send(inbox_id=INBOX, message_id=message_id)
-    await fake.label(INBOX, message_id, add=["mine"])
+    await fake.mail.send(inbox_id=INBOX, message_id=message_id)
+    await fake.mail.label(INBOX, message_id, add=["mine"])
     for event_type, held, labels in (
         ("message.received.spam", False, ("received", "spam")),
         ("message.received", True, ("received", "unread", "agent-armor-held")),
         ("message.received", False, ("received", "unread")),
     ):
         await fake.deliver(inbox_id=INBOX, message_id=message_id, event_type=event_type, held=held)
-        [mail] = fake.messages(INBOX)
+        [mail] = fake.mail.messages(INBOX)
         assert mail.labels == ("sent", "delivered", "mine", *labels)
 
 
 async def test_a_sent_mail_is_not_held(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     await fake.deliver(inbox_id=INBOX, message_id="<1@example.com>", held=True)
-    await fake.send(inbox_id=INBOX, message_id="<1@example.com>")
-    [mail] = fake.messages(INBOX)
+    await fake.mail.send(inbox_id=INBOX, message_id="<1@example.com>")
+    [mail] = fake.mail.messages(INBOX)
     assert mail.labels == ("received", "unread", "sent", "delivered")
     with pytest.raises(ValueError, match="is not held"):
-        await fake.release(INBOX, "<1@example.com>")
+        await fake.mail.release(INBOX, "<1@example.com>")
 
 
 async def test_a_mail_that_replaces_another_keeps_its_thread_by_default(
@@ -169,11 +169,11 @@ async def test_a_mail_that_replaces_another_keeps_its_thread_by_default(
 ) -> None:
     fake = FakeAgentMail()
     first = await fake.deliver(inbox_id=INBOX, message_id="<1@example.com>", thread_id="t")
-    await fake.label(INBOX, "<1@example.com>", add=["mine"])
+    await fake.mail.label(INBOX, "<1@example.com>", add=["mine"])
     again = await fake.deliver(inbox_id=INBOX, message_id="<1@example.com>")
     [raw] = await fake.deliver(letter(Message_ID="<1@example.com>"))
     assert first.message.thread_id == again.message.thread_id == raw.message.thread_id == "t"
-    assert fake.messages(INBOX) == (raw.message,)
+    assert fake.mail.messages(INBOX) == (raw.message,)
     assert "mine" not in raw.message.labels
     moved = await fake.deliver(inbox_id=INBOX, message_id="<1@example.com>", thread_id="other")
     assert moved.message.thread_id == "other"
@@ -181,29 +181,29 @@ async def test_a_mail_that_replaces_another_keeps_its_thread_by_default(
 
 async def test_a_held_mail_is_announced_when_it_is_released(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
-    fake.add_inbox(INBOX)
+    fake.mail.add_inbox(INBOX)
     async with open_agentmail_stream(backend=fake) as events:
         await events.receive()
         await fake.deliver(letter(Message_ID="<1@example.com>"), held=True)
         assert isinstance(await events.receive(), MessageSecurityReviewEvent)
-        assert fake.messages(INBOX, "agent-armor-held")
-        await fake.release(INBOX, "<1@example.com>")
+        assert fake.mail.messages(INBOX, "agent-armor-held")
+        await fake.mail.release(INBOX, "<1@example.com>")
         assert isinstance(await events.receive(), MessageReceivedEvent)
 
 
 async def test_messages_can_be_selected_by_labels(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     received = await fake.deliver(inbox_id=INBOX)
-    await fake.send(inbox_id=INBOX, text="answer")
-    await fake.send(inbox_id="other@agentmail.to")
-    assert [message.text for message in fake.messages(INBOX, "sent")] == ["answer"]
-    assert fake.messages(INBOX)[0] == received.message
+    await fake.mail.send(inbox_id=INBOX, text="answer")
+    await fake.mail.send(inbox_id="other@agentmail.to")
+    assert [message.text for message in fake.mail.messages(INBOX, "sent")] == ["answer"]
+    assert fake.mail.messages(INBOX)[0] == received.message
 
 
 async def test_sender_and_recipients_have_the_same_raw_mail(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
-    fake.add_inbox("other@agentmail.to")
-    await fake.send(inbox_id=INBOX, to="other@agentmail.to", text="Hi!", html="<p>Hi!</p>")
+    fake.mail.add_inbox("other@agentmail.to")
+    await fake.mail.send(inbox_id=INBOX, to="other@agentmail.to", text="Hi!", html="<p>Hi!</p>")
     [sent], [received] = fake._agentmail.store.mails(INBOX), fake._agentmail.store.mails("other@agentmail.to")
     assert sent.raw is not None
     assert sent.raw == received.raw
@@ -214,17 +214,17 @@ async def test_texts_may_have_lone_surrogates_and_ids_and_labels_may_not(autojum
     fake = FakeAgentMail()
     event = await fake.deliver(inbox_id=INBOX, subject="\ud83d", text="\ud83d", html="\ud83d", message_id="<1@x>")
     assert (event.message.text, event.message.html) == ("\ud83d", "\ud83d")
-    await fake.send(inbox_id=INBOX, subject="\ud83d", text="\ud83d")
+    await fake.mail.send(inbox_id=INBOX, subject="\ud83d", text="\ud83d")
     with pytest.raises(ValueError, match="lone surrogate"):
-        fake.add_inbox("\ud800@x")
+        fake.mail.add_inbox("\ud800@x")
     with pytest.raises(ValueError, match="lone surrogate"):
-        fake.add_inbox(INBOX, pod_id="\ud800")
+        fake.mail.add_inbox(INBOX, pod_id="\ud800")
     with pytest.raises(ValueError, match="lone surrogate"):
-        await fake.label(INBOX, "<1@x>", add=["\ud800"])
+        await fake.mail.label(INBOX, "<1@x>", add=["\ud800"])
     for name in ("inbox_id", "message_id", "thread_id"):
         with pytest.raises(ValueError, match="lone surrogate"):
             await fake.deliver(**{"inbox_id": INBOX, name: "\ud800"})  # type: ignore[call-overload]
-    assert len(fake.messages(INBOX)) == 2
+    assert len(fake.mail.messages(INBOX)) == 2
 
 
 FILES: list[AttachedFile] = [
@@ -285,15 +285,15 @@ async def test_the_event_describes_attachments_and_the_rest_api_has_them(
     # A mail that is delivered as bytes has the same files.
     [again] = await fake.deliver(raw, inbox_id=OTHER)
     assert [one.filename for one in again.message.attachments] == [file.get("filename") for file in FILES]
-    [forwarded] = fake.messages(INBOX, "sent")
+    [forwarded] = fake.mail.messages(INBOX, "sent")
     check_files(forwarded.attachments)
 
 
 async def test_sent_attachments_arrive(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
-    fake.add_inbox(OTHER)
-    await fake.send(inbox_id=INBOX, to=OTHER, attachments=FILES)
-    [arrived] = fake.messages(OTHER)
+    fake.mail.add_inbox(OTHER)
+    await fake.mail.send(inbox_id=INBOX, to=OTHER, attachments=FILES)
+    [arrived] = fake.mail.messages(OTHER)
     check_files(arrived.attachments)
 
 

@@ -1,4 +1,4 @@
-"""Who may talk to the fake on its ports: programs of this machine, and no page in a browser that is from elsewhere."""
+"""Which requests the fake lets in on its ports: those of programs, and not those of web pages from elsewhere."""
 
 import json
 from collections.abc import AsyncIterator
@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from tests.helpers.streams import open_agentmail_stream
 from trio_agentmail import Subscribed
 from trio_agentmail.testing import FakeAgentMail
-from trio_agentmail.testing._door import Door
 from trio_agentmail.testing._emulator.emulator import Emulator
+from trio_agentmail.testing._emulator.server import serve
+from trio_agentmail.testing._wire.door import Door
 
 INBOX = "agent@agentmail.to"
 
@@ -155,7 +156,7 @@ class Served:
         self.ports = ports
 
     async def say(self, kind: str, data: bytes, *, eof: bool = True) -> bytes:
-        """All that is answered to these bytes."""
+        """Return everything that is answered to these bytes."""
         async with await trio.open_tcp_stream("127.0.0.1", self.ports[kind]) as stream:
             answer = b""
             try:
@@ -171,11 +172,11 @@ class Served:
 
 @asynccontextmanager
 async def serving(**arguments: Any) -> AsyncIterator[Served]:
-    fake = Emulator(lambda _: None, inboxes=[(INBOX, None)])
+    emulator = Emulator(lambda _: None, inboxes=[(INBOX, None)])
     with trio.fail_after(60):
-        async with fake.serve(**arguments) as environment:
+        async with serve(emulator, **arguments) as environment:
             ports = {kind: int(getattr(environment, kind).rpartition(":")[2]) for kind in ("http", "websockets")}
-            yield Served(fake, ports)
+            yield Served(emulator.fake, ports)
 
 
 def request(method: str, path: str, *headers: str, body: bytes = b"") -> bytes:
@@ -200,13 +201,13 @@ FROM_A_PAGE = {
 
 
 @pytest.mark.parametrize("what", FROM_A_PAGE)
-async def test_a_page_from_elsewhere_gets_nothing_by_rest_and_does_nothing(what: str) -> None:
+async def test_a_page_from_elsewhere_gets_nothing_from_the_rest_api_and_changes_nothing(what: str) -> None:
     method, path, header = FROM_A_PAGE[what]
     async with serving() as served:
         answer = await served.say("http", request(method, path, "Host: localhost", header, "Authorization: Bearer a"))
         assert answer.startswith(b"HTTP/1.1 403 ")
         assert (b"programs of its own machine" in answer) is (method != "HEAD")
-        assert served.fake.requests == []
+        assert served.fake.record.requests == []
         assert served.fake._agentmail.inboxes() == (INBOX,)
         assert "a request is answered with 403" in served.fake.explain()
 
@@ -224,8 +225,8 @@ async def test_a_name_that_comes_to_mean_this_machine_gets_nothing(kind: str, ho
         answer = await served.say(kind, request("GET", "/v0", host, "Authorization: Bearer a"))
         # h11 refuses a request that has none or two.
         assert answer.startswith(b"HTTP/1.1 403 " if "evil" in host else b"HTTP/1.1 400 ")
-        assert served.fake.requests == []
-        assert served.fake.handshakes == []
+        assert served.fake.record.requests == []
+        assert served.fake.record.handshakes == []
 
 
 def handshake(*headers: str, path: str = "/v0?api_key=a") -> bytes:
@@ -240,7 +241,7 @@ async def test_a_page_from_elsewhere_gets_no_websocket() -> None:
         head, _, body = answer.partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 403 ")
         assert json.loads(body)["code"] == "forbidden"
-        assert served.fake.handshakes == []
+        assert served.fake.record.handshakes == []
         answer = await served.say("websockets", request("HEAD", "/v0", "Host: localhost", PAGE))
         assert answer.startswith(b"HTTP/1.1 403 ")
         assert answer.endswith(b"\r\n\r\n")

@@ -103,8 +103,8 @@ async def test_extracted_text_is_shown_wherever_the_text_is(autojump_clock: Mock
     mail.set_content(REPLY)
     mail.add_alternative(HTML_REPLY, subtype="html")
     fake = FakeAgentMail()
-    fake.add_inbox(AGENT)
-    fake.add_inbox(OTHER)
+    fake.mail.add_inbox(AGENT)
+    fake.mail.add_inbox(OTHER)
     new = {
         "extracted_text": "Thursday at 2pm works. I'll send an invite.",
         "extracted_html": '<div dir="ltr">Thursday works.</div><br>',
@@ -135,7 +135,7 @@ async def test_extracted_text_is_shown_wherever_the_text_is(autojump_clock: Mock
         body = {"to": OTHER, "text": REPLY, "html": HTML_REPLY}
         sent = (await client.post(f"/inboxes/{AGENT}/messages/send", json=body)).json()
         await check(OTHER, sent["message_id"])
-        [kept] = fake.messages(AGENT, "sent")
+        [kept] = fake.mail.messages(AGENT, "sent")
         assert (kept.extracted_text, kept.extracted_html) == tuple(new.values())
 
 
@@ -143,5 +143,5 @@ async def test_a_push_without_the_text_lacks_the_extracted_text(autojump_clock: 
     fake = FakeAgentMail()
     event = await fake.deliver(inbox_id=AGENT, text=REPLY, html=HTML_REPLY, body_in_push=False)
     assert (event.message.extracted_text, event.message.extracted_html) == (None, None)
-    [kept] = fake.messages(AGENT)
+    [kept] = fake.mail.messages(AGENT)
     assert kept.extracted_text == "Thursday at 2pm works. I'll send an invite."

@@ -1,4 +1,4 @@
-"""The fake keeps its promises: in memory on the mock clock, and on a port to a client that is not ours."""
+"""`FakeAgentMail`, in memory on the mock clock, and on a port with a client that is not ours."""
 
 import json
 import ssl
@@ -73,7 +73,7 @@ async def receive(websocket: WebSocket | ClientConnection) -> Any:
 
 
 async def ping(websocket: WebSocket) -> None:
-    """A ping, and somebody who receives its pong, and no message."""
+    """Send a ping, and receive its pong and no message."""
     async with background_nursery() as nursery:
         nursery.start_soon(websocket.receive)
         await websocket.ping()
@@ -112,7 +112,7 @@ async def test_the_key_may_also_stand_in_the_query(autojump_clock: MockClock) ->
     fake = FakeAgentMail(api_keys={"am_key"})
     async with connect(fake, "/v0?api_key=am_key", headers=[]):
         assert fake.connected == 1
-    assert fake.handshakes[0].query == "api_key=am_key"
+    assert fake.record.handshakes[0].query == "api_key=am_key"
 
 
 async def test_each_key_may_do_what_is_said_of_it_and_other_keys_what_is_said_of_all(
@@ -130,7 +130,7 @@ async def test_each_key_may_do_what_is_said_of_it_and_other_keys_what_is_said_of
         assert (await subscribe(websocket, event_types=["message.received.spam"]))["type"] == "error"
 
 
-def test_a_permission_that_agentmail_does_not_have_is_an_error_that_names_those_that_it_has() -> None:
+def test_an_unknown_permission_is_an_error_that_names_the_known_ones() -> None:
     with pytest.raises(
         ValueError, match=r"no permission mesage_read, thread_read; it has inbox_read, .*message_read, "
     ):
@@ -167,7 +167,7 @@ async def test_a_key_that_may_not_do_anything_is_not_let_in(autojump_clock: Mock
     refusal = json.loads(caught.value.body)
     assert refusal["code"] == "missing_permission"
     assert "may not do anything" in refusal["fix"]
-    assert [handshake.status for handshake in fake.handshakes] == [403]
+    assert [handshake.status for handshake in fake.record.handshakes] == [403]
 
 
 async def test_another_path_is_not_found(autojump_clock: MockClock) -> None:
@@ -185,7 +185,7 @@ async def test_handshakes_are_recorded_and_do_not_show_the_key(
     started = trio.current_time()
     async with connect(fake, "/v0?api_key=am_secret"):
         pass
-    [handshake] = fake.handshakes
+    [handshake] = fake.record.handshakes
     assert (handshake.path, handshake.at) == ("/v0", started)
     assert handshake.headers["authorization"] == "Bearer am_key"
     assert "am_" not in repr(handshake)
@@ -227,7 +227,7 @@ def which_thread() -> threading.Thread:
     return threading.current_thread()
 
 
-async def test_on_a_mock_clock_what_waits_for_a_disk_uses_no_thread_since_the_clock_would_not_wait_for_it(
+async def test_on_a_mock_clock_run_sync_uses_no_thread(
     autojump_clock: MockClock,
 ) -> None:
     began = trio.current_time()
@@ -236,11 +236,11 @@ async def test_on_a_mock_clock_what_waits_for_a_disk_uses_no_thread_since_the_cl
     assert trio.current_time() == began
 
 
-async def test_on_a_real_clock_what_waits_for_a_disk_is_called_in_a_thread() -> None:
+async def test_on_a_real_clock_run_sync_uses_a_thread() -> None:
     assert await FakeAgentMail().run_sync(which_thread) is not threading.current_thread()
 
 
-async def test_on_a_mock_clock_too_such_a_function_is_not_called_for_who_is_cancelled_and_its_error_comes_out(
+async def test_on_a_mock_clock_run_sync_is_a_checkpoint_and_passes_on_errors(
     autojump_clock: MockClock,
 ) -> None:
     error = OSError("disk full")
@@ -257,7 +257,7 @@ async def test_on_a_mock_clock_too_such_a_function_is_not_called_for_who_is_canc
     assert caught.value is error
 
 
-# Subscriptions and who is told of what
+# Subscriptions, and who gets which events
 
 
 async def test_a_subscription_is_confirmed_with_the_filters_that_were_given(
@@ -268,9 +268,9 @@ async def test_a_subscription_is_confirmed_with_the_filters_that_were_given(
         # The official SDK writes null for what is not set.
         confirmed = await subscribe(websocket, inbox_ids=[INBOX], pod_ids=None, event_types=["message.sent"])
     assert confirmed == {"type": "subscribed", "inbox_ids": [INBOX], "event_types": ["message.sent"]}
-    assert fake.subscriptions == [Subscribe(inbox_ids=[INBOX], event_types=["message.sent"])]
-    assert [json.loads(frame)["inbox_ids"] for frame in fake.frames] == [[INBOX]]
-    assert [handshake.status for handshake in fake.handshakes] == [101]
+    assert fake.record.subscriptions == [Subscribe(inbox_ids=[INBOX], event_types=["message.sent"])]
+    assert [json.loads(frame)["inbox_ids"] for frame in fake.record.frames] == [[INBOX]]
+    assert [handshake.status for handshake in fake.record.handshakes] == [101]
 
 
 @pytest.mark.parametrize(
@@ -291,7 +291,7 @@ async def test_a_malformed_frame_is_answered_with_an_error(frame: str, autojump_
         assert (answer["type"], answer["name"]) == ("error", "ValidationError")
         assert answer["message"]
         assert await subscribe(websocket) == {"type": "subscribed"}
-    assert len(fake.subscriptions) == 1
+    assert len(fake.record.subscriptions) == 1
 
 
 async def test_asking_for_spam_takes_a_permission(autojump_clock: MockClock) -> None:
@@ -316,7 +316,7 @@ async def test_a_key_that_may_not_read_messages_does_not_hear_of_them(
         assert (await subscribe(websocket, event_types=event_types))["type"] == "subscribed"
 
 
-async def test_calendar_events_take_a_permission_and_are_left_out_for_who_does_not_ask_for_them(
+async def test_calendar_events_require_a_permission_or_are_left_out_of_a_plain_subscription(
     autojump_clock: MockClock,
 ) -> None:
     fake = FakeAgentMail(permissions={"message_read"})
@@ -336,7 +336,7 @@ async def test_calendar_events_take_a_permission_and_are_left_out_for_who_does_n
             assert decode_event(await websocket.receive()) == event
 
 
-async def test_the_thread_of_a_push_tells_of_no_mail_that_takes_a_permission_but_that_itself(
+async def test_the_thread_in_a_push_shows_no_other_mail_that_requires_a_permission(
     autojump_clock: MockClock,
 ) -> None:
     fake = FakeAgentMail()
@@ -349,7 +349,7 @@ async def test_the_thread_of_a_push_tells_of_no_mail_that_takes_a_permission_but
     assert event.thread is not None
     assert (event.thread.message_count, event.thread.labels) == (4, ("received", "spam", "unread"))
     await fake.deliver(inbox_id=INBOX, thread_id="spam", event_type="message.received.spam")
-    fake.index_after(60)
+    fake.mail.index_after(60)
     assert (await fake.deliver(inbox_id=INBOX, thread_id="spam")).thread is None
 
 
@@ -405,7 +405,7 @@ async def test_filters_by_inbox_and_by_pod_let_through_what_either_matches(
     autojump_clock: MockClock,
 ) -> None:
     fake = FakeAgentMail()
-    fake.add_inbox("in-pod@agentmail.to", pod_id="pod")
+    fake.mail.add_inbox("in-pod@agentmail.to", pod_id="pod")
     calendar_event = CalendarEventStartingEvent(inbox_id=INBOX, calendar_event=CalendarEvent(title="in inbox"))
     async with connect(fake) as websocket:
         await subscribe(websocket, inbox_ids=[INBOX], pod_ids=["pod"])
@@ -479,7 +479,7 @@ async def test_a_mail_that_was_sent_is_told_of(autojump_clock: MockClock) -> Non
     fake = FakeAgentMail()
     async with connect(fake) as websocket:
         await subscribe(websocket)
-        event = await fake.send(inbox_id=INBOX, to=["a@example.com", "b@example.com"])
+        event = await fake.mail.send(inbox_id=INBOX, to=["a@example.com", "b@example.com"])
         assert decode_event(await websocket.receive()) == event
     assert event.send.recipients == ("a@example.com", "b@example.com")
     assert event.send.timestamp is not None
@@ -497,7 +497,7 @@ async def test_a_held_mail_is_reviewed_and_received_when_it_is_released(autojump
         assert review.message.agent_armor is not None
         assert review.message.agent_armor.verdict == "review"
         await trio.sleep(3600)
-        released = await fake.release(INBOX, "<1>")
+        released = await fake.mail.release(INBOX, "<1>")
         received, override = decode_event(await websocket.receive()), decode_event(await websocket.receive())
         assert received == released
         assert isinstance(override, MessageSecurityOverrideEvent)
@@ -521,7 +521,7 @@ async def test_the_body_can_be_left_out_of_the_push(autojump_clock: MockClock) -
 
 
 async def pushed(websocket: WebSocket) -> list[str]:
-    """The subjects of what has come within a second."""
+    """Return the subjects of the mails that come within a second."""
     subjects = []
     with trio.move_on_after(1):
         while True:
@@ -538,7 +538,7 @@ async def test_a_push_can_be_swallowed(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     async with connect(fake) as websocket:
         await subscribe(websocket)
-        fake.swallow_pushes(times=2)
+        fake.faults.swallow_pushes(times=2)
         await deliver(fake, "1", "2", "3")
         assert await pushed(websocket) == ["3"]
 
@@ -547,8 +547,8 @@ async def test_a_push_can_come_more_than_once(autojump_clock: MockClock) -> None
     fake = FakeAgentMail()
     async with connect(fake) as websocket:
         await subscribe(websocket)
-        fake.duplicate_pushes()
-        fake.duplicate_pushes(copies=2)
+        fake.faults.duplicate_pushes()
+        fake.faults.duplicate_pushes(copies=2)
         await deliver(fake, "1", "2", "3")
         assert await pushed(websocket) == ["1", "1", "2", "2", "2", "3"]
 
@@ -557,14 +557,14 @@ async def test_a_push_can_come_late_to_the_connections_that_are_open_then(autoju
     fake = FakeAgentMail()
     async with connect(fake) as websocket:
         await subscribe(websocket)
-        fake.delay_pushes(60)
+        fake.faults.delay_pushes(60)
         await deliver(fake, "1", "2")
         assert await pushed(websocket) == ["2"]
     async with connect(fake) as websocket:
         await subscribe(websocket)
         await trio.sleep(58.5)
         assert await pushed(websocket) == ["1"]
-        fake.delay_pushes(3)
+        fake.faults.delay_pushes(3)
         await deliver(fake, "nobody is there")
     await trio.sleep(4)
 
@@ -573,9 +573,9 @@ async def test_pushes_can_come_in_the_opposite_order(autojump_clock: MockClock) 
     fake = FakeAgentMail()
     async with connect(fake) as websocket:
         await subscribe(websocket)
-        fake.reorder_pushes(3)
-        fake.swallow_pushes()
-        fake.reorder_pushes(2)
+        fake.faults.reorder_pushes(3)
+        fake.faults.swallow_pushes()
+        fake.faults.reorder_pushes(2)
         await deliver(fake, "1", "2")
         assert await pushed(websocket) == []
         await deliver(fake, "3", "swallowed", "4", "5", "6")
@@ -586,10 +586,10 @@ async def test_clearing_the_faults_lets_go_of_the_pushes_that_were_held_back(aut
     fake = FakeAgentMail()
     async with connect(fake) as websocket:
         await subscribe(websocket)
-        fake.reorder_pushes(3)
-        fake.swallow_pushes(times=None)
+        fake.faults.reorder_pushes(3)
+        fake.faults.swallow_pushes(times=None)
         await deliver(fake, "1", "2")
-        fake.clear_faults()
+        fake.faults.clear()
         await deliver(fake, "3")
         assert await pushed(websocket) == ["2", "1", "3"]
 
@@ -598,7 +598,7 @@ async def test_raw_frames_meet_no_faults_of_pushes(autojump_clock: MockClock) ->
     fake = FakeAgentMail()
     async with connect(fake) as websocket:
         await subscribe(websocket)
-        fake.swallow_pushes()
+        fake.faults.swallow_pushes()
         await fake.send_raw('{"message":{"subject":"raw"}}')
         await deliver(fake, "swallowed")
         assert await pushed(websocket) == ["raw"]
@@ -616,7 +616,7 @@ async def test_a_client_that_closes_or_just_goes_is_remembered_by_its_close_code
         assert fake.connected == 0
     async with connect(fake):
         assert fake.connected == 1
-    assert fake.close_codes == [1000, None]
+    assert fake.record.close_codes == [1000, None]
 
 
 async def test_a_client_that_is_cancelled_leaves_nothing_behind(
@@ -657,7 +657,7 @@ async def test_cut_connections_end_after_what_was_pushed_and_without_a_close_fra
         with pytest.raises(ConnectionLostError) as caught:
             await websocket.receive()
         assert caught.value.code == 1006
-    assert fake.close_codes == []
+    assert fake.record.close_codes == []
 
 
 async def test_connections_closed_with_a_code_end_after_what_was_pushed(
@@ -674,7 +674,7 @@ async def test_connections_closed_with_a_code_end_after_what_was_pushed(
         with pytest.raises(ConnectionLostError, match="going away") as caught:
             await websocket.receive()
         assert caught.value.code == 1001
-    assert fake.close_codes == []
+    assert fake.record.close_codes == []
 
 
 async def test_a_client_that_does_not_answer_the_close_frame_is_cut_in_the_end(
@@ -714,7 +714,7 @@ async def test_silent_connections_stay_open_and_say_nothing(autojump_clock: Mock
     async with connect(fake) as websocket:
         await subscribe(websocket)
         event = await fake.deliver(inbox_id=INBOX)
-        fake.go_silent()
+        fake.faults.silence_connections()
         await fake.deliver(inbox_id=INBOX)
         assert decode_event(await websocket.receive()) == event
         with trio.move_on_after(3600) as scope:
@@ -734,7 +734,7 @@ async def test_silent_connections_can_be_dropped(code: int | None, autojump_cloc
     fake = FakeAgentMail()
     async with connect(fake) as websocket:
         await subscribe(websocket)
-        fake.go_silent()
+        fake.faults.silence_connections()
         await fake.drop_connections(code)
         with pytest.raises(ConnectionLostError) as caught:
             await websocket.receive()
@@ -823,9 +823,9 @@ async def test_faults_come_in_the_order_in_which_they_were_asked_for(
     autojump_clock: MockClock,
 ) -> None:
     fake = FakeAgentMail()
-    fake.refuse_connections()
-    fake.reject_handshakes(503, headers=[("Retry-After", "7")], body=b"later", times=2)
-    fake.reject_handshakes(429, times=None)
+    fake.faults.refuse_connections()
+    fake.faults.reject_handshakes(503, headers=[("Retry-After", "7")], body=b"later", times=2)
+    fake.faults.reject_handshakes(429, times=None)
     with pytest.raises(ConnectionRefusedError):
         async with connect(fake):
             pass
@@ -835,10 +835,10 @@ async def test_faults_come_in_the_order_in_which_they_were_asked_for(
                 pass
         assert (caught.value.status_code, caught.value.body) == (status, body)
         assert caught.value.headers.get("retry-after") == ("7" if status == 503 else None)
-    fake.clear_faults()
+    fake.faults.clear()
     async with connect(fake) as websocket:
         assert await subscribe(websocket) == {"type": "subscribed"}
-    assert len(fake.handshakes) == 5
+    assert len(fake.record.handshakes) == 5
 
 
 LIMITED = (
@@ -849,28 +849,28 @@ LIMITED = (
 
 async def test_a_fault_for_no_connection_is_a_mistake() -> None:
     with pytest.raises(ValueError, match="1 or more"):
-        FakeAgentMail().hang_handshakes(times=0)
+        FakeAgentMail().faults.hang_handshakes(times=0)
 
 
 async def test_a_hanging_handshake_is_never_answered(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
-    fake.hang_handshakes()
+    fake.faults.hang_handshakes()
     with trio.move_on_after(3600) as scope:
         async with connect(fake):
             pass
     assert scope.cancelled_caught
-    assert (len(fake.handshakes), fake.connected, fake.close_codes) == (1, 0, [])
+    assert (len(fake.record.handshakes), fake.connected, fake.record.close_codes) == (1, 0, [])
 
 
 @pytest.mark.parametrize("code", [None, 1001])
 async def test_hanging_handshakes_are_dropped_with_the_rest(code: int | None, autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
-    fake.hang_handshakes()
+    fake.faults.hang_handshakes()
     async with trio.open_nursery() as nursery:
 
         async def drop() -> None:
             await trio.sleep(1)
-            fake.go_silent()
+            fake.faults.silence_connections()
             await fake.send_raw("for nobody")
             await fake.drop_connections(code)
 
@@ -882,28 +882,28 @@ async def test_hanging_handshakes_are_dropped_with_the_rest(code: int | None, au
 
 async def test_a_confirmation_can_be_withheld(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
-    fake.withhold_confirmations()
+    fake.faults.withhold_confirmations()
     async with connect(fake) as websocket:
         with trio.move_on_after(3600) as scope:
             await subscribe(websocket)
         assert scope.cancelled_caught
-        assert (len(fake.subscriptions), fake.subscribed) == (1, 0)
+        assert (len(fake.record.subscriptions), fake.subscribed) == (1, 0)
         await ping(websocket)
 
 
 async def test_a_subscription_can_be_refused(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
-    fake.refuse_subscriptions("internal", "try again")
+    fake.faults.refuse_subscriptions("internal", "try again")
     async with connect(fake) as websocket:
         assert await subscribe(websocket) == {"type": "error", "name": "internal", "message": "try again"}
-        assert (len(fake.subscriptions), fake.subscribed) == (1, 0)
+        assert (len(fake.record.subscriptions), fake.subscribed) == (1, 0)
 
 
 async def test_a_subscription_can_be_answered_with_a_close_frame(
     autojump_clock: MockClock,
 ) -> None:
     fake = FakeAgentMail()
-    fake.close_instead_of_confirming(4401, "who are you?")
+    fake.faults.close_instead_of_confirming(4401, "who are you?")
     async with connect(fake) as websocket:
         with pytest.raises(ConnectionLostError, match="who are you") as caught:
             await subscribe(websocket)
@@ -913,7 +913,7 @@ async def test_a_subscription_can_be_answered_with_a_close_frame(
 async def test_events_can_come_before_the_confirmation(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     early = MessageSentEvent(send=Send(inbox_id=INBOX))
-    fake.push_before_confirming(early, "early text", b"early bytes")
+    fake.faults.push_before_confirming(early, "early text", b"early bytes")
     async with connect(fake) as websocket:
         await websocket.send('{"type":"subscribe"}')
         assert decode_event(await websocket.receive()) == early
@@ -926,14 +926,14 @@ async def test_a_connection_can_be_dropped_as_soon_as_it_is_confirmed(
     autojump_clock: MockClock,
 ) -> None:
     fake = FakeAgentMail()
-    fake.drop_after_confirming()
+    fake.faults.drop_after_confirming()
     async with connect(fake) as websocket:
         assert await subscribe(websocket) == {"type": "subscribed"}
         with pytest.raises(ConnectionLostError):
             await websocket.receive()
 
 
-# On a port of this machine, with real time: every test has its own time-out
+# On a port, with real time: each test has a time-out of its own
 
 
 def port_of(environment: AgentMailEnvironment) -> int:
@@ -955,7 +955,7 @@ async def test_the_served_fake_speaks_with_a_client_that_is_not_ours() -> None:
                 assert decode_event(await websocket.recv()) == event
                 await (await websocket.ping()).wait()
             await fake.wait_connected(0)
-            assert fake.close_codes == [1000]
+            assert fake.record.close_codes == [1000]
             with pytest.raises(websockets.InvalidStatus) as caught:
                 async with websockets_connect(url):
                     pass
@@ -1007,7 +1007,7 @@ async def test_a_served_connection_comes_to_its_end_in_the_order_of_what_was_pus
 
 async def test_a_refused_connection_is_reset() -> None:
     fake = FakeAgentMail()
-    fake.refuse_connections()
+    fake.faults.refuse_connections()
     with trio.fail_after(10):
         async with fake.serve() as environment:
             # The reset may come while the client is still connecting.
@@ -1035,14 +1035,14 @@ async def test_leaving_serve_cuts_what_is_left_at_once() -> None:
 
                 nursery.start_soon(stay)
                 await fake.wait_connected()
-                fake.go_silent()
+                fake.faults.silence_connections()
             assert fake.connected == 0
 
 
 async def test_a_client_that_takes_nothing_does_not_keep_the_fake_from_cutting_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("trio_agentmail.testing._fake_connection.CLOSE_TIMEOUT", 0.1)
+    monkeypatch.setattr("trio_agentmail.testing._wire.connection.CLOSE_TIMEOUT", 0.1)
     fake = FakeAgentMail()
     with trio.fail_after(10):
         async with fake.serve() as environment:

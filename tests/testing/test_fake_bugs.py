@@ -1,8 +1,9 @@
-"""What is raised in the fake, in what a test has put into it, or by Ctrl-C meanwhile, comes out as itself and alone."""
+"""An exception in the fake, in a function of the test or by Ctrl-C comes out as itself and not in a group."""
 
 import signal
 from collections.abc import Awaitable, Callable
 from typing import Any
+from unittest.mock import patch
 
 import httpx2
 import pytest
@@ -30,7 +31,7 @@ KINDS = [Bug, KeyboardInterrupt, SystemExit, Alarm]
 
 
 class Keys(set[str]):
-    """API keys that a test has made itself, and made wrong."""
+    """A collection of API keys with a bug."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__()
@@ -65,7 +66,7 @@ async def in_a_request_of_a_stream(error: BaseException) -> None:
     fake = FakeAgentMail()
     async with trio_agentmail.open_agentmail_stream(Subscribe(inbox_ids=[INBOX]), backend=fake, api_key="a") as events:
         await trio.sleep(1)
-        fake.answer_requests(raising(error))
+        fake.faults.answer_requests(raising(error))
         await fake.drop_connections()
         async for _ in events:
             pass
@@ -73,7 +74,7 @@ async def in_a_request_of_a_stream(error: BaseException) -> None:
 
 async def in_a_request_in_memory(error: BaseException) -> None:
     fake = FakeAgentMail()
-    fake.answer_requests(raising(error))
+    fake.faults.answer_requests(raising(error))
     async with httpx2.AsyncClient(transport=fake.http_transport()) as client:
         await client.get("https://api.example/v0/inboxes", headers=BEARER)
 
@@ -91,16 +92,15 @@ async def in_a_condition(error: BaseException) -> None:
 
 
 async def in_chaos(error: BaseException) -> None:
-    class Broken(FakeAgentMail):
-        drop_connections = raising(error)
-
-    async with Broken().chaos(1, faults={"cut"}):
-        await trio.sleep_forever()
+    fake = FakeAgentMail()
+    with patch.object(fake.faults, "drop_connections", raising(error)):
+        async with fake.chaos(1, faults={"drop_connections"}):
+            await trio.sleep_forever()
 
 
 async def in_a_request_that_is_served(error: BaseException) -> None:
     fake = FakeAgentMail()
-    fake.answer_requests(raising(error))
+    fake.faults.answer_requests(raising(error))
     async with fake.serve() as environment, httpx2.AsyncClient() as client:
         await client.get(environment.http + "/v0/inboxes", headers=BEARER)
 
@@ -145,12 +145,12 @@ async def in_two_requests_at_once(errors: list[BaseException]) -> None:
     both = trio.Event()
 
     async def answer(_: httpx2.Request) -> httpx2.Response:
-        if len(fake.requests) == 2:
+        if len(fake.record.requests) == 2:
             both.set()
         await both.wait()
         raise errors.pop()
 
-    fake.answer_requests(answer, times=None)
+    fake.faults.answer_requests(answer, times=None)
     with trio.fail_after(60):
         async with fake.serve() as environment, httpx2.AsyncClient() as client, trio.open_nursery() as nursery:
             for _ in range(2):
@@ -209,7 +209,7 @@ def test_control_c_comes_out_of_whatever_the_test_waits_for(
             signal.raise_signal(signal.SIGINT)
 
         async with open_agentmail_stream(backend=fake, api_key="a", close_timeout=0.01):
-            fake.slow_down(0.1)
+            fake.faults.slow_down(0.1)
             await fake.deliver(inbox_id=INBOX)  # which takes longer than a cut waits
             await waiting(fake)
             await trio.sleep_forever()

@@ -1,4 +1,4 @@
-"""What the kit makes go wrong on the way, alone and as chaos, and what a stream makes of it."""
+"""Faults, one by one and as chaos, and how a stream handles them."""
 
 import httpx2
 import pytest
@@ -12,15 +12,15 @@ from tests.helpers.wires import opcode, tap_client
 from tests.websocket.test_websocket import PING, PONG, TEXT, close_frame, frame
 from trio_agentmail import CaughtUp, Disconnected, MessageReceivedEvent, ReconnectPolicy, Subscribed, UnknownEvent
 from trio_agentmail.testing import FakeAgentMail
-from trio_agentmail.testing._fake_chaos import CHAOS, GARBAGE
-from trio_agentmail.testing._slow_stream import SlowStream
+from trio_agentmail.testing._faults.table import CHAOS, GARBAGE
+from trio_agentmail.testing._wire.slow_stream import SlowStream
 
 INBOX = "agent@agentmail.to"
 
 
 async def test_a_corrupt_push_is_no_json_and_the_next_one_is_in_order(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
-    fake.corrupt_pushes()
+    fake.faults.corrupt_pushes()
     async with open_agentmail_stream(backend=fake) as events:
         await events.receive()
         await fake.deliver(inbox_id=INBOX)
@@ -37,7 +37,7 @@ async def test_garbage_on_the_wire_costs_the_connection_but_not_what_came_before
     async with open_agentmail_stream(backend=fake) as events:
         await events.receive()
         event = await fake.deliver(inbox_id=INBOX)
-        await fake.send_bytes(GARBAGE)
+        await fake.faults.send_bytes(GARBAGE)
         assert await events.receive() == event
         assert isinstance(await events.receive(), Disconnected)
         assert isinstance(await events.receive(), Subscribed)
@@ -56,12 +56,12 @@ async def test_frames_that_are_sent_as_bytes_come_in_order_and_upset_nothing(aut
         events = session.events
         assert isinstance(await events.receive(), Subscribed)
         first = await fake.deliver(inbox_id=INBOX)
-        await fake.send_bytes(frame(PING))
-        await fake.send_bytes(frame(TEXT, b"no", fin=False))
+        await fake.faults.send_bytes(frame(PING))
+        await fake.faults.send_bytes(frame(TEXT, b"no", fin=False))
         rest = frame(0, b" JSON")
-        await fake.send_bytes(frame(PING, b"?") + rest[:1])
+        await fake.faults.send_bytes(frame(PING, b"?") + rest[:1])
         await trio.sleep(10)
-        await fake.send_bytes(rest[1:])
+        await fake.faults.send_bytes(rest[1:])
         second = await fake.deliver(inbox_id=INBOX)
         assert await events.receive() == first
         text = await events.receive()
@@ -73,31 +73,31 @@ async def test_frames_that_are_sent_as_bytes_come_in_order_and_upset_nothing(aut
         third = await fake.deliver(inbox_id=INBOX)
         assert await events.receive() == third
         assert session.statistics().connections == 1
-    assert fake.close_codes == [1000]
+    assert fake.record.close_codes == [1000]
 
 
 async def test_a_close_frame_that_is_sent_as_bytes_is_answered(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     async with open_agentmail_stream(backend=fake) as events:
         assert isinstance(await events.receive(), Subscribed)
-        await fake.send_bytes(close_frame(4000))
+        await fake.faults.send_bytes(close_frame(4000))
         lost = await events.receive()
         assert isinstance(lost, Disconnected)
         assert lost.code == 4000
         assert isinstance(await events.receive(), Subscribed)
-    assert fake.close_codes == [4000, 1000]
+    assert fake.record.close_codes == [4000, 1000]
 
 
-async def test_bytes_for_who_is_silent_or_no_websocket_yet_are_not_sent(autojump_clock: MockClock) -> None:
+async def test_bytes_are_not_sent_on_silent_connections_or_before_the_handshake(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
-    fake.hang_handshakes()
+    fake.faults.hang_handshakes()
     async with open_agentmail_stream(backend=fake) as events, trio.open_nursery() as nursery:
         await events.receive()
-        fake.hang_handshakes()
+        fake.faults.hang_handshakes()
         nursery.start_soon(_open, fake)
-        fake.go_silent()
-        await fake.wait_for(lambda: len(fake.handshakes) == 3)
-        await fake.send_bytes(GARBAGE)
+        fake.faults.silence_connections()
+        await fake.wait_for(lambda: len(fake.record.handshakes) == 3)
+        await fake.faults.send_bytes(GARBAGE)
         await fake.drop_connections()
         nursery.cancel_scope.cancel()
         assert isinstance(await events.receive(), Disconnected)
@@ -108,33 +108,33 @@ async def _open(fake: FakeAgentMail) -> None:
         pass
 
 
-async def test_on_a_slow_network_bytes_trickle_and_that_is_no_silence(autojump_clock: MockClock) -> None:
+async def test_on_a_slow_network_bytes_trickle_which_counts_as_a_sign_of_life(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     async with open_agentmail_stream(backend=fake) as events:
         await events.receive()
         began = trio.current_time()
-        fake.slow_down(100)
+        fake.faults.slow_down(100)
         event = await fake.deliver(inbox_id=INBOX, text="x" * 10_000)  # which is new, and so comes twice
         assert await events.receive() == event
         assert trio.current_time() - began == pytest.approx(200, rel=0.1)
-        fake.slow_down(None)
+        fake.faults.slow_down(None)
         began = trio.current_time()
         await fake.deliver(inbox_id=INBOX)
         await events.receive()
         assert trio.current_time() == began
 
 
-async def test_a_ping_is_answered_when_what_trickles_has_come(autojump_clock: MockClock) -> None:
+async def test_on_a_slow_network_a_ping_is_answered_after_what_was_sent_before(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     async with open_agentmail_stream(backend=fake, ping_interval=1) as events:
         await events.receive()
         await fake.deliver(inbox_id=INBOX)
-        fake.slow_down(1)
+        fake.faults.slow_down(1)
         await trio.sleep(10)
-        fake.slow_down(None)
+        fake.faults.slow_down(None)
         await trio.sleep(60)
         assert isinstance(await events.receive(), MessageReceivedEvent)
-    assert len(fake.handshakes) == 1
+    assert len(fake.record.handshakes) == 1
 
 
 async def test_in_an_outage_nothing_answers_and_mail_is_kept(autojump_clock: MockClock) -> None:
@@ -142,7 +142,7 @@ async def test_in_an_outage_nothing_answers_and_mail_is_kept(autojump_clock: Moc
     async with trio_agentmail.open_agentmail_stream(backend=fake) as events:
         assert isinstance(await events.receive(), Subscribed)
         await trio.sleep(60)  # what comes in the moment of the start is no news
-        async with fake.outage():
+        async with fake.faults.outage():
             await fake.deliver(inbox_id=INBOX, subject="meanwhile")
             await trio.sleep(3600)
             assert fake.connected == 0
@@ -162,15 +162,15 @@ async def test_a_connection_that_is_being_made_when_an_outage_begins_comes_to_no
     autojump_clock: MockClock,
 ) -> None:
     fake = FakeAgentMail()
-    fake.delay_connections(8)
+    fake.faults.delay_connections(8)
     began = trio.current_time()
     async with trio.open_nursery() as nursery:
         opened = await nursery.start(_open_and_say_so, fake)
         await trio.sleep(5)
-        async with fake.outage():
+        async with fake.faults.outage():
             await trio.sleep(10)
-            assert fake.attempts > 1  # it was tried again
-            assert not fake.handshakes
+            assert fake.record.attempts > 1  # it was tried again
+            assert not fake.record.handshakes
         await opened.wait()
         assert trio.current_time() - began > 15
         nursery.cancel_scope.cancel()
@@ -202,11 +202,11 @@ async def test_chaos_is_the_same_for_the_same_seed_and_has_every_fault(autojump_
 
 async def test_chaos_has_only_the_faults_that_it_is_asked_for(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
-    async with fake.chaos(1, every=1, faults={"cut", "swallow"}) as happened:
+    async with fake.chaos(1, every=1, faults={"drop_connections", "swallow_pushes"}) as happened:
         await trio.sleep(60)
-    assert {fault for _, fault in happened} == {"cut", "swallow"}
-    for faults in ({"cut", "flood"}, set[str]()):
-        with pytest.raises(ValueError, match="faults are some of cut, close, "):
+    assert {fault for _, fault in happened} == {"drop_connections", "swallow_pushes"}
+    for faults in ({"drop_connections", "flood"}, set[str]()):
+        with pytest.raises(ValueError, match="faults are some of drop_connections, close_connections, "):
             async with fake.chaos(1, faults=faults):
                 pass
 
@@ -233,7 +233,7 @@ async def test_through_chaos_every_mail_comes_once(seed: int, autojump_clock: Mo
     assert sorted(came) == sorted(sent), fake.explain()
 
 
-async def test_on_a_slow_network_one_thing_comes_after_the_other(autojump_clock: MockClock) -> None:
+async def test_on_a_slow_network_senders_take_turns(autojump_clock: MockClock) -> None:
     ours, theirs = trio.testing.memory_stream_pair()
     slow = SlowStream(ours, lambda: 10)
     await slow.wait_send_all_might_not_block()
@@ -247,12 +247,12 @@ async def test_on_a_slow_network_one_thing_comes_after_the_other(autojump_clock:
 
 async def test_behind_ports_too_a_connection_is_late_or_is_one_to_something_else() -> None:
     fake = FakeAgentMail()
-    fake.fail_connections(OSError("gone"))
-    fake.answer_connections(b"SSH-2.0-OpenSSH_9.6\r\n\r\n")
-    fake.delay_connections(0.01)
+    fake.faults.fail_connections(OSError("gone"))
+    fake.faults.answer_connections(b"SSH-2.0-OpenSSH_9.6\r\n\r\n")
+    fake.faults.delay_connections(0.01)
     with trio.fail_after(20):
         async with fake.serve() as environment:
             policy = ReconnectPolicy(initial_delay=0, max_delay=0)
             async with open_agentmail_stream(environment=environment, api_key="am_key", reconnect=policy) as events:
                 assert isinstance(await events.receive(), Subscribed)
-    assert (fake.attempts, len(fake.handshakes)) == (3, 1)
+    assert (fake.record.attempts, len(fake.record.handshakes)) == (3, 1)

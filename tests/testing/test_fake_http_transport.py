@@ -52,7 +52,7 @@ async def test_under_trio_the_sdk_lists_and_answers_mail(autojump_clock: MockClo
         await client.inboxes.messages.reply(
             INBOX, message.message_id, text="Hi, Jane!", request_options={"max_retries": 0}
         )
-    [answer] = fake.messages(INBOX, "sent")
+    [answer] = fake.mail.messages(INBOX, "sent")
     assert (answer.text, answer.to, answer.thread_id) == ("Hi, Jane!", ("jane@example.com",), mail.message.thread_id)
 
 
@@ -75,7 +75,7 @@ async def test_a_request_arrives_as_the_client_has_made_it(library: Any, autojum
         return httpx2.Response(200)
 
     fake = FakeAgentMail()
-    fake.answer_requests(answer)
+    fake.faults.answer_requests(answer)
     async with library.AsyncClient(transport=fake.http_transport()) as client:
         sent = client.build_request(
             "POST",
@@ -97,7 +97,7 @@ async def test_a_response_has_the_status_headers_and_extensions_it_was_given(
 ) -> None:
     headers = [("Set-Cookie", "a=1"), ("Set-Cookie", "b=2"), ("Date", "today")]
     fake = FakeAgentMail()
-    fake.answer_requests(
+    fake.faults.answer_requests(
         lambda _: httpx2.Response(418, headers=headers, json=[1], extensions={"reason_phrase": b"Tea"})
     )
     async with library.AsyncClient(transport=fake.http_transport(), base_url=BASE_URL) as client:
@@ -123,7 +123,7 @@ async def test_a_packed_body_is_unpacked_by_the_client(library: Any, autojump_cl
     fake = FakeAgentMail()
     for content in (packed, pieces()):
         response = httpx2.Response(200, headers={"Content-Encoding": "gzip"}, content=content)
-        fake.answer_requests(lambda _, response=response: response)  # type: ignore[misc]
+        fake.faults.answer_requests(lambda _, response=response: response)  # type: ignore[misc]
     async with library.AsyncClient(transport=fake.http_transport(), base_url=BASE_URL) as client:
         for _ in range(2):
             response = await client.get("/inboxes")
@@ -136,13 +136,13 @@ async def test_the_answer_of_another_server_can_be_passed_on(library: Any, autoj
         yield gzip.compress(b"hello")
 
     other = FakeAgentMail()
-    other.answer_requests(lambda _: httpx2.Response(200, headers={"Content-Encoding": "gzip"}, content=pieces()))
+    other.faults.answer_requests(lambda _: httpx2.Response(200, headers={"Content-Encoding": "gzip"}, content=pieces()))
     fake = FakeAgentMail()
     async with (
         httpx2.AsyncClient(transport=other.http_transport(), base_url=BASE_URL) as between,
         library.AsyncClient(transport=fake.http_transport(), base_url=BASE_URL) as client,
     ):
-        fake.answer_requests(lambda _: between.get("/inboxes"))
+        fake.faults.answer_requests(lambda _: between.get("/inboxes"))
         response = await client.get("/inboxes")
     assert (response.status_code, response.text) == (200, "hello")
 
@@ -155,7 +155,7 @@ async def test_a_body_that_breaks_off_is_an_error_of_the_clients_library(
         raise httpx2.ReadError("reset")
 
     fake = FakeAgentMail()
-    fake.answer_requests(lambda _: httpx2.Response(200, content=pieces()))
+    fake.faults.answer_requests(lambda _: httpx2.Response(200, content=pieces()))
     async with library.AsyncClient(transport=fake.http_transport(), base_url=BASE_URL) as client:
         with pytest.raises(library.ReadError, match="reset"):
             await client.get("/inboxes")
@@ -173,7 +173,7 @@ async def test_a_client_that_leaves_a_body_unread_closes_it(library: Any, autoju
             closed.append(True)
 
     fake = FakeAgentMail()
-    fake.answer_requests(lambda _: httpx2.Response(200, stream=Body()))
+    fake.faults.answer_requests(lambda _: httpx2.Response(200, stream=Body()))
     async with library.AsyncClient(transport=fake.http_transport(), base_url=BASE_URL) as client:
         async with client.stream("GET", "/inboxes"):
             assert closed == []
@@ -191,7 +191,7 @@ async def test_an_error_of_a_class_of_its_own_is_the_nearest_that_the_library_ha
         raise OddError("too slow")
 
     fake = FakeAgentMail()
-    fake.answer_requests(answer)
+    fake.faults.answer_requests(answer)
     async with library.AsyncClient(transport=fake.http_transport(), base_url=BASE_URL) as client:
         with pytest.raises(library.ReadTimeout, match="too slow"):
             await client.get("/inboxes")
@@ -207,7 +207,7 @@ async def test_a_function_that_returns_no_response_of_httpx2_is_a_type_error(
         return returned
 
     fake = FakeAgentMail()
-    fake.answer_requests(odd)
+    fake.faults.answer_requests(odd)
     async with library.AsyncClient(transport=fake.http_transport(), base_url=BASE_URL) as client:
         expected = rf"answer_requests\(odd\): the function must return an httpx2\.Response, not {told}$"
         with pytest.raises(TypeError, match=expected):

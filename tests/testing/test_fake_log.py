@@ -1,4 +1,4 @@
-"""What happened at the fake can be waited for, and is told in words."""
+"""Waiting for what happens at the fake, and `explain`."""
 
 import httpx2
 import pytest
@@ -21,7 +21,7 @@ INBOX = "agent@agentmail.to"
 
 
 def told(fake: FakeAgentMail) -> list[str]:
-    """The lines without their times."""
+    """Return the lines of `explain` without their times."""
     return [line.partition(" s  ")[2] for line in fake.explain().splitlines()]
 
 
@@ -30,11 +30,11 @@ async def test_a_condition_is_waited_for_without_a_sleep(autojump_clock: MockClo
 
     async def send_later() -> None:
         await trio.sleep(30)
-        await fake.send(inbox_id=INBOX, text="answer")
+        await fake.mail.send(inbox_id=INBOX, text="answer")
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(send_later)
-        [answer] = await fake.wait_for(lambda: fake.messages(INBOX, "sent"))
+        [answer] = await fake.wait_for(lambda: fake.mail.messages(INBOX, "sent"))
     assert (answer.text, trio.current_time()) == ("answer", 30)
 
 
@@ -43,10 +43,10 @@ async def test_what_does_not_happen_in_time_is_an_error_that_tells_what_happened
 ) -> None:
     fake = FakeAgentMail()
     with pytest.raises(AssertionError, match=r"within 60 s: the condition is \[\]\nnothing has happened here"):
-        await fake.wait_for(lambda: fake.requests)
+        await fake.wait_for(lambda: fake.record.requests)
     await fake.deliver(inbox_id=INBOX)
     with pytest.raises(AssertionError, match=r"within 5 s: .*\n +0\.000 s  message\.received in .*: pushed to nobody"):
-        await fake.wait_for(lambda: fake.requests, within=5)
+        await fake.wait_for(lambda: fake.record.requests, within=5)
     assert trio.current_time() == 65
 
 
@@ -55,7 +55,7 @@ async def test_a_condition_that_nothing_at_the_fake_has_made_true_is_seen_soon(a
     assert trio.current_time() == pytest.approx(9, abs=0.11)
 
 
-async def test_waiting_for_days_costs_few_looks(autojump_clock: MockClock) -> None:
+async def test_waiting_for_days_costs_few_checks(autojump_clock: MockClock) -> None:
     looks = 0
 
     def is_over() -> bool:
@@ -92,19 +92,19 @@ async def test_a_condition_that_is_an_async_function_is_refused(autojump_clock: 
         await FakeAgentMail().wait_for(ready)  # type: ignore[unused-coroutine]
 
 
-async def test_who_waits_for_a_connection_in_vain_is_told_so(autojump_clock: MockClock) -> None:
+async def test_waiting_for_a_connection_in_vain_is_an_error_that_says_so(autojump_clock: MockClock) -> None:
     for wait, what in ((FakeAgentMail().wait_connected, "open"), (FakeAgentMail().wait_subscribed, "subscribed")):
         with pytest.raises(AssertionError, match=f"within 60 s: 0 WebSockets are {what}, and were to be 2\nnothing"):
             await wait(2)
     await FakeAgentMail().wait_connected(0)
 
 
-async def test_it_is_told_how_connections_began_and_ended(autojump_clock: MockClock) -> None:
+async def test_explain_says_how_connections_began_and_ended(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail(api_keys={"am_key"})
-    fake.refuse_connections()
-    fake.hang_handshakes()
-    fake.reject_handshakes(503)
-    fake.withhold_confirmations()
+    fake.faults.refuse_connections()
+    fake.faults.hang_handshakes()
+    fake.faults.reject_handshakes(503)
+    fake.faults.withhold_confirmations()
     reconnect = ReconnectPolicy(initial_delay=0, max_delay=0)
     async with open_agentmail_stream(
         Subscribe(inbox_ids=[INBOX]), backend=fake, api_key="am_key", reconnect=reconnect, enter_timeout=60
@@ -116,13 +116,14 @@ async def test_it_is_told_how_connections_began_and_ended(autojump_clock: MockCl
         async with open_agentmail_stream(backend=fake, api_key="am_other"):
             pass
     assert told(fake) == [
-        "a connection: [Errno 111] refused by FakeAgentMail",
-        "connection 1: the handshake is not answered",
+        "a connection: met by refuse_connections()",
+        "connection 1: the handshake is met by hang_handshakes()",
         "connection 1: at its end before it was open",
+        "connection 2: the handshake is met by reject_handshakes(503)",
         "connection 2: the handshake is answered with 503",
         "connection 2: at its end before it was open",
         "connection 3: open",
-        "connection 3: the subscription is not confirmed, but met by withhold_confirmations()",
+        "connection 3: the subscription is met by withhold_confirmations()",
         "connection 3: cut by the client",
         "connection 4: open",
         'connection 4: {"type":"subscribed","inbox_ids":["agent@agentmail.to"]}',
@@ -135,7 +136,7 @@ async def test_it_is_told_how_connections_began_and_ended(autojump_clock: MockCl
     ]
 
 
-async def test_it_is_told_why_a_subscription_was_refused(autojump_clock: MockClock) -> None:
+async def test_explain_says_why_a_subscription_was_refused(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail(permissions={"message_read"})
     with pytest.raises(SubscriptionRejectedError):
         async with open_agentmail_stream(Subscribe(event_types=["message.received.spam"]), backend=fake):
@@ -144,7 +145,7 @@ async def test_it_is_told_why_a_subscription_was_refused(autojump_clock: MockClo
     assert line in told(fake)
 
 
-async def test_it_is_told_to_whom_an_event_was_pushed_and_why_not_to_others(autojump_clock: MockClock) -> None:
+async def test_explain_says_to_whom_an_event_was_pushed_and_why_not_to_others(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     async with (
         open_agentmail_stream(backend=fake),
@@ -176,9 +177,9 @@ async def test_it_is_told_to_whom_an_event_was_pushed_and_why_not_to_others(auto
     ]
 
 
-async def test_requests_are_told_of_but_no_api_key(autojump_clock: MockClock) -> None:
+async def test_explain_shows_requests_but_no_api_key(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
-    fake.break_requests()
+    fake.faults.break_requests()
     client = httpx2.AsyncClient(
         transport=fake.http_transport(), base_url="https://x/v0", headers={"Authorization": "Bearer am_secret"}
     )
@@ -193,7 +194,7 @@ async def test_requests_are_told_of_but_no_api_key(autojump_clock: MockClock) ->
     assert "am_secret" not in fake.explain()
 
 
-async def test_what_happens_again_and_again_is_told_once(autojump_clock: MockClock) -> None:
+async def test_explain_shows_what_repeats_once_with_a_count(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     for _ in range(3):
         await trio.sleep(2)
@@ -204,24 +205,24 @@ async def test_what_happens_again_and_again_is_told_once(autojump_clock: MockClo
     assert last.endswith("pushed to nobody")
 
 
-async def test_what_a_test_does_to_connections_and_mail_is_told(autojump_clock: MockClock) -> None:
+async def test_explain_shows_what_a_test_does_to_connections_and_mail(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     async with open_agentmail_stream(backend=fake, ping_interval=None):
         await fake.send_raw('{"a": 1}')
-        await fake.send_bytes(b"\x89\x00")
-        fake.slow_down(1000)
-        fake.slow_down(1000)
-        fake.slow_down(None)
+        await fake.faults.send_bytes(b"\x89\x00")
+        fake.faults.slow_down(1000)
+        fake.faults.slow_down(1000)
+        fake.faults.slow_down(None)
         mail = await fake.deliver(inbox_id=INBOX, subject=None)
-        await fake.label(INBOX, mail.message.message_id, add=["x"])
-        await fake.delete(INBOX, mail.message.message_id)
-        fake.swallow_pushes()
-        fake.duplicate_pushes()
-        fake.delay_pushes(5)
-        fake.reorder_pushes(2)
+        await fake.mail.label(INBOX, mail.message.message_id, add=["x"])
+        await fake.mail.delete(INBOX, mail.message.message_id)
+        fake.faults.swallow_pushes()
+        fake.faults.duplicate_pushes()
+        fake.faults.delay_pushes(5)
+        fake.faults.reorder_pushes(2)
         for _ in range(4):
             await fake.deliver(inbox_id=INBOX)
-        fake.go_silent()
+        fake.faults.silence_connections()
         await fake.deliver(inbox_id=INBOX)
         mail_told = f"message.received in {INBOX} 'Hello' from Jane <jane@example.com>"
         assert [line for line in told(fake) if not line.startswith("GET")][2:] == [
@@ -234,7 +235,7 @@ async def test_what_a_test_does_to_connections_and_mail_is_told(autojump_clock: 
             f"the mail {mail.message.message_id} in {INBOX}: deleted",
             f"{mail_told}: met by swallow_pushes()",
             f"{mail_told}: pushed to connection 1 (2 times in 0.000 s)",
-            f"{mail_told}: met by duplicate_pushes(copies=1)",
+            f"{mail_told}: met by duplicate_pushes()",
             f"{mail_told}: met by delay_pushes(5)",
             f"{mail_told}: met by reorder_pushes(2)",
             "connection 1: silent from now on",
@@ -250,48 +251,48 @@ async def test_what_a_condition_raises_comes_out_as_it_is(looks: int, autojump_c
         await FakeAgentMail().wait_for(lambda: answers.pop())
 
 
-async def test_faults_are_told_when_they_strike_and_when_they_have_not(autojump_clock: MockClock) -> None:
+async def test_explain_shows_faults_that_have_struck_and_those_still_to_come(autojump_clock: MockClock) -> None:
     def refuse(request: httpx2.Request) -> httpx2.Response:
         raise httpx2.ReadError("no")
 
     fake = FakeAgentMail()
-    fake.fail_requests(503, path="/inboxes")
-    fake.answer_requests(lambda _: httpx2.Response(200), path="/pods")
-    fake.answer_requests(refuse, path="/pods")
-    fake.hang_requests(path="/replies", times=2)
-    fake.swallow_pushes(times=None)
-    fake.refuse_connections()
-    fake.delay_connections(5)
-    fake.answer_connections(b"SSH-2.0")
-    fake.hang_handshakes()
-    fake.reject_handshakes(503, times=3)
-    fake.withhold_confirmations()
-    fake.refuse_subscriptions("forbidden", "no")
-    fake.close_instead_of_confirming(1011)
-    fake.push_before_confirming("{}")
-    fake.drop_after_confirming()
+    fake.faults.fail_requests(503, path="/inboxes")
+    fake.faults.answer_requests(lambda _: httpx2.Response(200), path="/pods")
+    fake.faults.answer_requests(refuse, path="/pods")
+    fake.faults.hang_requests(path="/replies", times=2)
+    fake.faults.swallow_pushes(times=None)
+    fake.faults.refuse_connections()
+    fake.faults.delay_connections(5)
+    fake.faults.answer_connections(b"SSH-2.0")
+    fake.faults.hang_handshakes()
+    fake.faults.reject_handshakes(503, times=3)
+    fake.faults.withhold_confirmations()
+    fake.faults.refuse_subscriptions("forbidden", "no")
+    fake.faults.close_instead_of_confirming(1011)
+    fake.faults.push_before_confirming("{}")
+    fake.faults.drop_after_confirming()
     async with httpx2.AsyncClient(transport=fake.http_transport(), base_url="http://fake/v0") as client:
         await client.get("/inboxes")
         await client.post("/pods", json={"name": "x" * 200})
         with pytest.raises(httpx2.ReadError):
             await client.get("/pods")
     [failed, answered, refused, left] = fake.explain().splitlines()
-    assert failed.endswith(", by fail_requests(503) of /inboxes")
+    assert failed.endswith(", by fail_requests(503, path='/inboxes')")
     assert 'POST /v0/pods {"name":"xxx' in answered
-    assert answered.endswith("xx: 200, by answer_requests(<lambda>) of /pods")
-    assert refused.endswith("GET /v0/pods: ReadError, by answer_requests(refuse) of /pods")
+    assert answered.endswith("xx: 200, by answer_requests(<lambda>, path='/pods')")
+    assert refused.endswith("GET /v0/pods: ReadError, by answer_requests(refuse, path='/pods')")
     assert left == (
-        "still to come: fail_connections(ConnectionRefusedError(111, 'refused by FakeAgentMail')), "
+        "still to come: refuse_connections(), "
         "delay_connections(5), answer_connections(b'SSH-2.0'), hang_handshakes(), reject_handshakes(503), times=3, "
         "withhold_confirmations(), refuse_subscriptions('forbidden', 'no'), close_instead_of_confirming(1011), "
         "push_before_confirming(…), drop_after_confirming(), swallow_pushes(), times=None, "
-        "hang_requests() of /replies, times=2"
+        "hang_requests(path='/replies'), times=2"
     )
 
 
-async def test_who_is_told_of_is_told_to_whom(autojump_clock: MockClock) -> None:
+async def test_explain_shows_the_recipients_of_a_mail(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
-    await fake.send(inbox_id=INBOX, to=["jane@example.com", "nobody@agentmail.to"])
+    await fake.mail.send(inbox_id=INBOX, to=["jane@example.com", "nobody@agentmail.to"])
     assert told(fake) == [
         f"message.sent in {INBOX} to jane@example.com, nobody@agentmail.to: pushed to nobody",
         f"message.delivered in {INBOX} to jane@example.com: pushed to nobody",

@@ -27,7 +27,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trio_agentmail import MessageReceivedEvent, decode_event
 from trio_agentmail.testing import FakeAgentMail, Request
-from trio_agentmail.testing._fake_http_server import accept_from
+from trio_agentmail.testing._wire.ports import accept_from
 
 INBOX = "agent@agentmail.to"
 OTHER = "other@agentmail.to"
@@ -146,14 +146,14 @@ async def test_before_and_after_compare_the_timestamps_of_the_mails(autojump_clo
 async def test_labels_may_be_repeated_or_a_json_array_in_any_case(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     mail = await fake.deliver(inbox_id=INBOX, subject="both")
-    await fake.label(INBOX, mail.message.message_id, add=["todo", "unread"])
+    await fake.mail.label(INBOX, mail.message.message_id, add=["todo", "unread"])
     await fake.deliver(inbox_id=INBOX, subject="one")
-    await fake.send(inbox_id=INBOX, subject="sent")
+    await fake.mail.send(inbox_id=INBOX, subject="sent")
     assert await listed(fake, labels="unread") == ["one", "both"]
     assert await listed(fake, labels=["unread", "todo"]) == ["both"]
     assert await listed(fake, labels='["unread", "todo"]') == ["both"]
     assert await listed(fake, labels="sent") == ["sent"]
-    await fake.label(INBOX, mail.message.message_id, remove=["unread"])
+    await fake.mail.label(INBOX, mail.message.message_id, remove=["unread"])
     assert await listed(fake, labels="unread") == ["one"]
 
 
@@ -171,7 +171,7 @@ async def test_spam_blocked_and_unauthenticated_mail_is_listed_on_request(kind: 
 async def test_trash_is_listed_on_request(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     mail = await fake.deliver(inbox_id=INBOX)
-    await fake.label(INBOX, mail.message.message_id, add=["trash"])
+    await fake.mail.label(INBOX, mail.message.message_id, add=["trash"])
     assert (await listed(fake), await listed(fake, include_trash=True)) == ([], ["Hello"])
 
 
@@ -182,7 +182,7 @@ async def test_a_message_id_may_contain_anything_if_it_is_percent_encoded(autoju
     async with rest(fake) as client:
         assert (await get(client, f"/inboxes/{inbox}/messages/{message}"))["message_id"] == ODD_ID
         assert (await client.get(f"/inboxes/{inbox}/messages/{ODD_ID}")).status_code == 404
-    assert fake.requests[0].path == f"/v0/inboxes/a/b@agentmail.to/messages/{ODD_ID}"
+    assert fake.record.requests[0].path == f"/v0/inboxes/a/b@agentmail.to/messages/{ODD_ID}"
 
 
 async def test_a_lone_surrogate_in_a_mail_is_shown_unchanged(autojump_clock: MockClock) -> None:
@@ -225,7 +225,7 @@ async def test_a_batch_has_the_existing_mails_in_the_requested_order(autojump_cl
 )
 async def test_an_invalid_batch_is_refused(body: bytes, autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
-    fake.add_inbox(INBOX)
+    fake.mail.add_inbox(INBOX)
     async with rest(fake) as client:
         response = await client.post(f"/inboxes/{INBOX}/messages/batch-get", content=body)
         assert (response.status_code, response.json()["code"]) == (400, "validation_error")
@@ -243,11 +243,11 @@ async def test_a_mail_replaces_another_one_with_its_message_id(autojump_clock: M
 async def test_a_deleted_mail_is_gone(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     await fake.deliver(inbox_id=INBOX, message_id="<1>", thread_id="t")
-    await fake.delete(INBOX, "<1>")
+    await fake.mail.delete(INBOX, "<1>")
     assert (await listed(fake), await listed(fake, "/threads")) == ([], [])
     for path in (f"/inboxes/{INBOX}/messages/<1>", "/threads/t"):
         assert await refusal(fake, path) == (404, "not_found")
-    for method in (fake.delete, fake.label, fake.release):
+    for method in (fake.mail.delete, fake.mail.label, fake.mail.release):
         with pytest.raises(KeyError, match="no mail <1>"):
             await method(INBOX, "<1>")
 
@@ -326,7 +326,7 @@ async def test_a_full_last_page_has_no_next_page_token(autojump_clock: MockClock
 )
 async def test_an_invalid_parameter_is_refused(params: dict[str, str], autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
-    fake.add_inbox(INBOX)
+    fake.mail.add_inbox(INBOX)
     for path in (f"/inboxes/{INBOX}/messages", "/threads", "/inboxes"):
         assert await refusal(fake, path, **params) == (400, "validation_error")
 
@@ -336,11 +336,11 @@ async def test_an_invalid_parameter_is_refused(params: dict[str, str], autojump_
 
 async def test_inboxes_are_listed_the_newest_first_with_their_pods(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
-    fake.add_inbox("added", pod_id="pod")
+    fake.mail.add_inbox("added", pod_id="pod")
     await trio.sleep(1)
     await fake.deliver(inbox_id="received")
     await trio.sleep(1)
-    await fake.send(inbox_id="sent")
+    await fake.mail.send(inbox_id="sent")
     async with rest(fake) as client:
         found = await pages(client, "/inboxes", "inboxes", limit=2)
         assert [[inbox["inbox_id"] for inbox in page] for page in found] == [["sent", "received"], ["added"]]
@@ -351,8 +351,8 @@ async def test_inboxes_are_listed_the_newest_first_with_their_pods(autojump_cloc
         }
         [page] = await pages(client, "/pods/default/inboxes", "inboxes", ascending=True)
         assert [inbox["inbox_id"] for inbox in page] == ["received", "sent"]
-        fake.add_inbox("received", pod_id="pod")
-        fake.add_inbox("added")
+        fake.mail.add_inbox("received", pod_id="pod")
+        fake.mail.add_inbox("added")
         [page] = await pages(client, "/pods/pod/inboxes", "inboxes")
         assert [inbox["inbox_id"] for inbox in page] == ["received", "added"]
         created = datetime.fromisoformat(page[0]["created_at"])
@@ -361,7 +361,7 @@ async def test_inboxes_are_listed_the_newest_first_with_their_pods(autojump_cloc
 
 def test_inboxes_can_be_added_before_the_test_runs() -> None:
     fake = FakeAgentMail()
-    fake.add_inbox(INBOX)
+    fake.mail.add_inbox(INBOX)
 
     async def ask() -> None:
         assert await listed(fake) == []
@@ -389,7 +389,7 @@ def test_inboxes_can_be_added_before_the_test_runs() -> None:
 async def test_an_unknown_object_is_a_404(path: str, autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     await fake.deliver(inbox_id=INBOX, thread_id="t")
-    fake.add_inbox(OTHER)
+    fake.mail.add_inbox(OTHER)
     assert await refusal(fake, path) == (404, "not_found")
 
 
@@ -398,11 +398,11 @@ async def test_an_unknown_object_is_a_404(path: str, autojump_clock: MockClock) 
 
 async def test_every_listing_of_threads_has_a_thread_once(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
-    fake.add_inbox(OTHER, pod_id="pod")
+    fake.mail.add_inbox(OTHER, pod_id="pod")
     await fake.deliver(inbox_id=OTHER, subject="elsewhere")
     question = await fake.deliver(inbox_id=INBOX, thread_id="t", subject="question", text="?")
     await trio.sleep(60)
-    answer = await fake.send(inbox_id=INBOX, thread_id="t", subject="answer", to=["jane@example.com"], text="!!")
+    answer = await fake.mail.send(inbox_id=INBOX, thread_id="t", subject="answer", to=["jane@example.com"], text="!!")
     for path in ("/threads", "/pods/default/threads", f"/inboxes/{INBOX}/threads"):
         async with rest(fake) as client:
             thread = (await get(client, path))["threads"][0]
@@ -420,7 +420,7 @@ async def test_every_listing_of_threads_has_a_thread_once(autojump_clock: MockCl
             "attachments": [],
             "last_message_id": answer.send.message_id,
             "message_count": 2,
-            "size": 1 + (fake.messages(INBOX, "sent")[0].size or 0),
+            "size": 1 + (fake.mail.messages(INBOX, "sent")[0].size or 0),
             "updated_at": wire(answer.send.timestamp),
             "created_at": wire(question.message.created_at),
         }
@@ -445,7 +445,7 @@ async def test_threads_are_ordered_by_their_newest_mails(autojump_clock: MockClo
     await fake.deliver(inbox_id=INBOX, thread_id="b", subject="b2", timestamp=datetime(2001, 1, 1, tzinfo=UTC))
     assert await listed(fake, "/threads") == ["a2", "b"]
     assert await listed(fake, "/threads", after=wire(newest.message.timestamp)) == ["a2"]
-    await fake.delete(INBOX, newest.message.message_id)
+    await fake.mail.delete(INBOX, newest.message.message_id)
     assert await listed(fake, "/threads") == ["b", "a"]
     async with rest(fake) as client:
         b, a = (await get(client, "/threads"))["threads"]
@@ -464,7 +464,7 @@ async def test_a_thread_with_spam_is_listed_only_with_spam(autojump_clock: MockC
     assert await listed(fake, "/threads") == []
     assert await listed(fake, "/threads", include_spam=True) == ["spam"]
     assert await listed(fake) == ["ham"]
-    await fake.delete(INBOX, spam.message.message_id)
+    await fake.mail.delete(INBOX, spam.message.message_id)
     assert await listed(fake, "/threads") == ["ham"]
 
 
@@ -485,7 +485,7 @@ async def test_a_thread_pages_back_from_its_newest_messages_each_page_in_order(a
 
 async def test_an_event_describes_its_thread_including_the_mail(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
-    await fake.send(inbox_id=INBOX, thread_id="t")
+    await fake.mail.send(inbox_id=INBOX, thread_id="t")
     event = await fake.deliver(inbox_id=INBOX, thread_id="t")
     assert event.thread is not None
     assert (event.thread.message_count, event.thread.last_message_id) == (2, event.message.message_id)
@@ -506,14 +506,14 @@ async def test_a_thread_is_deleted_with_its_last_mail(autojump_clock: MockClock)
     again = await fake.deliver(inbox_id=INBOX, thread_id="t", message_id="<1>")
     assert again.thread is not None
     assert again.thread.created_at != again.message.created_at
-    await fake.delete(INBOX, "<1>")
+    await fake.mail.delete(INBOX, "<1>")
     anew = await fake.deliver(inbox_id=INBOX, thread_id="t", message_id="<2>")
     assert anew.thread is not None
     assert anew.thread.created_at == anew.message.created_at
     await fake.deliver(inbox_id=INBOX, thread_id="another", message_id="<2>")
-    fake.index_after(60)
+    fake.mail.index_after(60)
     await fake.deliver(inbox_id=OTHER, thread_id="t", message_id="<3>")
-    await fake.delete(OTHER, "<3>")
+    await fake.mail.delete(OTHER, "<3>")
     await fake.deliver(inbox_id=INBOX, thread_id="t")
     with pytest.raises(ValueError, match="in the inbox agent"):
         await fake.deliver(inbox_id=OTHER, thread_id="t")
@@ -532,7 +532,7 @@ async def test_a_held_mail_is_listed_with_its_label_and_keeps_its_times_when_rel
     async with rest(fake) as client:
         [item] = (await get(client, f"/inboxes/{INBOX}/messages", labels="agent-armor-held"))["messages"]
         assert item["agent_armor"]["verdict"] == "review"
-        released = await fake.release(INBOX, "<1>")
+        released = await fake.mail.release(INBOX, "<1>")
         [item] = (await get(client, f"/inboxes/{INBOX}/messages"))["messages"]
         [thread] = (await get(client, "/threads"))["threads"]
     assert item["labels"] == thread["labels"] == ["received", "unread"] == list(released.message.labels)
@@ -542,15 +542,15 @@ async def test_a_held_mail_is_listed_with_its_label_and_keeps_its_times_when_rel
     assert item["agent_armor"]["manual_override"]["original_verdict"] == "review"
     assert released.event_id == held.event_id
     with pytest.raises(ValueError, match="not held"):
-        await fake.release(INBOX, "<1>")
+        await fake.mail.release(INBOX, "<1>")
 
 
 async def test_a_mail_with_the_label_of_held_mail_is_held(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     await fake.deliver(inbox_id=INBOX, message_id="<1>")
-    await fake.label(INBOX, "<1>", add=["agent-armor-held"])
+    await fake.mail.label(INBOX, "<1>", add=["agent-armor-held"])
     assert await listed(fake, labels="agent-armor-held") == ["Hello"]
-    assert (await fake.release(INBOX, "<1>")).message.labels == ("received", "unread")
+    assert (await fake.mail.release(INBOX, "<1>")).message.labels == ("received", "unread")
 
 
 # Keys and permissions
@@ -640,11 +640,11 @@ async def test_a_thread_leaves_out_messages_that_the_key_may_not_see(autojump_cl
         patched = await client.patch("/threads/t", json={"add_labels": ["seen"]})
         assert patched.json() == {"thread_id": "t", "labels": ["received", "unread", "seen"]}
         # From here on, the view of the thread is updated and not built again.
-        await fake.label(INBOX, spam.message.message_id, remove=["spam"])
+        await fake.mail.label(INBOX, spam.message.message_id, remove=["spam"])
         assert (await get(client, "/threads/t"))["message_count"] == 2
-        await fake.label(INBOX, spam.message.message_id, add=["trash"])
+        await fake.mail.label(INBOX, spam.message.message_id, add=["trash"])
         await fake.deliver(inbox_id=INBOX, thread_id="t", subject="Dinner?")
-        await fake.delete(INBOX, seen.message.message_id)
+        await fake.mail.delete(INBOX, seen.message.message_id)
         thread = await get(client, "/threads/t")
         assert (thread["message_count"], thread["subject"], "seen" in thread["labels"]) == (1, "Dinner?", False)
         patched = await client.patch("/threads/t", json={"add_labels": ["trash"]})
@@ -663,8 +663,8 @@ async def test_requests_are_recorded_without_the_key(autojump_clock: MockClock) 
         await client.get("/inboxes", params={"limit": 1})
         await trio.sleep(5)
         await client.post("/inboxes/a%20b/messages/batch-get")
-    assert fake.requests == [
-        Request(method="GET", path="/v0/inboxes", query="limit=1", status=200, at=fake.requests[1].at - 5),
+    assert fake.record.requests == [
+        Request(method="GET", path="/v0/inboxes", query="limit=1", status=200, at=fake.record.requests[1].at - 5),
         Request(
             method="POST",
             path="/v0/inboxes/a b/messages/batch-get",
@@ -679,7 +679,7 @@ async def test_a_recorded_request_has_its_body_and_no_key_in_its_repr(autojump_c
     fake = FakeAgentMail()
     async with rest(fake) as client:
         await client.post("/pods", json={"name": "x"}, headers={"Idempotency-Key": "k"})
-    [request] = fake.requests
+    [request] = fake.record.requests
     assert json.loads(request.body) == {"name": "x"}
     assert request.headers["idempotency-key"] == "k"
     assert request.headers["Authorization"] == BEARER["Authorization"]
@@ -688,7 +688,7 @@ async def test_a_recorded_request_has_its_body_and_no_key_in_its_repr(autojump_c
 
 async def test_every_response_has_a_date_from_the_clock_of_the_fake(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
-    fake.fail_requests(500)
+    fake.faults.fail_requests(500)
     async with rest(fake) as client:
         for path in ("/inboxes", "/inboxes", "/nothing"):
             await trio.sleep(3600)
@@ -698,18 +698,18 @@ async def test_every_response_has_a_date_from_the_clock_of_the_fake(autojump_clo
 
 async def test_request_faults_apply_in_order_and_only_to_their_path(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
-    fake.add_inbox(INBOX)
-    fake.fail_requests(403, path=INBOX, times=None)
-    fake.fail_requests(429, headers=[("Retry-After", "7")], body=b"later", times=2)
+    fake.mail.add_inbox(INBOX)
+    fake.faults.fail_requests(403, path=INBOX, times=None)
+    fake.faults.fail_requests(429, headers=[("Retry-After", "7")], body=b"later", times=2)
     async with rest(fake) as client:
         for _ in range(2):
             response = await client.get("/inboxes")
             assert (response.status_code, response.headers["Retry-After"], response.text) == (429, "7", "later")
             assert (await client.get(f"/inboxes/{quote(INBOX, safe='')}/messages")).status_code == 403
         assert (await client.get("/inboxes")).status_code == 200
-        fake.clear_faults()
+        fake.faults.clear()
         assert (await client.get(f"/inboxes/{INBOX}/messages")).status_code == 200
-    assert [request.status for request in fake.requests] == [429, 403, 429, 403, 200, 200]
+    assert [request.status for request in fake.record.requests] == [429, 403, 429, 403, 200, 200]
 
 
 @pytest.mark.parametrize(("status", "code"), [(404, "not_found"), (418, "error"), (504, "internal_error")])
@@ -717,9 +717,9 @@ async def test_a_requested_error_has_the_body_of_an_agentmail_error(
     status: int, code: str, autojump_clock: MockClock
 ) -> None:
     fake = FakeAgentMail()
-    fake.fail_requests(status)
-    fake.fail_requests(status, body=b"")
-    fake.fail_requests(status, headers={"Content-Type": "application/problem+json"})
+    fake.faults.fail_requests(status)
+    fake.faults.fail_requests(status, body=b"")
+    fake.faults.fail_requests(status, headers={"Content-Type": "application/problem+json"})
     async with rest(fake) as client:
         response = await client.get("/inboxes")
         assert (response.json()["code"], response.headers["Content-Type"]) == (code, "application/json")
@@ -731,7 +731,7 @@ async def test_a_requested_error_has_the_body_of_an_agentmail_error(
 
 async def test_a_requested_status_below_400_has_no_body(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
-    fake.fail_requests(204)
+    fake.faults.fail_requests(204)
     async with rest(fake) as client:
         response = await client.get("/inboxes")
         assert (response.status_code, response.content) == (204, b"")
@@ -745,26 +745,26 @@ async def test_a_search_is_a_404_that_names_the_call(autojump_clock: MockClock) 
 
 async def test_an_answer_function_may_be_synchronous(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
-    fake.answer_requests(lambda request: httpx2.Response(202, text=request.method))
+    fake.faults.answer_requests(lambda request: httpx2.Response(202, text=request.method))
     async with rest(fake) as client:
         assert (await client.get("/inboxes")).text == "GET"
 
 
 async def test_an_answer_function_may_be_async_and_take_time(autojump_clock: MockClock) -> None:
     async def answer(request: httpx2.Request) -> httpx2.Response:
-        assert [request.status for request in fake.requests] == [None]
+        assert [request.status for request in fake.record.requests] == [None]
         await trio.sleep(5)
         return httpx2.Response(200, headers={"Date": "yesterday"}, json={"echo": request.content.decode()})
 
     fake = FakeAgentMail()
-    fake.answer_requests(answer, path="/pods")
+    fake.faults.answer_requests(answer, path="/pods")
     async with rest(fake) as client:
         response = await client.post("/pods", content=b"hello")
         assert response.json() == {"echo": "hello"}
         assert response.headers["Date"] == "yesterday"
         assert trio.current_time() == 5
         assert (await client.get("/pods")).json()["count"] == 1
-    assert [request.status for request in fake.requests] == [200, 200]
+    assert [request.status for request in fake.record.requests] == [200, 200]
 
 
 @pytest.mark.parametrize("error", [httpx2.ConnectTimeout("no way"), ZeroDivisionError("a bug in the test")], ids=repr)
@@ -775,7 +775,7 @@ async def test_an_exception_from_an_answer_function_reaches_the_client(
         raise error
 
     fake = FakeAgentMail()
-    fake.answer_requests(answer)
+    fake.faults.answer_requests(answer)
     async with rest(fake) as client:
         with pytest.raises(getattr(library, type(error).__name__, type(error))) as caught:
             await client.get("/inboxes")
@@ -785,7 +785,7 @@ async def test_an_exception_from_an_answer_function_reaches_the_client(
         else:
             assert caught.value.__cause__ is error
             assert isinstance(caught.value.request, httpx.Request)
-    assert [request.status for request in fake.requests] == [None]
+    assert [request.status for request in fake.record.requests] == [None]
     assert "GET /v0/inboxes: ConnectTimeout" in fake.explain() or isinstance(error, ZeroDivisionError)
 
 
@@ -799,7 +799,7 @@ async def test_the_fake_does_not_read_a_streamed_answer(autojump_clock: MockCloc
         return httpx2.Response(500, content=trickle())
 
     fake = FakeAgentMail()
-    fake.answer_requests(answer)
+    fake.faults.answer_requests(answer)
     async with rest(fake) as client:
         async with client.stream("GET", "/inboxes") as response:
             assert trio.current_time() == 0
@@ -823,7 +823,7 @@ async def test_an_answer_function_answers_on_a_port_byte_for_byte() -> None:
 
     fake = FakeAgentMail()
     for function in (compressed, in_pieces, broken):
-        fake.answer_requests(function)
+        fake.faults.answer_requests(function)
     async with served(fake) as client:
         assert (await client.get("/inboxes")).text == "hello"
         assert (await client.get("/inboxes")).text == "hello"
@@ -834,7 +834,7 @@ async def test_an_answer_function_answers_on_a_port_byte_for_byte() -> None:
 
 async def test_a_hanging_request_times_out_in_the_client(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
-    fake.hang_requests(times=2)
+    fake.faults.hang_requests(times=2)
     async with rest(fake, timeout=7) as client:
         started = trio.current_time()
         with pytest.raises(client_library.ReadTimeout):
@@ -844,24 +844,24 @@ async def test_a_hanging_request_times_out_in_the_client(autojump_clock: MockClo
             await client.get("/inboxes", timeout=None)
         assert scope.cancelled_caught
         assert (await client.get("/inboxes")).status_code == 200
-    assert [request.status for request in fake.requests] == [None, None, 200]
+    assert [request.status for request in fake.record.requests] == [None, None, 200]
 
 
 async def test_a_broken_request_is_a_read_error(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
-    fake.break_requests(path="/threads")
+    fake.faults.break_requests(path="/threads")
     async with rest(fake) as client:
         assert (await client.get("/inboxes")).status_code == 200
         with pytest.raises(client_library.ReadError):
             await client.get("/threads")
         assert (await client.get("/threads")).status_code == 200
-    assert [request.status for request in fake.requests] == [200, None, 200]
+    assert [request.status for request in fake.record.requests] == [200, None, 200]
 
 
 async def test_mail_appears_in_listings_after_the_index_delay(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     await fake.deliver(inbox_id=INBOX, thread_id="t", subject="before")
-    fake.index_after(30)
+    fake.mail.index_after(30)
     event = await fake.deliver(inbox_id=INBOX, thread_id="t", message_id="1", subject="late")
     await fake.deliver(inbox_id=INBOX, message_id="2", subject="deleted meanwhile")
     await fake.deliver(inbox_id=INBOX, message_id="3", thread_id="new", subject="held", held=True)
@@ -874,15 +874,15 @@ async def test_mail_appears_in_listings_after_the_index_delay(autojump_clock: Mo
         assert (await get(client, f"/inboxes/{INBOX}/messages/1"))["subject"] == "late"
         assert subjects((await get(client, "/threads/t"))["messages"]) == ["before"]
     assert await refusal(fake, "/threads/new") == (404, "not_found")
-    await fake.delete(INBOX, "2")
-    assert (await fake.release(INBOX, "3")).thread is None
+    await fake.mail.delete(INBOX, "2")
+    assert (await fake.mail.release(INBOX, "3")).thread is None
     await trio.sleep(2)
     assert await listed(fake) == ["held", "late", "before"]
     assert await listed(fake, labels="agent-armor-held") == []
     assert await listed(fake, "/threads") == ["held", "late"]
     await fake.deliver(inbox_id=INBOX, subject="at once")
     assert "at once" not in await listed(fake)
-    fake.index_after(None)
+    fake.mail.index_after(None)
     assert "at once" in await listed(fake)
 
 
@@ -941,7 +941,7 @@ async def test_the_rest_api_answers_on_a_port() -> None:
         assert (await client.get("/inboxes", headers={"Authorization": ""})).status_code == 401
         assert (await client.get("/inboxes", headers={"Connection": "close"})).status_code == 200
         assert (await client.get("/inboxes")).status_code == 200
-    assert [request.status for request in fake.requests] == [200, 200, 200, 200, 404, 401, 200, 200]
+    assert [request.status for request in fake.record.requests] == [200, 200, 200, 200, 404, 401, 200, 200]
 
 
 @asynccontextmanager
@@ -957,7 +957,7 @@ async def test_a_head_is_answered_as_a_get_without_the_body(how: str) -> None:
     async with in_memory_or_served(fake, how) as client:
         path = f"/inboxes/{INBOX}/messages/{quote(mail.message.message_id, safe='')}"
         download = (await get(client, f"{path}/raw"))["download_url"].replace("api.example", "fake")
-        fake.fail_requests(503, body=b"out of order", path="/broken", times=None)
+        fake.faults.fail_requests(503, body=b"out of order", path="/broken", times=None)
         for url in (path, "/inboxes", "/inboxes/nobody", "/nothing", "/broken", download):
             whole = await client.get(url)
             head = await client.head(url)
@@ -967,7 +967,7 @@ async def test_a_head_is_answered_as_a_get_without_the_body(how: str) -> None:
             assert head.content == b""
         assert (await client.head("/inboxes", headers={"Authorization": ""})).status_code == 401
         assert (await client.get("/inboxes")).status_code == 200  # so the connection has no rest of a body
-    assert [request.method for request in fake.requests][-4:] == ["GET", "HEAD", "HEAD", "GET"]
+    assert [request.method for request in fake.record.requests][-4:] == ["GET", "HEAD", "HEAD", "GET"]
 
 
 async def test_a_head_changes_nothing(autojump_clock: MockClock) -> None:
@@ -975,17 +975,17 @@ async def test_a_head_changes_nothing(autojump_clock: MockClock) -> None:
     async with rest(fake) as client:
         response = await client.head(f"/inboxes/{INBOX}/messages/send")
         assert response.status_code == 404
-    assert fake.messages(INBOX) == ()
+    assert fake.mail.messages(INBOX) == ()
 
 
 async def test_a_lone_surrogate_in_a_request_is_repaired_as_in_the_stream(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
-    fake.add_inbox(INBOX)
+    fake.mail.add_inbox(INBOX)
     async with rest(fake) as client:
         body = rb'{"to": "jane@example.com", "subject": "\ud83d\ude00 \ud83d", "text": "\udc00", "labels": ["\ud800"]}'
         response = await client.post(f"/inboxes/{INBOX}/messages/send", content=body)
         assert response.status_code == 200
-    [mail] = fake.messages(INBOX)
+    [mail] = fake.mail.messages(INBOX)
     assert (mail.subject, mail.text, mail.labels[1]) == ("\U0001f600 \ufffd", "\ufffd", "\ufffd")
 
 
@@ -1025,16 +1025,16 @@ async def test_the_rest_api_speaks_tls() -> None:
             authority.configure_trust(client_context)
             async with client_library.AsyncClient(verify=client_context, headers=BEARER) as client:
                 assert (await client.get(url)).status_code == 200
-                fake.break_requests()
+                fake.faults.break_requests()
                 with pytest.raises(client_library.TransportError):
                     await client.get(url)
 
 
 async def test_request_faults_apply_on_a_port() -> None:
     fake = FakeAgentMail()
-    fake.fail_requests(503, headers=[("Retry-After", "1")])
-    fake.break_requests()
-    fake.hang_requests()
+    fake.faults.fail_requests(503, headers=[("Retry-After", "1")])
+    fake.faults.break_requests()
+    fake.faults.hang_requests()
     async with served(fake, timeout=0.2) as client:
         response = await client.get("/inboxes")
         assert (response.status_code, response.headers["Retry-After"]) == (503, "1")
@@ -1044,16 +1044,16 @@ async def test_request_faults_apply_on_a_port() -> None:
         with pytest.raises(client_library.ReadTimeout):
             await client.get("/inboxes")
         assert (await client.get("/inboxes")).status_code == 200
-        fake.hang_requests()
+        fake.faults.hang_requests()
         async with await open_stream(client) as stream:
             # A request that is sent meanwhile gets no answer either.
             await stream.send_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            while len(fake.requests) < 5:
+            while len(fake.record.requests) < 5:
                 await trio.lowlevel.checkpoint()
             await stream.send_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
             await stream.send_eof()
             assert await stream.receive_some() == b""
-    assert [request.status for request in fake.requests] == [503, None, None, 200, None]
+    assert [request.status for request in fake.record.requests] == [503, None, None, 200, None]
 
 
 @pytest.mark.parametrize(
@@ -1127,7 +1127,7 @@ async def test_out_of_file_descriptors_a_new_connection_waits(kind: str) -> None
         with room_for_files(1):
             stream = await trio.open_tcp_stream("127.0.0.1", port)
             await wait_all_tasks_blocked()
-            assert fake.attempts == 0
+            assert fake.record.attempts == 0
         await stream.send_all(b"GET /v0/pods HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         with trio.fail_after(10):
             assert (await stream.receive_some()).startswith(b"HTTP/1.1 4")
@@ -1162,7 +1162,7 @@ async def test_a_client_may_disconnect_in_the_middle_of_a_request() -> None:
 async def test_no_client_keeps_serve_from_ending() -> None:
     fake = FakeAgentMail()
     await fake.deliver(inbox_id=INBOX, message_id="1", text="x" * 2**24)
-    fake.hang_requests(path="/hang")
+    fake.faults.hang_requests(path="/hang")
     with trio.fail_after(10):
         async with fake.serve() as environment:
             client = client_library.AsyncClient(base_url=environment.http + "/v0", headers=BEARER)
@@ -1175,7 +1175,7 @@ async def test_no_client_keeps_serve_from_ending() -> None:
             await stopped_reading.send_all(request.encode())
             hanging = await open_stream(client)
             await hanging.send_all(b"GET /hang HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            while len(fake.requests) < 3:
+            while len(fake.record.requests) < 3:
                 await trio.lowlevel.checkpoint()
     await client.aclose()
     for stream in (kept_alive, stopped_reading, hanging):
@@ -1225,7 +1225,7 @@ async def test_the_official_sdk_reaches_the_fake_in_memory(autojump_clock: MockC
 async def test_a_request_that_is_too_large_is_refused_before_it_is_read(
     announced: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trio_agentmail.testing._fake_http_server.MAX_BODY", 10_000)
+    monkeypatch.setattr("trio_agentmail.testing._wire.http_server.MAX_BODY", 10_000)
     fake = FakeAgentMail()
     async with fake.serve() as environment:
         port = int(environment.http.rpartition(":")[2])
@@ -1240,4 +1240,4 @@ async def test_a_request_that_is_too_large_is_refused_before_it_is_read(
             while data := await stream.receive_some():
                 answer += data
     assert answer.startswith(b"HTTP/1.1 413 ")
-    assert fake.requests == []
+    assert fake.record.requests == []

@@ -73,15 +73,15 @@ async def test_an_inbox_is_made_found_changed_and_deleted(autojump_clock: MockCl
 
 async def test_an_inbox_is_the_same_in_upper_and_lower_case(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
-    fake.add_inbox("Agent@agentmail.to", pod_id="pod")
-    fake.add_inbox("other@agentmail.to")
+    fake.mail.add_inbox("Agent@agentmail.to", pod_id="pod")
+    fake.mail.add_inbox("other@agentmail.to")
     async with open_agentmail_stream(Subscribe(inbox_ids=["AGENT@AgentMail.to"]), backend=fake) as events:
         assert isinstance(await events.receive(), Subscribed)
         mail = await fake.deliver(inbox_id=AGENT, thread_id="t", message_id="m")
         assert mail.message.inbox_id == "Agent@agentmail.to"
         assert await events.receive() == mail
-        await fake.label(AGENT.upper(), "m", add=["seen"])
-        [message] = fake.messages(AGENT)
+        await fake.mail.label(AGENT.upper(), "m", add=["seen"])
+        [message] = fake.mail.messages(AGENT)
         assert "seen" in message.labels
         async with api(fake) as call:
             for path in (f"/inboxes/{AGENT}", f"/pods/pod/inboxes/{AGENT.upper()}"):
@@ -169,7 +169,7 @@ async def test_an_inbox_is_deleted_with_its_mail(autojump_clock: MockClock) -> N
     fake = FakeAgentMail()
     await fake.deliver(inbox_id=AGENT, thread_id="t")
     other = await fake.deliver(inbox_id="other@agentmail.to")
-    fake.index_after(60)
+    fake.mail.index_after(60)
     await fake.deliver(inbox_id=AGENT, thread_id="t2")
     async with api(fake) as call:
         await call("DELETE", f"/inboxes/{AGENT}", 204)
@@ -179,8 +179,8 @@ async def test_an_inbox_is_deleted_with_its_mail(autojump_clock: MockClock) -> N
         assert thread["thread_id"] == other.message.thread_id
     # Any inbox can use the ids again.
     await fake.deliver(inbox_id="other@agentmail.to", thread_id="t")
-    fake.add_inbox(AGENT)
-    assert len(fake.messages(AGENT)) == 0
+    fake.mail.add_inbox(AGENT)
+    assert len(fake.mail.messages(AGENT)) == 0
 
 
 # Pods
@@ -210,7 +210,7 @@ async def test_there_is_a_default_pod_and_more_can_be_created(autojump_clock: Mo
 
 async def test_a_pod_lists_only_its_own_threads(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
-    fake.add_inbox(AGENT, pod_id="pod")
+    fake.mail.add_inbox(AGENT, pod_id="pod")
     await fake.deliver(inbox_id=AGENT, thread_id="t")
     async with api(fake) as call:
         assert (await call("GET", "/pods/pod/threads/t"))["thread_id"] == "t"

@@ -69,7 +69,7 @@ def message_path(inbox_id: str, message_id: str) -> str:
 def fake_with(*inbox_ids: str) -> FakeAgentMail:
     fake = FakeAgentMail()
     for inbox_id in inbox_ids:
-        fake.add_inbox(inbox_id)
+        fake.mail.add_inbox(inbox_id)
     return fake
 
 
@@ -180,7 +180,7 @@ async def test_mail_that_is_not_indexed_is_announced_without_its_thread(
     autojump_clock: MockClock,
 ) -> None:
     fake = fake_with(AGENT, OTHER)
-    fake.index_after(60)
+    fake.mail.index_after(60)
     async with api(fake) as call, received_by_stream(fake) as events:
         await call.send()
         assert (await call("GET", f"/inboxes/{OTHER}/messages"))["count"] == 0
@@ -244,7 +244,7 @@ async def test_cc_and_bcc_of_a_reply_do_not_replace_its_recipient(field: str, au
         reply = await call.act("reply", sent["message_id"], OTHER, **body)
         message = await call.message(reply["message_id"], OTHER)
         assert (message["to"], message[field]) == ([AGENT], ["me@example.com"])
-        assert fake.messages(AGENT, "received")
+        assert fake.mail.messages(AGENT, "received")
 
 
 @pytest.mark.parametrize("from_", ["", "nobody", "MAILER-DAEMON <>", "a@", "a b@example.com, c@example.com", "\ud800@"])
@@ -267,7 +267,7 @@ async def test_a_reply_goes_to_an_address_however_its_name_is_written(autojump_c
         await call.act("reply", mail.message.message_id)
         reply = await call.act("reply-all", mail.message.message_id)
         assert len((await call.message(reply["message_id"]))["to"]) == 2
-    assert len(fake.messages(OTHER)) == 2
+    assert len(fake.mail.messages(OTHER)) == 2
 
 
 async def test_a_reply_to_a_sent_mail_goes_to_its_recipients(autojump_clock: MockClock) -> None:
@@ -429,7 +429,7 @@ async def test_a_request_of_more_than_six_megabytes_sends_nothing(autojump_clock
         refused = await call.send(to=JANE[6:-1], text="x" * (most + 1), status=413)
         assert (refused["name"], refused["code"]) == ("PayloadTooLargeError", "payload_too_large")
         await call.act("reply", sent["message_id"], status=413, text="x" * 6 * 2**20)
-    assert len(fake.messages(AGENT)) == 1
+    assert len(fake.mail.messages(AGENT)) == 1
 
 
 async def test_an_invalid_reply_is_refused(autojump_clock: MockClock) -> None:
@@ -458,15 +458,17 @@ async def test_sending_requires_its_permission(autojump_clock: MockClock) -> Non
 async def test_fake_send_does_what_the_rest_api_does(autojump_clock: MockClock) -> None:
     fake = fake_with(AGENT, OTHER)
     async with received_by_stream(fake) as events:
-        sent = await fake.send(inbox_id=AGENT, to=[OTHER, JANE, "nobody@agentmail.to"], text="Hi!", message_id="<1>")
-        to_oneself = await fake.send(inbox_id=AGENT, to=AGENT)
+        sent = await fake.mail.send(
+            inbox_id=AGENT, to=[OTHER, JANE, "nobody@agentmail.to"], text="Hi!", message_id="<1>"
+        )
+        to_oneself = await fake.mail.send(inbox_id=AGENT, to=AGENT)
     kinds = [type(event) for event in events]
     assert kinds[:4] == [MessageSentEvent, MessageDeliveredEvent, MessageBouncedEvent, MessageReceivedEvent]
     assert kinds[4:] == [MessageSentEvent, MessageDeliveredEvent, MessageReceivedEvent]
     assert (events[0], events[4]) == (sent, to_oneself)
-    [arrived] = fake.messages(OTHER)
+    [arrived] = fake.mail.messages(OTHER)
     assert (arrived.message_id, arrived.text, arrived.labels) == ("<1>", "Hi!", ("received", "unread"))
-    first, second = fake.messages(AGENT, "sent")
+    first, second = fake.mail.messages(AGENT, "sent")
     assert first.labels == ("sent", "delivered", "bounced")
     assert second.labels == ("sent", "delivered", "received", "unread")
 
@@ -548,7 +550,7 @@ async def test_the_raw_form_of_a_mail_never_changes(autojump_clock: MockClock) -
         urls = [(await call("GET", path))["download_url"] for _ in range(2)]
         first, second = [(await call.client.get(url)).content for url in urls]
         assert first == second
-        await fake.delete(AGENT, mail.message.message_id)
+        await fake.mail.delete(AGENT, mail.message.message_id)
         assert (await call.client.get(urls[0])).content == first
 
 
@@ -562,8 +564,8 @@ async def test_expired_downloads_and_idempotency_keys_are_forgotten(autojump_clo
                 await trio.sleep(3600)
                 message_id = (await call.send(to=JANE, text="x" * 100_000, key=f"{hour}"))["message_id"]
                 await call("GET", message_path(AGENT, message_id) + "/raw")
-                await fake.delete(AGENT, message_id)
-                fake.requests.clear()  # so that their bodies are not counted
+                await fake.mail.delete(AGENT, message_id)
+                fake.record.requests.clear()  # so that their bodies are not counted
                 sizes.append(tracemalloc.get_traced_memory()[0])
         finally:
             tracemalloc.stop()

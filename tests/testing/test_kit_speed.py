@@ -40,7 +40,7 @@ async def test_a_week_with_a_mail_and_a_reconnect_an_hour_misses_nothing(
 
 @contextmanager
 def lines_run() -> Iterator[list[int]]:
-    """How many lines of Python the block runs."""
+    """Count the lines of Python that the block runs."""
     count = [0]
 
     def trace(_frame: FrameType, event: str, _arg: Any) -> Any:
@@ -55,7 +55,7 @@ def lines_run() -> Iterator[list[int]]:
         sys.settrace(before)
 
 
-async def test_looking_for_the_mail_of_an_inbox_costs_the_same_however_much_there_is_elsewhere() -> None:
+async def test_finding_the_mail_of_an_inbox_costs_the_same_however_much_others_have() -> None:
     fake = FakeAgentMail()
     await fake.deliver(inbox_id="agent@agentmail.to")
     costs = []
@@ -63,7 +63,7 @@ async def test_looking_for_the_mail_of_an_inbox_costs_the_same_however_much_ther
         for _ in range(mails):
             await fake.deliver(inbox_id="other@agentmail.to")
         with lines_run() as count:
-            assert len(fake.messages("agent@agentmail.to")) == 1
+            assert len(fake.mail.messages("agent@agentmail.to")) == 1
         costs += count
     assert costs[1] < 2 * costs[0]
 
@@ -72,7 +72,7 @@ async def test_looking_for_the_mail_of_an_inbox_costs_the_same_however_much_ther
 async def test_a_mail_that_comes_costs_the_same_however_many_there_are_in_its_thread(kind: str) -> None:
     fake = FakeAgentMail()
     first = await fake.deliver(inbox_id="agent@agentmail.to", thread_id="t")
-    await fake.label("agent@agentmail.to", first.message.message_id, add=[kind])
+    await fake.mail.label("agent@agentmail.to", first.message.message_id, add=[kind])
     costs = []
     for mails in (1, 1000):
         for _ in range(mails):

@@ -182,7 +182,7 @@ async def test_the_sdk_decodes_every_event_with_all_fields(kind: Kind) -> None:
                 await fake.emit(event)
     confirmed = received.pop(0)
     assert (type(confirmed).__name__, confirmed.event_types) == ("Subscribed", types)
-    assert fake.subscriptions == [Subscribe(event_types=types)]
+    assert fake.record.subscriptions == [Subscribe(event_types=types)]
     for ours, theirs in zip(sent, received, strict=True):
         assert type(theirs).__module__.startswith("agentmail.")
         assert type(theirs).__name__ == type(ours).__name__.replace("ErrorEvent", "Error")
@@ -191,7 +191,7 @@ async def test_the_sdk_decodes_every_event_with_all_fields(kind: Kind) -> None:
 
 async def test_the_fake_applies_the_filters_of_the_sdk(kind: Kind) -> None:
     fake = FakeAgentMail()
-    fake.add_inbox("in-pod@agentmail.to", pod_id="pod")
+    fake.mail.add_inbox("in-pod@agentmail.to", pod_id="pod")
     received: list[Any] = []
 
     async def receive() -> None:
@@ -212,7 +212,7 @@ async def test_the_fake_applies_the_filters_of_the_sdk(kind: Kind) -> None:
     assert (confirmed.inbox_ids, confirmed.pod_ids) == ([INBOX], ["pod"])
     assert confirmed.event_types == ["message.received"]
     assert [differences(ours, theirs) for ours, theirs in zip((first, second), mails, strict=True)] == [[], []]
-    assert fake.close_codes == [1000]
+    assert fake.record.close_codes == [1000]
 
 
 async def test_the_key_is_in_the_header_and_on_request_in_the_query(kind: Kind) -> None:
@@ -221,8 +221,8 @@ async def test_the_key_is_in_the_header_and_on_request_in_the_query(kind: Kind) 
         async with fake.serve() as environment:
             await in_thread(listen, kind, environment, 1)
             await in_thread(listen, kind, environment, 1, key_in_query=True)
-    assert [handshake.query for handshake in fake.handshakes] == ["", f"api_key={KEY}"]
-    assert [handshake.headers["authorization"] for handshake in fake.handshakes] == [f"Bearer {KEY}"] * 2
+    assert [handshake.query for handshake in fake.record.handshakes] == ["", f"api_key={KEY}"]
+    assert [handshake.headers["authorization"] for handshake in fake.record.handshakes] == [f"Bearer {KEY}"] * 2
 
 
 async def test_the_sdk_raises_a_401_for_an_unknown_key(kind: Kind) -> None:
@@ -281,7 +281,7 @@ async def test_the_sdk_lists_messages_page_by_page(kind: Kind) -> None:
     fake = FakeAgentMail(api_keys={KEY})
     mails = [await fake.deliver(inbox_id=INBOX, subject=str(number)) for number in range(5)]
     await fake.deliver(inbox_id=INBOX, event_type="message.received.spam")
-    await fake.send(inbox_id=INBOX)
+    await fake.mail.send(inbox_id=INBOX)
     found: list[Any] = []
     async with sdk(kind, fake) as call:
         token = None
@@ -291,7 +291,7 @@ async def test_the_sdk_lists_messages_page_by_page(kind: Kind) -> None:
             assert (page.limit, page.count) == (2, len(page.messages))
             found += page.messages
             token = page.next_page_token
-    assert len(fake.requests) == 3
+    assert len(fake.record.requests) == 3
     for ours, theirs in zip(mails, found, strict=True):
         listed = attrs.evolve(ours.message, text=None, html=None, extracted_text=None)
         assert differences(listed, theirs) == ["event.reply_to: () is None"]
@@ -311,7 +311,7 @@ async def test_the_sdk_gets_messages(kind: Kind) -> None:
 
 async def test_the_sdk_lists_and_gets_threads(kind: Kind) -> None:
     fake = FakeAgentMail()
-    fake.add_inbox(INBOX, pod_id="pod")
+    fake.mail.add_inbox(INBOX, pod_id="pod")
     mails = [await fake.deliver(inbox_id=INBOX, thread_id="t") for _ in range(3)]
     async with sdk(kind, fake) as call:
         listings: list[tuple[str, list[str]]] = [("threads", []), ("inboxes.threads", [INBOX])]
@@ -327,7 +327,7 @@ async def test_the_sdk_lists_and_gets_threads(kind: Kind) -> None:
 
 async def test_the_sdk_lists_inboxes(kind: Kind) -> None:
     fake = FakeAgentMail()
-    fake.add_inbox(INBOX, pod_id="pod")
+    fake.mail.add_inbox(INBOX, pod_id="pod")
     async with sdk(kind, fake) as call:
         [inbox] = (await call("inboxes.list")).inboxes
         assert (inbox.inbox_id, inbox.pod_id, inbox.email) == (INBOX, "pod", INBOX)

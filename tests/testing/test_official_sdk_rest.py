@@ -292,8 +292,8 @@ async def test_an_sdk_stream_receives_a_mail_and_the_agents_own_reply(
     work: Callable[[SdkEnvironment], list[Any]],
 ) -> None:
     fake = FakeAgentMail(api_keys={KEY})
-    fake.add_inbox(AGENT)
-    fake.add_inbox(JANE)
+    fake.mail.add_inbox(AGENT)
+    fake.mail.add_inbox(JANE)
     with trio.fail_after(30):
         async with fake.serve() as environment:
             happened = await in_thread(lambda: work(sdk_environment(environment)))
@@ -306,7 +306,7 @@ async def test_an_sdk_stream_receives_a_mail_and_the_agents_own_reply(
     _, received, sent, delivered = happened
     assert (received.message.from_, received.message.text) == (JANE, "Are you there?")
     assert sent.send.thread_id == delivered.delivery.thread_id == received.message.thread_id
-    [answer] = fake.messages(JANE, "received")
+    [answer] = fake.mail.messages(JANE, "received")
     assert answer.in_reply_to == received.message.message_id
 
 
@@ -442,7 +442,7 @@ def mail_with_attachment() -> EmailMessage:
 async def call_by_name(name: str, args: tuple[str, ...], kwargs: dict[str, Any]) -> Any:
     """Call the SDK on a fake that has an inbox with a mail."""
     fake = FakeAgentMail()
-    fake.add_inbox(AGENT)
+    fake.mail.add_inbox(AGENT)
     [event] = await fake.deliver(mail_with_attachment())
     async with in_memory(fake) as (client, _):
         pod = await client.pods.create(request_options=ONCE)
@@ -498,29 +498,29 @@ async def test_the_sdk_creates_an_inbox_by_a_request_object_except_in_a_pod() ->
 async def test_under_trio_the_sdk_can_neither_retry_nor_stream() -> None:
     fake = FakeAgentMail()
     async with in_memory(fake) as (client, _):
-        fake.fail_requests(503)
+        fake.faults.fail_requests(503)
         with pytest.raises(RuntimeError, match="no running event loop"):
             await client.inboxes.list()
-        fake.fail_requests(503)
+        fake.faults.fail_requests(503)
         with pytest.raises(ApiError) as caught:
             await client.inboxes.list(request_options=ONCE)
         assert caught.value.status_code == 503
         with pytest.raises(RuntimeError, match=r"no (running|current) event loop"):
             async with client.websockets.connect():
                 pass
-    assert fake.handshakes == []
+    assert fake.record.handshakes == []
 
 
 async def test_an_idempotency_key_makes_it_safe_to_repeat_a_broken_sdk_request() -> None:
     fake = FakeAgentMail()
-    fake.add_inbox(AGENT)
-    fake.break_requests(path="/send")
+    fake.mail.add_inbox(AGENT)
+    fake.faults.break_requests(path="/send")
     async with in_memory(fake) as (client, _):
         with pytest.raises(httpx.TransportError):
             await client.inboxes.messages.send(AGENT, to=DAVE, idempotency_key="lunch")
-        assert len(fake.requests) == 1
+        assert len(fake.record.requests) == 1
         answers = [await client.inboxes.messages.send(AGENT, to=DAVE, idempotency_key="lunch") for _ in range(2)]
-    [sent] = fake.messages(AGENT, "sent")
+    [sent] = fake.mail.messages(AGENT, "sent")
     assert [answer.message_id for answer in answers] == [sent.message_id] * 2
 
 
@@ -541,8 +541,8 @@ async def test_an_error_unexpected_by_the_sdk_is_a_plain_api_error() -> None:
 
 async def test_the_sdk_repeats_a_failed_send_without_a_key_of_its_own() -> None:
     fake = FakeAgentMail()
-    fake.add_inbox(AGENT)
-    fake.fail_requests(503, headers=[("Retry-After", "0")], path="/send")
+    fake.mail.add_inbox(AGENT)
+    fake.faults.fail_requests(503, headers=[("Retry-After", "0")], path="/send")
 
     def send(where: SdkEnvironment) -> None:
         with httpx.Client() as http:
@@ -552,12 +552,12 @@ async def test_the_sdk_repeats_a_failed_send_without_a_key_of_its_own() -> None:
     with trio.fail_after(30):
         async with fake.serve() as environment:
             await in_thread(lambda: send(sdk_environment(environment)))
-    assert [request.status for request in fake.requests] == [503, 200]
+    assert [request.status for request in fake.record.requests] == [503, 200]
 
 
 async def test_an_attachment_by_url_is_refused() -> None:
     fake = FakeAgentMail()
-    fake.add_inbox(AGENT)
+    fake.mail.add_inbox(AGENT)
     attachment = SendAttachment(url="https://example.com/menu.txt")
     async with in_memory(fake) as (client, _):
         with pytest.raises(ApiError) as caught:

@@ -85,8 +85,8 @@ def body_part(mail: EmailMessage, content_type: str) -> str:
 async def sent(body: dict[str, Any]) -> tuple[Any, EmailMessage]:
     """Send a message, and return what the recipient sees and its raw form."""
     fake = FakeAgentMail()
-    fake.add_inbox(AGENT)
-    fake.add_inbox(OTHER)
+    fake.mail.add_inbox(AGENT)
+    fake.mail.add_inbox(OTHER)
     async with httpx2.AsyncClient(
         transport=fake.http_transport(), base_url="https://api.example/v0", headers={"Authorization": "Bearer am_key"}
     ) as client:

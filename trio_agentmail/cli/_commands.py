@@ -4,10 +4,12 @@ import click
 
 from ._demo import demo_command
 from ._emulate import emulate_command
-from ._emulator_orders import fault_commands, reset_command, trigger_command
+from ._emulator_client import reset_command
+from ._fault import fault_commands
 from ._journal import journal_commands
 from ._listen_command import listen_command
 from ._parameters import Group
+from ._trigger import trigger_command
 
 __all__ = ["commands"]
 

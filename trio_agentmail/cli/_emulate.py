@@ -14,8 +14,9 @@ from rich.text import Text
 from trio_agentmail._settings import AgentMailEnvironment
 from trio_agentmail.errors import printable
 from trio_agentmail.testing._agentmail.permissions import check_permissions
-from trio_agentmail.testing._door import check_hosts
 from trio_agentmail.testing._emulator.emulator import Emulator
+from trio_agentmail.testing._emulator.server import serve
+from trio_agentmail.testing._wire.door import check_hosts
 
 from ._output import Output, OutputClosed
 from ._parameters import check_inbox
@@ -24,7 +25,7 @@ from ._signals import stop_signals
 __all__ = ["DEFAULT_EMULATOR", "emulate", "emulate_command"]
 
 HTTP_PORT, WEBSOCKET_PORT = 8490, 8491
-"""Where an emulator is unless told otherwise: registered for nothing, and below the ports of outgoing connections."""
+"""The default ports: not registered for anything, and below the range of outgoing connections."""
 
 DEFAULT_EMULATOR = f"http://127.0.0.1:{HTTP_PORT}"
 
@@ -33,10 +34,10 @@ Whoever reaches this machine can read and send the mail in it, unencrypted.
 """
 
 LIMIT = 300
-"""How many characters of a line are shown."""
+"""The maximum of characters in a line."""
 
 MAX_WAITING = 1000
-"""Lines that may wait for a terminal that has been paused; what comes then is left out."""
+"""The maximum of lines that wait for a terminal that is paused. Further lines are left out."""
 
 
 def _address(_context: click.Context, _option: click.Parameter, host: str) -> str:
@@ -91,7 +92,7 @@ def _known(context: click.Context, option: click.Parameter, permissions: tuple[s
     default=WEBSOCKET_PORT,
     show_default=True,
     metavar="PORT",
-    help="That of the WebSocket, likewise.",
+    help="The port of the WebSocket; 0: any that is free.",
 )
 @click.option(
     "--host",
@@ -99,8 +100,8 @@ def _known(context: click.Context, option: click.Parameter, permissions: tuple[s
     show_default=True,
     callback=_address,
     metavar="ADDRESS",
-    help="The IP address to listen on; :: is for IPv6 alone. With any other, whoever reaches this machine can read and "
-    "send the mail in it, unencrypted; trigger, fault and reset work from this machine only.",
+    help="The IP address to listen on; :: is IPv6 only. With any other than the default, whoever reaches this machine "
+    "can read and send the mail in it, unencrypted; trigger, fault and reset work from this machine only.",
 )
 @click.option(
     "--allow-host",
@@ -108,8 +109,8 @@ def _known(context: click.Context, option: click.Parameter, permissions: tuple[s
     metavar="NAME",
     multiple=True,
     callback=_hosts,
-    help="A name or address by which clients may ask for it, like that of a container. May be repeated. [default: "
-    "localhost, loopback addresses, and the address that they connect to]",
+    help="A name or address that is accepted as the header Host, like the name of a container. May be repeated. "
+    "[default: localhost, loopback addresses, and the address that clients connect to]",
 )
 @click.option(
     "--api-key",
@@ -117,7 +118,7 @@ def _known(context: click.Context, option: click.Parameter, permissions: tuple[s
     metavar="KEY",
     multiple=True,
     callback=_no_empty,
-    help="Know this key only. May be repeated. [default: any]",
+    help="Accept this key only. May be repeated. [default: any]",
 )
 @click.option(
     "--permission",
@@ -125,7 +126,7 @@ def _known(context: click.Context, option: click.Parameter, permissions: tuple[s
     metavar="PERMISSION",
     multiple=True,
     callback=_known,
-    help="Let keys do this only, for example message_read. May be repeated. [default: everything]",
+    help="Give the keys this permission only, for example message_read. May be repeated. [default: all permissions]",
 )
 @click.option(
     "--inbox",
@@ -133,7 +134,7 @@ def _known(context: click.Context, option: click.Parameter, permissions: tuple[s
     metavar="INBOX[=POD]",
     multiple=True,
     callback=_inboxes,
-    help="An inbox that there is to begin with, in the pod `default` or in another. May be repeated.",
+    help="An inbox that exists in the beginning, in the pod `default` or in another. May be repeated.",
 )
 @click.option(
     "--pod",
@@ -141,10 +142,10 @@ def _known(context: click.Context, option: click.Parameter, permissions: tuple[s
     metavar="POD",
     multiple=True,
     callback=_no_empty,
-    help="A pod that there is to begin with. May be repeated.",
+    help="A pod that exists in the beginning. May be repeated.",
 )
 @click.option(
-    "--json", "as_json", is_flag=True, help="Write one line, a JSON object with the addresses, and nothing more."
+    "--json", "as_json", is_flag=True, help="Write one line, a JSON object with the addresses, and nothing else."
 )
 def emulate_command(
     http_port: int,
@@ -159,9 +160,9 @@ def emulate_command(
 ) -> None:
     """Serve an AgentMail of your own: its WebSocket and its REST API, on ports of this machine.
 
-    It needs no API key and no network, and this package, the official SDKs and curl can talk to it. `trigger` has mail
-    come, and anything else happen; `fault` breaks things; `reset` begins anew. All mail is in memory, and gone when it
-    ends.
+    It needs no API key and no network. This package, the official SDKs and curl can talk to it. `trigger` makes mail
+    come or anything else happen, `fault` makes something go wrong, and `reset` begins anew. All mail is in memory, and
+    gone when it ends.
 
     Ctrl-C or SIGTERM ends it, with status 0. The status is 1 when a port is in use.
     """
@@ -197,35 +198,35 @@ async def emulate(
     """Serve until SIGINT or SIGTERM comes.
 
     Args:
-        log: What is printed; `None`: one line of JSON, and nothing more.
+        log: The lines to print; `None`: one line of JSON, and nothing else.
 
     Raises:
-        OutputClosed: Nobody reads any more.
+        OutputClosed: The reader of the output has gone.
         OSError: A port is not free.
     """
     async with (
         stop_signals(),
-        emulator.serve(websocket_port, http_port=http_port, host=host, allow_hosts=allow_hosts) as environment,
+        serve(emulator, websocket_port, http_port=http_port, host=host, allow_hosts=allow_hosts) as environment,
     ):
         if log is None:
-            # The connections that come before this line are accepted already: the ports answer.
+            # The ports are open before this line is printed.
             where = {"http": environment.http, "websockets": environment.websockets}
             await output.write(json.dumps(where) + "\n")
             await trio.sleep_forever()
         else:
-            await output.write(greeting(environment, sorted(emulator.api_keys or ()), is_open=host != "127.0.0.1"))
+            await output.write(greeting(environment, sorted(emulator.fake.api_keys or ()), is_open=host != "127.0.0.1"))
             await log.print_to(output)
 
 
 class Log:
-    """What is printed, a line for each thing that happens. Taking a note never waits."""
+    """The lines to print, one for everything that happens. Adding one never waits."""
 
     def __init__(self) -> None:
         self._put, self._lines = trio.open_memory_channel[Text](MAX_WAITING)
         self._left_out = 0
 
     def tell(self, text: str) -> None:
-        """Something happened, just now."""
+        """Add a line about something that has just happened."""
         if self._left_out:
             text = f"({self._left_out} lines before this are left out) {text}"
         line = Text.assemble((f"{datetime.now():%H:%M:%S}", "dim"), "  ", printable(text, LIMIT))
@@ -245,7 +246,7 @@ def silence(_text: str) -> None:
 
 
 def greeting(environment: AgentMailEnvironment, api_keys: Sequence[str], *, is_open: bool) -> str:
-    """What to set in one's programs, and what else there is to do."""
+    """Return the text that says how programs reach the emulator, and which commands there are."""
     http, websockets = environment.http, environment.websockets
     key = api_keys[0] if api_keys else "am_any"
     both = f'AgentMailEnvironment(http="{http}", websockets="{websockets}")'
@@ -265,7 +266,7 @@ the official Node SDK:
   new AgentMailClient({{ apiKey: "{key}", environment: {{ http: "{http}", websockets: "{websockets}" }} }})
 another terminal:
   {where}trio-agentmail trigger message.received --inbox agent@agentmail.to
-  trio-agentmail fault cut
+  trio-agentmail fault drop_connections
 
 Ctrl-C ends it.
 

@@ -12,9 +12,9 @@ Real WebSocket frames, no network, and on Trio's mock clock no waiting either:
             event = await anext(events)
             ...
 
-What goes wrong in real life goes wrong on request:
+Everything that can go wrong can be asked for:
 
-    fake.reject_handshakes(503, times=2)
+    fake.faults.reject_handshakes(503, times=2)
     await fake.drop_connections()
 
 Mail is kept, and the REST API lists it:
@@ -22,7 +22,7 @@ Mail is kept, and the REST API lists it:
     async with httpx2.AsyncClient(transport=fake.http_transport(), base_url="https://api.agentmail.to/v0") as client:
         ...
 
-And for clients that are not this package, the same fake listens on ports of this machine:
+For clients in other processes or languages, the same fake listens on ports of this machine:
 
     async with fake.serve() as environment:
         ...  # environment.websockets is ws://127.0.0.1:<port>, environment.http is http://127.0.0.1:<another>
@@ -31,8 +31,8 @@ And for clients that are not this package, the same fake listens on ports of thi
 from ._agentmail.mail.attachments import AttachedFile
 from ._encode import encode_event
 from ._fake import FakeAgentMail
-from ._fake_handshake import Handshake
-from ._fake_http import Request
 from ._make_event import make_event
+from ._wire.handshake import Handshake
+from ._wire.request import Request
 
 __all__ = ["AttachedFile", "FakeAgentMail", "Handshake", "Request", "encode_event", "make_event"]

@@ -39,7 +39,7 @@ async def half_open(chaos: "Chaos", fault: Fault) -> bool:
     """The connection stays open, but no data passes it any more."""
     async with chaos.breaking():
         await chaos.arrive(*fault.before)
-        chaos.fake.go_silent()
+        chaos.fake.faults.silence_connections()
         chaos.half_open = True
         await chaos.arrive(*fault.mails)
     chaos.half_open = False
@@ -60,7 +60,7 @@ async def refused(chaos: "Chaos", fault: Fault) -> bool:
     """After a cut, the next connection attempts are refused."""
     await chaos.steady()
     before = chaos.backend.attempts["refused"]
-    chaos.fake.refuse_connections(fault.times)
+    chaos.fake.faults.refuse_connections(fault.times)
     async with chaos.breaking():
         await chaos.fake.drop_connections()
         await chaos.arrive(*fault.mails)
@@ -72,7 +72,7 @@ async def unavailable(chaos: "Chaos", fault: Fault) -> bool:
     await chaos.steady()
     before = chaos.backend.attempts["503"]
     headers = [("Retry-After", str(int(fault.seconds)))] if fault.times == 1 else []
-    chaos.fake.reject_handshakes(503, headers=headers, times=fault.times)
+    chaos.fake.faults.reject_handshakes(503, headers=headers, times=fault.times)
     async with chaos.breaking():
         await chaos.fake.drop_connections()
         await chaos.arrive(*fault.mails)
@@ -84,7 +84,7 @@ async def unanswered(chaos: "Chaos", fault: Fault) -> bool:
     await chaos.steady()
     before = chaos.backend.attempts["all"]
     times = min(fault.times, 3)
-    (chaos.fake.hang_handshakes if fault.code < 1010 else chaos.fake.withhold_confirmations)(times)
+    (chaos.fake.faults.hang_handshakes if fault.code < 1010 else chaos.fake.faults.withhold_confirmations)(times)
     async with chaos.breaking():
         await chaos.fake.drop_connections()
         await chaos.arrive(*fault.mails)
@@ -96,7 +96,7 @@ async def flapping(chaos: "Chaos", fault: Fault) -> bool:
     await chaos.steady()
     before = chaos.backend.attempts["all"]
     async with chaos.breaking():
-        chaos.fake.drop_after_confirming(fault.times)
+        chaos.fake.faults.drop_after_confirming(fault.times)
         await chaos.fake.drop_connections()
     for mail in fault.mails:
         await chaos.arrive(mail)
@@ -136,7 +136,7 @@ async def duplicated(chaos: "Chaos", fault: Fault) -> bool:
     """Mails are pushed several times."""
     await chaos.steady()
     before = chaos.session.statistics().duplicates
-    chaos.fake.duplicate_pushes(len(fault.mails), copies=1 + fault.times % 3)
+    chaos.fake.faults.duplicate_pushes(len(fault.mails), copies=1 + fault.times % 3)
     await chaos.arrive(*fault.mails)
     return await chaos.until(lambda: chaos.session.statistics().duplicates > before, 60)
 
@@ -144,7 +144,7 @@ async def duplicated(chaos: "Chaos", fault: Fault) -> bool:
 async def swallowed(chaos: "Chaos", fault: Fault) -> bool:
     """Mails are not pushed, although the connection is up."""
     await chaos.steady()
-    chaos.fake.swallow_pushes(len(fault.mails))
+    chaos.fake.faults.swallow_pushes(len(fault.mails))
     await chaos.arrive(*fault.mails)
     await chaos.until(lambda: chaos.has_come(fault.mails[0]), 1800)
     return chaos.came_recovered(fault.mails)
@@ -154,7 +154,7 @@ async def reordered(chaos: "Chaos", fault: Fault) -> bool:
     """Mails are pushed in another order."""
     await chaos.steady()
     mails = (*fault.before, *fault.mails)
-    chaos.fake.reorder_pushes(len(mails))
+    chaos.fake.faults.reorder_pushes(len(mails))
     await chaos.arrive(*mails)
     await chaos.until(lambda: chaos.has_come(fault.mails[0]), 1800)
     numbers = [mail.number for mail in mails]
@@ -165,7 +165,7 @@ async def reordered(chaos: "Chaos", fault: Fault) -> bool:
 async def pushed_late(chaos: "Chaos", fault: Fault) -> bool:
     """Mails are pushed late, possibly after they have been recovered."""
     await chaos.steady()
-    chaos.fake.delay_pushes(fault.seconds, len(fault.mails))
+    chaos.fake.faults.delay_pushes(fault.seconds, len(fault.mails))
     await chaos.arrive(*fault.mails)
     await trio.sleep(fault.seconds / 2)
     is_late = not chaos.has_come(fault.mails[0]) or chaos.came_recovered(fault.mails)
@@ -179,7 +179,7 @@ async def back_dated(chaos: "Chaos", fault: Fault) -> bool:
     """Back-dated mails arrive in a gap or are not pushed, and are older than what is listed first."""
     await chaos.steady()
     if fault.times < 3:
-        chaos.fake.swallow_pushes(len(fault.mails))
+        chaos.fake.faults.swallow_pushes(len(fault.mails))
         await chaos.arrive(*fault.mails)
     else:
         async with chaos.breaking():
@@ -238,25 +238,25 @@ async def released_at_once(chaos: "Chaos", fault: Fault) -> bool:
 
 async def too_many_requests(chaos: "Chaos", fault: Fault) -> bool:
     """The REST API answers 429 while mail is to be recovered."""
-    chaos.fake.fail_requests(429, headers=[("Retry-After", str(int(fault.seconds / 20)))], times=fault.times)
+    chaos.fake.faults.fail_requests(429, headers=[("Retry-After", str(int(fault.seconds / 20)))], times=fault.times)
     return await _requests_fail(chaos, fault, 429)
 
 
 async def server_error(chaos: "Chaos", fault: Fault) -> bool:
     """The REST API answers 500 while mail is to be recovered."""
-    chaos.fake.fail_requests(500, times=fault.times)
+    chaos.fake.faults.fail_requests(500, times=fault.times)
     return await _requests_fail(chaos, fault, 500)
 
 
 async def no_answer(chaos: "Chaos", fault: Fault) -> bool:
     """The REST API does not answer while mail is to be recovered."""
-    chaos.fake.hang_requests(fault.times)
+    chaos.fake.faults.hang_requests(fault.times)
     return await _requests_fail(chaos, fault, None)
 
 
 async def requests_reset(chaos: "Chaos", fault: Fault) -> bool:
     """Connections to the REST API break while mail is to be recovered."""
-    chaos.fake.break_requests(fault.times)
+    chaos.fake.faults.break_requests(fault.times)
     return await _requests_fail(chaos, fault, None)
 
 

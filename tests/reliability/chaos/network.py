@@ -84,7 +84,7 @@ class ChaosBackend(FakeBackend):
 
     def _count(self, status: int | None) -> None:
         self.statuses[status] += 1
-        self.fake.requests.clear()  # a long run makes a million requests
+        self.fake.record.requests.clear()  # a long run makes a million requests
         self.changed()
 
     @asynccontextmanager

@@ -69,7 +69,7 @@ class Chaos:
             if not held and self.is_wanted(mail):
                 self.missing.add(mail.message_id)
             if mail.inbox_id in NEWCOMERS:
-                self.fake.add_inbox(mail.inbox_id, pod_id=NEWCOMERS[mail.inbox_id])
+                self.fake.mail.add_inbox(mail.inbox_id, pod_id=NEWCOMERS[mail.inbox_id])
             most = self.schedule.deepest - (LATEST_INDEX if self.slow_indexing else 0)
             dated = datetime.fromtimestamp(self.fake.now(), UTC) - timedelta(seconds=min(mail.back_dated, most))
             await self.fake.deliver(
@@ -89,12 +89,12 @@ class Chaos:
             self.records[mail.message_id].held = False
             if self.is_wanted(mail):
                 self.missing.add(mail.message_id)
-            await self.fake.release(mail.inbox_id, mail.message_id)
+            await self.fake.mail.release(mail.inbox_id, mail.message_id)
 
     async def delete(self, *mails: Mail) -> None:
         for mail in mails:
             self.records[mail.message_id].deleted = True
-            await self.fake.delete(mail.inbox_id, mail.message_id)
+            await self.fake.mail.delete(mail.inbox_id, mail.message_id)
 
     def is_wanted(self, mail: Mail) -> bool:
         types = self.subscribe.event_types or ("message.received",)
@@ -163,10 +163,10 @@ class Chaos:
     async def indexing(self, seconds: float) -> AsyncIterator[None]:
         """Mail is indexed late during the block."""
         self.slow_indexing.append(seconds)
-        self.fake.index_after(max(self.slow_indexing))
+        self.fake.mail.index_after(max(self.slow_indexing))
         yield
         self.slow_indexing.remove(seconds)
-        self.fake.index_after(max(self.slow_indexing, default=None))
+        self.fake.mail.index_after(max(self.slow_indexing, default=None))
 
     async def happen(self, fault: Fault) -> None:
         self.happened[fault.kind] += 1
@@ -233,7 +233,7 @@ async def _run(
 ) -> Verdict:
     fake = FakeAgentMail()
     for inbox_id, pod_id in PODS.items():
-        fake.add_inbox(inbox_id, pod_id=pod_id)
+        fake.mail.add_inbox(inbox_id, pod_id=pod_id)
     backend = ChaosBackend(fake, schedule.skew)
     chaos = Chaos(schedule, fake, backend)
 
@@ -242,7 +242,7 @@ async def _run(
         chaos.wire = Wire(client_end)
         return chaos.wire, server_end
 
-    fake._stream_pair = wired_pair
+    fake._websockets.stream_pair = wired_pair
     async with open_agentmail_session(
         chaos.subscribe, backend=backend, recovery=recovery, buffer_size=4
     ) as chaos.session:
@@ -258,8 +258,8 @@ async def _run(
                         await chaos.arrive(step)
                     else:
                         faults.start_soon(chaos.happen, step)
-            fake.clear_faults()
-            fake.index_after(None)
+            fake.faults.clear()
+            fake.mail.index_after(None)
             await chaos.until(lambda: not chaos.missing, patience)
             await trio.sleep(aftermath)
             if watch is not None:

@@ -70,7 +70,7 @@ async def _perform(output: Output, fake: FakeAgentMail, environment: AgentMailEn
             except DiedUnexpectedly:
                 timeline.note("demo", "the agent has ended unexpectedly, so the demo cannot continue")
         story.read_journal()
-        story.record.goodbye = [None, *fake.close_codes][-1]
+        story.record.goodbye = [None, *fake.record.close_codes][-1]
         promises = judge(story.record)
         all_kept = all(kept for _, kept in promises)
         timeline.verdict(promises, summary(story.record, kept=all_kept))

@@ -94,7 +94,7 @@ async def perform(
                 await story.run(session)
             with trio.move_on_after(SETTLE):
                 await fake.wait_connected(0)
-            story.record.goodbye = [None, *fake.close_codes][-1]
+            story.record.goodbye = [None, *fake.record.close_codes][-1]
             timeline.note("stream", f"closed the WebSocket with code {story.record.goodbye}")
         promises = judge(story.record)
         all_kept = all(kept for _, kept in promises)
@@ -163,7 +163,7 @@ class Story:
                 swallow, self._to_swallow = self._to_swallow > 0, max(self._to_swallow - 1, 0)
                 hold, self._to_hold = self._to_hold > 0, max(self._to_hold - 1, 0)
                 if swallow:
-                    self._fake.swallow_pushes()
+                    self._fake.faults.swallow_pushes()
                 self.record.sent[number] = self._fake.subscribed > 0 and not swallow and not hold
                 mail = await self._fake.deliver(
                     inbox_id=inbox_id,
@@ -219,27 +219,27 @@ class Story:
         await self._calm()
 
     async def _silence(self) -> None:
-        self._fake.go_silent()
+        self._fake.faults.silence_connections()
 
     async def _go_away(self) -> None:
-        self._fake.fail_requests(500)
-        self._fake.fail_requests(429, headers=[("Retry-After", str(RETRY_AFTER))])
+        self._fake.faults.fail_requests(500)
+        self._fake.faults.fail_requests(429, headers=[("Retry-After", str(RETRY_AFTER))])
         await self._fake.drop_connections(1001)
 
     def _check_retry_after_of_requests(self) -> None:
-        requests = self._fake.requests
+        requests = self._fake.record.requests
         [refused] = [index for index, request in enumerate(requests) if request.status == 429]
         self._note_patience("asked", requests[refused + 1].at - requests[refused].at, "429")
 
     async def _restart(self) -> None:
-        self._fake.reject_handshakes(503, headers=[("Retry-After", str(RETRY_AFTER))])
-        rejected = len(self._fake.handshakes)
+        self._fake.faults.reject_handshakes(503, headers=[("Retry-After", str(RETRY_AFTER))])
+        rejected = len(self._fake.record.handshakes)
         await self._fake.drop_connections(1012, "restarting")
         for mail in self._held:
             self.record.released[mail_number(mail)] = len(self.record.seen)
-            await self._fake.release(mail.message.inbox_id, mail.message.message_id)
-        await self._until(lambda: len(self._fake.handshakes) > rejected + 1)
-        handshakes = self._fake.handshakes
+            await self._fake.mail.release(mail.message.inbox_id, mail.message.message_id)
+        await self._until(lambda: len(self._fake.record.handshakes) > rejected + 1)
+        handshakes = self._fake.record.handshakes
         self._note_patience("tried", handshakes[rejected + 1].at - handshakes[rejected].at, "503")
 
     def _note_patience(self, did: str, waited: float, status: str) -> None:
@@ -284,7 +284,7 @@ class Story:
     async def _listen_to_more(self, session: AgentMailSession) -> None:
         self._timeline.note("demo", f"session.subscribe() adds {SECOND_INBOX}; the last mail is pushed again")
         before = session.statistics().duplicates
-        self._fake.push_before_confirming(self._last_mail)
+        self._fake.faults.push_before_confirming(self._last_mail)
         self.record.replacements += 1
         await session.subscribe(Subscribe(inbox_ids=[INBOX, SECOND_INBOX]))
         self._inboxes.append(SECOND_INBOX)

@@ -1,4 +1,4 @@
-"""The fake as a program: `trio-agentmail emulate`, and the orders that it takes.
+"""The fake as a program: `trio-agentmail emulate`, and the commands that its control API takes.
 
-`emulator.py` is where to begin.
+Begin with `emulator.py` and `server.py`.
 """

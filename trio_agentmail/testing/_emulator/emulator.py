@@ -1,46 +1,81 @@
-"""The fake as `trio-agentmail emulate` serves it: it tells what happens, and takes orders over HTTP."""
+"""The emulator: a `FakeAgentMail` that can be replaced by a new one."""
 
-import logging
-from typing import Any
+from collections.abc import Callable, Collection
+from functools import partial
 
-import httpx2
 import trio
 
-from trio_agentmail.testing._fake_http_server import HttpConnection
-from trio_agentmail.testing._faults.connections import Fault
+from trio_agentmail.testing._fake import FakeAgentMail
+from trio_agentmail.testing._record import forget_all_but_the_last
 
-from .base import EmulatorBase
-from .control import CONTROL_PATH, answer_order
+from .blocks import Blocks
 
 __all__ = ["Emulator"]
 
-logger = logging.getLogger("trio_agentmail")
+MAX_REMEMBERED = 100
+"""How many entries each list of the record keeps. An emulator may run for weeks, and requests may be large."""
 
 
-class Emulator(EmulatorBase):
-    """An `EmulatorBase`, which documents the arguments, with the control API beside the REST API.
+class Emulator:
+    """The state of the program that serves a `FakeAgentMail`: see `serve`.
 
-    A bug in it is logged, and the end of one request or connection; in a test it would have to come out.
+    Args:
+        tell: Called with a line of text for everything that happens. Parts of it may come from a client.
+        api_keys: The API keys that it knows; `None`: it accepts any.
+        permissions: The permissions of the keys; `None`: all of them.
+        inboxes: The inboxes that exist in the beginning, each with its pod; `None`: the pod `default`.
+        pods: The pods that exist in the beginning.
+
+    Attributes:
+        fake: What is served. A reset replaces it.
+        tell: As given.
+        commands: The lock of the command that is carried out.
+        blocks: The faults that last longer than the command that began them.
     """
 
-    async def _respond(self, request: httpx2.Request) -> Any:
-        try:
-            if request.url.path.startswith(CONTROL_PATH):
-                return await answer_order(self, request)
-            return await super()._respond(request)
-        except Exception:
-            logger.exception("a bug in the emulator: %s %s", request.method, request.url.path)
-            message = "a bug in the emulator, which has logged it"
-            return httpx2.Response(500, json={"name": "InternalServerError", "message": message})
+    def __init__(
+        self,
+        tell: Callable[[str], None],
+        *,
+        api_keys: Collection[str] | None = None,
+        permissions: Collection[str] | None = None,
+        inboxes: Collection[tuple[str, str | None]] = (),
+        pods: Collection[str] = (),
+    ) -> None:
+        self.tell = tell
+        self.commands = trio.Lock()
+        self.blocks = Blocks()
+        self._new_fake = partial(new_fake, tell, api_keys, permissions, inboxes, pods)
+        self.fake = self._new_fake()
 
-    async def _serve_http(self, connection: HttpConnection) -> None:
-        try:
-            await super()._serve_http(connection)
-        except Exception:
-            logger.exception("a bug in the emulator, on a connection to the REST API")
+    async def reset(self) -> None:
+        """Begin anew: replace the fake, and cut the connections of the old one.
 
-    async def _serve_stream(self, stream: trio.abc.Stream, fault: Fault | None) -> None:
-        try:
-            await super()._serve_stream(stream, fault)
-        except Exception:
-            logger.exception("a bug in the emulator, on a WebSocket")
+        A client that comes in the meantime is served by the new one.
+        """
+        await self.blocks.end()
+        old, self.fake = self.fake, self._new_fake()
+        await old._retire()
+        self.note("reset: everything is as it was in the beginning")
+
+    def note(self, text: str) -> None:
+        """Add an entry to the log of the present fake."""
+        self.fake._log.note(text)
+
+
+def new_fake(
+    tell: Callable[[str], None],
+    api_keys: Collection[str] | None,
+    permissions: Collection[str] | None,
+    inboxes: Collection[tuple[str, str | None]],
+    pods: Collection[str],
+) -> FakeAgentMail:
+    """Make a fake with what exists in the beginning. `Emulator` describes the arguments."""
+    fake = FakeAgentMail(api_keys=api_keys, permissions=permissions)
+    fake._log.on_note = tell
+    fake._log.on_change = partial(forget_all_but_the_last, fake.record, MAX_REMEMBERED)
+    for inbox_id, pod_id in inboxes:
+        fake.mail.add_inbox(inbox_id, pod_id=pod_id)
+    for pod_id in pods:
+        fake._agentmail.add_pod(pod_id, now=fake._clock.now())
+    return fake

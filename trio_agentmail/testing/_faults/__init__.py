@@ -1,1 +1,1 @@
-"""What a test can make go wrong with the next connections, pushes and requests."""
+"""The faults that a test can ask for. `table.py` has all of them; to add one, add a method there."""

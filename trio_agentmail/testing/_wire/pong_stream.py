@@ -1,4 +1,4 @@
-"""Pongs, told apart from all else that the server says."""
+"""Take the pongs out of what trio-websocket sends."""
 
 from collections.abc import Awaitable, Callable
 
@@ -7,19 +7,21 @@ import trio
 __all__ = ["PongStream"]
 
 PONG = b"\x8a"
-"""How a pong begins."""
+"""The first byte of a pong."""
 
 
 class PongStream(trio.abc.Stream):
-    """The stream below trio-websocket, from which its pongs go another way.
+    """The stream below trio-websocket. Pongs go to a function instead of the stream.
 
-    trio-websocket answers pings by itself, and tells nobody. But it answers in the task that reads, before that reads
-    on; and it sends each frame by one `send_all`, for which it holds a lock. So a pong is seen here, and which read
-    brought its ping; and whoever is to wait with it must not do that here, or no event could be sent meanwhile.
+    trio-websocket answers pings by itself and tells nobody. But it answers in the task that reads, before that task
+    reads on, and it sends each frame by one `send_all`, for which it acquires a lock. So this stream sees each pong,
+    and knows which read brought the ping. Delaying a pong here would block the lock, and no event could be sent
+    meanwhile.
 
     Args:
-        pong: Takes each pong, with when its ping came by Trio's clock, and sends it or sees to that.
-        is_websocket: Whether there are frames yet: the body of a refusal may have any bytes.
+        pong: Called with each pong, and with the time at which its ping came, by Trio's clock. It sends the pong, now
+            or later.
+        is_websocket: Returns whether frames are sent yet. The body of a rejection may begin with any byte.
     """
 
     def __init__(
@@ -39,7 +41,7 @@ class PongStream(trio.abc.Stream):
         else:
             await self._stream.send_all(data)
 
-    async def wait_send_all_might_not_block(self) -> None:  # pragma: no cover  a Stream has it, nobody calls it
+    async def wait_send_all_might_not_block(self) -> None:  # pragma: no cover  required of a Stream, and not called
         await self._stream.wait_send_all_might_not_block()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:

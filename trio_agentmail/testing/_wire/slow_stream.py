@@ -1,4 +1,4 @@
-"""A network that is slow: bytes trickle."""
+"""A slow network."""
 
 from collections.abc import Callable
 
@@ -7,14 +7,14 @@ import trio
 __all__ = ["SlowStream"]
 
 STEP = 0.1
-"""Seconds between two portions."""
+"""Seconds between two portions of the data."""
 
 
 class SlowStream(trio.abc.Stream):
-    """A stream that sends as slowly as it is told to, for one task after the other.
+    """A stream that limits the rate at which it sends. Several tasks may send at the same time, and take turns.
 
     Args:
-        bytes_per_second: Asked for before every portion; `None`: as fast as it goes.
+        bytes_per_second: Called before each portion. Returns the rate, or `None` for no limit.
     """
 
     def __init__(self, stream: trio.abc.Stream, bytes_per_second: Callable[[], float | None]) -> None:
@@ -24,7 +24,7 @@ class SlowStream(trio.abc.Stream):
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         try:
-            self._sending.acquire_nowait()  # without the checkpoint that waiting for it costs
+            self._sending.acquire_nowait()  # without the checkpoint of acquire()
         except trio.WouldBlock:
             await self._sending.acquire()
         try:

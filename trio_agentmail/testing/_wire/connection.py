@@ -1,73 +1,35 @@
-"""One connection of the fake: the server's end of a WebSocket over any Trio stream.
+"""One connection: the server's end of a WebSocket over any Trio stream.
 
-Whoever waits for a client by trio-websocket can wait for ever: for the handshake or the close frame of a
-client that has gone or that never answers. So the end of its reader task, however it comes, is the end of the
-connection, and it is this module that closes the stream. And all that the server says goes through one queue,
-which a task of the connection works off: pushing neither waits for the client nor fails because it is just
-leaving, and a close comes after what was pushed before it.
+trio-websocket can wait for a client for ever: for the handshake or the close frame of one that has gone, or that never
+answers. So a connection ends when its reader task ends, however that comes, and this module closes the stream.
+Everything that the server sends goes through one queue, which a task of the connection works off. So pushing neither
+waits for the client nor fails because it is just leaving, and a close comes after what was pushed before it.
 """
 
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from contextlib import suppress
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import trio
 import trio_websocket
 from wsproto.utilities import ProtocolError
 
-from trio_agentmail._nursery import background_nursery, raise_as_it_is
 from trio_agentmail._settings import Subscribe
 
-from ._pong_stream import PongStream
+from .pong_stream import PongStream
+from .tasks import Spawn, fake_tasks
 
-__all__ = ["FakeConnection", "Spawn", "cut", "fake_tasks"]
+__all__ = ["Connection", "cut"]
 
 CLOSE_TIMEOUT = 5.0
-"""Seconds that a client may take to answer our close frame, or to take what was pushed before a cut."""
-
-Spawn = Callable[..., None]
-"""`nursery.start_soon`."""
+"""Seconds that a client has to answer our close frame, or to take what was pushed before a cut."""
 
 
-@asynccontextmanager
-async def fake_tasks() -> AsyncIterator[Spawn]:
-    """A nursery for tasks of the fake, which are cancelled when the block ends.
-
-    What one of them raises is a bug in the fake, or in what a test has put into it. It comes out of the block
-    as itself, whatever the block makes of a server that is suddenly gone; of several, a KeyboardInterrupt or the like
-    does, or else the first.
-    """
-    errors: list[BaseException] = []
-
-    async def run(async_fn: Callable[..., Awaitable[object]], *args: Any) -> None:
-        try:
-            await async_fn(*args)
-        except BaseException as exc:
-            if isinstance(exc, trio.Cancelled | BaseExceptionGroup) and not isinstance(exc, Exception):
-                raise  # only Trio knows whose Cancelled it is, and what is in such a group
-            errors.append(exc)
-            nursery.cancel_scope.cancel()
-
-    raised: BaseException | None = None
-    try:
-        async with background_nursery() as nursery:
-            yield lambda async_fn, *args: nursery.start_soon(partial(run, async_fn, *args), name=async_fn)
-    except BaseException as exc:
-        if not errors:
-            raise
-        raised = exc
-    if errors:
-        error = next((error for error in errors if not isinstance(error, Exception)), errors[0])
-        if raised is not None and not isinstance(raised, Exception | trio.Cancelled):
-            error = raised
-        raise_as_it_is(error)
-
-
-async def cut(connections: Iterable["FakeConnection"]) -> None:
-    """End them without a close frame, after what was pushed: for that the clients have `CLOSE_TIMEOUT`."""
+async def cut(connections: Iterable["Connection"]) -> None:
+    """End connections without a close frame. Clients have `CLOSE_TIMEOUT` to take what was pushed before."""
     connections = list(connections)
     await trio.lowlevel.checkpoint()
     for connection in connections:
@@ -79,20 +41,20 @@ async def cut(connections: Iterable["FakeConnection"]) -> None:
         connection.end_now()
 
 
-class FakeConnection:
+class Connection:
     """A stream on which the fake is the server. `run` is its life; the other methods are called meanwhile.
 
     Args:
-        stream: Its `send_all` may be called by several tasks, and waits for its turn.
-        on_ping: Called for each ping of the client with when it came, by Trio's clock; says how many seconds after that
-            it is to be answered.
+        stream: Several tasks may call its `send_all` at the same time.
+        on_ping: Called for each ping of the client with the time of its arrival, by Trio's clock. Returns after how
+            many seconds it is answered.
 
     Attributes:
-        number: The how manieth of the fake's connections it is.
+        number: The connections are numbered in the order in which they began, from 1.
         key: The API key of the client.
-        subscription: What the client listens to, once that is confirmed.
-        is_silent: Whether it reads and writes nothing more, once it has written what was pushed before.
-        permissions: What its key might do when it asked for that; `None`: everything.
+        subscription: The client's subscription, once it is confirmed.
+        permissions: The permissions of its key when it subscribed; `None`: all of them.
+        is_silent: Whether it neither reads nor writes any more, once it has written what was pushed before.
     """
 
     def __init__(self, stream: trio.abc.Stream, number: int, on_ping: Callable[[float], float]) -> None:
@@ -116,7 +78,7 @@ class FakeConnection:
 
     @property
     def is_open(self) -> bool:
-        """Whether it is a WebSocket that nobody has ended yet, as far as we know."""
+        """Whether it is a WebSocket that has not ended yet, as far as the server knows."""
         return (
             self._websocket is not None
             and self._websocket.closed is None
@@ -130,18 +92,18 @@ class FakeConnection:
 
     @property
     def ended_by_client(self) -> bool:
-        """Whether it was a WebSocket, and the fake has not dropped it."""
+        """Whether it became a WebSocket, and the fake did not drop it."""
         return self._websocket is not None and not self._dropped
 
     @property
     def close_code(self) -> int | None:
-        """The code of the client's close frame; `None`: there was none."""
+        """The code of the client's close frame, or `None` if it sent none."""
         reason = self._websocket.closed if self._websocket is not None else None
         return int(reason.code) if reason is not None and reason.code != 1006 else None
 
     @property
     def end(self) -> str:
-        """How it ended, in words."""
+        """How it ended, for the log."""
         if self._websocket is None:
             return "at its end before it was open"
         if self._dropped:
@@ -149,12 +111,12 @@ class FakeConnection:
         return "cut by the client" if self.close_code is None else f"closed by the client with {self.close_code}"
 
     async def run(self, talk: Callable[[trio_websocket.WebSocketRequest], Awaitable[None]]) -> None:
-        """Have the handshake answered by `talk`, and end with it, or when the client has gone."""
+        """Have `talk` answer the handshake, and end when it returns or the client has gone."""
         try:
             with self._alive:
                 async with fake_tasks() as spawn:
                     spawn(self._work_off_steps)
-                    # No message waits in a queue of trio-websocket, to be lost when the reader ends.
+                    # With a queue in trio-websocket, the messages in it would be lost when the reader ends.
                     request = await trio_websocket.wrap_server_stream(
                         cast(trio.Nursery, SimpleNamespace(start_soon=partial(spawn, self._read))),
                         PongStream(self._stream, partial(self._pong, spawn), lambda: self._websocket is not None),
@@ -164,17 +126,17 @@ class FakeConnection:
                         await talk(request)
         finally:
             self._ended.set()
-            # Shielded, so that a Cancelled does not take the place of the exception that brought us here. It
-            # keeps nobody waiting: closing by force does not block.
+            # Shielded, so that a Cancelled does not replace the exception that is passing. Closing by force does
+            # not block.
             with trio.CancelScope(shield=True):
                 await trio.aclose_forcefully(self._stream)
 
     async def accept(self, request: trio_websocket.WebSocketRequest) -> None:
-        """Make it a WebSocket."""
+        """Grant the request for a WebSocket."""
         self._websocket = await request.accept()
 
     async def receive(self) -> str | bytes:
-        """The client's next message."""
+        """Return the client's next message."""
         assert self._websocket is not None
         try:
             return await self._websocket.get_message()
@@ -182,24 +144,25 @@ class FakeConnection:
             await trio.sleep_forever()  # until the end of the reader, or of the closing handshake
 
     def push(self, frame: str | bytes) -> None:
+        """Send a message after what was pushed before."""
         self._put_step.send_nowait(partial(self._send, frame))
 
     def send_bytes(self, data: bytes) -> None:
-        """Write bytes as they are, after what was pushed."""
+        """Write bytes as they are, after what was pushed before."""
         self._put_step.send_nowait(partial(self._send_bytes, data))
 
     def fall_silent(self) -> None:
-        """Stop reading and writing, once what was pushed has been written, and leave the stream open."""
+        """Write what was pushed before, then stop reading and writing, and leave the stream open."""
         self.is_silent = True
         self._put_step.send_nowait(self._fall_silent)
 
     def close(self, code: int, reason: str) -> None:
-        """Send a close frame after what was pushed; end when it is answered or `CLOSE_TIMEOUT` is over."""
+        """Send a close frame after what was pushed before. End when it is answered, or after `CLOSE_TIMEOUT`."""
         self._dropped = True
         self._put_step.send_nowait(partial(self._close, code, reason))
 
     def begin_to_cut(self) -> None:
-        """End without a close frame, after what was pushed."""
+        """End without a close frame, after what was pushed before."""
         self._dropped = True
         self._put_step.send_nowait(self._cut)
 
@@ -214,9 +177,9 @@ class FakeConnection:
             try:
                 await reader()
             except (trio_websocket.ConnectionClosed, ProtocolError):
-                # A ping that crosses our close frame does this to trio-websocket. Were the stream closed now,
-                # with bytes unread, TCP would reset the connection, and what is still on its way to the
-                # client could be lost. So we wait for the client to hang up.
+                # A ping that crosses our close frame makes trio-websocket raise. Closing the stream now, with bytes
+                # unread, would make TCP reset the connection, and the client could lose what is still on its way.
+                # So wait for the client to hang up.
                 with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                     while await self._stream.receive_some():
                         pass

@@ -1,4 +1,4 @@
-"""What a client may say on its WebSocket, and how it is answered."""
+"""The frames on a WebSocket: what a client may send, and what it is answered."""
 
 import warnings
 from collections.abc import Collection
@@ -9,16 +9,15 @@ import orjson
 
 from trio_agentmail._codec import parse_object
 from trio_agentmail._settings import Subscribe
+from trio_agentmail.testing._agentmail.subscriptions import missing_permission
 
-from ._agentmail.subscriptions import missing_permission
-
-__all__ = ["RefusedFrame", "describe", "error_frame", "parse_subscribe", "subscribed_frame"]
+__all__ = ["InvalidFrame", "describe", "error_frame", "parse_subscribe", "subscribed_frame"]
 
 FILTERS = ("inbox_ids", "pod_ids", "event_types")
 
 
-class RefusedFrame(Exception):
-    """What a client sent is answered with an `error` frame of this name and message."""
+class InvalidFrame(Exception):
+    """A client's frame is answered with an `error` frame of this name and message."""
 
     def __init__(self, name: str, message: str) -> None:
         super().__init__(name, message)
@@ -27,62 +26,56 @@ class RefusedFrame(Exception):
 
 
 def parse_subscribe(data: str | bytes, permissions: Collection[str] | None) -> Subscribe:
-    """Read a frame of the client's.
+    """Read a client's frame.
+
+    Args:
+        permissions: The permissions of the client's key; `None`: all of them.
 
     Raises:
-        RefusedFrame: it is no valid subscription, or the permissions do not suffice.
+        InvalidFrame: It is not a valid subscription, or the key lacks a permission for it.
     """
     frame = parse_object(data if isinstance(data, bytes) else data.encode())
     if frame is None or frame.get("type") != "subscribe":
-        raise RefusedFrame("ValidationError", 'expected a JSON object of type "subscribe"')
+        raise InvalidFrame("ValidationError", 'expected a JSON object of type "subscribe"')
     # The official SDK sends null for a filter that is not set.
     filters = {field: frame[field] for field in FILTERS if frame.get(field) is not None}
     if not all(isinstance(value, list) for value in filters.values()):
-        raise RefusedFrame("ValidationError", "a filter is a list of strings")
+        raise InvalidFrame("ValidationError", "a filter is a list of strings")
     try:
-        with warnings.catch_warnings(action="ignore"):  # the client's own Subscribe has warned it
+        with warnings.catch_warnings(action="ignore"):  # the client's own Subscribe has warned already
             subscribe = Subscribe(**filters)
     except (TypeError, ValueError) as exc:
-        raise RefusedFrame("ValidationError", str(exc)) from None
+        raise InvalidFrame("ValidationError", str(exc)) from None
     if (permission := missing_permission(subscribe, permissions)) is not None:
-        raise RefusedFrame("forbidden", f"{permission} is forbidden")
+        raise InvalidFrame("forbidden", f"{permission} is forbidden")
     return subscribe
 
 
 def subscribed_frame(subscribe: Subscribe) -> str:
-    """The frame that confirms a subscription: the filters that were given."""
+    """Return the frame that confirms a subscription. It repeats the filters that were given."""
     filters = attrs.asdict(subscribe, filter=lambda _, value: value is not None)
     return orjson.dumps({"type": "subscribed"} | filters).decode()
 
 
 def error_frame(name: str, message: str) -> str:
-    """The frame that says what is wrong."""
     return orjson.dumps({"type": "error", "name": name, "message": message}).decode()
 
 
 def describe(frame: Any) -> str:
-    """A frame that is pushed, in a few words."""
+    """Describe a frame that is pushed, for the log."""
     if not isinstance(frame, dict):
         return "a frame that is no JSON object"
     words = [str(frame.get("event_type") or frame.get("type"))]
-    for part in (frame, *_parts(frame)):
+    for part in (frame, *(value for value in frame.values() if isinstance(value, dict))):
         if "inbox_id" in part and len(words) == 1:
             words.append(f"in {part['inbox_id']}")
         if "from" in part:
             words += [repr(part["subject"])] if "subject" in part else []
             words.append(f"from {part['from']}")
-        if isinstance(part.get("recipients"), list) and "senders" not in part:  # that would be the thread
-            words.append(f"to {_join([str(_address(recipient)) for recipient in part['recipients']])}")
+        if isinstance(part.get("recipients"), list) and "senders" not in part:  # with senders, it is the thread
+            words.append(f"to {', '.join(str(_address(recipient)) for recipient in part['recipients'])}")
     return " ".join(words)
 
 
 def _address(recipient: Any) -> Any:
     return recipient.get("address") if isinstance(recipient, dict) else recipient
-
-
-def _parts(frame: dict[str, Any]) -> list[dict[str, Any]]:
-    return [value for value in frame.values() if isinstance(value, dict)]
-
-
-def _join(words: Collection[str]) -> str:
-    return ", ".join(words)

@@ -1,8 +1,9 @@
-"""Who may talk to the fake on its ports: programs of this machine, and no page in a browser that is from elsewhere.
+"""Which requests on a port are let in: those of programs, and not those of web pages from elsewhere.
 
-A browser sends requests to this machine for any page that asks it to. It does not let the page read the answer, but the
-request has been obeyed by then; a WebSocket it lets the page read as well; and a page whose own name has come to mean
-127.0.0.1 (DNS rebinding) may read all. But a browser says where a page is from, and by which name it looks for us.
+A browser sends requests to this machine for any page that asks it to. It does not let the page read the response, but
+by then the request has been carried out. It lets the page read a WebSocket, and if the page's own name resolves to
+127.0.0.1 (DNS rebinding), everything. But a browser also sends where a page is from (`Origin`, `Sec-Fetch-Site`), and
+the name by which it looks for this server (`Host`).
 """
 
 import ipaddress
@@ -15,9 +16,8 @@ import orjson
 import trio
 
 from trio_agentmail.errors import printable
-
-from ._agentmail.refusals import Refusal, not_http
-from ._checks import check_texts
+from trio_agentmail.testing._agentmail.refusals import Refusal, not_http
+from trio_agentmail.testing._checks import check_texts
 
 __all__ = ["Door", "DoorStream", "check_hosts"]
 
@@ -25,14 +25,14 @@ HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^][:@/?#\\%\s]+)(:[0-9]{0,5})?"
 ORIGIN = re.compile(rf"https?://{HOST.pattern}", re.IGNORECASE)
 
 OF_NO_PAGE_ELSEWHERE = ("none", "same-origin", "same-site")
-"""What a browser says where nobody, or a page of this very name, has made it send a request (`Sec-Fetch-Site`)."""
+"""The values of `Sec-Fetch-Site` for a request that a user, or a page of this very site, has made."""
 
 
 def check_hosts(names: Collection[str]) -> None:
     """
     Raises:
-        TypeError: They are no collection of strings.
-        ValueError: One of them is no name of a host and no IP address: it has a port, for example.
+        TypeError: The names are not a collection of strings.
+        ValueError: A name is neither a host name nor an IP address, for example because it has a port.
     """
     check_texts("allow_hosts", names)
     for name in names:
@@ -43,20 +43,23 @@ def check_hosts(names: Collection[str]) -> None:
 
 @attrs.frozen
 class Door:
-    """
+    """The check of requests by their heads.
+
     Attributes:
-        address: Our own one, at which the request came: it may be asked for by this as well.
-        names: Further names and addresses by which we may be asked for.
+        address: Our address that the client connected to. It may be the `Host` of a request.
+        names: Further names and addresses that may be.
     """
 
     address: str
     names: Collection[str] = ()
 
     def refusal(self, head: h11.Request) -> Refusal | None:
-        """Why the request is refused; `None`: it is not."""
+        """Return why a request is refused, or `None` if it is not."""
         hosts = _values(head, b"host")
         target = head.target.decode("ascii", "replace")
-        if not target.startswith("/") and "://" in target:  # as one asks a proxy: this counts, and not the header
+        if (
+            not target.startswith("/") and "://" in target
+        ):  # the form for a proxy, where this takes precedence over the header
             hosts.append(target.partition("://")[2].partition("/")[0])
         if not hosts or not all(map(self._is_ours, hosts)):
             asked = " and ".join(map(repr, hosts)) or "nobody"
@@ -85,7 +88,7 @@ def _values(head: h11.Request, name: bytes) -> list[str]:
 
 
 def _plain(name: str) -> str:
-    """The one spelling of a name or address."""
+    """Return the canonical spelling of a name or address."""
     address = _address(name)
     return name.lower().removesuffix(".") if address is None else str(address)
 
@@ -109,12 +112,12 @@ def _is_loopback_origin(origin: str) -> bool:
 
 
 class DoorStream(trio.abc.Stream):
-    """The stream below a WebSocket. What comes is handed on when the request for one has come whole, and is let in.
+    """The stream below a WebSocket, which passes on what comes once a whole request has come and is let in.
 
-    Who is refused, or sends no HTTP, is answered here; then the stream is at its end.
+    A request that is refused, and what is not HTTP, is answered here. Then the stream is at its end.
 
     Args:
-        refuse: Says why a request is refused; `None`: it is not.
+        refuse: Returns why a request is refused, or `None` if it is not.
     """
 
     def __init__(self, stream: trio.abc.Stream, refuse: Callable[[h11.Request], Refusal | None]) -> None:
@@ -157,7 +160,7 @@ class DoorStream(trio.abc.Stream):
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         await self._stream.send_all(data)
 
-    async def wait_send_all_might_not_block(self) -> None:  # pragma: no cover  a Stream has it, nobody calls it
+    async def wait_send_all_might_not_block(self) -> None:  # pragma: no cover  required of a Stream, and not called
         await self._stream.wait_send_all_might_not_block()
 
     async def aclose(self) -> None:

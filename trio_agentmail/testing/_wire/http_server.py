@@ -1,72 +1,66 @@
 """HTTP/1.1 on a port, for the REST API of the fake.
 
-This is on h11, which is there anyway, and not on an ASGI server. Hypercorn 0.18 shields its sending from cancellation,
-so that a client that has stopped reading would keep `serve()` from ending; and an ASGI application can neither reset a
-connection nor wait for the client to give up, as faults do.
+It stands on h11, which wsproto brings along, and not on an ASGI server. Hypercorn 0.18 shields its sending from
+cancellation, so that a client that has stopped reading would keep `serve()` from ending. And an ASGI application can
+neither reset a connection nor wait for the client to give up, as faults do.
 """
 
-import errno
 import socket
 import ssl
 import struct
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from enum import Enum, auto
 
 import h11
 import httpx2
 import trio
 
-from ._agentmail.refusals import Refusal, not_http, too_large
-from ._faults.requests import BreakRequest, HangRequest
+from trio_agentmail.testing._agentmail.refusals import Refusal, not_http, too_large
 
-__all__ = ["HttpConnection", "Refuse", "Respond", "accept_from", "reset", "with_tls"]
+__all__ = ["HttpConnection", "NoAnswer", "Refuse", "Respond", "reset", "with_tls"]
 
-Respond = Callable[[httpx2.Request], Awaitable[httpx2.Response | HangRequest | BreakRequest]]
-"""What becomes of a request that has been read."""
+
+class NoAnswer(Enum):
+    """How a request comes to no response."""
+
+    HANG = auto()
+    """The connection stays open until the client gives up."""
+
+    RESET = auto()
+    """The connection is reset."""
+
+
+Respond = Callable[[httpx2.Request], Awaitable[httpx2.Response | NoAnswer]]
+"""Answers a request that has been read to its end."""
 
 Refuse = Callable[[h11.Request], Refusal | None]
-"""Why a request is refused; `None`: it is not."""
+"""Returns why a request is refused, or `None` if it is not."""
 
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
-"""As SO_LINGER: closing the socket resets the connection."""
+"""A value for SO_LINGER with which closing the socket resets the connection."""
 
 RECEIVE_SIZE = 2**16
 
 MAX_BODY = 64 * 2**20
-"""Bytes of a request: an order with a mail in it has more than AgentMail takes."""
-
-TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
-
-
-async def accept_from(listener: trio.SocketListener) -> trio.SocketStream:
-    """The next connection, once this process may have another file.
-
-    `trio.serve_listeners` would wait as well, but lose what a handler raises when it is cancelled at the same time.
-    """
-    while True:
-        try:
-            return await listener.accept()
-        except OSError as exc:
-            if exc.errno not in TOO_MANY_FILES:
-                raise
-        await trio.sleep(0.1)
+"""The maximum of bytes in a request's body. A command with a mail in it may be larger than what AgentMail takes."""
 
 
 async def reset(stream: trio.SocketStream) -> None:
-    """End a TCP connection by a reset."""
+    """Reset a TCP connection."""
     stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
     await trio.aclose_forcefully(stream)
 
 
 def with_tls(stream: trio.SocketStream, ssl_context: ssl.SSLContext | None) -> trio.abc.Stream:
-    """The server's end, with TLS if there is a context for it."""
+    """Return the server's end of a connection, with TLS if there is a context for it."""
     return (
         stream if ssl_context is None else trio.SSLStream(stream, ssl_context, server_side=True, https_compatible=True)
     )
 
 
 def _announced(head: h11.Request) -> int:
-    """How many bytes a request's body has, as far as its head says; h11 has checked that it is a number."""
+    """Return the `Content-Length` of a request, or 0. h11 has checked that it is a number."""
     return max((int(value) for name, value in head.headers if name == b"content-length"), default=0)
 
 
@@ -78,8 +72,8 @@ class HttpConnection:
     """A TCP connection on which requests are answered, one after the other, until the client has gone.
 
     Args:
-        refuse: Says why a request is refused, before anything is done with it; `None`: it is not.
-        respond: Answers the others.
+        refuse: Called with the head of each request.
+        respond: Called with each request that is not refused.
     """
 
     def __init__(
@@ -101,7 +95,7 @@ class HttpConnection:
                 except httpx2.RequestError:
                     await reset(self._socket_stream)
         finally:
-            # Shielded, so that a Cancelled does not take the place of an exception. It does not block.
+            # Shielded, so that a Cancelled does not replace an exception. It does not block.
             with trio.CancelScope(shield=True):
                 await trio.aclose_forcefully(self._stream)
 
@@ -111,7 +105,7 @@ class HttpConnection:
                 match await self._respond(request):
                     case httpx2.Response() as response:
                         await self._send(response)
-                    case HangRequest():
+                    case NoAnswer.HANG:
                         while await self._stream.receive_some(RECEIVE_SIZE):
                             pass
                         return
@@ -128,10 +122,10 @@ class HttpConnection:
             await self._send_last(refused.status, refused)
 
     async def _receive_request(self) -> httpx2.Request | None:
-        """The next request, read to its end; `None`: the client has gone."""
+        """Return the next request, read to its end, or `None` if the client has gone."""
         head: h11.Request | None = None
         refusal: Refusal | None = None
-        self._method = ""  # what comes next may be no request, and then has an answer with a body
+        self._method = ""  # if what comes next is no request, the answer has a body
         body = bytearray()
         while True:
             event = self._http.next_event()
@@ -161,7 +155,7 @@ class HttpConnection:
                     self._url(head),
                     headers=list(head.headers),
                     content=bytes(body),
-                    # At which of our addresses it came. The client's could not be had if it has just gone.
+                    # Our address that the client connected to. Its own could not be had if it has just gone.
                     extensions={"server_address": self._socket_stream.socket.getsockname()[0]},
                 )
             else:
@@ -170,7 +164,7 @@ class HttpConnection:
     def _url(self, head: h11.Request) -> httpx2.URL:
         target = head.target.decode("ascii")
         if not target.startswith("/"):
-            url = httpx2.URL(target)  # RFC 9112, 3.2.2: as a client asks it of a proxy
+            url = httpx2.URL(target)  # RFC 9112, 3.2.2: the form that a client sends to a proxy
             if url.scheme not in ("http", "https"):
                 raise httpx2.InvalidURL(f"{target!r} is no address")
             return url
@@ -185,7 +179,7 @@ class HttpConnection:
         data = self._http.send(head) or b""
         if self._method != "HEAD":
             assert isinstance(response.stream, httpx2.AsyncByteStream)
-            async for content in response.stream:  # and not its `content`, which has been decoded
+            async for content in response.stream:  # not `response.content`, which is decoded
                 data += self._http.send(h11.Data(data=content)) or b""
         data += self._http.send(h11.EndOfMessage()) or b""
         await self._stream.send_all(data)

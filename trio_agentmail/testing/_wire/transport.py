@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any, overload
 import httpx2
 import trio
 
-from ._fake_http_server import Respond
-from ._faults.requests import BreakRequest, HangRequest
+from .http_server import NoAnswer, Respond
 
 if TYPE_CHECKING:
     import httpx
@@ -69,9 +68,8 @@ class FakeTransport(AnyTransport):
         response = await self._respond(request)
         if isinstance(response, httpx2.Response):
             return _without_body(response) if request.method == "HEAD" else response
-        if isinstance(response, BreakRequest):
+        if response is NoAnswer.RESET:
             raise httpx2.ReadError("connection reset by FakeAgentMail", request=request)
-        assert isinstance(response, HangRequest)
         # The transport is what keeps a client's time-outs.
         seconds = request.extensions.get("timeout", {}).get("read")
         await trio.sleep(math.inf if seconds is None else seconds)

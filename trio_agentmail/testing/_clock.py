@@ -1,0 +1,35 @@
+"""The time of day at the fake."""
+
+import time
+from datetime import UTC, datetime
+
+import trio
+from trio.testing import MockClock
+
+from ._agentmail.mail.events import to_milliseconds
+
+__all__ = ["FakeClock", "is_on_mock_clock"]
+
+
+def is_on_mock_clock() -> bool:
+    return trio.lowlevel.in_trio_run() and isinstance(trio.lowlevel.current_clock(), MockClock)
+
+
+class FakeClock:
+    """The time of day. On a mock clock it passes as that does, beginning with the time at which this object was made.
+
+    Attributes:
+        created: That time, aware, without a fraction of a second.
+    """
+
+    def __init__(self) -> None:
+        self._epoch = int(time.time())
+        self.created = datetime.fromtimestamp(self._epoch, UTC)
+
+    def time(self) -> float:
+        """Return the seconds since the Unix epoch."""
+        return self._epoch + trio.current_time() if is_on_mock_clock() else time.time()
+
+    def now(self) -> datetime:
+        """Return the time as AgentMail writes it: aware, with milliseconds."""
+        return to_milliseconds(datetime.fromtimestamp(self.time(), UTC))
