@@ -1,4 +1,4 @@
-"""The seam to the outside: everything that a stream needs from the network, the clock and the disk."""
+"""The interface between a stream and its environment: the network, the clock and the disk."""
 
 import ssl
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +16,7 @@ __all__ = ["Backend", "WebSocket", "installed", "installed_backend"]
 class WebSocket(Protocol):
     """An open WebSocket connection, as `Backend.open_websocket` yields it.
 
-    One task calls `receive`. Others call `send`, `ping` and `close` at the same time.
+    One task calls `receive`. Other tasks may call `send`, `ping` and `close` at the same time.
     """
 
     async def send(self, text: str) -> None:
@@ -32,22 +32,22 @@ class WebSocket(Protocol):
         A call that is cancelled loses nothing: the next call returns the message.
 
         Raises:
-            ConnectionLostError: The connection has ended, and all messages before its end have been returned. Its
-                `code` is the close code, and 1006 if the server sent no close frame.
+            ConnectionLostError: The connection has ended, and all messages before its end have been returned. `code`
+                is the close code, or 1006 if the server sent no close frame.
         """
 
     async def ping(self) -> None:
-        """Send a ping and wait for its pong. Pongs may be noticed only while `receive` is waiting.
+        """Send a ping and wait for its pong. The pong may be processed only while a task is in `receive`.
 
         Raises:
             ConnectionLostError: The connection has ended.
         """
 
     def stop_receiving(self) -> None:
-        """Discard messages that arrive from now on. Messages that have arrived can still be received."""
+        """Discard messages that arrive from now on. Messages that arrived earlier can still be received."""
 
     async def close(self) -> None:
-        """Close with code 1000, and wait until the server has answered. The caller limits the time."""
+        """Close with code 1000, and wait for the server's close frame. The caller sets a timeout."""
 
     @property
     def silent_since(self) -> float | None:
@@ -58,7 +58,7 @@ class WebSocket(Protocol):
 
     @property
     def last_received(self) -> float:
-        """When the server last sent a byte, as told by `Backend.now`; before the first byte, when it connected."""
+        """When the last byte arrived, by `Backend.now`. Before the first byte, when the connection was made."""
 
     @property
     def last_heard(self) -> float:
@@ -68,12 +68,12 @@ class WebSocket(Protocol):
     def read_until(self) -> float:
         """A time on Trio's clock: `receive` has returned everything that the server sent before it.
 
-        An earlier time than the true one is safe. The stream remembers delivered events for longer then.
+        A time that is too early is safe: the stream then only remembers delivered events for longer.
         """
 
 
 class Backend(Protocol):
-    """The outside of a stream: the network, or `FakeAgentMail` in tests. Provisional: it grows with the stream."""
+    """The environment of a stream: the network, or `FakeAgentMail` in tests. Provisional: members may be added."""
 
     @property
     def api_key(self) -> str | None:
@@ -87,20 +87,20 @@ class Backend(Protocol):
         max_message_size: int,
         ssl_context: ssl.SSLContext | None,
     ) -> AbstractAsyncContextManager[WebSocket]:
-        """Open a WebSocket. Leaving the context manager closes the connection at once, by force.
+        """Open a WebSocket. Leaving the context manager closes the connection at once, without a close frame.
 
         A `receive` that is waiting then raises `ConnectionLostError` with code 1006.
 
         Args:
             url: A `ws://` or `wss://` URL.
-            headers: Additional headers of the handshake. They hold the API key.
+            headers: Additional headers of the handshake. They contain the API key.
             max_message_size: Characters of a text message, bytes of a binary one. A larger message ends the connection
                 with close code 1009.
             ssl_context: The context for `wss://`; None for the default.
 
         Raises:
             ApiError: The server refused the handshake: `AuthenticationError` for 401, `PermissionDeniedError` for 403.
-            ConnectionLostError: The server broke off the handshake, or is not a WebSocket server.
+            ConnectionLostError: The server closed the connection during the handshake, or is not a WebSocket server.
             OSError: The server cannot be reached, or TLS failed.
         """
 
@@ -114,10 +114,10 @@ class Backend(Protocol):
         """Return the time of day, in seconds since the epoch."""
 
     async def run_sync(self, function: Callable[[], T]) -> T:
-        """Call a function that waits for a disk, without blocking the event loop."""
+        """Call a blocking function, such as one that reads from disk, without blocking the event loop."""
 
 
-# A global and not a ContextVar: the fixtures and the tasks of a test need not share a context.
+# This is a global, because the fixtures and the tasks of a test need not share the context of a ContextVar.
 _installed: Backend | None = None
 
 
@@ -128,14 +128,14 @@ def installed() -> Backend | None:
 
 @contextmanager
 def installed_backend(backend: Backend) -> Iterator[None]:
-    """Use this backend, for the duration of the block, for all streams that are given none.
+    """Make this backend the default for streams that are opened within the block.
 
     Raises:
         RuntimeError: Another backend is installed already.
     """
     global _installed
     if _installed is not None:
-        raise RuntimeError(f"{type(_installed).__name__} is installed already, and a stream has one outside")
+        raise RuntimeError(f"{type(_installed).__name__} is installed already; install one backend at a time")
     _installed = backend
     try:
         yield

@@ -1,4 +1,4 @@
-"""The HTTP before the WebSocket, by way of h11: `CONNECT` to a proxy, and the opening handshake."""
+"""The HTTP requests that open a WebSocket, written with h11: `CONNECT` to a proxy, and the opening handshake."""
 
 import base64
 import os
@@ -18,18 +18,18 @@ from .errors import AgentMailError, ConnectionLostError, refusal
 __all__ = ["ask_for_tunnel", "refused_by_proxy", "shake_hands"]
 
 MAX_BYTES = 2**16
-"""Bytes of an answer's head, and bytes of its body, that are read."""
+"""Maximum size of a response's head, and maximum size of its body, in bytes."""
 
 BODY_TIMEOUT = 0.2
-"""Seconds to wait for the body of a refusal after its head. The body only helps to explain."""
+"""Seconds to wait for the body of an error response after its head. The body only helps to explain the error."""
 
 
 async def ask_for_tunnel(stream: trio.abc.Stream, proxy: Proxy, host: str, port: int) -> None:
-    """Ask a proxy for a tunnel. Afterwards, the stream leads to the host.
+    """Ask a proxy for a tunnel. Afterwards, the stream is connected to the host.
 
     Raises:
-        ConnectionError: The proxy refused. The message does not repeat the proxy's words, because the credentials may
-            be in them.
+        ConnectionError: The proxy refused. The message does not quote the proxy, because its response may contain the
+            credentials.
         ProxyCredentialsError: The proxy did not accept the credentials, or there were none.
     """
     failure = await _failure_of_tunnel(stream, proxy, authority(host, port))
@@ -40,7 +40,7 @@ async def ask_for_tunnel(stream: trio.abc.Stream, proxy: Proxy, host: str, port:
 async def _failure_of_tunnel(stream: trio.abc.Stream, proxy: Proxy, target: str) -> ConnectionError | None:
     """Ask for a tunnel, and return the error to raise, or None.
 
-    Nothing is raised here, because the locals hold the answer of the proxy, which may repeat the credentials.
+    This does not raise, because the locals hold the response of the proxy, which may contain the credentials.
     """
     connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_BYTES)
     await stream.send_all(_tunnel_request(connection, proxy, target))
@@ -52,9 +52,9 @@ async def _failure_of_tunnel(stream: trio.abc.Stream, proxy: Proxy, target: str)
             try:
                 data = await stream.receive_some(MAX_BYTES)
             except trio.BrokenResourceError as exc:
-                return ConnectionError(f"{proxy} broke off before it answered: {describe(exc)}")
+                return ConnectionError(f"{proxy} broke the connection before it answered: {describe(exc)}")
             if not data:
-                return ConnectionError(f"{proxy} hung up before it answered")
+                return ConnectionError(f"{proxy} closed the connection before it answered")
             connection.receive_data(bytes(data))
         elif isinstance(event, h11.Response):
             if event.status_code >= 300:
@@ -65,7 +65,7 @@ async def _failure_of_tunnel(stream: trio.abc.Stream, proxy: Proxy, target: str)
 
 
 def _tunnel_request(connection: h11.Connection, proxy: Proxy, target: str) -> memoryview:
-    """Return the bytes to send. The repr of a memoryview shows nothing in the frames of a traceback."""
+    """Return the bytes to send, as a memoryview, because its repr shows no credentials in a traceback."""
     headers = [("Host", target)]
     if proxy.credentials is not None:
         headers.append(("Proxy-Authorization", _basic(*proxy.credentials)))
@@ -80,13 +80,13 @@ def _basic(user: str, password: str) -> str:
 
 
 def refused_by_proxy(proxy: Proxy, status: int, target: str) -> ConnectionError:
-    """Return the error for a proxy's HTTP status. It is not AgentMail's status, so the error is no `ApiError`."""
+    """Return the error for an HTTP status from a proxy. It is not an `ApiError`, since AgentMail did not answer."""
     if status == 407:
         without = proxy.credentials is None
         wrong = "asks for a user name and a password" if without else "does not accept the user name and the password"
         return ProxyCredentialsError(f"{proxy} {wrong} (HTTP status 407)")
     phrase = next((known.phrase for known in HTTPStatus if known == status), "")
-    return ConnectionError(f"{proxy} makes no connection to {target}: HTTP status {status} {phrase}".rstrip())
+    return ConnectionError(f"{proxy} did not connect to {target}: HTTP status {status} {phrase}".rstrip())
 
 
 async def shake_hands(
@@ -106,8 +106,8 @@ async def shake_hands(
         server: The server's name in errors.
 
     Raises:
-        ApiError: The server refused.
-        ConnectionLostError: The server hung up, or is not a WebSocket server.
+        ApiError: The server refused the handshake.
+        ConnectionLostError: The server closed the connection, or is not a WebSocket server.
     """
     key = base64.b64encode(os.urandom(16))
     http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_BYTES)
@@ -119,8 +119,8 @@ async def shake_hands(
         ("Sec-WebSocket-Version", "13"),
         *headers,
     ]
-    # The request holds the API key, and error reporters show the local variables of a traceback's frames, including
-    # those of Trio. The repr of a memoryview shows nothing.
+    # The request contains the API key, and error reporters show the local variables in a traceback, including those of
+    # Trio's functions. The repr of a memoryview does not show its content.
     request = memoryview(http.send(h11.Request(method="GET", target=target, headers=request_headers)) or b"")
     http.send(h11.EndOfMessage())
     await stream.send_all(request)
@@ -132,9 +132,11 @@ async def shake_hands(
             try:
                 data = await stream.receive_some(MAX_BYTES)
             except trio.BrokenResourceError as exc:
-                raise ConnectionLostError(f"{server} broke off the handshake: {describe(exc)}") from exc
+                raise ConnectionLostError(
+                    f"{server} broke the connection during the handshake: {describe(exc)}"
+                ) from exc
             if not data:
-                raise ConnectionLostError(f"{server} hung up during the handshake")
+                raise ConnectionLostError(f"{server} closed the connection during the handshake")
             http.receive_data(bytes(data))
         elif isinstance(event, h11.Response):
             raise _refused(event, await _receive_body(http, stream))
@@ -146,7 +148,7 @@ async def shake_hands(
 
 
 def _check_acceptance(response: h11.InformationalResponse, token: bytes) -> None:
-    """Check that the 101 response answers this request and adds nothing to it (RFC 6455, 4.1)."""
+    """Check that the 101 response answers this request, and selects no extension or subprotocol (RFC 6455, 4.1)."""
     headers: dict[bytes, bytes] = {}
     for name, value in response.headers:
         headers[name] = headers[name] + b"," + value if name in headers else value
@@ -162,7 +164,7 @@ def _check_acceptance(response: h11.InformationalResponse, token: bytes) -> None
 
 
 async def _receive_body(http: h11.Connection, stream: trio.abc.Stream) -> bytes:
-    """Return as much of a refusal's body as arrives, however it ends."""
+    """Return the body of an error response, as far as it arrives in time."""
     body = bytearray()
     with trio.move_on_after(BODY_TIMEOUT), suppress(trio.BrokenResourceError):
         while len(body) < MAX_BYTES:
@@ -179,8 +181,8 @@ async def _receive_body(http: h11.Connection, stream: trio.abc.Stream) -> bytes:
 def _next_event(http: h11.Connection) -> object:
     """Return h11's next event, or its error message if the server does not speak HTTP.
 
-    h11's exception is not raised. It holds the server's words, and maybe the API key in them, and it would remain as
-    the context of what is raised instead.
+    h11's exception is not raised, because it would be the context of the exception that is raised in its place. It
+    quotes the server, and a server may echo the API key.
     """
     try:
         return http.next_event()

@@ -1,7 +1,4 @@
-"""The openers of streams: context managers that explain calls that cannot work.
-
-A wrong call raises a `TypeError` that says what to write instead.
-"""
+"""Decorators for the functions that open streams. A call that cannot work raises a `TypeError` with advice."""
 
 import functools
 import inspect
@@ -19,7 +16,7 @@ Y = TypeVar("Y")
 
 
 def explain_arguments(function: Callable[P, T]) -> Callable[P, T]:
-    """Decorate a function to explain arguments that it does not have.
+    """Decorate a function so that unexpected arguments raise a `TypeError` with advice.
 
     No frame of the traceback holds the arguments, because the API key may be one of them.
 
@@ -35,7 +32,7 @@ def explain_arguments(function: Callable[P, T]) -> Callable[P, T]:
         else:
             try:
                 return function(*args, **kwargs)
-            except TypeError as exc:  # the arguments do not fit, and nothing of the function has run yet
+            except TypeError as exc:  # the arguments do not fit the signature; the function has not started to run
                 problem = re.sub(r"^\w+\(\)", f"{name}()", str(exc))
         del args, kwargs
         raise TypeError(problem)
@@ -44,7 +41,7 @@ def explain_arguments(function: Callable[P, T]) -> Callable[P, T]:
 
 
 class _Opening(AbstractAsyncContextManager[T]):
-    """The context manager that an opener returns. It explains itself to a caller who forgets `async with`."""
+    """The context manager that an opener returns. Using it without `async with` raises a `TypeError` with advice."""
 
     def __init__(self, name: str, manager: AbstractAsyncContextManager[T]) -> None:
         self._name = name
@@ -84,8 +81,8 @@ def opener_over(
 ) -> Callable[[Function[Y, T]], Callable[P, AbstractAsyncContextManager[T]]]:
     """Turn an async generator function into an opener with the parameters of another opener.
 
-    The list of parameters is long, and it is written once, in the innermost opener. `help()` and `inspect.signature`
-    show it for the others as well, and so do type checkers and editors, by way of the `ParamSpec`.
+    The parameters are listed only once, in the innermost opener. `help()` and `inspect.signature` show them for the
+    other openers as well, and so do type checkers and editors, because of the `ParamSpec`.
 
     ```python
     @opener_over(open_agentmail_session)
@@ -95,7 +92,7 @@ def opener_over(
     ```
 
     Args:
-        inner: The opener that has the parameters. The decorated function is given what it returns.
+        inner: The opener that has the parameters. Its return value is passed to the decorated function.
     """
 
     def decorate(function: Function[Y, T]) -> Callable[P, AbstractAsyncContextManager[T]]:
@@ -112,7 +109,7 @@ def opener_over(
 def _described(wrapper: Callable[P, T], function: Callable[..., Any], inner: Callable[..., Any]) -> Callable[P, T]:
     """Give a wrapper the name and docstring of one function, and the parameters of another."""
     functools.update_wrapper(wrapper, function)
-    del wrapper.__wrapped__  # type: ignore[attr-defined]  # its signature would be shown
+    del wrapper.__wrapped__  # type: ignore[attr-defined]  # otherwise, inspect.signature would show its signature
     returned = GenericAlias(AbstractAsyncContextManager, get_args(inspect.signature(function).return_annotation))
     signature = inspect.signature(inner).replace(return_annotation=returned)
     wrapper.__signature__ = signature  # type: ignore[attr-defined]

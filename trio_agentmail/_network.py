@@ -1,4 +1,4 @@
-"""The backend of production: TCP, TLS and HTTP proxies, the system's clock, and threads for the disk."""
+"""The backend for production: TCP, TLS and HTTP proxies, the system's clock, and threads for blocking functions."""
 
 import functools
 import ssl
@@ -50,7 +50,7 @@ class NetworkBackend:
         """See `Backend`.
 
         Raises:
-            OSError: The server or the proxy cannot be reached, or TLS failed; `ssl.SSLCertVerificationError` is one.
+            OSError: The server or the proxy cannot be reached, or TLS failed. Includes `ssl.SSLCertVerificationError`.
             ApiError, ConnectionLostError: See `client_websocket`.
         """
         parts = urlsplit(url)
@@ -92,12 +92,12 @@ class NetworkBackend:
         return time.time()
 
     async def run_sync(self, function: Callable[[], T]) -> T:
-        """See `Backend`. A call that is cancelled waits for its thread."""
+        """See `Backend`. A cancelled call still waits for its thread."""
         return await trio.to_thread.run_sync(function)
 
 
 def default_backend(proxies: Callable[[], Proxies] = Proxies) -> Backend:
-    """Return the backend of a stream that is given none: the installed one, or else the network.
+    """Return the backend for a stream opened without one: the installed backend, or else the network.
 
     Args:
         proxies: Returns the proxies. It is called only for the network.
@@ -113,7 +113,7 @@ async def connect(host: str, port: int, where: str, hint: str = "") -> trio.Sock
         host: Name or address of the host.
         port: TCP port.
         where: Host and port, as an error shows them.
-        hint: Advice that the error adds if the name cannot be resolved.
+        hint: Advice to append to the error if the name cannot be resolved.
     """
     try:
         with waiting_for(f"connecting to {where}"):
@@ -123,7 +123,7 @@ async def connect(host: str, port: int, where: str, hint: str = "") -> trio.Sock
 
 
 async def open_tunnel(stream: trio.abc.Stream, proxy: Proxy, host: str, port: int) -> None:
-    """Ask the proxy at the other end of the stream to connect it to a host."""
+    """Ask the proxy at the other end of a stream to connect the stream to a host."""
     try:
         with waiting_for(f"waiting for {proxy} to connect to {host}"):
             await ask_for_tunnel(stream, proxy, host, port)
@@ -143,10 +143,10 @@ async def start_tls(transport: trio.abc.Stream, context: ssl.SSLContext, host: s
     """
     failure: BaseException
     try:
-        # https_compatible: many peers hang up without TLS's close_notify, and WebSocket has a close frame of its own.
+        # https_compatible: many peers close without TLS's close_notify, and WebSocket has its own close frame.
         stream = trio.SSLStream(transport, context, server_hostname=host, https_compatible=True)
         with waiting_for(f"setting up TLS with {where}"):
-            # The handshake happens here and not with the first send, so that its errors are reported as TLS errors.
+            # By default, the handshake happens with the first send. Here, its errors are reported as TLS errors.
             await stream.do_handshake()
         return stream
     except trio.BrokenResourceError as exc:
@@ -161,7 +161,7 @@ async def start_tls(transport: trio.abc.Stream, context: ssl.SSLContext, host: s
 
 @functools.cache
 def default_ssl_context() -> ssl.SSLContext:
-    """Return the TLS context that all connections share. Each context costs 24 ms and 0.8 MiB."""
+    """Return the TLS context that all connections share. Making one takes 24 ms and 0.8 MiB."""
     context = ssl.create_default_context()
-    context.set_alpn_protocols(["http/1.1"])  # the HTTP client would set it on the first request otherwise
+    context.set_alpn_protocols(["http/1.1"])  # otherwise, the HTTP client would set it on the first request
     return context

@@ -1,6 +1,6 @@
-"""The transport of requests to the REST API over the network.
+"""The transport for requests to the REST API over the network.
 
-It is imported when it is needed, since httpx2 is slow to import.
+This module is imported on first use, because httpx2 is slow to import.
 """
 
 import ssl
@@ -18,7 +18,7 @@ __all__ = ["NetworkTransport", "SteadyTransport"]
 
 
 class NetworkTransport(httpx2.AsyncHTTPTransport):
-    """The transport of httpx2, with errors that say why. It reads nothing from the environment.
+    """The transport of httpx2, with errors that explain the failure. It ignores environment variables.
 
     Args:
         ssl_context: The TLS context.
@@ -37,11 +37,11 @@ class NetworkTransport(httpx2.AsyncHTTPTransport):
         try:
             return await super().handle_async_request(request)
         except httpx2.TransportError as exc:
-            failure = type(exc)(self._words_of(exc, request.url), request=request)
-        # Raised outside the block, because the context of the exception would hold the headers.
+            failure = type(exc)(self._explanation(exc, request.url), request=request)
+        # This is raised outside of the block: otherwise, its context would hold the headers.
         raise failure
 
-    def _words_of(self, failure: httpx2.TransportError, url: httpx2.URL) -> str:
+    def _explanation(self, failure: httpx2.TransportError, url: httpx2.URL) -> str:
         host, port = url.host, url.port or DEFAULT_PORTS[url.scheme]
         server = f"{host} port {port}"
         if self._proxy is not None:
@@ -65,10 +65,10 @@ def _to_httpx2(proxy: Proxy, ssl_context: ssl.SSLContext) -> httpx2.Proxy:
 
 
 class SteadyTransport(httpx2.AsyncBaseTransport):
-    """A transport that raises nothing but `httpx2.TransportError`.
+    """A transport whose only exceptions are `httpx2.TransportError` and those of cancellation.
 
     httpx2 converts the errors that it expects from the layers below. A broken server may cause others, in h11,
-    httpcore2, TLS or a codec. Those are not bugs of the caller, and must not end a stream.
+    httpcore2, TLS or a codec. They are not bugs of this package, and must not end a stream.
     """
 
     def __init__(self, transport: httpx2.AsyncBaseTransport) -> None:

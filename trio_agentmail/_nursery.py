@@ -1,4 +1,4 @@
-"""A nursery whose block raises one exception, as if there were no nursery."""
+"""Nurseries that must be left in the task that entered them, and whose block raises one exception and no group."""
 
 from collections.abc import AsyncIterator, Hashable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -13,25 +13,25 @@ __all__ = ["TaskNursery", "add_context", "background_nursery", "raise_as_it_is",
 
 
 LEFT_ELSEWHERE = (
-    "a stream was left in another task than the one that entered it. This happens when it is held by an async "
-    "generator that is not iterated to its end, since Python then closes the generator later and elsewhere: open the "
+    "a stream was left in a different task than it was entered in. This happens if it is opened in an async generator "
+    "that is not iterated to its end, because Python then closes the generator later, in another task: open the "
     "stream outside of the generator, or use the generator in `async with contextlib.aclosing(…)`"
 )
 
 TIME_TO_END = 10.0
-"""Seconds."""
+"""Seconds for which `TaskNursery` waits for its tasks when it is left in another task."""
 
 
 class TaskNursery(AbstractAsyncContextManager[trio.Nursery]):
     """A nursery whose block must be left in the task that entered it.
 
-    Trio closes an abandoned async generator in a system task. A plain nursery in such a generator would then wake its
-    own task at the wrong place, or wait for ever. This one cancels its own task and raises. Trio then ends that task
-    with an error as well, because the nursery has not been left there. Before that, the tasks in the nursery get time
-    to end, because tasks that outlive the main task are an internal error of Trio.
+    Trio closes an abandoned async generator in a system task. A plain nursery in such a generator would then wake the
+    task that entered it at the wrong place, or wait for ever. This nursery gives its own tasks time to end, since Trio
+    treats tasks that outlive the main task as an internal error. Then it cancels the task that entered it, and
+    raises. Trio also ends that task with an error, because the nursery has not been left there.
     """
 
-    @trio.lowlevel.enable_ki_protection  # like Trio's own nursery: Ctrl-C strikes in the block or not at all
+    @trio.lowlevel.enable_ki_protection  # like Trio's own nursery: Ctrl-C interrupts the block, or nothing
     async def __aenter__(self) -> trio.Nursery:
         self._task = trio.lowlevel.current_task()
         self._manager = trio.open_nursery()
@@ -44,7 +44,7 @@ class TaskNursery(AbstractAsyncContextManager[trio.Nursery]):
     ) -> bool | None:
         if trio.lowlevel.current_task() is not self._task:  # pragma: no cover  tested in a process that this ends
             with trio.CancelScope(shield=True), trio.move_on_after(TIME_TO_END):
-                while self._nursery.child_tasks:  # noqa: ASYNC110  a nursery tells only its own task
+                while self._nursery.child_tasks:  # noqa: ASYNC110  a nursery notifies only the task that entered it
                     await trio.sleep(0.01)
             self._nursery.cancel_scope.cancel(reason=LEFT_ELSEWHERE)
             raise RuntimeError(LEFT_ELSEWHERE)
@@ -53,11 +53,11 @@ class TaskNursery(AbstractAsyncContextManager[trio.Nursery]):
 
 @asynccontextmanager
 async def background_nursery() -> AsyncIterator[trio.Nursery]:
-    """A nursery for tasks that serve the block. They are cancelled when the block ends, however it ends.
+    """Open a nursery for background tasks. They are cancelled when the block ends, with or without an exception.
 
-    The block's exception comes out as itself. A plain nursery would wrap it in a group, and an `except OSError` around
-    the nursery would never match. So the exception is caught inside and raised again outside. The exception of a task
-    ends the block and comes out as itself as well, if it is the only one.
+    The block's exception is raised unchanged. A plain nursery would wrap it in a group, and an `except OSError` around
+    the nursery would never match. So the exception is caught inside of the nursery and raised again outside. The
+    exception of a task cancels the block, and is raised unchanged as well if it is the only one.
     """
     raised: BaseException | None = None
     try:
@@ -76,18 +76,18 @@ async def background_nursery() -> AsyncIterator[trio.Nursery]:
 
 
 def sole_exception(exc: BaseException, caught: BaseException | None) -> BaseException:
-    """Return the exception to raise in place of what one of our nurseries raised.
+    """Return the exception to raise in place of the one that a nursery of this package raised.
 
     Args:
-        exc: What the nursery raised: a group, unless `trio.run` was told not to be strict about groups.
-        caught: What was caught in the nursery's block, to be raised again.
+        exc: The exception that the nursery raised: a group, unless `trio.run` has `strict_exception_groups=False`.
+        caught: The exception that was caught in the nursery's block, if any.
 
     Returns:
-        The only exception in the group that is not a Cancelled, or, if there are several, the group without the
-        Cancelled. Without such an exception, what was caught; without that, one Cancelled.
+        The only exception in the group that is not a Cancelled. If there are several, the group without the Cancelled.
+        If there is none, `caught`. If that is `None` too, one Cancelled.
     """
     leaves = list(_leaves(exc))
-    # Several tasks may have been told of one failure.
+    # Several tasks may have raised an exception for the same failure.
     others = {_failure(leaf): leaf for leaf in leaves if not isinstance(leaf, trio.Cancelled)}
     if not others:
         return leaves[0] if caught is None else caught
@@ -119,7 +119,7 @@ def _leaves(exc: BaseException) -> Iterator[BaseException]:
 
 
 def add_context(raised: BaseException, context: BaseException) -> None:
-    """Append `context` to the chain of contexts of `raised`. A Cancelled there is replaced."""
+    """Append `context` to the chain of contexts of `raised`. A Cancelled at its end is replaced."""
     link = raised
     while link is not context and link.__context__ is not None and not isinstance(link.__context__, trio.Cancelled):
         link = link.__context__
@@ -132,7 +132,7 @@ def add_context(raised: BaseException, context: BaseException) -> None:
 
 
 def raise_as_it_is(exc: BaseException) -> NoReturn:
-    """Raise an exception that was caught before with its own context, not with the one in which it is raised."""
+    """Raise an exception that was caught earlier, and keep the `__context__` that it had then."""
     context = exc.__context__
     try:
         raise exc

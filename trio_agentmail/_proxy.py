@@ -1,4 +1,4 @@
-"""Chooses the proxy for each of AgentMail's hosts, from the caller's argument or from environment variables."""
+"""The proxy for each of AgentMail's hosts, from the caller's argument or from environment variables."""
 
 import os
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -12,7 +12,7 @@ __all__ = ["DEFAULT_PORTS", "Proxies", "Proxy", "ProxyCredentialsError", "author
 DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 VARIABLES = {"https": "$HTTPS_PROXY", "all": "$ALL_PROXY"}
-"""Environment variables, in upper or lower case. The first one that is set counts."""
+"""The environment variables, in upper or lower case. The first one that is set is used."""
 
 EXPECTED = (
     "must be a URL like http://user:password@host:port or https://host:port, "
@@ -56,7 +56,7 @@ class Proxies:
 
 
 def authority(host: str, port: int) -> str:
-    """Return the host and port as they stand in a URL."""
+    """Return the host and port as they are written in a URL."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
@@ -86,7 +86,7 @@ def _proxy_for(url: str, given: Proxy | None) -> Proxy | None:
 
     for scheme, variable in VARIABLES.items():
         if scheme in getproxies_environment():
-            # With a proxy in the environment, proxy_bypass takes $NO_PROXY alone into account.
+            # If the environment names a proxy, proxy_bypass considers only $NO_PROXY.
             if proxy_bypass(host) or proxy_bypass(authority(host, parts.port or DEFAULT_PORTS[parts.scheme])):
                 return None
             return proxy_from_url(_with_scheme(getproxies_environment()[scheme]), variable)
@@ -94,7 +94,7 @@ def _proxy_for(url: str, given: Proxy | None) -> Proxy | None:
 
 
 def _with_scheme(url: str) -> str:
-    """Add the scheme to a variable that has none, as other programs do."""
+    """Add the scheme `http` to a URL without a scheme, as other programs do."""
     return url if "://" in url else f"http://{url}"
 
 
@@ -117,7 +117,7 @@ def proxy_from_url(url: str, name: str) -> Proxy:
 
 
 def _parsed(url: object) -> Proxy | tuple[type[Exception], str]:
-    """Return the proxy, or the exception's class and message. This does not raise: its locals hold the password."""
+    """Return the proxy, or the exception's class and message. This never raises, since its locals hold the password."""
     if not isinstance(url, str):
         return TypeError, f"must be a URL as a string, not {type(url).__name__}"
     try:

@@ -1,4 +1,4 @@
-"""`AgentMailSession`: a stream together with what can be done with it."""
+"""`AgentMailSession`: a stream and the operations on it."""
 
 from typing import TYPE_CHECKING, NoReturn
 
@@ -17,7 +17,7 @@ __all__ = ["AgentMailSession"]
 
 
 class AgentMailSession:
-    """A stream together with what can be done with it. Made by `open_agentmail_session`."""
+    """A stream and the operations on it. `open_agentmail_session` yields a session."""
 
     def __init__(self, supervisor: "Supervisor") -> None:
         self._supervisor = supervisor
@@ -26,7 +26,7 @@ class AgentMailSession:
     if not TYPE_CHECKING:  # pragma: no branch  a type checker reports this by itself
 
         def __aiter__(self) -> NoReturn:
-            raise TypeError("a session is not iterated over, its channel is: async for event in session.events")
+            raise TypeError("a session is not iterable; iterate over its channel: async for event in session.events")
 
     @property
     def events(self) -> trio.MemoryReceiveChannel[Event]:
@@ -39,14 +39,14 @@ class AgentMailSession:
 
         - `"connecting"`: An attempt is under way.
         - `"subscribed"`: The subscription is in force.
-        - `"waiting"`: The next attempt is yet to begin.
-        - `"stopping"`: `stop()` was called, and what had been read is being handed over.
+        - `"waiting"`: The stream waits before the next attempt.
+        - `"stopping"`: `stop()` was called, and events that had been read are still being delivered.
         - `"closed"`: The stream has ended.
         """
         return self._supervisor.state.value
 
     def statistics(self) -> Statistics:
-        """Return what has happened on the stream so far.
+        """Return statistics about the stream so far.
 
         Raises:
             RuntimeError: The call came from another thread or another `trio.run`.
@@ -55,17 +55,17 @@ class AgentMailSession:
         return self._supervisor.statistics()
 
     async def stop(self) -> None:
-        """Take no more mail, and let the program handle what has arrived. Use it to leave a block with work under way.
+        """Stop receiving, and let the consumer finish the events that have arrived. Use this for a graceful shutdown.
 
-        The WebSocket is closed with code 1000 at once, and nothing more is taken from the network. What waits in the
-        channel is still delivered. Then the channel ends, and so do `async for` loops over it.
+        The WebSocket is closed with code 1000 at once, and nothing more is read from the network. The events in the
+        channel are still delivered. Then the channel ends, and so do `async for` loops over it.
 
-        Without a journal, everything that had been read is delivered. With a journal, what has not reached the
-        channel stays in the journal for the next start, and so do retries. The journal stays open until the block is
-        left, so `ack` and `processing` continue to work.
+        Without a journal, all events that had been read are delivered. With a journal, events that have not reached
+        the channel stay in the journal for the next start, and so do retries. The journal stays open until the block
+        is left, so `ack` and `processing` continue to work.
 
         This returns when the WebSocket is closed, after `close_timeout` at most. Any task may call it, including one
-        that consumes events. A second call waits for the first one. After the end of the stream, nothing happens.
+        that consumes events. A second call waits for the first one. After the end of the stream, it does nothing.
 
         Raises:
             RuntimeError: The call came from another thread or another `trio.run`.
@@ -77,11 +77,11 @@ class AgentMailSession:
     async def subscribe(self, subscribe: Subscribe) -> None:
         """Replace the subscription, on this connection and on all later ones.
 
-        This returns when AgentMail has confirmed the new subscription, on a second connection. What the first
-        connection had received is delivered before the new `Subscribed`, in the background, so the only consumer may
-        call this. There is no gap and no `Disconnected`, and nothing is delivered twice. During an outage, the call
-        waits; limit the time with Trio's timeouts. Mail for what is added begins with the call, however long it
-        takes: with recovery, what arrives meanwhile is delivered afterwards.
+        This returns when AgentMail has confirmed the new subscription, on a second connection. Events from the first
+        connection are delivered before the new `Subscribed`, in the background, so even the only consumer may call
+        this. There is no gap and no `Disconnected`, and nothing is delivered twice. During an outage, the call waits;
+        use Trio's timeouts to limit the time. Mail for added filters is delivered from the start of the call: with
+        recovery, mail that arrives during the call is delivered afterwards.
 
         If the call raises or is cancelled, the previous subscription stays in force.
 

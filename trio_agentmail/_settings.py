@@ -1,4 +1,4 @@
-"""The arguments of a stream: the subscription, the environment, and the policies for reconnecting and recovery."""
+"""The arguments of a stream: the subscription, the environment, the back-off, recovery, and other settings."""
 
 import ipaddress
 import math
@@ -31,7 +31,7 @@ def _strings(value: Iterable[str] | None, field: str) -> tuple[str, ...] | None:
     return strings
 
 
-# Each filter has its own converter, because mypy takes the type of the argument from the converter's signature.
+# Each filter has its own converter, because mypy reads the argument's type from the converter's signature.
 def _inbox_ids(value: Iterable[str] | None) -> tuple[str, ...] | None:
     return _strings(value, "inbox_ids")
 
@@ -54,10 +54,10 @@ def similar(name: str, names: Iterable[str]) -> str:
 
 @attrs.frozen
 class Subscribe:
-    """The events to listen to. It is sent on every connection, and AgentMail confirms it.
+    """A subscription: the events to listen to. It is sent on every connection, and AgentMail confirms it.
 
-    Each filter is optional. Without filters, the stream has everything that the API key may see. Without `event_types`,
-    AgentMail leaves out spam, blocked and unauthenticated mail. To ask for these, the key needs the permissions
+    Each filter is optional. Without filters, the stream has all events that the API key may see. Without `event_types`,
+    AgentMail leaves out spam, blocked and unauthenticated mail. To subscribe to these, the key needs the permissions
     `label_spam_read`, `label_blocked_read` and `label_unauthenticated_read` (source: AgentMail's public documentation
     of its WebSocket).
 
@@ -87,7 +87,7 @@ class Subscribe:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host is this machine."""
+    """Return whether a host is a loopback address or a name for one."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
@@ -115,8 +115,8 @@ class AgentMailEnvironment:
 
     Raises:
         TypeError: A URL is not a string.
-        ValueError: A URL has another scheme, no host, a user name, a query, a fragment or the `/v0`, or it is an
-            unencrypted URL of another machine and `insecure` is false.
+        ValueError: A URL has another scheme, no host, a user name, a query, a fragment or the `/v0`. Or it is
+            unencrypted and for another machine, and `insecure` is false.
     """
 
     http: str = attrs.field(converter=_without_slash)
@@ -131,7 +131,7 @@ class AgentMailEnvironment:
             self._check(field, url, plain)
 
     def _check(self, field: str, url: str, plain: str) -> None:
-        # The messages show neither the URL nor the parser's complaint, since the URL may contain a key by mistake.
+        # The messages quote neither the URL nor the parser's error, because the URL may contain a key by mistake.
         if not isinstance(url, str):
             raise TypeError(f"{field} must be a URL as a string, not {type(url).__name__}")
         try:
@@ -179,19 +179,19 @@ def _seconds(minimum: float) -> Callable[[object, "attrs.Attribute[float]", floa
 class ReconnectPolicy:
     """The back-off for reconnecting, and the conditions for giving up.
 
-    The delay before an attempt is drawn uniformly between zero and an upper bound, and the bound grows from attempt to
+    The delay before an attempt is random, uniformly distributed between zero and an upper bound that grows with each
     attempt. This "full jitter" keeps clients that lost the same server from reconnecting all at once.
 
     Args:
         initial_delay: The first upper bound, in seconds.
         max_delay: The largest upper bound, in seconds.
         multiplier: The factor by which the bound grows after each attempt.
-        stable_after: Seconds for which a subscription must have been in force before the back-off starts over. So a
-            server that accepts connections and then drops them is not hammered.
+        stable_after: Seconds for which a subscription must have been in force before the back-off starts over. This
+            protects a server that accepts connections and then drops them.
         refusal_grace: Seconds for which a stream that was subscribed before retries after refusals: 401, 403, 404, a
             redirect, any other status that is fatal on entering, or a certificate that cannot be verified. Servers and
-            proxies give such answers while they are being deployed. The time counts from the first refusal since a
-            handshake was last accepted. At least three refusals are needed, even with 0.
+            proxies may refuse connections in this way during a deployment. The time counts from the first refusal since
+            a handshake was last accepted. The stream ends after three refusals at the earliest, even with 0.
         give_up_after: Seconds of outage after which the block ends with `ConnectionFailedError`. `None` means never.
 
     Raises:
@@ -201,7 +201,7 @@ class ReconnectPolicy:
 
     initial_delay: float = attrs.field(default=0.5, validator=_seconds(0))
     max_delay: float = attrs.field(default=30.0, validator=_seconds(0))
-    multiplier: float = attrs.field(default=2.0, validator=_seconds(1))
+    multiplier: float = attrs.field(default=2.0, validator=_number(1))
     stable_after: float = attrs.field(default=30.0, validator=_seconds(0))
     refusal_grace: float = attrs.field(default=60.0, validator=_seconds(0))
     give_up_after: float | None = attrs.field(default=None, validator=attrs.validators.optional(_seconds(0)))
@@ -222,22 +222,22 @@ def _aware(instance: object, attribute: "attrs.Attribute[Any]", value: object) -
 class Recovery:
     """Recovery of missed mail through the REST API, after every reconnect and in periodic sweeps.
 
-    AgentMail lists only mail; other events cannot be recovered. Listings are ordered by the time in the mail itself,
-    which its sender chose, so recovery lists mail from before the gap as well. `docs/reliability.md` says how many
-    requests this takes.
+    AgentMail lists only mail; other events cannot be recovered. Listings are ordered by the mail's own time, which its
+    sender chose, so recovery lists mail from before the gap as well. `docs/reliability.md` states how many requests
+    this takes.
 
     Args:
-        overlap: Seconds before a gap from which mail is listed at once.
-        sweep_interval: Seconds between two sweeps. A sweep finds mail that was missed although a connection existed.
-        sweep_depth: Seconds that a sweep reaches back before the previous one. A mail that is dated further back than
-            this is not found by a sweep.
-        since: The time (aware) from which a first start recovers mail. `None` means now. A journal that has seen the
-            stream before takes precedence.
-        fetch_bodies: Whether to fetch the text and HTML of a pushed mail that was too large to have them. The events
-            after it wait for the answer.
-        sweep_rate: Maximum number of requests a minute that sweeps make on average. Up to a quarter of them may be made
-            at once. A sweep that takes longer than `sweep_interval` at this rate continues where it was, and recent
-            mail is checked in between.
+        overlap: Seconds before a gap from which mail is listed immediately after the gap.
+        sweep_interval: Seconds between two sweeps. A sweep finds mail that was missed despite a connection.
+        sweep_depth: Seconds before the previous sweep from which a sweep lists mail. A sweep does not find mail with an
+            earlier date.
+        since: The time (aware) from which a first start recovers mail. `None` means now. The time in a journal that has
+            been used before takes precedence.
+        fetch_bodies: Whether to fetch the text and HTML of a mail that was so large that it was pushed without them.
+            Later events wait for the response.
+        sweep_rate: Maximum average number of requests that sweeps make per minute. A quarter of them may be made in one
+            burst. A sweep that takes longer than `sweep_interval` at this rate goes on, and recent mail is checked in
+            between.
 
     Raises:
         TypeError: A value has the wrong type.
@@ -249,7 +249,7 @@ class Recovery:
     sweep_interval: float = attrs.field(default=300.0, validator=_seconds(1))
     sweep_depth: float = attrs.field(default=86_400.0, validator=_seconds(0))
     since: datetime | None = attrs.field(default=None, validator=attrs.validators.optional(_aware))
-    fetch_bodies: bool = attrs.field(default=False, validator=lambda *args: _an(bool)(*args))
+    fetch_bodies: bool = attrs.field(default=False, validator=lambda *args: _instance_of(bool)(*args))
     sweep_rate: float = attrs.field(default=300.0, validator=_number(1))
 
     def __attrs_post_init__(self) -> None:
@@ -264,7 +264,7 @@ def _at_least_one(instance: object, attribute: "attrs.Attribute[int]", value: in
         raise ValueError(f"{attribute.name} must be at least 1, not {value!r}")
 
 
-def _an(type_: type) -> Callable[[object, "attrs.Attribute[Any]", object], None]:
+def _instance_of(type_: type) -> Callable[[object, "attrs.Attribute[Any]", object], None]:
     def check(instance: object, attribute: "attrs.Attribute[Any]", value: object) -> None:
         if not isinstance(value, type_):
             article = "an" if type_.__name__[0] in "AEIOUaeiou" else "a"
@@ -280,10 +280,10 @@ def _for_clients(instance: object, attribute: "attrs.Attribute[Any]", context: s
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """The arguments of `open_agentmail_stream` that apply to every connection. They are documented there."""
+    """The arguments of `open_agentmail_stream` that apply to every connection. See there."""
 
-    environment: AgentMailEnvironment = attrs.field(validator=_an(AgentMailEnvironment))
-    reconnect: ReconnectPolicy = attrs.field(validator=_an(ReconnectPolicy))
+    environment: AgentMailEnvironment = attrs.field(validator=_instance_of(AgentMailEnvironment))
+    reconnect: ReconnectPolicy = attrs.field(validator=_instance_of(ReconnectPolicy))
     ping_interval: float | None = attrs.field(validator=attrs.validators.optional(_seconds(0.001)))
     ping_timeout: float = attrs.field(validator=_seconds(0.001))
     open_timeout: float = attrs.field(validator=_seconds(0.001))
@@ -292,5 +292,5 @@ class Settings:
     buffer_size: int = attrs.field(validator=_at_least_one)
     max_message_size: int = attrs.field(validator=_at_least_one)
     ssl_context: ssl.SSLContext | None = attrs.field(
-        validator=attrs.validators.optional([_an(ssl.SSLContext), _for_clients])
+        validator=attrs.validators.optional([_instance_of(ssl.SSLContext), _for_clients])
     )

@@ -1,4 +1,4 @@
-"""`open_agentmail_session` and `open_agentmail_stream`: the nursery of a stream, and how its block is left."""
+"""`open_agentmail_session` and `open_agentmail_stream`: the nursery of a stream and the exceptions of its block."""
 
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -45,8 +45,8 @@ async def open_agentmail_session(
 ) -> AsyncIterator[AgentMailSession]:
     """Open a stream and yield an `AgentMailSession`.
 
-    The session has the events, and it can change the subscription, stop, and report state and statistics. Arguments
-    and exceptions are those of `open_agentmail_stream`.
+    The session has the channel of events, can change the subscription and stop the stream, and reports its state and
+    statistics. The arguments and exceptions are those of `open_agentmail_stream`.
     """
     key = ApiKey(api_key)
     del api_key  # no frame of a traceback may hold it
@@ -55,7 +55,7 @@ async def open_agentmail_session(
     finally:
         del proxy  # no frame of a traceback may hold its password
     if not trio.lowlevel.in_trio_task():
-        raise RuntimeError('this runs under Trio: in trio.run(…), or in anyio.run(…, backend="trio")')
+        raise RuntimeError('a stream must be opened under Trio: in trio.run(…), or in anyio.run(…, backend="trio")')
     if not isinstance(subscribe, Subscribe):
         raise TypeError(f"the first argument is a Subscribe(…), not {type(subscribe).__name__}")
     settings = Settings(
@@ -94,18 +94,18 @@ async def open_agentmail_session(
         async for identities in kept.identities:
             delivered.load(identities)
         supervisor = Supervisor(backend, settings, key, subscribe, recovery, journal, clock, delivered, kept.state)
-        # This is the nursery of the stream. Its block must raise one exception: what the body raised, as the same
-        # object, or else what ended the stream.
+        # This is the nursery of the stream. Its block must raise one exception: the exception of the body, as the same
+        # object, or else the exception that ended the stream.
         #
-        # A plain nursery does not do that. It wraps what its block raises in a group, together with what its tasks
-        # raise, and an `except ValueError` around the stream would never match. Unwrapping the group afterwards is not
-        # enough: a group that the body raised itself must pass unchanged, and which of several exceptions matters is
-        # not in the group.
+        # A plain nursery does not do that. It wraps the exceptions of its block and its tasks in a group, and an
+        # `except ValueError` around the stream would never match. Unwrapping the group afterwards is not enough: a
+        # group that the body itself raised must pass unchanged, and the group does not tell which of several
+        # exceptions matters.
         #
-        # So no exception of interest goes through the nursery. The supervisor and the connections keep theirs, and the
-        # supervisor cancels the body. What the body raises is caught inside the nursery, and raised again outside as
-        # the same object. The nursery itself raises only a Cancelled from outside, or a KeyboardInterrupt that arrived
-        # while it waited; `sole_exception` takes these out of their group.
+        # So these exceptions do not pass through the nursery. The supervisor and the connections store theirs, and the
+        # supervisor cancels the body. The exception of the body is caught inside of the nursery, and raised again
+        # outside as the same object. The nursery itself raises only a Cancelled from outside, or a KeyboardInterrupt
+        # that arrived while it waited; `sole_exception` takes these out of their group.
         raised: BaseException | None = None
         try:
             async with TaskNursery() as nursery:
@@ -121,8 +121,8 @@ async def open_agentmail_session(
                 except BaseException as exc:  # noqa: BLE001  raised again below
                     raised = exc
                 finally:
-                    # If the block was left in peace, the nursery now waits for the close frames. If it was cancelled,
-                    # it has cancelled those as well.
+                    # Unless the block was cancelled, the nursery now waits until the connections have exchanged close
+                    # frames.
                     supervisor.leave()
         except BaseException as exc:  # noqa: BLE001  raised again below
             raised = sole_exception(exc, raised)
@@ -141,7 +141,7 @@ async def open_agentmail_session(
 async def open_agentmail_stream(
     opening: AbstractAsyncContextManager[AgentMailSession],
 ) -> AsyncIterator[trio.MemoryReceiveChannel[Event]]:
-    """Listen to AgentMail's events for as long as the block lasts.
+    """Open a stream of AgentMail's events, and yield the channel that receives them.
 
     ```python
     async with open_agentmail_stream(Subscribe(inbox_ids=["agent@agentmail.to"])) as events:
@@ -150,56 +150,57 @@ async def open_agentmail_stream(
     ```
 
     The block is entered when AgentMail has confirmed the subscription. From then on, the connection is supervised: if
-    it is lost, it is made again, and the subscription is sent and confirmed again. The consumer sees a `Disconnected`
-    where the stream broke, and a `Subscribed` where it goes on. Within one run, no event is delivered twice.
+    it is lost, the stream reconnects and subscribes again. The consumer receives a `Disconnected` where the stream was
+    interrupted, and a `Subscribed` where it continues. Within one run, no event is delivered twice.
 
-    AgentMail does not push mail again that it pushed while there was no connection. Recovery finds this mail through
-    the REST API and delivers it with the `origin` "recovered", and a `CaughtUp` says when the gap is closed. Other
-    events of that time are lost.
+    AgentMail does not repeat pushes from the time without a connection. Recovery finds missed mail through the REST API
+    and delivers it with the `origin` "recovered", and then a `CaughtUp` reports that the gap is closed. Other events
+    from that time are lost.
 
-    If the block is left by its end, by `break` or by an exception, the WebSocket is closed with code 1000, and what the
-    body raised comes out unchanged. If the block is cancelled, the WebSocket is closed at once, by force. A
-    non-retryable error cancels the body, and comes out of the block alone, not in a group.
+    If the block ends normally or with an exception, the WebSocket is closed with code 1000, and the exception is not
+    changed. If the block is cancelled, the WebSocket is closed at once, without a close frame. A non-retryable error
+    cancels the body, and is raised by the block as it is, not in a group.
 
     Args:
-        subscribe: What to listen to. By default, everything that the key may see.
+        subscribe: The events to listen to. By default, all events that the key may see.
         api_key: The API key, or a callable that returns it and is called for every connection. By default, the
-            variable `$AGENTMAIL_API_KEY`.
+            environment variable `$AGENTMAIL_API_KEY`.
         environment: The URLs of AgentMail.
-        reconnect: How a lost connection is made again.
+        reconnect: The back-off, and the conditions for giving up.
         ping_interval: Seconds of silence after which a ping is sent; None for no heartbeat. Any byte that arrives ends
             a silence. Time in which reading waits for the consumer does not count.
-        ping_timeout: Seconds that may pass after a ping without a byte, before the connection is given up.
+        ping_timeout: Seconds after a ping without any byte, after which the connection is considered lost.
         open_timeout: Seconds for one attempt: TCP, TLS, handshake and confirmation.
         enter_timeout: Seconds for all attempts until the block is entered.
-        close_timeout: Seconds for a polite close.
+        close_timeout: Seconds to wait for the server's close frame.
         buffer_size: The number of events that may wait for the consumer before reading stops.
-        max_message_size: Characters of one text message, bytes of a binary one. A larger message costs the connection:
-            a `Disconnected` with code 1009. Decoding blocks the event loop: 20 ms for 16 MiB of text, 2 to 3 s for the
-            worst JSON of that size. An answer of the REST API may have as many bytes, and 1 MiB at least.
+        max_message_size: Characters of one text message, bytes of a binary one. A larger message ends the connection,
+            with a `Disconnected` of code 1009. Decoding blocks the event loop: 20 ms for 16 MiB of text, 2 to 3 s for
+            the worst JSON of that size. A REST response may have as many bytes, or 1 MiB if that is more.
         ssl_context: The TLS context for `wss://` and `https://` URLs, including a proxy's. By default, the standard
             library's, with the certificates of the system.
         proxy: The HTTP proxy for the WebSocket and for recovery, as `"http://user:password@host:port"`, or `https://`
             for TLS to the proxy itself. By default, the environment's `HTTPS_PROXY`, else `ALL_PROXY`, except for
-            hosts that `NO_PROXY` names. Loopback hosts are always reached directly. Only the network uses it, and not
-            another `backend`.
-        backend: The outside. By default, the network; in tests, `trio_agentmail.testing.FakeAgentMail()`, or one that
-            is `installed()`.
-        recovery: How missed mail is found through the REST API; None for no recovery.
-        journal: Keeps events on disk until they are handled, for example `SQLiteJournal("agent.db")`. It is opened
-            on entering, and closed on leaving.
+            hosts that `NO_PROXY` names. Loopback hosts are always reached directly. Other backends than the network
+            ignore it.
+        backend: The connection to AgentMail. By default, the network, or a `FakeAgentMail` that is `installed()`. In
+            tests, `trio_agentmail.testing.FakeAgentMail()`.
+        recovery: The settings for recovering missed mail through the REST API; None for no recovery.
+        journal: The journal, which keeps events on disk until they are acknowledged, for example
+            `SQLiteJournal("agent.db")`. It is opened on entering, and closed on leaving.
 
     Yields:
         The receiving side of a memory channel. To share it among worker tasks, give each of them a clone.
 
     Raises:
         AuthenticationError, PermissionDeniedError, ApiError: The handshake was refused with 401, with 403, or with
-            another status that is not transient: on entering, or, after a subscription has been confirmed, for
-            `reconnect.refusal_grace` seconds and at least three times.
+            another status that is not transient. After a subscription has been confirmed, this is raised only if
+            refusals have lasted for `reconnect.refusal_grace` seconds and there were at least three.
         ssl.SSLCertVerificationError: The server's certificate cannot be verified, under the same conditions.
         SubscriptionRejectedError: The subscription was refused.
-        ConnectionFailedError: Transient failures outlasted `enter_timeout` or `reconnect.give_up_after`. Its cause is
-            the last failure. Failures of a proxy are transient as well.
+        ConnectionFailedError: Transient failures, including those of a proxy, outlasted `enter_timeout` or
+            `reconnect.give_up_after`. On entering, also if a proxy does not accept the credentials, or if a
+            `Retry-After` ends after `enter_timeout`. `__cause__` is the last failure.
         JournalError: The journal cannot be opened, read or written; see its subclasses.
         TypeError, ValueError: An argument is not valid, the API key is missing, or a proxy in the environment cannot
             be used.

@@ -1,4 +1,4 @@
-"""Explains why a connection could not be made. Trio and TLS put the reason into an exception's cause, or nowhere."""
+"""Messages that explain why a connection failed. Trio and TLS hide the reason in the causes of an exception."""
 
 import os
 import socket
@@ -22,14 +22,14 @@ __all__ = [
 PROXY_HINT = "; if only a proxy can resolve it, set $HTTPS_PROXY or pass proxy=…"
 
 CANCELLED = (trio.Cancelled, BaseExceptionGroup)
-"""What a cancelled block raises. Groups occur as well, since Trio opens TCP connections in a nursery."""
+"""The exceptions of a cancelled block. Groups occur as well, because Trio opens TCP connections in a nursery."""
 
 NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"})
-"""OpenSSL's reasons when the bytes received are not TLS at all."""
+"""OpenSSL's reasons for received bytes that are not TLS."""
 
 
 def causes_of(failure: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and the exceptions that it was raised from or during, the latest first."""
+    """Yield an exception and the chain of its causes and contexts."""
     current: BaseException | None = failure
     while current is not None:
         yield current
@@ -37,27 +37,27 @@ def causes_of(failure: BaseException) -> Iterator[BaseException]:
 
 
 def describe(failure: BaseException) -> str:
-    """Return the first message that is not empty among an exception and its causes, or else the name of its class."""
+    """Return the first non-empty message of an exception and its causes, or else the name of its class."""
     return next(filter(None, map(str, causes_of(failure))), type(failure).__name__)
 
 
 def connect_error(failure: OSError, host: str, where: str, hint: str = "") -> OSError:
     """Return the error to raise after a failed TCP connection.
 
-    All attempts, one for each address of the host, are named. If they failed with errors of one class, the returned
-    error has that class.
+    There is one attempt for each address of the host, and the message names the reasons of all. If all attempts
+    failed with errors of one class, the returned error has that class.
 
     Args:
         failure: The exception from `trio.open_tcp_stream`.
         where: The host and port in words.
-        hint: Appended if the name cannot be resolved; `""` for the name of a proxy.
+        hint: Text to append if the name cannot be resolved; `""` for the name of a proxy.
     """
     if isinstance(failure, socket.gaierror):
         attempts: list[Exception] = [failure]
-        of = "" if hint else f", for {where}"  # where names the proxy
+        of = "" if hint else f", for {where}"  # without a hint, the host is a proxy, and `where` names it
         text = f"cannot resolve {host}{of}: {failure.strerror or describe(failure)}{hint}"
     else:
-        group = failure.__cause__  # has one exception for each address
+        group = failure.__cause__  # a group with one exception for each address
         attempts = list(group.exceptions) if isinstance(group, ExceptionGroup) else [failure]
         text = f"{', '.join(dict.fromkeys(map(_reason, attempts)))}: {where}"
     kinds = {type(attempt) for attempt in attempts}
@@ -82,7 +82,7 @@ def tls_error(failure: BaseException, where: str) -> ssl.SSLError:
     """Return the error to raise after a failed TLS handshake. A certificate error stays OpenSSL's own exception.
 
     Args:
-        failure: The exception that was raised. The error from OpenSSL is among its causes.
+        failure: The exception that Trio or httpx2 raised. OpenSSL's error is among its causes.
         where: The host and port in words.
     """
     cause = next((cause for cause in causes_of(failure) if isinstance(cause, OSError)), failure)
@@ -95,12 +95,12 @@ def tls_error(failure: BaseException, where: str) -> ssl.SSLError:
         text = f"the server there does not speak TLS ({describe(cause)})"
     else:
         text = describe(cause) if isinstance(cause, ssl.SSLError) else _reason(cause)
-    return ssl.SSLError(1, f"no TLS with {where}: {text}")
+    return ssl.SSLError(1, f"cannot establish TLS with {where}: {text}")
 
 
 @contextmanager
 def waiting_for(what: str) -> Iterator[None]:
-    """Record what the block waits for. If it is cancelled, `awaited` finds that in the notes of the exception.
+    """Record what the block waits for, for `awaited`. If the block is cancelled, the exception gets a note.
 
     Args:
         what: A description, for example "connecting to example.com".

@@ -460,9 +460,9 @@ def test_outside_of_trio_it_says_where_it_runs() -> None:
         async with open_agentmail_stream(backend=FakeAgentMail()):
             pytest.fail("entered")
 
-    with pytest.raises(RuntimeError, match="this runs under Trio"):
+    with pytest.raises(RuntimeError, match="must be opened under Trio"):
         asyncio.run(main())
-    with pytest.raises(RuntimeError, match="this runs under Trio"):
+    with pytest.raises(RuntimeError, match="must be opened under Trio"):
         main().send(None)
 
 

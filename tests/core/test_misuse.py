@@ -344,7 +344,7 @@ def test_a_stream_in_an_async_generator_that_is_abandoned_is_an_error(
     )
     assert done.returncode == 1, done.stderr
     assert "goes on" not in done.stdout
-    assert "a stream was left in another task than the one that entered it" in done.stderr
+    assert "a stream was left in a different task than it was entered in" in done.stderr
     assert "contextlib.aclosing" in done.stderr
     assert "TrioInternalError" not in done.stderr
 

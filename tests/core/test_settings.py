@@ -241,7 +241,8 @@ def test_a_delay_that_is_negative_or_not_finite_is_refused_by_name(field: str, v
 @pytest.mark.parametrize("field", DELAYS)
 def test_a_delay_that_is_not_a_number_is_a_type_error(field: str, value: object) -> None:
     arguments: dict[str, Any] = {field: value}
-    with pytest.raises(TypeError, match=f"^{field} takes a number of seconds"):
+    unit = "" if field == "multiplier" else " of seconds"
+    with pytest.raises(TypeError, match=f"^{field} takes a number{unit}, not "):
         ReconnectPolicy(**arguments)
 
 

@@ -95,7 +95,7 @@ async def test_a_server_that_closes_during_the_handshake_is_named() -> None:
 
     async with serve(handle) as server:
         failure = await failure_of_one_attempt(server.environment)
-    assert str(failure) == f"127.0.0.1 port {server.port} hung up during the handshake"
+    assert str(failure) == f"127.0.0.1 port {server.port} closed the connection during the handshake"
 
 
 async def test_a_server_that_resets_during_the_handshake_is_named_with_the_reason() -> None:
@@ -105,7 +105,7 @@ async def test_a_server_that_resets_during_the_handshake_is_named_with_the_reaso
 
     async with serve(handle) as server:
         failure = await failure_of_one_attempt(server.environment)
-    assert str(failure).startswith(f"127.0.0.1 port {server.port} broke off the handshake: ")
+    assert str(failure).startswith(f"127.0.0.1 port {server.port} broke the connection during the handshake: ")
     assert "reset by peer" in str(failure)
 
 
@@ -156,7 +156,9 @@ async def test_failed_requests_have_the_reason_as_well() -> None:
     assert "proxy=" in str(failure)
     async with serve(handle) as server:
         failure = await ask(f"https://127.0.0.1:{server.port}/v0")
-    assert str(failure).startswith(f"no TLS with 127.0.0.1 port {server.port}: the server there does not speak TLS")
+    assert str(failure).startswith(
+        f"cannot establish TLS with 127.0.0.1 port {server.port}: the server there does not speak TLS"
+    )
     async with serve(hang_up) as server:
         assert str(await ask(f"http://127.0.0.1:{server.port}/v0"))
 
@@ -232,4 +234,4 @@ def test_the_reason_is_in_the_words_of_the_operating_system() -> None:
 
 
 def test_a_tls_failure_without_a_message_has_a_reason() -> None:
-    assert str(tls_error(trio.BrokenResourceError(), HOST)) == f"no TLS with {HOST}: BrokenResourceError"
+    assert str(tls_error(trio.BrokenResourceError(), HOST)) == f"cannot establish TLS with {HOST}: BrokenResourceError"

@@ -119,4 +119,4 @@ async def test_a_server_that_it_cannot_reach_is_reported_as_such(proxy: str, cer
             environment, proxy=with_credentials(proxy, CREDENTIALS), ssl_context=certificates.client
         )
     name = proxy.partition("://")[2]
-    assert f"the proxy {name} makes no connection to {HERE}:{port}: HTTP status 502" in str(failure)
+    assert f"the proxy {name} did not connect to {HERE}:{port}: HTTP status 502" in str(failure)

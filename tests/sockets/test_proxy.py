@@ -328,8 +328,8 @@ REFUSALS = [
         status("407 Proxy Authentication Required", 'Proxy-Authenticate: Basic realm="x"'),
         "does not accept the user name and the password (HTTP status 407)",
     ),
-    (status("403 Forbidden"), f"makes no connection to {WS}:80: HTTP status 403 Forbidden"),
-    (status("502 Bad Gateway"), f"makes no connection to {WS}:80: HTTP status 502 Bad Gateway"),
+    (status("403 Forbidden"), f"did not connect to {WS}:80: HTTP status 403 Forbidden"),
+    (status("502 Bad Gateway"), f"did not connect to {WS}:80: HTTP status 502 Bad Gateway"),
     (status("503 Service Unavailable", "Retry-After: 3600"), "HTTP status 503 Service Unavailable"),
     (status("401 Unauthorized"), "HTTP status 401 Unauthorized"),
     (status("302 Found", "Location: http://portal.example/"), "HTTP status 302 Found"),
@@ -340,9 +340,9 @@ REFUSALS = [
     (floods, "does not answer in HTTP"),
     (answers_and_floods, "does not answer in HTTP"),
     (answers(ESTABLISHED + b"220 mail.example ESMTP\r\n"), "sent data after"),
-    (hangs_up, "hung up before it answered"),
-    (breaks_off, "hung up before it answered"),
-    (resets, "broke off before it answered: "),
+    (hangs_up, "closed the connection before it answered"),
+    (breaks_off, "closed the connection before it answered"),
+    (resets, "broke the connection before it answered: "),
 ]
 
 
@@ -394,7 +394,7 @@ async def test_other_failures_of_a_proxy_on_entering_raise_after_enter_timeout()
         with pytest.raises(ConnectionFailedError) as caught:
             async with open_stream(PLAIN, proxy=proxy.url(CREDENTIALS), enter_timeout=1.0):
                 pytest.fail("entered")
-    assert str(caught.value).startswith(f"not subscribed within enter_timeout (1.0 s): the proxy {proxy.name} makes")
+    assert str(caught.value).startswith(f"not subscribed within enter_timeout (1.0 s): the proxy {proxy.name} did")
     assert proxy.server.connections > 1
     assert SECRET not in everything_said(caught.value)
 
@@ -457,7 +457,9 @@ async def test_a_proxy_that_does_not_speak_tls_is_named(certificates: Certificat
         url = f"https://127.0.0.1:{proxy.port}"
         failure = await failure_of_one_attempt(PLAIN, proxy=url, ssl_context=certificates.client)
     assert isinstance(failure, ssl.SSLError)
-    assert f"no TLS with the proxy 127.0.0.1:{proxy.port}: the server there does not speak TLS" in str(failure)
+    assert f"cannot establish TLS with the proxy 127.0.0.1:{proxy.port}: the server there does not speak TLS" in str(
+        failure
+    )
 
 
 async def test_a_proxy_whose_tls_hangs_is_named(certificates: Certificates) -> None:
@@ -553,7 +555,10 @@ async def test_the_key_is_not_shown_to_a_proxy_that_is_not_agentmail(certificate
         failure = await failure_of_one_attempt(ENCRYPTED, proxy=proxy.url(), ssl_context=certificates.client)
     assert heard
     assert KEY.encode() not in heard
-    assert str(failure) == f"no TLS with {WS} port 443 through the proxy {proxy.name}: the server closed the connection"
+    assert (
+        str(failure)
+        == f"cannot establish TLS with {WS} port 443 through the proxy {proxy.name}: the server closed the connection"
+    )
 
 
 async def test_a_server_that_hangs_up_in_the_handshake_is_reported_with_the_proxy() -> None:
@@ -562,7 +567,7 @@ async def test_a_server_that_hangs_up_in_the_handshake_is_reported_with_the_prox
 
     async with serve(handle) as server, connect_proxy({f"{WS}:80": server.port}) as proxy:
         failure = await failure_of_one_attempt(PLAIN, proxy=proxy.url())
-    assert str(failure) == f"{WS} port 80 through the proxy {proxy.name} hung up during the handshake"
+    assert str(failure) == f"{WS} port 80 through the proxy {proxy.name} closed the connection during the handshake"
 
 
 # The REST API
@@ -650,7 +655,7 @@ async def test_recovery_blocked_by_a_proxy_reports_it_and_the_stream_goes_on(
                 await fake.deliver(inbox_id="agent@agentmail.to", subject="pushed")
                 assert isinstance(await events.receive(), MessageReceivedEvent)
     assert isinstance(event, RecoveryFailed)
-    assert f"the proxy {proxy.name} makes no connection to {API}:443: HTTP status 403 Forbidden" in event.reason
+    assert f"the proxy {proxy.name} did not connect to {API}:443: HTTP status 403 Forbidden" in event.reason
 
 
 # Nothing stays behind

@@ -205,7 +205,8 @@ async def test_a_server_without_tls_is_transient_and_does_not_get_the_key(author
                 pytest.fail("entered")
     assert isinstance(caught.value.__cause__, ssl.SSLError)
     assert str(caught.value.__cause__).startswith(
-        f"no TLS with 127.0.0.1 port {server.port}: the server there does not speak TLS ([SSL: WRONG_VERSION_NUMBER]"
+        f"cannot establish TLS with 127.0.0.1 port {server.port}: "
+        "the server there does not speak TLS ([SSL: WRONG_VERSION_NUMBER]"
     )
     assert server.connections > 1
     assert KEY.encode() not in received
@@ -254,7 +255,7 @@ async def test_a_tls_handshake_that_never_succeeds_says_why(
     async with serve(handle) as server:
         failure = await failure_of_one_attempt(server.tls_environment, ssl_context=authority.client)
     assert isinstance(failure, ssl.SSLError)
-    assert str(failure) == f"no TLS with 127.0.0.1 port {server.port}: {text}"
+    assert str(failure) == f"cannot establish TLS with 127.0.0.1 port {server.port}: {text}"
 
 
 async def refuse_tls(context: ssl.SSLContext, peer: Peer) -> None:
@@ -281,7 +282,9 @@ async def test_tls_that_the_server_refuses_says_what_tls_said(authority: Authori
     async with serve(partial(refuse_tls, modern)) as server:
         failure = await failure_of_one_attempt(server.tls_environment, ssl_context=old)
     assert isinstance(failure, ssl.SSLError)
-    assert str(failure).startswith(f"no TLS with 127.0.0.1 port {server.port}: [SSL: TLSV1_ALERT_PROTOCOL_VERSION]")
+    assert str(failure).startswith(
+        f"cannot establish TLS with 127.0.0.1 port {server.port}: [SSL: TLSV1_ALERT_PROTOCOL_VERSION]"
+    )
 
 
 async def test_a_missing_client_certificate_is_reported_although_tls_1_3_says_so_late(authority: Authority) -> None:
@@ -290,7 +293,7 @@ async def test_a_missing_client_certificate_is_reported_although_tls_1_3_says_so
     async with serve(partial(refuse_tls, demanding)) as server:
         failure = await failure_of_one_attempt(server.tls_environment, ssl_context=authority.client)
     assert isinstance(failure, ConnectionLostError)
-    assert failure.reason.startswith(f"127.0.0.1 port {server.port} broke off the handshake: ")
+    assert failure.reason.startswith(f"127.0.0.1 port {server.port} broke the connection during the handshake: ")
     assert "CERTIFICATE_REQUIRED" in failure.reason
 
 

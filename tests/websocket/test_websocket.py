@@ -421,7 +421,7 @@ async def test_a_server_that_hangs_up_at_any_point_of_the_handshake_is_noticed_a
         async with taking(0):
             lost = await refused_by(talk)
         assert isinstance(lost, ConnectionLostError)
-        assert "hung up during the handshake" in str(lost)
+        assert "closed the connection during the handshake" in str(lost)
 
 
 async def test_a_server_that_hangs_up_before_the_request_is_noticed_at_once(autojump_clock: MockClock) -> None:
