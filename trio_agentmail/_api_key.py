@@ -1,4 +1,4 @@
-"""Gets the API key when it is needed, and keeps it out of logs, reprs and exceptions."""
+"""The API key: fetched for each connection, and kept out of logs, reprs and exceptions."""
 
 import inspect
 import os
@@ -11,7 +11,7 @@ from .errors import AgentMailError
 __all__ = ["ApiKey"]
 
 REMEMBERED = 16
-"""Number of recent keys that are removed from text of the server, if the key changes."""
+"""Number of recent keys to remove from text that the server sent. There are several only if the key changes."""
 
 
 class Secret(str):
@@ -26,7 +26,7 @@ class Secret(str):
 class ApiKey:
     """The source of the API key.
 
-    The constructor never fails, so that the caller can drop its own reference to the key before `check`.
+    The constructor never raises, so the caller can delete its own reference to the key before it calls `check`.
 
     Args:
         source: The key, a callable that returns it and is called for every connection, or `None` for
@@ -41,7 +41,7 @@ class ApiKey:
         self._recent: deque[str] = deque(maxlen=REMEMBERED)
 
     def check(self, default: str | None = None) -> None:
-        """Check the source, without calling it.
+        """Validate the source without calling it.
 
         Args:
             default: The key to use if none was given and the environment variable is not set.
@@ -65,8 +65,8 @@ class ApiKey:
         """Get the key for the next connection.
 
         Raises:
-            Exception: The callable raised it.
-            TypeError, ValueError: The callable returned something that is not a key.
+            Exception: The callable raised an exception, which is not changed.
+            TypeError, ValueError: The callable returned an invalid key.
         """
         key = self._source() if callable(self._source) else self._source
         problem = _problem(key)
@@ -83,15 +83,15 @@ class ApiKey:
         return Secret(f"Bearer {self._key}")
 
     def redact(self, failure: BaseException) -> None:
-        """Remove the key from an error, because a server may repeat the key in its answer."""
+        """Remove the key from an error, because a server may echo it."""
         if isinstance(failure, AgentMailError):
             failure.args = tuple(map(self._without_key, failure.args))
             for name, value in vars(failure).items():
                 setattr(failure, name, self._without_key(value))
 
     def redacted(self, text: str) -> str:
-        """Remove the key from a text, including its escaped form as in a `repr`."""
-        for key in sorted(self._recent, key=len, reverse=True):  # a key may be the beginning of another one
+        """Return the text without the key, neither as it is nor escaped as in a `repr`."""
+        for key in sorted(self._recent, key=len, reverse=True):  # longest first: one key may be a prefix of another
             escaped = key.replace("\\", "\\\\")
             for shown in (key, escaped, escaped.replace("'", "\\'")):
                 text = text.replace(shown, "***")
@@ -112,7 +112,7 @@ ASYNC = (
 
 
 def _problem(key: object) -> TypeError | ValueError | None:
-    """Return the exception for an invalid key. The caller raises it, so that no frame of the traceback has the key."""
+    """Return the exception for an invalid key. The caller raises it, so that no frame of its traceback has the key."""
     if inspect.isawaitable(key):
         if inspect.iscoroutine(key):
             key.close()  # otherwise Python warns that the coroutine was never awaited

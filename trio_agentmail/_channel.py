@@ -1,4 +1,4 @@
-"""The memory channel that the consumer reads, bounded by a number of events and by the size of their text."""
+"""The memory channel that the consumer reads, bounded by the number of events and by the size of their text."""
 
 from collections import deque
 
@@ -17,29 +17,29 @@ class Abandoned(Exception):
 class Channel:
     """The memory channel and its delivery counters.
 
-    A memory channel is bounded by a number of items. That alone would let a stalled consumer hold gigabytes of large
-    mail, so the size of the text that waits is bounded as well. Trio has no such channel.
+    Trio's memory channels are bounded by the number of items. With that limit alone, gigabytes of large mail could
+    pile up in front of a stalled consumer, so the total size of the waiting text is bounded as well.
 
-    The obvious way is a counter: add the size of each event that is sent, and subtract it when the event is taken. But
-    the consumer takes events from a plain `trio.MemoryReceiveChannel`, which cannot be subclassed, and Trio tells a
-    sender that an item was taken only if the channel is full and the sender is waiting in `send`. Asking the channel
-    before each event how many items it holds costs as much as sending a small event. And a sender that waits for
-    room in a channel that is not full by number is never woken.
+    The obvious solution is a counter: add the size of each event that is sent, and subtract it when the event is taken.
+    But the consumer takes events from a plain `trio.MemoryReceiveChannel`, which cannot be subclassed, and Trio wakes a
+    sender after an item was taken only if the channel is full and the sender is waiting in `send`. Reading the number
+    of waiting items before each event takes as long as sending a small event. And a sender that waits for room in a
+    channel that has few but large items is never woken.
 
-    So the sizes of sent events are kept in the order of sending. Only when their sum is too large, or there are many
-    of them, is the channel asked how many of these events it still holds; the older ones have been taken. A sender
-    that waits for room installs an instrument, which Trio calls after each step of any task, and which looks whether
-    an event was taken. That is expensive, and it happens only while large events wait.
+    Instead, the sizes of sent events are kept in the order of sending. Only if their sum exceeds the limit, or if there
+    are many of them, the number of items in the channel is read; the events before these have been taken. A sender that
+    waits for room installs an instrument, which Trio calls after each step of any task, and which checks whether an
+    event was taken. That is expensive, but it happens only while large events wait.
 
     Args:
-        max_events: The number of events that may wait.
-        max_size: The size of their text, in bytes of UTF-8. A single larger event may wait alone.
+        max_events: Maximum number of waiting events.
+        max_size: Maximum size of their text, in bytes of UTF-8. A larger event may wait only by itself.
         delivered: The identities of delivered events.
 
     Attributes:
         events: The receiving side.
         delivered: The number of events that were handed over.
-        duplicates: The number of events that were not, because they had been before.
+        duplicates: The number of events that were dropped because they had been handed over before.
     """
 
     def __init__(self, max_events: int, max_size: int, delivered: Delivered) -> None:
@@ -61,12 +61,12 @@ class Channel:
 
     @property
     def is_full(self) -> bool:
-        """Whether the consumer has as much waiting as it may."""
+        """Whether the next event would have to wait for room."""
         channel = self._channel.statistics()
         return channel.current_buffer_used == channel.max_buffer_size or len(self._room) > 0
 
     def close(self) -> None:
-        """End the channel behind the events that wait in it."""
+        """Close the sending side. The consumer can still receive the events in the channel."""
         self._channel.close()
 
     def _waiting_in_channel(self) -> int:
@@ -76,7 +76,7 @@ class Channel:
     # Room
 
     def _note_sent(self, size: int) -> None:
-        """Note that an event of this size was sent."""
+        """Record the size of an event that was sent."""
         self._sizes.append(size)
         self._size += size
         if len(self._sizes) > self._max_sizes:
@@ -89,14 +89,14 @@ class Channel:
             self._size -= self._sizes.popleft()
 
     def _has_room(self, size: int) -> bool:
-        """Return whether an event of this size has room. If nothing else waits, any event has."""
+        """Return whether there is room for an event of this size. An empty channel has room for any event."""
         if self._size + size <= self._max_size:
             return True
         self._forget_taken()
         return self._size + size <= self._max_size or not self._sizes
 
     async def _wait_for_room(self, size: int) -> None:
-        """Wait until an event of this size has room, or every receiver has been closed."""
+        """Wait until there is room for an event of this size, or until every receiver has been closed."""
         while not self._has_room(size) and self.is_wanted():
             watch = _Watch(self._channel, self._room)
             trio.lowlevel.add_instrument(watch)
@@ -107,7 +107,7 @@ class Channel:
 
 
 class _Watch(trio.abc.Instrument):
-    """Wakes a sender that waits for room when an event was taken, or when every receiver has been closed."""
+    """Wakes the senders that wait for room, once an event has been taken or every receiver has been closed."""
 
     def __init__(self, channel: trio.MemorySendChannel[Event], room: trio.lowlevel.ParkingLot) -> None:
         self._channel = channel

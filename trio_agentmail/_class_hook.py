@@ -1,19 +1,19 @@
-"""Generates, for each attrs class, the function that makes an instance of a JSON object.
+"""Generates, for each attrs class, the function that converts a JSON object to an instance.
 
-cattrs has such a generator, `make_dict_structure_fn`. Measured against this one in one process, by CPU time, with all
-hooks fetched ahead of time (cattrs 26.2, Python 3.11), decoding takes 1.9 times as long with it for an event of 0.5 KB,
-1.8 times for one of 2.6 KB (17 µs instead of 9) and 1.4 times for one of 23 KB. That is 1.2 to 1.4 times the CPU time
-of an event from the socket to the consumer, which is too much, so the function is generated here. cattrs still finds
-the hook for each type and caches the functions. Two things save the time:
+cattrs has such a generator, `make_dict_structure_fn`. With it, decoding takes 1.9 times as long for an event of 0.5 KB,
+1.8 times for one of 2.6 KB (17 µs instead of 9) and 1.4 times for one of 23 KB (CPU time, both in one process, hooks
+fetched ahead of time, cattrs 26.2, Python 3.11). The CPU time of an event from the socket to the consumer would be 1.2
+to 1.4 times as long. That is too much, so this module generates the function. cattrs still finds the hook for each type
+and caches the functions. Two things save time:
 
 - A value that is missing, or that has exactly the field's type, does not go through a hook.
-- The `__init__` of a frozen class sets each attribute with `object.__setattr__`. Instead, an object begins as an
-  instance of a twin: a subclass with empty `__slots__` that is not frozen, so that setting an attribute is a plain
-  store. Then its `__class__` is set to the class itself. Python allows this between classes of the same layout and
-  checks it at each assignment, so a mismatch would raise `TypeError` and could not corrupt an object.
+- The `__init__` of a frozen class sets each attribute with `object.__setattr__`. The function here makes an instance of
+  a twin: a subclass with empty `__slots__` that is not frozen, so that setting an attribute is a plain store. At the
+  end, it sets the `__class__` of the object to the class itself. Python allows this between classes of the same layout
+  and checks it at each assignment, so a mismatch would raise `TypeError` and could not corrupt an object.
 
-Since `__init__` does not run, `class_hook` calls converters and default factories itself, and refuses a class that
-relies on anything else that `__init__` does. A test generates the function of every class of this package.
+Since `__init__` does not run, the function calls converters and default factories itself, and `class_hook` rejects a
+class that relies on anything else that `__init__` does. A test generates the function of every class of this package.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,20 +28,20 @@ Hook: TypeAlias = Callable[..., Any]
 raises."""
 
 _EXACT: dict[Any, str] = {str: "str", str | None: "str", int | None: "int", bool | None: "bool"}
-"""The field types whose values JSON has as they are, with the exact type of such a value: a bool is also an int."""
+"""The field types whose values need no conversion, and the exact type of such a value. (A bool is also an int.)"""
 
 
 def class_hook(cls: Any, hook_of: Callable[[Any], Hook], given: tuple[str, ...]) -> Hook:
-    """Generate the function that makes an instance of an attrs class of a JSON object.
+    """Generate the function that converts a JSON object to an instance of an attrs class.
 
-    The function returns `None` for a value that is not an object, or in which a field without a default is missing,
-    empty or invalid. A field that is missing or null has its default.
+    The function returns `None` if the value is not an object, or if a field without a default is missing, empty or
+    invalid. A field that is missing or null gets its default.
 
     Args:
         cls: A slotted attrs class.
         hook_of: Returns the hook that reads a field, given its `attrs.Attribute`.
-        given: The fields that are not read from the object. The function takes those that the class has as arguments,
-            in this order, after cattrs' two.
+        given: The fields that are not read from the object. Those that the class has become parameters of the function,
+            in this order, after the two of cattrs.
 
     Raises:
         TypeError: The class has a validator, an `__attrs_post_init__` or something else that needs its `__init__`; or
@@ -87,7 +87,7 @@ def class_hook(cls: Any, hook_of: Callable[[Any], Hook], given: tuple[str, ...])
 
 
 def _problems(cls: Any) -> Iterator[str]:
-    """What the class has that only its `__init__` would take care of."""
+    """Yield the features of the class that only its `__init__` supports."""
     for name in ("__attrs_pre_init__", "__attrs_post_init__"):
         if hasattr(cls, name):
             yield f"its {name} would not be called"
@@ -109,7 +109,7 @@ def _problems(cls: Any) -> Iterator[str]:
 
 
 def _default(field: "attrs.Attribute[Any]", names: dict[str, Any]) -> str:
-    """Source for the default of a field. `names` receives what that refers to."""
+    """Return the source code for the default of a field, and add the names that it uses to `names`."""
     default: Any = field.default
     if default is attrs.NOTHING or default is None or default == ():
         return "()" if default == () else "None"
@@ -118,7 +118,7 @@ def _default(field: "attrs.Attribute[Any]", names: dict[str, Any]) -> str:
 
 
 def wire_name(name: str) -> str:
-    """Return the name on the wire of a field: `from_` is `from` there."""
+    """Return a field's name on the wire, for example `from` for `from_`."""
     return name.rstrip("_")
 
 

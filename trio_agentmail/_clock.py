@@ -1,4 +1,4 @@
-"""AgentMail's clock, derived from the `Date` of its answers."""
+"""AgentMail's clock, derived from the `Date` header of its responses."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,14 +8,14 @@ import trio
 __all__ = ["Moment", "ServerClock"]
 
 AGREE = 1.5
-"""Two clocks that differ by less than this many seconds agree, since an HTTP `Date` has whole seconds."""
+"""Seconds. Clocks that differ by less are taken to agree, because an HTTP `Date` has whole seconds."""
 
 MOST_AHEAD = 366 * 86_400.0
-"""A `Date` that is further away than this many seconds is ignored. TLS would not work with a clock that wrong."""
+"""Seconds. A `Date` that differs more from the time of day is ignored: TLS would fail with a clock that wrong."""
 
 
 class Moment(NamedTuple):
-    """A moment by both of this machine's clocks, in seconds: the time of day and Trio's clock."""
+    """A moment on both clocks of this machine, in seconds: the time of day and Trio's clock."""
 
     wall: float
     monotonic: float
@@ -25,10 +25,10 @@ class ServerClock:
     """Tells the time by AgentMail's clock, in seconds since the epoch.
 
     AgentMail's timestamps decide whether a mail is older than the stream or than a gap, so they must be compared with
-    AgentMail's clock. This machine's time of day may be wrong, and may be stepped. Trio's clock is never stepped, but
-    may stand still while the machine sleeps. Therefore the last answer is an anchor from which both clocks count. If
-    they differ, the earlier time is used: a gap that begins too early costs a request, while one that begins too late
-    costs mail. The next answer corrects the time.
+    AgentMail's clock. This machine's time of day may be wrong, and it may be stepped. Trio's clock is never stepped,
+    but it may stand still while the machine sleeps. So both clocks measure the time since AgentMail's last response. If
+    the results differ, the earlier time is used: a gap that begins too early costs a request, while one that begins too
+    late loses mail. The next response corrects the time.
 
     Args:
         wall: Returns the time of day, in seconds since the epoch.
@@ -38,16 +38,16 @@ class ServerClock:
         self._wall = wall
         self._anchor: tuple[float, Moment] | None = None
         self.ahead = 0.0
-        """Seconds by which AgentMail's clock was ahead of the time of day at the last answer."""
+        """Seconds by which AgentMail's clock was ahead of the time of day at the last response."""
 
     @property
     def is_known(self) -> bool:
-        """Whether an answer has been received. Until then, the time of day stands in for AgentMail's."""
+        """Whether a response has been received. Until then, the time of day is used."""
         return self._anchor is not None
 
     @property
     def is_certain(self) -> bool:
-        """Whether an answer has been received and the time of day has not been stepped since."""
+        """Whether a response has been received and the time of day has not been stepped since."""
         if self._anchor is None:
             return False
         here, (_, there) = self.moment(), self._anchor
@@ -64,17 +64,17 @@ class ServerClock:
         return self.at(self.moment())
 
     def at(self, moment: Moment) -> float:
-        """Return the time of AgentMail's clock at a moment."""
+        """Return the time by AgentMail's clock at a moment."""
         if self._anchor is None:
             return moment.wall
         time, there = self._anchor
         return time + min(moment.wall - there.wall, moment.monotonic - there.monotonic)
 
     def answered(self, date: float | None) -> None:
-        """Set the clock by an answer.
+        """Set the clock by a response.
 
         Args:
-            date: The `Date` of the answer, in seconds since the epoch. `None` if it has no valid one.
+            date: The `Date` of the response, in seconds since the epoch, or `None` if it has no valid `Date`.
         """
         here = self.moment()
         if date is None or abs(date - here.wall) >= MOST_AHEAD:
@@ -82,7 +82,7 @@ class ServerClock:
         elif abs(date - here.wall) < AGREE:
             time = here.wall
         else:
-            # A Date has whole seconds. The time counted from the last answer is more precise, as long as it agrees.
+            # A Date has whole seconds. The time counted from the last response is more precise, as long as they agree.
             counted = self.at(here)
             time = counted if abs(date - counted) < AGREE else date
         self._anchor = time, here

@@ -1,4 +1,4 @@
-"""Decodes frames and REST answers, and encodes what the client sends. The rest of the client does not touch JSON."""
+"""Decodes frames and REST responses, and encodes what the client sends. All of the client's JSON code is here."""
 
 import re
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ __all__ = [
 
 
 class _Kind:
-    """Decodes the frames of one `event_type`, or those of a `type` that is not an event's."""
+    """The decoder for one `event_type`, or for `subscribed` or `error` frames."""
 
     def __init__(self, cls: Any, event_type: str = "", payload: str = "") -> None:
         self.cls = cls
@@ -58,7 +58,7 @@ _ERROR = _Kind(ErrorEvent)
 
 
 def decoded_classes() -> list[Any]:
-    """Return the classes for which functions are generated, each after the classes of its fields."""
+    """Return the classes that need a decoding function. The classes of a class's fields come before it."""
     classes: dict[Any, None] = {}
     for kind in (_SUBSCRIBED, _ERROR, *_KINDS.values()):
         _add_classes(kind.cls, classes)
@@ -74,18 +74,18 @@ def _add_classes(type_: Any, classes: dict[Any, None]) -> None:
         classes[type_] = None
 
 
-# The escapes of lone surrogates, in JSON without escaped backslashes: a high surrogate that no low one follows, or a
-# low surrogate that follows no high one.
+# Matches the escapes of lone surrogates, in JSON without escaped backslashes: a high surrogate without a low one after
+# it, or a low surrogate without a high one before it.
 _LONE_SURROGATE = re.compile(
     rb"\\u[dD](?:[89abAB]HH(?!\\u[dD][c-fC-F]HH)|(?<!\\u[dD][89abAB]HH\\u[dD])[c-fC-F]HH)".replace(b"H", b"[0-9a-fA-F]")
 )
 
 _NOT_UTF8 = b"\xff"
-"""A byte that does not occur in UTF-8."""
+"""A byte that never occurs in UTF-8."""
 
 
 def _encoded(text: str | bytes) -> bytes:
-    # To JSON, an escaped lone surrogate is the same. Unlike the surrogate itself, it can be printed and stored.
+    # A lone surrogate is escaped. The escape means the same in JSON, and can be printed and stored.
     return text if isinstance(text, bytes) else text.encode(errors="backslashreplace")
 
 
@@ -102,8 +102,8 @@ def _parse(data: bytes | bytearray) -> Any:
 
 
 def _without_lone_surrogates(data: bytes) -> bytes:
-    # There may be millions of escapes, so no Python function is called for each. Instead, a byte that does not occur
-    # in UTF-8 replaces each escaped backslash for the time being, so that every remaining backslash begins an escape.
+    # There may be millions of escapes, so calling a Python function for each would be too slow. Instead, each escaped
+    # backslash is replaced temporarily by a byte that never occurs in UTF-8. Then every backslash begins an escape.
     if _NOT_UTF8 in data:
         return data
     unescaped = data.replace(rb"\\", _NOT_UTF8)
@@ -111,11 +111,11 @@ def _without_lone_surrogates(data: bytes) -> bytes:
 
 
 def decode_event(data: str | bytes) -> Event:
-    """Decode the text of a frame or the body of a webhook. No text makes this raise.
+    """Decode the text of a frame or the body of a webhook. This never raises because of the text.
 
     A frame of a known type becomes an instance of that type's class if its payload is an object. A message of
     `message.received` or one of its variants must also have an `inbox_id` and a `message_id`. Other fields that are
-    missing or of the wrong type become `None` or empty. Every other text becomes an `UnknownEvent` with the reason.
+    missing or of the wrong type become `None` or empty. Any other text becomes an `UnknownEvent` that has the reason.
 
     Bytes are faster to decode than `str`. Bytes that are not UTF-8 are not JSON.
 
@@ -151,7 +151,7 @@ def decode_event(data: str | bytes) -> Event:
 
 
 def _missing(kind: _Kind, frame: dict[str, Any]) -> str:
-    """Describe what the class requires and the frame does not have."""
+    """Return the name of what the class requires and the frame lacks."""
     payload = frame.get(kind.payload)
     if not isinstance(payload, dict):
         return f"its object {kind.payload}"
@@ -173,7 +173,7 @@ def as_unknown(event: Subscribed, reason: str) -> UnknownEvent:
 
 
 def parse_object(data: bytes | bytearray) -> dict[str, Any] | None:
-    """Parse an answer of the REST API. Returns `None` if it is not a JSON object."""
+    """Parse a response of the REST API. Returns `None` if it is not a JSON object."""
     try:
         parsed = _parse(data)
     except orjson.JSONDecodeError:
@@ -189,7 +189,7 @@ def encode_object(value: dict[str, Any]) -> bytes:
 def _frame(value: dict[str, Any]) -> bytes | None:
     """Encode a frame that contains parsed JSON. Returns `None` if the result is too deep to be parsed again.
 
-    orjson parses 1,024 levels but writes only 254, and a frame has one level more than the object in it.
+    orjson parses 1,024 levels of nesting but writes only 254, and the frame adds one level to the parsed JSON.
     """
     try:
         return orjson.dumps(value)
@@ -199,7 +199,7 @@ def _frame(value: dict[str, Any]) -> bytes | None:
 
 
 def _pieces(value: Any) -> Iterator[bytes]:
-    """Yield the JSON of a value of any depth in pieces. A stack replaces recursion."""
+    """Yield the JSON of a value in pieces. An explicit stack, instead of recursion, allows any depth."""
     waiting = [value]  # the last item is next; bytes are JSON already
     while waiting:
         item = waiting.pop()
@@ -222,7 +222,7 @@ def _pieces(value: Any) -> Iterator[bytes]:
 
 
 def recovered_event(message: dict[str, Any], event_type: str, origin: str) -> MessageReceivedEvent | None:
-    """Make the event of a message from the REST API. Its `raw` is the frame that would have pushed it.
+    """Make the event for a message from the REST API. Its `raw` is the frame with which it would have been pushed.
 
     Returns:
         `None` if the message has no `inbox_id` or no `message_id`, or is too deep for its text to be parsed again.
@@ -249,10 +249,10 @@ def parse_time(value: Any) -> float | None:
 
 
 def with_message(event: MessageReceivedEvent, message: dict[str, Any]) -> MessageReceivedEvent | None:
-    """Put the message from the REST API into a pushed event whose body was left out.
+    """Replace the message of a pushed event, whose body was left out, by the message from the REST API.
 
     Returns:
-        `None` if it is another message, or too deep for its text to be parsed again.
+        `None` if it is a different message, or is too deep for its text to be parsed again.
     """
     frame = parse_object(_encoded(event._raw)) or {}
     frame["message"] = {"inbox_id": event.message.inbox_id} | message

@@ -1,4 +1,4 @@
-"""What follows from the event classes: the event types, the class of each, and the payload field of each class."""
+"""The event types, the class of each, and the payload field of each class, derived from the event classes."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -19,7 +19,7 @@ RECEIVED_TYPES = tuple(event_type for event_type in EVENT_TYPES if event_type.st
 
 
 def _classes() -> dict[str, Any]:
-    """The class of each event type.
+    """Return the class of each event type.
 
     An event type belongs to the class that has it as its default. A variant, such as `message.received.spam`, belongs
     to the class of the type that it extends.

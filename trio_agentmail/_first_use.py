@@ -1,4 +1,4 @@
-"""Slow work that is done once in a process, while the first stream is opened, without blocking the event loop."""
+"""Slow initialization, done once per process when the first stream is opened, without blocking the event loop."""
 
 import ssl
 from collections.abc import Callable, Iterator
@@ -18,12 +18,12 @@ _done: set[Callable[[], None]] = set()
 
 
 async def import_in_thread(backend: Backend, settings: Settings, *, with_recovery: bool) -> None:
-    """Import httpx2 and make a TLS context, in a thread. This would block the event loop for 0.15 s.
+    """Import modules and make a TLS context, in a thread. Otherwise, this would block the event loop for 0.15 s.
 
-    Python switches between threads every five milliseconds, so other tasks can run meanwhile. With a backend other than
-    the network, which answers the handshake at once, the decoding functions are generated here as well. So on a mock
-    clock, the first stream of a process takes as many scheduling steps as later ones, and tests that count steps or
-    draw them from a seed are reproducible.
+    Python switches between threads every five milliseconds, so other tasks can run meanwhile. A backend other than the
+    network may answer the handshake at once, so for such a backend the decoding functions are generated here as well.
+    Then, on a mock clock, the first stream of a process takes as many scheduling steps as later ones, and tests that
+    count steps or draw them from a seed are reproducible.
 
     Raises:
         ImportError: httpx2 or one of its dependencies is not installed properly.
@@ -45,11 +45,11 @@ async def import_in_thread(backend: Backend, settings: Settings, *, with_recover
 def _do(steps: list[Callable[[], None]]) -> None:
     for step in steps:
         step()
-        _done.add(step)  # only now: a second stream must wait for a module that is still being imported
+        _done.add(step)  # not earlier: a second stream must wait for a module that is still being imported
 
 
 def _import_stream() -> None:
-    from . import _supervisor  # noqa: F401  and recovery with it
+    from . import _supervisor  # noqa: F401  imports recovery as well
 
     converter()
 
@@ -74,7 +74,7 @@ def _is_encrypted(settings: Settings) -> bool:
 
 
 _remaining: Iterator[Any] | None = None
-"""The classes whose functions are still to be generated. All streams of the process share the work."""
+"""The classes whose functions have not been generated yet. All streams of the process share them."""
 
 
 async def generate_functions() -> None:

@@ -1,21 +1,21 @@
-"""Bytes to WebSocket messages: the receiving half of RFC 6455, for a client. It knows no stream and no tasks.
+"""A sans-I/O parser of WebSocket frames: the receiving half of RFC 6455, for a client.
 
-A frame is a header of 2 to 10 bytes and a payload. A message is one frame or several, with control frames between them.
-TCP delivers all of it in pieces that end anywhere: one read may bring a hundred frames, or one byte of a header.
+A frame is a header of 2 to 10 bytes and a payload. A message is one or more frames, with control frames between them.
+TCP splits these bytes anywhere: one read may return a hundred frames, or one byte of a header.
 
 The obvious parser is a state machine that consumes each piece as it arrives: it joins fragments, decodes the text
 incrementally, and counts its characters. wsproto and others work like this. It is correct, but every event pays for
-the general case, although nearly every event is one unfragmented text frame that lies whole within one read. A
-parser that waits for a complete frame in one growing `bytes` object is simple as well, but then a large message that
-arrives in small pieces is copied again for each piece, which takes quadratic time.
+the general case, although nearly every event is one unfragmented text frame that is complete within one read. A parser
+that waits for a complete frame in one growing `bytes` object is simple as well, but it copies a large message that
+arrives in small pieces again for each piece, which takes quadratic time.
 
-So the loop in `Receiver._receive` has one short path for the frame that lies whole within the read: the payload is one
+So the loop in `Receiver._receive` has a short path for a frame that is complete within one read: the payload is one
 slice, and it is checked for UTF-8 at once. Everything else takes the long path. The payload of an incomplete frame, and
-the fragments of a message, are gathered in one `bytearray`, which grows in amortized linear time. Nothing is done with
-a message before it is complete, except one thing: text that has more bytes than `max_message_size` characters is
-counted while it arrives, so that a message which is too large is refused before it is in memory.
+the fragments of a message, are collected in one `bytearray`, which grows in amortized linear time. A message is not
+processed before it is complete, with one exception: the characters of a text with more than `max_message_size` bytes
+are counted while it arrives, so that a message that is too large is rejected before all of it is in memory.
 
-No extension is ever negotiated, so a reserved bit is an error.
+No extension is negotiated, so a reserved bit is an error.
 """
 
 from codecs import utf_8_decode
@@ -28,7 +28,7 @@ FIN = 0x80
 MAX_CONTROL_SIZE = 125
 
 NO_CODE = 1005
-"""The code of a close frame without a code (RFC 6455, 7.1.5)."""
+"""The code that stands for a close frame without a code (RFC 6455, 7.1.5)."""
 
 _INSIDE_A_CHARACTER = bytes(range(0x80, 0xC0))
 """The UTF-8 bytes that are not the first byte of a character."""
@@ -48,7 +48,7 @@ class Close(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """The server violated the protocol. Nothing follows, and this is the close code to send."""
+    """A violation of the protocol by the server, with the close code to send. Nothing follows it."""
 
     code: int
     reason: str
@@ -65,7 +65,7 @@ class _Invalid(Exception):
 
 
 class Receiver:
-    """Parses what a server sends, piece by piece.
+    """Parses the bytes that a server sends, as they arrive.
 
     Args:
         max_message_size: Characters of a text message, bytes of a binary one. A larger message is a `Failure`.
@@ -84,10 +84,10 @@ class Receiver:
         self._opcode: int | None = None
         self._message = bytearray()
         self._characters: int | None = None
-        """Its characters. They are counted only if it has more bytes than it may have characters."""
+        """The number of its characters, once it has more bytes than `max_message_size`; otherwise `None`."""
 
     def receive(self, data: bytes) -> list[Received]:
-        """Return what these bytes complete, in order. After a `Failure` or a `Close`, return nothing more."""
+        """Return the messages and control frames that the bytes complete; nothing after a `Failure` or a `Close`."""
         received: list[Received] = []
         if not self._failed:
             try:
@@ -111,7 +111,7 @@ class Receiver:
         elif self._rest:
             data = self._rest + data
         end = len(data)
-        # Every event pays for the steps from here on. See the module's docstring.
+        # The following steps are taken for every event. See the module's docstring.
         while end - position >= 2 and not self._failed:
             first = data[position]
             size = data[position + 1]
@@ -206,7 +206,7 @@ class Receiver:
 
 
 def _is_utf8(message: bytes) -> bool:
-    # In steps, because a decoded text may be four times as large as its UTF-8.
+    # The text is decoded in steps, because it may take four times as much memory as its UTF-8.
     position = 0
     try:
         while position < len(message):
@@ -218,7 +218,7 @@ def _is_utf8(message: bytes) -> bool:
 
 
 def _extended_size(size: int, marker: int) -> int:
-    """Return the payload length that follows the second byte of a header, which is `marker`."""
+    """Validate and return an extended payload length. `marker` is the second byte of the header: 126 or 127."""
     if size <= (MAX_CONTROL_SIZE if marker == 126 else 0xFFFF) or size >> 63:
         raise _Invalid("a payload length that is not in its shortest form")
     return size

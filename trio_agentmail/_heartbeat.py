@@ -1,4 +1,4 @@
-"""The heartbeat of a WebSocket: pings after a silence, and gives up on a server that does not answer."""
+"""The heartbeat of a WebSocket: sends a ping after a silence, and detects that the server does not answer."""
 
 import math
 from collections.abc import Callable
@@ -17,16 +17,16 @@ async def keep_alive(
 ) -> None:
     """Send a ping after each silence, until the connection is no longer wanted.
 
-    Any byte from the server is a sign of life, not only a pong: the pong may have to queue behind a large message.
-    Time in which reading waits for the consumer is not the server's silence, so no deadline runs in it.
+    Any byte from the server counts as an answer, because the pong may have to wait behind a large message. Time in
+    which reading waits for the consumer is not silence.
 
     Args:
         websocket: The connection.
         ping_interval: Seconds of silence before a ping.
         ping_timeout: Seconds that may pass after a ping without a byte.
         is_wanted: Returns whether the connection is still wanted. It is called before each ping.
-        pings: The nursery for the pings. A ping that the server does not take ends only with the WebSocket, so this
-            nursery must outlive it.
+        pings: The nursery for the pings. It must outlive the WebSocket, because closing that ends a ping that the
+            server does not read.
 
     Raises:
         ConnectionLostError: The server did not answer a ping.
@@ -42,8 +42,8 @@ async def keep_alive(
                 raise ConnectionLostError(
                     f"silent for {ping_interval} s (ping_interval), then no answer to a ping for {ping_timeout} s"
                 )
-            # A silence that begins now calls for a ping after `ping_interval` at the earliest, so looking this often
-            # delays no ping. The WebSocket need not report every byte.
+            # The WebSocket does not report each byte, so this polls. A silence that begins now requires a ping after
+            # `ping_interval` at the earliest, so polling at that interval delays no ping.
             await trio.sleep_until(min(deadline, trio.current_time() + ping_interval))
 
 
@@ -66,8 +66,8 @@ async def wait_for_silence(websocket: WebSocket, seconds: float, *, after: float
 
 
 async def _is_silent_since(websocket: WebSocket, since: float) -> bool:
-    # If something has blocked the event loop, bytes that arrived in the meantime and the deadline wake their tasks
-    # together. The task that reads must see the bytes first.
+    # After something has blocked the event loop, bytes that arrived meanwhile and a deadline wake their tasks at the
+    # same time. The task that reads must run first.
     await trio.lowlevel.checkpoint()
     return websocket.silent_since == since
 

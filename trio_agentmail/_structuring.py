@@ -1,12 +1,11 @@
-"""Converts JSON values to attrs objects: a hook for each type of field.
+"""Converts JSON values to attrs objects, with a hook for each field type.
 
-The event classes are the only definition of the fields. A cattrs converter makes one function for each class from its
-definition and the hooks here, when the function is first needed. AgentMail's wire sometimes differs from its own
-schema, so a hook accepts every JSON value and decoding cannot raise. A value of the wrong type becomes `None` or
-empty.
+The fields are defined only by the event classes. A cattrs converter generates one function for each class, from its
+definition and the hooks here, on the first request. What AgentMail sends sometimes differs from its own schema, so a
+hook accepts any JSON value, and decoding cannot raise. A value of the wrong type becomes `None` or empty.
 
-A frame may contain millions of values. The time that a hook takes is therefore at most proportional to the length of
-the value's text, and hooks avoid a function call for each item of a list where they can.
+A frame may contain millions of values. Therefore the time that a hook takes is at most proportional to the length of
+the value's text, and hooks avoid a function call for each item of a list where possible.
 """
 
 import functools
@@ -26,9 +25,9 @@ if TYPE_CHECKING:
 __all__ = ["converter", "hook_of", "optional_datetime", "optional_text"]
 
 NOT_FROM_THE_WIRE = ("_raw", "event_type", "origin", "attempt")
-"""The fields of an event that are not read from its frame. Its hook takes them as arguments, after cattrs' two."""
+"""The fields of an event that are not read from its frame. They are further arguments of its hook."""
 
-_fromisoformat = datetime.fromisoformat  # The lookup took a third of the time to read a mail's eight datetimes.
+_fromisoformat = datetime.fromisoformat  # looked up once: a third of the time to read a mail's eight datetimes
 
 
 def _text(value: Any, _: Any = None) -> str:
@@ -63,12 +62,12 @@ def optional_datetime(value: Any, _: Any = None) -> datetime | None:
     return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
 
 
-# Without the quotes, a name like `Boss <boss@corp.example>` would be read as the address.
+# Without quotes, a name like `Boss <boss@corp.example>` would be read as the address.
 _needs_quotes = re.compile(r'[][<>()@,;:"\\]').search
 
 
 def _address(value: dict[str, Any]) -> str | None:
-    """Convert the wire's `{"name": …, "email": …}` to `Name <address>`."""
+    """Convert `{"name": …, "email": …}` to `Name <address>`. Returns `None` without a valid `email`."""
     email = value.get("email")
     if not isinstance(email, str):
         return None
@@ -82,7 +81,7 @@ def _address(value: dict[str, Any]) -> str | None:
 
 
 def _texts(value: Any, _: Any = None) -> tuple[str, ...]:
-    """Read a list of strings or address objects, or a single one."""
+    """Read a list of strings or address objects, or a single string or address object."""
     if not isinstance(value, list):
         value = [value] if value else []
     for item in value:
@@ -104,7 +103,7 @@ def _optional_texts(value: Any, _: Any = None) -> tuple[str, ...] | None:
 
 
 def _sender(value: Any, _: Any = None) -> str:
-    """Read the first item that `_texts` would return."""
+    """Return the first item that `_texts` would return, or `""`."""
     for item in value if isinstance(value, list) else [value]:
         text = _address(item) if isinstance(item, dict) else optional_text(item)
         if text is not None:
@@ -171,7 +170,7 @@ def _tuple_hook(type_: Any) -> Hook:
     [cls] = [item_type for item_type in item_types if item_type is not str]
     strings = str in item_types
     structure = hook_of(cls)
-    # A frame may contain millions of objects that have no field of the class. They share one instance.
+    # A frame may contain millions of objects that have no field of the class. All of them become one instance.
     has_no_field = wire_names(cls).isdisjoint
     without_fields = structure({})
 
@@ -210,12 +209,12 @@ def _has_own_hook(type_: Any) -> bool:
 
 @functools.cache
 def converter() -> "Converter":
-    """Return the converter. It is made when something is first decoded, since importing cattrs takes 10 ms."""
+    """Return the converter. It is made on the first call, because importing cattrs takes 10 ms."""
     from cattrs import Converter
 
     made = Converter(detailed_validation=False)
     made.register_structure_hook(str, _text)
-    # The factory that was registered last is asked first.
+    # The factory that was registered last is tried first.
     made.register_structure_hook_factory(attrs.has, lambda cls: class_hook(cls, _field_hook, NOT_FROM_THE_WIRE))
     made.register_structure_hook_factory(_is_optional, _optional_hook)
     made.register_structure_hook_factory(_is_tuple, _tuple_hook)

@@ -1,4 +1,4 @@
-"""A stream that knows when bytes last arrived, and whether anything is reading it."""
+"""A stream that records when bytes last arrived, and since when a read has been waiting for bytes."""
 
 import math
 import time
@@ -11,28 +11,28 @@ import trio.abc
 __all__ = ["WatchedStream"]
 
 QUIET = 1.0
-"""Seconds. After a read has waited for this long, everything that the server sent has arrived. After a pause between
-two reads of this length, the server may have had to wait with sending."""
+"""Seconds. If a read has waited for so long, everything that the server sent has arrived. If the pause between two
+reads was so long, the server may have been unable to send."""
 
 CAUGHT_UP_AFTER = 60.0
-"""Seconds without a sign of a backlog, after which the backlog is taken to be gone although bytes keep arriving."""
+"""Seconds without a sign of a backlog, after which it is assumed to be gone although bytes keep arriving."""
 
 LARGE_READ = 2**16
-"""Bytes. A read that returns this many may have left some behind."""
+"""Bytes. After a read that returned at least as many, more bytes may be available."""
 
 SEND_TIMEOUT = 5.0
-"""Seconds that sending may take. Our frames are a few bytes long, so a longer wait means the server stopped reading."""
+"""Seconds that sending may take. Our frames are short, so a longer wait means that the server has stopped reading."""
 
 
 class WatchedStream(trio.abc.Stream):
-    """The stream directly on the network, below TLS, so that part of a TLS record is a sign of life as well.
+    """A wrapper for the stream that is directly on the network. Below TLS, it notices even part of a TLS record.
 
     Args:
         stream: The stream to watch.
         now: Returns the time of day; see `Backend.now`.
 
     Attributes:
-        silent_since: Since when a read has been waiting for bytes, on Trio's clock; None while nothing reads.
+        silent_since: When the read that is waiting for bytes began, on Trio's clock; None if none is waiting.
         last_received: When the last byte arrived, in seconds since the epoch.
         last_heard: The same moment, on Trio's clock.
     """
@@ -45,7 +45,7 @@ class WatchedStream(trio.abc.Stream):
         self.last_received = now()
         self.last_heard = trio.current_time()
         self._returned_at = self._read_until = self.last_heard
-        """When the last read returned, and the time before which everything sent is known to have been read."""
+        """When the last read returned, and the time before which everything that was sent has certainly been read."""
         self._behind_at = -math.inf
         """When there was last a sign of a backlog."""
 
@@ -53,8 +53,8 @@ class WatchedStream(trio.abc.Stream):
     def read_until(self) -> float:
         """A time on Trio's clock: everything that the server sent before it has been read.
 
-        The time errs on the early side. While nothing reads, bytes wait here, and then at the server. So a read that
-        finds nothing for a moment does not prove that no old bytes are on their way.
+        The result may be too early, but not too late. While nothing reads, bytes wait in the buffers of this machine,
+        and then in those of the server. So a read that has to wait briefly does not prove that no old bytes are left.
         """
         now = trio.current_time()
         if self.silent_since is not None and now - self.silent_since >= QUIET:
@@ -83,7 +83,7 @@ class WatchedStream(trio.abc.Stream):
         return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Send as long as the server accepts data. After that, drop what is sent.
+        """Send the data if the server still accepts data; otherwise, discard it.
 
         The end of a connection is reported by reading, after everything that arrived before it. If sending a pong
         raised, the task that reads would fail while events are still waiting to be read.

@@ -1,7 +1,8 @@
 """A WebSocket client over any Trio stream.
 
-The client has no task of its own. `receive` reads the stream, and answers the server's pings and its close frame on the
-way. While no task receives, nothing is read. `_frames` parses what arrives, and wsproto makes the frames that are sent.
+The client has no task of its own. `receive` reads the stream, and also answers the server's pings and its close frame.
+While no task is in `receive` or `close`, nothing is read. `_frames` parses incoming frames, and wsproto makes outgoing
+ones.
 """
 
 import time
@@ -22,23 +23,23 @@ from .errors import ConnectionLostError
 __all__ = ["ClientWebSocket", "client_websocket", "close_at_once"]
 
 RECEIVE_BYTES = 2**18
-"""The largest read, in bytes."""
+"""Maximum size of one read, in bytes."""
 
-WITHOUT_CHECKPOINT = 1_000
-"""Messages of one read that are returned without a checkpoint. One read may bring 130,000 empty messages."""
+MAX_WITHOUT_CHECKPOINT = 1_000
+"""Maximum number of messages returned without a checkpoint. One read may contain 130,000 empty messages."""
 
 PING_SIZE = 8
-"""Bytes of a ping's payload, which is the ping's number."""
+"""The size of a ping's payload, in bytes. The payload is the ping's number."""
 
 
 class ClientWebSocket:
-    """An open WebSocket, made by `client_websocket`. See `WebSocket`.
+    """An open WebSocket, made by `client_websocket`. It implements `WebSocket`.
 
     Args:
         stream: The stream to the server.
-        watched: The stream on the network, `stream` itself or below it.
+        watched: The stream on the network: `stream` itself, or the one below TLS.
         max_message_size: Characters of a text message, bytes of a binary one.
-        already_received: Bytes that arrived together with the answer to the handshake.
+        already_received: Bytes that arrived together with the response to the handshake.
     """
 
     def __init__(
@@ -49,14 +50,14 @@ class ClientWebSocket:
         self._receiver = Receiver(max_message_size)
         self._received: deque[Received] = deque(self._receiver.receive(already_received))
         self._returned = 0
-        """Messages returned since the last checkpoint."""
+        """The number of messages returned since the last read or checkpoint."""
         self._being_read: trio.Event | None = None
         self._sending = trio.Lock()
         self._pings = 0
         self._pings_answered = 0
         self._waiting_for_pongs: dict[int, trio.Event] = {}
         self._closing = False
-        self._keeps_received = False
+        self._receiving_stopped = False
         self._end: tuple[str, int] | None = None
         """Why the connection has ended, and the close code."""
         self._watched = watched
@@ -91,16 +92,17 @@ class ClientWebSocket:
         await self._send(self._out.send_data(text))
 
     async def receive(self) -> bytes:
-        """Return the next message; a text message as its UTF-8, which is valid.
+        """Return the next message. A text message is returned as valid UTF-8.
 
-        This is a checkpoint only when the stream has to be read, and once in many messages that one read brought.
+        This is a checkpoint only if it reads the stream or answers the server, and once every `MAX_WITHOUT_CHECKPOINT`
+        messages of one read.
 
         Raises:
             ConnectionLostError: The connection has ended, and all messages before its end have been returned.
         """
         while True:
             if self._received:
-                if self._returned == WITHOUT_CHECKPOINT:
+                if self._returned == MAX_WITHOUT_CHECKPOINT:
                     self._returned = 0
                     await trio.lowlevel.checkpoint()
                     continue
@@ -114,7 +116,7 @@ class ClientWebSocket:
                 await self._read()
 
     async def ping(self) -> None:
-        """Send a ping, and wait until `receive` comes upon its pong.
+        """Send a ping, and wait until `receive` processes its pong.
 
         Raises:
             ConnectionLostError: The connection has ended.
@@ -132,18 +134,18 @@ class ClientWebSocket:
             self._check_end()
 
     def stop_receiving(self) -> None:
-        """Discard messages that are read from now on. Messages that have been read can still be received."""
-        self._keeps_received = True
+        """Discard messages that are read from now on. Messages that were read earlier can still be received."""
+        self._receiving_stopped = True
 
     async def close(self) -> None:
-        """Close with code 1000, and wait until the server has answered. The caller limits the time.
+        """Close with code 1000, and wait for the server's close frame. The caller sets a timeout.
 
-        What still arrives is discarded. Unless `stop_receiving` was called, messages that have been read are discarded
-        as well, and no other task should receive.
+        Messages that still arrive are discarded. Unless `stop_receiving` was called, messages that have been read are
+        discarded as well, and no other task should call `receive`.
         """
         if self._end is None:
             await self._send_close(1000)
-        if self._keeps_received:
+        if self._receiving_stopped:
             while self._end is None and not any(isinstance(item, Close | Failure) for item in self._received):
                 await self._read()
             return
@@ -167,7 +169,7 @@ class ClientWebSocket:
         self._returned = 0
         if data:
             received = self._receiver.receive(bytes(data))
-            if self._keeps_received:
+            if self._receiving_stopped:
                 received = [item for item in received if isinstance(item, Close | Failure)]
             self._received.extend(received)
         else:
@@ -186,7 +188,7 @@ class ClientWebSocket:
                 await self._send_close(item.code)
 
     def _take_pong(self, number: int) -> None:
-        """Note that the ping of this number, if it was sent, and all pings before it are answered (RFC 6455, 5.5.3)."""
+        """Mark the ping with this number, if it was sent, and all earlier ones as answered (RFC 6455, 5.5.3)."""
         if number <= self._pings:
             self._pings_answered = max(number, self._pings_answered)
             for sent, changed in self._waiting_for_pongs.items():
@@ -199,13 +201,13 @@ class ClientWebSocket:
             await self._send(self._out.close(code))
 
     async def _send_whole(self, data: bytes | bytearray) -> None:
-        # The tasks that ping and receive may be cancelled, and a close frame still has to follow. After half a frame,
-        # nothing could. Closing the stream ends the wait for a server that does not take the frame.
+        # The tasks that ping and receive may be cancelled, and a close frame must still follow. It could not follow
+        # half a frame. If the server does not read the frame, closing the stream ends the wait.
         with trio.CancelScope(shield=True):
             await self._send(data)
 
     async def _send(self, data: bytes | bytearray) -> None:
-        # receive() reports that the connection has ended, after everything that arrived before its end.
+        # An error is ignored here: receive() reports the end of the connection, after all messages before it.
         async with self._sending:
             with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 await self._stream.send_all(data)
@@ -237,7 +239,7 @@ async def client_websocket(
     now: Callable[[], float] = time.time,
     server: str = "the server",
 ) -> AsyncIterator[ClientWebSocket]:
-    """Open a WebSocket over a stream. The end of the block closes the stream by force.
+    """Open a WebSocket over a stream. The end of the block closes the stream without a close frame.
 
     Args:
         stream: Any connected Trio stream.
@@ -246,13 +248,13 @@ async def client_websocket(
         headers: Additional headers of the handshake.
         max_message_size: Characters of a text message, bytes of a binary one. A larger message ends the connection
             with code 1009.
-        watched: The stream on the network, below `stream`. By default, `stream` is wrapped in one.
-        now: Returns the time of day, for that one.
+        watched: The stream on the network, below `stream`. By default, `stream` is wrapped in a `WatchedStream`.
+        now: Returns the time of day, for that `WatchedStream`.
         server: The server's name in errors.
 
     Raises:
         ApiError: The server refused the handshake.
-        ConnectionLostError: The server hung up, or is not a WebSocket server.
+        ConnectionLostError: The server closed the connection, or is not a WebSocket server.
     """
     if watched is None:
         stream = watched = WatchedStream(stream, now)
@@ -265,7 +267,7 @@ async def client_websocket(
 
 
 async def close_at_once(stream: trio.abc.Stream) -> None:
-    """Close a stream by force. The shield keeps a `Cancelled` from replacing the exception that led here."""
+    """Close a stream at once. The shield prevents a `Cancelled` from replacing the present exception."""
     with trio.CancelScope(shield=True):
         await trio.aclose_forcefully(stream)
 
