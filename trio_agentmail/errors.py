@@ -35,8 +35,8 @@ class ApiError(AgentMailError):
 
     Attributes:
         status_code: The HTTP status.
-        headers: The response headers, with lower-case names. The last value of a repeated header.
-        body: The response body as text, cut at 64 KiB; `""` if there was none.
+        headers: The response headers, with lower-case names. A repeated header has its last value.
+        body: The response body as text, truncated to 64 KiB; `""` if there was none.
     """
 
     def __init__(self, status_code: int, headers: Mapping[str, str], body: str) -> None:
@@ -62,7 +62,7 @@ class PermissionDeniedError(ApiError):
 
 
 MAX_BODY = 2**16
-"""Maximum length of the body that an `ApiError` keeps, in characters. Whoever reads it reads as many bytes at most."""
+"""Maximum length of an `ApiError`'s body, in characters, and maximum number of bytes to read from the response."""
 
 
 def refusal(status_code: int, headers: Mapping[str, str], body: str) -> ApiError:
@@ -72,7 +72,9 @@ def refusal(status_code: int, headers: Mapping[str, str], body: str) -> ApiError
 
 
 class SubscriptionRejectedError(AgentMailError):
-    """AgentMail refused the subscription with an `error` frame, or closed the connection without confirming it.
+    """AgentMail refused the subscription with an `error` frame, or closed the connection three times in succession.
+
+    Only close codes 1008 and 4000 to 4999 count as a refusal.
 
     Attributes:
         name: The `name` of the `error` frame, or the close code as in `"close 4401"`.
@@ -93,7 +95,7 @@ class SubscriptionRejectedError(AgentMailError):
 
 
 class ConnectionLostError(AgentMailError):
-    """A connection was lost. The stream reconnects, so this appears only as the cause of a `ConnectionFailedError`.
+    """A connection was lost. The stream reconnects, so this is raised only as the `__cause__` of another exception.
 
     Attributes:
         reason: What happened, in words.
@@ -111,11 +113,11 @@ class ConnectionLostError(AgentMailError):
 
 
 class RequestFailedError(AgentMailError):
-    """A request to the REST API got no usable answer. This appears only in the reason of a `RecoveryFailed`."""
+    """A request to the REST API failed. Recovery catches it, and quotes it in a `RecoveryFailed` or a log message."""
 
 
 class AnswerTooLargeError(RequestFailedError):
-    """The answer to a request exceeds the size limit. It would again, so the request is not retried."""
+    """The response to a request exceeds the size limit. A retry would not help, so there is none."""
 
 
 class RequestTooLargeError(RequestFailedError):
@@ -123,7 +125,11 @@ class RequestTooLargeError(RequestFailedError):
 
 
 class ConnectionFailedError(AgentMailError):
-    """A transient failure lasted longer than `enter_timeout` or `give_up_after`. `__cause__` is the last failure."""
+    """No subscription was confirmed within `enter_timeout` or `give_up_after`. `__cause__` is the last failure.
+
+    While a stream is being entered, this is raised at once if a proxy does not accept the credentials, or if a
+    `Retry-After` ends after `enter_timeout`.
+    """
 
 
 class JournalError(AgentMailError):
@@ -142,7 +148,7 @@ class JournalMismatchError(JournalError):
 
 
 def printable(text: str, limit: int) -> str:
-    """Make text from elsewhere safe to show on a terminal: one line without control characters.
+    """Return untrusted text as one line without control characters, which is safe to show on a terminal.
 
     Args:
         limit: Maximum length in characters. Longer text is cut and ends with an ellipsis.

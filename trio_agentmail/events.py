@@ -1,23 +1,23 @@
 """The events that a stream yields. `Event` is the union of all of them, so a type checker can check a `match` over it.
 
-Fields have the names of AgentMail's official SDK (2.0.18), and the meaning that its OpenAPI definition and the SDK's
-documentation give them. All times are aware. Strings for which AgentMail documents a set of values are plain strings,
-because new values appear. Fields that the wire leaves out are `None` or empty.
+Fields have the names that they have in AgentMail's official SDK (2.0.18), and the meaning that AgentMail's OpenAPI
+definition and the SDK's documentation give them. All `datetime`s are aware. Where AgentMail documents a set of string
+values, the type is still `str`, because AgentMail adds values. Fields that a frame leaves out are `None` or empty.
 
-Every event that came from the server also has these attributes. None of them is compared.
+Every event from the server also has the following attributes, which comparison ignores.
 
-- `raw`: The text as received, including unknown fields. It is not in the repr, and it is stale after `attrs.evolve`.
+- `raw`: The text as received, including unknown fields. It is not in the repr, and `attrs.evolve` does not update it.
   Lone surrogates and undecodable bytes appear as backslash escapes. The event keeps the bytes (the attrs field `_raw`)
   and decodes them each time `raw` is read.
 - `origin`: How the event arrived. `"live"`: it was pushed. `"recovered"`: the mail was found through the REST API.
   `"redelivered"`: a journal delivered it again.
-- `attempt`: The delivery attempt, counting from 1. It is 1 unless a journal knows of earlier attempts.
+- `attempt`: The delivery attempt, counting from 1. It exceeds 1 only if a journal has recorded earlier attempts.
 
 Events that have an `event_type` also have an `event_id`, which is stable: if the same event arrives again, it has the
-same id. It is `None` if the wire left it out, which has been observed.
+same id. It is `None` if the frame has none, which has been observed.
 """
 
-# ruff: noqa: F403 (star imports, so that a new class is added to the module of its topic alone)
+# ruff: noqa: F403 (With star imports, a new class is added only to the module of its topic.)
 
 from typing import Literal, TypeAlias
 

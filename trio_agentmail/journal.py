@@ -1,4 +1,4 @@
-"""What a journal on another engine implements: `Journal`, and the types in its signatures."""
+"""The protocol `Journal`, for journals on other storage engines, and the types in its signatures."""
 
 from ._journal.protocol import Journal, Kept, KeptIdentity, RunSync
 

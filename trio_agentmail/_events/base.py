@@ -1,4 +1,4 @@
-"""What all events from the server have in common."""
+"""The base classes of the events from the server."""
 
 import attrs
 
@@ -6,10 +6,10 @@ __all__ = ["FromServer", "ServerEvent"]
 
 
 class _JournalMark:
-    """The slot in which a journal marks an event that it handed out.
+    """The slot in which a journal marks an event that it has delivered.
 
-    `Journal.ack` compares the mark with the journal's own name, so that an event of another journal raises
-    `JournalMismatchError`. It is a plain slot and not an attrs field because it is not part of the event's value:
+    `Journal.ack` compares the mark with the journal's own name, and raises `JournalMismatchError` for an event of
+    another journal. The mark is a plain slot and not an attrs field, because it is not part of the event's value:
     `attrs.evolve`, comparison, the repr and the constructor ignore it.
     """
 
@@ -18,9 +18,9 @@ class _JournalMark:
 
 @attrs.frozen(kw_only=True)
 class FromServer(_JournalMark):
-    """The base of everything that the server sends."""
+    """The base class of all events that the server sends."""
 
-    # A decoded event keeps the bytes that were parsed: a non-ASCII str would keep a second copy of itself in UTF-8.
+    # A decoded event keeps the bytes, because a non-ASCII str would also cache a second copy of itself in UTF-8.
     _raw: str | bytes = attrs.field(default="", eq=False, repr=False)
     origin: str = attrs.field(default="live", eq=False)
     attempt: int = attrs.field(default=1, eq=False, repr=False)
@@ -34,6 +34,6 @@ class FromServer(_JournalMark):
 
 @attrs.frozen(kw_only=True)
 class ServerEvent(FromServer):
-    """The base of every event that has an `event_type`. A field without a default is the payload."""
+    """The base class of all events that have an `event_type`. The field without a default is the payload."""
 
     event_id: str | None = None

@@ -43,9 +43,9 @@ class Recurrence:
 
     Attributes:
         rule: The RRULE, without its `RRULE:` prefix.
-        exdates: The wall-clock times that are left out.
+        exdates: The dates that are left out, as wall-clock times.
         rdates: Extra dates, as wall-clock times or periods.
-        truncate_before: No date that starts at or after this wall-clock time occurs.
+        truncate_before: A wall-clock time. Dates that start at or after it are left out.
     """
 
     rule: str | None = None
@@ -78,26 +78,26 @@ class CalendarEvent:
     """A one-off event, a recurring series, or one date of a series.
 
     `start`, `end` and `original_start` are wall-clock times in `timezone`, as AgentMail writes them. For an all-day
-    event they are its first and last day. `start_at`, `end_at` and `original_start_at` are the instants.
+    event they are its first and last day. `start_at`, `end_at` and `original_start_at` are the same times as instants.
 
     Attributes:
         kind: `"single"`, `"series"` or `"instance"`.
         series_id: For an instance: the series that it belongs to.
-        original_start: For an instance: the start that the series' rule gives it.
+        original_start: For an instance: its start according to the rule of the series.
         is_exception: For an instance: whether it was edited or moved.
         metadata: Your own JSON value, usually an object. Left out of the repr.
         status: `"confirmed"`, `"tentative"` or `"cancelled"`.
         timezone: An IANA name, for example `"Europe/Berlin"`.
         duration_mode: `"nominal"` or `"exact"`.
-        duration_value: Milliseconds; for an all-day event, days.
-        attendees: The wire may leave them out even where `attendee_count` is not 0.
+        duration_value: The duration in milliseconds; for an all-day event, in days.
+        attendees: The people who are invited. May be left out even if `attendee_count` is not 0.
         response_status: The inbox's own response, if it is invited.
         uid: The iCalendar UID, which invitations carry.
         sequence: The iCalendar SEQUENCE.
         source: `"api"` or `"email"`.
         origin_message_id: For an email event: the message whose invitation last changed it.
         resource_revision: Not present in starting and ending events.
-        etag: For `If-Match`. Usually not present in events.
+        etag: The value for an `If-Match` header. Usually not present in events.
     """
 
     event_id: str | None = None
@@ -136,7 +136,7 @@ class CalendarEvent:
 
 @attrs.frozen(kw_only=True)
 class CalendarEventPrevious:
-    """The values that an update replaced. `None` means not changed, or that there was no value before.
+    """The values that an update replaced. `None` means that a value did not change, or that there was none before.
 
     The fields are those of `CalendarEvent`.
     """

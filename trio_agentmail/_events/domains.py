@@ -11,13 +11,13 @@ __all__ = ["Domain", "DomainVerifiedEvent", "VerificationRecord"]
 
 
 def _upper(status: str | None) -> str | None:
-    # AgentMail documents upper case and also sends lower case. With one spelling, a handler can compare.
+    # AgentMail documents upper case but also sends lower case. One spelling makes comparisons simple.
     return None if status is None else status.upper()
 
 
 @attrs.frozen(kw_only=True)
 class VerificationRecord:
-    """A DNS record that a domain needs.
+    """A DNS record that a domain requires.
 
     Attributes:
         type: `"TXT"`, `"CNAME"` or `"MX"`.
@@ -43,7 +43,7 @@ class Domain:
         status: `"NOT_STARTED"`, `"PENDING"`, `"INVALID"`, `"FAILED"`, `"VERIFYING"` or `"VERIFIED"`; converted to
             upper case, since the wire has both spellings.
         reason: Why the domain is not (yet) verified, when known; for example `"dns_records_missing"`.
-        inbound_enabled: Whether the domain receives mail. `None` for old domains, which do.
+        inbound_enabled: Whether the domain receives mail. `None` for old domains, which receive mail.
         client_id: The id that you gave the domain when you created it.
     """
 

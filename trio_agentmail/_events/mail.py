@@ -1,4 +1,4 @@
-"""Mail that is received, and what becomes of mail that is sent."""
+"""Received mail, the delivery status of sent mail, and the events about both."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -52,17 +52,17 @@ class Attachment:
 class Message:
     """A received mail.
 
-    Addresses have the form `user@example.com` or `Name <user@example.com>`, whichever form the wire had.
+    Addresses are strings of the form `user@example.com` or `Name <user@example.com>`.
 
     Attributes:
         labels: For example `("received", "unread")`.
-        timestamp: The mail's own time. Its sender chose it, so it may lie in the past or in the future.
-        from_: The sender; `""` if the wire names none.
+        timestamp: The mail's own time. The sender chooses it, so it may be far in the past or in the future.
+        from_: The sender; `""` if there is none.
         subject: The subject; `None` if the mail has none.
         preview: The beginning of the text.
         text: The plain text. `None` if the mail has none, or if the body is so large that AgentMail left it out.
             In that case, fetch the message.
-        html: The HTML; `None` in the corresponding cases.
+        html: The HTML. `None` in the same cases as `text`.
         extracted_text: The new text, without quoted text.
         extracted_html: The new HTML, without quoted HTML.
         in_reply_to: The `message_id` of the mail that this one answers.
@@ -103,7 +103,7 @@ class Message:
 
 @attrs.frozen(kw_only=True)
 class ThreadItem:
-    """The thread of a mail, as it is after that mail.
+    """The thread of a mail, in its state after that mail.
 
     Attributes:
         timestamp: The time of the last message.
@@ -154,7 +154,7 @@ class Delivery:
 
 @attrs.frozen(kw_only=True)
 class Recipient:
-    """A recipient whom a bounced mail did not reach, and why."""
+    """A recipient of a bounced mail, with the status of the failed delivery."""
 
     address: str | None = None
     status: str | None = None
@@ -273,7 +273,7 @@ class MessageRejectedEvent(ServerEvent):
 
 @attrs.frozen(kw_only=True)
 class MessageOpenedEvent(ServerEvent):
-    """One of your mails, with tracking on, was opened for the first time. Sent once for a mail."""
+    """One of your mails, with tracking on, was opened for the first time. Sent once per mail."""
 
     event_type: str = "message.opened"
     open: Open
@@ -289,7 +289,7 @@ AnyMailEvent: TypeAlias = (
     | MessageOpenedEvent
 )
 
-# The identities in a journal contain the position of a `message.received*` among these: add new ones at their end.
+# Identities in a journal contain the position of a type among the `message.received*` types: append new ones.
 MailEventType: TypeAlias = Literal[
     "message.received",
     "message.received.spam",

@@ -38,7 +38,7 @@ class AgentArmorManualOverride:
 
     Attributes:
         override_id: The id of the release, which is also the `event_id` of its `MessageSecurityOverrideEvent`.
-        reason: Why, in the words of the person who released it.
+        reason: The reason that was given for the release.
         original_verdict: The verdict for which the message was held: `"review"`.
     """
 
@@ -51,13 +51,13 @@ class AgentArmorManualOverride:
 
 @attrs.frozen(kw_only=True)
 class AgentArmorResult:
-    """The result of Agent Armor's scan of a message. One class for the official SDK's three.
+    """The result of Agent Armor's scan of a message. It combines three classes of the official SDK.
 
     Attributes:
         status: `"pending"`, `"complete"` or `"unavailable"`. Always `"complete"` in a security event.
         verdict: When complete: `"clear"` or `"review"`.
         reason: When complete: a short explanation of the verdict.
-        model: When complete: the Agent Armor release that produced the verdict; opaque.
+        model: When complete: the Agent Armor release that produced the verdict, as an opaque string.
         completed_at: When complete: when the scan finished.
         manual_override: When complete: the release, for a `"review"` verdict in hold mode that was overridden.
         started_at: When pending: when the message was received. The deadline counts from here.
@@ -100,7 +100,7 @@ class MessageSecurityOverride:
 
 @attrs.frozen(kw_only=True)
 class MessageSecurityCompletedEvent(ServerEvent):
-    """Agent Armor, in monitor mode, reached a verdict on a received mail. Sent once for a mail and inbox."""
+    """Agent Armor, in monitor mode, reached a verdict on a received mail. Sent once per mail and inbox."""
 
     event_type: str = "message.security.completed"
     message: MessageSecurity

@@ -12,12 +12,12 @@ __all__ = ["CaughtUp", "Disconnected", "ErrorEvent", "Notice", "RecoveryFailed",
 
 @attrs.frozen(kw_only=True)
 class Subscribed(FromServer):
-    """AgentMail confirmed the subscription. Everything that it pushes from here on is in the stream.
+    """AgentMail confirmed the subscription. All events that it pushes from here on are in the stream.
 
     Attributes:
-        inbox_ids: The inbox filter as AgentMail confirmed it. `None` if there is no filter or it was not mentioned.
-        pod_ids: The same for pods.
-        event_types: The same for event types.
+        inbox_ids: The inbox filter that AgentMail confirmed. `None` if the confirmation does not contain one.
+        pod_ids: The pod filter, likewise.
+        event_types: The event type filter, likewise.
     """
 
     inbox_ids: tuple[str, ...] | None = None
@@ -45,7 +45,7 @@ class UnknownEvent(FromServer):
     """A frame that fits no other class: its type is newer than this package, or it lacks what its type requires.
 
     Attributes:
-        event_type: The type that the frame names, if any.
+        event_type: The type in the frame, if any.
         event_id: The frame's `event_id`, if any.
         payload: The whole frame, parsed. Integers beyond 64 bits are floats. `None` if the frame is not JSON; `NaN`
             is not JSON. Left out of the repr, since it may contain a mail.
@@ -60,15 +60,15 @@ class UnknownEvent(FromServer):
 
 @attrs.frozen(kw_only=True)
 class Disconnected:
-    """The subscription was lost at this point of the stream. A `Subscribed` follows when it is in force again.
+    """The connection was lost at this point of the stream. A `Subscribed` follows when it has been restored.
 
-    The client makes this event; AgentMail does not send it. Events that AgentMail pushes before the next
-    `Subscribed` do not arrive as pushes.
+    The client makes this event; AgentMail does not send it. AgentMail does not repeat the pushes that are missed before
+    the next `Subscribed`, but recovery finds the missed mail.
 
     Attributes:
         reason: What happened, in words.
         code: The WebSocket close code. 1006 if the connection ended without a close frame (RFC 6455, 7.1.5).
-        last_received: When the last byte was received, which is where the gap may begin.
+        last_received: When the last byte was received. The gap may have begun then.
     """
 
     reason: str
@@ -84,11 +84,12 @@ class CaughtUp:
 
     Attributes:
         since: When the gap may have begun, by AgentMail's clock. Mail was listed from well before that time.
-        recovered: Mails that had been missed and were delivered.
-        known: Mails that were listed and had already been delivered.
-        held: Mails that Agent Armor holds. They arrive when they are released.
-        failed: Inboxes, pods or keys for which a `RecoveryFailed` was reported. The other counts leave them out.
-        requests: Requests made to the REST API.
+        recovered: The number of missed mails that were delivered.
+        known: The number of listed mails that had already been delivered.
+        held: The number of mails that Agent Armor holds. They arrive when they are released.
+        failed: The number of inboxes, pods or keys for which a `RecoveryFailed` was reported. The other counts do not
+            include these.
+        requests: The number of requests to the REST API.
     """
 
     since: datetime
@@ -103,8 +104,8 @@ class CaughtUp:
 class RecoveryFailed:
     """Mail could not be listed or fetched, so mail that arrived after `since` may be missing from the stream.
 
-    The client makes this event; AgentMail does not send it. It is reported once. Recovery tries again at every sweep,
-    and a `CaughtUp` follows when that succeeds.
+    The client makes this event; AgentMail does not send it. It is reported once. Recovery retries at every sweep,
+    and a `CaughtUp` follows when it succeeds.
 
     Attributes:
         inbox_id: The inbox; `None` if more than one inbox is affected.
