@@ -52,8 +52,8 @@ if TYPE_CHECKING:
         UnknownEvent,
     )
 else:
-    # Names are imported on first use. pytest imports this package in every run, to load the plug-in, and that must not
-    # import Trio; and SQLite is needed only with a journal.
+    # Names are imported on first use. pytest imports this package in every run to load the plug-in, and this must not
+    # import Trio. SQLite is needed only with a journal.
 
     def __getattr__(name: str) -> object:
         from importlib import import_module

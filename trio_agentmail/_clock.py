@@ -7,10 +7,10 @@ import trio
 
 __all__ = ["Moment", "ServerClock"]
 
-AGREE = 1.5
+TOLERANCE = 1.5
 """Seconds. Clocks that differ by less are taken to agree, because an HTTP `Date` has whole seconds."""
 
-MOST_AHEAD = 366 * 86_400.0
+MAX_DIFFERENCE = 366 * 86_400.0
 """Seconds. A `Date` that differs more from the time of day is ignored: TLS would fail with a clock that wrong."""
 
 
@@ -51,7 +51,7 @@ class ServerClock:
         if self._anchor is None:
             return False
         here, (_, there) = self.moment(), self._anchor
-        return abs((here.wall - there.wall) - (here.monotonic - there.monotonic)) < AGREE
+        return abs((here.wall - there.wall) - (here.monotonic - there.monotonic)) < TOLERANCE
 
     def moment(self) -> Moment:
         """Return the present moment."""
@@ -77,13 +77,13 @@ class ServerClock:
             date: The `Date` of the response, in seconds since the epoch, or `None` if it has no valid `Date`.
         """
         here = self.moment()
-        if date is None or abs(date - here.wall) >= MOST_AHEAD:
+        if date is None or abs(date - here.wall) >= MAX_DIFFERENCE:
             time = self.at(here)
-        elif abs(date - here.wall) < AGREE:
+        elif abs(date - here.wall) < TOLERANCE:
             time = here.wall
         else:
             # A Date has whole seconds. The time counted from the last response is more precise, as long as they agree.
             counted = self.at(here)
-            time = counted if abs(date - counted) < AGREE else date
+            time = counted if abs(date - counted) < TOLERANCE else date
         self._anchor = time, here
         self.ahead = time - here.wall

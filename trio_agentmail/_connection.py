@@ -1,4 +1,4 @@
-"""One connection: opened, subscribed, confirmed, kept alive, read in order, closed."""
+"""A connection to AgentMail, from opening the WebSocket and subscribing to closing it."""
 
 import math
 from collections import deque
@@ -23,31 +23,31 @@ __all__ = ["Connection"]
 
 MAX_EARLY_EVENTS = 1_000
 MAX_EARLY_SIZE = 16 * 2**20
-"""Events, and bytes of their text, that may arrive before the confirmation. More of them fail the attempt."""
+"""Maximum number of events, and bytes of their text, before the confirmation. If there are more, the attempt fails."""
 
 
 class Connection:
     """One connection to AgentMail.
 
-    `run` opens the WebSocket and keeps it open until `close` or `cut`. Another task takes the events with `receive`.
-    So leaving a stream can cancel the task that receives while `run` still sends the close frame.
+    `run` opens the WebSocket and keeps it open until `close` or `cut`. Another task calls `receive`, so that leaving a
+    stream can cancel that task while `run` still sends the close frame.
 
     Args:
-        backend: The outside.
+        backend: Opens the WebSocket.
         settings: The settings of the stream.
         api_key: The API key.
-        subscribe: What to subscribe to.
-        is_wanted: Returns whether any receiver is left. It is called before each ping, and the connection is closed
-            if none is.
+        subscribe: The subscription to send.
+        is_wanted: Returns whether any receiver is left. It is called before each ping. If none is left, the connection
+            is closed.
 
     Attributes:
-        subscribed: The confirmation.
+        subscribed: The confirmation of the subscription.
         asked_at: When the subscription was sent.
         confirmed_at: When the confirmation arrived.
         accepted: Whether the handshake has been accepted.
         step: What `run` is waiting for until the confirmation, for error messages.
         ended: Set when `run` has ended.
-        bug: The exception that ended `run` after the confirmation, if it is not one that a network causes.
+        bug: The exception that ended `run` after the confirmation, if the network did not cause it.
     """
 
     subscribed: Subscribed
@@ -84,7 +84,7 @@ class Connection:
 
     @property
     def last_received(self) -> Moment:
-        """When the server last gave a sign of life."""
+        """When the last byte arrived."""
         return Moment(self._websocket.last_received, self._websocket.last_heard)
 
     @property
@@ -98,17 +98,17 @@ class Connection:
         return len(self._early)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Open and subscribe, report the confirmation as `started`, and stay open until `close` or `cut`.
+        """Open the WebSocket, subscribe, report the confirmation to `task_status`, and wait for `close` or `cut`.
 
-        Raises, until it has started:
-            ApiError, SubscriptionRejectedError, OSError: As they occur.
-            ConnectionLostError: The connection ended before the confirmation, or the confirmation did not come in time.
+        Raises, before the confirmation:
+            ApiError, SubscriptionRejectedError, OSError: The attempt failed.
+            ConnectionLostError: The connection ended before the confirmation, or the attempt took too long.
             trio.ClosedResourceError: `close` or `cut` was called.
         """
         settings = self._settings
         try:
             with self._scope, trio.move_on_after(settings.open_timeout) as opening:
-                # The nursery outlives the WebSocket, because closing that aborts a ping that the server does not take.
+                # The nursery outlives the WebSocket: closing that ends a ping that the server does not read.
                 async with background_nursery() as pings:
                     async with self._open_websocket() as self._websocket:
                         self.accepted = True
@@ -162,7 +162,7 @@ class Connection:
         return Moment(self._backend.now(), trio.current_time())
 
     async def _receive_confirmation(self) -> None:
-        # This must not wait for the consumer: the consumer may be the task that waits for this confirmation.
+        # This must not wait for the consumer, because the consumer may be waiting for this confirmation.
         size = 0
         while True:
             data = await self._websocket.receive()
@@ -178,7 +178,7 @@ class Connection:
                 raise ConnectionLostError(f"{len(self._early)} events arrived before the confirmation")
 
     async def receive(self) -> Event | None:
-        """Return the next event; None when the connection has been retired and drained.
+        """Return the next event, or `None` if the connection has been retired and is drained.
 
         Raises:
             ConnectionLostError: The connection has ended, and all events before its end have been returned.
@@ -196,7 +196,7 @@ class Connection:
                 return None
             self._api_key.redact(exc)
             if self._given_up is not None and exc.code == 1006:
-                raise self._given_up from None  # we cut the connection, and this is the reason
+                raise self._given_up from None  # the reason for which we cut the connection
             raise
         if draining:
             self._draining += trio.current_time() - began
@@ -208,23 +208,23 @@ class Connection:
         return event
 
     def retire(self) -> None:
-        """Drain this connection and then close it: another connection has taken over."""
+        """Drain this connection and then close it, because another connection replaces it."""
         self._retired.set()
 
     def close(self) -> None:
-        """Close politely, whatever the server may still send."""
+        """Close with a close frame. Events that have not been received may be discarded."""
         self._closing.set()
         if not self._started:
             self.cut()
 
     def stop(self) -> None:
-        """Close politely. What has been read can still be received, and nothing else."""
+        """Close with a close frame. Only events that have been read can still be received."""
         if self._started:
             self._websocket.stop_receiving()
         self.close()
 
     def cut(self) -> None:
-        """Close at once, by force."""
+        """Close at once, without a close frame."""
         self._scope.cancel()
 
     async def _stay_open(self, pings: trio.Nursery) -> None:
@@ -247,8 +247,8 @@ class Connection:
         self.cut()
 
     async def _close_when_drained(self) -> None:
-        # Frames arrive in order. So when the pong has arrived, everything has arrived that the server sent before it
-        # saw the ping; and by then the other connection had been confirmed.
+        # Frames arrive in order. So once the pong has arrived, everything that the server sent before it read the ping
+        # has arrived as well, and by then the other connection had been confirmed.
         await self._retired.wait()
         async with background_nursery() as nursery:
             nursery.start_soon(self._give_up_when_silent)

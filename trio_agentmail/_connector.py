@@ -21,15 +21,15 @@ __all__ = ["Connector"]
 
 
 class Connector:
-    """Makes the connections of a stream, and knows those that are still open.
+    """Makes the connections of a stream, and keeps track of those that are still open.
 
     Args:
-        backend: The outside.
+        backend: Opens the WebSockets.
         settings: The settings of the stream.
-        api_key: The API key. It is asked for before each attempt.
+        api_key: The API key, fetched before each attempt.
         is_wanted: Returns whether any receiver of the channel is left.
-        state: The state of the stream, which is set to "connecting" and "waiting" here.
-        outage: Told of each failed attempt of `connect`.
+        state: The state of the stream. `connect` sets it to "connecting" and "waiting".
+        outage: Records each failed attempt of `connect`.
 
     Attributes:
         nursery: The nursery for the connections' tasks. It is set before the first attempt.
@@ -55,7 +55,7 @@ class Connector:
         self._outage = outage
         self._live: set[Connection] = set()
         self._step = ""
-        """What the attempt that was cut was waiting for, in words."""
+        """What the attempt was waiting for when it was cancelled, in words."""
         self.confirmed = 0
 
     @property
@@ -72,18 +72,18 @@ class Connector:
         limit_name: str,
         delay: float | None = None,
     ) -> Connection:
-        """Try until a connection is confirmed.
+        """Make attempts until a subscription is confirmed, and return its connection.
 
         Args:
-            subscribe: What to subscribe to.
+            subscribe: The subscription.
             attempts: The back-off.
             limit: Seconds for all attempts; None for no limit.
             limit_name: The name of the limit in errors.
-            delay: Seconds before the first attempt. None while the stream is being entered: then a `Retry-After`
-                beyond the limit ends the attempts at once.
+            delay: Seconds before the first attempt. `None` while the stream is being entered; in that case, a
+                `Retry-After` beyond the limit or rejected proxy credentials end the attempts at once.
 
         Raises:
-            ConnectionFailedError: The limit was reached.
+            ConnectionFailedError: The limit was reached, or the attempts ended before it (see `delay`).
             Exception: A failure that is not transient; see `Attempts.delay_after`.
         """
         entering = delay is None
@@ -99,12 +99,12 @@ class Connector:
                 if isinstance(connection, Connection):
                     return connection
                 failure = connection
-                # Closing the stream cuts an attempt. That is not a failure, and this ends here.
+                # If the attempt failed because the stream is being closed, this raises Cancelled.
                 await trio.lowlevel.checkpoint()
                 self._outage.begin(failure)
                 delay = attempts.delay_after(failure)
                 if entering and isinstance(failure, ProxyCredentialsError):
-                    # A mistyped password should be reported soon. Later, the proxy may have a passing problem.
+                    # A mistyped password should be reported at once. Later, the proxy may have a temporary problem.
                     raise ConnectionFailedError(f"not subscribed: {failure}") from failure
                 if entering and trio.current_time() + retry_after(failure, self._backend.now) > deadline:
                     break
@@ -114,7 +114,7 @@ class Connector:
 
     async def attempt(self, subscribe: Subscribe, attempts: Attempts) -> Connection | Exception:
         """Make one attempt, and return the confirmed connection or the failure."""
-        self._api_key.ask()  # not inside the try block: an exception of the callable is no failure of the network
+        self._api_key.ask()  # outside of the try block: an exception of the callable is not a failed attempt
         self._live = {old for old in self._live if old.bug is not None or not old.ended.is_set()}
         connection = Connection(self._backend, self._settings, self._api_key, subscribe, self._is_wanted)
         self._live.add(connection)
@@ -124,7 +124,7 @@ class Connector:
         except trio.Cancelled:
             self._step = connection.step
             raise
-        except Exception as exc:  # noqa: BLE001  Attempts.delay_after() raises what is not transient
+        except Exception as exc:  # noqa: BLE001  Attempts.delay_after() raises it if it is not transient
             failure = exc
         if connection.accepted:
             attempts.handshake_was_accepted()
@@ -145,16 +145,16 @@ class Connector:
             raise Abandoned
 
     def close(self) -> None:
-        """Close all connections politely."""
+        """Close all connections with a close frame."""
         for connection in self._live:
             connection.close()
 
     def stop(self) -> None:
-        """Close all connections politely. What they have read can still be received."""
+        """Close all connections with a close frame. Events that they have read can still be received."""
         for connection in self._live:
             connection.stop()
 
     async def closed(self) -> None:
-        """Wait until all present connections have ended."""
+        """Wait until all connections have ended."""
         for connection in self._live.copy():
             await connection.ended.wait()

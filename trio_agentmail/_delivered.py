@@ -13,7 +13,7 @@ from .events import Event, MessageReceivedEvent
 __all__ = ["Delivered"]
 
 GENERATIONS_WITHIN = 8
-"""Number of generations in the time for which identities are kept. One may be kept longer by one generation."""
+"""Number of generations that span `keep` seconds. An identity may be kept for one generation longer."""
 
 MIN_SPAN = 15.0
 """Minimum time that a generation spans, in seconds."""
@@ -29,30 +29,31 @@ down."""
 class Delivered:
     """Remembers the events that have been delivered or are being delivered.
 
-    A mail has one identity, but may be pushed as several events: as spam, and as received after its release. A mail
-    from a listing has no event_type beyond what its labels say, so it equals any push of that mail. Senders choose
-    Message-IDs, and some use one for many mails: two pushes with different event_ids, whose timestamps differ by a
-    whole second or more, are two mails.
+    A mail has one `mail_key`, but it may be pushed as several events, for example as spam and, after its release, as
+    received. A listed mail has no event_type apart from its labels, so it equals any push of that mail. Senders choose
+    Message-IDs, and some use one for many mails. So two pushes are two mails if their event_ids differ and their
+    timestamps differ by at least one second.
 
     Memory is bounded, so identities must be forgotten. But a listing may contain a mail long after it was delivered,
-    and without its identity it would be delivered again. Therefore an identity is forgotten only together with raising
+    and the mail would be delivered again if its identity had been forgotten. Therefore, forgetting identities raises
     `floor`, and listed mail that AgentMail created before `floor` is not delivered. Recovery raises `floor` (`forget`)
-    only as far as its completed listings cover, so nothing is missed. If memory runs out before that, `floor` is raised
-    all the same, because nothing may be delivered twice. Then mail created before it may have been missed, which
-    `has_run_out` reports.
+    only as far as its completed listings reach, so nothing is missed. If memory runs out before that, `floor` is raised
+    nevertheless, because nothing may be delivered twice. In that case, mail that was created before `floor` may have
+    been missed, and `has_run_out` is called.
 
     Args:
         now: AgentMail's clock, in seconds since the epoch.
         keep: Approximate time for which an identity is kept, in seconds.
-        is_durable: Whether identities are loaded from a journal (`load`), which has hashes of them. Otherwise the ids
-            themselves are used, which takes less time.
+        is_durable: Whether identities are loaded from a journal (`load`), which contains their hashes. If not, the ids
+            of a mail are used as they are, which is faster.
 
     Attributes:
-        floor: Mail that AgentMail created before this time, in seconds since the epoch, may have been delivered and
+        floor: A time in seconds since the epoch. Mail that AgentMail created before it may have been delivered and
             forgotten. `-math.inf` if none was forgotten.
-        ran_out_until: Identities up to this time were forgotten for lack of memory. `-math.inf` if none were.
-        given_back: Number of claims that were given back. If it has grown, a mail that was known may be missing.
-        has_run_out: Called when memory runs out, so that recovery can report which mail may have been missed.
+        ran_out_until: The time up to which identities were forgotten for lack of memory, in seconds since the epoch.
+            `-math.inf` if none were.
+        given_back: Number of claims that were undone. If it has grown, a mail that was known may be undelivered.
+        has_run_out: A function to call when memory runs out, so that recovery can report mail that may be missing.
     """
 
     def __init__(self, now: Callable[[], float], keep: float, *, is_durable: bool = True) -> None:
@@ -65,7 +66,7 @@ class Delivered:
         self._undated: OrderedDict[Hashable, Record] = OrderedDict()
         self._near = min(span, PLAUSIBLE)
         self._clock_read_at = -math.inf
-        """The clock's last reading. `-math.inf` if it was not read since identities were last forgotten."""
+        """The last reading of the clock; `-math.inf` if it has not been read since identities were last forgotten."""
         self.floor = -math.inf
         self.ran_out_until = -math.inf
         self.given_back = 0
@@ -75,7 +76,7 @@ class Delivered:
         return len(self._mails) + len(self._others) + len(self._undated)
 
     def load(self, kept: Iterable[KeptIdentity]) -> None:
-        """Remember the identities that a journal has."""
+        """Add identities from a journal."""
         for key, time, record in kept:
             if not is_mail(key):
                 self._others.add(key, 1, time)
@@ -87,7 +88,7 @@ class Delivered:
                 self._add_mail_record(mail, self._records(mail), record, time)
 
     def claim(self, event: Event) -> bool:
-        """Return whether an event is new. From then on it counts as delivered, unless it is given back."""
+        """Return whether an event is new, and remember it as delivered until `give_back`."""
         if isinstance(event, MessageReceivedEvent):
             return self._claim_mail(event)
         key = identity(event)
@@ -130,11 +131,11 @@ class Delivered:
         return created is not None and created.timestamp() < self.floor
 
     def forget(self, before: float) -> None:
-        """Forget identities from before a time, in seconds since the epoch, and raise `floor` to that time."""
+        """Forget identities older than a time, in seconds since the epoch, and raise `floor` to that time."""
         self._mails.forget(before)
         self._others.forget(before)
         self.floor = max(self.floor, before)
-        # Held mail may arrive long after the clock was read although it was created just then: see `_time_of`.
+        # Otherwise, held mail that was created when the clock was last read would get that old time in `_time_of`.
         self._clock_read_at = -math.inf
 
     def _records(self, mail: Hashable) -> tuple[int, ...]:
@@ -176,9 +177,9 @@ class Delivered:
     def _time_of(self, created_at: datetime | None) -> float | None:
         """Return the time of a mail's identity, in seconds since the epoch. `None` if `created_at` is not plausible.
 
-        It is the time of delivery and not of creation, because a mail that was held or missed may have been created
-        long ago and may be pushed again in the next moment. But nearly always a mail was created just now. Then its own
-        time is used, because reading the clock takes longer.
+        This is approximately the time of delivery: a mail that was held or missed may have been created long ago, and
+        may be pushed again at any moment. Nearly always, however, a mail was created just now. Then `created_at` is
+        used, because reading the clock takes longer.
         """
         if created_at is None:
             return None

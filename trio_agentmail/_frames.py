@@ -220,7 +220,7 @@ def _is_utf8(message: bytes) -> bool:
 def _extended_size(size: int, marker: int) -> int:
     """Validate and return an extended payload length. `marker` is the second byte of the header: 126 or 127."""
     if size <= (MAX_CONTROL_SIZE if marker == 126 else 0xFFFF) or size >> 63:
-        raise _Invalid("a payload length that is not in its shortest form")
+        raise _Invalid("a payload length that is too large or not in its shortest form")
     return size
 
 

@@ -1,4 +1,4 @@
-"""A compact memory of identities that forgets by time. It takes about 97 bytes each and keeps up to 1.5 million."""
+"""A compact memory of up to 1.5 million identities, at about 97 bytes each, that forgets the oldest ones."""
 
 from collections import deque
 from collections.abc import Hashable
@@ -9,13 +9,13 @@ import attrs
 __all__ = ["Identities", "Record"]
 
 Record: TypeAlias = int | tuple[int, ...]
-"""The record of an identity: nearly always one integer below 2**60."""
+"""What is remembered about an identity: nearly always one integer below 2**60."""
 
 GENERATION = 43_690
-"""Maximum number of identities in a generation: two thirds of 2**16, the most that a CPython dict of that size has."""
+"""Maximum number of identities in a generation: two thirds of 2**16, the capacity of a CPython dict of that size."""
 
 MAX_GENERATIONS = 34
-"""Maximum number of generations. If all of them are full, they have 1.5 million identities in about 145 MB."""
+"""Maximum number of generations. Together they hold up to 1.5 million identities, in about 145 MB."""
 
 MASK = 2**60 - 1
 
@@ -30,15 +30,15 @@ class _Generation:
 class Identities:
     """Remembers identities and forgets the oldest ones.
 
-    The naive structure is one dict from identities to times. It would block the event loop whenever it grows, and every
-    entry would need a time. Instead, identities are kept in generations. A new identity goes into the youngest
-    generation, and the oldest generations are forgotten as a whole. A lookup searches each generation, which takes up
-    to 0.3 microseconds in all, so their number is limited: if few identities are added and none are forgotten for a
-    long time, neighbouring generations that fit into one are merged.
+    The naive structure is one dict from identities to times. Resizing it would block the event loop, and every entry
+    would need a time. Instead, identities are kept in generations. A new identity goes into the youngest generation,
+    and the oldest generations are forgotten as a whole. A lookup searches each generation, which takes up to 0.3
+    microseconds in total, so their number is limited. If few identities are added and none are forgotten for a long
+    time, neighbouring generations that fit into one are merged.
 
     A key is 60 bits of Python's own hash of the identity. CPython needs 32 bytes for an integer of that size, half as
-    many as for the identity itself. The hash is keyed, so a sender cannot choose identities that collide. Among a
-    million identities, two collide by chance in one of two million runs.
+    many as for the identity itself. The hash is keyed, so a sender cannot choose identities that collide. The
+    probability that any two of a million identities collide by chance is one in two million.
 
     Args:
         span: Maximum time that one generation spans, in seconds. It limits how long a generation outlives its oldest
@@ -82,9 +82,9 @@ class Identities:
         return self._generations.pop().newest
 
     def renew(self, identity: Hashable, record: Record, time: float) -> float | None:
-        """Replace the record of an identity and remember it as long as a new one of that time.
+        """Replace the record of an identity, and remember the identity as long as a new one of that time.
 
-        It is not forgotten sooner than it would have been. Arguments and result are those of `add`.
+        This never shortens the time for which it is remembered. The arguments and the result are those of `add`.
         """
         key = hash(identity) & MASK
         for generation in self._generations:
@@ -120,6 +120,6 @@ class Identities:
                 return
 
     def forget(self, before: float) -> None:
-        """Forget the oldest generations, up to the first one that has an identity not older than a time."""
+        """Forget the oldest generations whose identities are all older than a time, in seconds since the epoch."""
         while self._generations and self._generations[-1].newest < before:
             self._generations.pop()

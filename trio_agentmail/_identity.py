@@ -27,7 +27,7 @@ DIGEST_SIZE = 16
 """The length of a digest, in bytes. See `mail_key`."""
 
 PLAUSIBLE = 3600.0
-"""Seconds by which the `created_at` of a mail may be ahead of AgentMail's clock. A later time is ignored."""
+"""Seconds by which a mail's `created_at` may be ahead of AgentMail's clock. A later `created_at` is ignored."""
 
 RECOVERED = "recovered"
 """The `origin` of a mail that was found through the REST API."""
@@ -39,15 +39,15 @@ LISTED = 0
 
 
 def identity(event: Event) -> bytes | None:
-    """Return the identity of an event, or `None` if it has none. Two events with the same identity are the same event.
+    """Return the identity of an event, or `None` if it has none. Events with the same identity are the same event.
 
     The identity of a received mail consists of its `mail_key`, its event_type and the whole second of its timestamp. A
     listing through the REST API has all of these, but no `event_id`. The identity of any other event comes from its
     `event_id`, or from its text if the `event_id` is missing. `Subscribed`, `ErrorEvent` and notices have no identity,
-    because each of them says something new. An event that was made by hand, without `event_id` and `raw`, has none
+    because each of them is new information. An event that was constructed without `event_id` and `raw` has none
     either.
 
-    The identity does not depend on the process, so a journal can store it.
+    The identity is the same in every process, so a journal can store it.
     """
     if isinstance(event, MessageReceivedEvent):
         message = event.message
@@ -60,10 +60,10 @@ def identity(event: Event) -> bytes | None:
 
 
 def mail_key(inbox_id: str, message_id: str) -> bytes:
-    """Return the first 16 bytes of a received mail's identity. They do not depend on its event_type and its time.
+    """Return the first 16 bytes of a received mail's identity, which depend on neither its event_type nor its time.
 
-    They are a cryptographic hash, because senders choose Message-IDs: a long Message-ID must not take more memory than
-    a short one, and a sender must not be able to find two that collide.
+    They are a cryptographic hash, because senders choose Message-IDs: a long one must not take more memory than a short
+    one, and a sender must not be able to find two that collide.
     """
     return digest(f"{inbox_id}\0{message_id}")
 
@@ -74,11 +74,11 @@ def is_mail(identity: bytes) -> bool:
 
 
 def push_record(event: MessageReceivedEvent) -> int:
-    """Return 60 bits that distinguish pushes of two mails from two pushes of one mail. CPython needs 32 bytes for them.
+    """Return an integer that tells two pushes of one mail from pushes of two mails with the same Message-ID.
 
-    They consist of the event_type, a hash of the event_id (25 bits) and the timestamp in milliseconds (its last 32
-    bits, which span 50 days). A hash of 0 means that the event cannot be a second mail. Two mails with the same
-    Message-ID are taken for one with a probability of one in thirty million.
+    It has 60 bits, for which CPython needs 32 bytes: the event_type, a hash of the event_id (25 bits) and the timestamp
+    in milliseconds (its last 32 bits, which span 50 days). A hash of 0 means that the event cannot be a second mail.
+    The probability that two mails with the same Message-ID are taken for one is one in thirty million.
     """
     if event.origin == RECOVERED:
         return LISTED
@@ -91,7 +91,7 @@ def push_record(event: MessageReceivedEvent) -> int:
 
 
 def is_same_push(one: int, other: int) -> bool:
-    """Return whether two push records of one Message-ID belong to the same event."""
+    """Return whether two push records of one `mail_key` belong to the same mail."""
     if one == LISTED or other == LISTED:
         return True
     if one >> 57 != other >> 57:
@@ -104,7 +104,7 @@ def is_same_push(one: int, other: int) -> bool:
 
 
 def variant(event_type: str) -> bytes:
-    """Return the part of a received mail's identity that stands for its event_type."""
+    """Return the part of a received mail's identity that encodes its event_type."""
     return RECEIVED_TYPES.index(event_type).to_bytes() if event_type in RECEIVED_TYPES else digest(event_type)[:2]
 
 

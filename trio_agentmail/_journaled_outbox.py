@@ -13,19 +13,19 @@ from .events import Event, Notice
 __all__ = ["JournaledOutbox"]
 
 MAX_WAITING = 10_000
-"""The number of waiting events and notices above which `put` blocks for an `ErrorEvent`."""
+"""Above this number of waiting events and notices, `put` blocks for an `ErrorEvent`."""
 
 
 class JournaledOutbox(Channel):
     """An outbox with a journal in front of the channel.
 
-    Reading the network waits for room in the journal, and only the journal waits for the consumer. Redeliveries from
-    the journal bypass de-duplication.
+    The task that reads the network waits only for room in the journal, and not for the consumer. Redeliveries from the
+    journal bypass de-duplication.
 
     Args:
         max_events, max_size, delivered: See `Channel`.
         journal: The journal, which is open.
-        unwritten: Receives the mail that waits for room in the journal.
+        unwritten: Keeps the mail that is waiting for room in the journal.
     """
 
     def __init__(
@@ -39,19 +39,19 @@ class JournaledOutbox(Channel):
 
     @property
     def waiting(self) -> int:
-        """The number of events and notices that have not been taken."""
+        """The number of events and notices that the consumer has not received yet."""
         return self._waiting_in_channel() + len(self._room) + self._journal.waiting
 
     async def put(self, event: Event) -> bool:
-        """Put an event into the journal, unless it has been put before; see `Outbox.put`.
+        """Record an event in the journal, unless it is a duplicate; see `Outbox.put`.
 
         Raises:
             Abandoned: Every receiver has been closed.
-            JournalError: The event cannot be written down.
+            JournalError: The event cannot be written to the journal.
         """
         if isinstance(event, Notice):
-            # An ErrorEvent is neither merged nor written down. A server that sends them without end to a consumer that
-            # sleeps must not fill the memory.
+            # An ErrorEvent is neither merged with others nor written to the journal. If a server keeps sending them and
+            # the consumer is stalled, they must not fill the memory.
             while self._journal.waiting >= MAX_WAITING and not self._is_stopping:
                 await self._taken.park()
             self.notify(event)
@@ -72,7 +72,7 @@ class JournaledOutbox(Channel):
         return is_new
 
     def notify(self, notice: Notice) -> None:
-        """Hand over a notice behind the waiting events. This never waits.
+        """Hand over a notice after the waiting events. This never waits.
 
         Raises:
             Abandoned: Every receiver has been closed.
@@ -81,7 +81,7 @@ class JournaledOutbox(Channel):
         self._journal.notice(notice)
 
     def _check_wanted(self) -> None:
-        # If the stream is being stopped, the next run wants what has been read, whether or not a receiver is left.
+        # If the stream is being stopped, events are recorded for the next run even if every receiver has been closed.
         if not self.is_wanted() and not self._is_stopping:
             raise Abandoned
 
@@ -93,7 +93,7 @@ class JournaledOutbox(Channel):
         """Move events from the journal to the channel, as the consumer makes room.
 
         Raises:
-            JournalError: Something cannot be written down or read.
+            JournalError: The journal cannot be written or read.
         """
         with self._forwarding, suppress(trio.BrokenResourceError):  # the next put() or notify() raises Abandoned
             while True:
@@ -107,11 +107,11 @@ class JournaledOutbox(Channel):
                 self.delivered += not isinstance(event, Notice)
 
     def stop(self) -> None:
-        """End the channel behind what is in it. The journal keeps the rest."""
+        """Close the channel after the events that are in it. The journal keeps the other events."""
         self._forwarding.cancel()
         self.close()
         self._taken.unpark_all()
 
     async def finish(self) -> None:
-        """See `Outbox.finish`. There is nothing to wait for."""
+        """See `Outbox.finish`. Here, `stop` has done everything already."""
         await trio.lowlevel.checkpoint()

@@ -1,4 +1,4 @@
-"""Merges notices, so that they do not pile up in front of a consumer that takes nothing."""
+"""Merges notices, so that they do not accumulate while the consumer is stalled."""
 
 from collections import deque
 from typing import Any
@@ -9,11 +9,11 @@ __all__ = ["merge_notice"]
 
 
 def merge_notice(waiting: deque[Any], notice: Notice) -> None:
-    """Append a notice to what waits, and merge a gap with an earlier one that has not been seen.
+    """Append a notice to the waiting events, and merge its gap with an earlier one that waits as well.
 
-    A `Disconnected` is dropped if an earlier one waits and only a `Subscribed` or a `CaughtUp` follows it. Those are
-    dropped as well. The consumer has to know that there was a gap and when it may have begun, and the earlier notice
-    says both.
+    A new `Disconnected` is dropped if only `Subscribed` and `CaughtUp` notices follow the last one that waits. These
+    are dropped as well. The consumer needs to know that there was a gap and when it may have begun, and the earlier
+    `Disconnected` says both.
     """
     if isinstance(notice, Disconnected):
         for index, item in enumerate(reversed(waiting)):

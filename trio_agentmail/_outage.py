@@ -1,4 +1,4 @@
-"""The outage tracker: the last failure, and how long the subscription has not been stable."""
+"""The outage tracker: the last failure, and the time for which the subscription has not been stable."""
 
 import logging
 import math
@@ -17,9 +17,9 @@ WARN_AFTER = 60.0
 
 
 class OutageTracker:
-    """Keeps the last failure, and logs one warning for each outage that lasts.
+    """Keeps the last failure, and logs one warning for each outage that lasts `WARN_AFTER` seconds.
 
-    An outage begins with a failure, and ends when a subscription has been stable.
+    An outage begins with a failure, and ends when a subscription has been in force for `stable_after` seconds.
 
     Attributes:
         last_error: The last failure, in words.
@@ -34,23 +34,23 @@ class OutageTracker:
 
     @property
     def warning_is_due_at(self) -> float:
-        """When to call `warn_if_it_lasts`, on Trio's clock. Infinity without an outage, and after its warning."""
+        """When to call `warn_if_it_lasts`, on Trio's clock. `math.inf` without an outage, and after its warning."""
         return math.inf if self._began is None or self._has_warned else self._began + WARN_AFTER
 
     def note(self, failure: Exception) -> None:
-        """Note a failure during which the subscription stays in force."""
+        """Record a failure during which the subscription stays in force."""
         self.last_error = printable(f"{type(failure).__name__}: {describe(failure)}", 500)
         self.last_error_at = trio.current_time()
 
     def begin(self, failure: Exception) -> None:
-        """Note a failure without a subscription in force. It begins an outage, or prolongs it."""
+        """Record a failure while no subscription is in force. It begins or prolongs an outage."""
         self.note(failure)
         if self._began is None:
             self._began = trio.current_time()
         self.warn_if_it_lasts()
 
     def end(self) -> None:
-        """Note that the subscription has been stable."""
+        """End the outage, because the subscription has been stable."""
         self._began = None
         self._has_warned = False
 

@@ -19,7 +19,7 @@ __all__ = ["fake_agentmail"]
 
 @pytest.fixture
 def fake_agentmail() -> "Iterator[FakeAgentMail]":
-    """An AgentMail in memory, to which streams that are opened without a `backend` connect."""
+    """A `FakeAgentMail`, to which all streams that are opened without a `backend` connect."""
     from .testing import FakeAgentMail
 
     with FakeAgentMail().installed() as fake:
@@ -27,7 +27,7 @@ def fake_agentmail() -> "Iterator[FakeAgentMail]":
 
 
 made: "deque[FakeAgentMail]" = deque(maxlen=8)
-"""The fakes that the current test has made. Only the last ones are kept, since a test may make thousands."""
+"""The fakes that the current test has made. Only the latest are kept, because a test may make thousands."""
 
 
 @pytest.hookimpl(tryfirst=True)

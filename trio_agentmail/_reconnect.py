@@ -1,4 +1,4 @@
-"""When to try again: the delays, and which failures are transient."""
+"""Reconnecting: the delays between attempts, and which failures are transient."""
 
 import enum
 import random
@@ -16,11 +16,11 @@ from .errors import ApiError, ConnectionLostError, RequestFailedError, Subscript
 __all__ = ["Attempts", "Verdict", "ceilings", "full_jitter", "http_date", "retry_after", "verdict"]
 
 MAX_RETRY_AFTER = 3600.0
-"""Seconds. A longer `Retry-After` is capped, because a mistake there must not end a stream."""
+"""Maximum delay from `Retry-After`, in seconds. A wrong value must not stop a stream for longer."""
 
 
 def ceilings(policy: ReconnectPolicy) -> Iterator[float]:
-    """Yield the highest delay before each attempt, in seconds, without end."""
+    """Yield the upper bound of the delay before each attempt, in seconds. The generator does not end."""
     ceiling = policy.initial_delay
     while True:
         yield ceiling
@@ -28,7 +28,7 @@ def ceilings(policy: ReconnectPolicy) -> Iterator[float]:
 
 
 def full_jitter(ceiling: float) -> float:
-    """Return a random delay up to the ceiling, in seconds. It spreads clients that lost the same server."""
+    """Return a random delay up to the ceiling, in seconds, so that clients do not reconnect all at once."""
     return random.uniform(0, ceiling)
 
 
@@ -38,14 +38,14 @@ class Verdict(enum.Enum):
     TRANSIENT = enum.auto()
     FATAL = enum.auto()
     FATAL_IF_IT_PERSISTS = enum.auto()
-    """The server at AgentMail's address refuses us. Fatal until a subscription has been confirmed. After that, the
-    cause may be a passing problem of a proxy or a load balancer, so it is fatal after `refusal_grace` seconds."""
+    """A refusal by the server at AgentMail's address. Fatal until a subscription has been confirmed. After that, the
+    cause may be a temporary problem of a proxy or a load balancer, so it is fatal after `refusal_grace` seconds."""
     FATAL_THE_THIRD_TIME = enum.auto()
-    """A refusal that may mean anything. Fatal the third time in succession."""
+    """A refusal whose meaning is unclear. Fatal the third time in succession."""
 
 
-FEWEST_REFUSALS = 3
-"""The number of refusals that end a subscribed stream, at least, however much time is between them."""
+MIN_REFUSALS = 3
+"""Minimum number of refusals that end a stream that was subscribed before, in addition to `refusal_grace`."""
 
 TRANSIENT_STATUSES = frozenset({408, 425, 429})
 TRANSIENT_ERROR = re.compile(
@@ -58,13 +58,13 @@ FATAL_ERROR = re.compile(
 
 
 def verdict(failure: Exception) -> Verdict:
-    """Return whether a failure is transient or fatal. This is the table in `docs/reconnecting.md`."""
+    """Classify a failure as transient or fatal, according to the table in `docs/reconnecting.md`."""
     match failure:
         case ApiError(status_code=status):
             transient = status >= 500 or status in TRANSIENT_STATUSES
             return Verdict.TRANSIENT if transient else Verdict.FATAL_IF_IT_PERSISTS
         case SubscriptionRejectedError(name=name, message=message):
-            # The name is AgentMail's own term and the message is prose, so the name decides first.
+            # The name is more reliable than the message, which is prose, so it is searched first.
             for text in (name, message):
                 if TRANSIENT_ERROR.search(text):
                     return Verdict.TRANSIENT
@@ -79,11 +79,11 @@ def verdict(failure: Exception) -> Verdict:
         case OSError() | trio.BrokenResourceError() | RequestFailedError():
             return Verdict.TRANSIENT
         case _:
-            return Verdict.FATAL  # not caused by a network: a bad argument or a bug
+            return Verdict.FATAL  # not caused by the network: an invalid argument or a bug
 
 
 class Attempts:
-    """The attempts to subscribe: how long to wait before the next one, and when to stop.
+    """The back-off: how long to wait before the next attempt to subscribe, and when to give up.
 
     Args:
         policy: The delays and limits.
@@ -99,11 +99,11 @@ class Attempts:
         """The number of refusals since a handshake was last accepted; `_refused_since` is the time of the first."""
         self._refused_since = 0.0
         self._unclear_in_succession = 0
-        """The number of refusals in succession that may mean anything."""
+        """The number of unclear refusals in succession."""
         self.start_over()
 
     def start_over(self) -> None:
-        """Begin with the first ceiling again."""
+        """Restart the back-off at `initial_delay`."""
         self._ceilings = ceilings(self._policy)
 
     def handshake_was_accepted(self) -> None:
@@ -118,7 +118,7 @@ class Attempts:
         return full_jitter(next(self._ceilings))
 
     def delay_after(self, failure: Exception) -> float:
-        """Return the seconds to wait before the next attempt, after one that failed.
+        """Return the seconds to wait before the next attempt, after a failed one.
 
         Raises:
             Exception: The failure, if it is fatal.
@@ -143,7 +143,7 @@ class Attempts:
             self._refused_since = now
         self._refusals += 1
         seconds = now - self._refused_since
-        if self._refusals >= FEWEST_REFUSALS and seconds >= self._policy.refusal_grace:
+        if self._refusals >= MIN_REFUSALS and seconds >= self._policy.refusal_grace:
             failure.add_note(
                 f"The server has refused {self._refusals} attempts within {seconds:.0f} s, and accepted none "
                 f"(refusal_grace is {self._policy.refusal_grace:g} s)."
@@ -152,10 +152,10 @@ class Attempts:
 
 
 def retry_after(failure: Exception, now: Callable[[], float]) -> float:
-    """Return the delay that the server asks for in `Retry-After`, in seconds: an hour at most, and 0.0 without one.
+    """Return the delay that `Retry-After` requests, in seconds: at most `MAX_RETRY_AFTER`, and 0.0 without the header.
 
-    A date in `Retry-After` is by the server's clock, so it is compared with the `Date` of the same answer. If that is
-    missing, it is compared with the time of day.
+    A date in `Retry-After` is by the server's clock, so it is compared with the `Date` of the same response. Without a
+    `Date`, it is compared with the time of day.
 
     Args:
         failure: The failed attempt.

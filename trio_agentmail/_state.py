@@ -1,4 +1,4 @@
-"""The state of a stream, as its tasks and its session see it."""
+"""The state of a stream, for its tasks and its session."""
 
 import logging
 
@@ -12,10 +12,10 @@ logger = logging.getLogger("trio_agentmail")
 
 
 class StreamState:
-    """What the stream is doing. Tasks can wait for it to change.
+    """The state of a stream. Tasks can wait for it to change.
 
     Attributes:
-        value: The state that the session shows.
+        value: The state, as in `AgentMailSession.state`.
         next_attempt_at: While the state is "waiting", when the next attempt begins, on Trio's clock; otherwise None.
         is_stopping: Whether `AgentMailSession.stop` has been called. From then on, the state is "stopping" or "closed".
     """
@@ -37,7 +37,7 @@ class StreamState:
             raise trio.ClosedResourceError("the stream has ended")
 
     async def changed(self) -> None:
-        """Wait for the next change."""
+        """Wait until the state changes."""
         await self._changed.wait()
 
     def set(self, value: State) -> None:

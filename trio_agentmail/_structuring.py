@@ -4,7 +4,7 @@ The fields are defined only by the event classes. A cattrs converter generates o
 definition and the hooks here, on the first request. What AgentMail sends sometimes differs from its own schema, so a
 hook accepts any JSON value, and decoding cannot raise. A value of the wrong type becomes `None` or empty.
 
-A frame may contain millions of values. Therefore the time that a hook takes is at most proportional to the length of
+A frame may contain millions of values. Therefore the time of a hook is at most proportional to the length of
 the value's text, and hooks avoid a function call for each item of a list where possible.
 """
 

@@ -1,4 +1,4 @@
-"""One subscription over successive connections: reconnecting, and replacing a connection without a gap."""
+"""A subscription over successive connections: reconnecting, and replacing a connection without a gap."""
 
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -18,35 +18,35 @@ __all__ = ["Subscription"]
 
 
 class Subscription:
-    """Keeps one subscription in force, and says which connection the events come from.
+    """Keeps a subscription in force, and provides the connection from which to receive events.
 
-    Replacing a connection, to change the subscription or because pushes have stopped, must not open a gap: whatever
-    the server pushes meanwhile must arrive on one of the two connections.
+    A connection is replaced to change the subscription, or because pushes have stopped. This must not open a gap: each
+    event that the server pushes meanwhile must arrive on one of the two connections.
 
-    The obvious way is to send the new subscription on the open connection. But whether AgentMail then adds the new
-    filters or replaces the old ones is unknown, and its documentation promises neither. The next idea is to close the
-    old connection and open another one. That opens a gap, and if the new subscription is refused, the old one is gone.
+    The obvious solution is to send the new subscription on the open connection. But AgentMail does not document whether
+    this adds the new filters or replaces the old ones. The next idea is to close the old connection and open another
+    one. That opens a gap, and if the new subscription is refused, the old one is gone.
 
-    So a second connection is opened beside the first. When it is confirmed, the first one is retired: it sends a ping,
-    and since frames arrive in order, everything the server sent before has arrived when the pong does. The supervisor
-    receives from the retired connection until it is drained, and then goes on with its successor; de-duplication
-    removes what arrived on both. If the new subscription is refused, or the caller is cancelled, only the second
-    connection is closed, and nothing has changed.
+    Instead, a second connection is opened beside the first. When it is confirmed, the first one is retired: it sends a
+    ping, and since frames arrive in order, everything that the server sent before has arrived when the pong arrives.
+    The supervisor receives from the retired connection until it is drained, and then from its successor.
+    De-duplication removes events that arrived on both. If the new subscription is refused, or the caller is cancelled,
+    only the second connection is closed, and the first one remains in use.
 
-    The consumer may be slow, so several successors can wait in line, each retired by the next one. The first connection
-    may also be lost while a successor waits. Then the successor takes over without another attempt.
+    If the consumer is slow, several successors can wait in line, each retired by the next one. If the first connection
+    is lost while a successor waits, the successor takes over without another attempt.
 
     Args:
         connector: Makes the connections.
         policy: The back-off.
-        subscribe: What to subscribe to at first.
+        subscribe: The first subscription.
         state: The state of the stream.
-        outage: Told of losses.
-        now: The time of day, in seconds since the epoch.
+        outage: Records losses.
+        now: Returns the time of day, in seconds since the epoch.
 
     Attributes:
-        subscribe: What is subscribed to.
-        current: The connection that events come from now.
+        subscribe: The present subscription.
+        current: The connection from which events are being received.
         since: Since when the subscription has been in force, on Trio's clock.
     """
 
@@ -83,7 +83,7 @@ class Subscription:
         return connection
 
     def adopt(self, connection: Connection) -> None:
-        """Receive from this connection from now on."""
+        """Make this connection the current one."""
         self.current = connection
         self._state.set("subscribed")
 
@@ -92,14 +92,14 @@ class Subscription:
         return self._successors.popleft() if self._successors else None
 
     def note_loss(self, loss: ConnectionLostError) -> None:
-        """Note that the current connection was lost."""
+        """Record that the current connection was lost."""
         if trio.current_time() - self.since >= self._policy.stable_after:
             self._attempts.start_over()
             self._outage.end()
         self._outage.begin(loss)
 
     async def reconnect(self) -> None:
-        """Have a successor of the current connection, which was lost, unless the stream is being stopped."""
+        """Make a successor of the lost connection, unless one is waiting or the stream is being stopped."""
         if not self._successors and not self._state.is_stopping:
             connection = None
             with trio.CancelScope() as self._reconnecting:
@@ -110,7 +110,7 @@ class Subscription:
                     "give_up_after",
                     self._attempts.delay(),
                 )
-            # Without a connection, the scope was cancelled: by `replacing`, which leaves a successor, or by `stop`.
+            # If there is no connection, the scope was cancelled: by `replacing`, which adds a successor, or by `stop`.
             if connection is not None:
                 if self._successors or self._state.is_stopping:
                     connection.close()
@@ -123,7 +123,7 @@ class Subscription:
         self._reconnecting.cancel()
 
     async def renew(self) -> None:
-        """Replace the connection by another one with the same subscription."""
+        """Replace the connection by a new one with the same subscription."""
         async with self.replacing(None):
             pass
 
@@ -131,16 +131,15 @@ class Subscription:
     async def replacing(self, subscribe: Subscribe | None) -> AsyncIterator[None]:
         """Open a second connection, run the block, and then replace the present connection.
 
-        If opening or the block raises, or is cancelled, nothing has changed.
+        If opening it or the block raises or is cancelled, the present connection and subscription are kept. There is no
+        checkpoint after the block.
 
         Args:
-            subscribe: What to subscribe to; None for what is subscribed to now.
-
-        There is no checkpoint after the end of the block.
+            subscribe: The new subscription; None for the present one.
 
         Raises:
             trio.ClosedResourceError: The stream has ended.
-            Exception: The subscription was refused, or the key was.
+            Exception: The subscription or the key was refused, or the `api_key` callable raised an exception.
         """
         async with self._replacing:
             if subscribe is None:
@@ -177,9 +176,9 @@ class Subscription:
                     await self._state.changed()
 
     def unread_for(self) -> float:
-        """Return for how many seconds the oldest push that may have arrived has been waiting to be read.
+        """Return the maximum time, in seconds, for which a push may have been waiting to be read.
 
-        Reading waits for the consumer.
+        Pushes wait because reading waits for the consumer.
         """
         now = trio.current_time()
         current = [self.current] if self.current is not None and self._state.value == "subscribed" else []

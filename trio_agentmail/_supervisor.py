@@ -1,4 +1,4 @@
-"""The task behind a stream: takes the events from the current connection and puts them into the outbox."""
+"""The main task of a stream, which moves the events from the current connection to the outbox."""
 
 import logging
 import math
@@ -39,26 +39,26 @@ logger = logging.getLogger("trio_agentmail")
 class Supervisor:
     """Runs a stream: the subscription, the outbox, recovery and the journal.
 
-    `run` is its task. The tasks of the connections run beside it in the same nursery, and not below it, so that
-    leaving the stream can end this task first while the connections still send their close frames.
+    `run` is its task. The tasks of the connections run in the same nursery and not in a nested one, so that leaving the
+    stream can end `run` first, while the connections still send their close frames.
 
-    References point one way. This object refers to the parts below, and none of them refers to it or calls it.
+    References point in one direction: the supervisor refers to these parts, and none of them refers to the supervisor.
 
     Args:
-        backend: The outside.
+        backend: The backend.
         settings: The settings of the stream.
         api_key: The API key.
-        subscribe: What to subscribe to at first.
+        subscribe: The first subscription.
         recovery: The settings of recovery; None for no recovery.
         journal: The journal, which is open; None for no journal.
         clock: AgentMail's clock.
         delivered: The identities of delivered events.
-        kept: What recovery has stored in the journal.
+        kept: The progress of recovery, as stored in the journal.
 
     Attributes:
         state: The state of the stream.
         outbox: The sending side of the channel.
-        entered: Set when the subscription is in force, or when `error` says why it cannot be.
+        entered: Set when the subscription is in force or `run` has ended.
     """
 
     def __init__(
@@ -118,15 +118,15 @@ class Supervisor:
 
     @property
     def error(self) -> BaseException | None:
-        """The exception that ended the stream, if it was not left. It is final when the stream's tasks have ended."""
+        """The exception that ended the stream, or None. It is final when the tasks of the stream have ended."""
         return self._error or self._connector.bug
 
     async def run(self, nursery: trio.Nursery, body: trio.CancelScope) -> None:
-        """Enter, and run until `leave` or until every receiver is closed. Exceptions are kept in `error`.
+        """Subscribe, and run until `leave` or until every receiver is closed. Exceptions are stored in `error`.
 
         Args:
             nursery: The nursery for the tasks of the connections.
-            body: The scope of the stream's block. It is cancelled when the stream ends with an exception.
+            body: The cancel scope around the body of the stream's block. It is cancelled if there is an exception.
         """
         self._connector.nursery = nursery
         try:
@@ -139,7 +139,7 @@ class Supervisor:
                     await self._forward_all(await self._enter())
                     await self.outbox.finish()
         except Abandoned:
-            logger.info("every receiver is closed: the stream ends")
+            logger.info("every receiver is closed: ending the stream")
         except trio.Cancelled:
             raise
         except BaseException as exc:  # noqa: BLE001  the session raises it again
@@ -151,13 +151,13 @@ class Supervisor:
             self.entered.set()
 
     def leave(self) -> None:
-        """End `run`, and close the connections politely. The tasks in the nursery end when that is done."""
+        """End `run`, and close the connections with a close frame. After that, the tasks in the nursery end."""
         self._scope.cancel()
         self.state.set("closed")
         self._connector.close()
 
     async def stop(self) -> None:
-        """Take nothing more from the network. `run` ends when everything that was read has been handed over."""
+        """Stop reading from the network, and wait until the connections are closed. `run` ends after the last event."""
         if self.state.value != "closed":
             self.state.stop()
             self.outbox.stop()
@@ -169,17 +169,17 @@ class Supervisor:
         await trio.lowlevel.checkpoint()
 
     async def replace(self, subscribe: Subscribe) -> None:
-        """Replace the subscription by another one. If this raises or is cancelled, nothing has changed."""
-        asked_at = self._clock.moment()  # mail for what is added begins here, however long this takes
+        """Replace the subscription. If this raises or is cancelled, the present one stays in force."""
+        asked_at = self._clock.moment()  # mail for added filters is wanted from here, however long this takes
         async with self._subscription.replacing(subscribe):
             if subscribe != self._subscription.subscribe:
-                await self._keep(subscribe, asked_at)
+                await self._store(subscribe, asked_at)
             self._recoverer.subscribed_to(subscribe, asked_at)
 
-    async def _keep(self, subscribe: Subscribe, asked_at: Moment) -> None:
+    async def _store(self, subscribe: Subscribe, asked_at: Moment) -> None:
         """Store in the journal that another subscription is in force from a moment on.
 
-        If the process dies before the caller knows of it, the next process may still start with the present one.
+        The process may die before the caller knows about this, so the next process may also use the present one.
         """
         state = await self._recoverer.extended(subscribe, asked_at)
         if self._journal is not None:
@@ -199,7 +199,7 @@ class Supervisor:
         await self._recoverer.begin(subscribe)
         connection = await self._subscription.enter(self._settings.enter_timeout)
         if self._journal is not None:
-            # From now on, the journal can be opened only with what this successful start was given.
+            # From now on, the journal can be opened only with the arguments of this successful start.
             await self._journal.keep(scope=self._scope_of(subscribe))
         self._recoverer.subscribed_to(subscribe, connection.asked_at)
         return connection
@@ -220,7 +220,7 @@ class Supervisor:
 
     async def _forward(self, connection: Connection) -> ConnectionLostError | None:
         """Forward the events of a connection until it is lost or drained. Return how it was lost."""
-        # These are looked up once, and not for each event.
+        # These are looked up once and not for each event, to save time.
         put, note, fetches_bodies = self.outbox.put, self._recoverer.note, self._recoverer.fetches_bodies
         try:
             while (event := await connection.receive()) is not None:
@@ -271,14 +271,14 @@ class Supervisor:
         )
 
     def _is_stable(self, since: float) -> bool:
-        """Whether the subscription has been in force, without a failure after `since`, for `stable_after` seconds."""
+        """Return whether the subscription has been in force for `stable_after` seconds since a failure at `since`."""
         if self.state.value != "subscribed":
             return False
         return trio.current_time() - max(since, self._subscription.since) >= self._settings.reconnect.stable_after
 
 
 def journal_scope(environment: AgentMailEnvironment, subscribe: Subscribe) -> str:
-    """Return what a journal belongs to, as text."""
+    """Return the text that identifies the environment and subscription to which a journal belongs."""
     return f"{environment.websockets} {encode_subscribe(subscribe)}"
 
 

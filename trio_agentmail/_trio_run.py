@@ -1,4 +1,4 @@
-"""Whether a call comes from the run of Trio to which an object belongs."""
+"""Checks that a call comes from the `trio.run` to which an object belongs."""
 
 import trio
 
@@ -12,10 +12,10 @@ class TrioRun:
         self._token = trio.lowlevel.current_trio_token()
 
     def check(self, what: str) -> None:
-        """Raise if the call comes from elsewhere, because it would wait for ever for events of another run.
+        """Raise if the call comes from elsewhere, because it might wait for ever for another run.
 
         Args:
-            what: The name of what was called.
+            what: The name of the method that was called, for the error message.
 
         Raises:
             RuntimeError: The call comes from another thread, or from another `trio.run` in the same thread.

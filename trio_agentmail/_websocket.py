@@ -79,7 +79,7 @@ class ClientWebSocket:
 
     @property
     def read_until(self) -> float:
-        """See `WatchedStream`. Messages that have been read are also returned, unless the consumer is behind."""
+        """See `WatchedStream`. Unless the consumer is behind, all messages that have been read have been returned."""
         return self._watched.read_until
 
     async def send(self, text: str) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from trio_agentmail._clock import AGREE, MOST_AHEAD, Moment, ServerClock
+from trio_agentmail._clock import MAX_DIFFERENCE, TOLERANCE, Moment, ServerClock
 
 NOON = 1_800_000_000.0
 """AgentMail's time at the beginning of a test."""
@@ -112,7 +112,7 @@ async def test_after_sleep_of_the_machine_the_earlier_time_counts_until_the_next
         assert machine.clock.now() == NOON + 8 * 3600 + 110
 
 
-@pytest.mark.parametrize("step", [-AGREE + 0.1, AGREE - 0.1])
+@pytest.mark.parametrize("step", [-TOLERANCE + 0.1, TOLERANCE - 0.1])
 async def test_a_step_below_the_resolution_of_a_date_is_ignored(step: float, autojump_clock: MockClock) -> None:
     machine = Machine()
     machine.answer()
@@ -200,7 +200,7 @@ async def test_without_any_date_the_time_of_day_at_the_first_answer_counts(autoj
     assert machine.clock.now() == NOON + 610
 
 
-@pytest.mark.parametrize("date", [0.0, -6e10, 2.5e11, NOON + MOST_AHEAD, NOON - MOST_AHEAD])
+@pytest.mark.parametrize("date", [0.0, -6e10, 2.5e11, NOON + MAX_DIFFERENCE, NOON - MAX_DIFFERENCE])
 async def test_an_absurd_date_is_ignored(date: float, autojump_clock: MockClock) -> None:
     machine = Machine()
     machine.clock.answered(date)
@@ -212,7 +212,7 @@ async def test_an_absurd_date_is_ignored(date: float, autojump_clock: MockClock)
 
 
 async def test_a_date_that_is_almost_a_year_off_is_accepted(autojump_clock: MockClock) -> None:
-    for ahead in (MOST_AHEAD - 1, 1 - MOST_AHEAD):
+    for ahead in (MAX_DIFFERENCE - 1, 1 - MAX_DIFFERENCE):
         machine = Machine(ahead)
         machine.answer()
         assert machine.clock.now() == NOON
@@ -242,9 +242,9 @@ def test_the_time_is_never_too_late_whatever_happens_to_the_machine(
             elif what == "answer":
                 machine.answer()
                 assert machine.clock.is_certain
-                assert machine.clock.now() >= machine.true - 1 - AGREE
+                assert machine.clock.now() >= machine.true - 1 - TOLERANCE
             else:
                 machine.clock.answered(None)
-            assert machine.clock.now() <= machine.true + AGREE
+            assert machine.clock.now() <= machine.true + TOLERANCE
 
     trio.run(main, clock=MockClock(autojump_threshold=0))
