@@ -224,7 +224,7 @@ def test_a_directory_that_does_not_exist_is_a_clear_error(tmp_path: Path) -> Non
         SQLiteStore(tmp_path / "nowhere" / "agent.db", SCOPE)
     path, directory = tmp_path / "nowhere" / "agent.db", tmp_path / "nowhere"
     assert str(caught.value) == (
-        f"the journal {path} cannot be made or opened: the directory {directory} does not exist; make it first"
+        f"the journal {path} cannot be created or opened: the directory {directory} does not exist; create it first"
     )
 
 
@@ -248,8 +248,8 @@ def test_a_directory_that_cannot_be_written_to_is_named_and_not_the_lock(
     with pytest.raises(JournalError) as caught:
         SQLiteStore(path, SCOPE)
     assert str(caught.value) == (
-        f"the journal {path} cannot be made or opened: the directory {path.parent} cannot be written to, and a journal "
-        "needs files beside its own"
+        f"the journal {path} cannot be created or opened: the directory {path.parent} cannot be written to, and a "
+        "journal needs files beside its own"
     )
 
 
@@ -264,7 +264,7 @@ def test_a_file_that_may_not_be_read_or_written_is_named(path: Path, monkeypatch
 
 def test_a_file_in_the_place_of_the_directory_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(JournalError, match=r"file/agent\.db cannot be made or opened: .*/file is not a directory"):
+    with pytest.raises(JournalError, match=r"file/agent\.db cannot be created or opened: .*/file is not a directory"):
         SQLiteStore(tmp_path / "file" / "agent.db", SCOPE)
 
 

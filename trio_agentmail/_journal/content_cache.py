@@ -1,4 +1,4 @@
-"""A bounded amount of the content of pending events, kept in memory so that it need not be read and decoded again."""
+"""A cache of the content of pending events, so that it need not be read from the store and decoded again."""
 
 from trio_agentmail.events import Event
 
@@ -7,14 +7,17 @@ from .entry import Entry
 __all__ = ["CACHED_BYTES", "CACHED_EVENTS", "ContentCache"]
 
 CACHED_EVENTS, CACHED_BYTES = 1000, 4 * 2**20
-"""The most that is cached, and the most that one read asks for. Under load this is what one commit brings. With less,
-that would be read and decoded a second time, and the read would wait for the next commit."""
+"""Limits of the cache for newly stored events, and of one read from the store.
+
+Under load, one commit contains about this much. With lower limits, the rest would be read and decoded again, and that
+read would wait for the next commit.
+"""
 
 
 class ContentCache:
-    """Counts the content of the entries that are stored and are still to be delivered.
+    """Counts the cached content of entries that are stored and not delivered yet.
 
-    An entry that is not stored yet always has its content; the journal bounds these by other limits.
+    Entries that are not stored yet always have their content, and are limited by `OpenJournal.record` instead.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Which event or notice is delivered next."""
+"""The order in which events and notices are delivered."""
 
 import math
 from collections import deque
@@ -13,7 +13,7 @@ from .entry import Entry
 __all__ = ["DeliveryOrder"]
 
 ALONE_FOR = 60.0
-"""Seconds in which an attempt at a suspect has to begin, before the others are delivered as well."""
+"""Seconds that a delivered suspect waits for its attempt to begin, before other events are delivered as well."""
 
 _Queue: TypeAlias = deque[Any]
 
@@ -21,16 +21,16 @@ _Queue: TypeAlias = deque[Any]
 class DeliveryOrder:
     """Queues of events and notices: suspects are delivered first, then retries that are due, then all others in order.
 
-    A suspect is an event whose attempt was under way when the process died. It may be the reason: a mail that makes a
-    parser crash does so at every attempt. The events that were attempted at the same time are innocent, and nothing
-    tells which is which. Delivering them all again, side by side, would crash again and cost each of them another
-    attempt, until the innocent ones are dead letters too.
+    A suspect is an event whose attempt was under way when the process died. It may have caused the crash: a mail that
+    crashes a parser does so at every attempt. Other events that were attempted at the same time are innocent, but the
+    journal cannot tell which. Delivering all of them concurrently would crash again, and each crash would cost each of
+    them an attempt, until the innocent ones are dead letters too.
 
-    So each suspect is delivered alone: nothing else is delivered until its attempt has ended, and a crash costs only
-    that one an attempt. A consumer that does not begin an attempt within `ALONE_FOR` seconds works without attempts,
-    and then the others are delivered.
+    So each suspect is delivered alone. No other event is delivered until its attempt has ended, and a crash costs only
+    that event an attempt. If the consumer does not begin an attempt within `ALONE_FOR` seconds, it is assumed to work
+    without `processing`, and the other events are delivered.
 
-    All times are seconds of one monotonic clock and are passed in.
+    All times are passed in, in seconds of one monotonic clock.
     """
 
     def __init__(self) -> None:
@@ -60,9 +60,10 @@ class DeliveryOrder:
         self._attempt_ended(entry)
 
     def remove(self, entry: Entry) -> None:
-        """Do not deliver this event any more."""
+        """Stop delivering this event."""
         entry.done = True
-        # Duplicates are found only when they are stored. Many may pile up at the end while nothing is taken.
+        # Duplicates are found only when they are stored. Many may pile up at the end of the queue while the consumer
+        # takes nothing.
         while self._others and _is_done(self._others[-1]):
             self._others.pop()
         self._attempt_ended(entry)
@@ -83,12 +84,12 @@ class DeliveryOrder:
             self._alone = None
 
     def first(self, now: float) -> Entry | Notice | None:
-        """Return what is delivered next, without removing it; None if nothing may be delivered now."""
+        """Return the next event or notice without removing it, or None if nothing may be delivered now."""
         found = self._first(now)
         return None if found is None else found[1]
 
     def take(self, now: float) -> Entry | Notice:
-        """Remove and return what `first` returns, which must not be None."""
+        """Remove and return the next event or notice. `first` must not return None."""
         found = self._first(now)
         assert found is not None
         queue, first = found
@@ -124,13 +125,13 @@ class DeliveryOrder:
         return self._alone is not None and (self._alone.attempting or now < self._alone_until)
 
     def changes_at(self, now: float) -> float:
-        """Return when time alone may change what `first` returns; `math.inf` if it cannot."""
+        """Return the time at which the result of `first` may change by itself; `math.inf` if it cannot."""
         if self._alone is not None and self._is_one_alone(now):
             return math.inf if self._alone.attempting else self._alone_until
         return self._retries[0][0] if self._retries else math.inf
 
     def without_content(self, first: Entry, limit: int) -> list[Entry]:
-        """Return whose content to read when `first` is delivered next: it, and those that are delivered soon after."""
+        """Return the entries whose content should be read now: `first`, and those that are delivered soon after it."""
         if not self._others or first is not self._others[0]:
             return [first]
         return [

@@ -1,4 +1,4 @@
-"""One pending event in memory, what is stored of it, and how the event is restored from that."""
+"""A pending event in memory, and its conversion to and from a stored record."""
 
 import attrs
 
@@ -15,19 +15,19 @@ __all__ = ["Entry", "new_record", "restored"]
 
 @attrs.define(eq=False)
 class Entry:
-    """A pending event, stored or about to be stored. Its content is in memory only while its delivery is near.
+    """A pending event, stored or about to be stored. Its content is in memory only when it is to be delivered soon.
 
     Attributes:
         id: Its number in the journal.
         key: See `KeptIdentity`.
-        attempts: How many attempts have begun, including one that is under way.
-        delivered: Whether the consumer has had it, or may have had it in an earlier run.
+        attempts: The number of attempts that have begun, including the one under way.
+        delivered: Whether it has been delivered to the consumer, or may have been in an earlier run.
         stored: Whether it is in the store.
         attempting: Whether an attempt is under way.
-        retry_at: When it is redelivered, by Trio's clock, in seconds; None if no retry is scheduled.
-        done: Whether it is no longer delivered: it is handled, a dead letter, or was stored by an earlier run.
-        content: The event as it came, or its text as it was read; None while it is only in the store.
-        size: Bytes of its text; 0 until it is known.
+        retry_at: The time of its redelivery, in seconds on Trio's clock; None if no retry is scheduled.
+        done: Whether it is no longer to be delivered: it is handled, a dead letter, or a duplicate of a stored event.
+        content: The event as received, or its text as read from the store; None while it is only in the store.
+        size: The size of its text in bytes; 0 until the size is known.
     """
 
     id: int
@@ -48,7 +48,7 @@ class Entry:
 
 
 def new_record(event: Event, now: float) -> NewRecord:
-    """Return what is stored of an event.
+    """Return the record of an event for the store.
 
     Args:
         now: Seconds since the epoch.
@@ -68,10 +68,10 @@ def new_record(event: Event, now: float) -> NewRecord:
 
 
 def restored(text: bytes, *, origin: str, attempt: int) -> Event:
-    """Return the event that was stored as this text."""
+    """Decode the stored text of an event."""
     event = decode_event(text)
     if isinstance(event, Subscribed):
-        # Only confirmations that confirmed nothing are stored; they were delivered as unknown events.
+        # Only unexpected confirmations are stored. They were delivered as unknown events.
         event = as_unknown(event, "an unexpected confirmation")
     assert isinstance(event, ServerEvent | UnknownEvent)
     return attrs.evolve(event, origin=origin, attempt=attempt)

@@ -1,4 +1,4 @@
-"""A lock on the journal's file itself, whatever its name and whoever opens and closes it."""
+"""A lock on the journal's file itself, independent of its name and of other descriptors of it."""
 
 import os
 import struct
@@ -13,11 +13,11 @@ if sys.platform == "linux":  # pragma: no branch
 __all__ = ["FileLock", "in_use"]
 
 BYTE = 2**62
-"""The byte that is locked. It is far from the end of any file, and from the bytes that SQLite locks (at 2**30)."""
+"""The offset of the locked byte. It is far beyond the end of any file, and the bytes that SQLite locks are at 2**30."""
 
 
 def in_use(path: Path) -> JournalInUseError:
-    """Return the error for a second consumer."""
+    """Return the error that a second consumer of a journal gets."""
     return JournalInUseError(
         f"the journal {path} is in use by another process or another stream: a journal has one consumer at a time; "
         "give this one a file of its own, or end the other"
@@ -27,13 +27,13 @@ def in_use(path: Path) -> JournalInUseError:
 class FileLock:
     """An exclusive lock on the file, from `acquire` to `close`. Linux only; elsewhere it does nothing.
 
-    The lock beside the journal has two holes. A consumer that opens the file by another name, or after the lock file
-    was removed, has another lock. And it is a POSIX lock, like all of SQLite's: the operating system drops it as soon
-    as this process closes *any* descriptor of that file, which copying the file does. An open file description lock
-    belongs to the file and not to its name, and to this descriptor and not to the process.
+    The `-lock` file beside the journal does not cover two cases. A consumer that opens the journal by another name, or
+    after the lock file was removed, uses another lock file. And SQLite's locks are POSIX locks: the operating system
+    drops them as soon as this process closes *any* descriptor of the file, for example by copying it. An open file
+    description lock belongs to the file instead of its name, and to this descriptor instead of the process.
 
-    For the same reason SQLite's connection to the file must be closed before this is, and a file that may belong to
-    another program is not locked.
+    Closing this descriptor drops SQLite's POSIX locks too. So close SQLite's connection to the file first, and do not
+    lock a file that may belong to another program.
     """
 
     def __init__(self, path: Path) -> None:
@@ -60,7 +60,7 @@ class FileLock:
             except BlockingIOError:
                 raise in_use(self._path) from None
             except OSError:
-                pass  # the file system has no such locks; the lock beside the journal remains
+                pass  # the file system does not support these locks; the `-lock` file remains
 
     def close(self) -> None:
         """Release the lock."""
@@ -79,5 +79,5 @@ def _close_all() -> None:
 
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch
-    # A child made by `fork` shares the description, and would keep the lock after this process has ended.
+    # A forked child shares the open file description, and would hold the lock after this process has ended.
     os.register_at_fork(after_in_child=_close_all)

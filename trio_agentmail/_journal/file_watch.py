@@ -1,10 +1,10 @@
-"""Watches the files of an open journal: they must be those that were opened, and no other program may write to them.
+"""Checks that the files of an open journal have not been replaced, and that no other program writes to them.
 
-SQLite does not notice when a file that it has open is removed, renamed or replaced. It goes on writing to a file that
-has no name any more, and every commit succeeds. So the names are looked up before each commit and after it.
+SQLite does not notice when a file that it has open is removed, renamed or replaced. It continues to write to the old
+file, and every commit succeeds. So the paths are checked before and after each commit.
 
-The files are looked up with `lstat` and never opened: closing a file drops all POSIX locks that the process has on it,
-SQLite's included.
+They are checked with `lstat` and never opened, because closing a file drops all POSIX locks that the process has on it,
+including SQLite's.
 """
 
 import logging
@@ -19,11 +19,14 @@ from trio_agentmail.errors import JournalError
 __all__ = ["FileWatch", "check_files", "files_of", "make_private"]
 
 LONG_LOG = 64 * 2**20
-"""Bytes of write-ahead log above which another program must be keeping it from starting over, as it does every 4 MB."""
+"""Size of the write-ahead log in bytes above which a warning is logged.
+
+SQLite starts the log over every 4 MB, unless another program keeps reading from it.
+"""
 
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 WATCHES_CONTENT = os.name != "nt"
-"""Not on Windows, which may set the time of a file long after it was written."""
+"""False on Windows, which may update a file's modification time long after a write."""
 
 logger = logging.getLogger("trio_agentmail")
 
@@ -34,10 +37,10 @@ def files_of(path: Path) -> list[Path]:
 
 
 class FileWatch:
-    """Compares the files with what they were when the journal was opened, and when it was last written."""
+    """Compares the status of the files with that at opening and after the last write."""
 
     def __init__(self, path: Path) -> None:
-        """Note what the files are.
+        """Record the status of the files.
 
         Raises:
             JournalError: One of them does not exist.
@@ -47,10 +50,10 @@ class FileWatch:
         self._warned_of_names = self._warned_of_log = False
         self._opened = self._statuses()
         self._written: list[os.stat_result] | None = self._opened
-        """What the last `writing` left. None after an exception, since the changes may then be ours."""
+        """The status after the last `writing`. None after an exception, since the changes may then be ours."""
 
     def check(self) -> None:
-        """Make sure that the files are as the last `writing` left them.
+        """Check that the files are as the last `writing` left them.
 
         Raises:
             JournalError: A file was removed or replaced, or another program has written to one.
@@ -97,7 +100,7 @@ class FileWatch:
         for file, then, found in zip(self._files[:2], before[:2], now[:2], strict=True):  # the database and its log
             if (then.st_size, then.st_mtime_ns) != (found.st_size, found.st_mtime_ns):
                 raise JournalError(
-                    f"another program has written to {file} while the journal was open, so what is in it is uncertain: "
+                    f"another program has written to {file} while the journal was open, so its content is uncertain: "
                     "nothing more is written. End the stream before you restore or change its files"
                 )
 
@@ -114,7 +117,7 @@ class FileWatch:
         if log_size > LONG_LOG and not self._warned_of_log:
             logger.warning(
                 "the write-ahead log of the journal %s has grown to %d MiB: another program has been reading the "
-                "journal for long, which keeps the log from starting over",
+                "journal for a long time, which keeps the log from starting over",
                 self._path,
                 log_size // 2**20,
             )
@@ -122,13 +125,13 @@ class FileWatch:
 
 
 def check_files(path: Path) -> None:
-    """Make sure that those of the journal's files that exist are regular files with one name each.
+    """Check that each of the journal's files, if it exists, is a regular file with a single name.
 
-    The lock and the write-ahead log are found by the name of the database. A journal that is opened by two names has
-    two locks and two logs, and each log overwrites in the database what the other has written.
+    The names of the lock and the write-ahead log are derived from the name of the database. A journal that is opened
+    by two names has two locks and two logs, and each log overwrites what the other has written to the database.
 
     Raises:
-        JournalError: A file is something else, or has a second name.
+        JournalError: A file is not a regular file, or has a second name.
     """
     for file in files_of(path):
         try:
@@ -138,16 +141,16 @@ def check_files(path: Path) -> None:
         if stat.S_ISLNK(status.st_mode):
             raise JournalError(f"{file} is a symbolic link: the files of a journal are in one directory; remove it")
         if not stat.S_ISREG(status.st_mode):
-            raise JournalError(f"the journal {path} cannot be opened: {file} is no regular file")
+            raise JournalError(f"the journal {path} cannot be opened: {file} is not a regular file")
         if status.st_nlink > 1:
             raise JournalError(
-                f"{file} has {status.st_nlink} names (hard links), and opened by two of them a journal is damaged: "
+                f"{file} has {status.st_nlink} names (hard links), and a journal opened by two names gets damaged: "
                 f"remove the others (`find -samefile {file}` finds them), or replace it by a copy"
             )
 
 
 def make_private(path: Path) -> None:
-    """Remove the permissions of all but the files' owner. If that is not possible, log a WARNING."""
+    """Remove all permissions of users other than the files' owner. Log a WARNING if that is not possible."""
     if os.name == "nt":  # pragma: no cover  permissions are inherited from the directory
         return
     for file in files_of(path):

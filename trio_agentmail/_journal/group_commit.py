@@ -1,4 +1,4 @@
-"""Changes to a store, written in groups, so that one commit serves many of them."""
+"""Group commit: writes many changes to a store in one transaction."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias, TypeVar
@@ -14,29 +14,31 @@ __all__ = ["GroupCommit"]
 T = TypeVar("T")
 
 Then: TypeAlias = Callable[[Any, float], None]
-"""What follows from a change that is durable; called with its result and `trio.current_time()`."""
+"""A callback for when a change is durable. It is called with the change's result and `trio.current_time()`."""
 
 CHECK_EVERY = 60.0
-"""Seconds without a change, after which the store is checked. An agent that waits for mail then learns that its journal
-was removed before the next mail comes, which could not be stored."""
+"""Seconds without a change after which the store is checked.
+
+An idle agent then learns that its journal was removed before the next mail arrives and cannot be stored.
+"""
 
 
 class GroupCommit:
-    """Writes to a store, one transaction at a time. Each contains all changes that came during the one before.
+    """Writes to a store, one transaction at a time. Each contains all changes that were added during the previous one.
 
-    A commit takes as long as the disk takes to confirm it, 0.1 to tens of milliseconds, whether it contains one event
-    or a thousand. One commit for each change would be the bottleneck under load, and a timer that waits for more
-    changes would delay a single event. Writing at once whatever is there does neither.
+    A commit takes as long as the disk needs to confirm it, 0.1 to tens of milliseconds, whether it contains one event
+    or a thousand. One commit per change would be the bottleneck under load. A timer that waits for more changes would
+    delay a single event. So a commit starts as soon as the previous one has ended, with all changes added until then.
     """
 
-    def __init__(self, store: Store, after_consequences: Callable[[], None]) -> None:
+    def __init__(self, store: Store, after_callbacks: Callable[[], None]) -> None:
         """
         Args:
             store: The store.
-            after_consequences: Called once after the `then`s of a transaction, if it had any.
+            after_callbacks: Called after the `then` callbacks of each transaction that has any.
         """
         self._store = store
-        self._after_consequences = after_consequences
+        self._after_callbacks = after_callbacks
         self._one_at_a_time = trio.Lock()
         self._changes: list[tuple[Change, Then | None]] = []
         self._written = trio.Event()  # set when these changes are durable, or have failed
@@ -45,14 +47,14 @@ class GroupCommit:
         self._error: JournalError | None = None
 
     def add(self, change: Change, then: Then | None = None) -> trio.Event:
-        """Schedule a change, behind all earlier ones.
+        """Schedule a change after all earlier ones.
 
         Args:
             change: The change.
-            then: Called when it is durable.
+            then: Called when the change is durable.
 
         Returns:
-            An event that is set when the change is durable or has failed; `check` tells which.
+            An event that is set when the change is durable or has failed. `check` raises if it has failed.
 
         Raises:
             JournalError: An earlier transaction has failed.
@@ -63,7 +65,7 @@ class GroupCommit:
         return self._written
 
     async def write(self, change: Change, then: Then | None = None) -> None:
-        """Schedule a change and wait until it is durable. Cancelling this does not undo the change.
+        """Schedule a change and wait until it is durable. Cancellation does not undo the change.
 
         Raises:
             JournalError: The change cannot be stored.
@@ -82,17 +84,17 @@ class GroupCommit:
             return await function()
 
     def check(self) -> None:
-        """Raise the error of the transaction that has failed, if one has.
+        """Raise the error of the transaction that has failed, if any.
 
         Raises:
             JournalError: That error.
         """
         if self._error is not None:
-            # A new exception each time, since several tasks may raise it.
+            # Each call raises a new exception, since several tasks may raise it.
             raise type(self._error)(*self._error.args) from self._error.__cause__
 
     async def run(self) -> None:
-        """Write the changes as they come, until `close`. Cancelling this does not end it."""
+        """Write changes until `close`. Shielded from cancellation."""
         with trio.CancelScope(shield=True):
             while self._error is None:
                 with trio.move_on_after(CHECK_EVERY):
@@ -112,7 +114,7 @@ class GroupCommit:
 
     def _fail(self, exc: JournalError) -> None:
         self._error = exc
-        self._written.set()  # changes that came in the meantime have failed as well
+        self._written.set()  # changes that were added in the meantime have failed as well
 
     async def _write_all(self) -> None:
         changes, self._changes = self._changes, []
@@ -126,13 +128,13 @@ class GroupCommit:
             self._fail(exc)
         else:
             now = trio.current_time()
-            has_consequences = False
+            has_callbacks = False
             for (_, then), result in zip(changes, results, strict=True):
                 if then is not None:
                     then(result, now)
-                    has_consequences = True
-            if has_consequences:
-                self._after_consequences()
+                    has_callbacks = True
+            if has_callbacks:
+                self._after_callbacks()
         written.set()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Decides what becomes of each event in a journal. It does no I/O and never waits."""
+"""The state machine of a journal's events. It does no I/O and never waits."""
 
 import math
 from collections import Counter
@@ -56,7 +56,7 @@ class Rules:
     """The settings of a journal, as `SQLiteJournal` documents them.
 
     Raises:
-        TypeError, ValueError: A setting makes no sense.
+        TypeError, ValueError: A setting is invalid.
     """
 
     max_attempts: int = attrs.field(validator=_whole_number)
@@ -65,12 +65,12 @@ class Rules:
 
 
 class Decision(NamedTuple):
-    """A change to be stored, and what follows from it.
+    """A change to be stored, and a callback for when it is durable.
 
     Attributes:
         change: See `Store.apply`.
-        then: What follows, if anything: called when the change is durable, with its result and the time. It must not be
-            called if the change could not be stored.
+        then: To be called when the change is durable, with its result and the time. It must not be called if the change
+            could not be stored.
     """
 
     change: Change
@@ -78,12 +78,12 @@ class Decision(NamedTuple):
 
 
 class Lifecycle:
-    """The pending events of a journal: recorded, delivered, attempted, retried; then handled or dead letters.
+    """The pending events of a journal, from recording until they are handled or dead letters.
 
-    Methods return a `Decision`. The caller stores its change, and calls its `then` when that is durable. Between the
-    two, the event is in doubt: it is neither delivered as new nor counted as handled.
+    Methods that change an event return a `Decision`. The caller stores its change, and calls its `then` when that is
+    durable. Until then, a new event is not delivered, and an acknowledged one still counts as pending.
 
-    Times called `now` are seconds of one monotonic clock; times of day are seconds since the epoch.
+    `now` is in seconds of one monotonic clock, `time_of_day` in seconds since the epoch.
     """
 
     def __init__(self, rules: Rules) -> None:
@@ -93,18 +93,18 @@ class Lifecycle:
         self._pending: dict[bytes, Entry] = {}
         self._last_id = 0
         self.unstored = self.unstored_bytes = 0
-        """Events that have been recorded and are not stored yet, and the bytes of their texts."""
+        """The number of recorded events that are not stored yet, and the total size of their texts in bytes."""
 
     def start(self, loaded: Loaded, time_of_day: float) -> list[tuple[PendingRecord, Bury]]:
-        """Take over what an earlier run left.
+        """Load the pending events of an earlier run.
 
         Returns:
-            The events whose last allowed attempt ended with a crash, with the change that makes each a dead letter. It
-            has to be stored before anything else.
+            The events whose last allowed attempt ended with a crash, each with the change that makes it a dead letter.
+            The caller stores these changes before any other.
         """
         dead = []
         self._last_id = loaded.last_id
-        # Suspects with few attempts come first: the innocent among them succeed.
+        # Suspects with few attempts come first: they are more likely to be innocent and succeed.
         for record in sorted(loaded.pending, key=lambda record: record.attempts if record.under_way else 0):
             if not record.under_way:
                 self._order.add(self._entry(record))
@@ -128,21 +128,20 @@ class Lifecycle:
 
     @property
     def is_full(self) -> bool:
-        """Whether no more events may be recorded until some are acknowledged."""
+        """Whether `max_pending` is reached, so that no event may be recorded until some are acknowledged."""
         return len(self._pending) >= self._rules.max_pending
 
     def most_common_types(self) -> str:
-        """Return the five most common types of the pending events, with their numbers, for the log."""
+        """Return the five most common types of the pending events with their counts, for the log."""
         counted = Counter(entry.event_type for entry in self._pending.values())
         shown = [f"{count} {event_type}" for event_type, count in counted.most_common(5)]
         return ", ".join(shown if len(counted) <= 5 else [*shown, "…"])
 
     def record(self, event: Event, record: NewRecord) -> Decision | None:
-        """Take an event that has arrived.
+        """Add an event that has arrived.
 
         Returns:
-            None if the event is pending already. Any other event may still turn out to be a duplicate when it is
-            stored.
+            None if the event is pending already. Other events may still turn out to be duplicates when they are stored.
         """
         key = record.identity.key
         if key in self._pending:
@@ -167,39 +166,39 @@ class Lifecycle:
             self._contents.add_if_room(entry, event)
 
     def add_notice(self, notice: Notice) -> None:
-        """Take a notice, to be delivered behind what was taken before."""
+        """Add a notice, to be delivered after all earlier events and notices."""
         self._order.add_notice(notice)
 
     # Delivery
 
     @property
     def waiting(self) -> int:
-        """The number of events and notices that have not been delivered, including retries that are not due."""
+        """The number of events and notices that wait for delivery, including retries that are not due."""
         return len(self._order)
 
     def first(self, now: float) -> Entry | Notice | None:
-        """Return what is delivered next; None if nothing may be delivered now. See `DeliveryOrder`.
+        """Return the next event or notice, or None if nothing may be delivered now. See `DeliveryOrder`.
 
-        If it is an entry without content, its text has to be read first: see `to_read`.
+        The text of an entry without content has to be read before `take`; see `to_read`.
         """
         return self._order.first(now)
 
     def changes_at(self, now: float) -> float:
-        """Return when time alone may change what `first` returns; `math.inf` if it cannot."""
+        """Return the time at which the result of `first` may change by itself; `math.inf` if it cannot."""
         return self._order.changes_at(now)
 
     def to_read(self, first: Entry) -> list[Entry]:
-        """Return the entries whose texts should be read, given that `first` is delivered next and has no content."""
+        """Return the entries whose texts should be read now. `first` is delivered next and has no content."""
         return self._order.without_content(first, CACHED_EVENTS)
 
     def add_text(self, entry: Entry, text: bytes) -> None:
-        """Take the text of an entry, as it was read."""
+        """Add the text of an entry that was read from the store."""
         if not entry.done:
             entry.size = len(text)
             self._contents.add(entry, text)
 
     def take(self, now: float) -> Event:
-        """Remove and return what `first` returns, which must have its content."""
+        """Remove and return the next event or notice. An entry must have its content."""
         taken = self._order.take(now)
         if not isinstance(taken, Entry):
             return taken
@@ -210,19 +209,19 @@ class Lifecycle:
             origin = "redelivered" if taken.delivered else taken.origin
             event = restored(content, origin=origin, attempt=taken.attempts + 1)
         else:
-            event = content  # as it came; a redelivery is restored from its text
+            event = content  # the event as received; a redelivery is decoded from its text
         taken.delivered = True
         key = identity(event)
         if key is not None and key != taken.key:
-            # The version that stored it may not have known this type of event, and have identified it by less.
+            # An older version of this package may not have known the event's type, and computed another identity.
             self._pending[key] = self._pending.pop(taken.key)
             taken.key = key
         return event
 
-    # Attempts, and how they end
+    # Attempts and their outcomes
 
     def find(self, key: bytes) -> Entry | None:
-        """Return the pending event of this identity."""
+        """Return the pending event with this identity, if any."""
         return self._pending.get(key)
 
     def ack(self, entry: Entry) -> Decision:
@@ -243,7 +242,7 @@ class Lifecycle:
         return Decision(BeginAttempt(entry.id))
 
     def take_back_attempt(self, entry: Entry, now: float) -> Decision:
-        """Take back an attempt that was interrupted: it does not count. Redeliver the event after `retry_delay`."""
+        """Take back an interrupted attempt, which does not count. Redeliver the event after `retry_delay`."""
         entry.attempts -= 1
         self._retry(entry, now)
         return Decision(TakeBackAttempt(entry.id))
@@ -256,7 +255,7 @@ class Lifecycle:
         return Decision(Bury(entry.id, error, time_of_day), partial(self._ended, entry))
 
     def interrupted(self) -> list[TakeBackAttempt]:
-        """Return the changes that close a journal: the attempts that are under way do not count."""
+        """Return the changes for closing the journal. They take back the attempts that are under way."""
         return [TakeBackAttempt(entry.id) for entry in self._pending.values() if entry.attempting]
 
     def _failed(self, entry: Entry, result: None, now: float) -> None:
@@ -276,7 +275,7 @@ class Lifecycle:
     # Dead letters
 
     def requeue(self, id: int) -> Decision:
-        """Make a dead letter pending, behind all others, as if it had never been tried."""
+        """Make a dead letter pending again, with no attempts, after all other events."""
         return Decision(Requeue(id), self._requeued)
 
     def _requeued(self, record: PendingRecord | None, now: float) -> None:

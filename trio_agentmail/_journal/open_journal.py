@@ -1,4 +1,4 @@
-"""An open journal: runs the decisions of `lifecycle` against a store, and lets tasks wait for them."""
+"""An open journal: stores the decisions of `lifecycle`, and lets tasks wait until they are durable."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -22,22 +22,22 @@ from .store import Bury, DeadRecord, Keep, Store
 __all__ = ["OpenJournal"]
 
 UNSTORED_EVENTS, UNSTORED_BYTES = 1000, 8 * 2**20
-"""Events that may wait to be stored, and bytes of their texts, before `record` waits as well."""
+"""Maximum number of recorded events that are not stored yet, and of the bytes of their texts. `record` then waits."""
 
 logger = logging.getLogger("trio_agentmail")
 
 _AnyEvent = FromServer | Disconnected | CaughtUp | RecoveryFailed
-"""The bases of all classes that a stream yields. `Event` lists each class, and takes longer to check."""
+"""The base classes of everything that a stream yields. Checking `Event`, which lists each class, takes longer."""
 
 _open_journals: "WeakSet[OpenJournal]" = WeakSet()
 """The open journals of this process; see `OpenJournal.find`."""
 
 
 class OpenJournal:
-    """Runs the decisions of a `Lifecycle` against a `Store`.
+    """Stores the decisions of a `Lifecycle` in a `Store`.
 
-    It is what tasks wait on: `record` waits for room, `next` for something to deliver, and the other methods until
-    their change is durable.
+    `record` waits for room, `next` waits for something to deliver, and the other methods wait until their change is
+    durable.
     """
 
     def __init__(self, name: str, lifecycle: Lifecycle, store: Store, now: Callable[[], float]) -> None:
@@ -62,9 +62,9 @@ class OpenJournal:
             self._wake()
 
     async def close(self) -> None:
-        """Write what has been recorded, and refuse everything from now on. Shielded from cancellation.
+        """Write what has been recorded, and refuse all further calls. Shielded from cancellation.
 
-        Attempts that are under way do not count: how they end can no longer be stored.
+        Attempts that are under way do not count, since their outcome can no longer be stored.
         """
         self._closed = True
         _open_journals.discard(self)
@@ -77,7 +77,7 @@ class OpenJournal:
             await self._ended.wait()
 
     def check(self) -> None:
-        """Raise the error of the store, if it has failed.
+        """Raise the error of the store if it has failed.
 
         Raises:
             JournalError: That error.
@@ -93,10 +93,10 @@ class OpenJournal:
         self._room.unpark_all()
         self._ready.unpark_all()
 
-    # In
+    # Recording
 
     async def record(self, event: Event) -> bool:
-        """See `Journal`. No checkpoint if there is room: this is part of reading the network, which has its own."""
+        """See `Journal`. This is a checkpoint only if it waits: the caller's read from the network is one anyway."""
         self._check_open()
         record = new_record(event, self._time_of_day())
         lifecycle = self._lifecycle
@@ -127,7 +127,7 @@ class OpenJournal:
         self._check_open()
         await self._commits.write(Keep(state, scope, also, forgotten_until))
 
-    # Out
+    # Delivery
 
     @property
     def waiting(self) -> int:
@@ -135,7 +135,7 @@ class OpenJournal:
         return self._lifecycle.waiting
 
     async def next(self) -> Event:
-        """See `Journal`. No checkpoint if something waits: handing it to the consumer has its own."""
+        """See `Journal`. This may not be a checkpoint: handing the event to the consumer is one anyway."""
         while True:
             self._check_open()
             now = trio.current_time()
@@ -162,16 +162,18 @@ class OpenJournal:
         if first.content is None and not first.done:
             raise JournalError(f"the journal is damaged: the text of {first} is missing")
 
-    # How events end
+    # Attempts and their outcomes
 
     def find(self, event: Event) -> Entry | None:
         """Return the entry of a pending event; None for a notice, and for an event that is handled or a dead letter.
 
-        A program with two streams may give an event of one journal to the other. Looked up by its identity alone, that
-        event would be taken for one that is handled: its ack would do nothing, and it would come again at every start.
+        Problem: a program with two streams may pass an event of one journal to the other. If events were looked up only
+        by their identity, that event would look handled. Its ack would do nothing, and it would be redelivered at every
+        start.
+
         So `next` marks each event with the name of its journal, and an event with another name is refused. The mark is
-        not part of the event's value, and a copy (`attrs.evolve`) has none. A copy is refused if it is pending in
-        another open journal of this process, and not in this one.
+        not part of the event's value, and a copy (`attrs.evolve`) does not have it. A copy is refused if it is pending
+        in another open journal of this process and not in this one.
 
         Raises:
             trio.ClosedResourceError: The journal is closed.
@@ -180,9 +182,7 @@ class OpenJournal:
         """
         self._check_open()
         if not isinstance(event, _AnyEvent):
-            raise TypeError(
-                f"a journal takes the events that came from its stream, and this is a {type(event).__name__}"
-            )
+            raise TypeError(f"a journal takes events from its stream, not {type(event).__name__}")
         delivered_by = getattr(event, "_given_by", "")
         if delivered_by and delivered_by != self._name:
             raise self._mismatch(delivered_by)
@@ -198,7 +198,7 @@ class OpenJournal:
 
     def _mismatch(self, other: str) -> JournalMismatchError:
         return JournalMismatchError(
-            f"this event came from the journal {other}, and is handled there and not in {self._name}"
+            f"this event came from the journal {other}: acknowledge it there, not in {self._name}"
         )
 
     async def ack(self, entry: Entry) -> None:
@@ -219,7 +219,7 @@ class OpenJournal:
         self._check_open()
 
     async def take_back_attempt(self, entry: Entry) -> None:
-        """Take back an attempt that was interrupted: it does not count."""
+        """Take back an interrupted attempt, which does not count."""
         self._check_open()
         await self._take_back_attempt(entry).wait()
         self.check()
@@ -234,7 +234,7 @@ class OpenJournal:
         """End a failed attempt.
 
         Returns:
-            Whether the event is redelivered after `retry_delay`; if not, it is a dead letter.
+            True if the event is redelivered after `retry_delay`, False if it is a dead letter.
         """
         self._check_open()
         decision = self._lifecycle.fail(entry, error, self._time_of_day())
@@ -249,11 +249,11 @@ class OpenJournal:
         return await self._commits.read(self._store.dead_letters)
 
     async def requeue(self, id: int) -> None:
-        """Make a dead letter pending; do nothing if no dead letter has this id."""
+        """Make a dead letter pending. Do nothing if no dead letter has this id."""
         self._check_open()
         await self._commits.write(*self._lifecycle.requeue(id))
 
     async def drop(self, id: int) -> None:
-        """Delete a dead letter; do nothing if no dead letter has this id."""
+        """Delete a dead letter. Do nothing if no dead letter has this id."""
         self._check_open()
         await self._commits.write(*self._lifecycle.drop(id))

@@ -1,4 +1,4 @@
-"""Reading a journal that an agent may have open, without touching its files."""
+"""Reads a journal without endangering an agent that may have it open."""
 
 import os
 import sqlite3
@@ -18,22 +18,21 @@ T = TypeVar("T")
 
 
 def read_only(path: Path, read: Callable[[sqlite3.Connection], T]) -> T:
-    """Call a function with a read-only connection to the journal.
+    """Call a function with a read-only connection to the journal, and return its result.
 
-    A connection that may write endangers the consumer. The last connection to be closed moves the write-ahead log into
-    the database and deletes it. SQLite tells by locks whether it is the last, and the consumer loses its locks when its
-    process copies the file. A read-only connection never does this.
+    A writable connection endangers the consumer. When SQLite closes the last connection, it moves the write-ahead log
+    into the database and deletes the log. It uses locks to find out whether a connection is the last, and the consumer
+    loses its locks if its process copies the file. A read-only connection never deletes the log.
 
-    But if there is no log, since no agent has the journal open, a read-only connection leaves an empty one behind, and
-    needs a directory that it may write to. So such a journal is opened as immutable, and read again if it has changed
-    meanwhile.
+    If no agent has the journal open, there is no log. A read-only connection would then create an empty one, and would
+    need a writable directory. So such a journal is opened as immutable, and read again if it has changed meanwhile.
 
     Args:
-        path: Absolute.
-        read: May be called more than once.
+        path: The absolute path of the journal.
+        read: The function. It may be called more than once.
 
     Raises:
-        JournalError: The file cannot be read, is not a journal, or is of a newer schema.
+        JournalError: The file cannot be read, is not a journal, or has a newer schema.
     """
     check_files(path)
     _, log, index, _ = files_of(path)
@@ -42,14 +41,14 @@ def read_only(path: Path, read: Callable[[sqlite3.Connection], T]) -> T:
             return _read_unused(path, log, read)
     if index.exists():
         with suppress(JournalError):  # the consumer may just have closed the journal
-            # The index is not written either: a connection that believes to be the first truncates it. (The parameter
-            # is undocumented; an SQLite without it would ignore it.)
+            # This connection must not write to the index either: one that seems to be the first would truncate it. (The
+            # parameter is undocumented. A version of SQLite that does not have it ignores it.)
             return _read(path, "readonly_shm=1", read)
     return _read(path, "", read)
 
 
 class _ChangedError(Exception):
-    """A consumer has opened the journal meanwhile."""
+    """A consumer has opened the journal in the meantime."""
 
 
 def _read_unused(path: Path, log: Path, read: Callable[[sqlite3.Connection], T]) -> T:
@@ -67,7 +66,7 @@ def _read(path: Path, parameter: str, read: Callable[[sqlite3.Connection], T]) -
 
 
 def _version(path: Path) -> tuple[int, int, int] | None:
-    """Return what changes when a consumer writes to the file, which it does before it removes the log."""
+    """Return a value that changes when a consumer writes to the file. A consumer writes before it removes the log."""
     try:
         status = os.stat(path)
     except OSError:

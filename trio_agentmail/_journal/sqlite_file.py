@@ -1,4 +1,4 @@
-"""The SQLite file of a journal: created, locked and opened; and what SQLite's errors mean."""
+"""Creates, locks and opens the SQLite file of a journal, and explains SQLite's errors."""
 
 import errno
 import os
@@ -15,7 +15,7 @@ from .sqlite_schema import checked_version, migrate
 __all__ = ["check_integrity", "connect", "connect_read_only", "create", "errors_explained", "lock"]
 
 BUSY_TIMEOUT = 5.0
-"""Seconds to wait for another program that writes to the file."""
+"""Seconds to wait while another program writes to the file."""
 
 LOG_LIMIT = 16 * 2**20
 """Bytes to which the write-ahead log is truncated when it starts over."""
@@ -26,7 +26,7 @@ LOG_LIMIT = 16 * 2**20
 
 @contextmanager
 def errors_explained(path: Path) -> Iterator[None]:
-    """Turn the errors of SQLite in the block into a `JournalError` that says what is the matter with which file."""
+    """Convert SQLite errors in the block to a `JournalError` that names the file and the problem."""
     try:
         yield
     except sqlite3.Error as exc:
@@ -60,19 +60,19 @@ def create(path: Path, of: Path) -> None:
     """Create an empty file if it does not exist.
 
     Args:
-        path: The file.
-        of: The journal to which it belongs.
+        path: The path of the file.
+        of: The path of the journal to which it belongs.
 
     Raises:
         JournalError: The file cannot be created, read or written.
     """
-    # The file is for its owner alone, and SQLite gives the files beside it the same mode. A file that exists must not
-    # even be opened here: closing it would drop all locks that this process has on it, SQLite's included.
+    # Only the owner may read the file, and SQLite gives the files beside it the same mode. An existing file must not be
+    # opened here: closing it would drop all locks that this process has on it, including SQLite's.
     try:
         with suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     except OSError as exc:
-        raise JournalError(f"the journal {of} cannot be made or opened: {_reason(exc, of.parent)}") from exc
+        raise JournalError(f"the journal {of} cannot be created or opened: {_reason(exc, of.parent)}") from exc
     if not os.access(path, os.R_OK | os.W_OK):
         raise JournalError(f"the journal {of} cannot be opened: this user may not read and write {path}")
 
@@ -80,7 +80,7 @@ def create(path: Path, of: Path) -> None:
 def _reason(exc: OSError, directory: Path) -> str:
     """Return why a file could not be created in this directory, and what to do about it."""
     if exc.errno == errno.ENOENT and not directory.exists():
-        return f"the directory {directory} does not exist; make it first"
+        return f"the directory {directory} does not exist; create it first"
     if exc.errno == errno.ENOTDIR:
         return f"{directory} is not a directory"
     if exc.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -89,13 +89,13 @@ def _reason(exc: OSError, directory: Path) -> str:
 
 
 def lock(path: Path) -> sqlite3.Connection:
-    """Lock the journal for one owner, until the connection that is returned is closed.
+    """Lock the journal for one consumer until the returned connection is closed.
 
-    The lock must end with the process, on every platform. SQLite has such a lock: an exclusive transaction. It is in an
-    empty database beside the journal, since in the journal itself it would keep readers out.
+    The lock must end with the process on every platform, which an exclusive SQLite transaction does. It locks an empty
+    database beside the journal, because a lock on the journal itself would keep readers out.
 
     Raises:
-        JournalInUseError: The journal has an owner.
+        JournalInUseError: Another consumer has the journal open.
         JournalError: The lock file cannot be created or opened.
     """
     beside = path.with_name(path.name + "-lock")
@@ -103,7 +103,7 @@ def lock(path: Path) -> sqlite3.Connection:
         create(beside, of=path)
         connection = _connection(f"{beside.as_uri()}?mode=rw", timeout=0.0)
         try:
-            connection.execute("PRAGMA journal_mode = MEMORY")  # nothing is ever written: no other file is needed
+            connection.execute("PRAGMA journal_mode = MEMORY")  # avoids another file; nothing is ever written
             connection.execute("BEGIN EXCLUSIVE")
         except BaseException as exc:
             connection.close()
@@ -117,17 +117,17 @@ def lock(path: Path) -> sqlite3.Connection:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open a journal that exists, if only as an empty file, and bring it up to date.
+    """Open an existing journal, which may be an empty file, and migrate it to the present schema.
 
     The connection may be used by several threads, one at a time.
 
     Raises:
-        JournalError: The file cannot be opened, is damaged, is not a journal, or is of a newer schema.
+        JournalError: The file cannot be opened, is damaged, is not a journal, or has a newer schema.
     """
     with errors_explained(path):
         connection = _connection(f"{path.as_uri()}?mode=rw", timeout=BUSY_TIMEOUT)
         try:
-            # Lets free pages be returned to the file system. It has an effect only on an empty file.
+            # This allows free pages to be returned to the file system. It only affects an empty file.
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             version = checked_version(connection, path)
             [mode] = connection.execute("PRAGMA journal_mode = WAL").fetchone()
@@ -137,7 +137,7 @@ def connect(path: Path) -> sqlite3.Connection:
                     "put it on a local disk"
                 )
             connection.execute("PRAGMA synchronous = FULL")
-            # SQLite starts the log over every 4 MB. After a burst it is longer, and is truncated to this.
+            # SQLite starts the log over every 4 MB. After a burst it may be longer, and is truncated to this size.
             connection.execute(f"PRAGMA journal_size_limit = {LOG_LIMIT}")
             migrate(connection, version)
         except BaseException:
@@ -147,14 +147,14 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def connect_read_only(path: Path, parameter: str) -> sqlite3.Connection:
-    """Open a journal that exists, for reading; see `read_only`.
+    """Open an existing journal for reading; see `read_only`.
 
     Args:
-        path: Absolute.
-        parameter: A further parameter of the URI; `""` for none.
+        path: The absolute path of the journal.
+        parameter: A further parameter of the URI, or `""`.
 
     Raises:
-        JournalError: The file cannot be opened, is damaged, is not a journal, or is of a newer schema.
+        JournalError: The file cannot be opened, is damaged, is not a journal, or has a newer schema.
     """
     with errors_explained(path):
         connection = _connection(f"{path.as_uri()}?mode=ro&{parameter}", timeout=BUSY_TIMEOUT)
@@ -167,12 +167,12 @@ def connect_read_only(path: Path, parameter: str) -> sqlite3.Connection:
 
 
 def _connection(uri: str, timeout: float) -> sqlite3.Connection:
-    # isolation_level=None: a transaction begins where we say BEGIN, and nowhere else.
+    # With isolation_level=None, sqlite3 never begins a transaction by itself.
     return sqlite3.connect(uri, uri=True, timeout=timeout, isolation_level=None, check_same_thread=False)
 
 
 def check_integrity(connection: sqlite3.Connection, path: Path) -> None:
-    """Look for damage.
+    """Check the file for damage.
 
     Raises:
         JournalError: The file is damaged.

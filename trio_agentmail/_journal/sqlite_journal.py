@@ -19,7 +19,7 @@ __all__ = ["DeadLetter", "SQLiteJournal"]
 
 
 class SQLiteJournal(StoredJournal):
-    """Keeps events in an SQLite file from when they arrive until they are handled.
+    """Stores events in an SQLite file from their arrival until they are handled.
 
         journal = SQLiteJournal("agent.db")
         async with open_agentmail_stream(journal=journal) as events:
@@ -27,19 +27,19 @@ class SQLiteJournal(StoredJournal):
                 async with journal.processing(event):
                     await handle(event)
 
-    An event is on disk before the consumer gets it. Events that have not been acknowledged when the process ends are
-    delivered again at the next start, before anything new: at least once, and never again after `ack`. See
-    docs/journal.md.
+    An event is on disk before the consumer gets it. Events that are unacknowledged when the process ends are
+    redelivered at the next start, before new events. So each event is delivered at least once, and never again after
+    `ack`. See docs/journal.md.
 
     Args:
-        path: The file. If it does not exist it is created, for its owner alone. `-wal`, `-shm` and `-lock` come beside
-            it.
-        max_attempts: The number of failed attempts after which an event is a dead letter.
+        path: The path of the file. If it does not exist, it is created with permissions for its owner only. Files
+            ending in `-wal`, `-shm` and `-lock` are created beside it.
+        max_attempts: Number of failed attempts after which an event is a dead letter.
         retry_delay: Seconds from a failed attempt to the redelivery.
-        max_pending: The number of unacknowledged events above which reading from the network waits.
+        max_pending: Maximum number of unacknowledged events. Above it, reading from the network waits.
 
     Raises:
-        TypeError, ValueError: An argument makes no sense.
+        TypeError, ValueError: An argument is invalid.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class SQLiteJournal(StoredJournal):
 
 
 class _AsyncStore:
-    """The `Store` of an SQLite file. Each call waits for the disk through `run_sync`, which uses a thread."""
+    """An `SQLiteStore` as a `Store`. Each call runs through `run_sync`, in a thread, since it may wait for the disk."""
 
     def __init__(self, store: SQLiteStore, run_sync: RunSync) -> None:
         self._store = store
@@ -102,5 +102,5 @@ def _checked_path(path: str | os.PathLike[str]) -> Path:
         raise ValueError(f"path must name a file: {text!r} would keep nothing")
     if "\0" in text:
         raise ValueError("path must not contain a null character")
-    # Symbolic links are resolved once, so that the lock is beside the one file by whatever name it is opened.
+    # Symbolic links are resolved here, so that all names of a file lead to the same lock file.
     return Path(os.path.realpath(text))

@@ -1,4 +1,4 @@
-"""Reading the rows of a journal, from a connection that may write or one that cannot."""
+"""Reads the rows of a journal, through a writable or a read-only connection."""
 
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
@@ -14,7 +14,7 @@ from .store import DeadRecord, PendingRecord
 __all__ = ["dead_letters", "identities", "last_id", "pending", "read_journal", "texts"]
 
 BATCH = 2_000
-"""Identities that are read at once."""
+"""Number of identities in one read."""
 
 
 async def identities(
@@ -23,7 +23,7 @@ async def identities(
     """Yield all identities in batches, the oldest first.
 
     Args:
-        run_sync: Runs what waits for the disk, one batch at a time.
+        run_sync: Runs the read of each batch, which waits for the disk.
     """
     with closing(connection.cursor()) as found:
 
@@ -43,7 +43,7 @@ async def identities(
 
 
 def pending(connection: sqlite3.Connection, condition: str = "true", *parameters: Any) -> list[PendingRecord]:
-    """Return the pending events that meet a condition in SQL, by ascending id."""
+    """Return the pending events that meet an SQL condition, by ascending id."""
     rows = connection.execute(
         "SELECT id, key, attempts, under_way, origin, event_type FROM events"
         f" WHERE state = 'pending' AND {condition} ORDER BY id",
@@ -86,7 +86,7 @@ def dead_letters(connection: sqlite3.Connection) -> list[DeadRecord]:
 
 
 def read_journal(path: Path) -> tuple[int, list[DeadRecord]]:
-    """Return the number of pending events, and the dead letters, of a journal that an agent may have open.
+    """Return the number of pending events and the dead letters of a journal that an agent may have open.
 
     Raises:
         JournalError: The journal cannot be read.

@@ -1,4 +1,4 @@
-"""The tables of a journal, and how a file of an earlier version is brought up to date."""
+"""The tables of a journal, and the migration of files with an earlier schema."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -12,14 +12,14 @@ from trio_agentmail.errors import JournalError
 __all__ = ["checked_version", "migrate", "transaction"]
 
 APPLICATION_ID = 0x41674D6A
-"""Marks an SQLite file as a journal, in its header: "AgMj"."""
+"""The number in the header of an SQLite file that marks it as a journal: "AgMj"."""
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         # One row: the scope of the journal, and the state of recovery.
         "CREATE TABLE journal (scope TEXT NOT NULL, state BLOB NOT NULL, forgotten_until REAL)",
-        # One row for each event. It is small, so that changing it does not write the text again. `ended_at` is when the
-        # event was handled, or became a dead letter.
+        # One row for each event. The text is in another table, so that an update does not write it again. `ended_at` is
+        # when the event was handled or became a dead letter.
         """
         CREATE TABLE events (
             id INTEGER PRIMARY KEY,
@@ -38,11 +38,12 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         )
         """,
         "CREATE INDEX unhandled ON events (state, id) WHERE state != 'handled'",
-        # The texts of the events that are not handled.
+        # The texts of events that are not handled.
         "CREATE TABLE texts (id INTEGER PRIMARY KEY, text BLOB NOT NULL)",
     ),
     (
-        # The identity of each event that was ever stored, until it is forgotten. An event that has one is not new.
+        # The identity of each event that was ever stored, until it is forgotten. An event with a stored identity is a
+        # duplicate.
         """
         CREATE TABLE identities (
             key BLOB PRIMARY KEY,
@@ -77,20 +78,22 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "UPDATE sqlite_sequence SET seq = (SELECT coalesce(max(id), 0) FROM events)",
         "DROP TABLE events",
         "ALTER TABLE unhandled_events RENAME TO events",
-        # `forgotten_until` was inclusive, and is exclusive now.
+        # In schema 1 `forgotten_until` was inclusive. Now it is exclusive.
         "UPDATE journal SET state = recovery_state(state), forgotten_until = forgotten_until + 0.001",
         "ALTER TABLE journal ADD COLUMN also TEXT",
     ),
 )
-"""The statements that bring a file from each schema version to the next. To change the schema, add a step, and do not
-change the others."""
+"""For each schema version, the statements that migrate a file to the next one.
+
+To change the schema, add a step. Do not change existing steps.
+"""
 
 
 def checked_version(connection: sqlite3.Connection, path: Path) -> int:
     """Return the schema version of a file; 0 if it is still empty.
 
     Raises:
-        JournalError: The file is not a journal, or of a newer schema.
+        JournalError: The file is not a journal, or has a newer schema.
     """
     application_id: int = connection.execute("PRAGMA application_id").fetchone()[0]
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
@@ -107,7 +110,7 @@ def checked_version(connection: sqlite3.Connection, path: Path) -> int:
 
 
 def migrate(connection: sqlite3.Connection, version: int) -> None:
-    """Bring a file of this version up to date, each step in a transaction."""
+    """Migrate a file from this schema version to the present one, each step in its own transaction."""
     connection.create_function("identity", 2, _identity)
     connection.create_function("recovery_state", 1, _recovery_state)
     for number, steps in enumerate(MIGRATIONS[version:], start=version + 1):
@@ -119,13 +122,13 @@ def migrate(connection: sqlite3.Connection, version: int) -> None:
 
 
 def _identity(kind: str, key: str | bytes) -> bytes:
-    """Return the identity of an event of schema 1, which did not store the time of a mail."""
+    """Return the identity of an event from schema 1, which did not store the time of a mail."""
     hashed = key if isinstance(key, bytes) else digest(key)
     return hashed + variant(kind) if kind else hashed
 
 
 def _recovery_state(kept: bytes) -> bytes:
-    """Return the state of recovery of schema 1 in its present form."""
+    """Convert the recovery state of schema 1 to its present form."""
     state = parse_object(kept)
     if state is None:
         return kept
@@ -136,7 +139,7 @@ def _recovery_state(kept: bytes) -> bytes:
 
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """Write the changes of the block in one transaction, or none of them if it raises."""
+    """Run the block in a transaction, which is rolled back if it raises."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield

@@ -1,4 +1,4 @@
-"""The store of a journal in an SQLite file: the synchronous half. Every method may wait for the disk."""
+"""The synchronous store of a journal in an SQLite file. Every method may wait for the disk."""
 
 import math
 import sqlite3
@@ -36,24 +36,25 @@ from .store import (
 __all__ = ["SQLiteStore", "read_journal"]
 
 FORGOTTEN_AT_ONCE = 2_000
-"""Identities that are deleted in one transaction at the most. This takes some milliseconds."""
+"""Maximum number of identities that are deleted in one transaction. This takes a few milliseconds."""
 
 SPARE_PAGES = 4096
-"""Free pages (of 4 KB) that may stay in the file for the next events, or as many as are in use if that is more."""
+"""Number of free pages (of 4 KB) that stay in the file for later events, or the number of used pages if that is larger.
+"""
 
 RETURNED_PAGES = 256
-"""Free pages above that which are returned after each transaction. Moving them takes a millisecond or two."""
+"""Maximum number of free pages above that which are returned after each transaction. This takes 1 to 2 milliseconds."""
 
 
 class SQLiteStore:
-    """One journal file, owned by this object until it is closed."""
+    """An open journal file. This object owns the file until `close`."""
 
     def __init__(self, path: Path, scope: str | None) -> None:
         """Open the file, or create it.
 
         Args:
-            path: Absolute.
-            scope: The scope to which the journal must belong; a new one belongs to it from now on. `None`: any.
+            path: The absolute path of the file.
+            scope: The scope to which the journal must belong, or `None` for any. A new journal is assigned to it.
 
         Raises:
             JournalInUseError: The journal has another owner.
@@ -67,9 +68,9 @@ class SQLiteStore:
             check_files(path)
             opened.callback(lock(path).close)
             create(path, of=path)
-            # The order matters. Only a journal is locked, and a file is opened for writing only when it is locked: a
-            # connection that SQLite believes to be the last one deletes, when it is closed, the write-ahead log of a
-            # consumer that has lost its POSIX locks.
+            # The order matters. Check that the file is a journal before locking it, and lock it before opening it for
+            # writing. Otherwise, if a consumer has lost its POSIX locks, SQLite would take this connection for the last
+            # one, and delete the consumer's write-ahead log when this connection is closed.
             read_only(path, _nothing)
             file_lock = FileLock(path)
             opened.callback(file_lock.close)
@@ -86,15 +87,15 @@ class SQLiteStore:
             self._opened = opened.pop_all()
 
     def close(self) -> None:
-        """Give up the file. It contains all that has been applied."""
+        """Close the file. It contains all applied changes."""
         with errors_explained(self._path):
             self._opened.close()
 
     def check_files(self) -> None:
-        """Make sure that the files are still those of the journal, as `apply` does.
+        """Check that the files have not been replaced or written by another program, as `apply` does.
 
         Raises:
-            JournalError: They are not.
+            JournalError: They have.
         """
         self._watch.check()
 
@@ -103,7 +104,8 @@ class SQLiteStore:
     def apply(self, changes: Sequence[Change]) -> list[Any]:
         """See `Store.apply`.
 
-        If it raises, either nothing was written, or the file to which it was written is not the journal any more.
+        If it raises, either no change was written, or the file was replaced during the transaction, or only returning
+        free pages after the commit has failed.
         """
         with self._writing():
             with transaction(self._connection):
@@ -152,7 +154,7 @@ class SQLiteStore:
                 return self._delete(change.id, "dead")
             case Keep():
                 self._keep(change)
-            case _:  # pragma: no cover  mypy makes sure of it
+            case _:  # pragma: no cover  mypy checks that all types are handled
                 assert_never(change)
         return None
 
@@ -181,7 +183,7 @@ class SQLiteStore:
         self._delete(change.id, "pending")
 
     def _delete(self, id: int, state: str) -> bool:
-        # The identity stays.
+        # The identity is kept.
         deleted = self._execute("DELETE FROM events WHERE id = ? AND state = ?", id, state)
         if not deleted.rowcount:
             return False
@@ -211,11 +213,11 @@ class SQLiteStore:
     # Reading. All of these raise a `JournalError` if the file cannot be read.
 
     def load(self, run_sync: RunSync) -> Loaded:
-        """See `Store.load`; `run_sync` reads the identities later."""
+        """See `Store.load`. `run_sync` is used to read the identities later."""
         return Loaded(kept=self.kept(run_sync), pending=self.pending(), last_id=self.last_id())
 
     def kept(self, run_sync: RunSync) -> Kept:
-        """Return what the stream has to know at its start."""
+        """Return what the journal has kept from earlier runs."""
         with errors_explained(self._path):
             state, forgotten_until = self._execute("SELECT state, forgotten_until FROM journal").fetchone()
         return Kept(
@@ -244,7 +246,7 @@ class SQLiteStore:
         with errors_explained(self._path):
             return sqlite_rows.dead_letters(self._connection)
 
-    # Housekeeping
+    # Maintenance
 
     def _claim(self, scope: str | None) -> None:
         row = self._execute("SELECT scope, also FROM journal").fetchone()
@@ -269,7 +271,7 @@ class SQLiteStore:
             self._forgotten_until = -math.inf
 
     def _return_pages(self) -> None:
-        # The pages of handled events are used again by the next ones. After a burst many more may be free.
+        # Later events reuse the pages of handled ones. After a burst, many more pages may be free.
         [free] = self._execute("PRAGMA freelist_count").fetchone()
         [pages] = self._execute("PRAGMA page_count").fetchone()
         if free > SPARE_PAGES and free > pages / 2:
@@ -278,4 +280,4 @@ class SQLiteStore:
 
 
 def _nothing(connection: sqlite3.Connection) -> None:
-    """`read_only` has checked all that matters."""
+    """Do nothing: `read_only` itself makes the checks that are needed."""

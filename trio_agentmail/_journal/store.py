@@ -1,6 +1,6 @@
-"""`Store`: the protocol of the engine behind a journal, with the records and changes that it takes.
+"""`Store`: the protocol of the storage engine behind a journal, with its records and changes.
 
-A store decides nothing. It makes the changes that `lifecycle` has decided on, and reads back what it has stored.
+`lifecycle` decides on changes. A store only makes them, and reads records back.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,9 +37,9 @@ class NewRecord:
     """An event to be stored.
 
     Attributes:
-        identity: Stored for longer than the rest, until `Keep.forgotten_until` has passed it.
-        origin: How the event came.
-        event_type: Its type, printable.
+        identity: Its identity. The store keeps it after the event is handled, until `Keep.forgotten_until` passes it.
+        origin: The `origin` of the event.
+        event_type: Its type, in printable characters.
         text: Its bytes as received.
     """
 
@@ -56,9 +56,9 @@ class PendingRecord:
     Attributes:
         id: Its number.
         key: See `KeptIdentity`.
-        attempts: How many attempts have begun and have not been taken back.
-        under_way: Whether the last attempt has neither ended nor been taken back. At the start of a run this means
-            that the process ended during the attempt.
+        attempts: The number of attempts that have begun, without those taken back.
+        under_way: Whether an attempt has begun and has neither ended nor been taken back. At the start of a run this
+            means that the process ended during the attempt.
     """
 
     id: int
@@ -83,12 +83,12 @@ class DeadRecord:
 
 @attrs.frozen
 class Loaded:
-    """What an earlier run left.
+    """What a store contains when it is opened.
 
     Attributes:
         kept: See `Journal.opened`.
         pending: The pending events, by ascending id.
-        last_id: The highest id that any event has had, including those that have been deleted; 0 in a new store.
+        last_id: The highest id that any event has had, including deleted ones; 0 in a new store.
     """
 
     kept: Kept
@@ -96,12 +96,12 @@ class Loaded:
     last_id: int
 
 
-# Changes. An `id` that does not exist, or whose event is in another state than the change expects, changes nothing.
+# Changes. A change does nothing if its `id` does not exist, or if the event is not in the state that it expects.
 
 
 @attrs.frozen
 class Add:
-    """Store an event as pending. The result is False, and nothing changes, if its identity is stored already."""
+    """Store an event as pending, unless its identity is stored already. The result is whether it was stored."""
 
     id: int
     record: NewRecord
@@ -109,21 +109,21 @@ class Add:
 
 @attrs.frozen
 class BeginAttempt:
-    """An attempt to handle a pending event begins: count it, and mark it as under way."""
+    """Begin an attempt at a pending event: count it and mark it as under way."""
 
     id: int
 
 
 @attrs.frozen
 class TakeBackAttempt:
-    """The attempt that is under way does not count."""
+    """End the attempt that is under way, without counting it."""
 
     id: int
 
 
 @attrs.frozen
 class Fail:
-    """The attempt that is under way has failed. The event stays pending."""
+    """End the attempt that is under way as failed. The event stays pending."""
 
     id: int
     error: str
@@ -131,7 +131,7 @@ class Fail:
 
 @attrs.frozen
 class Bury:
-    """A pending event becomes a dead letter. `ended_at` is in seconds since the epoch."""
+    """Make a pending event a dead letter. `ended_at` is in seconds since the epoch."""
 
     id: int
     error: str
@@ -140,21 +140,21 @@ class Bury:
 
 @attrs.frozen
 class Ack:
-    """A pending event is handled: delete it with its text. Its identity stays."""
+    """Delete a pending event and its text, since it is handled. Keep its identity."""
 
     id: int
 
 
 @attrs.frozen
 class Requeue:
-    """A dead letter becomes pending, without attempts. The result is its `PendingRecord`, or None."""
+    """Make a dead letter pending, with no attempts. The result is its `PendingRecord`, or None if it does not exist."""
 
     id: int
 
 
 @attrs.frozen
 class Drop:
-    """A dead letter counts as handled: as `Ack`. The result tells whether it existed."""
+    """Delete a dead letter and its text. Keep its identity. The result is whether it existed."""
 
     id: int
 
@@ -173,36 +173,36 @@ Change: TypeAlias = Add | BeginAttempt | TakeBackAttempt | Fail | Bury | Ack | R
 
 
 class Store(Protocol):
-    """The engine behind an open journal. Its methods are called one at a time.
+    """The storage engine of an open journal. Its methods are called one at a time.
 
-    Opening it has made sure that it belongs to the stream's scope, and that no other consumer has it open.
+    When it was opened, it has been checked that it belongs to the stream's scope and has no other consumer.
 
-    Ids are given by the journal, in ascending order from `Loaded.last_id`, so that recording an event does not wait for
-    the store. They are the order in which pending events are delivered after a restart.
+    The journal assigns ids in ascending order from `Loaded.last_id`, so that recording an event does not wait for the
+    store. After a restart, pending events are delivered by ascending id.
 
-    All methods raise a `JournalError` that says what is the matter if the engine fails.
+    All methods raise a `JournalError` that names the problem if the engine fails.
     """
 
     async def load(self) -> Loaded:
-        """Return what an earlier run left. Called once, before anything else."""
+        """Return what the store contains. Called once, before any other method."""
 
     async def apply(self, changes: Sequence[Change]) -> Sequence[Any]:
-        """Make changes in one transaction, in their order. It is durable when this returns.
+        """Make changes in one transaction, in order. They are durable when this returns.
 
-        If this raises, none of the changes will be found by the next run.
+        If this raises, the next run finds either all of the changes or none.
 
         Returns:
-            One result for each change; of those that document none, it is not used.
+            One result for each change. The result of a change that does not document one is ignored.
         """
 
     async def texts(self, ids: Sequence[int], limit: int) -> Mapping[int, bytes]:
         """Read the texts of the first of these events: at least one, and more while they total less than `limit` bytes.
 
-        Ids that are not stored any more are left out.
+        Ids that are no longer stored are left out.
         """
 
     async def dead_letters(self) -> Sequence[DeadRecord]:
         """Read all dead letters, by ascending id."""
 
     async def check(self) -> None:
-        """Raise if the store can no longer be used. Called after each minute without changes, and on closing."""
+        """Raise if the store can no longer be used. Called after a minute without changes, and on closing."""

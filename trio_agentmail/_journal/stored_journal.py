@@ -1,4 +1,4 @@
-"""What all journals over a `Store` have in common: their public methods."""
+"""`StoredJournal`: the public methods that all journals over a `Store` have in common."""
 
 import logging
 import math
@@ -29,14 +29,14 @@ logger = logging.getLogger("trio_agentmail")
 
 @attrs.frozen
 class DeadLetter:
-    """An event that is not redelivered: `max_attempts` attempts to handle it failed, or ended with a crash.
+    """An event that is no longer redelivered, after `max_attempts` attempts that failed or ended with a crash.
 
     Attributes:
         id: Its number in the journal.
         event: The event.
         attempts: The number of attempts.
-        error: How the last attempt ended: the type and the text of the exception; a long text is cut.
-        died_at: When it ended.
+        error: The type and text of the exception that ended the last attempt. A long text is cut.
+        died_at: When the last attempt ended.
     """
 
     id: int
@@ -52,7 +52,7 @@ class StoredJournal(ABC):
     def __init__(self, name: str, rules: Rules) -> None:
         """
         Args:
-            name: Tells this journal from others, in this process and in error messages.
+            name: A name that is unique in this process. It is used in error messages.
             rules: The settings.
         """
         self._name = name
@@ -62,11 +62,11 @@ class StoredJournal(ABC):
 
     @abstractmethod
     def _open_store(self, scope: str, run_sync: RunSync) -> AbstractAsyncContextManager[Store]:
-        """Open the store for the block; see `Journal.opened` for the arguments and what is raised."""
+        """Return a context manager that opens the store; see `Journal.opened` for the arguments and exceptions."""
 
     @asynccontextmanager
     async def opened(self, scope: str, run_sync: RunSync, now: Callable[[], float]) -> AsyncIterator[Kept]:
-        """Open the journal for the block. The stream does this; see `Journal`."""
+        """See `Journal`. The stream calls this."""
         async with self._open_store(scope, run_sync) as store:
             loaded = await store.load()
             lifecycle = Lifecycle(self._rules)
@@ -131,17 +131,17 @@ class StoredJournal(ABC):
     # For the consumer
 
     async def ack(self, event: Event) -> None:
-        """Mark an event as handled. When this returns, that is durable, and the event is never delivered again.
+        """Mark an event as handled, and wait until that is durable. The event is never delivered again.
 
-        Nothing happens if the event is handled already or is a dead letter, or if the journal does not store it: a
-        notice like `Disconnected`, or an event that was made by hand.
+        Do nothing if the event is handled already, is a dead letter, or is not in the journal, like a notice
+        (`Disconnected`) or an event that was made by hand.
 
         Raises:
-            trio.ClosedResourceError: The journal is not open: the block of its stream has been left.
+            trio.ClosedResourceError: The journal is not open, since the block of its stream has been left.
             JournalMismatchError: Another journal delivered this event.
-            JournalError: It cannot be stored.
+            JournalError: The change cannot be stored.
             TypeError: The argument is not an event.
-            RuntimeError: The call comes from another thread or another `trio.run` than that of the stream.
+            RuntimeError: This was called in another thread or another `trio.run` than the stream's.
         """
         journal = self._opened_for_consumer("ack()")
         entry = journal.find(event)
@@ -155,30 +155,30 @@ class StoredJournal(ABC):
 
         - If the block ends without an exception, the event is acknowledged, as by `ack`.
         - If it raises an `Exception`, the attempt has failed. The exception is logged with its traceback and
-          suppressed, so that the loop around the block goes on to the next event. The event is redelivered after
-          `retry_delay` seconds, with `attempt` one higher; after `max_attempts` attempts it is a dead letter.
-        - If it is cancelled, or raises `KeyboardInterrupt` or anything else that is not an `Exception`, the attempt
-          does not count. The exception propagates. If the stream goes on, the event is redelivered after `retry_delay`
-          seconds. To limit the time of an attempt, put `trio.fail_after` inside the block, not around it.
+          suppressed, so that the loop around the block continues with the next event. The event is redelivered after
+          `retry_delay` seconds, with `attempt` one higher. After `max_attempts` attempts it is a dead letter.
+        - If it is cancelled, or raises `KeyboardInterrupt` or another `BaseException`, the attempt does not count. The
+          exception propagates. If the stream stays open, the event is redelivered after `retry_delay` seconds. To limit
+          the time of an attempt, put `trio.fail_after` inside the block, not around it.
         - If the process dies, the attempt counts. At the next start the event is delivered first, and alone.
 
-        If the journal does not store the event (`Disconnected`), or it is handled already, the block is an ordinary
-        block: nothing is redelivered, and its exceptions propagate.
+        If the event is not in the journal (like `Disconnected`) or is handled already, the context manager has no
+        effect: nothing is redelivered, and exceptions propagate.
 
         Raises:
             trio.ClosedResourceError: The journal is not open. If it was closed during the block, the event is
-                delivered again at the next start.
-            JournalMismatchError, TypeError, RuntimeError: As `ack`.
-            JournalError: It cannot be stored.
+                redelivered at the next start.
+            JournalMismatchError, TypeError, RuntimeError: See `ack`.
+            JournalError: The change cannot be stored.
         """
         return _Attempt(self._opened_for_consumer("processing()"), event, self._rules)
 
     async def dead_letters(self) -> tuple[DeadLetter, ...]:
-        """Return the events that are not redelivered any more, the oldest first.
+        """Return the dead letters, the oldest first.
 
         Raises:
-            trio.ClosedResourceError: The journal is not open. (`trio-agentmail journal list` needs no stream.)
-            JournalError: They cannot be read.
+            trio.ClosedResourceError: The journal is not open. (`trio-agentmail journal list` works without a stream.)
+            JournalError: The dead letters cannot be read.
         """
         records = await self._opened_for_consumer("dead_letters()").dead_letters()
         return tuple(
@@ -193,24 +193,24 @@ class StoredJournal(ABC):
         )
 
     async def requeue(self, letter: DeadLetter) -> None:
-        """Make a dead letter pending again, behind what waits, as if it had never been tried.
+        """Make a dead letter pending again, with no attempts, after all other events.
 
-        Nothing happens if it is not a dead letter any more.
+        Do nothing if it is no longer a dead letter.
 
         Raises:
             trio.ClosedResourceError: The journal is not open.
-            JournalError: It cannot be stored.
+            JournalError: The change cannot be stored.
         """
         await self._opened_for_consumer("requeue()").requeue(letter.id)
 
     async def drop(self, letter: DeadLetter) -> None:
-        """Give a dead letter up: it counts as handled, and its text is deleted.
+        """Delete a dead letter and its text. The event then counts as handled.
 
-        Nothing happens if it is not a dead letter any more.
+        Do nothing if it is no longer a dead letter.
 
         Raises:
             trio.ClosedResourceError: The journal is not open.
-            JournalError: It cannot be stored.
+            JournalError: The change cannot be stored.
         """
         await self._opened_for_consumer("drop()").drop(letter.id)
 
@@ -237,7 +237,7 @@ class _Attempt(AbstractAsyncContextManager[None, bool]):
     ) -> bool:
         if self._entry is None or self._entry.done:  # acknowledged in the block
             return False
-        # How the attempt ended is stored even if the block has just been cancelled. This takes one commit.
+        # The outcome is stored even if the block has just been cancelled. This takes one commit.
         with trio.CancelScope(shield=True):
             if exc is None:
                 await self._journal.ack(self._entry)
@@ -253,7 +253,7 @@ class _Attempt(AbstractAsyncContextManager[None, bool]):
         number = entry.attempts
         again = await self._journal.fail(entry, f"{type(exc).__name__}: {printable(str(exc), 500)}")
         outcome = f"it is redelivered in {self._rules.retry_delay:g} s" if again else "it is a dead letter now"
-        # The traceback is of the consumer's own code; the line contains nothing of the event.
+        # The message contains no content of the event. The traceback is of the consumer's own code.
         logger.error(
             "attempt %d of %d to handle %s failed: %s", number, self._rules.max_attempts, entry, outcome, exc_info=exc
         )
