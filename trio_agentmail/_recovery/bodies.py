@@ -1,4 +1,4 @@
-"""Bodies of pushed mail, which AgentMail leaves out when they are large."""
+"""Fetches the bodies of pushed mail, which AgentMail leaves out when they are large."""
 
 import logging
 
@@ -15,11 +15,11 @@ __all__ = ["with_body"]
 logger = logging.getLogger("trio_agentmail")
 
 BODY_TIMEOUT = 10.0
-"""Seconds for which a pushed mail, and the events after it, may wait for its body."""
+"""Maximum number of seconds that a pushed mail, and the events after it, wait for its body."""
 
 
 async def with_body(rest: Rest, event: MessageReceivedEvent) -> MessageReceivedEvent:
-    """Return the mail with its body, if it came without one and its body can be fetched; else the mail as it is."""
+    """Fetch the body of a mail that came without one. Return the mail unchanged if it has one or the request fails."""
     message = event.message
     if message.text is not None or message.html is not None:
         return event

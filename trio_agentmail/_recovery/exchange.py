@@ -1,8 +1,8 @@
-"""One exchange with the REST API: a request, and its answer, read within limits.
+"""Makes a single request to the REST API, and reads its answer within limits.
 
-The transport is called directly, without an `httpx2.AsyncClient` around it. The client logs each URL, with its inbox
-address and Message-ID, at INFO. It keeps cookies and sends them back, decompresses without a limit, and decodes text
-by any charset that an answer names.
+The transport is called directly, without an `httpx2.AsyncClient`. A client would log each URL, with its inbox address
+and Message-ID, at INFO, keep cookies and send them back, decompress without a limit, and decode text with any charset
+that an answer names.
 """
 
 import logging
@@ -31,7 +31,7 @@ __all__ = ["NETWORK_ERRORS", "exchange"]
 
 HEADERS = {
     "Accept": "application/json",
-    # The encoding that Python can decompress in pieces, so that a small answer cannot fill the memory.
+    # Python can decompress gzip in pieces, so a small answer cannot fill the memory.
     "Accept-Encoding": "gzip",
     "User-Agent": f"trio-agentmail/{__version__}",
 }
@@ -45,23 +45,23 @@ NETWORK_ERRORS = (
     trio.BrokenResourceError,
     trio.ClosedResourceError,
 )
-"""What a transport may raise when an exchange fails. Anything else is a bug."""
+"""Exceptions that a transport may raise when an exchange fails. Any other exception is a bug."""
 
 REFUSAL_TIMEOUT = 2.0
-"""Seconds for the body of a refusal, once its headers have come."""
+"""Seconds for reading the body of an error response after its headers."""
 
 PIECES_TO_SKIP = 1_000
-"""Pieces of an abandoned body that are read, at most, until a checkpoint ends the reading."""
+"""Maximum number of pieces of an abandoned body that are read until a checkpoint cancels the read."""
 
 
 _key_in_use: ContextVar[ApiKey | None] = ContextVar("_key_in_use", default=None)
-"""The key of the exchange that this task is making, if it is making one."""
+"""The key of this task's present exchange, if any."""
 
 
 class _WithoutKey(logging.Filter):
-    """Remove the key from httpcore2's log: it logs response headers at DEBUG, and a server may repeat the key in one.
+    """Redacts the key in httpcore2's log, which has response headers at DEBUG. A server may repeat the key in one.
 
-    Requests that others make through httpcore2 are logged as before.
+    The filter does not change the log of other requests through httpcore2.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -86,12 +86,12 @@ async def exchange(
     limit: int,
     timeout: float,  # noqa: ASYNC109  it is a result and not an exception
 ) -> dict[str, Any] | ApiError | RequestFailedError:
-    """Make a request, and return the object of its answer or why it failed.
+    """Make a request, and return the JSON object in its answer, or the error if it failed.
 
     Args:
-        clock: Told the time that the answer says.
+        clock: Receives the time in the answer's `Date` header.
         limit: Maximum size of the answer, in bytes.
-        timeout: Seconds for the request and all of its answer.
+        timeout: Seconds for the request and its complete answer.
     """
     answer: _Answer | None = None
     failure: RequestFailedError | None = None
@@ -108,11 +108,12 @@ async def exchange(
     except httpx2.InvalidURL as exc:  # variable parts of the URL are escaped, so it can only be too long
         failure = RequestTooLargeError(_explained(exc))
     except (KeyboardInterrupt, SystemExit) as exc:
-        # Without the frames of the code that was sending the request: the key is among their variables.
+        # Drop the frames of the code that was sending the request, since their variables contain the key.
         exc.__context__ = None
         raise exc.with_traceback(None) from None
     except NETWORK_ERRORS as exc:
-        # Returned and raised elsewhere, so that this exception is not its context: it holds the request, with the key.
+        # The failure is returned and raised elsewhere, so that this exception, which contains the request and its key,
+        # does not become its context.
         failure = RequestFailedError(_explained(exc))
     finally:
         _key_in_use.reset(token)
@@ -138,19 +139,20 @@ async def _send(
 
 
 def _explained(failure: BaseException) -> str:
-    """Return the root cause in words: httpx2's own message says nothing of what went wrong in TLS."""
+    """Describe the root cause of a failure. httpx2's own message does not name the cause of a TLS error."""
     while (cause := failure.__cause__ or failure.__context__) is not None:
         failure = cause
     return f"{type(failure).__name__}: {failure}"
 
 
 class _Answer:
-    """An answer whose headers have come, and its body as far as it has been read.
+    """An answer whose headers have been received, and the part of its body that has been read.
 
     Attributes:
         status: The HTTP status.
-        headers: By their names in lower case; of a repeated header, the last one.
-        body: Decompressed. The body of a refusal is cut at 64 KiB and may be incomplete: it only helps to explain.
+        headers: The headers by their names in lower case, with the last value of a repeated header.
+        body: The decompressed body. The body of an error response is cut at 64 KiB and may be incomplete, since it is
+            only used in messages.
     """
 
     def __init__(self, response: httpx2.Response) -> None:
@@ -164,11 +166,12 @@ class _Answer:
         """Read the body, and close the answer.
 
         Args:
-            limit: Maximum size of the body in bytes, compressed and decompressed, unless the answer is a refusal.
+            limit: Maximum size of the body in bytes, both compressed and decompressed. It does not apply to error
+                responses.
 
         Raises:
             AnswerTooLargeError: The body is larger.
-            RequestFailedError: The body is not compressed as its headers say, or in a way that was not asked for.
+            RequestFailedError: The body is not compressed as its headers say, or in a way that was not requested.
             NETWORK_ERRORS: The connection failed.
         """
         try:
@@ -186,7 +189,7 @@ class _Answer:
 
     async def _read(self, limit: int) -> RequestFailedError | None:
         pieces, encoding = self._response.stream, self.headers.get("content-encoding", "").strip().lower()
-        if self._response.is_stream_consumed:  # it was made in memory, and httpx2 has decompressed it
+        if self._response.is_stream_consumed:  # a response made in memory, which httpx2 has decompressed
             pieces, encoding = httpx2.ByteStream(self._response.content), ""
         assert isinstance(pieces, httpx2.AsyncByteStream)
         if encoding not in ("", "identity", "gzip", "x-gzip"):
@@ -194,8 +197,8 @@ class _Answer:
         decompressor = zlib.decompressobj(zlib.MAX_WBITS | 16) if encoding.endswith("gzip") else None
         failure: RequestFailedError | None = None
         received, left = 0, PIECES_TO_SKIP
-        # Reading is ended by cancelling it, and not by leaving the loop: that would leave the generators below to the
-        # garbage collector, and the connection with them.
+        # Reading is ended by cancellation. Leaving the loop would leave the generators below it, and so the connection,
+        # to the garbage collector.
         with trio.CancelScope() as scope:
             async for piece in pieces:
                 if failure is None:

@@ -1,4 +1,4 @@
-"""Gaps: finds mail that was pushed while there was no connection, as soon as possible."""
+"""Gaps: finds the mail that was missed while there was no connection, as soon as possible."""
 
 import math
 import random
@@ -23,28 +23,28 @@ TARGETS_AT_ONCE = 4
 """Maximum number of targets that are scanned at the same time."""
 
 OVERLAP_PAGES = 10
-"""Maximum number of pages before the gap that are listed at once. The second scan lists the others."""
+"""Maximum number of pages that are listed before the scan jumps to the gap. The second scan lists the others."""
 
 SHORT_OVERLAP = 5.0
-"""Seconds before a gap. Mail that was created in the gap is nearly always dated from then on."""
+"""Seconds before the gap to which the scan jumps. Nearly all mail created in the gap has a later date than that."""
 
 FIRST_RETRY, LAST_RETRY = 2.0, 30.0
-"""Seconds until a failed scan is retried: the first time, and at most if the failure is transient."""
+"""Minimum and maximum number of seconds, before jitter, until a scan is retried after a transient failure."""
 
 FIRST_POLL, POLL_INTERVAL = 2.0, 5.0
 """Seconds from the loss of a connection to the first poll, and between polls."""
 
 
 class Gaps:
-    """Closes gaps: scans each target for the mail of the time without a connection.
+    """Closes gaps: scans each target for mail from the time without a connection.
 
     The scan begins when the subscription is in force again, since mail is pushed from then on. It starts
-    `Recovery.overlap` before the gap, because mail may be dated earlier than it was created. In a busy inbox that is
-    much mail, nearly all of it delivered. So after `OVERLAP_PAGES` pages the scan jumps to right before the gap, and
-    `Sweeps` lists the skipped part half a minute later.
+    `Recovery.overlap` before the gap, because mail may be dated earlier than it was created. In a busy inbox that part
+    contains much mail, most of it already delivered. So after `OVERLAP_PAGES` pages the scan jumps to `SHORT_OVERLAP`
+    before the gap, and `Sweeps` lists the skipped part half a minute later.
 
-    If the connection is lost again, the scan goes on, and the new gap is left to the next scan. A scan that fails or
-    is interrupted keeps its position. While there is no connection, recent mail is polled at a slow pace.
+    If the connection is lost again, the scan continues, and the next scan closes the new gap. A scan that fails or is
+    interrupted keeps its position. While there is no connection, recent mail is polled at the rate of sweeps.
     """
 
     def __init__(
@@ -67,23 +67,23 @@ class Gaps:
         self._now = now
         self._busy: set[Target] = set()
         self._polled_until: dict[Target, float] = {}
-        """In this outage, mail that AgentMail created before this time has been polled."""
+        """For each target, the time until which mail has been polled in this outage."""
 
     async def run(self) -> None:
-        """Close gaps as they open. This is a task."""
+        """Close gaps, and poll during outages. Runs until it is cancelled."""
         async with background_nursery() as nursery:
             for _ in range(TARGETS_AT_ONCE):
                 nursery.start_soon(self._close_gaps)
             await self._poll_during_outages()
 
     def open(self, since: float) -> None:
-        """Open a gap in each target, since the connection was lost."""
+        """Open a gap for each target, because the connection was lost."""
         for its in self._state.progress.values():
             its.gap = min(its.gap, since)
         self._polled_until.clear()
 
     def retry_soon(self) -> None:
-        """Retry failed scans soon: the subscription is in force again, so what made them fail may be over as well."""
+        """Retry failed scans soon: the subscription is in force again, so the cause of their failure may be gone."""
         for its in self._state.progress.values():
             its.not_before = min(its.not_before, trio.current_time() + FIRST_RETRY)
 
@@ -105,7 +105,7 @@ class Gaps:
                 self._busy.discard(target)
 
     def _can_be_scanned(self, its: Progress) -> bool:
-        # A scan needs a connection to begin, and none to go on.
+        # A scan needs a connection to begin, but not to continue.
         return its.gap_scan is not None or (its.gap < math.inf and self._state.is_connected)
 
     def _due(self) -> Target | None:
@@ -139,7 +139,7 @@ class Gaps:
                     await self._source.scan(scan, self._counts)
         except (ApiError, RequestFailedError) as exc:
             if self._state.progress.get(target) is not its:
-                return  # no longer subscribed to
+                return  # the target is no longer subscribed to
             its.failures += 1
             its.not_before = trio.current_time() + self._delay(its.failures, exc)
             self._state.note_failure(target, exc)
@@ -177,7 +177,7 @@ class Gaps:
         scope.cancel()
 
     async def _poll(self) -> None:
-        """Find mail that came since the last poll. This closes no gap: it does not find mail that is dated earlier."""
+        """Find mail that came since the last poll. The gap stays open, since a poll does not find back-dated mail."""
         async with self._rest.connected():
             for target, its in list(self._state.progress.items()):
                 began = self._clock.now()
@@ -185,5 +185,5 @@ class Gaps:
                 try:
                     await self._source.scan(Scan(target, its.wanted, after, began), self._counts, pace=self._pace)
                 except (ApiError, RequestFailedError):
-                    continue  # the scan that closes the gap will report it
+                    continue  # the scan that closes the gap reports failures
                 self._polled_until[target] = began

@@ -1,4 +1,4 @@
-"""Held mail: checked again until it is released or deleted."""
+"""Held mail, which is checked again until it is released or deleted."""
 
 from collections.abc import Container, Iterator, Sequence
 from itertools import groupby
@@ -18,33 +18,33 @@ __all__ = ["HeldMail"]
 T = TypeVar("T")
 
 BATCH = 500
-"""Maximum number of mails of one batch-get (source: AgentMail's API definition)."""
+"""Maximum number of mails in one batch-get (source: AgentMail's API definition)."""
 
 GONE_FOR = 3600.0
-"""Seconds until the held mail of an inbox that is not found is forgotten.
+"""Seconds after which the held mail of an inbox that is not found is forgotten.
 
-An inbox that the key may not see for a while is not found either.
+AgentMail also answers 404 while the key may not see an inbox, so the mail is not forgotten at once.
 """
 
 
 class HeldMail:
     """Checks the mails that AgentMail holds for a security review, and hands over those that have been released.
 
-    Scans do not find a release that falls into a gap: the times of released mail stay old.
+    This is needed because a scan may not find mail that was released during a gap: the mail keeps its old times.
     """
 
     def __init__(self, rest: Rest, mails: Mails) -> None:
         self._rest = rest
         self._mails = mails
         self._gone_since: dict[str, float] = {}
-        """Since when an inbox with held mail has not been found, on Trio's clock."""
+        """For each inbox with held mail that is not found: since when, on Trio's clock."""
 
     async def check(self, wanted: Container[str], counts: Counts) -> list[Exception]:
         """Hand over released mail, and return the failures."""
         failures: list[Exception] = []
         inboxes = {inbox_id for inbox_id, _ in self._mails.held}
         self._gone_since = {inbox: since for inbox, since in self._gone_since.items() if inbox in inboxes}
-        # Sorted by inbox only: the mails of an inbox stay in the order in which they were held.
+        # Sort by inbox only, so that the mails of an inbox stay in the order in which they were held.
         for inbox_id, held in groupby(sorted(self._mails.held, key=itemgetter(0)), key=itemgetter(0)):
             batches = list(_batches([message_id for _, message_id in held], BATCH))[::-1]
             while batches:
@@ -64,7 +64,7 @@ class HeldMail:
     async def _check_batch(
         self, inbox_id: str, ids: Sequence[str], wanted: Container[str], counts: Counts
     ) -> list[Exception]:
-        """Check mails by one batch-get, and return the failures of single mails, which stay remembered."""
+        """Check mails with one batch-get. Return the failures of single mails, which stay remembered."""
         failures: list[Exception] = []
         try:
             answer = await self._rest.post(f"/inboxes/{segment(inbox_id)}/messages/batch-get", {"message_ids": ids})
@@ -90,7 +90,7 @@ class HeldMail:
                 continue
             if message_id in in_trash:
                 continue  # it may be restored
-            # Forgotten before it is fetched, since fetching remembers it again if it is still held.
+            # Forget it before fetching it, since `fetch` remembers it again if it is still held.
             self._mails.held.pop((inbox_id, message_id), None)
             if event is not None and self._mails.is_wanted(event, wanted):
                 try:

@@ -1,4 +1,4 @@
-"""Concurrent operations whose results are handed over in the order in which they were started."""
+"""Runs operations concurrently, and hands over their results in the order in which they were started."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -14,18 +14,18 @@ T = TypeVar("T")
 
 
 class Room:
-    """Bounds the text that is being fetched or waits to be handed over, in all scans together.
+    """Limits the amount of text that is being fetched or waits to be handed over, in all scans together.
 
-    Before a mail is fetched, its size is estimated from the listing; afterwards it is known.
+    Before a mail is fetched, its size is estimated from the listing. Afterwards the actual size is used.
 
     Args:
-        size: The bound, in characters or bytes. A single larger thing has room if nothing else takes any.
+        size: The limit, in characters or bytes. A larger item has room only if no other item takes any.
     """
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._taken = 0
-        self._turn = trio.Lock()  # without turns, small ones would overtake a large one for ever
+        self._turn = trio.Lock()  # otherwise small items could overtake a large one forever
         self._freed = trio.lowlevel.ParkingLot()
 
     async def take(self, size: int) -> None:
@@ -36,7 +36,7 @@ class Room:
             self._taken += size
 
     def correct(self, change: int) -> None:
-        """Take `change` more room without waiting or, if it is negative, give room back."""
+        """Take `change` more room without waiting. A negative `change` gives room back."""
         self._taken += change
         self._freed.unpark_all()
 
@@ -53,23 +53,23 @@ class Start(Protocol):
 
         Args:
             size: The estimated size of the result; see `Room`.
-            size_of: Return the size of a result.
+            size_of: A function that returns the size of a result.
         """
 
 
 @asynccontextmanager
 async def in_order(places: int, room: Room) -> AsyncIterator[Start]:
-    """A block in which operations can be started. It ends when all of them are done; if it raises, they are cancelled.
+    """Return a context manager for a block that starts operations. It waits for them, or cancels them on an exception.
 
     Starting a batch and waiting for all of it would be simpler, but then each batch waits for its slowest operation.
-    Here a place becomes free when a result has been handed over. That also bounds the results that wait for an earlier
-    one.
+    Here a place becomes free when a result has been handed over. That also limits the number of results that wait for
+    an earlier one.
 
-    An exception of one operation cancels the others and the block, and comes out unwrapped.
+    An exception of one operation cancels the others and the block, and is raised unwrapped.
 
     Args:
-        places: The maximum number of operations that were started and whose results were not handed over.
-        room: Bounds the size of their results, together with those of other blocks. Blocks cannot deadlock: each takes
+        places: Maximum number of started operations whose results have not been handed over.
+        room: Limits the size of their results, together with those of other blocks. Blocks cannot deadlock: each takes
             room in the order in which it hands over results, so the first operation of each block has its room.
     """
     free = trio.Semaphore(places)

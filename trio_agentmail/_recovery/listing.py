@@ -24,14 +24,14 @@ from .threads import Threads
 __all__ = ["MailListing"]
 
 REFUSED_FOR = 3600.0
-"""Seconds until a refused listing is requested again: the key may have other permissions by then."""
+"""Seconds until a refused listing is requested again, since the key may have been given more permissions."""
 
 
 class MailListing:
     """The `Source` that lists mail.
 
-    An inbox is listed by its messages, which come without their bodies; missed mail is then fetched. A pod and a whole
-    key are listed by their threads, which takes no request for each inbox and finds new inboxes.
+    For an inbox, it lists the messages, which come without their bodies, and then fetches missed mail. For a pod or a
+    whole key, it lists the threads. That needs no request for each inbox, and finds new inboxes.
     """
 
     def __init__(self, rest: Rest, clock: ServerClock, delivered: Delivered, put: Put) -> None:
@@ -41,7 +41,7 @@ class MailListing:
         self._threads = Threads(rest, self._mails)
         self._held = HeldMail(rest, self._mails)
         self._list_everything_from = -math.inf
-        """When to request threads with all labels again, on Trio's clock, after the key was refused them."""
+        """When to request threads with all labels again after a refusal, on Trio's clock."""
 
     def note(self, event: Event) -> None:
         """See `Source`."""
@@ -112,7 +112,7 @@ class MailListing:
 
         async def put(found: list[MessageReceivedEvent] | Exception) -> None:
             if isinstance(found, Exception):
-                failures.append(found)  # called in order, so the scan's position stays before the first failure
+                failures.append(found)  # in order, so the scan's position stays before the first failure
             else:
                 await self._mails.put_all(found, counts)
 

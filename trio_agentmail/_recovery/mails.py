@@ -1,4 +1,4 @@
-"""Listed mail: decides which of it was missed, and fetches it whole."""
+"""Decides which listed mails were missed, and fetches them in full."""
 
 import logging
 from collections import OrderedDict
@@ -27,7 +27,7 @@ TRASH = "trash"
 """The label of deleted mail that can still be restored."""
 
 UNKNOWN_SIZE = 2**16
-"""The estimate for a mail whose size is not listed, in bytes."""
+"""Estimated size, in bytes, of a mail whose size is not listed."""
 
 REMEMBERED_HELD = 10_000
 """Maximum number of remembered held mails."""
@@ -40,19 +40,19 @@ class Put(Protocol):
         """Hand over the mail.
 
         Args:
-            was_held: Whether the mail was held before. Then its times do not tell when it could have been pushed.
+            was_held: Whether the mail was held before. If so, its times do not show when it could have been pushed.
         """
 
 
 class Mails:
-    """Reads listed mail, and remembers which of it is held.
+    """Reads listed mail, and remembers which mails are held.
 
-    Labels are checked here instead of being filtered by the server, since AgentMail's documentation and its SDK
-    disagree on the parameters.
+    Labels are checked here and not by the server, since AgentMail's documentation and its SDK disagree on the
+    parameters of such a filter.
 
     Attributes:
-        held: The inbox_id and message_id of each mail to check again: it is held, or listed but not yet available.
-        room: Bounds the text that is being fetched or waits to be handed over.
+        held: The inbox_id and message_id of each mail to check again, which is held, or listed but not yet available.
+        room: Limits the amount of text that is being fetched or waits to be handed over.
     """
 
     def __init__(self, rest: Rest, delivered: Delivered, put: Put) -> None:
@@ -63,7 +63,7 @@ class Mails:
         self._rest = rest
 
     def read(self, item: dict[str, Any], inbox_id: str) -> MessageReceivedEvent | None:
-        """Return a listed item as the event that was missed; `None` if it is not a received mail or is in the trash."""
+        """Return the event for a listed item, or `None` if it is not a received mail or is in the trash."""
         if not item.get("inbox_id"):
             item = item | {"inbox_id": inbox_id}
         event = recovered_event(item, "message.received", RECOVERED)
@@ -75,8 +75,8 @@ class Mails:
         return event
 
     def missed(self, item: dict[str, Any], inbox_id: str, scan: Scan, counts: Counts) -> MessageReceivedEvent | None:
-        """Return a listed item as an event, or `None` if it is not a missed mail; see `is_missed`."""
-        # Most listed mail has been delivered. Its ids are enough to know that, without making an event.
+        """Return the event for a listed item, or `None` if it is not a missed mail; see `is_missed`."""
+        # Most listed mail has been delivered, which its ids alone show. Making an event would be slower.
         if self._is_known(item, inbox_id):
             counts.known += 1
             return None
@@ -114,22 +114,22 @@ class Mails:
     async def put_all(self, missed: Sequence[MessageReceivedEvent], counts: Counts) -> None:
         """Hand over missed mails."""
         for event in missed:
-            # While it was fetched, it may have been pushed and delivered, and its identity forgotten.
+            # While it was being fetched, it may have been pushed and delivered, and its identity forgotten.
             if not self.delivered.may_be_forgotten(event.message.created_at or event.message.timestamp):
                 await self.put(event, counts, was_held=False)
-                # If it was held, it has been released. Were it still remembered as held when its identity is forgotten,
-                # it would be delivered twice.
+                # If it was held, it has been released. If it stayed in `held` until its identity is forgotten, it would
+                # be delivered twice.
                 self.held.pop((event.message.inbox_id, event.message.message_id), None)
 
     async def fetch(self, event: MessageReceivedEvent, wanted: Container[str]) -> list[MessageReceivedEvent]:
-        """Fetch the whole of a listed mail.
+        """Fetch a listed mail in full.
 
-        A mail that is not found has been deleted, or is not available yet. Like held mail, it is checked again until
-        that is known. A mail that is too large, or whose Message-ID is too long for a URL, is returned as it was
-        listed, without its body, which is also how AgentMail pushes large mail.
+        A mail that is not found has been deleted or is not available yet. Like held mail, it is checked again. A mail
+        that is too large, or whose Message-ID is too long for a URL, is returned as listed, without its body.
+        AgentMail pushes large mail in the same way.
 
         Returns:
-            A list with the mail. The list is empty if the mail was not found, is held, or is not wanted.
+            A list with the mail, or an empty list if the mail was not found, is held, or is not wanted.
 
         Raises:
             ApiError, RequestFailedError: The mail could not be fetched.
@@ -152,7 +152,7 @@ class Mails:
         return [whole] if self.is_wanted(whole, wanted) else []
 
     def hold(self, inbox_id: str, message_id: str) -> None:
-        """Remember a mail as held, so that it is checked again, unless it has been delivered."""
+        """Remember a mail as held, so that it is checked again. Do nothing if it has been delivered."""
         if self.delivered.has_mail(inbox_id, message_id):
             return
         self.held[inbox_id, message_id] = None
@@ -171,9 +171,9 @@ def size_of_all(events: Sequence[MessageReceivedEvent]) -> int:
 
 
 def expected_size(listed: Message | ThreadItem) -> int:
-    """Estimate the size of a listed mail's or thread's text in bytes: its listed size without its attachments.
+    """Estimate the size of the text of a listed mail or thread, in bytes: its listed size without its attachments.
 
-    Attachments are a third larger in a mail than by themselves.
+    An attachment takes a third more in a mail than its own size.
     """
     if listed.size is None:
         return UNKNOWN_SIZE

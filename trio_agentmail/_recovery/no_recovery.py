@@ -1,4 +1,4 @@
-"""What the supervisor has in place of a recoverer when `recovery` is None."""
+"""`NoRecovery`: replaces `Recoverer` when `recovery` is None."""
 
 import math
 from collections.abc import Callable
@@ -14,17 +14,17 @@ from trio_agentmail.events import Event, MessageReceivedEvent
 __all__ = ["KEEP_IDENTITIES_FOR", "NoRecovery"]
 
 KEEP_IDENTITIES_FOR = 86_400.0
-"""Seconds for which identities are kept. Nothing is listed, so only a push can repeat an event, and it does so soon."""
+"""Seconds for which identities are kept. Without listings, only a push can repeat an event, and it does so soon."""
 
 
 class NoRecovery:
-    """Finds nothing. It has the interface of `Recoverer`, and forgets old identities in its place.
+    """Has the interface of `Recoverer`, but only forgets old identities. It makes no requests.
 
     Args:
         clock: AgentMail's clock.
         delivered: The identities of delivered events.
-        journal: The journal, if there is one.
-        unread_for: Returns for how many seconds the oldest push that may have arrived has been waiting to be read.
+        journal: The journal, or None.
+        unread_for: A function that returns for how many seconds the oldest push may have been waiting to be read.
     """
 
     fetches_bodies = False
@@ -41,7 +41,7 @@ class NoRecovery:
         self._unread_for = unread_for
 
     async def run(self) -> None:
-        """Forget old identities from time to time."""
+        """Forget old identities periodically."""
         while True:
             await trio.sleep(KEEP_IDENTITIES_FOR / 8)
             self._delivered.forget(self._clock.now() - KEEP_IDENTITIES_FOR - self._unread_for())

@@ -16,24 +16,26 @@ from .source import Scan
 __all__ = ["ScanPages"]
 
 SAME_MOMENT = 0.001
-"""Seconds before its position at which a scan resumes, since not all mail of that millisecond may have been listed."""
+"""Seconds before its position from which a scan resumes, since some mail of that millisecond may not have been listed.
+"""
 
 LATEST = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 
 
 class ScanPages:
-    """Goes through a listing in ascending order, for one scan.
+    """Reads a listing in ascending order, for one scan.
 
-    Problem: mail keeps coming while a scan is under way. A scan that is limited to a rate might never reach the end of
-    a busy listing of messages.
+    Problem: mail keeps arriving while a scan is under way. A rate-limited scan might never reach the end of a busy
+    listing of messages.
 
-    It need not list that mail: what AgentMail creates after a scan has begun is pushed, or is left to the next scan. So
-    when the scan reaches the time at which it began, it skips what is dated between then and now, and ends with what is
-    dated in the future. "Began" means this attempt of the scan. The scan itself may have begun days ago, if one mail
-    that cannot be fetched makes it fail each time; and mail that was missed in these days must be found all the same.
+    The scan need not list that mail: mail that AgentMail creates after the scan has begun is pushed, or is left to the
+    next scan. So when the scan reaches the time at which it began, it skips mail that is dated between then and now,
+    and ends with mail that is dated in the future. "Began" refers to this attempt of the scan. The first attempt may
+    have been days ago, if one mail that cannot be fetched makes each attempt fail. Mail missed in those days must still
+    be found.
 
-    A listing of threads is read to its end. A thread is dated like its latest mail. So a thread that gets a mail
-    during the scan moves to the end, together with the mail that the scan is to find.
+    A listing of threads is read to its end. A thread has the date of its latest mail. So a thread that gets a mail
+    during the scan moves to the end of the listing, together with its missed mail.
 
     Args:
         path: The listing.
@@ -75,10 +77,10 @@ class ScanPages:
         """Yield the items, one page at a time.
 
         Args:
-            failures: A failure of the listing ends it and is appended here instead of being raised, so that what was
+            failures: A failure of the listing ends the walk and is appended here instead of being raised, so that mail
                 found before can still be handed over.
-            passes_over_new: Whether to skip what is dated between the beginning of this walk and the time at which it
-                gets there.
+            passes_over_new: Whether to skip items that are dated between the beginning of this walk and the time at
+                which the walk reaches them.
         """
         after = self._scan.position
         if after > self._scan.after:
@@ -102,9 +104,9 @@ class ScanPages:
             failures.append(exc)
 
     def advance(self, failures: Sequence[Exception]) -> Callable[[None], Awaitable[None]]:
-        """Return a function that moves the scan's position past the present page, if there have been no failures.
+        """Return a function that moves the scan's position past the present page if there have been no failures.
 
-        It is called when the mail of that page has been handed over.
+        Call it when the mail on that page has been handed over.
         """
         reached = self._reached
 

@@ -1,4 +1,4 @@
-"""Listings of the REST API, read page by page."""
+"""Reads listings of the REST API page by page."""
 
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from .rest import Pace, Rest
 __all__ = ["MAX_EMPTY_PAGES", "Page", "pages_of"]
 
 PAGE_SIZE = 100
-"""Items per page: the largest number that AgentMail is certain to accept."""
+"""Items per page, the largest number that AgentMail is certain to accept."""
 
 MAX_EMPTY_PAGES = 1_000
 """Consecutive pages without items after which a listing is considered endless."""
@@ -44,7 +44,7 @@ async def pages_of(
         pace: Awaited before each request.
 
     Raises:
-        ApiError, RequestFailedError: See `Rest.get`; a `RequestFailedError` also if the listing has no end.
+        ApiError, RequestFailedError: See `Rest.get`. `RequestFailedError` is also raised if the listing has no end.
     """
     query = {"limit": str(size), **parameters}
     tokens: set[int] = set()  # hashes, since a token may be long

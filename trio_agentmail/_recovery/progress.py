@@ -1,4 +1,4 @@
-"""How far each target has been scanned, and how a journal keeps that from one run to the next."""
+"""How far each target has been scanned, and the encoding of that for a journal."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -20,12 +20,13 @@ class Progress:
 
     Attributes:
         wanted: See `Scan`.
-        complete_until: Nothing is missing that AgentMail created before this time, unless a gap is open.
-        swept_until: A sweep has covered what AgentMail created before this time. The next sweep reaches back from here.
+        complete_until: All mail that AgentMail created before this time has been found, unless a gap is open.
+        swept_until: Sweeps have covered mail that AgentMail created before this time. The next sweep reaches back from
+            here.
         gap: The beginning of the gap that no scan covers yet; `math.inf` if there is none.
         gap_scan: The scan that closes an earlier gap. It is under way or will be retried.
-        skipped_from: The scan of a gap has skipped mail from this time on, by the mail's own time; `math.inf` if it has
-            skipped none.
+        skipped_from: The time from which the scan of a gap has skipped mail, by the mails' own times; `math.inf` if it
+            has skipped none.
         sweep: The sweep that has not reached its end.
         has_failed: Whether a `RecoveryFailed` has reported the open gap.
         failures: The number of scans of a gap that have failed since the last one that succeeded.
@@ -45,12 +46,12 @@ class Progress:
 
     @property
     def open_since(self) -> float:
-        """Since when mail may be missing; `math.inf` if none is."""
+        """The time since which mail may be missing; `math.inf` if no gap is open."""
         return self.gap if self.gap_scan is None else min(self.gap, self.gap_scan.since)
 
     @property
     def covered_until(self) -> float:
-        """Scans will find nothing new that AgentMail created before this time, unless it is listed very late."""
+        """The time before which all created mail has been found, except for mail that is listed very late."""
         return min(self.swept_until, self.open_since)
 
     def shift(self, ahead: float, given: float | None) -> None:
@@ -58,7 +59,7 @@ class Progress:
 
         Args:
             ahead: Seconds by which AgentMail's clock is ahead.
-            given: A time that the caller of the package has given, which stays as it is.
+            given: `Recovery.since`, which stays unchanged.
         """
 
         def moved(at: float) -> float:
@@ -67,7 +68,7 @@ class Progress:
         self._change_times(moved)
 
     def clamp(self, now: float) -> None:
-        """Repair times that lie in the future because a clock was wrong when they were written."""
+        """Move times in the future to `now`. A clock was wrong when they were written."""
         self._change_times(lambda at: at if at == math.inf else min(at, now))
 
     def _change_times(self, change: Callable[[float], float]) -> None:
@@ -82,7 +83,7 @@ class Progress:
 
 
 def follow(before: Mapping[Target, Progress], subscribe: Subscribe, begin: float) -> dict[Target, Progress]:
-    """Return the progress for the targets and event_types of a subscription. New ones start at `begin`."""
+    """Return the progress for the targets and event_types of a subscription. New targets and types start at `begin`."""
     types = recovered_types(subscribe)
     following = {}
     for target in targets_of(subscribe) if types else ():
@@ -95,10 +96,11 @@ def follow(before: Mapping[Target, Progress], subscribe: Subscribe, begin: float
 def encode_progress(
     progress: Mapping[Target, Progress], *, unwritten_since: float, clock_is_known: bool, source: Any
 ) -> bytes:
-    """Return the progress as a journal keeps it.
+    """Encode the progress for a journal.
 
     Args:
-        unwritten_since: Since when mail has come that the journal has no room for. The next run will miss that mail.
+        unwritten_since: The time since which mail has come that the journal has no room for. The next run has to find
+            that mail.
         clock_is_known: Whether the times are by AgentMail's clock.
         source: The state of the `Source`.
     """
@@ -110,11 +112,11 @@ def encode_progress(
             "missing_since": min(
                 unwritten_since,
                 its.gap,
-                its.skipped_from,  # the next run skips none of that, unless it is as much again
+                its.skipped_from,  # the next run scans this part again, and may skip some of it again
                 its.complete_until if its.gap_scan is None else its.gap_scan.began,
             ),
             "swept_until": min(unwritten_since, its.swept_until),
-            "look": _encode_scan(its.gap_scan),  # so it is called in the journals that exist
+            "look": _encode_scan(its.gap_scan),  # the name in existing journals
             "sweep": _encode_scan(its.sweep),
         }
         for target, its in progress.items()
@@ -123,9 +125,9 @@ def encode_progress(
 
 
 def decode_progress(kept: bytes) -> tuple[dict[Target, Progress], bool, Any] | None:
-    """Return what `encode_progress` was given in an earlier run, or `None` if `kept` is empty.
+    """Return the progress, `clock_is_known` and `source` of an earlier run, or `None` if `kept` is empty.
 
-    All of the time since that run is a gap.
+    The time since that run is a gap.
     """
     state = parse_object(kept)
     if state is None:

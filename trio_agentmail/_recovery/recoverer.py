@@ -1,11 +1,11 @@
-"""Recovery as the supervisor sees it: `Recoverer` finds missed mail and hands it over.
+"""`Recoverer`: the supervisor's interface to recovery.
 
-AgentMail pushes each event once. Mail that it pushes while there is no connection can only be found in a listing. A
+AgentMail pushes each event once. Mail that it would have pushed during an outage can only be found in a listing. A
 listing is in the order of the mails' own times, which their senders chose, and a mail may be listed some time after it
-was created. So a single scan is not enough, and there are two kinds, which run concurrently:
+was created. So a single scan is not enough. Two kinds of scans run concurrently:
 
-- When the subscription is in force again after a loss, `Gaps` scans the mail that is dated from shortly before the gap
-  on. That finds nearly all of it, and at once.
+- When the subscription is in force again after an outage, `Gaps` scans mail that is dated from shortly before the gap.
+  That finds nearly all missed mail immediately.
 - Half a minute after a gap, and then every `Recovery.sweep_interval`, `Sweeps` scans `Recovery.sweep_depth` back.
 
 Mail that is found is delivered, unless it was delivered before (`_delivered`) or created before the stream began.
@@ -44,23 +44,23 @@ __all__ = ["Recoverer"]
 logger = logging.getLogger("trio_agentmail")
 
 KEEP_AFTER, KEEP_EVERY = 1.0, 5.0
-"""Seconds from a change until a journal keeps it, and between two writes while a scan is under way."""
+"""Minimum number of seconds between writes to a journal, and seconds to wait for a change while a scan is under way."""
 
 ASK_AGAIN_AFTER = 2.0
-"""Seconds until the time is requested again after a failure."""
+"""Seconds until AgentMail's time is requested again after a failure."""
 
 
 class Recoverer:
-    """Finds missed mail and hands it over. `run` is its task; the supervisor calls the rest.
+    """Finds missed mail and hands it over. `run` is its task. The supervisor calls the other methods.
 
     Args:
-        renew: Replaces the present connection by a new one.
-        kept: What the journal has kept from an earlier run; empty if there was none.
-        unread_for: Returns for how many seconds the oldest push may have been waiting to be read.
+        renew: A function that replaces the present connection by a new one.
+        kept: The state that the journal has kept from an earlier run, or `b""`.
+        unread_for: A function that returns for how many seconds the oldest push may have been waiting to be read.
         unwritten: The mail that waits for room in the journal.
 
     Attributes:
-        note: Called with each pushed event.
+        note: To be called with each pushed event.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Recoverer:
         self._fetching_body = trio.CancelScope()
         self._is_first_start = self._kept is None
         self._has_begun = False
-        """Whether AgentMail's time is known, and the progress of an earlier run has been taken over."""
+        """Whether AgentMail's time is known and the progress of an earlier run has been restored."""
 
     @property
     def requests(self) -> int:
@@ -109,18 +109,21 @@ class Recoverer:
 
     @property
     def missing_since(self) -> float:
-        """Since when mail may be missing, in seconds since the epoch; `math.inf` if none is known to be."""
+        """The time since which mail may be missing, in seconds since the epoch; `math.inf` if no gap is open."""
         return self._state.missing_since
 
     @property
     def progress(self) -> dict[Target, Progress]:
-        """The targets that are subscribed to, and how far each has been scanned."""
+        """The subscribed targets, and how far each has been scanned."""
         return self._state.progress
 
     # Called by the supervisor
 
     async def begin(self, subscribe: Subscribe) -> None:
-        """Have the journal keep where the stream begins, before the first connection: a crash then leaves a gap."""
+        """Store in the journal when the stream begins, before the first connection.
+
+        If the process crashes soon, the next run knows where its gap begins.
+        """
         if self._journal is None or self._kept is not None:
             return
         since = self._recovery.since
@@ -128,7 +131,7 @@ class Recoverer:
         await self._journal.keep(self._encode(follow({}, subscribe, begin)))
 
     async def extended(self, subscribe: Subscribe, asked_at: Moment) -> bytes:
-        """Return what a journal has to keep before a new subscription is in force.
+        """Return the state that a journal has to keep before a new subscription is in force.
 
         If this machine's clock has been set, AgentMail's time is requested first.
 
@@ -138,22 +141,22 @@ class Recoverer:
         if self._has_begun and not self._clock.is_certain:
             with trio.move_on_after(ASK_AGAIN_AFTER):
                 await self._learn_the_time()
-        # Until the progress of the earlier run has been taken over, that is the one to keep.
+        # Until the progress of the earlier run has been restored, that progress is the one to keep.
         before = self.progress if self._has_begun or self._kept is None else self._kept[0]
         return self._encode(follow(before, subscribe, self._at(asked_at)))
 
     def subscribed_to(self, subscribe: Subscribe, asked_at: Moment) -> None:
-        """Take over a subscription that is in force from now on. What is new in it begins when it was requested.
+        """Follow a subscription that is now in force. New targets and event_types in it begin when it was requested.
 
-        AgentMail put it in force at some moment between the request and the confirmation; and if the connection breaks,
-        what was pushed since that moment may be unread.
+        AgentMail put it in force at some moment between the request and the confirmation. If the connection breaks,
+        mail that was pushed since that moment may be unread.
 
         Args:
             asked_at: When the subscription was requested.
         """
         begin = self._at(asked_at)
         if self._is_first_start:
-            # Mail from before the stream is not new, and mail of the very moment in which it began may be from before.
+            # Mail from before the stream is not new. Mail created at the same time as the stream may be from before.
             begin = math.nextafter(begin, math.inf)
             if self._recovery.since is not None:
                 begin = min(begin, self._recovery.since.timestamp())
@@ -180,7 +183,7 @@ class Recoverer:
         self._state.notify_change()
 
     def pause(self, last_received: Moment) -> None:
-        """Note that the connection was lost: a gap begins at its last sign of life."""
+        """Note that the connection was lost. A gap begins at the time of the last received data."""
         self._state.count_from_here()
         self._state.is_connected = False
         self._state.confirmed_at = math.inf
@@ -189,27 +192,27 @@ class Recoverer:
 
     @property
     def fetches_bodies(self) -> bool:
-        """Whether bodies that pushed mail came without are to be fetched."""
+        """Whether to fetch the body of pushed mail that came without one."""
         return self._recovery.fetch_bodies
 
     async def with_body(self, event: MessageReceivedEvent) -> MessageReceivedEvent:
-        """Return the mail with its body, if it came without one and its body can be fetched; else the mail as it is."""
+        """Fetch the body of a mail that came without one; see `bodies.with_body`."""
         with trio.CancelScope() as self._fetching_body:
             return await with_body(self._rest, event)
         return event
 
     def stop_fetching_bodies(self) -> None:
-        """Give up fetching the body of a mail, which is then delivered without it."""
+        """Stop fetching the body of a mail. The mail is then delivered without it."""
         self._fetching_body.cancel()
 
     def _at(self, moment: Moment) -> float:
-        # Until AgentMail's time is known, all times are by our clock, and are shifted together later.
+        # Until AgentMail's time is known, all times are by this machine's clock. `_take_over` converts them.
         return self._clock.at(moment) if self._has_begun else moment.wall
 
     # The task
 
     async def run(self) -> None:
-        """Run gaps and sweeps. This is a task."""
+        """Run gaps and sweeps, until this is cancelled."""
         while not self._state.is_connected or not self.progress:
             await self._state.changed.wait()
         await self._wait_for_the_clock()
@@ -239,7 +242,7 @@ class Recoverer:
         return None
 
     def _take_over(self) -> None:
-        """Take over the progress of an earlier run, and convert the times so far to AgentMail's clock."""
+        """Restore the progress of an earlier run, and convert all times so far to AgentMail's clock."""
         since = None if self._recovery.since is None else self._recovery.since.timestamp()
         self._state.confirmed_at += self._clock.ahead
         for its in self.progress.values():
@@ -255,7 +258,7 @@ class Recoverer:
                     for scan in (its.gap_scan, its.sweep):
                         if scan is not None:
                             scan.wanted = its.wanted
-                    # A connection that was lost since this run began has left a gap as well.
+                    # A connection that was lost since the start of this run has left a gap as well.
                     its.gap = min(its.gap, self.progress[target].gap)
                     its.has_failed = self.progress[target].has_failed
                     self.progress[target] = its
@@ -282,7 +285,7 @@ class Recoverer:
                 await self._state.to_keep.wait()
 
     def _encode(self, progress: dict[Target, Progress]) -> bytes:
-        # Mail that the journal has no room for is known to this run, and would be missed by the next one.
+        # Mail that the journal has no room for is known to this run only. The next run has to find it.
         return encode_progress(
             progress,
             unwritten_since=self._unwritten.since,

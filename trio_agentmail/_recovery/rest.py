@@ -1,6 +1,6 @@
-"""Requests to AgentMail's REST API, with retries and limits.
+"""Makes requests to AgentMail's REST API, with retries and limits.
 
-Whatever the server answers, a request results in an object, an `ApiError` or a `RequestFailedError`.
+Each request returns a JSON object, or raises an `ApiError` or a `RequestFailedError`.
 """
 
 import logging
@@ -39,26 +39,29 @@ CONCURRENCY = 8
 UNDER_WAY = 2 * CONCURRENCY
 """Maximum number of mails or threads of one listing that are being fetched or wait for an earlier one.
 
-It is larger than `CONCURRENCY`, so that requests go on while results wait.
+It is larger than `CONCURRENCY`, so that requests continue while results wait.
 """
 
 REQUEST_TIMEOUT = 30.0
-"""Seconds for one request, including all of its answer."""
+"""Seconds for one request with its complete answer."""
 
 ATTEMPTS = 5
-"""Attempts to make a request. After that it has failed; its caller tries again later."""
+"""Maximum number of attempts to make a request. After that, its caller tries again later."""
 
 SMALLEST_LIMIT = 2**20
-"""Bytes that any answer may have, however low `max_message_size` is: a page of a listing takes some 100 KB."""
+"""Minimum of the size limit of an answer, in bytes, which is otherwise `max_message_size`.
+
+A page of a listing takes about 100 KB.
+"""
 
 NOT_WORTH_RETRYING = (AnswerTooLargeError, RequestTooLargeError)
-"""Failures that would be the same each time."""
+"""Failures that a retry would only repeat."""
 
 MAX_PATIENCE = 60.0
-"""Seconds, at most, before a request is made again. If the server asks for more, that is left to the next sweep."""
+"""Maximum delay of a retry in seconds, except after a 429. For a longer one, the request fails instead."""
 
 COLLECTIONS = frozenset({"inboxes", "pods", "threads", "messages", "batch-get"})
-"""The parts of paths that are no ids, and may be logged."""
+"""The parts of paths that are not ids, and may be logged."""
 
 DELAYS = ReconnectPolicy(initial_delay=1.0)
 
@@ -68,10 +71,10 @@ Pace: TypeAlias = Callable[[], Awaitable[None]]
 
 
 class Rest:
-    """Makes requests, inside a block of `connected`. Each answer tells `clock` AgentMail's time."""
+    """Makes requests, inside a `connected` block. Each answer updates `clock` with AgentMail's time."""
 
     def __init__(self, backend: Backend, settings: Settings, api_key: ApiKey, clock: ServerClock) -> None:
-        # Imported before a connection exists: importing httpx2 takes 0.05 s, in which no event could be read.
+        # Imported before a connection exists, since importing httpx2 takes 0.05 s, during which no event could be read.
         from . import exchange
 
         self._exchange = exchange
@@ -80,7 +83,7 @@ class Rest:
         self._api_key = api_key
         self._clock = clock
         self.largest_answer = max(settings.max_message_size, SMALLEST_LIMIT)
-        """Bytes."""
+        """Maximum size of an answer, in bytes."""
         self._base = settings.environment.http + "/v0"
         self._transport: httpx2.AsyncBaseTransport
         self._users = 0
@@ -92,7 +95,7 @@ class Rest:
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
-        """A block in which requests can be made.
+        """Return a context manager for a block that makes requests. Blocks may overlap.
 
         Outside of all blocks no HTTP connection is kept open, since streams are mostly idle.
         """
@@ -104,18 +107,18 @@ class Rest:
         finally:
             self._users -= 1
             if not self._users:
-                # Removed before it is closed: another block may be entered meanwhile. And a closed transport would be
-                # a good part of an idle stream's memory.
+                # Remove it before closing it, since another block may be entered meanwhile. A closed transport is not
+                # kept, because it would be a large part of an idle stream's memory.
                 transport = self._transport
                 del self._transport
                 with suppress(*self._exchange.NETWORK_ERRORS):
                     await transport.aclose()
 
     async def learn_the_time(self) -> None:
-        """Make a small request: any answer at all tells the time.
+        """Make a small request to learn AgentMail's time. An error response shows the time as well.
 
         Raises:
-            RequestFailedError: The server has not answered.
+            RequestFailedError: The request failed without an HTTP error status; see `get`.
         """
         try:
             await self.get("/inboxes", {"limit": "1"})
@@ -123,21 +126,21 @@ class Rest:
             return
 
     async def get(self, path: str, parameters: Mapping[str, str] | None = None) -> dict[str, Any]:
-        """Request an object.
+        """Request a JSON object.
 
         Args:
             path: The path after `/v0`. Its variable parts have been escaped by `segment`.
             parameters: The query.
 
         Raises:
-            ApiError: AgentMail refuses the request, or has answered `ATTEMPTS` times that it cannot answer it now.
-            RequestFailedError: `ATTEMPTS` times, AgentMail could not be reached or has answered without a JSON object;
-                or the answer is larger than `max_message_size`.
+            ApiError: AgentMail refuses the request, or all attempts got a temporary error.
+            RequestFailedError: In all attempts, AgentMail could not be reached or did not return a JSON object. Or the
+                request is too large, or the answer is larger than `largest_answer`.
         """
         return await self._request("GET", path, parameters, None)
 
     async def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Send an object and return the one in the answer; see `get`."""
+        """Send a JSON object and return the one in the answer; see `get`."""
         return await self._request("POST", path, None, encode_object(body))
 
     async def _request(
@@ -196,7 +199,7 @@ class Rest:
 
 
 def _without_ids(path: str) -> str:
-    """Return a path with its ids replaced: inbox addresses, Message-IDs and the like."""
+    """Return a path without its ids, like inbox addresses and Message-IDs."""
     return "/".join(part if part in COLLECTIONS else "…" for part in path.split("/") if part)
 
 
@@ -207,13 +210,13 @@ def _outcome(result: dict[str, Any] | ApiError | RequestFailedError) -> str:
 
 
 def segment(text: str) -> str:
-    """Escape a part of a path: a Message-ID may contain any character, slashes included."""
+    """Escape a part of a path. A Message-ID may contain any character, including slashes."""
     quoted = quote(text, safe="", errors="surrogatepass")
-    # httpx2 would take ".." for a step up.
+    # httpx2 would resolve ".." as the parent path.
     return quoted if quoted.strip(".") else quoted.replace(".", "%2E")
 
 
 def raise_first(failures: Sequence[Exception]) -> None:
-    """Raise the first of the failures that were collected while the rest went on, if there are any."""
+    """Raise the first of the collected failures, if any."""
     if failures:
         raise failures[0]

@@ -1,4 +1,4 @@
-"""What can be scanned, what a scan is, and the protocol of a source of missed events."""
+"""Targets, scans, and `Source`, the protocol of a source of missed events."""
 
 import math
 from collections.abc import Collection, Mapping
@@ -21,7 +21,7 @@ KINDS = ("spam", "blocked", "unauthenticated")
 
 @attrs.frozen
 class Target:
-    """What one listing covers: an inbox, a pod or, if neither is given, everything that the key may see."""
+    """The scope of one listing: an inbox, a pod or, if neither is given, everything that the key may see."""
 
     inbox_id: str | None = None
     pod_id: str | None = None
@@ -39,7 +39,7 @@ def targets_of(subscribe: Subscribe) -> tuple[Target, ...]:
 
 
 def recovered_types(subscribe: Subscribe) -> tuple[str, ...]:
-    """Return those event_types of a subscription that can be listed."""
+    """Return the event_types of a subscription that recovery can find in a listing."""
     if subscribe.event_types is None:
         return ("message.received",)
     return tuple(event_type for event_type in RECEIVED_TYPES if event_type in subscribe.event_types)
@@ -49,16 +49,16 @@ def recovered_types(subscribe: Subscribe) -> tuple[str, ...]:
 class Scan:
     """One pass over the listing of a target, and its position.
 
-    A listing is in the order of the mails' own times, so a position is such a time. It moves on only after all mail
-    before it has been handed over. A scan that fails, or whose process dies, resumes at its position.
+    A listing is in the order of the mails' own times, so a position is such a time. It advances only when all mail
+    before it has been handed over. A scan resumes at its position after a failure, or if the process dies.
 
     All times are in seconds since the epoch.
 
     Attributes:
         wanted: The wanted event_types, each with the earliest `created_at` of a mail that is wanted.
         after: The scan covers mail that is dated at this time or later.
-        began: When the scan began. It finds all mail that AgentMail created before.
-        since: When the gap began that this scan closes; `math.inf` if it closes none.
+        began: When the scan began. It finds all mail that AgentMail created before that.
+        since: The beginning of the gap that this scan closes; `math.inf` if it closes none.
         position: All mail that is dated before this time has been scanned.
         is_done: Whether the scan has reached its end.
     """
@@ -74,10 +74,10 @@ class Scan:
 
 @attrs.define
 class Counts:
-    """What scans have found so far.
+    """The numbers of mails that scans have found so far.
 
     Attributes:
-        unpushed: Missed mails that should have been pushed on the present connection long ago.
+        unpushed: Missed mails that are overdue: they should have been pushed on the present connection.
         known: Mails that had been delivered before.
         held: Mails that are still held.
     """
@@ -88,24 +88,25 @@ class Counts:
 
 
 class Source(Protocol):
-    """Where missed events come from. `MailListing` is one; a source with a cursor could be another."""
+    """A source of missed events. `MailListing` is one. A source with a cursor could be another."""
 
     def note(self, event: Event) -> None:
-        """Take note of an event that was pushed."""
+        """Note that an event was pushed."""
 
     async def scan(
         self, scan: Scan, counts: Counts, *, pages: float = math.inf, pace: Pace = trio.lowlevel.checkpoint
     ) -> bool:
-        """Hand over missed events, from the scan's position on.
+        """Hand over missed events, starting at the scan's position.
 
-        A failure does not stop the scan: it is raised when everything else has been handed over.
+        A failure to fetch an event does not stop the scan. Failures are raised when all events that could be fetched
+        have been handed over.
 
         Args:
-            pages: The maximum number of pages.
-            pace: Awaited before each request that the scan makes whether or not something was missed.
+            pages: Maximum number of pages.
+            pace: Awaited before each request for a page, but not before missed mail is fetched.
 
         Returns:
-            Whether the end was reached.
+            Whether the scan has reached the end of the listing.
 
         Raises:
             ApiError, RequestFailedError: Something could not be listed or fetched. The scan's position is before it.
@@ -115,14 +116,14 @@ class Source(Protocol):
         """Hand over mail that was held and has been released.
 
         Raises:
-            ApiError, RequestFailedError: Some of it could not be checked.
+            ApiError, RequestFailedError: Some mail could not be checked.
         """
 
     def keep_only(self, targets: Collection[Target]) -> None:
-        """Forget what is known of all targets but these, which are subscribed to."""
+        """Forget the state of all targets except these, which are subscribed to."""
 
     def state(self) -> Any:
-        """Return what the next run has to know, as a JSON value."""
+        """Return the state that the next run needs, as a JSON value."""
 
     def restore(self, state: Any) -> None:
-        """Take over what `state` returned in an earlier run."""
+        """Restore the state that `state` returned in an earlier run."""

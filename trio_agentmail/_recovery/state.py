@@ -1,4 +1,4 @@
-"""The state that gaps and sweeps share, and what the consumer is told of it."""
+"""The state that gaps and sweeps share, and the notices about it to the consumer."""
 
 import logging
 import math
@@ -27,26 +27,27 @@ __all__ = ["RecoveryState"]
 logger = logging.getLogger("trio_agentmail")
 
 PUSHED_BY_THEN = 60.0
-"""Seconds after which a mail that has not been pushed never will be."""
+"""Seconds after its creation when a mail that has not been pushed is overdue."""
 
 
 class RecoveryState:
-    """The progress of each target, the outlet for missed mail, and the notices to the consumer.
+    """The progress of each target. It hands over missed mail, and sends notices to the consumer.
 
     Args:
-        renew: Replaces the present connection by a new one.
-        unread_for: Returns for how many seconds the oldest push may have been waiting to be read.
+        renew: A function that replaces the present connection by a new one.
+        unread_for: A function that returns for how many seconds the oldest push may have been waiting to be read.
         unwritten: The mail that waits for room in the journal.
 
     Attributes:
-        source: Where missed mail comes from. It is set after construction, since it hands over mail through `put`.
-        progress: The targets that are subscribed to, and how far each has been scanned.
+        source: The source of missed mail. It is set after construction, since it hands over mail through `put`.
+        progress: The subscribed targets, and how far each has been scanned.
         is_connected: Whether the subscription is in force.
-        confirmed_at: Since when it has been, in seconds since the epoch; `math.inf` if it is not.
+        confirmed_at: Since when the subscription has been in force, in seconds since the epoch; `math.inf` if it is
+            not.
         changed: Set, and replaced by a new event, when a gap opens or closes, when the subscription is in force again,
             and when the targets change.
-        to_keep: Set when a journal has something new to keep.
-        counts: What scans of gaps have found since the last `CaughtUp`.
+        to_keep: Set when a journal has to store a change.
+        counts: The counts of gap scans since the last `CaughtUp`.
         recovered: The number of recovered mails.
     """
 
@@ -73,7 +74,7 @@ class RecoveryState:
         self._renew = renew
         self._unread_for = unread_for
         self._closed_since = math.inf
-        """When the earliest gap began that is closed but was not reported yet."""
+        """The beginning of the earliest gap that is closed but not reported yet."""
         self._requests_reported = 0
         self._recovered_reported = 0
         self._was_behind = False
@@ -91,7 +92,7 @@ class RecoveryState:
 
     @property
     def missing_since(self) -> float:
-        """Since when mail may be missing, in seconds since the epoch; `math.inf` if none is known to be."""
+        """The time since which mail may be missing, in seconds since the epoch; `math.inf` if no gap is open."""
         return min((its.open_since for its in self.progress.values()), default=math.inf)
 
     def notify_change(self) -> None:
@@ -109,7 +110,10 @@ class RecoveryState:
 
     @contextmanager
     def scanning(self, target: Target) -> Iterator[None]:
-        """A block that scans a target. It is cancelled when the target is no longer subscribed to."""
+        """Return a context manager for a block that scans a target.
+
+        The block is cancelled when the target is no longer subscribed to.
+        """
         with trio.CancelScope() as scope:
             self._scans[scope] = target
             try:
@@ -124,13 +128,13 @@ class RecoveryState:
                 scope.cancel()
 
     def note_begun(self) -> None:
-        """Note that a scan has begun whose position a journal keeps."""
+        """Note that a scan has begun, so that a journal stores its position."""
         self.to_keep.set()
 
-    # Gaps: failed, closed, caught up
+    # Gaps
 
     def note_failure(self, target: Target, failure: ApiError | RequestFailedError) -> None:
-        """Note that a scan has failed: its target has an open gap, which is reported once."""
+        """Note that a scan has failed, so that its target has an open gap. The gap is reported once."""
         its = self.progress.get(target)
         if its is None:
             return  # no longer subscribed to
@@ -138,7 +142,7 @@ class RecoveryState:
             self.count_from_here()
             its.gap = its.complete_until
             self.notify_change()
-        # Without a connection, a gap is open anyway.
+        # Without a connection, a gap is open in any case, so the failure is not reported.
         if self.is_connected and not its.has_failed:
             its.has_failed = True
             self._report_failure(target, its.open_since, str(failure))
@@ -156,8 +160,8 @@ class RecoveryState:
         self.notify_change()
 
     async def report_when_caught_up(self) -> None:
-        """Report `CaughtUp` whenever all gaps are closed. This is a task."""
-        # The last gap may be closed, or reported as failed, or its target may no longer be subscribed to.
+        """Report `CaughtUp` whenever all gaps are closed. Runs until it is cancelled."""
+        # The last open gap may be closed, or reported as failed, or its target may be removed from the subscription.
         while True:
             changed = self.changed
             if self._is_caught_up():
@@ -167,7 +171,7 @@ class RecoveryState:
             await changed.wait()
 
     def _is_caught_up(self) -> bool:
-        """Return whether all gaps are closed, except for those that a `RecoveryFailed` has reported."""
+        """Return whether gaps have been closed and only those that a `RecoveryFailed` has reported are open."""
         return self.is_connected and self._closed_since < math.inf and self._all_closed_or_reported()
 
     def _all_closed_or_reported(self) -> bool:
@@ -184,7 +188,7 @@ class RecoveryState:
         self._notify(
             CaughtUp(
                 since=_utc(self._closed_since),
-                # And not what scans of gaps have recovered: a sweep may have found the missing mail before them.
+                # This includes mail recovered by sweeps, which may have found it before the scan of the gap.
                 recovered=self.recovered - self._recovered_reported,
                 known=counts.known,
                 held=counts.held,
@@ -200,9 +204,9 @@ class RecoveryState:
     # Sweeps
 
     async def end_sweep(self, counts: Counts) -> None:
-        """Do what follows a sweep or a scan of recent mail: check held mail, and replace a connection that is deaf.
+        """Finish a sweep or a scan of recent mail: check held mail, and replace the connection if it has failed.
 
-        A connection is deaf if mail was found that should have been pushed on it.
+        The connection has failed if mail was found that should have been pushed on it.
         """
         await self._check_held(counts)
         self.forget()
@@ -211,22 +215,22 @@ class RecoveryState:
         if counts.unpushed and not was_behind and self.is_connected:
             logger.warning("%d mails were not pushed on a connection that is alive: replacing it", counts.unpushed)
             try:
-                # During an outage this would wait for its end, and delay the sweeps.
+                # Without a timeout, an outage would delay the next sweeps until it ends.
                 with trio.move_on_after(self._recovery.sweep_interval):
                     await self._renew()
             except (AgentMailError, OSError) as exc:
                 logger.warning("the connection could not be replaced: %s", printable(str(exc), 500))
             except trio.ClosedResourceError:
-                return  # the stream is being left, and this task is about to be cancelled
+                return  # the stream is closing, and this task is about to be cancelled
 
     async def _check_held(self, counts: Counts) -> None:
         wanted = {event_type: -math.inf for its in self.progress.values() for event_type in its.wanted}
         try:
-            # One check at a time: two would both find a mail that has just been released.
+            # Only one check at a time, since two would both find a mail that has just been released.
             async with self._held_lock, self._rest.connected():
                 await self.source.check_held(wanted, counts)
         except (ApiError, RequestFailedError) as exc:
-            # The mails stay remembered for the next check.
+            # The mails are still remembered, and are checked again the next time.
             logger.warning("held mail could not be checked: %s", printable(str(exc), 500))
 
     # Identities
@@ -235,9 +239,9 @@ class RecoveryState:
         """Forget the identities that no scan needs any more."""
         covered = self._covered_until()
         # A mail may be listed some time after it was created, so a sweep that began before that has not seen it. And
-        # mail that the journal has no room for yet will have to be found by the next run.
+        # the next run has to find mail that the journal has no room for yet.
         until = min(covered - self._recovery.sweep_depth, self._unwritten.since)
-        # A push that waits to be read, since the consumer is slow, may be of a mail that has been delivered.
+        # If the consumer is slow, a push of a mail that has already been delivered may still wait to be read.
         self._delivered.forget(min(until, self._clock.now() - self._recovery.sweep_depth - self._unread_for()))
         if self._delivered.ran_out_until <= covered:
             self._has_lost_identities = False
@@ -246,14 +250,14 @@ class RecoveryState:
         return min((its.covered_until for its in self.progress.values()), default=self._clock.now())
 
     def _report_lost_identities(self) -> None:
-        # Identities were forgotten for want of room. Mail that was created between `covered` and the new floor is no
-        # longer recovered, although no scan may have found it yet.
+        # Identities were forgotten because their maximum number was reached. Mail that was created between `covered`
+        # and the new floor is no longer recovered, although no scan may have found it yet.
         covered = self._covered_until()
         if self._delivered.ran_out_until > covered and not self._has_lost_identities:
             self._has_lost_identities = True
             self._report_failure(Target(), covered, "more mail has come since then than identities can be remembered")
 
-    # The way out
+    # Handing over
 
     async def put(self, event: Event, counts: Counts, *, was_held: bool) -> None:
         """Hand over a missed mail; see `Put`."""

@@ -1,4 +1,4 @@
-"""Sweeps: periodic scans, for mail that was missed despite a connection, or that the scan of a gap could not find."""
+"""Sweeps: periodic scans for mail that was missed despite a connection, or that the scan of a gap could not find."""
 
 import math
 from collections import deque
@@ -25,13 +25,16 @@ SECOND_SCAN_AFTER = 30.0
 
 
 PAUSE = 0.02
-"""Seconds before each page of what the scan of a gap skipped: up to a thousand pages, with live events in between."""
+"""Seconds before each page of the part that the scan of a gap skipped.
+
+This may be up to a thousand pages. The pauses leave time for live events.
+"""
 
 
 class Rate:
     """Limits requests to a number per minute, a quarter of which may be made at once.
 
-    This is a token bucket: it fills at a constant rate, each request takes one token, and waits until there is one.
+    This is a token bucket. It fills at a constant rate. Each request waits for a token and takes it.
     """
 
     def __init__(self, per_minute: float) -> None:
@@ -49,16 +52,17 @@ class Rate:
 
 
 class Sweeps:
-    """Sweeps each target periodically, gap or no gap: a connection may be alive and deliver nothing.
+    """Sweeps each target periodically, even without a gap, since a connection may be alive but deliver nothing.
 
-    A sweep reaches `Recovery.sweep_depth` back from the one before it, since mail may be back-dated.
+    A sweep starts `Recovery.sweep_depth` before the beginning of the previous one, since mail may be back-dated.
 
-    Problem: in a busy inbox that is more than can be listed in one `sweep_interval` at the permitted rate. Waiting for
-    the end of such a sweep would delay the discovery of recent mail by hours, and starting over would never end.
+    Problem: a busy inbox may have more mail in that time than can be listed in one `sweep_interval` at the permitted
+    rate. Waiting for the end of such a sweep would delay the discovery of recent mail by hours. If each sweep started
+    over, it would never reach the end.
 
-    So a sweep goes on for as long as it takes. Whenever the next one would be due meanwhile, only recent mail is
-    scanned: what came since it was last scanned. Mail that was missed lately is found soon, however much there is.
-    Each target has its own sweeps, so that a busy target does not delay the others.
+    So a sweep takes as long as it needs. Whenever the next one would be due meanwhile, only recent mail is scanned:
+    mail dated since the previous scan began. So recently missed mail is found soon. Each target has its own sweeps, so
+    that a busy target does not delay the others.
     """
 
     def __init__(
@@ -74,30 +78,30 @@ class Sweeps:
         self._due_at = -math.inf
         """When sweeps are due next, on Trio's clock."""
         self._under_way: dict[Target, Scan] = {}
-        """The sweeps that have begun, or wait for others to end."""
+        """The sweeps that are under way, or wait for others to end."""
         self._postponed: set[Target] = set()
-        """Targets whose sweep was due while the previous one was under way, and whose recent mail was not scanned."""
+        """Targets whose sweep was due while the previous one was under way, without a scan of recent mail instead."""
         self._is_scanning_recent_mail = False
         self._has_not_run = True
         self._recent_from: dict[Target, float] = {}
-        """Where recent mail begins: what is dated from then on has not been scanned yet."""
+        """The time from which mail counts as recent. Mail dated from then on has not been scanned yet."""
         self._unsettled: deque[tuple[float, float]] = deque()
-        """Gaps that need a second scan: when each ended, on Trio's clock, and when it had begun, by AgentMail's."""
+        """The end (on Trio's clock) and the beginning (by AgentMail's) of each gap that needs a second scan."""
 
     def gap_has_ended(self, since: float) -> None:
-        """Schedule the second scan of a gap: the subscription is in force again."""
+        """Schedule the second scan of a gap. Called when the subscription is in force again."""
         is_first = self._has_not_run and not self._unsettled
         self._unsettled.append((trio.current_time(), since))
         second_scan_at = trio.current_time() + self._second_scan_after
-        # After a start that follows a gap, the scan that closes the gap goes first.
+        # If the stream starts with a gap, the scan that closes the gap goes first.
         self._due_at = second_scan_at if is_first else min(self._due_at, second_scan_at)
 
     def hurry(self) -> None:
-        """Sweep at once, since something new has been subscribed to."""
+        """Sweep at once, since the subscription has new targets or event_types."""
         self._due_at = -math.inf
 
     async def run(self) -> None:
-        """Sweep whenever sweeps are due. This is a task."""
+        """Sweep whenever sweeps are due. Runs until it is cancelled."""
         async with background_nursery() as nursery:
             nursery.start_soon(self._scan_skipped_after_gaps)
             while True:
@@ -124,20 +128,20 @@ class Sweeps:
                 await changed.wait()
 
     async def _wait_for_consumer(self) -> None:
-        # While the consumer is behind, pushed mail may be waiting to be read, and need not be fetched.
+        # While the consumer is behind, mail that was pushed may still wait to be read, and need not be fetched.
         for _ in range(int(self._recovery.sweep_interval / SECOND_SCAN_AFTER)):
             if not self._state.is_behind:
                 return
             await trio.sleep(SECOND_SCAN_AFTER)
 
     def _settle(self) -> None:
-        """Count mail of the gaps that have ended as recent again."""
+        """Make the mail of gaps that have ended count as recent again."""
         since = min((since for _, since in self._unsettled), default=math.inf)
         self._recent_from = {
             target: min(since, self._recent_from.get(target, math.inf)) for target in self._state.progress
         }
-        # The same sum as where it became due. Computed differently, it might be rounded differently, and the sweep
-        # would be due again at once, for ever.
+        # Compute the same sum as in `run`. A different formula might be rounded differently, and the sweep would be due
+        # again at once, forever.
         while self._unsettled and self._unsettled[0][0] + self._second_scan_after <= trio.current_time():
             self._unsettled.popleft()
 
@@ -175,7 +179,7 @@ class Sweeps:
         self._is_scanning_recent_mail = False
 
     async def _scan_skipped_after_gaps(self) -> None:
-        # This is mail of a gap, so the rate of the sweeps does not limit it.
+        # The rate of sweeps does not apply, since these scans complete the scan of a gap.
         while True:
             while all(its.skipped_from == math.inf for its in self._state.progress.values()):
                 await self._state.changed.wait()
@@ -183,7 +187,7 @@ class Sweeps:
             await self._scan_skipped()
 
     async def _scan_skipped(self) -> None:
-        """Scan the mail before a gap that was too much to be listed at once."""
+        """Scan the parts before gaps that the scans of the gaps have skipped."""
         began = self._clock.now()
         progress = self._state.progress
         skipped = {
@@ -202,8 +206,8 @@ class Sweeps:
                     its_now.skipped_from = min(its_now.skipped_from, scan.position)
 
     def _where_to_begin(self, its: Progress) -> float:
-        # If a sweep would reach back only a little further, this scan reaches as far: then it counts as a sweep, and
-        # more identities can be forgotten.
+        # If a sweep would reach back only a little further, scan that far. Then this scan counts as a sweep, and more
+        # identities can be forgotten.
         sweep_from = its.swept_until - self._recovery.sweep_depth
         is_little_more = its.skipped_from - sweep_from <= self._recovery.sweep_interval
         return min(its.skipped_from, sweep_from) if is_little_more else its.skipped_from

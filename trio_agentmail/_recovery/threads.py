@@ -1,4 +1,4 @@
-"""Scans of threads: those of a pod or of a whole key, without a request for each inbox."""
+"""Scans the threads of a pod or of a whole key, which needs no request for each inbox."""
 
 import math
 from collections import OrderedDict
@@ -21,10 +21,10 @@ from .source import Counts, Scan
 __all__ = ["Threads"]
 
 REMEMBERED_THREADS = 2**17
-"""Maximum number of remembered threads: about 20 MB, where that many have had a reply."""
+"""Maximum number of remembered threads, which take about 20 MB."""
 
 THREAD_PAGE = 20
-"""Messages per page of a thread, which come with their bodies."""
+"""Messages per page of a thread. They include their bodies."""
 
 
 class Threads:
@@ -34,7 +34,7 @@ class Threads:
         self._rest = rest
         self._mails = mails
         self._seen: OrderedDict[int, tuple[int, float]] = OrderedDict()
-        """By the hash of its thread_id: a thread's signature when it was last read, and from which time on it was."""
+        """The signature of each thread when it was last read, and the time from which it was read, by its id's hash."""
 
     async def scan(self, scan: Scan, counts: Counts, listed: ScanPages, pace: Pace) -> list[Exception]:
         """Hand over missed mail, and return the failures of single threads.
@@ -44,8 +44,8 @@ class Threads:
         """
         failures: list[Exception] = []
         listing_failures: list[Exception] = []
-        # A thread that keeps getting mail is listed again and again. It is fetched once: mail that comes into it after
-        # that is left to the next scan.
+        # A thread that keeps getting mail is listed repeatedly, but fetched only once. Mail that it gets after that is
+        # left to the next scan.
         fetched: set[int] = set()
 
         async def fetch(thread: ThreadItem) -> tuple[list[MessageReceivedEvent], float] | Exception:
@@ -60,7 +60,7 @@ class Threads:
             if isinstance(found, Exception):
                 # 404: the thread was deleted after it was listed. If it is listed again, it is fetched again.
                 if not (isinstance(found, ApiError) and found.status_code == 404):
-                    failures.append(found)  # called in order, so the scan's position stays before the first failure
+                    failures.append(found)  # in order, so the scan's position stays before the first failure
                 return
             missed, read_from = found
             await self._mails.put_all(missed, counts)
@@ -91,7 +91,7 @@ class Threads:
         return failures
 
     def _signature(self, thread: ThreadItem, scan: Scan) -> int:
-        """Return a value that changes whenever the thread has to be read again."""
+        """Return a value that changes when the thread has to be read again."""
         in_thread = thread.updated_at, thread.message_count, thread.last_message_id
         return hash((*in_thread, *scan.wanted, self._mails.delivered.given_back))
 
@@ -108,7 +108,7 @@ class Threads:
             or self._mails.delivered.may_be_forgotten(thread.updated_at)
         ):
             return False
-        # Most pushed mails begin a thread. For a thread of one delivered mail, no request is needed.
+        # Most pushed mails begin a thread. A thread that consists of one delivered mail needs no request.
         is_known = thread.message_count == 1 and self._mails.delivered.has_mail(
             thread.inbox_id or "", thread.last_message_id or ""
         )
@@ -120,8 +120,8 @@ class Threads:
         """Fetch the missed mails of a thread.
 
         Returns:
-            The mails, the oldest first; and from which time on the thread was read. That is `math.inf`, not read, if a
-            mail in it was not available.
+            The mails, the oldest first, and the time from which on the thread was read. The time is `math.inf` if a
+            mail was not available, so that the thread is read again.
         """
         inbox = f"/inboxes/{segment(thread.inbox_id)}" if thread.inbox_id else ""
         path = f"{inbox}/threads/{segment(thread.thread_id or '')}"
