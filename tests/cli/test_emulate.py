@@ -1280,7 +1280,7 @@ async def test_a_call_that_the_fake_lacks_is_told_from_a_resource_that_does_not_
         answer = await client.get("/v0/drafts", headers=headers)
         assert (answer.status_code, answer.json()["message"]) == (404, "FakeAgentMail has no GET /v0/drafts")
         answer = await client.get("/v0/inboxes/nobody", headers=headers)
-        assert (answer.status_code, answer.json()["message"]) == (404, "there is nothing here")
+        assert (answer.status_code, answer.json()["message"]) == (404, "not found")
 
 
 @pytest.mark.parametrize("request_line", [b"HEAD * HTTP/1.1", b"CONNECT a:1 HTTP/1.1", b"CONNECT /v0/inboxes HTTP/1.1"])

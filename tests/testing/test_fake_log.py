@@ -165,10 +165,10 @@ async def test_explain_says_to_whom_an_event_was_pushed_and_why_not_to_others(au
         "connection 4 listens to inbox_ids agent@agentmail.to and pod_ids pod, and this is of b@agentmail.to, "
         "the pod default",
         "message.received.spam in agent@agentmail.to 'Hello' from Jane <jane@example.com>: pushed to nobody; "
-        "connection 1 has no event_types, and message.received.spam must be asked for; "
+        "connection 1 has no event_types, and message.received.spam must be requested; "
         "connection 2 listens to event_types message.bounced, message.opened; "
-        "connection 3 has no event_types, and message.received.spam must be asked for; "
-        "connection 4 has no event_types, and message.received.spam must be asked for",
+        "connection 3 has no event_types, and message.received.spam must be requested; "
+        "connection 4 has no event_types, and message.received.spam must be requested",
         "domain.verified: pushed to connection 1; "
         "connection 2 listens to event_types message.bounced, message.opened; "
         "connection 3 listens to inbox_ids agent@agentmail.to, and this is of no inbox; "

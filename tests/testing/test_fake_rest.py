@@ -1071,7 +1071,7 @@ async def test_bytes_that_are_not_http_are_answered_with_the_reason(request_byte
         await stream.send_all(request_bytes)
         head, _, body = (await stream.receive_some()).partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 %d" % status)
-        assert json.loads(body)["message"].startswith("this is no HTTP request: ")
+        assert json.loads(body)["message"].startswith("this is not an HTTP request: ")
 
 
 async def test_a_request_target_may_be_an_absolute_url() -> None:

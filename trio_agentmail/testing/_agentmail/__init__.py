@@ -1,5 +1,5 @@
-"""An AgentMail without a network and without a clock: mail, inboxes, threads, permissions, and the REST API.
+"""AgentMail's mail, inboxes, threads, permissions and REST API, without a network or a clock.
 
-Nothing here imports Trio, sockets, or an HTTP library. Each operation takes the present time as `now` and returns the
-events that it causes, which the caller pushes. `agentmail.py` is where to begin.
+The modules here do not import Trio, sockets, or an HTTP library. Each operation takes the present time as `now` and
+returns the events that it causes, which the caller pushes. Start reading in `agentmail.py`.
 """

@@ -1,4 +1,4 @@
-"""`AgentMail`: what happens to mail, and the REST API."""
+"""`AgentMail`: an organization at AgentMail, with its mail and the REST API."""
 
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
@@ -42,15 +42,15 @@ __all__ = ["AgentMail"]
 class AgentMail:
     """An organization at AgentMail: its inboxes, pods, threads and mail, its API keys, and the REST API.
 
-    Every operation takes the present time as `now`, which is aware and has no more than milliseconds. The methods of
-    the same names that tests call, like `FakeAgentMail.deliver`, document the arguments and the exceptions.
+    Every operation takes the present time as `now`, an aware datetime in whole milliseconds. The public methods of the
+    same names, like `FakeAgentMail.deliver`, document the arguments and the exceptions.
 
     Args:
-        keys: The API keys; by default any key is known and may do everything.
+        keys: The API keys. By default, every key is known and has all permissions.
         now: The time when the organization was created.
 
     Attributes:
-        keys: As given.
+        keys: The API keys.
         store: The mail.
     """
 
@@ -62,10 +62,10 @@ class AgentMail:
     # Inboxes and pods
 
     def add_inbox(self, inbox_id: str, *, pod_id: str | None = None, now: datetime) -> None:
-        """Create an inbox, or move one to another pod.
+        """Create an inbox, or move an existing one to another pod.
 
         Args:
-            pod_id: `None`: a new inbox is in the pod `default`, and an old one stays where it is.
+            pod_id: The pod. If it is `None`, a new inbox is in the pod `default`, and an existing one is not moved.
         """
         check_name("inbox_id", inbox_id)
         check_text("pod_id", pod_id)
@@ -76,7 +76,7 @@ class AgentMail:
         self.store.directory.add_pod(pod_id, now)
 
     def know(self, subscribe: Subscribe, *, now: datetime) -> None:
-        """Create the inboxes and pods that a subscription names, so that a test need not."""
+        """Create the inboxes and pods that a subscription names, so that a test need not create them."""
         for inbox_id in subscribe.inbox_ids or ():
             self.store.directory.add_inbox(inbox_id, now)
         for pod_id in subscribe.pod_ids or ():
@@ -109,8 +109,8 @@ class AgentMail:
     ) -> Outcome[MessageReceivedEvent]:
         """Receive a mail.
 
-        The value is the event that announces it. The events are this one or, if the mail is held, a
-        `message.security.review`.
+        The value of the outcome is the event that announces the mail. The only event to push is the same one or, if the
+        mail is held, a `message.security.review`.
         """
         check_name("inbox_id", inbox_id)
         attached, contents = attach(check_files(attachments))
@@ -150,9 +150,9 @@ class AgentMail:
         body_in_push: bool = True,
         now: datetime,
     ) -> Outcome[tuple[MessageReceivedEvent, ...]]:
-        """Receive a mail in the format of RFC 5322, in one inbox or in all to which it is addressed.
+        """Receive a mail in the format of RFC 5322, in one inbox or in all inboxes to which it is addressed.
 
-        The value is the announcement of each inbox; the events are as for `deliver`.
+        The value of the outcome is the event that announces the mail in each inbox. The events are as for `deliver`.
         """
         if inbox_id is not None:
             check_name("inbox_id", inbox_id)
@@ -178,7 +178,7 @@ class AgentMail:
         attachments: Sequence[AttachedFile] = (),
         now: datetime,
     ) -> Outcome[MessageSentEvent]:
-        """Send a message from an inbox. The value is the `message.sent`, which is the first of the events."""
+        """Send a message from an inbox. The value of the outcome is the `message.sent`, which is the first event."""
         attached, contents = attach(check_files(attachments))
         message = new_message(
             inbox_id=inbox_id,
@@ -197,7 +197,7 @@ class AgentMail:
         return send_message(self.store, message, now, contents=contents)
 
     def release(self, inbox_id: str, message_id: str, *, now: datetime) -> Outcome[MessageReceivedEvent]:
-        """Release a held mail. The events are its announcement, which is the value, and the override."""
+        """Release a held mail. The value of the outcome is the event that announces it. The override event follows."""
         mail = self._mail(inbox_id, message_id)
         if HELD not in mail.labels:
             raise ValueError(f"the mail {message_id} in the inbox {inbox_id} is not held")
@@ -208,7 +208,7 @@ class AgentMail:
     def label(
         self, inbox_id: str, message_id: str, *, add: Collection[str] = (), remove: Collection[str] = (), now: datetime
     ) -> tuple[str, ...]:
-        """Change the labels of a mail and return all that it has then. This causes no event."""
+        """Change the labels of a mail, and return its new labels. This causes no event."""
         check_texts("add", add)
         check_texts("remove", remove)
         mail = self._mail(inbox_id, message_id)
@@ -221,7 +221,7 @@ class AgentMail:
         self.store.delete(self._mail(inbox_id, message_id), now)
 
     def messages(self, inbox_id: str, *labels: str) -> tuple[Message, ...]:
-        """Return the mails of an inbox that have all of these labels, the newest last, also those not yet indexed."""
+        """Return the mails of an inbox that have all of these labels, the newest last, indexed or not."""
         wanted = frozenset(labels)
         return tuple(mail.message for mail in self.store.mails(inbox_id) if wanted.issubset(mail.labels))
 
@@ -240,9 +240,9 @@ class AgentMail:
         """Return why an event is not pushed to a subscription, or `None` if it is.
 
         Args:
-            subscribe: `None`: the connection has no subscription yet.
+            subscribe: The subscription, or `None` if the connection has none yet.
             frame: The frame, parsed from JSON.
-            permissions: The permissions that the key had when it subscribed; `None`: all of them.
+            permissions: The permissions that the key had when it subscribed; `None` means all.
         """
         return mismatch(subscribe, frame, self.store.directory.inboxes, permissions)
 

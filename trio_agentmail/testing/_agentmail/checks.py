@@ -1,4 +1,4 @@
-"""Checks of arguments. Each raises at once, in the call that has the invalid argument."""
+"""Checks of arguments. Each check raises directly in the call that has the invalid argument."""
 
 from collections.abc import Collection
 
@@ -12,7 +12,7 @@ def check_bytes(name: str, value: bytes) -> None:
 
 
 def check_text(name: str, value: str | None, *, or_none: bool = True) -> None:
-    """Raise a `TypeError` unless a value is a string or, unless `or_none` is false, `None`."""
+    """Raise a `TypeError` unless a value is a string or, if `or_none` is true, `None`."""
     if not (isinstance(value, str) or (value is None and or_none)):
         raise TypeError(f"{name} is a str, not {type(value).__name__}")
 
@@ -21,7 +21,7 @@ def check_name(name: str, value: str) -> None:
     """Check that a value is a non-empty string.
 
     Raises:
-        TypeError: The value is no string.
+        TypeError: The value is not a string.
         ValueError: The string is empty.
     """
     check_text(name, value, or_none=False)
@@ -30,13 +30,13 @@ def check_name(name: str, value: str) -> None:
 
 
 def check_texts(name: str, values: Collection[str]) -> None:
-    """Raise a `TypeError` unless a value is a collection of strings. A string is not one."""
+    """Raise a `TypeError` unless a value is a collection of strings. A single string is not accepted."""
     if isinstance(values, str) or not all(isinstance(value, str) for value in values):
         raise TypeError(f"{name} is a collection of str, not {values!r}")
 
 
 def has_lone_surrogate(text: str) -> bool:
-    """Return whether a text has a lone surrogate, for example half an emoji, which UTF-8 cannot encode."""
+    """Return whether a text contains a lone surrogate, like half of an emoji, which UTF-8 cannot encode."""
     try:
         text.encode()
     except UnicodeEncodeError:

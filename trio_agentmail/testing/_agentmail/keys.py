@@ -1,4 +1,4 @@
-"""The API keys that AgentMail knows, and what each of them may do."""
+"""The API keys that AgentMail knows, and their permissions."""
 
 from collections.abc import Collection, Mapping
 from typing import Any, TypeAlias
@@ -11,7 +11,7 @@ from .refusals import Refusal, missing_key, powerless_key, unknown_key
 __all__ = ["ApiKeys", "KeyRing", "bearer"]
 
 ApiKeys: TypeAlias = Collection[str] | Mapping[str, Collection[str] | None] | None
-"""The known keys, with or without the permissions of each; `None`: any key is accepted."""
+"""The known keys, as a collection or as a mapping to their permissions. `None` means that any key is accepted."""
 
 
 def _check_api_keys(_keys: "KeyRing", _attribute: "attrs.Attribute[Any]", api_keys: ApiKeys) -> None:
@@ -33,9 +33,8 @@ class KeyRing:
     """The known API keys and their permissions. Both attributes are checked whenever they are set.
 
     Attributes:
-        api_keys: The known keys, which may be a mapping to their permissions; `None`: any key is accepted. Not in the
-            repr.
-        permissions: The permissions of keys that have none of their own; `None`: all of them.
+        api_keys: The known keys; see `ApiKeys`. Not in the repr.
+        permissions: The permissions of keys for which `api_keys` gives none. `None` means all.
 
     Raises:
         TypeError: An attribute is a string instead of a collection.
@@ -50,7 +49,7 @@ class KeyRing:
         return self.api_keys.get(key, self.permissions) if isinstance(self.api_keys, Mapping) else self.permissions
 
     def refusal(self, key: str) -> Refusal | None:
-        """Return the 401 for an unknown or missing (`""`) key, or `None` if the key is known."""
+        """Return the 401 for a key that is unknown or missing (`""`), or `None` if the key is known."""
         if not key:
             return missing_key()
         if self.api_keys is not None and key not in self.api_keys:
@@ -67,5 +66,5 @@ class KeyRing:
 
 def bearer(authorization: str) -> str:
     """Return the API key in an `Authorization` header, or `""` if there is none."""
-    key = authorization.removeprefix("Bearer ")  # AgentMail's documentation calls it case-sensitive
+    key = authorization.removeprefix("Bearer ")  # case-sensitive, as AgentMail documents
     return "" if key == authorization or key.split() != [key] else key

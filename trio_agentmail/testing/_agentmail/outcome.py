@@ -1,4 +1,4 @@
-"""What an operation returns: a value for the caller, and the events to push."""
+"""The result of an operation: a value for the caller, and the events to push."""
 
 from typing import Generic, TypeVar
 
@@ -16,7 +16,7 @@ class Outcome(Generic[T]):
     """The result of an operation that causes events.
 
     Attributes:
-        value: What the caller wants to know.
+        value: The value for the caller.
         events: The events, in the order in which AgentMail pushes them.
     """
 

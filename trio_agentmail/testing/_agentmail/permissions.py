@@ -10,9 +10,9 @@ PERMISSION_TO_READ = {
     "unauthenticated": "label_unauthenticated_read",
     "trash": "label_trash_read",
 }
-"""The labels of mail that a listing contains only on request, and the permission that each of them requires.
+"""The labels of mail that listings contain only on request, with the permission that each label requires.
 
-A thread has the labels of all its messages, and the same rule applies to it. (Source: AgentMail's documentation of
+A thread has the labels of all its messages, so the same rule applies to threads. (Source: AgentMail's documentation of
 labels.)
 """
 
@@ -42,7 +42,7 @@ PERMISSIONS = tuple(f"{thing}_{action}" for thing, actions in ACTIONS.items() fo
 def check_permissions(permissions: Collection[str] | None) -> None:
     """Check that permissions are a collection of known names.
 
-    A typo would otherwise go unnoticed: a test of a key with few permissions would pass because the key has even fewer.
+    Otherwise a typo would go unnoticed: a test of a key with few permissions would pass because the key has even fewer.
 
     Raises:
         TypeError: `permissions` is a string or a mapping.
@@ -62,7 +62,7 @@ def hidden_labels(permissions: Collection[str] | None) -> frozenset[str]:
     """Return the labels of mail that a key may not see.
 
     Args:
-        permissions: The permissions of the key; `None`: all of them.
+        permissions: The permissions of the key; `None` means all.
     """
     return frozenset(
         label

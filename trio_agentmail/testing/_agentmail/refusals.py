@@ -1,6 +1,6 @@
-"""Refusals: the errors with which AgentMail answers requests to the REST API and handshakes.
+"""Refusals: AgentMail's error responses to requests of the REST API and to handshakes.
 
-Source: AgentMail's error reference. Programs should look at `code`; `name` is older and less specific.
+Source: AgentMail's error reference. Programs should use `code`. `name` is older and less specific.
 """
 
 from typing import Any
@@ -44,17 +44,18 @@ CODES = {
     422: "unprocessable",
     429: "rate_limit_exceeded",
 }
-"""The code of an error of which a test gives only the status."""
+"""The code of an error for which a test gives only the status."""
 
 DOCS = "https://docs.agentmail.to/errors#"
 
 
 class Refusal(Exception):
-    """A request is answered with an error.
+    """An error response to a request.
 
     Args:
-        code: What is wrong, for programs.
-        message: What is wrong, for people.
+        status: The HTTP status.
+        code: The error code, for programs.
+        message: The description of the error, for people.
         more: Further fields of the body.
 
     Attributes:
@@ -78,14 +79,14 @@ def error_body(status: int) -> bytes:
 
 
 def invalid(field: str, expected: str) -> Refusal:
-    """Return the refusal of a parameter, or a field of the body, with an invalid value."""
+    """Return the refusal of a query parameter or a body field with an invalid value."""
     message = f"{field} must be {expected}"
     return Refusal(400, "validation_error", message, errors=[{"path": [field], "message": message}])
 
 
 def not_http(error: Exception) -> Refusal:
     """Return the refusal of bytes that are not an HTTP request."""
-    return Refusal(400, "validation_error", f"this is no HTTP request: {error}")
+    return Refusal(400, "validation_error", f"this is not an HTTP request: {error}")
 
 
 def missing_key() -> Refusal:
@@ -109,19 +110,19 @@ def forbidden(permission: str) -> Refusal:
 
 
 def powerless_key() -> Refusal:
-    """Return the refusal of a key that has no permission at all."""
+    """Return the refusal of a key without any permission."""
     fix = "This API key may not do anything. Give it permissions, or use another one."
     return Refusal(403, "missing_permission", "Forbidden", fix=fix)
 
 
 def no_such_call(method: str, path: str) -> Refusal:
-    """Return the refusal of a call that the fake does not have, though AgentMail may have it."""
+    """Return the refusal of a call that the fake does not have. AgentMail may have it."""
     return Refusal(404, "not_found", f"FakeAgentMail has no {method} {path}")
 
 
 def not_found() -> Refusal:
     """Return the refusal for an object that does not exist, or that the key may not see."""
-    return Refusal(404, "not_found", "there is nothing here")
+    return Refusal(404, "not_found", "not found")
 
 
 def conflict(message: str) -> Refusal:

@@ -1,4 +1,4 @@
-"""Which subscriptions a key may make, and which events are pushed to a subscription."""
+"""Decides which subscriptions a key may make, and which events are pushed to a subscription."""
 
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
@@ -19,8 +19,8 @@ PERMISSION_FOR = {
 READ_MESSAGES = "message_read"
 """The permission for events about messages.
 
-AgentMail does not document that they require it. We do, so that a mail which the REST API hides from a key does not
-reach it through a push.
+AgentMail does not document that these events require it. It is required here so that a mail which the REST API hides
+from a key is not pushed to it.
 """
 
 READ_CALENDAR = "calendar_event_read"
@@ -31,7 +31,7 @@ def missing_permission(subscribe: Subscribe, permissions: Collection[str] | None
     """Return the first permission that a key lacks for a subscription, or `None` if it may make the subscription.
 
     Args:
-        permissions: The permissions of the key; `None`: all of them.
+        permissions: The permissions of the key; `None` means all.
     """
     if permissions is None:
         return None
@@ -40,7 +40,7 @@ def missing_permission(subscribe: Subscribe, permissions: Collection[str] | None
 
 def _required(subscribe: Subscribe) -> Iterator[str]:
     if subscribe.event_types is None:
-        # A key without READ_CALENDAR is not refused; it just gets no calendar events. See `mismatch`.
+        # A key without READ_CALENDAR may subscribe, but gets no calendar events; see `mismatch`.
         yield READ_MESSAGES
     for event_type in subscribe.event_types or ():
         if event_type in PERMISSION_FOR:
@@ -56,14 +56,14 @@ def mismatch(
 ) -> str | None:
     """Return why an event is not pushed to a subscription, or `None` if it is.
 
-    A subscription to inboxes and pods gets the events of an inbox that it names or whose pod it names. AgentMail
-    documents this for webhooks, and nothing for the WebSocket.
+    A subscription to inboxes and pods gets the events of an inbox if it names the inbox or its pod. AgentMail documents
+    this only for webhooks, and not for the WebSocket.
 
     Args:
-        subscribe: `None`: the connection has no subscription yet.
-        frame: The frame, parsed from JSON. A frame that is no event is pushed to every subscription.
+        subscribe: The subscription, or `None` if the connection has none yet.
+        frame: The frame, parsed from JSON. A frame that is not an event is pushed to every subscription.
         inboxes: The inboxes by their ids in lower case.
-        permissions: The permissions that the key had when it subscribed; `None`: all of them.
+        permissions: The permissions that the key had when it subscribed; `None` means all.
     """
     if subscribe is None:
         return "has not subscribed"
@@ -72,14 +72,14 @@ def mismatch(
         return None
     if subscribe.event_types is None:
         if event_type in PERMISSION_FOR:
-            return f"has no event_types, and {event_type} must be asked for"
+            return f"has no event_types, and {event_type} must be requested"
         if str(event_type).startswith("calendar.") and permissions is not None and READ_CALENDAR not in permissions:
             return f"lacks {READ_CALENDAR}, which {event_type} requires"
     elif event_type not in subscribe.event_types:
         return f"listens to event_types {', '.join(subscribe.event_types)}"
     if subscribe.inbox_ids is None and subscribe.pod_ids is None:
         return None
-    # A calendar event names its inbox itself; in the other events the payload does.
+    # A calendar event names its inbox at the top level, other events in their payload.
     objects = [frame, *(value for value in frame.values() if isinstance(value, dict))]
     inbox_ids = {str(part["inbox_id"]).lower() for part in objects if "inbox_id" in part}
     pod_ids = {str(part["pod_id"]) for part in objects if "pod_id" in part}

@@ -1,4 +1,4 @@
 """Mail: stored messages and threads, in the order of the listings, and mail in the format of RFC 5322.
 
-`store.py` is where to begin.
+Start reading in `store.py`.
 """

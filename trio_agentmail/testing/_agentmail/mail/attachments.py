@@ -12,7 +12,7 @@ from .events import new_id
 __all__ = ["CONTENT_TYPE", "AttachedFile", "attach", "check_files"]
 
 CONTENT_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+( *;( *[!-~])*)?", re.ASCII)
-"""A content type that can be written into a header of a mail or of an HTTP response."""
+"""A content type that is valid in a header of a mail or of an HTTP response."""
 
 DISPOSITIONS = ("attachment", "inline")
 
@@ -20,7 +20,7 @@ EXAMPLE = '{"filename": "a.txt", "content": b"..."}'
 
 
 class AttachedFile(TypedDict):
-    """A file to attach to a mail. The fields are those of the REST API, but the content is bytes instead of Base64.
+    """A file to attach to a mail. The fields are those of the REST API, except that the content is bytes, not Base64.
 
     By default, `content_type` is `application/octet-stream` and `content_disposition` is `attachment`.
     """
@@ -36,7 +36,7 @@ def check_files(files: Iterable[AttachedFile]) -> list[AttachedFile]:
     """Check files and return them as a list.
 
     Raises:
-        TypeError: This is no list of files, or a field is unknown, missing or has the wrong type.
+        TypeError: `files` is not a list of files, or a field is unknown, missing or has the wrong type.
         ValueError: A content type or disposition is invalid.
     """
     if isinstance(files, Mapping | str | bytes) or not isinstance(files, Iterable):
@@ -66,7 +66,7 @@ def _check_file(fields: dict[str, Any]) -> None:
 
 
 def attach(files: Sequence[AttachedFile]) -> tuple[tuple[Attachment, ...], dict[str, bytes]]:
-    """Return the descriptions of checked files, each with a new id, and the content of each by its id."""
+    """Return descriptions of checked files, each with a new id, and a mapping from the ids to the contents."""
     described = [(_describe(file), file["content"]) for file in files]
     attachments = tuple(attachment for attachment, _ in described)
     return attachments, {str(attachment.attachment_id): content for attachment, content in described}

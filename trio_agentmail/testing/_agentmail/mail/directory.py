@@ -17,7 +17,7 @@ from .ordered import Key, Ordered, sort_key
 __all__ = ["DEFAULT_POD", "Directory", "Inbox", "Pod", "check_surrogates"]
 
 DEFAULT_POD = "default"
-"""The pod of an inbox that is created without one."""
+"""The pod of an inbox that is created without a pod."""
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -26,7 +26,7 @@ class Pod:
 
     Attributes:
         client_id: The id that the client chose when it created the pod.
-        key: The place of the pod in the listing.
+        key: The position of the pod in the listing.
     """
 
     pod_id: str
@@ -41,12 +41,12 @@ class Inbox:
     """An inbox. Its id is its address, so case does not matter.
 
     Attributes:
-        inbox_id: The id in the case in which it was first written.
+        inbox_id: The id, in the case in which the inbox was created.
         client_id: The id that the client chose when it created the inbox.
         metadata: Strings, numbers and booleans by name.
-        key: The place of the inbox in the listing.
-        by_id: All mails in the inbox.
-        kept: The same mails in the order of their timestamps.
+        key: The position of the inbox in the listing.
+        by_id: All mails in the inbox, by their Message-IDs.
+        kept: All mails in the inbox, in the order of their timestamps.
         mails: The mails that are in the listings.
         threads: The threads that are in the listings.
     """
@@ -69,8 +69,9 @@ class Inbox:
         """Return the id of the thread to which a mail belongs, or `None` if it begins a new one.
 
         It is the thread of the first of these Message-IDs that the inbox knows. As in mail programs ("message
-        threading" by Jamie Zawinski), the mail with that id need not be in the inbox: it may have been deleted, or a
-        reply to it may have come first. Unlike there, two threads are never merged, because clients have their ids.
+        threading" by Jamie Zawinski), the mail with that id need not be in the inbox. It may have been deleted, or a
+        reply to it may have come first. Unlike in mail programs, two threads are never merged, because clients use the
+        ids of threads.
 
         Args:
             message_ids: The ids of the mails that the mail replies to, the nearest first.
@@ -79,7 +80,7 @@ class Inbox:
         return next((thread.thread_id for thread in threads if thread is not None), None)
 
     def remember(self, message: Message, thread: Thread) -> None:
-        """Remember the thread for the Message-ID of a message and for those that it refers to."""
+        """Remember the thread of a message, by its Message-ID and the Message-IDs to which it refers."""
         message_ids = {message.message_id, *answered_ids(message.in_reply_to, message.references)}
         for message_id in message_ids:
             self._threads_by_message_id.setdefault(message_id, thread)

@@ -1,4 +1,4 @@
-"""Messages as AgentMail makes them, and the events that announce them."""
+"""Makes messages like AgentMail's, and the events that announce them."""
 
 import uuid
 from collections.abc import Sequence
@@ -61,14 +61,14 @@ RECEIVED = {
     event_type: "unread" if event_type == "message.received" else event_type.removeprefix("message.received.")
     for event_type in RECEIVED_TYPES
 }
-"""The event types that announce a mail, and the label that the mail has besides `received`."""
+"""The event types that announce a mail. The value is the label that such a mail has in addition to `received`."""
 
 ARRIVAL_LABELS = frozenset({"received", *RECEIVED.values(), HELD})
 """All labels that describe the arrival of a mail."""
 
 
 def new_id() -> str:
-    """Return a globally unique id. A client may keep ids in a file, so a number would not do."""
+    """Return a globally unique id. Consecutive numbers would not be unique for clients that keep ids in a file."""
     return str(uuid.uuid4())
 
 
@@ -78,12 +78,12 @@ def to_milliseconds(time: datetime) -> datetime:
 
 
 def preview(text: str | None) -> str | None:
-    """Return the beginning of a text, as listings show it."""
+    """Return the beginning of a text for a listing."""
     return None if text is None else " ".join(text.split())[:200]
 
 
 class Bodies(TypedDict):
-    """The fields of a message that follow from its text and HTML."""
+    """The fields of a message that are computed from its text and HTML."""
 
     text: str | None
     html: str | None
@@ -93,7 +93,7 @@ class Bodies(TypedDict):
 
 
 def bodies(text: str | None, html: str | None) -> Bodies:
-    """Return the fields of a message that follow from its text and HTML."""
+    """Return the fields of a message that are computed from its text and HTML."""
     return Bodies(
         text=text,
         html=html,
@@ -129,7 +129,7 @@ def new_message(
     attachments: tuple[Attachment, ...] = (),
     now: datetime,
 ) -> Message:
-    """Return a message that an inbox receives or sends now. `FakeAgentMail.deliver` describes the arguments.
+    """Return a message that an inbox receives or sends now. See `FakeAgentMail.deliver` for the arguments.
 
     Raises:
         TypeError: The timestamp has no offset, or an argument has the wrong type.
@@ -185,9 +185,9 @@ def received_event(
     held: bool = False,
     now: datetime,
 ) -> MessageReceivedEvent:
-    """Return the event that announces a mail which arrives now, without the thread.
+    """Return the event that announces a mail which arrives now, without its thread.
 
-    `FakeAgentMail.deliver` describes the arguments.
+    See `FakeAgentMail.deliver` for the arguments.
     """
     message = new_message(
         inbox_id=inbox_id,
@@ -212,7 +212,7 @@ def received_labels(event_type: str) -> tuple[str, ...]:
     """Return the labels of a mail that an event of this type announces.
 
     Raises:
-        ValueError: Events of this type do not announce a mail.
+        ValueError: Events of this type do not announce mail.
     """
     if event_type not in RECEIVED:
         raise ValueError(f"the event_type of a received mail is one of {', '.join(RECEIVED)}, not {event_type!r}")
@@ -220,7 +220,7 @@ def received_labels(event_type: str) -> tuple[str, ...]:
 
 
 def hold(message: Message) -> Message:
-    """Return the message with the verdict and the label of mail that Agent Armor holds."""
+    """Return a message with the verdict and label of mail that Agent Armor holds."""
     verdict = AgentArmorResult(
         status="complete",
         verdict="review",
@@ -255,7 +255,7 @@ def review_event(message: Message) -> MessageSecurityReviewEvent:
 
 
 def released(message: Message, now: datetime) -> Message:
-    """Return a held message after its release. Only its `updated_at` changes."""
+    """Return a held message after its release. Of its times, only `updated_at` changes."""
     override = AgentArmorManualOverride(
         override_id=new_id(),
         actor=AgentArmorReleaseActor(kind="console"),

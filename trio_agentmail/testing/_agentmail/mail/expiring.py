@@ -1,4 +1,4 @@
-"""Objects that are kept for a limited time, so that an emulator can run for weeks."""
+"""A mapping whose objects expire, so that an emulator can run for weeks."""
 
 from datetime import datetime, timedelta
 from typing import Generic, TypeVar
@@ -9,10 +9,10 @@ T = TypeVar("T")
 
 
 class Expiring(Generic[T]):
-    """Objects by key. Each expires some time after it was put here.
+    """A mapping from keys to objects. Each object expires some time after `put`.
 
-    The caller passes the present time. If the clock is set back, objects that were put here before stay longer, and
-    expired ones take memory for as long.
+    The caller passes the present time. If the clock is set back, earlier objects expire later, and newer ones that have
+    expired use memory until then.
     """
 
     def __init__(self, lifetime: timedelta) -> None:
@@ -23,9 +23,9 @@ class Expiring(Generic[T]):
         return len(self._objects)
 
     def put(self, key: str, value: T, now: datetime) -> datetime:
-        """Keep an object, and return the time when it expires. The key must not be in use."""
+        """Store an object, and return the time when it expires. The key must not be in use."""
         self._forget(now)
-        self._objects.pop(key, None)  # expired, but not forgotten because an older object has not expired
+        self._objects.pop(key, None)  # an expired object stays here until all older ones have expired
         end = now + self._lifetime
         self._objects[key] = end, value
         return end

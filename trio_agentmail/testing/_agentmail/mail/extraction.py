@@ -1,8 +1,8 @@
-"""The new part of a mail: its text and HTML without the earlier mails that it quotes.
+"""Extracts the new part of a mail: its text and HTML without the earlier mails that it quotes.
 
 AgentMail does not document how it extracts the new part. The rule here is our own: the new part ends where the history
-begins, at the first line or tag with which mail programs introduce a quoted mail. The time is linear in the size of the
-mail, whatever the mail contains.
+begins, at the first line or tag with which mail programs introduce a quoted mail. For any content, the time is linear
+in the size of the mail.
 """
 
 import re
@@ -24,13 +24,13 @@ TAG = re.compile("<(blockquote|div|hr)[^<>]*>", re.IGNORECASE)
 QUOTES = re.compile(
     "^<blockquote|gmail_quote|yahoo_quoted|moz-cite-prefix|protonmail_quote|appendonsend|divRplyFwdMsg", re.IGNORECASE
 )
-"""Found in a tag that begins the history of a mail."""
+"""A match in a tag means that the history of the mail begins there."""
 
 
 def extract_text(text: str | None) -> str | None:
-    """Return the text above the history, without trailing quoted lines (`>`) and "Sent from my …".
+    """Return the text above the history, without quoted lines (`>`) and "Sent from my …" at its end.
 
-    If the history comes first, the reply is below or within it, and the whole text is returned.
+    If no text is above the history, the reply is below or within it, and the whole text is returned.
     """
     if text is None:
         return None
@@ -43,7 +43,7 @@ def extract_text(text: str | None) -> str | None:
 
 
 def extract_html(html: str | None) -> str | None:
-    """Return the HTML above the history, with tags left open, or the whole HTML if no text is above the history."""
+    """Return the HTML above the history, or the whole HTML if no text is above the history. Tags may stay open."""
     if html is None:
         return None
     history = next((tag for tag in TAG.finditer(html) if QUOTES.search(tag[0])), None)

@@ -1,12 +1,13 @@
-"""The standard library's mail parser, made to accept any mail in a reasonable time.
+"""A mail parser that accepts any mail in a reasonable time, based on the standard library's.
 
-The parser of the `email` package raises on much of the mail that occurs in practice: on malformed addresses, dates and
-parameters, on codecs that are not meant for mail, on deeply nested parts. So here it parses only the headers that have
-addresses. What it fails on is kept as plain text or left out. An attached mail stays one part, whatever it contains.
+The parser of the `email` package raises on much of the mail that occurs in practice, for example on malformed
+addresses, dates and parameters, on codecs that are not meant for mail, and on deeply nested parts. So here it parses
+only headers with addresses or encoded words. Text that it cannot parse is kept as plain text or left out. An attached
+mail always stays one part.
 
-The parser also takes time that grows with the square of what it parses, and parses a header again at each access. So
-each header is parsed once, addresses are parsed one by one, and whatever exceeds the limits below is plain text without
-addresses, encoded words and parameters.
+The time of the parser grows with the square of the length of a header, and it parses a header again at each access. So
+each header is parsed once, addresses are parsed one by one, and headers that exceed the limits below are plain text,
+without addresses, encoded words and parameters.
 """
 
 import codecs
@@ -23,7 +24,7 @@ __all__ = [
     "MAX_ADDRESS",
     "MAX_PARSED",
     "MAX_PARSED_OF_MAIL",
-    "NEVER_BYTES",
+    "OTHER_SURROGATES",
     "Part",
     "or_default",
     "read_mail",
@@ -35,24 +36,24 @@ __all__ = [
 T = TypeVar("T")
 
 MAX_PARSED = 4 * 2**10
-"""The maximum number of characters of a header that is parsed, enough for a hundred addresses."""
+"""Maximum length of a header that is parsed, in characters. This is enough for a hundred addresses."""
 
 MAX_PARSED_OF_MAIL = 16 * 2**10
-"""The maximum number of characters of all headers of a mail and its parts in which addresses or encoded words are
-parsed."""
+"""Maximum total length, in characters, of the headers of a mail and its parts that are parsed for addresses or encoded
+words."""
 
 MAX_COMPARED = 10**6
-"""The maximum number of comparisons of a line with a boundary. The parser compares each line with the boundaries of all
-parts that it may be in."""
+"""Maximum number of comparisons between a line and a boundary. The parser compares each line with the boundaries of all
+enclosing multiparts."""
 
 MIN_MULTIPARTS = 10
-"""The number of multiparts that a mail of any length may have."""
+"""Number of multiparts that are allowed in a mail of any length."""
 
 MAX_ADDRESS = 512
-"""The maximum number of characters of an address with its name."""
+"""Maximum length of an address with its name, in characters."""
 
 NO_CHARSETS = frozenset({"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"})
-"""Codecs of Python that are not for mail. Some take time that grows with the square of the length of the text."""
+"""Codecs of Python that are not charsets of mail. The time of some grows with the square of the length of the text."""
 
 ENCODED_WORD = "=?"
 """The beginning of an encoded word."""
@@ -64,18 +65,18 @@ ADDRESSES = ("From", "Reply-To", "To", "Cc", "Bcc", "Delivered-To")
 TOKEN = "[A-Za-z0-9!#$%&'*+.^_`|~-]+"
 CONTENT_TYPE = re.compile(f"{TOKEN}/{TOKEN}")
 HEADER_LINE = re.compile(rb"From |[!-9;-~]*:|[ \t]")
-"""A line that the parser takes for a part of the headers."""
+"""The beginning of a line that the parser treats as part of the headers."""
 
 BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 
 ADDRESS_TOKEN = re.compile(r"""\\.|[^][\\"(),:;<>]+|.""", re.DOTALL)
 
-NEVER_BYTES = re.compile("[\ud800-\udc7f\udd00-\udfff]")
-"""Surrogates that do not represent a byte which the parser could not decode."""
+OTHER_SURROGATES = re.compile("[\ud800-\udc7f\udd00-\udfff]")
+"""Lone surrogates except for those that represent undecodable bytes (the error handler `surrogateescape`)."""
 
 
 def or_default(read: Callable[[], T], default: T) -> T:
-    """Return what `read` returns, or the default if the standard library raises."""
+    """Return the result of `read`, or the default if the standard library raises."""
     try:
         return read()
     except Exception:  # noqa: BLE001  the classes are many and differ between versions of Python
@@ -83,8 +84,8 @@ def or_default(read: Callable[[], T], default: T) -> T:
 
 
 def without_surrogates(text: str) -> str:
-    """Replace lone surrogates, which cannot be encoded."""
-    data = NEVER_BYTES.sub("\N{REPLACEMENT CHARACTER}", text).encode(errors="surrogateescape")
+    """Decode escaped bytes as UTF-8, and replace other lone surrogates, which cannot be encoded."""
+    data = OTHER_SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text).encode(errors="surrogateescape")
     return data.decode(errors="replace")
 
 
@@ -110,7 +111,7 @@ class Text(UnstructuredHeader):
 
 
 class Addresses(AddressHeader):
-    """A header of addresses, without those that cannot be parsed."""
+    """A header of addresses. Addresses that cannot be parsed are left out."""
 
     @classmethod
     def parse(cls, value: str, kwds: dict[str, Any]) -> None:
@@ -150,7 +151,7 @@ def _split_addresses(value: str) -> Iterator[str]:
 
 
 class Registry(HeaderRegistry):
-    """A registry that makes one class for each kind of header, where the standard library makes one for each header."""
+    """A registry that makes one class for each kind of header. The standard library's makes one for each header."""
 
     def __init__(self, default: object) -> None:
         super().__init__(default_class=cast(Any, default), use_default_map=False)
@@ -217,17 +218,17 @@ class Part(EmailMessage):
         return "text/plain" if kind.startswith("multipart/") and isinstance(self.get_payload(), str) else kind
 
     def get_content_type(self) -> str:
-        # By this type, the parser decides to take attached messages apart.
+        # The parser uses this type to decide whether to parse an attached message.
         return "application/octet-stream" if self.content_type.startswith("message/") else self.content_type
 
     def get_param(self, param: str, failobj: Any = None, header: str = "content-type", unquote: bool = True) -> Any:
-        # All other methods use this one to get parameters.
+        # All other methods get parameters through this one.
         if len(str(self.get(header, ""))) > MAX_PARSED:
             return failobj
         return or_default(partial(super().get_param, param, failobj, header, unquote), failobj)
 
     def get_boundary(self, failobj: Any = None) -> Any:
-        # The parser calls this once for each multipart, and finds its parts by the result alone.
+        # The parser calls this once for each multipart, and uses only the result to find its parts.
         if not cast(Headers, cast(Any, self.policy).header_factory).count_multipart():
             return failobj
         return or_default(super().get_boundary, failobj)
@@ -244,7 +245,7 @@ class Part(EmailMessage):
         return self.get_content_disposition() == "attachment"
 
     def leaves(self) -> Iterator["Part"]:
-        """Yield all parts that are no multiparts."""
+        """Yield all parts that are not multiparts."""
         waiting = [self]
         while waiting:
             part = waiting.pop()
@@ -271,7 +272,7 @@ class Part(EmailMessage):
 
 
 def without_mark(raw: bytes) -> bytes:
-    """Remove the byte order mark with which some programs begin a file, and convert UTF-16 to UTF-8."""
+    """Remove a byte order mark, which some programs write at the beginning of a file. Convert UTF-16 to UTF-8."""
     for mark, charset in BYTE_ORDER_MARKS:
         if raw.startswith(mark):
             text = raw.removeprefix(mark)
@@ -280,7 +281,7 @@ def without_mark(raw: bytes) -> bytes:
 
 
 def read_mail(raw: bytes) -> Part:
-    """Parse a mail. If the parser fails on its parts, only the headers are parsed."""
+    """Parse a mail. If the parser fails on its parts, parse only its headers."""
     parser = BytesParser(Part, policy=policy.SMTP.clone(header_factory=Headers(raw.count(b"\n") + raw.count(b"\r"))))
     parsed = or_default(lambda: parser.parsebytes(raw), None)
     if parsed is None:
@@ -290,7 +291,7 @@ def read_mail(raw: bytes) -> Part:
 
 
 def without_header(raw: bytes, name: str) -> bytes:
-    """Remove all headers of a name from a mail, and change nothing else."""
+    """Remove all headers with this name from a mail. The rest of the mail stays unchanged."""
     lines = raw.splitlines(keepends=True)
     end = next((number for number, line in enumerate(lines) if not HEADER_LINE.match(line)), len(lines))
     kept, keep = [], True

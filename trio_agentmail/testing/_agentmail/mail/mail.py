@@ -1,4 +1,4 @@
-"""A stored mail, and the thread that it belongs to. `store.py` says why both keep what listings show."""
+"""A stored mail, and the thread to which it belongs. `store.py` explains why both keep their JSON for listings."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 BODIES = frozenset({"text", "html", "extracted_text", "extracted_html"})
 NOT_IN_ITEMS = BODIES | {"reply_to"}
-"""The fields of a message that the items of a listing lack. (Source: AgentMail's API definition.)"""
+"""The fields of a message that are missing in the items of a listing. (Source: AgentMail's API definition.)"""
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -28,12 +28,12 @@ class Mail:
 
     Attributes:
         number: The number of the mail in the order of arrival.
-        event_type: The type of the event that announces the mail; `""`: the inbox has sent it.
+        event_type: The type of the event that announces the mail; `""` if the inbox has sent it.
         event_id: The id of that event.
         body_in_push: Whether that event has the text and the HTML.
         contents: The content of each attachment, by its id.
-        raw: The mail in the format of RFC 5322; `None`: it is written when it is first requested.
-        key: The place of the mail in the listings, which never changes.
+        raw: The mail in the format of RFC 5322. If it is `None`, the mail is written when it is first requested.
+        key: The position of the mail in the listings, which never changes.
     """
 
     message: Message
@@ -82,9 +82,9 @@ class Thread:
     """The mails of one inbox with the same `thread_id`.
 
     Attributes:
-        whole: The thread with all of its indexed mails.
+        whole: The view of the thread with all of its indexed mails.
         kept: The number of its mails, indexed or not.
-        message_ids: The Message-IDs that its mails have, had or refer to.
+        message_ids: The Message-IDs of its mails, including deleted ones, and the Message-IDs to which they refer.
     """
 
     def __init__(self, inbox_id: str, thread_id: str) -> None:
@@ -102,7 +102,7 @@ class Thread:
 
     @property
     def key(self) -> Key:
-        """The place of the thread in the listings: that of its newest mail."""
+        """The position of the thread in the listings, which is the position of its newest mail."""
         return next(self.mails.walk())[0]
 
     @property
@@ -111,7 +111,7 @@ class Thread:
         return self.whole.labels
 
     def view(self, hidden: frozenset[str]) -> "ThreadView":
-        """Return the thread without mails that have one of these labels, as a key sees it that may not read them."""
+        """Return the thread without the mails that have one of these labels, which a key may not read."""
         if hidden.isdisjoint(self.labels):
             return self.whole
         if hidden not in self._views:

@@ -1,4 +1,4 @@
-"""Objects sorted by time, so that a page of a listing takes a binary search and a walk from there."""
+"""Objects sorted by time, so that a page of a listing is found by a binary search."""
 
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def sort_key(time: datetime, number: int = -1) -> Key:
-    """Return the key of a time. Without a number, it sorts before all objects with this time."""
+    """Return the key for a time. Without a number, it sorts before all objects with this time."""
     return (time - EPOCH) // timedelta(microseconds=1), number
 
 
@@ -49,12 +49,12 @@ class Ordered(Generic[T]):
         beyond: Key | None = None,
         ascending: bool = False,
     ) -> Iterator[tuple[Key, T]]:
-        """Yield keys and objects in descending order, or in ascending order.
+        """Yield keys and objects, in descending order by default.
 
         Args:
-            start: The lowest key, inclusive; `None`: no limit.
-            end: The highest key, exclusive; `None`: no limit.
-            beyond: Begin after this key in the direction of the walk; `None`: begin at the end or the start.
+            start: The lowest key, inclusive; `None` for no limit.
+            end: The highest key, exclusive; `None` for no limit.
+            beyond: Begin after this key in the direction of the walk; `None` to begin with the first object.
         """
         first = 0 if start is None else bisect_left(self._keys, start)
         last = len(self._keys) if end is None else bisect_left(self._keys, end)

@@ -1,6 +1,6 @@
-"""Reading a mail in the format of RFC 5322 and MIME into the fields that AgentMail shows.
+"""Parses a mail in the format of RFC 5322 and MIME into the fields that AgentMail shows.
 
-A mail from outside may be malformed in any way. It is read as far as possible and never refused.
+A mail from outside may be malformed in any way. It is parsed as far as possible, and never rejected.
 """
 
 from collections.abc import Mapping
@@ -19,23 +19,23 @@ from trio_agentmail.events import Attachment, Message
 
 from .attachments import AttachedFile, attach
 from .events import answered_ids, bodies, new_id
-from .lenient import NEVER_BYTES, Part, or_default, read_mail, without_header, without_mark, without_surrogates
+from .lenient import OTHER_SURROGATES, Part, or_default, read_mail, without_header, without_mark, without_surrogates
 
 __all__ = ["ParsedMail", "parse_mail"]
 
-# Headers are written unchanged: to fold them again, the `email` package would parse them first, and might fail.
+# Headers are written unchanged. To fold them again, the `email` package would have to parse them, which might fail.
 WIRE = policy.SMTP.clone(max_line_length=998, refold_source="none")
 
 NOT_SHOWN = frozenset({"bcc", "content-type", "content-transfer-encoding", "mime-version"})
 
 
 class Writer(BytesGenerator):
-    """A generator that also writes characters which the charset or the encoding of a part cannot represent."""
+    """A generator that writes non-ASCII characters as UTF-8 and replaces lone surrogates, instead of raising."""
 
     _fp: BinaryIO
 
     def write(self, s: str) -> None:
-        self._fp.write(NEVER_BYTES.sub("\N{REPLACEMENT CHARACTER}", s).encode(errors="surrogateescape"))
+        self._fp.write(OTHER_SURROGATES.sub("\N{REPLACEMENT CHARACTER}", s).encode(errors="surrogateescape"))
 
 
 @attrs.frozen(kw_only=True)
@@ -44,7 +44,7 @@ class ParsedMail:
 
     Attributes:
         message_id: The Message-ID, or a new one if the mail has none. It is the same in all inboxes.
-        recipients: The bare addresses in To, Cc, Bcc and Delivered-To, in lower case, each once.
+        recipients: The addresses in To, Cc, Bcc and Delivered-To, without names, in lower case, and each only once.
         attachments: The descriptions of the attachments, each with a new id.
         contents: The content of each attachment, by its id.
         raw: The mail itself, without its Bcc headers.
@@ -69,7 +69,7 @@ class ParsedMail:
 
     @property
     def answers(self) -> tuple[str, ...]:
-        """The ids of the mails that it replies to, the nearest first: In-Reply-To, then References."""
+        """The ids of the mails to which it replies, the nearest first: In-Reply-To, then References."""
         return answered_ids(self.in_reply_to, self.references)
 
     def message(self, *, inbox_id: str, thread_id: str, labels: tuple[str, ...], now: datetime) -> Message:
@@ -97,7 +97,7 @@ class ParsedMail:
 
 
 def parse_mail(mail: EmailMessage | bytes) -> ParsedMail:
-    """Read a mail. The addresses in its Bcc appear only in `recipients`, as with `sendmail -t`.
+    """Parse a mail. The addresses in its Bcc appear only in `recipients`, as with `sendmail -t`.
 
     Raises:
         TypeError: The mail is neither an `EmailMessage` nor bytes.
@@ -110,7 +110,7 @@ def parse_mail(mail: EmailMessage | bytes) -> ParsedMail:
         raw = without_mark(mail)
     else:
         raise TypeError(f"a mail is an email.message.EmailMessage or bytes, not {type(mail).__name__}")
-    # An EmailMessage is written and read again, so that it gives the same result as its bytes.
+    # An EmailMessage is written and parsed again, so that the result is the same as for its bytes.
     parsed = read_mail(raw)
     bodies = [part for part in parsed.leaves() if not part.is_attached]
     plain = next((part for part in bodies if part.content_type == "text/plain"), None)
@@ -149,7 +149,7 @@ def _file(part: Part) -> AttachedFile:
 
 
 def _addresses(mail: Part, name: str) -> list[tuple[str, str]]:
-    """Return the addresses in the headers of a name, each with its name and bare."""
+    """Return the addresses in the headers with this name, each as (address with a name, bare address)."""
     headers = cast(list[AddressHeader], mail.get_all(name, []))
     found = [address for header in headers for address in header.addresses]
     return [(without_surrogates(str(one)), without_surrogates(one.addr_spec)) for one in found if one.addr_spec != "<>"]
@@ -167,5 +167,5 @@ def _date(mail: Part) -> datetime:
     date = parsedate_to_datetime(str(mail["Date"]))
     if date.tzinfo is None:
         return date.replace(tzinfo=UTC)
-    date.astimezone(UTC)  # raises for the few hours at both ends of the calendar that do not exist in UTC
+    date.astimezone(UTC)  # raises for times at both ends of the calendar that have no equivalent in UTC
     return date

@@ -1,9 +1,9 @@
-"""Sending: what happens to a message that an inbox sends, and the events that report it.
+"""Sends a message from an inbox, and makes the events that report it.
 
 The inbox keeps the message, and `message.sent` is pushed. `message.delivered` follows, with the recipients whose
-servers have accepted it, and `message.bounced`, with those that do not exist: any address `@agentmail.to` that is no
-inbox here. Other domains are assumed to accept everything; no mail leaves this process. Each recipient that is an inbox
-here gets the message, and `message.received` is pushed.
+servers have accepted it. `message.bounced` follows, with the recipients that do not exist: addresses `@agentmail.to`
+without an inbox here. Other domains are assumed to accept everything. No mail leaves this process. Each recipient with
+an inbox here gets the message, and `message.received` is pushed.
 """
 
 from collections.abc import Iterator, Mapping
@@ -40,21 +40,21 @@ OWN_DOMAIN = "@agentmail.to"
 def send_message(
     store: MailStore, message: Message, now: datetime, *, contents: Mapping[str, bytes] = NO_CONTENTS
 ) -> Outcome[MessageSentEvent]:
-    """Send a message of an inbox. The value is the `message.sent`, which is the first of the events.
+    """Send a message from an inbox. The value of the outcome is the `message.sent`, which is the first event.
 
     Args:
         contents: The content of each attachment, by its id.
 
     Raises:
-        ValueError: As `MailStore.add`.
+        ValueError: See `MailStore.add`.
     """
-    # Written only once, so that the sender and all recipients have the same raw message.
+    # The raw message is written only once, so that the sender and all recipients have the same one.
     raw = write_mail(message, contents, message.headers)
     mail = store.add(attrs.evolve(message, size=len(raw)), now, contents=contents, raw=raw)
     store.index(now)
     sent = sent_event(attrs.evolve(message, to=recipients_of(message)))
     recipients = list(dict.fromkeys(map(bare_address, recipients_of(message))))
-    # Each step labels the mail, and the events of the later steps show the labels. So the order matters.
+    # The order matters: each step labels the mail, and the events of later steps show the labels.
     reports = tuple(_report(store, mail, recipients, now))
     arrivals = (
         _arrive(store, mail, inbox, now) for inbox in map(store.directory.inbox, recipients) if inbox is not None
@@ -63,7 +63,7 @@ def send_message(
 
 
 def _report(store: MailStore, mail: Mail, recipients: list[str], now: datetime) -> Iterator[Event]:
-    """Yield who got the message and who does not exist."""
+    """Yield the events that report accepted and missing recipients, and label the mail."""
     message = mail.message
     about: dict[str, Any] = {
         "inbox_id": message.inbox_id,

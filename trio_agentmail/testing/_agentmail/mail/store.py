@@ -2,7 +2,7 @@
 
 A test may deliver tens of thousands of mails and list them after each of hundreds of faults. Encoding every item of
 every listing, or recomputing a thread from all of its mails, would take too long. So the JSON of an item is kept until
-the item changes, and a thread is updated by what is added and removed.
+the item changes, and a thread is updated incrementally when a mail is added or removed.
 """
 
 from collections import deque
@@ -33,7 +33,7 @@ class Download:
     """A file that is offered for download.
 
     Attributes:
-        attachment: The attachment of the mail; `None`: the mail itself.
+        attachment: The attachment of the mail, or `None` for the mail itself.
     """
 
     mail: Mail
@@ -43,7 +43,7 @@ class Download:
 class MailStore:
     """The mail of an organization.
 
-    A mail is found by its id at once. It appears in the listings and in its thread when it is indexed; see `index`.
+    A mail can be found by its id immediately. It appears in the listings and in its thread when `index` indexes it.
 
     Args:
         now: The time at which the organization is created.
@@ -51,7 +51,7 @@ class MailStore:
     Attributes:
         directory: The inboxes and pods.
         threads_in_order: The threads of all inboxes in the order of their newest mails.
-        downloads: The offered files by the last segment of their addresses.
+        downloads: The files that are offered for download, by the last segment of their URLs.
         index_delay: The time from the arrival of a mail until it is indexed.
     """
 
@@ -75,12 +75,12 @@ class MailStore:
         contents: Mapping[str, bytes] = NO_CONTENTS,
         raw: bytes | None = None,
     ) -> Mail:
-        """Add a mail that is not indexed yet. It replaces a mail of the same inbox with the same Message-ID.
+        """Add a mail that is not indexed yet. It replaces a mail in the same inbox with the same Message-ID.
 
-        If the inbox has sent the mail that is replaced, both are one mail, sent and received, which has the labels of
+        If the inbox has sent the mail or the replaced one, both are one mail, sent and received, with the labels of
         both. Only the labels of an earlier arrival are dropped.
 
-        `Mail` describes the arguments.
+        See `Mail` for the arguments.
 
         Raises:
             ValueError: The thread is in another inbox, or an id or a label has a lone surrogate.
@@ -95,11 +95,11 @@ class MailStore:
         elif thread.inbox_id != message.inbox_id:
             raise ValueError(f"the thread {thread.thread_id} is in the inbox {thread.inbox_id}, not {message.inbox_id}")
         self._threads[message.thread_id] = thread
-        thread.kept += 1  # before the old mail is deleted, which would delete the thread if it was the last one
+        thread.kept += 1  # before the old mail is deleted, since deleting the last mail would delete the thread
         if (old := self.mail(message.inbox_id, message.message_id)) is not None:
             self.delete(old, now)
             if "sent" in (*old.labels, *message.labels):
-                # The mail arrives again; or the inbox has sent it itself, so that Agent Armor no longer holds it.
+                # Either the mail arrives again, or the inbox has sent it, so that Agent Armor no longer holds it.
                 past = ARRIVAL_LABELS if "received" in message.labels else {HELD}
                 labels = (*(label for label in old.labels if label not in past), *message.labels)
                 message = attrs.evolve(message, labels=tuple(dict.fromkeys(labels)))
@@ -120,7 +120,7 @@ class MailStore:
         return mail
 
     def index(self, now: datetime) -> None:
-        """Put mail into the listings and into its thread if the index delay has passed."""
+        """Add mails to the listings and to their threads if the index delay has passed."""
         while self._not_indexed and self._not_indexed[0].arrival <= now - self.index_delay:
             mail = self._not_indexed.popleft()
             self._inbox_of(mail).mails.add(mail.key, mail)
@@ -168,15 +168,15 @@ class MailStore:
         return None if inbox is None else inbox.by_id.get(message_id)
 
     def thread(self, thread_id: str) -> Thread | None:
-        """Return the indexed part of a thread, or `None` if it has none."""
+        """Return a thread, or `None` if it has no indexed mail."""
         thread = self._threads.get(thread_id)
         return thread if thread is not None and len(thread.mails) else None
 
     def thread_in_event(self, message: Message) -> ThreadItem | None:
-        """Return the thread that the event of a received message describes.
+        """Return the description of the thread in the event of a received message.
 
-        The event goes to clients with different permissions. So the thread leaves out mail that requires a permission,
-        unless the message requires it as well.
+        The event goes to clients with different permissions. So the description leaves out mail that requires a
+        permission, unless the message itself requires it.
         """
         assert message.thread_id is not None
         thread = self.thread(message.thread_id)
@@ -189,7 +189,7 @@ class MailStore:
         return [] if inbox is None else list(inbox.kept)
 
     def thread_with(self, inbox_id: str, message_ids: Iterable[str]) -> str | None:
-        """Return the id of the thread in an inbox to which a mail belongs, as `Inbox.thread_with`."""
+        """Return the id of the thread in an inbox to which a mail belongs; see `Inbox.thread_with`."""
         inbox = self.directory.inbox(inbox_id)
         return None if inbox is None else inbox.thread_with(message_ids)
 
@@ -202,7 +202,7 @@ class MailStore:
 
     @contextmanager
     def _changing(self, mail: Mail) -> Iterator[Thread]:
-        """Take the thread of a mail out of the listings for the block, and put it back in its new place."""
+        """Remove the thread of a mail from the listings for the block, and add it again at its new position."""
         thread = self._thread_of(mail)
         orders = self.threads_in_order, self._inbox_of(mail).threads
         if len(thread.mails):

@@ -1,8 +1,8 @@
-"""Writing a message of AgentMail as a mail in the format of RFC 5322 and MIME.
+"""Writes a message of AgentMail as a mail in the format of RFC 5322 and MIME.
 
-The obvious way is `EmailMessage`. But it writes some headers so that no parser, its own included, reads back the same
-text: names with brackets, long words, spaces between encoded words. So headers are encoded here, always in the way that
-reads back, and the older classes of the `email` package write them unchanged.
+The obvious way is `EmailMessage`. But it writes some headers so that no parser reads back the same text, for example
+names with brackets, long words, and spaces between encoded words. So headers are encoded here, always so that they read
+back unchanged, and the older classes of the `email` package write them as they are.
 """
 
 import base64
@@ -25,26 +25,26 @@ WIRE = policy.compat32.clone(linesep="\r\n")
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 ENCODED_BYTES = 45
-"""The maximum number of bytes of text in an encoded word, which may have 75 characters."""
+"""Maximum number of bytes of text in an encoded word, which may have 75 characters."""
 
 MAX_LINE = 998
-"""The maximum number of characters in a line of a mail."""
+"""Maximum number of characters in a line of a mail."""
 
 PLAIN_HEADER = re.compile(r"[!-~]{1,900}( [!-~]{1,900})*")
 PLAIN_NAME = re.compile(r"[\w!#$%&'*+/=?^`{|}~-]+( [\w!#$%&'*+/=?^`{|}~-]+)*", re.ASCII)
 PLAIN_FILENAME = re.compile(r"[\w.+-]+( [\w.+-]+)*", re.ASCII)
 PLAIN_TEXT = re.compile(r"[\t\n -~]*")
 ADDRESS_AT_END = re.compile(r"<?(?<![!-;=?-~])([!-;=?-~]+)>?\s*\Z")
-"""An address at the end of a text. The look-behind lets it match from its first character only: to try every character
-of a long address would take quadratic time."""
+"""An address at the end of a text. The look-behind lets it match only from its first character, since trying every
+character of a long address would take quadratic time."""
 CONTENT_TYPE = re.compile(r"[!-.0-~]+/[!-~]+( *;[ -~]*)?")
 
 
 def write_mail(message: Message, contents: Mapping[str, bytes], headers: Mapping[str, str] = NO_HEADERS) -> bytes:
-    """Write a message. As in any mail, the Bcc is left out.
+    """Return a message in the format of RFC 5322. As in any mail, the Bcc is left out.
 
     Args:
-        contents: The content of each attachment, by its id. A missing one is empty.
+        contents: The content of each attachment, by its id. A missing content is written as empty.
         headers: Further headers.
     """
     mail: Part = _body(message)
@@ -111,7 +111,7 @@ def _body(message: Message) -> Part:
 def _text(text: str, subtype: str) -> Part:
     if PLAIN_TEXT.fullmatch(text) and all(len(line) <= MAX_LINE for line in text.split("\n")):
         return MIMEText(text, subtype, "us-ascii")
-    # As UTF-8, the `email` package writes Base64, the only encoding that preserves every text.
+    # For UTF-8, the `email` package uses Base64, the only encoding that preserves every text.
     return MIMEText(re.sub("\r\n|\r|\n", "\r\n", _utf8(text).decode()), subtype, "utf-8")
 
 
@@ -125,7 +125,7 @@ def _attached(attachment: Attachment, content: bytes) -> Part:
 
 
 def _filename(name: str | None) -> dict[str, str | tuple[str, str, str]]:
-    """Return the parameter with a filename, encoded (RFC 2231) if needed."""
+    """Return the parameter for a filename, encoded (RFC 2231) if needed."""
     if name is None:
         return {}
     return {"filename": name if PLAIN_FILENAME.fullmatch(name) else ("utf-8", "", _utf8(name).decode())}
@@ -134,7 +134,7 @@ def _filename(name: str | None) -> dict[str, str | tuple[str, str, str]]:
 class AttachedMail(Part):
     """An attached mail, which is written unchanged.
 
-    RFC 2046 does not allow to encode it, and parsing it could fail or lose parts of it.
+    RFC 2046 does not allow encoding it, and parsing it could fail or lose parts of it.
     """
 
     def get_content_maintype(self) -> str:

@@ -1,4 +1,4 @@
-"""The REST API: from a request to its response."""
+"""`RestApi`: answers requests to the REST API."""
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -25,11 +25,13 @@ ROUTES = RouteTable(inboxes.routes, messages.routes, sending.routes, threads.rou
 """All calls that the fake has, except downloads, which have no API path and require no key."""
 
 RESOURCES: Mapping[str, Callable[[Call, str], Inbox | Pod]] = {"inbox": Call.inbox, "pod": Call.pod}
-"""The parameters of a path that are looked up before the permission is checked."""
+"""The path parameters that are looked up before the permission is checked."""
 
 WITHOUT_KEY = frozenset({("POST", "/v0/agent/sign-up")})
-"""Calls that require no key at AgentMail, by the official SDKs: their caller does not have one yet. The fake does not
-have these calls, and answers 404 instead of 401."""
+"""Calls that require no key at AgentMail, because their caller does not have one yet. (Source: the official SDKs.)
+
+The fake does not have these calls, and answers 404 instead of 401.
+"""
 
 
 class RestApi:
@@ -70,11 +72,11 @@ class RestApi:
 
 
 def answer_call(call: Call) -> Answer:
-    """Return what the function in the route table answers.
+    """Call the function in the route table, and return its answer.
 
     Raises:
-        Refusal: The answer is an error. The order is: no such call, an unknown inbox or pod in the path, a missing
-            permission, what the function raises.
+        Refusal: The answer is an error. The checks are made in this order: the call exists, the inbox or pod in the
+            path exists, the key has the permission, and then the checks of the function.
     """
     request = call.request
     found = ROUTES.find(request.method, request.segments)

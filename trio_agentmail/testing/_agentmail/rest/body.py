@@ -1,4 +1,4 @@
-"""Readers for the fields of a request's body. Each raises a `Refusal` if the field is invalid."""
+"""Functions that read the fields of a request's body. Each raises a `Refusal` if the field is invalid."""
 
 import re
 from typing import Any
@@ -22,7 +22,7 @@ def text(body: dict[str, Any], name: str) -> str | None:
 
 
 def line(body: dict[str, Any], name: str) -> str | None:
-    """Read a string that goes into a header."""
+    """Read a string for a header, without control characters."""
     value = text(body, name)
     if value is not None and CONTROL.search(value):
         raise invalid(name, "a string without control characters")
@@ -38,7 +38,7 @@ def flag(body: dict[str, Any], name: str) -> bool:
 
 
 def texts(body: dict[str, Any], name: str) -> tuple[str, ...]:
-    """Read a list of strings, or one string in place of a list of one."""
+    """Read a list of strings. A single string is read as a list of one."""
     value = body.get(name, [])
     strings = [value] if isinstance(value, str) else value
     if not isinstance(strings, list) or not all(isinstance(string, str) for string in strings):
@@ -58,7 +58,7 @@ def ids(body: dict[str, Any], name: str, limit: int) -> tuple[str, ...]:
 
 
 def objects(body: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    """Read a list of objects, and leave out their fields that are null."""
+    """Read a list of objects, without fields that are null."""
     value = body.get(name, [])
     if not isinstance(value, list) or not all(isinstance(part, dict) for part in value):
         raise invalid(name, "a list of objects")

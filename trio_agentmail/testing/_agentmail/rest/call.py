@@ -1,4 +1,4 @@
-"""One call of the REST API: the request, what the key may do, and the objects that the path and body name."""
+"""`Call`: one call of the REST API, with the permissions of its key and the objects that it names."""
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
@@ -23,17 +23,17 @@ from .listing import Query
 __all__ = ["Answer", "Call", "listing"]
 
 Answer: TypeAlias = dict[str, Any] | orjson.Fragment | None
-"""What orjson encodes as the body; `None`: a 204 without a body."""
+"""The value that orjson encodes as the body, or `None` for a 204 without a body."""
 
 
 @attrs.frozen(kw_only=True)
 class Call:
-    """A request, and what is needed to answer it.
+    """A request, and the state that is needed to answer it.
 
     Attributes:
         sent: The answers to sends with an idempotency key.
         params: The parameters of the query.
-        permissions: The permissions of the key; `None`: all of them.
+        permissions: The permissions of the key; `None` means all.
         events: The events that the call has caused so far.
     """
 
@@ -50,7 +50,7 @@ class Call:
         return parse_qs(self.request.query, keep_blank_values=True)
 
     def body(self, *, with_nulls: bool = False) -> dict[str, Any]:
-        """Return the JSON object in the body; an empty body is an empty object.
+        """Return the JSON object in the body. For an empty body, return an empty object.
 
         Args:
             with_nulls: Whether to include fields that are null.
@@ -58,7 +58,7 @@ class Call:
         Raises:
             Refusal: The body is not a JSON object.
         """
-        # The official SDK sends null for an optional body that is not given.
+        # The official SDK sends null when an optional body is not given.
         content = self.request.body.strip()
         body = {} if content in (b"", b"null") else parse_object(content)
         if body is None:
@@ -100,8 +100,8 @@ def listing(name: str, items: Sequence[Any], query: Query, token: str | None) ->
     """Return the answer for a page of a listing.
 
     Args:
-        name: The field that has the items.
-        token: The token of the next page, if there is one.
+        name: The field that contains the items.
+        token: The token of the next page, or `None`.
     """
     more = {} if token is None else {"next_page_token": token}
     return {"count": len(items), "limit": query.limit, **more, name: items}

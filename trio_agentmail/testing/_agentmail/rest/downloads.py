@@ -1,4 +1,4 @@
-"""Attachments and raw messages. The API answers with an address, which needs no key and is valid for an hour."""
+"""Downloads of attachments and raw messages. The API returns a URL that needs no key and is valid for an hour."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -18,14 +18,14 @@ from .exchange import RestRequest, RestResponse
 __all__ = ["DOWNLOADS", "describe_attachment", "describe_raw", "download"]
 
 DOWNLOADS = "/downloads/"
-"""What the path of a download address begins with."""
+"""The beginning of the path of a download URL."""
 
 
 def describe_attachment(call: Call, mails: Sequence[Mail], attachment_id: str) -> Answer:
-    """Return the description and the download address of an attachment of one of these mails.
+    """Return the description and the download URL of an attachment of one of these mails.
 
     Raises:
-        Refusal: None of the mails has it.
+        Refusal: None of the mails has this attachment.
     """
     for mail in mails:
         for attachment in mail.message.attachments:
@@ -36,22 +36,22 @@ def describe_attachment(call: Call, mails: Sequence[Mail], attachment_id: str) -
 
 
 def describe_raw(call: Call, mail: Mail) -> Answer:
-    """Return the download address of a mail in the format of RFC 5322."""
+    """Return the download URL of a mail in the format of RFC 5322."""
     return {"message_id": mail.message.message_id, "size": len(_raw(mail)), **_offer(call, Download(mail))}
 
 
 def download(request: RestRequest, store: MailStore, now: datetime) -> RestResponse:
-    """Return the file at a download address.
+    """Return the file at a download URL.
 
     Raises:
-        Refusal: The address is unknown or has expired, or the method is not GET.
+        Refusal: The URL is unknown or has expired, or the method is not GET.
     """
     if request.method != "GET":
         raise not_found()
     offered = store.downloads.get(request.path.removeprefix(DOWNLOADS), now)
     if offered is None:
-        # An expired address is forgotten, so it cannot be told from an unknown one.
-        raise Refusal(403, "forbidden", "the download address is unknown or has expired: request a new one")
+        # An expired URL is forgotten, so it cannot be distinguished from an unknown one.
+        raise Refusal(403, "forbidden", "the download URL is unknown or has expired: request a new one")
     if offered.attachment is None:
         content, content_type = _raw(offered.mail), "message/rfc822"
     else:
@@ -61,7 +61,7 @@ def download(request: RestRequest, store: MailStore, now: datetime) -> RestRespo
 
 
 def _raw(mail: Mail) -> bytes:
-    """Return the mail in the format of RFC 5322. It is written once, because no two writings are equal."""
+    """Return the mail in the format of RFC 5322. It is written only once, because each result would be different."""
     if mail.raw is None:
         mail.raw = write_mail(mail.message, mail.contents)
     return mail.raw

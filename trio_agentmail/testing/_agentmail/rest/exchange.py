@@ -1,4 +1,4 @@
-"""A request to the REST API and its response, as plain records."""
+"""A request to the REST API and its response, as plain data."""
 
 from collections.abc import Mapping
 from urllib.parse import unquote
@@ -15,11 +15,11 @@ class RestRequest:
     """A request to the REST API.
 
     Attributes:
-        origin: The scheme and authority that the client used, like `https://api.agentmail.to`. Download addresses
-            begin with it.
+        origin: The scheme and authority that the client used, like `https://api.agentmail.to`. Download URLs begin with
+            it.
         raw_path: The path as it was sent, percent-encoded and without the query.
         query: The query as it was sent; `""` if there was none.
-        headers: The headers, by their names in lower case. Not in the repr: the API key is in them.
+        headers: The headers, by their names in lower case. Not in the repr, since they contain the API key.
         body: The body. Not in the repr.
     """
 
@@ -38,13 +38,13 @@ class RestRequest:
     @property
     def segments(self) -> tuple[str, ...]:
         """The segments of the path without percent-encoding."""
-        # Split before decoding: a message id may contain a slash.
+        # Split before decoding, since a Message-ID may contain a slash.
         return tuple(unquote(segment) for segment in self.raw_path.split("/"))
 
 
 @attrs.frozen(kw_only=True)
 class RestResponse:
-    """The response to a request. A HEAD is answered like a GET, and who sends the response leaves out the body.
+    """The response to a request. The response to a HEAD is that of a GET, and its sender leaves out the body.
 
     Attributes:
         body: The body. Not in the repr.

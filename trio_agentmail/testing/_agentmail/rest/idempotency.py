@@ -1,4 +1,4 @@
-"""Idempotency keys: a send that is repeated with the same key is not sent again."""
+"""Idempotency keys: a request to send that is repeated with the same key does not send again."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -35,19 +35,19 @@ class SentOnce:
     def once(
         self, key: str | None, request: tuple[str, bytes], now: datetime, send: Callable[[], dict[str, Any]]
     ) -> dict[str, Any]:
-        """Send unless that has been done with this key, and return the answer.
+        """Call `send` unless this key has been used, and return its answer.
 
         Args:
-            key: The idempotency key; `None`: the request has none.
+            key: The idempotency key, or `None` if the request has none.
             request: The path and the body of the request.
 
         Raises:
-            Refusal: The key was used for another request; or what `send` raises.
+            Refusal: The key was used for another request, or `send` raised it.
         """
         sent = self._sent.get(key or "", now)
         if sent is not None:
             if sent.request != request:
-                raise conflict("another request had this Idempotency-Key")
+                raise conflict("this Idempotency-Key was used for another request")
             return sent.answer
         answer = send()
         if key is not None:

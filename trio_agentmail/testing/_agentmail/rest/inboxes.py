@@ -1,4 +1,4 @@
-"""The REST API of inboxes: of all inboxes, or of those in a pod."""
+"""The REST API of inboxes, for all inboxes or those in a pod."""
 
 import re
 from typing import Any
@@ -19,7 +19,7 @@ DOMAIN = re.compile("([a-z0-9-]{1,63}[.])+[a-z]{2,63}")
 DEFAULT_DOMAIN = "agentmail.to"
 
 MAX_METADATA = 256
-"""The maximum number of keys of an inbox's metadata, and of characters of a key or a string in it. (Source: AgentMail's
+"""Maximum number of keys in an inbox's metadata, and of characters in one of its keys or strings. (Source: AgentMail's
 documentation.)"""
 
 routes = RouteTable()
@@ -96,7 +96,7 @@ def _is_in(pod: Pod | None, inbox: Inbox) -> bool:
 
 
 def _merged(metadata: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
-    """Return the metadata after a change, in which null removes one key or all of them.
+    """Return the metadata after a change. In the change, null removes a single key, or all keys.
 
     Raises:
         Refusal: The change is invalid, or exceeds the limits.

@@ -1,4 +1,4 @@
-"""Labels, and changes of labels, in requests."""
+"""Labels and label changes in requests."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,9 +15,9 @@ __all__ = ["LabelChange", "read_label_change", "read_labels"]
 SYSTEM_LABELS = frozenset(
     {"received", "sent", "delivered", "bounced", "complained", "delayed", "rejected", "opened", HELD}
 )
-"""Labels that AgentMail sets itself: a client can neither add nor remove them.
+"""Labels that only AgentMail sets. A client can neither add nor remove them.
 
-(Source: AgentMail's documentation of labels, except for the last one, which a release removes.)
+(Source: AgentMail's documentation of labels, except for the last label, which a release removes.)
 """
 
 
@@ -34,7 +34,7 @@ class LabelChange:
 
 
 def read_labels(body: dict[str, Any], name: str) -> tuple[str, ...]:
-    """Read labels, which AgentMail turns into lower case.
+    """Read labels, which AgentMail converts to lower case.
 
     Raises:
         Refusal: A label is invalid, or one of `SYSTEM_LABELS`.
@@ -49,7 +49,7 @@ def read_label_change(body: dict[str, Any]) -> LabelChange:
     """Read a change of labels.
 
     Raises:
-        Refusal: A label is invalid, or the request adds and removes none.
+        Refusal: A label is invalid, or the request has neither `add_labels` nor `remove_labels`.
     """
     if body.keys().isdisjoint({"add_labels", "remove_labels"}):
         raise invalid("add_labels", "given, or else remove_labels")

@@ -1,7 +1,8 @@
-"""Listings of the REST API: reading the query, and taking the page that it asks for.
+"""Listings of the REST API: reads the query, and returns the requested page.
 
-A page token says where the previous page ended, so items that come or go in between neither shift nor repeat others.
-But a thread that gets mail in between moves to the front, to the pages that the client has already read.
+A page token contains the position where the previous page ended. So if items are added or removed in between, no other
+item is skipped or repeated. But in descending order, a thread that gets mail in between moves to the front, to a page
+that the client has already read.
 """
 
 import base64
@@ -36,10 +37,10 @@ Params: TypeAlias = Mapping[str, Sequence[str]]
 
 @attrs.frozen(kw_only=True)
 class Query:
-    """What a listing is asked for.
+    """The query of a listing.
 
     Attributes:
-        limit: The maximum number of items on the page.
+        limit: Maximum number of items on the page.
         beyond: The key of the last item of the previous page.
         start: The lowest key, inclusive.
         end: The highest key, exclusive.
@@ -74,7 +75,7 @@ def read_query(params: Params, permissions: Collection[str] | None) -> Query:
         end=_time(params, "before"),
         ascending=_flag(params, "ascending"),
         labels=_labels(params),
-        # Mail that the key may not see is left out silently, even if the client has asked for it.
+        # Mail that the key may not see is left out without an error, even if the client has requested it.
         hidden=frozenset(PERMISSION_TO_READ) - wanted | hidden_labels(permissions),
     )
 
@@ -89,12 +90,12 @@ def read_paging(params: Params) -> Query:
 
 
 def filtering(params: Params, strings_of: Mapping[str, Callable[[T], Iterable[str]]]) -> Callable[[T], bool]:
-    """Return a function that says whether an item matches the text filters of a query.
+    """Return a function that returns whether an item matches the text filters of a query.
 
-    An item matches a filter if one of its strings contains the text, in upper or lower case. It must match all filters.
+    An item matches a filter if one of its strings contains the text, ignoring case. It must match all filters.
 
     Args:
-        strings_of: For each parameter that is such a filter, a function that returns the strings of an item.
+        strings_of: For each parameter that is a text filter, a function that returns the strings of an item.
     """
     wanted = [(of, string.casefold()) for name, of in strings_of.items() for string in _strings(params, name)]
     return lambda item: all(any(part in string.casefold() for string in of(item)) for of, part in wanted)
@@ -155,12 +156,12 @@ def _flag(params: Params, name: str) -> bool:
 
 
 def _labels(params: Params) -> frozenset[str]:
-    # The store has them in lower case.
+    # Labels in the store are in lower case.
     return frozenset(label.lower() for label in _strings(params, "labels"))
 
 
 def _strings(params: Params, name: str) -> list[str]:
-    """Return the values of a parameter: a JSON array, as the official SDK writes it, or repeated, as in the OpenAPI."""
+    """Return the values of a parameter. The official SDK sends a JSON array; the OpenAPI definition repeats it."""
     strings: list[str] = []
     for text in params.get(name, ()):
         if text.startswith("["):

@@ -1,4 +1,4 @@
-"""A message that a client asks to send: the body of its request, read and checked."""
+"""`Outgoing`: a message that a client requests to send, read from the body of its request."""
 
 import base64
 import binascii
@@ -42,7 +42,7 @@ OWN_HEADERS = frozenset(
         *("mime-version", "content-type", "content-transfer-encoding", "content-disposition"),
     }
 )
-"""Headers that follow from the message, so that `headers` must not contain them. In lower case."""
+"""Headers that are set from other fields, in lower case. `headers` must not contain them."""
 
 
 @attrs.frozen(kw_only=True)
@@ -52,7 +52,7 @@ class Outgoing:
     Attributes:
         attachments: The attachments, each with an id.
         contents: The content of each attachment, by its id.
-        thread_id: The thread of the message that this one replies to or forwards; `None`: a new thread.
+        thread_id: The thread of the message that this one replies to or forwards; `None` for a new thread.
     """
 
     to: tuple[str, ...]
@@ -77,7 +77,7 @@ class Outgoing:
 
 
 def read_outgoing(body: dict[str, Any]) -> Outgoing:
-    """Read what the body of a request asks to send.
+    """Read the message to send from the body of a request.
 
     Raises:
         Refusal: A field is invalid.
@@ -116,7 +116,7 @@ def _headers(body: dict[str, Any]) -> dict[str, str]:
 
 
 def read_files(body: dict[str, Any]) -> list[AttachedFile]:
-    """Read the files in `attachments`, whose content is in Base64.
+    """Read the files in `attachments`, whose contents are in Base64.
 
     Raises:
         Refusal: A field is invalid.

@@ -19,14 +19,15 @@ __all__ = ["forward_of", "reply_to"]
 def reply_to(message: Message, outgoing: Outgoing, *, to_all: bool) -> Outgoing:
     """Complete a reply to a message.
 
-    It goes to the recipients that `outgoing` names; without any, to the sender of the message or, if the inbox itself
-    has sent the message, to its recipients.
+    If `outgoing` has no `to`, the reply goes to the Reply-To or sender of the message or, if the inbox itself has sent
+    the message, to its recipients.
 
     Args:
-        to_all: Whether it goes to all recipients of the message, too, whatever `outgoing` names.
+        to_all: Whether the reply goes to the sender and all recipients of the message. The `to` and `cc` of `outgoing`
+            are then ignored.
 
     Raises:
-        Refusal: The reply would have no recipient.
+        Refusal: `outgoing` has no `to`, and the message has no address to reply to.
     """
     sent = "sent" in message.labels
     answered = message.to if sent else tuple(filter(is_address, message.reply_to)) or (message.from_,)
@@ -49,10 +50,11 @@ def reply_to(message: Message, outgoing: Outgoing, *, to_all: bool) -> Outgoing:
 
 
 def forward_of(message: Message, contents: Mapping[str, bytes], outgoing: Outgoing) -> Outgoing:
-    """Complete a message that forwards another one: its text follows that of `outgoing`, and so do its attachments.
+    """Complete a message that forwards another one, by appending its text and its attachments to `outgoing`.
 
     Args:
-        contents: The content of each attachment of the message, by its id.
+        message: The message to forward.
+        contents: The content of each attachment of `message`, by its id.
     """
     assert message.timestamp is not None
     head = [
@@ -82,7 +84,7 @@ def forward_of(message: Message, contents: Mapping[str, bytes], outgoing: Outgoi
 
 
 def _others(addresses: Iterable[str], known: Iterable[str]) -> tuple[str, ...]:
-    """Return each address once, without the known ones, which are bare addresses."""
+    """Return the valid addresses, each only once, without those in `known`, which are bare addresses."""
     seen = {address.lower() for address in known}
     others = []
     for address in addresses:

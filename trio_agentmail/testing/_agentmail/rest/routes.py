@@ -1,4 +1,4 @@
-"""The route table: which function answers a call, and which permission the call requires.
+"""The route table: the function that answers each call, and the permission that the call requires.
 
 The module of each resource has its own table, and `api.py` joins these into one. A decorator adds a function to a
 table:
@@ -8,9 +8,9 @@ table:
     @routes.get("/inboxes/{inbox}/messages", permission="message_read")
     def list_messages(call: Call, inbox: Inbox) -> Answer: ...
 
-A segment in braces is a parameter, which the function gets as text. `{inbox}` and `{pod}` are different: the inbox or
-pod is looked up before the permission is checked, so that an unknown one is a 404 for every key, and the function gets
-the object.
+A segment in braces is a parameter, which the function gets as text. `{inbox}` and `{pod}` are special: the function
+gets the inbox or pod itself. It is looked up before the permission is checked, so that an unknown one is a 404 for
+every key.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ PREFIX = ("", "v0")
 
 @attrs.frozen
 class Route:
-    """A call.
+    """A route of the API.
 
     Attributes:
         pattern: The segments of the path.
@@ -62,7 +62,7 @@ class RouteTable:
         self.routes: list[Route] = [route for table in tables for route in table.routes]
 
     def get(self, path: str, *, permission: str) -> Callable[[F], F]:
-        """Add a GET; `post`, `patch` and `delete` add calls with these methods."""
+        """Return a decorator that adds a GET. `post`, `patch` and `delete` add calls with these methods."""
         return self._add("GET", path, permission)
 
     def post(self, path: str, *, permission: str) -> Callable[[F], F]:
@@ -77,7 +77,7 @@ class RouteTable:
     def find(self, method: str, segments: Sequence[str]) -> tuple[Route, dict[str, Any]] | None:
         """Return the route of a request and the parameters in its path, or `None` if the fake has no such call."""
         if segments[-1] == "search":
-            return None  # calls of AgentMail that the fake lacks; without this, "search" would be taken for an id
+            return None  # the fake does not have these calls; without this, "search" would be treated as an id
         for route in self.routes:
             if route.method == method and (parameters := route.match(segments)) is not None:
                 return route, parameters

@@ -19,7 +19,7 @@ __all__ = ["routes"]
 
 MAX_RECIPIENTS = 50
 MAX_REQUEST = 6 * 2**20
-"""Bytes. AgentMail documents the limit (6 MB for a request with all of its attachments), but not the error."""
+"""Maximum size of a request with its attachments, in bytes. AgentMail documents the limit (6 MB), but not the error."""
 
 RECIPIENTS = ("to", "cc", "bcc")
 
@@ -62,10 +62,11 @@ def _reply(call: Call, inbox: Inbox, message_id: str, *, to_all: bool) -> Answer
 
 
 def _send_once(call: Call, inbox: Inbox, prepare: Callable[[dict[str, Any], Outgoing], Outgoing]) -> Answer:
-    """Send, once for each `Idempotency-Key`, and return the ids of the message and of its thread.
+    """Send a message, once for each `Idempotency-Key`. Return the ids of the message and of its thread.
 
     Args:
-        prepare: Returns the complete message for the body of the request and what the body asks to send.
+        prepare: A function that takes the body of the request and the message read from it, and returns the complete
+            message.
     """
     idempotency_key = key(call.request.headers.get("idempotency-key"), "Idempotency-Key")
     if len(call.request.body) > MAX_REQUEST:
@@ -74,7 +75,7 @@ def _send_once(call: Call, inbox: Inbox, prepare: Callable[[dict[str, Any], Outg
     def send() -> dict[str, Any]:
         body = call.body()
         outgoing = read_outgoing(body)
-        flag(body, "track_opens")  # checked only: the fake opens no mail by itself
+        flag(body, "track_opens")  # only checked, since the fake opens no mail by itself
         outgoing = prepare(body, outgoing)
         _check_recipients(outgoing)
         message = _compose(call, inbox, outgoing)

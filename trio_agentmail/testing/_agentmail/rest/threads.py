@@ -1,4 +1,4 @@
-"""The REST API of threads: of all threads, or of those in a pod or an inbox."""
+"""The REST API of threads, for all threads or those in a pod or an inbox."""
 
 import attrs
 import orjson
@@ -18,7 +18,7 @@ from .routes import RouteTable
 __all__ = ["routes"]
 
 MAX_CHANGED = 100
-"""From this number of messages on, the labels of a thread cannot be changed as a whole."""
+"""Number of messages from which on the labels of a thread cannot be changed in one request."""
 
 routes = RouteTable()
 
@@ -55,7 +55,7 @@ def get_thread(call: Call, thread_id: str, *, pod: Pod | None = None, inbox_id: 
     messages = [orjson.Fragment(encode_part(mail.message)) for mail in reversed(newest_first)]
     page = orjson.dumps(listing("messages", messages, query, token)).decode()
     # The thread and the page are joined as text. To join them as objects, orjson would have to parse the thread, and it
-    # refuses lone surrogates, which may occur in the thread as escapes.
+    # rejects lone surrogates, which the thread may contain as escapes.
     return orjson.Fragment(f"{thread.item[:-1]},{page[1:]}")
 
 
@@ -70,7 +70,7 @@ def update_thread(call: Call, thread_id: str, *, pod: Pod | None = None, inbox_i
     for mail in mails:
         message = attrs.evolve(mail.message, labels=change.of(mail.labels), updated_at=call.now)
         call.store.replace(mail, message, call.now)
-    # These are the labels of the changed mails, even of those that the change has hidden from the key.
+    # The answer includes the labels of changed mails that the change has hidden from the key.
     return {"thread_id": thread_id, "labels": list(dict.fromkeys(label for mail in mails for label in mail.labels))}
 
 
@@ -93,7 +93,7 @@ def get_attachment(
 
 
 def _thread(call: Call, thread_id: str, pod: Pod | None, inbox_id: str | None) -> ThreadView:
-    """Return the part of a thread that the key may see, or raise a `Refusal` if there is none."""
+    """Return the part of a thread that the key may see, or raise a `Refusal` if it is empty."""
     thread = call.store.thread(thread_id)
     if inbox_id is not None:
         inbox_id = call.inbox(inbox_id).inbox_id
