@@ -22,7 +22,7 @@ from .store import Bury, DeadRecord, Keep, Store
 __all__ = ["OpenJournal"]
 
 UNSTORED_EVENTS, UNSTORED_BYTES = 1000, 8 * 2**20
-"""Maximum number of recorded events that are not stored yet, and of the bytes of their texts. `record` then waits."""
+"""Number of recorded events that are not stored yet, and of the bytes of their texts, from which on `record` waits."""
 
 logger = logging.getLogger("trio_agentmail")
 

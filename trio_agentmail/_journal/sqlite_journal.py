@@ -36,7 +36,7 @@ class SQLiteJournal(StoredJournal):
             ending in `-wal`, `-shm` and `-lock` are created beside it.
         max_attempts: Number of failed attempts after which an event is a dead letter.
         retry_delay: Seconds from a failed attempt to the redelivery.
-        max_pending: Maximum number of unacknowledged events. Above it, reading from the network waits.
+        max_pending: Maximum number of unacknowledged events. When it is reached, reading from the network waits.
 
     Raises:
         TypeError, ValueError: An argument is invalid.

@@ -39,8 +39,7 @@ FORGOTTEN_AT_ONCE = 2_000
 """Maximum number of identities that are deleted in one transaction. This takes a few milliseconds."""
 
 SPARE_PAGES = 4096
-"""Number of free pages (of 4 KB) that stay in the file for later events, or the number of used pages if that is larger.
-"""
+"""Number of free pages (of 4 KB) that stay in the file for later events, or as many as are in use, if more are."""
 
 RETURNED_PAGES = 256
 """Maximum number of free pages above that which are returned after each transaction. This takes 1 to 2 milliseconds."""

@@ -175,7 +175,7 @@ Change: TypeAlias = Add | BeginAttempt | TakeBackAttempt | Fail | Bury | Ack | R
 class Store(Protocol):
     """The storage engine of an open journal. Its methods are called one at a time.
 
-    When it was opened, it has been checked that it belongs to the stream's scope and has no other consumer.
+    Opening a store checks that it belongs to the stream's scope and has no other consumer.
 
     The journal assigns ids in ascending order from `Loaded.last_id`, so that recording an event does not wait for the
     store. After a restart, pending events are delivered by ascending id.

@@ -16,8 +16,7 @@ from .source import Scan
 __all__ = ["ScanPages"]
 
 SAME_MOMENT = 0.001
-"""Seconds before its position from which a scan resumes, since some mail of that millisecond may not have been listed.
-"""
+"""Seconds before its position from which a scan resumes: some mail of that millisecond may not have been listed."""
 
 LATEST = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 

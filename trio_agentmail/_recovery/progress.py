@@ -68,7 +68,7 @@ class Progress:
         self._change_times(moved)
 
     def clamp(self, now: float) -> None:
-        """Move times in the future to `now`. A clock was wrong when they were written."""
+        """Move times in the future to `now`. They were written when a clock was wrong."""
         self._change_times(lambda at: at if at == math.inf else min(at, now))
 
     def _change_times(self, change: Callable[[float], float]) -> None:

@@ -31,7 +31,7 @@ PUSHED_BY_THEN = 60.0
 
 
 class RecoveryState:
-    """The progress of each target. It hands over missed mail, and sends notices to the consumer.
+    """Keeps the progress of each target, hands over missed mail, and sends notices to the consumer.
 
     Args:
         renew: A function that replaces the present connection by a new one.

@@ -21,7 +21,7 @@ from .state import RecoveryState
 __all__ = ["Rate", "Sweeps"]
 
 SECOND_SCAN_AFTER = 30.0
-"""Seconds from the end of a gap to the sweep that finds what was not listed yet when the gap was closed."""
+"""Seconds from the end of a gap to the sweep that finds mail which was not listed yet when the gap was closed."""
 
 
 PAUSE = 0.02
