@@ -149,7 +149,7 @@ def _file(part: Part) -> AttachedFile:
 
 
 def _addresses(mail: Part, name: str) -> list[tuple[str, str]]:
-    """Return the addresses in the headers with this name, each as (address with a name, bare address)."""
+    """Return the addresses in the headers with this name, each with and without the name of its owner."""
     headers = cast(list[AddressHeader], mail.get_all(name, []))
     found = [address for header in headers for address in header.addresses]
     return [(without_surrogates(str(one)), without_surrogates(one.addr_spec)) for one in found if one.addr_spec != "<>"]

@@ -96,7 +96,7 @@ def _is_in(pod: Pod | None, inbox: Inbox) -> bool:
 
 
 def _merged(metadata: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
-    """Return the metadata after a change. In the change, null removes a single key, or all keys.
+    """Return the metadata after a change. A null value removes its key, and null instead of an object removes all keys.
 
     Raises:
         Refusal: The change is invalid, or exceeds the limits.

@@ -156,12 +156,12 @@ def _flag(params: Params, name: str) -> bool:
 
 
 def _labels(params: Params) -> frozenset[str]:
-    # Labels in the store are in lower case.
+    # Clients set labels in lower case; see `read_labels`.
     return frozenset(label.lower() for label in _strings(params, "labels"))
 
 
 def _strings(params: Params, name: str) -> list[str]:
-    """Return the values of a parameter. The official SDK sends a JSON array; the OpenAPI definition repeats it."""
+    """Return the values of a parameter: a JSON array, as the official SDK sends, or repeated, as in the OpenAPI."""
     strings: list[str] = []
     for text in params.get(name, ()):
         if text.startswith("["):
