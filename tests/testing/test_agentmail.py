@@ -112,6 +112,12 @@ def test_a_sent_mail_causes_its_events_in_the_order_of_its_way(agentmail: AgentM
     assert [type(event) for event in outcome.events] == kinds
 
 
+def test_labels_are_converted_to_lower_case(agentmail: AgentMail) -> None:
+    message_id = agentmail.deliver(inbox_id=INBOX, now=NOW).value.message.message_id
+    assert agentmail.label(INBOX, message_id, add=["Urgent", "VIP"], now=NOW) == ("received", "unread", "urgent", "vip")
+    assert agentmail.label(INBOX, message_id, remove=["URGENT", "Unread"], now=NOW) == ("received", "vip")
+
+
 def test_labels_change_and_mail_is_deleted_at_the_time_that_is_passed_in(agentmail: AgentMail) -> None:
     message_id = agentmail.deliver(inbox_id=INBOX, now=NOW).value.message.message_id
     labels = agentmail.label(INBOX, message_id, add=["urgent"], remove=["unread"], now=NOW + MINUTE)

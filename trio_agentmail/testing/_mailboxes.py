@@ -112,7 +112,7 @@ class Mailboxes:
     async def label(
         self, inbox_id: str, message_id: str, *, add: Collection[str] = (), remove: Collection[str] = ()
     ) -> None:
-        """Change the labels of a mail. AgentMail has no event for that.
+        """Change the labels of a mail, which are in lower case. AgentMail has no event for that.
 
         Raises:
             KeyError: There is no such mail.

@@ -208,11 +208,14 @@ class AgentMail:
     def label(
         self, inbox_id: str, message_id: str, *, add: Collection[str] = (), remove: Collection[str] = (), now: datetime
     ) -> tuple[str, ...]:
-        """Change the labels of a mail, and return its new labels. This causes no event."""
+        """Change the labels of a mail, and return its new labels, in lower case. This causes no event."""
         check_texts("add", add)
         check_texts("remove", remove)
         mail = self._mail(inbox_id, message_id)
-        labels = tuple(label for label in dict.fromkeys((*mail.labels, *add)) if label not in remove)
+        removed = {label.lower() for label in remove}
+        # AgentMail converts labels to lower case.
+        all_labels = dict.fromkeys((*mail.labels, *(label.lower() for label in add)))
+        labels = tuple(label for label in all_labels if label not in removed)
         self.store.replace(mail, attrs.evolve(mail.message, labels=labels, updated_at=now), now)
         return labels
 
