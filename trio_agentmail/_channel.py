@@ -122,5 +122,5 @@ class _Watch(trio.abc.Instrument):
 
 
 def size_of(event: Event) -> int:
-    """Return the size of an event's text, in bytes of UTF-8; 0 for a notice."""
+    """Return the size of an event's text, in bytes of UTF-8; 0 for an event that the client made."""
     return len(getattr(event, "_raw", ""))

@@ -43,8 +43,8 @@ def identity(event: Event) -> bytes | None:
 
     The identity of a received mail consists of its `mail_key`, its event_type and the whole second of its timestamp. A
     listing through the REST API has all of these, but no `event_id`. The identity of any other event comes from its
-    `event_id`, or from its text if the `event_id` is missing. `Subscribed`, `ErrorEvent` and notices have no identity,
-    because each of them is new information. An event that was constructed without `event_id` and `raw` has none
+    `event_id`, or from its text if the `event_id` is missing. Notices have no identity, because each
+    of them is new information. An event that was constructed without `event_id` and `raw` has none
     either.
 
     The identity is the same in every process, so a journal can store it.

@@ -69,7 +69,7 @@ class Outbox(Channel):
             self.duplicates += 1
             return False
         try:
-            size = len(event._raw)  # type: ignore[union-attr]  # put() gets no notices here; size_of() is slower
+            size = len(event._raw)  # type: ignore[union-attr]  # every event here has a text; size_of() is slower
             if self._size + size <= self._max_size and not self._in_turn and self._backlog_empty.is_set():
                 try:
                     self._channel.send_nowait(event)

@@ -220,7 +220,7 @@ def _aware(instance: object, attribute: "attrs.Attribute[Any]", value: object) -
 
 @attrs.frozen
 class Recovery:
-    """Recovery of missed mail through the REST API, after every reconnect and in periodic sweeps.
+    """Recovery of missed mail through the REST API: during outages, after every reconnect, and in periodic sweeps.
 
     AgentMail lists only mail; other events cannot be recovered. Listings are ordered by the mail's own time, which its
     sender chose, so recovery lists mail from before the gap as well. `docs/reliability.md` states how many requests
@@ -235,8 +235,8 @@ class Recovery:
             been used before takes precedence.
         fetch_bodies: Whether to fetch the text and HTML of a mail that was so large that it was pushed without them.
             Later events wait for the response.
-        sweep_rate: Maximum average number of requests that sweeps make per minute. A quarter of them may be made in one
-            burst. A sweep that takes longer than `sweep_interval` at this rate goes on, and recent mail is checked in
+        sweep_rate: Maximum average number of requests per minute that sweeps make, and polls during outages. A quarter
+            of them may be made in one burst. A sweep that takes longer than `sweep_interval` at this rate goes on, and recent mail is checked in
             between.
 
     Raises:

@@ -95,7 +95,9 @@ class SubscriptionRejectedError(AgentMailError):
 
 
 class ConnectionLostError(AgentMailError):
-    """A connection was lost. The stream reconnects, so this is raised only as the `__cause__` of another exception.
+    """A connection was lost. The stream reconnects, so a consumer sees this only as the cause of another exception.
+
+    A `Backend` and its `WebSocket` raise it.
 
     Attributes:
         reason: What happened, in words.

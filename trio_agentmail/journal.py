@@ -1,4 +1,4 @@
-"""The protocol `Journal`, for journals on other storage engines, and the types in its signatures."""
+"""The protocol `Journal`, and the types in its signatures, for journals other than `SQLiteJournal`."""
 
 from ._journal.protocol import Journal, Kept, KeptIdentity, RunSync
 

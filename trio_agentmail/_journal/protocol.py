@@ -1,4 +1,8 @@
-"""`Journal`: the protocol between a stream and its journal."""
+"""`Journal`: the protocol between a stream and its journal.
+
+Whoever implements it decides everything about the journal, including attempts and retries. `StoredJournal` implements
+it over a `Store`, so that an engine of this package has to implement `Store` only.
+"""
 
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence

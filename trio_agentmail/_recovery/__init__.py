@@ -4,8 +4,8 @@ The path of a missed mail:
 
 1. The supervisor tells the `recoverer` that the connection was lost, or that the subscription is in force again.
 2. `gaps` or `sweeps` decides that a target (an inbox, a pod, or a whole key; see `source`) is due, and starts a scan
-   of it. `gaps` closes the gap that a lost connection left. `sweeps` scans periodically, for mail that was missed
-   otherwise.
+   of it. `gaps` closes the gap that a lost connection left, and polls recent mail while there is no connection.
+   `sweeps` scans periodically, for mail that was missed otherwise.
 3. `listing` runs the scan. `pages` reads the listing page by page: an inbox's messages or, with `threads`, the threads
    of a pod or key. `mails` decides which of the listed mails were missed, and fetches them in full. `in_order` fetches
    several at once and hands them over in order. `held` checks mail that is held for a security review, and hands it

@@ -45,6 +45,9 @@ class Gaps:
 
     If the connection is lost again, the scan continues, and the next scan closes the new gap. A scan that fails or is
     interrupted keeps its position. While there is no connection, recent mail is polled at the rate of sweeps.
+
+    Args:
+        pace: Waits until the rate of sweeps permits another request. Only polls use it.
     """
 
     def __init__(

@@ -16,7 +16,8 @@ __all__ = ["Progress", "decode_progress", "encode_progress", "follow"]
 
 @attrs.define(eq=False)
 class Progress:
-    """How far a target has been scanned. All times are in seconds since the epoch, by AgentMail's clock.
+    """How far a target has been scanned. Times are in seconds since the epoch, by AgentMail's clock
+    unless stated otherwise.
 
     Attributes:
         wanted: See `Scan`.
@@ -55,7 +56,7 @@ class Progress:
         return min(self.swept_until, self.open_since)
 
     def shift(self, ahead: float, given: float | None) -> None:
-        """Convert all times from this machine's clock to AgentMail's.
+        """Convert the times that were read from this machine's clock to AgentMail's. Mail has its own times.
 
         Args:
             ahead: Seconds by which AgentMail's clock is ahead.

@@ -5,7 +5,7 @@ listing is in the order of the mails' own times, which their senders chose, and 
 was created. So a single scan is not enough. Two kinds of scans run concurrently:
 
 - When the subscription is in force again after an outage, `Gaps` scans mail that is dated from shortly before the gap.
-  That finds nearly all missed mail immediately.
+  That finds nearly all missed mail immediately. During the outage, `Gaps` already polls recent mail.
 - Half a minute after a gap, and then every `Recovery.sweep_interval`, `Sweeps` scans `Recovery.sweep_depth` back.
 
 Mail that is found is delivered, unless it was delivered before (`_delivered`) or created before the stream began.
