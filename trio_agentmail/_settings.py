@@ -236,8 +236,8 @@ class Recovery:
         fetch_bodies: Whether to fetch the text and HTML of a mail that was so large that it was pushed without them.
             Later events wait for the response.
         sweep_rate: Maximum average number of requests per minute that sweeps make, and polls during outages. A quarter
-            of them may be made in one burst. A sweep that takes longer than `sweep_interval` at this rate goes on, and recent mail is checked in
-            between.
+            of them may be made in one burst. A sweep that takes longer than `sweep_interval` at this rate goes on, and
+            recent mail is checked in between.
 
     Raises:
         TypeError: A value has the wrong type.
