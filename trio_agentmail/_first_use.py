@@ -1,18 +1,17 @@
 """Slow initialization, done once per process when the first stream is opened, without blocking the event loop."""
 
 import ssl
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import trio
 
 from ._backend import Backend
-from ._codec import decoded_classes
+from ._decoders import generate_all
 from ._network import NetworkBackend, default_ssl_context
 from ._settings import Settings
-from ._structuring import converter, hook_of
+from ._structuring import converter
 
-__all__ = ["generate_functions", "import_in_thread"]
+__all__ = ["import_in_thread"]
 
 _done: set[Callable[[], None]] = set()
 
@@ -34,7 +33,7 @@ async def import_in_thread(backend: Backend, settings: Settings, *, with_recover
     if isinstance(backend, NetworkBackend) and settings.ssl_context is None and _is_encrypted(settings):
         steps.append(_make_tls_context)
     if not isinstance(backend, NetworkBackend):
-        steps.append(_generate_all)
+        steps.append(generate_all)
     missing = [step for step in steps if step not in _done]
     if missing:
         await backend.run_sync(lambda: _do(missing))
@@ -64,24 +63,5 @@ def _make_tls_context() -> None:
     default_ssl_context()
 
 
-def _generate_all() -> None:
-    for cls in decoded_classes():
-        hook_of(cls)
-
-
 def _is_encrypted(settings: Settings) -> bool:
     return settings.environment.websockets.lower().startswith("wss:")
-
-
-_remaining: Iterator[Any] | None = None
-"""The classes whose functions have not been generated yet. All streams of the process share them."""
-
-
-async def generate_functions() -> None:
-    """Generate the decoding functions before they are needed, one class per checkpoint."""
-    global _remaining
-    if _remaining is None:
-        _remaining = iter(decoded_classes())
-    for cls in _remaining:
-        hook_of(cls)
-        await trio.lowlevel.checkpoint()

@@ -13,8 +13,8 @@ from ._clock import Moment, ServerClock
 from ._codec import encode_subscribe
 from ._connection import Connection
 from ._connector import Connector
+from ._decoders import generate_step_by_step
 from ._delivered import Delivered
-from ._first_use import generate_functions
 from ._journal.protocol import Journal
 from ._journaled_outbox import JournaledOutbox
 from ._network import NetworkBackend
@@ -134,7 +134,7 @@ class Supervisor:
                 async with background_nursery() as own:
                     own.start_soon(self.outbox.run)
                     if isinstance(self._backend, NetworkBackend):
-                        own.start_soon(generate_functions)
+                        own.start_soon(generate_step_by_step)
                     own.start_soon(self._recover)
                     await self._forward_all(await self._enter())
                     await self.outbox.finish()

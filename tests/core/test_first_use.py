@@ -17,6 +17,7 @@ import trio_agentmail
 from tests.helpers.modules import fresh_copy
 from tests.helpers.rest_api import settings
 from trio_agentmail import AgentMailEnvironment, MessageReceivedEvent, open_agentmail_stream
+from trio_agentmail import _decoders as decoders
 from trio_agentmail import _first_use as first_use
 from trio_agentmail._codec import decoded_classes
 from trio_agentmail._network import NetworkBackend
@@ -30,7 +31,7 @@ PLAIN = AgentMailEnvironment(http="http://localhost:1", websockets="ws://localho
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reset the module to its state before the first stream of a process."""
     monkeypatch.setattr(first_use, "_done", set())
-    monkeypatch.setattr(first_use, "_remaining", None)
+    monkeypatch.setattr(decoders, "_remaining", None)
 
 
 @pytest.fixture
@@ -138,7 +139,7 @@ async def test_a_real_backend_gets_its_tls_context_made(fresh: None) -> None:
 def written(fresh: None, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Record the classes whose functions are requested."""
     asked_for: list[Any] = []
-    monkeypatch.setattr(first_use, "hook_of", asked_for.append)
+    monkeypatch.setattr(decoders, "hook_of", asked_for.append)
     return asked_for
 
 
@@ -159,7 +160,7 @@ async def test_the_functions_are_generated_one_class_per_checkpoint(
             await trio.lowlevel.checkpoint()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(first_use.generate_functions)
+        nursery.start_soon(decoders.generate_step_by_step)
         nursery.start_soon(other)
     assert written == decoded_classes()
     assert all(later - earlier <= 2 for earlier, later in itertools.pairwise(seen))
@@ -181,9 +182,9 @@ async def test_the_first_stream_generates_the_functions_and_the_next_one_does_no
 async def test_a_stream_continues_where_an_earlier_one_stopped(written: list[Any], autojump_clock: MockClock) -> None:
     with trio.CancelScope() as scope:
         scope.cancel()
-        await first_use.generate_functions()
+        await decoders.generate_step_by_step()
     assert len(written) == 1
-    await first_use.generate_functions()
+    await decoders.generate_step_by_step()
     assert written == decoded_classes()
 
 
