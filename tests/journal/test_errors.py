@@ -35,11 +35,6 @@ from trio_agentmail._journal.stored_journal import StoredJournal
 GAP = Disconnected(reason="cut")
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "agent.db"
-
-
 async def test_recorded_events_are_stored_at_the_end_of_the_block_even_if_it_is_cancelled(engine: Engine) -> None:
     with trio.CancelScope() as scope:
         async with opened(engine, run_sync=in_a_thread) as journal:

@@ -54,11 +54,6 @@ from trio_agentmail.testing import FakeAgentMail
 GAP = Disconnected(reason="cut")
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "agent.db"
-
-
 # With threads, and without
 
 

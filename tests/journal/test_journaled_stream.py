@@ -43,11 +43,6 @@ def fake() -> FakeAgentMail:
     return FakeAgentMail()
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "agent.db"
-
-
 def word(event: Event) -> str:
     """An event in a word. A mail is its subject, with + before it if it was recovered, and =n if it is attempt n."""
     match event:
