@@ -12,8 +12,8 @@ import trio
 from trio.testing import MockClock, lockstep_stream_pair, wait_all_tasks_blocked
 
 from tests.helpers.streams import open_agentmail_session, open_agentmail_stream
+from tests.helpers.websocket_server import TEXT
 from tests.helpers.wires import Pair, opcode, tap_server
-from tests.websocket.test_websocket import TEXT
 from trio_agentmail import (
     Disconnected,
     Event,

@@ -7,8 +7,8 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.helpers.streams import open_agentmail_session, open_agentmail_stream
+from tests.helpers.websocket_server import BINARY, PING, PONG, TEXT, close_frame, frame
 from tests.helpers.wires import opcode, tap_client
-from tests.websocket.test_websocket import BINARY, PING, PONG, TEXT, close_frame, frame
 from trio_agentmail import Disconnected, Event, Subscribed, UnknownEvent
 from trio_agentmail.testing import FakeAgentMail
 

@@ -8,8 +8,8 @@ from trio.testing import MockClock
 
 import trio_agentmail
 from tests.helpers.streams import open_agentmail_session, open_agentmail_stream
+from tests.helpers.websocket_server import PING, PONG, TEXT, close_frame, frame
 from tests.helpers.wires import opcode, tap_client
-from tests.websocket.test_websocket import PING, PONG, TEXT, close_frame, frame
 from trio_agentmail import CaughtUp, Disconnected, MessageReceivedEvent, ReconnectPolicy, Subscribed, UnknownEvent
 from trio_agentmail.testing import FakeAgentMail
 from trio_agentmail.testing._faults.table import CHAOS, GARBAGE
