@@ -5,6 +5,9 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
+# So that a failed assertion of a helper shows its values.
+pytest.register_assert_rewrite("tests.helpers")
+
 # The time that an example takes depends on the load of the machine.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")

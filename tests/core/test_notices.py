@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.events.test_decode_properties import repeatable
+from tests.helpers.hypothesis_settings import repeatable
 from trio_agentmail import CaughtUp, Disconnected, ErrorEvent, Event, RecoveryFailed, Subscribed, UnknownEvent
 from trio_agentmail._notices import merge_notice
 from trio_agentmail.events import Notice

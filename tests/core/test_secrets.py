@@ -14,6 +14,7 @@ import trio
 from trio.testing import MockClock, memory_stream_pair
 
 import trio_agentmail
+from tests.helpers.secret_key import KEY, MARK, assert_no_secret
 from tests.helpers.streams import open_agentmail_session, open_agentmail_stream
 from trio_agentmail import (
     AgentMailEnvironment,
@@ -35,9 +36,6 @@ from trio_agentmail._websocket import client_websocket
 from trio_agentmail.errors import ConnectionLostError
 from trio_agentmail.testing import FakeAgentMail
 
-MARK = "SECRETMARK"
-KEY = f"am_{MARK}0123456789"
-
 
 @pytest.fixture(autouse=True)
 def logged(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
@@ -53,33 +51,6 @@ def logged(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
         lines.append(logging.Formatter("%(name)s %(message)s").format(record))
         lines.append(repr(vars(record)))
     assert [line for line in lines if MARK in line] == []
-
-
-def everything_in(exc: BaseException) -> Iterator[str]:
-    """Yield everything that can be shown of an exception and of its causes and contexts."""
-    yield "".join(traceback.format_exception(exc))
-    seen: set[int] = set()
-    waiting: list[BaseException | None] = [exc]
-    while waiting:
-        exc_ = waiting.pop()
-        if exc_ is None or id(exc_) in seen:
-            continue
-        seen.add(id(exc_))
-        yield "".join(traceback.format_exception(exc_))
-        yield from (str(exc_), repr(exc_), repr(exc_.args), repr(vars(exc_)), repr(getattr(exc_, "__notes__", [])))
-        waiting += [exc_.__cause__, exc_.__context__]
-        if isinstance(exc_, BaseExceptionGroup):
-            waiting += exc_.exceptions
-
-
-def assert_no_secret(*things: object) -> None:
-    for thing in things:
-        texts = [str(thing), repr(thing)]
-        if isinstance(thing, BaseException):
-            texts += everything_in(thing)
-        if type(thing).__module__.startswith("trio_agentmail") and hasattr(thing, "__attrs_attrs__"):
-            texts += [repr(getattr(thing, attribute.name)) for attribute in thing.__attrs_attrs__]
-        assert [text for text in texts if MARK in text] == []
 
 
 async def raised_on_entering(fake: FakeAgentMail, **options: Any) -> BaseException:

@@ -10,9 +10,10 @@ from typing import Any, get_args, get_origin
 
 import attrs
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.helpers.hypothesis_settings import json_values, repeatable
 from trio_agentmail._codec import decode_event
 from trio_agentmail._identity import identity
 from trio_agentmail.events import (
@@ -27,21 +28,9 @@ from trio_agentmail.events import (
 )
 from trio_agentmail.testing._encode import encode_event
 
-# The same examples in every run, so that a failure does not depend on the machine.
-repeatable = settings(deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
 often = settings(repeatable, max_examples=200)
 
 # Strategies, derived from the classes
-
-json_values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**63), 2**64 - 1)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
-    max_leaves=8,
-)
 
 offsets = st.just(UTC) | st.integers(-1439, 1439).map(lambda minutes: timezone(timedelta(minutes=minutes)))
 

@@ -3,9 +3,10 @@
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 
+from tests.helpers.hypothesis_settings import repeatable
 from tests.helpers.websocket_server import PING, TEXT, close_frame, frame
 from trio_agentmail._frames import Close, Failure, Ping, Pong, Received, Receiver
 
@@ -171,8 +172,6 @@ def utf_8() -> Iterator[tuple[str, bytes, bool]]:
             yield f"6.{group}.{number}", sequence, valid
 
 
-# The same examples in every run: a failure here is never news about the machine.
-repeatable = settings(deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
 often = settings(repeatable, max_examples=150)
 
 

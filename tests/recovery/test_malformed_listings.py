@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from tests.events.test_decode_properties import json_values
+from tests.helpers.hypothesis_settings import json_values
 from tests.helpers.rest_api import at, mail, rest
 from tests.helpers.scanning import (
     DAY,

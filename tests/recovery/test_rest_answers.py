@@ -11,11 +11,11 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.core.test_secrets import KEY as SECRET
-from tests.core.test_secrets import assert_no_secret
 from tests.helpers import rest_api
 from tests.helpers.rest_answers import Body, always, bomb, failure_of, wire
 from tests.helpers.rest_api import EPOCH, Api, RestBackend, asked_key, rest
+from tests.helpers.secret_key import KEY as SECRET
+from tests.helpers.secret_key import assert_no_secret
 from trio_agentmail import AgentMailEnvironment, ApiError, RecoveryFailed, Subscribe, open_agentmail_stream
 from trio_agentmail._clock import ServerClock
 from trio_agentmail._network import NetworkBackend

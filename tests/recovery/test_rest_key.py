@@ -10,11 +10,11 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.core.test_secrets import KEY as SECRET
-from tests.core.test_secrets import MARK, assert_no_secret
 from tests.helpers import rest_api
 from tests.helpers.rest_answers import answers, clock, kinds_of, wire
 from tests.helpers.rest_api import EPOCH, KEY, Api, asked_key, rest
+from tests.helpers.secret_key import KEY as SECRET
+from tests.helpers.secret_key import MARK, assert_no_secret
 from trio_agentmail import ApiError, AuthenticationError, MessageReceivedEvent, Subscribe, open_agentmail_stream
 from trio_agentmail._clock import ServerClock
 from trio_agentmail._network import NetworkBackend
