@@ -247,7 +247,7 @@ async def test_of_nested_streams_the_fatal_error_of_one_comes_out_alone(
                 await refuse_for_good(outer if which == "outer" else inner)
                 await trio.sleep_forever()
     assert not any(isinstance(exc, trio.Cancelled) for exc in chain(caught.value))
-    # The outer one cancels the inner, by force; the inner one leaves the outer in peace.
+    # An error of the outer stream cancels the inner one. The error of the inner stream lets the outer one close.
     assert inner.record.close_codes == [None]
     assert outer.record.close_codes == ([None] if which == "outer" else [1000])
 

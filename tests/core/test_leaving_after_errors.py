@@ -176,7 +176,7 @@ async def test_a_fatal_error_keeps_the_exception_that_the_caller_handles_as_its_
 
 
 class BuggyBackend(FakeBackend):
-    """A backend with a bug that one connection meets. Connections are counted from 1."""
+    """A backend with a bug in call number `at` of `open_websocket`, counted from 1."""
 
     def __init__(self, fake: FakeAgentMail, at: int) -> None:
         super().__init__(fake)

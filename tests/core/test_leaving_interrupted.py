@@ -79,7 +79,7 @@ def test_control_c_on_entering_comes_out_as_it_is(opener: Opener) -> None:
 
 @with_both
 def test_control_c_in_a_task_of_the_stream_is_not_lost(opener: Opener) -> None:
-    """Control-C strikes anywhere. An `api_key` callable runs in a task of the stream."""
+    """Control-C may interrupt any task. An `api_key` callable runs in a task of the stream."""
     fake = FakeAgentMail()
     calls = 0
 
@@ -118,11 +118,11 @@ def test_control_c_while_closing_is_not_lost(opener: Opener) -> None:
 
 
 class Interrupting(FakeBackend):
-    """A backend in which control-C strikes.
+    """A backend that control-C interrupts.
 
     Args:
-        where: The method in which control-C strikes.
-        calls: The number of calls before that.
+        where: The method that is interrupted.
+        calls: The number of calls of this method before that.
         what: The exception that is raised.
     """
 

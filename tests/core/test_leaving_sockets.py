@@ -19,13 +19,13 @@ INBOX = "agent@agentmail.to"
 
 
 def open_sockets() -> set[socket.socket]:
-    gc.collect()  # what was not closed warns here, and warnings are errors
+    gc.collect()  # a socket that was not closed warns here, and warnings are errors
     return {thing for thing in gc.get_objects() if isinstance(thing, socket.socket) and thing.fileno() != -1}
 
 
 @asynccontextmanager
 async def served_leaving_nothing(fake: FakeAgentMail) -> AsyncIterator[AgentMailEnvironment]:
-    """As `leaving_nothing`, on a port of this machine. When the block ends, the fake has seen all connections end."""
+    """The same as `leaving_nothing`, over sockets. When the block ends, the fake has seen all connections end."""
     async with fake.serve() as environment:
         before = open_sockets()
         tasks = trio.lowlevel.current_statistics().tasks_living

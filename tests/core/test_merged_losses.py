@@ -87,7 +87,7 @@ async def test_a_consumer_that_works_with_clones_sees_the_same_losses(autojump_c
             await wait_all_tasks_blocked()
         await mail(fake, "after")
         words = (await take_all(clone)).split()
-        # Nothing can be taken back out of the channel then, so up to its size the notices are not merged.
+        # With clones, notices are not taken back out of the channel, so those in it are not merged.
         assert words[-1] == "after"
         assert words[:-1] == ["D", "S"] * (len(words) // 2)
         assert len(words) <= 4 + 4 + 1

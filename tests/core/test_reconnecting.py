@@ -124,7 +124,7 @@ async def test_a_server_that_accepts_and_drops_for_an_hour_is_not_hammered(
                 await trio.sleep_forever()
             async for _ in events:
                 pass
-    # Nearly all waits are drawn from 0 to 30 s, so 240 are to be expected, give or take 9.
+    # Nearly all waits are drawn from 0 to 30 s, so about 240 are expected, with a standard deviation of 9.
     assert 180 < len(fake.record.handshakes) < 300
 
 

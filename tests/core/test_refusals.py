@@ -85,7 +85,7 @@ async def test_a_refusal_after_another_failure_on_entering_is_raised_at_once(
     before: Fault,
     autojump_clock: MockClock,
 ) -> None:
-    # Also after a handshake that was accepted: nothing has been confirmed, so nothing shows that this ever worked.
+    # This also holds after an accepted handshake. Without a confirmation, nothing shows that this ever worked.
     fake = FakeAgentMail()
     before(fake)
     refuse(fake, 1)
@@ -141,7 +141,7 @@ async def test_refusals_beyond_the_grace_end_the_block_with_the_last_of_them(
             await fake.drop_connections()
             await trio.sleep_forever()
     assert type(caught.value) is error
-    # The first refusal after which 60 s have passed since the one at 0.5 s.
+    # The first refusal that is 60 s or more after the one at 0.5 s.
     assert trio.current_time() - began == pytest.approx(61.5)
     assert fake.record.attempts == 1 + 7
     assert caught.value.__notes__ == [

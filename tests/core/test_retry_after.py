@@ -60,7 +60,7 @@ def test_retry_after_may_be_a_date_of_any_of_http_s_three_forms() -> None:
 
 @pytest.mark.parametrize("behind", [-86_400, -1, 0, 600, 86_400 * 3650])
 def test_a_retry_after_date_is_compared_with_the_date_of_the_same_answer(behind: float) -> None:
-    # Both are by the server's clock, however wrong ours is.
+    # Both times are by the server's clock, so ours does not matter.
     there = NOON + timedelta(seconds=behind)
     failure = api_error(
         503,

@@ -199,5 +199,5 @@ async def test_a_new_subscription_inherits_how_long_the_old_one_has_been_in_forc
         await fake.drop_connections()
         await trio.sleep(5)
         assert session.state == "subscribed"
-    assert waits(fake)[-1] == 5.5  # the first wait is as short as after an hour
+    assert waits(fake)[-1] == 5.5  # the first wait, since a subscription was in force for an hour
     assert [record for record in caplog.records if record.levelname == "WARNING"] == []

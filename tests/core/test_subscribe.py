@@ -61,7 +61,7 @@ async def test_what_the_old_connection_had_received_comes_first_to_a_slow_consum
     async with open_agentmail_session(A, backend=fake, buffer_size=1) as session:
         await mail(fake, "1", "2", "3", "4", "5")
         await trio.sleep(600)
-        # The only consumer calls it, with the channel full: it returns before anything is taken.
+        # The only consumer calls `subscribe` while the channel is full. It returns before an event is taken.
         await session.subscribe(B)
         await mail(fake, "6", "7", "8", inbox_id="b")
         await trio.sleep(600)
@@ -214,7 +214,7 @@ async def test_new_subscriptions_from_many_tasks_come_into_force_one_after_the_o
         assert sorted(words[1:]) == ["S0", "S1", "S2", "S3", "S4"]
         assert fake.connected == 1
         await fake.drop_connections()
-        # In force is what was confirmed last.
+        # The subscription that was confirmed last is in force.
         assert await take(session.events, 2) == f"D {words[-1]}"
 
 
@@ -238,7 +238,7 @@ async def test_the_old_connection_may_be_lost_while_the_new_subscription_is_conf
         assert trio.current_time() - began == pytest.approx(5)
         await mail(fake, "2", inbox_id="b")
         assert await take_all(session.events) == "Sa 1 D Sb 2"
-        # At 8.5 s nobody tried again: the new one is in force.
+        # No attempt followed at 8.5 s, since the new subscription was in force.
         assert (fake.record.attempts, fake.connected) == (5, 1)
         assert session.state == "subscribed"
         await fake.drop_connections()
@@ -267,7 +267,7 @@ async def test_the_old_subscription_may_be_confirmed_again_together_with_the_new
     no_jitter: None, autojump_clock: MockClock
 ) -> None:
     stories = set()
-    for _ in range(40):  # Trio draws which of the two tasks runs first
+    for _ in range(40):  # Trio decides at random which of the two tasks runs first
         fake = FakeAgentMail()
         async with open_agentmail_session(A, backend=fake) as session, trio.open_nursery() as nursery:
             fake.faults.delay_connections(5)

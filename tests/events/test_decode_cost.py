@@ -21,8 +21,8 @@ def calls(field: str, value: str) -> int:
         nonlocal counted
         counted += event in ("call", "c_call")
 
-    decode_event(frame)  # the first one writes functions
-    gc.disable()  # it may have callbacks
+    decode_event(frame)  # the first call generates functions
+    gc.disable()  # it may run callbacks
     sys.setprofile(count)
     try:
         event = decode_event(frame)

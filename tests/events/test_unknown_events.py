@@ -1,4 +1,4 @@
-"""What is no known event is an UnknownEvent, and text is readable whatever its bytes."""
+"""Input that is no known event is an `UnknownEvent`, and invalid text is repaired or readable."""
 
 import json
 import sys

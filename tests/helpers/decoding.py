@@ -1,4 +1,4 @@
-"""Decoding in short, and one payload of each event type."""
+"""Shorthands for decoding, and the ids of a mail."""
 
 import json
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""Failures of connections, and streams that meet them."""
+"""Failures of connections, and streams that run into them."""
 
 import ssl
 from collections.abc import AsyncIterator, Callable

@@ -14,7 +14,7 @@ CONTINUATION = 0
 NO_LIMIT = 2**63
 
 Item = bytes | tuple[str, bytes] | tuple[str, int, str] | tuple[str, int]
-"""The result of a parser. Not in the classes of the package, because a `Ping` equals a `Pong`, as tuples do."""
+"""A result of a parser. The classes of the package are not used, because a `Ping` equals a `Pong`, as tuples do."""
 
 
 def pinged(payload: bytes) -> Item:
@@ -53,7 +53,7 @@ def received(pieces: Iterable[bytes], max_message_size: int = NO_LIMIT) -> list[
 
 
 def received_with_words(pieces: Iterable[bytes], max_message_size: int) -> list[Received]:
-    """Return the same, with our words for what is wrong. Check that nothing after the end changes it."""
+    """Return the same with the reasons of failures. Check that the receiver ignores everything after its end."""
     receiver = Receiver(max_message_size)
     items = [item for piece in pieces for item in receiver.receive(piece)]
     ends = [isinstance(item, Close | Failure) for item in items]
@@ -73,7 +73,7 @@ def octets(data: bytes) -> list[bytes]:
 
 
 def fragments(opcode: int, parts: Sequence[bytes], *, between: bytes = b"") -> bytes:
-    """Return a message in fragments, with something between each two of them."""
+    """Return a message in fragments, with `between` between each two of them."""
     opcodes = [opcode] + [CONTINUATION] * (len(parts) - 1)
     fins = [False] * (len(parts) - 1) + [True]
     return between.join(frame(op, part, fin=fin) for op, part, fin in zip(opcodes, parts, fins, strict=True))
@@ -112,20 +112,20 @@ UTF_8 = [
         [b"hello\x24world", b"hello\xc2\xa2world", b"hello\xe2\x82\xacworld", b"hello\xf0\xa4\xad\xa2world", GREEK],
     ),
     *((6, size in (2, 5, 7, 9, 11), [GREEK[:size]]) for size in range(1, 12)),
-    # The first and the last that is possible of each length, and other boundaries
+    # The first and the last character of each length, and other boundaries
     (7, True, [b"\x00", b"\xc2\x80", b"\xe0\xa0\x80", b"\xf0\x90\x80\x80"]),
     (8, False, [b"\xf8\x88\x80\x80\x80", b"\xfc\x84\x80\x80\x80\x80"]),
     (9, True, [b"\x7f", b"\xdf\xbf", b"\xef\xbf\xbf", b"\xf4\x8f\xbf\xbf"]),
     (10, False, [b"\xf7\xbf\xbf\xbf", b"\xfb\xbf\xbf\xbf\xbf", b"\xfd\xbf\xbf\xbf\xbf\xbf"]),
     (11, True, [b"\xed\x9f\xbf", b"\xee\x80\x80", b"\xef\xbf\xbd", b"\xf4\x8f\xbf\xbf"]),
     (11, False, [b"\xf4\x90\x80\x80"]),
-    # Bytes that continue nothing, that are not continued, or not enough, and that are impossible
+    # Continuation bytes without a start, sequences that are cut short, and impossible bytes
     (12, False, [b"\x80", b"\xbf", *(b"\x80\xbf\x80\xbf\x80\xbf"[:n] for n in range(2, 7)), bytes(range(0x80, 0xBF))]),
     (13, False, [b"".join(bytes([byte, 0x20]) for byte in range(*ends)) for ends in LONELY_STARTS]),
     (14, False, LAST_BYTE_MISSING),
     (15, False, [b"".join(LAST_BYTE_MISSING)]),
     (16, False, [b"\xfe", b"\xff", b"\xfe\xfe\xff\xff"]),
-    # Written longer than need be: "/", the last of each length, NUL
+    # Overlong encodings: of "/", of the last character of each length, and of NUL
     (
         17,
         False,
@@ -159,7 +159,7 @@ UTF_8 = [
             for low in (b"\xb0\x80", b"\xbf\xbf")
         ],
     ),
-    # What is valid, though no character, and the block of the specials
+    # Noncharacters, which are valid, and the block of the specials
     (22, True, NO_CHARACTERS),
     (23, True, [chr(code).encode() for code in range(0xFFF9, 0x10000)]),
 ]

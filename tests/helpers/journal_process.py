@@ -108,7 +108,7 @@ def read_on(path: Path) -> None:
 
 
 def copy_and_die(path: Path, reader: str, *suffixes: str) -> None:
-    """Copy our own files, let the command line read the journal, go on, and die."""
+    """Copy our own files, read the journal with the command line, go on writing, and exit without closing."""
     store = SQLiteStore(path, SCOPE)
     add(store, 1, 2)
     store.apply([Bury(2, "", NOW)])

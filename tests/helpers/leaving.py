@@ -1,4 +1,4 @@
-"""What the tests of leaving the block have in common."""
+"""Checks and failures for the tests of leaving the block."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -22,9 +22,9 @@ class Mishap(Exception):
 
 @asynccontextmanager
 async def leaving_nothing(fake: FakeAgentMail) -> AsyncIterator[None]:
-    """Every task that is started and every connection that is made in the block have ended when it ends."""
+    """Check that the tasks and connections that are started in the block have ended when it ends."""
     before = trio.lowlevel.current_statistics().tasks_living
-    with trio.fail_after(10_000):  # on the mock clock, what hangs would hang for ever
+    with trio.fail_after(10_000):  # on the mock clock, a test that hangs would hang for ever
         yield
     assert trio.lowlevel.current_statistics().tasks_living == before
     assert fake.connected == 0
@@ -32,18 +32,20 @@ async def leaving_nothing(fake: FakeAgentMail) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def taking(seconds: float) -> AsyncIterator[None]:
+    """Check that the block takes this long."""
     started = trio.current_time()
     yield
     assert trio.current_time() - started == pytest.approx(seconds, abs=1e-6)
 
 
 async def refuse_for_good(fake: FakeAgentMail) -> None:
-    """A non-retryable error, while the block is running."""
+    """Cause a non-retryable error while the block is running."""
     fake.faults.refuse_subscriptions("forbidden", "not any more")
     await fake.drop_connections()
 
 
 def chain(exc: BaseException | None) -> Iterator[BaseException]:
+    """Yield an exception and its contexts."""
     while exc is not None:
         yield exc
         exc = exc.__context__

@@ -1,4 +1,4 @@
-"""Reading a stream in short: each event as a word."""
+"""Read a stream in short form: each event as a word."""
 
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -41,12 +41,12 @@ def word(event: Event) -> str:
 
 
 async def take(events: trio.MemoryReceiveChannel[Event], number: int) -> str:
-    """Return this many events, as words."""
+    """Return the next `number` events, as words."""
     return " ".join([word(await anext(events)) for _ in range(number)])
 
 
 async def take_all(events: trio.MemoryReceiveChannel[Event]) -> str:
-    """Return what waits and what arrives within a minute, as words."""
+    """Return the events in the channel and those that arrive within a minute, as words."""
     words = []
     with trio.move_on_after(60):
         async for event in events:
@@ -60,10 +60,10 @@ async def mail(fake: FakeAgentMail, *subjects: str, inbox_id: str = "a") -> None
 
 
 def time_of_day(fake: FakeAgentMail) -> datetime:
-    """It passes as Trio's clock does, so here in exact steps."""
+    """Return the fake's time of day, which advances in exact steps, as the mock clock does."""
     return datetime.fromtimestamp(fake.now(), UTC)
 
 
 def waits(fake: FakeAgentMail) -> list[float]:
-    """Seconds from each handshake to the next."""
+    """Return the seconds from each handshake to the next."""
     return [round(later.at - earlier.at, 3) for earlier, later in pairwise(fake.record.handshakes)]

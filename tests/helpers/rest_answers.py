@@ -16,7 +16,7 @@ from trio_agentmail.errors import RequestFailedError
 
 
 def answers(*items: Any) -> Api:
-    """Answer `/x` with each of these in turn; the last is repeated."""
+    """Return an API that answers `/x` with each of these in turn. The last is repeated."""
     left = list(items)
 
     def answer(request: httpx2.Request) -> Any:
@@ -69,7 +69,7 @@ class Body(httpx2.AsyncByteStream):
 
 
 def wire(*pieces: bytes, status: int = 200, **headers: str | bytes) -> httpx2.Response:
-    """An answer that is read as if it came over a network."""
+    """Return an answer that is read as if it came over a network."""
     raw = [
         (name.replace("_", "-").encode(), value if isinstance(value, bytes) else value.encode())
         for name, value in headers.items()
@@ -78,11 +78,12 @@ def wire(*pieces: bytes, status: int = 200, **headers: str | bytes) -> httpx2.Re
 
 
 def always(answer: Callable[[], Any]) -> Api:
-    """Answer `/x` the same each time."""
+    """Return an API that always gives this answer to `/x`."""
     return Api({"/x": lambda _: answer()})
 
 
 async def failure_of(answer: Callable[[], Any], **arguments: Any) -> tuple[Exception, Api]:
+    """Return the exception of a request for `/x`, and the API."""
     api = always(answer)
     async with rest(api, **arguments) as asks:
         with pytest.raises((ApiError, RequestFailedError)) as caught:
@@ -93,6 +94,6 @@ async def failure_of(answer: Callable[[], Any], **arguments: Any) -> tuple[Excep
 
 
 def bomb(size: int) -> bytes:
-    """Spaces, compressed a thousand times."""
+    """Return `size` spaces, compressed to about a thousandth."""
     packer = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS | 16)
     return b"".join(packer.compress(b" " * 2**20) for _ in range(size // 2**20)) + packer.flush()

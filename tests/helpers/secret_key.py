@@ -1,4 +1,4 @@
-"""An API key that is found wherever it appears."""
+"""An API key that tests find wherever it appears."""
 
 import traceback
 from collections.abc import Iterator
@@ -25,6 +25,7 @@ def everything_in(exc: BaseException) -> Iterator[str]:
 
 
 def assert_no_secret(*things: object) -> None:
+    """Check that the key appears in none of these, nor in their attributes, causes and tracebacks."""
     for thing in things:
         texts = [str(thing), repr(thing)]
         if isinstance(thing, BaseException):

@@ -1,4 +1,4 @@
-"""An SQLite store, and what is in it."""
+"""Shorthands for an SQLite store and its contents."""
 
 import math
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""A WebSocket server of which the test says every byte, and a client that is connected to it."""
+"""A WebSocket server that sends exactly the bytes that the test chooses, and a client connected to it."""
 
 import base64
 import functools
@@ -139,6 +139,7 @@ async def connected_to(
 
 @asynccontextmanager
 async def taking(seconds: float) -> AsyncIterator[None]:
+    """Check that the block takes this long."""
     started = trio.current_time()
     yield
     assert trio.current_time() - started == pytest.approx(seconds, abs=1e-6)

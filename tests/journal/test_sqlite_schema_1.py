@@ -151,7 +151,7 @@ def test_a_mail_without_a_time_in_schema_1_is_as_old_as_its_recording(path: Path
 
 
 def test_no_identity_in_schema_1_is_older_than_its_mail(path: Path) -> None:
-    # AgentMail's clock was ahead. Identities are forgotten by it, and a listing has all mail that was created later.
+    # AgentMail's clock was ahead. Listings and forgetting go by `created_at`, and not by our time.
     with first_journal(path) as connection:
         connection.execute(
             "INSERT INTO events (id, kind, key, created, recorded_at, origin, event_type, state)"

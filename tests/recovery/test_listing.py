@@ -276,7 +276,7 @@ async def test_a_cancelled_scan_remembers_nothing_that_was_not_handed_over(
         taken.clear()
         with trio.move_on_after(5):
             await listing.scan(a_scan(target), Counts())
-        # The thread of the first one has been read. Whether its mail was delivered is not up to the listing.
+        # The thread of the first one has been read. The listing does not decide whether its mail was delivered.
         assert taken == ["m" if target == INBOX else "n"]
 
 

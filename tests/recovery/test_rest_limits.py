@@ -113,7 +113,7 @@ async def test_decompression_stops_at_the_limit(autojump_clock: MockClock, monke
 
 async def test_data_that_decompresses_to_nothing_is_limited_as_well(autojump_clock: MockClock) -> None:
     whole = packed(b"{}")
-    trailing = [b"\x00" * 2**20] * 17  # after its end, which gzip ignores
+    trailing = [b"\x00" * 2**20] * 17  # after the end of the data, where gzip ignores it
     failure, _ = await failure_of(lambda: wire(whole, *trailing, Content_Encoding="gzip"))
     assert isinstance(failure, AnswerTooLargeError)
 
@@ -146,7 +146,7 @@ async def test_an_answer_without_end_is_given_up(pause: float, autojump_clock: M
     assert body.taken == LIMIT // 2**16 + 1
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # its generator is left
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the generator of the body is left over
 async def test_an_answer_without_end_or_checkpoints_is_given_up(autojump_clock: MockClock) -> None:
     async def without_end() -> AsyncIterator[bytes]:
         while True:
@@ -323,7 +323,7 @@ async def test_held_mail_is_checked_in_smaller_batches_if_the_answer_is_too_larg
         held = [await fake.deliver(inbox_id=INBOX, held=True) for _ in range(7)]
         for _ in held:
             await anext(events)  # the review
-        fake.faults.swallow_pushes(14)  # each mail, and that it was released
+        fake.faults.swallow_pushes(14)  # each mail and its release
         for event in held:
             await fake.mail.release(INBOX, event.message.message_id)
         found = {(await anext(events)).message.message_id for _ in held}  # type: ignore[union-attr]

@@ -65,7 +65,7 @@ async def test_an_inbox_no_longer_subscribed_to_is_forgotten(autojump_clock: Moc
         assert [scan for scan in world.scans if scan[1] == B and scan[0] > 10] == []
         assert world.api.asked.count(f"{B}/batch-get") == 1
         assert json.loads(world.journal.state)["source"] == []
-        # It has no gap, so a later one is reported without it. If it is added again, it begins anew.
+        # Inbox b has no gap any more, so the next gap is reported without it. If b is added again, it begins anew.
         world.lost()
         await world.until(1010)
         world.subscribed("a")
@@ -88,7 +88,7 @@ async def test_without_received_mail_in_the_subscription_nothing_is_requested(au
         await world.until(9000)
         assert world.api.asked == []
         assert world.outbox.taken == []
-        # Then it is known, and begins there.
+        # Recovery of the inbox begins when received mail is subscribed to.
         world.api.answers |= inbox(mail("old", 8999.999), mail("new", 9000))
         world.subscribed()
         await world.until(9001)

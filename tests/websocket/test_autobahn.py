@@ -29,21 +29,22 @@ from trio_agentmail._frames import Receiver
 from trio_agentmail._websocket import RECEIVE_BYTES
 from trio_agentmail.errors import ConnectionLostError
 
-# Cases of the Autobahn test suite (https://github.com/crossbario/autobahn-testsuite, Apache License 2.0), under its
-# numbers. They are written for a client that echoes; this one does not, so instead of an echo the message itself is
-# looked at, and the server says goodbye in the same breath, or says nothing more where it is the client who must fail
-# the connection. Left out: 9.7 and 9.8, which time the echoes; 12 and 13, since compression is never asked for.
+# The cases of the Autobahn test suite (https://github.com/crossbario/autobahn-testsuite, Apache License 2.0), under its
+# numbers. The suite expects a client that echoes every message. This client does not, so the tests check the received
+# messages instead. The server sends a close frame right behind its messages, or nothing more where the client has to
+# fail the connection. Left out are 9.7 and 9.8, which measure the time of echoes, and 12 and 13, since the client never
+# asks for compression.
 
 
 class Case(NamedTuple):
     number: str
     sent: tuple[bytes | float, ...]
-    """By the server; the numbers are seconds in which it waits."""
+    """What the server sends. A number is a wait, in seconds."""
     messages: list[bytes]
     answers: list[bytes | float]
-    """Of the client: what is in its pongs, and the code of its close frame; and where in between the server waited."""
+    """The payloads of the client's pongs, the waits of the server, and the code of the client's close frame."""
     code: int
-    """That the client tells its caller."""
+    """The code that the client reports to its caller."""
 
 
 def passes(
@@ -253,7 +254,7 @@ async def test_a_case_of_the_autobahn_test_suite_comes_out_as_it_should(case: Ca
 
 
 def in_frames_of_the_client(data: bytes | bytearray) -> Iterator[bytes | int]:
-    """What is in its pongs, and the code of its close frame."""
+    """Yield the payload of each pong, and the code of the close frame."""
     while data:
         assert data[1] & 0x80, "a client masks its frames"
         size = data[1] & 0x7F
@@ -321,7 +322,7 @@ def test_text_is_checked_wherever_it_is_cut(text: bytes, valid: bool) -> None:
 
 @pytest.mark.parametrize("offset", range(-4, 2))
 def test_a_long_text_is_checked_where_it_is_cut_for_that_too(offset: int) -> None:
-    # It is checked in steps of 64 KiB.
+    # Text is checked in steps of 64 KiB.
     for number, text, valid in utf_8():
         for behind in (b"", b"y", b"y" * 2**16):
             message = b"x" * (2**16 + offset) + text + behind

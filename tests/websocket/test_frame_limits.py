@@ -59,7 +59,7 @@ def test_a_message_passes_if_it_is_not_larger_than_allowed_and_all_before_it_doe
             break
     items = received(data.draw(pieces_of(sent)), LIMIT)
     if expected[-1] == failure(1009):
-        # It fails as soon as that is certain: of the pings inside the message, some may come behind that.
+        # The receiver fails as soon as the message is certainly too large, so it may not receive all of the pings.
         assert items[-1] == failure(1009)
         assert items[:-1] == expected[: len(items) - 1]
         assert [item for item in items if isinstance(item, bytes)] == [
@@ -115,7 +115,7 @@ def test_what_is_certainly_too_large_is_refused_before_its_payload_comes(
 def test_a_text_is_refused_with_the_first_byte_of_the_character_that_is_too_much(character: str) -> None:
     width = len(character.encode())
     text = (character * 101).encode()
-    payload = text + b"x" * (400 - len(text))  # from its size alone it might be 100 characters of four bytes
+    payload = text + b"x" * (400 - len(text))  # by its size alone, it could be 100 characters of four bytes
     in_one = frame(TEXT, payload)
     first_fragment = frame(TEXT, payload[:1], fin=False)
     in_two = first_fragment + frame(CONTINUATION, payload[1:])

@@ -85,7 +85,7 @@ def read_by_websockets(pieces: Iterable[bytes]) -> list[Item]:
                     message = b""
         if protocol.parser_exc is not None:
             if str(protocol.parser_exc) == "incomplete fragmented message":
-                assert protocol.close_rcvd is not None  # it does not let a close frame come inside a message
+                assert protocol.close_rcvd is not None  # websockets refuses a close frame inside a message
                 return [*items, closed(protocol.close_rcvd.code, protocol.close_rcvd.reason)]
             assert protocol.close_sent is not None
             return [*items, failure(protocol.close_sent.code)]
@@ -109,7 +109,7 @@ cut_texts = st.builds(lambda size, character: (character * size).encode()[:size]
 text_messages = small_texts | cut_texts.map(lambda text: text.decode(errors="ignore").encode())
 binary_messages = small_bytes | st.builds(lambda size, byte: bytes([byte]) * size, sizes, st.integers(0, 255))
 control_payloads = st.binary(max_size=12) | st.integers(0, 125).map(lambda size: b"\xfe" * size)
-close_codes = st.sampled_from([1000, 1001, 1003, 1007, 1013, 3000, 4999])  # that all three know
+close_codes = st.sampled_from([1000, 1001, 1003, 1007, 1013, 3000, 4999])  # known to all three parsers
 reasons = st.text(max_size=30)
 
 
@@ -139,7 +139,7 @@ def talks(draw: st.DrawFn) -> Talk:
             talk.frames.append(frame(CONTINUATION if number else opcode, part, fin=number == len(parts) - 1))
         talk.expected.append(message)
     control_frames()
-    if draw(st.booleans()):  # to close, maybe in the middle of a message
+    if draw(st.booleans()):  # a close frame, perhaps in the middle of a message
         if draw(st.booleans()):
             talk.frames.append(frame(draw(st.sampled_from([TEXT, BINARY])), draw(small_texts), fin=False))
         code, reason = draw(close_codes), draw(reasons)
@@ -179,7 +179,7 @@ def hostile_frames(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def distorted(draw: st.DrawFn, data: bytes) -> bytes:
-    """The same with some bytes changed, taken out, or put in."""
+    """The data with some bytes changed, removed or inserted."""
     for _ in range(draw(st.integers(0, 3))):
         start = draw(st.integers(0, len(data)))
         stop = min(len(data), start + draw(st.integers(0, 3)))
@@ -197,16 +197,16 @@ hostile = st.one_of(
 @often
 @given(st.data())
 def test_wsproto_accepts_and_refuses_the_same_bytes(data: st.DataObject) -> None:
-    # A frame whose header is wrong already is refused at once by us, and by wsproto when the header is complete, or
-    # the other way round: so there is always enough behind it.
+    # For some invalid headers, wsproto needs more bytes than we do before it refuses them, and for others fewer. Enough
+    # bytes for both follow.
     sent = data.draw(hostile) + bytes(20)
     mine = received(data.draw(pieces_of(sent)))
     theirs = read_by_wsproto([sent])
     if mine and mine[-1][:2] == ("close", 1014):
-        mine[-1] = failure(1002)  # registered after RFC 6455: wsproto does not know it
+        mine[-1] = failure(1002)  # registered after RFC 6455, and unknown to wsproto
     if theirs and theirs[-1] == failure(1007) and mine != theirs:
-        # It fails at the first wrong character, we when the message is complete: until then there can only be what
-        # stands between its fragments.
+        # wsproto fails at the first invalid character, and we when the message is complete. Until then, only the
+        # control frames between its fragments can be received.
         count = len(theirs) - 1
         assert mine[:count] == theirs[:count]
         assert not [item for item in mine[count:] if isinstance(item, bytes)]
@@ -224,12 +224,12 @@ def test_websockets_accepts_and_refuses_the_same_bytes(data: st.DataObject) -> N
     count = len(mine) - 1
     match items[-1:]:
         case [Failure(1002, "a payload length that is too large or not in its shortest form")]:
-            assert theirs[:count] == mine[:count]  # it does not mind
+            assert theirs[:count] == mine[:count]  # websockets accepts it
         case [Failure(1002, "a close frame without a valid code")]:
-            # It looks at the reason first.
+            # websockets checks the reason first.
             assert theirs in (mine, [*mine[:count], failure(1007)])
         case [Failure(1002, _)]:
-            # What is wrong in the first byte it says when the payload is complete, which may not come.
+            # websockets reports an invalid first byte when the payload is complete, which may never be the case.
             assert theirs in (mine, mine[:count])
         case _:
             assert mine == theirs
@@ -251,7 +251,7 @@ def test_any_bytes_give_the_same_result_in_any_pieces(data: st.DataObject, max_m
         # RFC 6455, 5.2: the shortest way MUST be used, and the highest bit MUST be 0.
         (b"\x81\x7e\x00\x01x", [failure(1002)], [failure(1002)], [b"x"]),
         (b"\x81\x7f\x80\x00\x00\x00\x00\x00\x00\x00", [failure(1002)], [failure(1002)], []),
-        # How much must be there before it is said that something is wrong.
+        # How many bytes each parser needs before it reports an error.
         (b"\x81\x80", [failure(1002)], [failure(1002)], [failure(1002)]),
         (b"\x81\xfe", [failure(1002)], [], [failure(1002)]),
         (b"\x83\x7e", [], [failure(1002)], [failure(1002)]),

@@ -49,7 +49,7 @@ async def test_a_receive_that_is_cancelled_anywhere_loses_nothing(tls: bool, aut
     async def talk(server: Server) -> None:
         await server.accept()
         stream = server.stream
-        if isinstance(stream, trio.SSLStream):  # what comes byte by byte then are TLS's records
+        if isinstance(stream, trio.SSLStream):  # the TLS records arrive byte by byte
             transport = stream.transport_stream
             stream.transport_stream = trio.StapledStream(TricklingStream(transport), transport)
         else:
@@ -84,7 +84,7 @@ async def test_a_receive_cancelled_while_it_answers_a_close_frame_keeps_the_end(
     async def talk(server: Server) -> None:
         await server.accept()
         await server.send(last)
-        await trio.sleep_forever()  # and read no answer
+        await trio.sleep_forever()  # without reading an answer
 
     async with connected_to(talk, lockstep=True) as websocket:
         with trio.move_on_after(1), suppress(ConnectionLostError):
@@ -108,7 +108,7 @@ async def test_a_receive_cancelled_while_it_answers_a_ping_leaves_room_for_the_c
             elif frame_[0] == CLOSE:
                 await server.send(close_frame(1000))
 
-    for steps in range(15):  # in one of them it has begun to send its pong
+    for steps in range(15):  # after one of these it has begun to send its pong
         frames: list[tuple[int, bytes]] = []
         async with taking(0), connected_to(talk, tls=tls) as websocket:
             receiving = trio.CancelScope()
@@ -324,7 +324,7 @@ async def test_a_ping_that_was_cancelled_is_forgotten(tls: bool, autojump_clock:
         with trio.move_on_after(1) as scope:
             await websocket.ping()
         assert scope.cancelled_caught
-        await websocket.ping()  # which the pong to the first one, a second from now, does not answer
+        await websocket.ping()  # the pong to the first ping, a second from now, does not answer this one
         receiving.cancel()
 
 
@@ -380,7 +380,7 @@ async def test_the_pong_to_a_ping_that_was_cancelled_answers_those_before_it(aut
         await server.accept()
         pings = [await server.receive_frame() for _ in range(2)]
         await trio.sleep(2)
-        await server.send(frame(PONG, pings[1][1]))  # RFC 6455, 5.5.3: it may answer the last one only
+        await server.send(frame(PONG, pings[1][1]))  # RFC 6455, 5.5.3: a pong may answer the last ping only
         await trio.sleep_forever()
 
     async def ping_and_give_up() -> None:

@@ -16,12 +16,12 @@ def watched(server: MemorySendStream, client: MemoryReceiveStream) -> WatchedStr
 async def test_while_a_read_waits_all_has_been_read(autojump_clock: MockClock) -> None:
     server, client = memory_stream_one_way_pair()
     stream = watched(server, client)
-    await trio.sleep(10)  # nobody reads
+    await trio.sleep(10)  # nothing reads
     assert stream.read_until == 0
     async with trio.open_nursery() as nursery:
         nursery.start_soon(stream.receive_some)
         await trio.sleep(A_MOMENT)
-        assert stream.read_until == 0  # what the server could not send may be on its way
+        assert stream.read_until == 0  # data that the server could not send may be on its way
         await trio.sleep(QUIET)
         assert stream.read_until == trio.current_time()
         await trio.sleep(100)
@@ -29,7 +29,7 @@ async def test_while_a_read_waits_all_has_been_read(autojump_clock: MockClock) -
         await server.send_all(b"data")
     assert stream.read_until == trio.current_time()
     came = trio.current_time()
-    await trio.sleep(5)  # it is handed over
+    await trio.sleep(5)  # the data is processed, and nothing reads
     assert stream.read_until == came
 
 
@@ -44,7 +44,7 @@ async def test_bytes_that_waited_for_a_reader_do_not_count_as_read_when_reading_
     await server.send_all(b"more")
     await stream.receive_some()
     assert stream.read_until == 0
-    # Bytes come all the time, and are read in time. After a while, none can be older than that.
+    # Bytes arrive continually and are read in time. After a while, no unread byte can be older than that.
     while trio.current_time() < 1000 + CAUGHT_UP_AFTER:
         await trio.sleep(A_MOMENT)
         await server.send_all(b"more")

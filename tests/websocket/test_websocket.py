@@ -228,7 +228,7 @@ async def test_a_server_that_stops_reading_is_not_sent_to_for_ever_and_is_still_
         async with taking(SEND_TIMEOUT):
             await websocket.send("hello")
         async with taking(0):
-            await websocket.send("hello")  # half of the first may have left: nothing may follow it
+            await websocket.send("hello")  # half of the first message may have been sent, so nothing may follow it
         async with taking(SEND_TIMEOUT):
             assert await websocket.receive() == b"still here"
 
@@ -334,7 +334,7 @@ async def test_nothing_is_read_ahead_of_receive(autojump_clock: MockClock) -> No
     async def talk(server: Server) -> None:
         nonlocal sent
         await server.accept()
-        with suppress(trio.BrokenResourceError):  # the client goes
+        with suppress(trio.BrokenResourceError):  # the client has gone
             for number in range(100):
                 await server.send(frame(TEXT, str(number).encode()))
                 sent += 1
