@@ -2,7 +2,7 @@
 
 import socket
 import tracemalloc
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock, lockstep_stream_pair, wait_all_tasks_blocked
 
-from tests.helpers.streams import open_agentmail_session, open_agentmail_stream
+from tests.helpers.streams import open_agentmail_session, open_agentmail_stream, subjects
 from tests.helpers.websocket_server import TEXT
 from tests.helpers.wires import Pair, opcode, tap_server
 from trio_agentmail import (
@@ -26,10 +26,6 @@ from trio_agentmail.testing import FakeAgentMail
 from trio_agentmail.testing._agentmail.mail.events import received_event
 
 INBOX = "agent@agentmail.to"
-
-
-def subjects(events: Sequence[Event]) -> list[str | None]:
-    return [event.message.subject for event in events if isinstance(event, MessageReceivedEvent)]
 
 
 def numbers(n: int) -> list[str]:

@@ -12,6 +12,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.helpers.backends import FakeBackend
+from tests.helpers.failures import times
 from tests.helpers.streams import open_agentmail_session, open_agentmail_stream
 from trio_agentmail import (
     AgentMailEnvironment,
@@ -41,11 +42,6 @@ both_openers = pytest.mark.parametrize(
 @pytest.fixture
 def no_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AGENTMAIL_API_KEY", raising=False)
-
-
-def times(fake: FakeAgentMail) -> list[float]:
-    """Return the times of the handshakes, counted from the first."""
-    return [round(handshake.at - fake.record.handshakes[0].at, 3) for handshake in fake.record.handshakes]
 
 
 def raw(event: Event) -> str:

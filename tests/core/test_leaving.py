@@ -6,8 +6,9 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.helpers.leaving import Mishap, Opener, chain, leaving_nothing, refuse_for_good, taking, with_both
+from tests.helpers.leaving import Mishap, Opener, chain, leaving_nothing, refuse_for_good, with_both
 from tests.helpers.streams import open_agentmail_stream
+from tests.helpers.taking import taking
 from trio_agentmail import MessageReceivedEvent, Subscribe, SubscriptionRejectedError
 from trio_agentmail.testing import FakeAgentMail
 

@@ -8,8 +8,9 @@ import trio
 from trio.testing import MockClock
 
 from tests.helpers.backends import FakeBackend
-from tests.helpers.leaving import Mishap, Opener, chain, leaving_nothing, refuse_for_good, taking, with_both
+from tests.helpers.leaving import Mishap, Opener, chain, leaving_nothing, refuse_for_good, with_both
 from tests.helpers.streams import open_agentmail_session, open_agentmail_stream
+from tests.helpers.taking import taking
 from trio_agentmail import ReconnectPolicy, Subscribe, SubscriptionRejectedError
 from trio_agentmail.testing import FakeAgentMail
 

@@ -7,8 +7,9 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.helpers.leaving import Mishap, Opener, leaving_nothing, refuse_for_good, taking, with_both
+from tests.helpers.leaving import Mishap, Opener, leaving_nothing, refuse_for_good, with_both
 from tests.helpers.streams import open_agentmail_session
+from tests.helpers.taking import taking
 from trio_agentmail import AgentMailSession, MessageReceivedEvent, Subscribe, Subscribed, SubscriptionRejectedError
 from trio_agentmail.testing import FakeAgentMail
 from trio_agentmail.testing._faults.table import Faults

@@ -5,7 +5,8 @@ import trio
 from trio.testing import MockClock, lockstep_stream_pair, wait_all_tasks_blocked
 
 from tests.helpers.streams import open_agentmail_stream
-from tests.helpers.websocket_server import PING, PONG, TEXT, frame, taking
+from tests.helpers.taking import taking
+from tests.helpers.websocket_server import PING, PONG, TEXT, frame
 from tests.helpers.wires import Tap, opcode, tap_client
 from trio_agentmail import ConnectionFailedError
 from trio_agentmail.testing import FakeAgentMail

@@ -13,7 +13,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from wsproto.frame_protocol import FrameProtocol
 
 from tests.examples import stopping_agent
-from tests.helpers.streams import open_agentmail_session
+from tests.helpers.streams import open_agentmail_session, subjects
 from trio_agentmail import (
     AgentMailSession,
     Disconnected,
@@ -30,10 +30,6 @@ from trio_agentmail.testing import FakeAgentMail, encode_event, make_event
 
 INBOX = "agent@agentmail.to"
 ONE = Subscribe(inbox_ids=[INBOX])
-
-
-def subjects(events: list[Event]) -> list[str | None]:
-    return [event.message.subject for event in events if isinstance(event, MessageReceivedEvent)]
 
 
 async def deliver(fake: FakeAgentMail, *names: str) -> None:

@@ -30,14 +30,6 @@ async def leaving_nothing(fake: FakeAgentMail) -> AsyncIterator[None]:
     assert fake.connected == 0
 
 
-@asynccontextmanager
-async def taking(seconds: float) -> AsyncIterator[None]:
-    """Check that the block takes this long."""
-    started = trio.current_time()
-    yield
-    assert trio.current_time() - started == pytest.approx(seconds, abs=1e-6)
-
-
 async def refuse_for_good(fake: FakeAgentMail) -> None:
     """Cause a non-retryable error while the block is running."""
     fake.faults.refuse_subscriptions("forbidden", "not any more")

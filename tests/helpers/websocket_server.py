@@ -137,14 +137,6 @@ async def connected_to(
                     await client_end.send_all(b"is it closed?")
 
 
-@asynccontextmanager
-async def taking(seconds: float) -> AsyncIterator[None]:
-    """Check that the block takes this long."""
-    started = trio.current_time()
-    yield
-    assert trio.current_time() - started == pytest.approx(seconds, abs=1e-6)
-
-
 async def receive_until_cancelled(websocket: ClientWebSocket, scope: trio.CancelScope) -> None:
     with scope:
         await websocket.receive()

@@ -9,9 +9,28 @@ from typing import Any
 import pytest
 
 from tests.helpers.journal_process import ROOT, SUFFIXES, child, command_of, posix, remove
-from tests.helpers.sqlite_stores import SCOPE, add, open_store, pending
+from tests.helpers.sqlite_stores import NOW, SCOPE, add, open_store, pending
+from trio_agentmail import JournalError
 from trio_agentmail._journal import read_only as read_only_module
 from trio_agentmail._journal.sqlite_store import SQLiteStore, read_journal
+from trio_agentmail._journal.store import Bury
+
+
+def test_a_journal_is_read_while_it_is_open_and_when_it_is_not(path: Path) -> None:
+    with open_store(path) as store:
+        add(store, 1, 2, 3)
+        store.apply([Bury(2, "ValueError: no", NOW)])
+        pending, [dead] = read_journal(path)
+        assert (pending, dead.id, dead.error) == (2, 2, "ValueError: no")
+        add(store, 4)
+        assert read_journal(path)[0] == 3
+    assert read_journal(path)[0] == 3
+
+
+def test_reading_creates_no_file(path: Path) -> None:
+    with pytest.raises(JournalError, match="cannot be opened"):
+        read_journal(path)
+    assert not path.exists()
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from tests.helpers.sqlite_stores import (
 )
 from trio_agentmail import JournalError, JournalInUseError, JournalMismatchError
 from trio_agentmail._journal import sqlite_rows, sqlite_store
-from trio_agentmail._journal.sqlite_store import SQLiteStore, read_journal
+from trio_agentmail._journal.sqlite_store import SQLiteStore
 from trio_agentmail._journal.store import Ack, Add, BeginAttempt, Bury, Drop, Fail, Requeue, TakeBackAttempt
 
 
@@ -363,23 +363,3 @@ def test_after_a_burst_the_file_shrinks_again(path: Path, monkeypatch: pytest.Mo
         for first in range(1, 2001, 50):
             store.apply([Ack(number) for number in range(first, first + 50)])
     assert path.stat().st_size < 1_000_000
-
-
-# Readers
-
-
-def test_a_journal_is_read_while_it_is_open_and_when_it_is_not(path: Path) -> None:
-    with open_store(path) as store:
-        add(store, 1, 2, 3)
-        store.apply([Bury(2, "ValueError: no", NOW)])
-        pending, [dead] = read_journal(path)
-        assert (pending, dead.id, dead.error) == (2, 2, "ValueError: no")
-        add(store, 4)
-        assert read_journal(path)[0] == 3
-    assert read_journal(path)[0] == 3
-
-
-def test_reading_creates_no_file(path: Path) -> None:
-    with pytest.raises(JournalError, match="cannot be opened"):
-        read_journal(path)
-    assert not path.exists()

@@ -49,11 +49,6 @@ def running(*options: str, folder: Path) -> Iterator[int]:
             process.terminate()
 
 
-@pytest.fixture(scope="module")
-def certificates() -> Certificates:
-    return Certificates()
-
-
 @pytest.fixture(scope="module", params=["http", "https"])
 def proxy(
     request: pytest.FixtureRequest, certificates: Certificates, tmp_path_factory: pytest.TempPathFactory

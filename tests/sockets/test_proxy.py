@@ -62,11 +62,6 @@ BASIC = "Basic " + base64.b64encode(f"user:{SECRET}@".encode()).decode()
 CREDENTIALS = f"user:{SECRET}%40"
 
 
-@pytest.fixture(scope="module")
-def certificates() -> Certificates:
-    return Certificates()
-
-
 @pytest.fixture(autouse=True)
 def logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """No log record may hold a password."""

@@ -4,7 +4,8 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.helpers.websocket_server import CLOSE, PING, TEXT, Server, close_frame, connected_to, frame, taking
+from tests.helpers.taking import taking
+from tests.helpers.websocket_server import CLOSE, PING, TEXT, Server, close_frame, connected_to, frame
 from trio_agentmail.errors import ConnectionLostError
 
 

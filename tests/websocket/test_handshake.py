@@ -4,7 +4,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.helpers.websocket_server import TEXT, Server, Talk, connected_to, frame, taking
+from tests.helpers.taking import taking
+from tests.helpers.websocket_server import TEXT, Server, Talk, connected_to, frame
 from trio_agentmail import ApiError, AuthenticationError, PermissionDeniedError
 from trio_agentmail._handshake import BODY_TIMEOUT
 from trio_agentmail._handshake import MAX_BYTES as MAX_HANDSHAKE_BYTES

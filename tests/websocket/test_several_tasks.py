@@ -7,6 +7,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from tests.helpers.taking import taking
 from tests.helpers.websocket_server import (
     CLOSE,
     PING,
@@ -18,7 +19,6 @@ from tests.helpers.websocket_server import (
     frame,
     receive_until_cancelled,
     receive_until_lost,
-    taking,
 )
 from trio_agentmail._websocket import ClientWebSocket
 from trio_agentmail.errors import ConnectionLostError

@@ -7,6 +7,7 @@ import pytest
 import trio
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
+from tests.helpers.taking import taking
 from tests.helpers.websocket_server import (
     BINARY,
     CLOSE,
@@ -19,7 +20,6 @@ from tests.helpers.websocket_server import (
     frame,
     receive_until_cancelled,
     receive_until_lost,
-    taking,
 )
 from trio_agentmail._nursery import background_nursery
 from trio_agentmail._watched_stream import SEND_TIMEOUT
