@@ -4,6 +4,7 @@ import os
 import pty
 import re
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from rich.text import Text
 from trio.testing import wait_all_tasks_blocked
 
 from tests.helpers.commands import KEY, NOON, environment_for
+from trio_agentmail.cli import _output
 from trio_agentmail.cli._output import Output, OutputClosed
 from trio_agentmail.cli._render import event_line
 from trio_agentmail.events import (
@@ -60,10 +62,43 @@ async def test_a_full_pipe_does_not_block_the_event_loop(monkeypatch: pytest.Mon
     reader, writer = os.pipe()
     with open(reader, "rb", buffering=0) as pipe, open(writer, "w") as stdout:
         monkeypatch.setattr(sys, "stdout", stdout)
-        with trio.move_on_after(0.1) as scope:
-            await Output().write("x" * 1_000_000)
-        assert scope.cancelled_caught
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(Output().write, "x" * 1_000_000)
+            await trio.lowlevel.wait_readable(reader)
+            nursery.cancel_scope.cancel()
+        assert nursery.cancel_scope.cancelled_caught
         assert pipe.read(10) == b"x" * 10
+
+
+async def test_an_abandoned_write_does_not_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    # By then its file may be closed, and its file descriptor that of another file.
+    began, goes_on, ended = trio.Event(), threading.Event(), threading.Event()
+    writes = []
+    write_all = _output._write
+
+    def write_one_byte(fd: int, data: memoryview) -> int:
+        writes.append(fd)
+        trio.from_thread.run_sync(began.set)
+        goes_on.wait()
+        return 1
+
+    def write_until_it_ends(fd: int, data: memoryview) -> memoryview:
+        try:
+            return write_all(fd, data)
+        finally:
+            ended.set()
+
+    with open(os.devnull, "w") as stdout, monkeypatch.context() as patching:
+        patching.setattr(sys, "stdout", stdout)
+        patching.setattr(os, "write", write_one_byte)
+        patching.setattr(_output, "_write", write_until_it_ends)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(Output().write, "xyz")
+            await began.wait()
+            nursery.cancel_scope.cancel()
+        goes_on.set()
+        await trio.to_thread.run_sync(ended.wait)
+    assert len(writes) == 1
 
 
 async def test_a_large_text_is_written_completely_in_few_writes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,14 +106,14 @@ async def test_a_large_text_is_written_completely_in_few_writes(monkeypatch: pyt
     text = "many lines, zażółć, \U0001f600\n" * 100_000
     writes = 0
     write = os.write
+    reader, writer = os.pipe()
 
     def count(fd: int, data: bytes) -> int:
         nonlocal writes
-        writes += 1
+        writes += fd == writer
         return write(fd, data)
 
     monkeypatch.setattr(os, "write", count)
-    reader, writer = os.pipe()
     with open(writer, "w", encoding="utf-8") as stdout:
         monkeypatch.setattr(sys, "stdout", stdout)
         async with trio.open_nursery() as nursery, trio.lowlevel.FdStream(reader) as pipe:
@@ -110,10 +145,12 @@ async def test_a_paused_terminal_does_not_block_the_event_loop(monkeypatch: pyte
     ours, theirs = pty.openpty()
     with open(ours, "rb", buffering=0) as terminal, open(theirs, "w") as stdout:
         monkeypatch.setattr(sys, "stdout", stdout)
-        # A terminal writes two bytes per line end, so it needs more room than the length of the text.
-        with trio.move_on_after(0.2) as scope:
-            await Output().write("a line\n" * 100_000)
-        assert scope.cancelled_caught
+        async with trio.open_nursery() as nursery:
+            # A terminal writes two bytes per line end, so it needs more room than the length of the text.
+            nursery.start_soon(Output().write, "a line\n" * 100_000)
+            await trio.lowlevel.wait_readable(ours)
+            nursery.cancel_scope.cancel()
+        assert nursery.cancel_scope.cancelled_caught
         assert terminal.read(8) == b"a line\r\n"
 
 

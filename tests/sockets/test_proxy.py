@@ -662,11 +662,11 @@ async def test_no_socket_is_left_at_whichever_step_of_any_task_it_is_cancelled(
     scheme: str, certificates: Certificates
 ) -> None:
     tls = certificates.servers if scheme == "https" else None
-    async with websockets_server(push_one, ssl=certificates.servers) as server:
-        async with connect_proxy({f"{WS}:443": server.port}, tls=tls) as proxy:
-            entered, step = False, 0
-            while not entered:
-                before = len(os.listdir("/proc/self/fd"))
+    entered, step = False, 0
+    while not entered:
+        before = len(os.listdir("/proc/self/fd"))
+        async with websockets_server(push_one, ssl=certificates.servers) as server:
+            async with connect_proxy({f"{WS}:443": server.port}, tls=tls) as proxy:
                 with trio.CancelScope() as scope, Interruption(step, scope.cancel).counting():
                     async with open_stream(
                         ENCRYPTED,
@@ -676,7 +676,6 @@ async def test_no_socket_is_left_at_whichever_step_of_any_task_it_is_cancelled(
                         close_timeout=NEVER,
                     ):
                         entered = True
-                while len(os.listdir("/proc/self/fd")) > before:  # noqa: ASYNC110  until the servers have noticed
-                    await trio.sleep(0.001)
-                step += 1
+        assert len(os.listdir("/proc/self/fd")) == before, f"after step {step}"
+        step += 1
     assert step > 20

@@ -71,9 +71,14 @@ class Output:
 
 
 def _write(fd: int, data: memoryview) -> memoryview:
-    """Write, and return what is left, which is empty unless another program made the file non-blocking."""
+    """Write, and return what is left, which is empty unless another program made the file non-blocking.
+
+    A write that was abandoned ends with the call that blocks. Its file may have been closed by then, and its number may
+    be that of another file.
+    """
     try:
         while data:
+            trio.from_thread.check_cancelled()
             data = data[os.write(fd, data) :]
     except BlockingIOError:
         return data
