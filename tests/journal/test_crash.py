@@ -27,7 +27,7 @@ import trio
 from trio_agentmail._journal.sqlite_store import read_journal
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 5.0
+PATIENCE = 15.0
 """Seconds without a new line in the ledger, after which the judge goes on."""
 
 MOMENT = 1.0
@@ -273,7 +273,7 @@ async def test_a_process_that_is_killed_five_times_loses_nothing(tmp_path: Path)
 
 
 @pytest.mark.long
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1500)
 async def test_a_process_that_is_killed_200_times_at_random_moments_loses_nothing(tmp_path: Path) -> None:
     await check(tmp_path, 200)
 

@@ -61,14 +61,14 @@ async def test_an_answer_whose_request_fails_is_sent_once(
     assert len(fake_agentmail.mail.messages(INBOX, "sent")) == 1
 
 
-async def test_after_a_day_of_outage_every_mail_is_answered_once(
+async def test_after_hours_of_outage_every_mail_is_answered_once(
     fake_agentmail: FakeAgentMail, autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     await start_agent(nursery, fake_agentmail)
     async with fake_agentmail.faults.outage():
-        for hour in range(24):
+        for hour in range(3):
             await fake_agentmail.deliver(inbox_id=INBOX, subject=f"The mail of hour {hour}")
             await trio.sleep(3600)
-    await fake_agentmail.wait_for(lambda: len(fake_agentmail.mail.messages(INBOX, "sent")) == 24)
+    await fake_agentmail.wait_for(lambda: len(fake_agentmail.mail.messages(INBOX, "sent")) == 3)
     await trio.sleep(3600)
-    assert len({answer.in_reply_to for answer in fake_agentmail.mail.messages(INBOX, "sent")}) == 24
+    assert len({answer.in_reply_to for answer in fake_agentmail.mail.messages(INBOX, "sent")}) == 3

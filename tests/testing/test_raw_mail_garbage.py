@@ -128,6 +128,7 @@ def check(mail: ParsedMail) -> None:
     parse_mail(write_mail(message, mail.contents))
 
 
+@pytest.mark.timeout(600)
 @given(mails)
 @settings(max_examples=300)
 def test_any_mail_can_be_read_shown_and_written_again(raw: bytes) -> None:
@@ -203,6 +204,7 @@ async def fetch_everything(raw: bytes) -> None:
         assert answer.status_code == 200, answer.text
 
 
+@pytest.mark.timeout(600)
 @given(mails)
 @settings(max_examples=50)
 def test_the_rest_api_shows_any_mail(raw: bytes) -> None:

@@ -8,6 +8,7 @@ from email.utils import unquote
 from typing import Any
 
 import httpx2
+import pytest
 import trio
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -101,6 +102,7 @@ async def sent(body: dict[str, Any]) -> tuple[Any, EmailMessage]:
     return message, mail
 
 
+@pytest.mark.timeout(600)
 @given(bodies)
 @example({"to": [OTHER], "subject": "é" * 200, "text": "x" * 2000})
 @example({"to": [OTHER], "subject": "a " * 600})
