@@ -54,6 +54,7 @@ __all__ = [
     "A",
     "B",
     "End",
+    "Hasty",
     "Interruption",
     "Life",
     "Plot",

@@ -1,11 +1,13 @@
 """No mail is lost and none comes twice: regressions of the whole stream."""
 
 import json
+import sqlite3
 import ssl
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.helpers.backends import FakeBackend
+from tests.helpers.steps import Hasty
 from trio_agentmail import (
     AgentMailSession,
     CaughtUp,
@@ -131,6 +134,7 @@ async def test_mail_forgotten_during_a_slow_scan_does_not_come_again(
 ) -> None:
     # A generation fills quickly, and a sweep of all of sweep_depth takes longer than sweep_interval.
     monkeypatch.setattr("trio_agentmail._identities.GENERATION", 40)
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Hasty))
     recovery = Recovery(overlap=30, sweep_interval=20, sweep_depth=300, sweep_rate=6)
     journal = SQLiteJournal(tmp_path / "agent.db") if with_journal else None
     async with reading(Backend(fake, request_takes=2), journal=journal, recovery=recovery) as reader:

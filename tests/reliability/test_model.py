@@ -603,7 +603,7 @@ def _key(event: Any) -> str:
     return str(event.message.message_id if isinstance(event, MessageReceivedEvent) else event.event_id)
 
 
-SOME = settings(max_examples=100, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+SOME = settings(max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 MANY = settings(SOME, max_examples=250, stateful_step_count=50)
 
 
