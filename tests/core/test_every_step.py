@@ -1,6 +1,6 @@
 """A program is cancelled, killed or stopped at any of its scheduling steps, and starts again on the same journal.
 
-Each session draws a seed. A failed run prints its seed. To repeat the run:
+Each session draws a seed. A failed test prints it. To repeat the run:
 
     STEPS_SEED=<seed> .venv/bin/pytest -m '' tests/core/test_every_step.py
 """
@@ -27,6 +27,11 @@ plots = pytest.mark.parametrize("plot", [PROMPT, BEHIND], ids=str)
 ends = pytest.mark.parametrize("end", ["cancelled", "killed", "stopped"])
 
 
+@pytest.fixture(autouse=True)
+def seed_of_any_failure() -> None:
+    print(f"STEPS_SEED={SEED}")
+
+
 # The story
 
 
@@ -39,14 +44,15 @@ def check_steps(plot: Plot, end: End, tmp_path: Path, offset: int, stride: int) 
     kinds = Counter(kind for verdict in wrong for kind in verdict.kinds)
     told = "\n".join(map(str, wrong[:3] + wrong[3:][-3:]))
     if wrong:
-        story = f"{len(wrong)} of {len(verdicts)} steps went wrong, {dict(kinds)}:\n{told}\nSTEPS_SEED={SEED}"
+        # The first line is in pytest's summary.
+        story = f"STEPS_SEED={SEED}: {len(wrong)} of {len(verdicts)} steps went wrong, {dict(kinds)}:\n{told}"
         pytest.fail(story, pytrace=False)
 
 
 @plots
 def test_the_story_is_whole_when_nothing_interrupts_it(plot: Plot, tmp_path: Path) -> None:
     verdict = tell(plot, tmp_path)
-    assert not verdict.kinds, f"{verdict}\nSTEPS_SEED={SEED}"
+    assert not verdict.kinds, str(verdict)
     assert verdict.steps > FEWEST_STEPS
     first, second = verdict.first, verdict.second
     assert first.origins == {"live", "recovered", "redelivered"}
