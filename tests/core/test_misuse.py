@@ -180,7 +180,7 @@ async def test_what_one_journal_gave_is_not_acknowledged_in_another(tmp_path: Pa
         for _ in range(2):
             mail, same = await events.receive(), await others.receive()
             with pytest.raises(
-                JournalMismatchError, match=r"came from the journal .*one\.db, and .* not in .*other\.db"
+                JournalMismatchError, match=r"came from the journal .*one\.db: acknowledge it there, not in .*other\.db"
             ):
                 await other.ack(mail)
             with pytest.raises(JournalMismatchError):
@@ -207,7 +207,7 @@ async def test_a_copy_is_not_acknowledged_in_another_journal_either(
         mail = copied(await events.receive())
         async with open_agentmail_stream(backend=fake, journal=other):
             with pytest.raises(
-                JournalMismatchError, match=r"came from the journal .*one\.db, and .* not in .*other\.db"
+                JournalMismatchError, match=r"came from the journal .*one\.db: acknowledge it there, not in .*other\.db"
             ):
                 await other.ack(mail)
             await one.ack(mail)
@@ -248,7 +248,7 @@ async def test_what_is_no_event_is_a_type_error(thing: Any, tmp_path: Path, auto
     async with open_agentmail_stream(backend=FakeAgentMail(), journal=journal) as events:
         mail = await events.receive()
         for wrong in (thing, getattr(mail, "message", thing)):
-            with pytest.raises(TypeError, match=f"and this is a {type(wrong).__name__}"):
+            with pytest.raises(TypeError, match=f"from its stream, not {type(wrong).__name__}"):
                 await journal.ack(wrong)
             with pytest.raises(TypeError):
                 async with journal.processing(wrong):
