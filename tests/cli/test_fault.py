@@ -24,7 +24,7 @@ from trio_agentmail.testing._faults.table import CHAOS
         ("outage --seconds 0.5", "outage: for 0.5 s"),
         ("chaos --seed 7", "chaos: until `fault clear`, with the seed 7"),
         ("chaos --seed 7 --seconds 30", "chaos: for 30 s, with the seed 7"),
-        ("clear", "cleared: no faults from now on"),
+        ("clear", "all faults are cleared"),
     ],
 )
 async def test_a_fault_says_how_long_it_lasts(arguments: str, said: str) -> None:

@@ -206,7 +206,7 @@ async def test_a_page_from_elsewhere_gets_nothing_from_the_rest_api_and_changes_
     async with serving() as served:
         answer = await served.say("http", request(method, path, "Host: localhost", header, "Authorization: Bearer a"))
         assert answer.startswith(b"HTTP/1.1 403 ")
-        assert (b"programs of its own machine" in answer) is (method != "HEAD")
+        assert (b"programs on its own machine" in answer) is (method != "HEAD")
         assert served.fake.record.requests == []
         assert served.fake._agentmail.inboxes() == (INBOX,)
         assert "a request is answered with 403" in served.fake.explain()

@@ -29,7 +29,7 @@ async def test_a_corrupt_push_is_no_json_and_the_next_one_is_in_order(autojump_c
         assert isinstance(corrupt, UnknownEvent)
         assert "not JSON" in corrupt.reason
         assert await events.receive() == event
-    assert "met by corrupt_pushes()" in fake.explain()
+    assert "fault corrupt_pushes()" in fake.explain()
 
 
 async def test_garbage_on_the_wire_costs_the_connection_but_not_what_came_before(autojump_clock: MockClock) -> None:

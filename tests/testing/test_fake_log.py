@@ -45,7 +45,9 @@ async def test_what_does_not_happen_in_time_is_an_error_that_tells_what_happened
     with pytest.raises(AssertionError, match=r"within 60 s: the condition is \[\]\nnothing has happened here"):
         await fake.wait_for(lambda: fake.record.requests)
     await fake.deliver(inbox_id=INBOX)
-    with pytest.raises(AssertionError, match=r"within 5 s: .*\n +0\.000 s  message\.received in .*: pushed to nobody"):
+    with pytest.raises(
+        AssertionError, match=r"within 5 s: .*\n +0\.000 s  message\.received in .*: pushed to no connection"
+    ):
         await fake.wait_for(lambda: fake.record.requests, within=5)
     assert trio.current_time() == 65
 
@@ -94,7 +96,7 @@ async def test_a_condition_that_is_an_async_function_is_refused(autojump_clock: 
 
 async def test_waiting_for_a_connection_in_vain_is_an_error_that_says_so(autojump_clock: MockClock) -> None:
     for wait, what in ((FakeAgentMail().wait_connected, "open"), (FakeAgentMail().wait_subscribed, "subscribed")):
-        with pytest.raises(AssertionError, match=f"within 60 s: 0 WebSockets are {what}, and were to be 2\nnothing"):
+        with pytest.raises(AssertionError, match=f"within 60 s: 0 WebSockets are {what} instead of 2\nnothing"):
             await wait(2)
     await FakeAgentMail().wait_connected(0)
 
@@ -116,14 +118,14 @@ async def test_explain_says_how_connections_began_and_ended(autojump_clock: Mock
         async with open_agentmail_stream(backend=fake, api_key="am_other"):
             pass
     assert told(fake) == [
-        "a connection: met by refuse_connections()",
-        "connection 1: the handshake is met by hang_handshakes()",
-        "connection 1: at its end before it was open",
-        "connection 2: the handshake is met by reject_handshakes(503)",
+        "a connection: fault refuse_connections()",
+        "connection 1, handshake: fault hang_handshakes()",
+        "connection 1: ended before the handshake was complete",
+        "connection 2, handshake: fault reject_handshakes(503)",
         "connection 2: the handshake is answered with 503",
-        "connection 2: at its end before it was open",
+        "connection 2: ended before the handshake was complete",
         "connection 3: open",
-        "connection 3: the subscription is met by withhold_confirmations()",
+        "connection 3, subscription: fault withhold_confirmations()",
         "connection 3: cut by the client",
         "connection 4: open",
         'connection 4: {"type":"subscribed","inbox_ids":["agent@agentmail.to"]}',
@@ -132,7 +134,7 @@ async def test_explain_says_how_connections_began_and_ended(autojump_clock: Mock
         'connection 5: {"type":"subscribed","inbox_ids":["agent@agentmail.to"]}',
         "connection 5: closed by the client with 1000",
         "connection 6: the handshake is answered with 401",
-        "connection 6: at its end before it was open",
+        "connection 6: ended before the handshake was complete",
     ]
 
 
@@ -141,7 +143,7 @@ async def test_explain_says_why_a_subscription_was_refused(autojump_clock: MockC
     with pytest.raises(SubscriptionRejectedError):
         async with open_agentmail_stream(Subscribe(event_types=["message.received.spam"]), backend=fake):
             pass
-    line = "connection 1: what it sent is answered with the error forbidden: label_spam_read is forbidden"
+    line = "connection 1: an invalid frame is answered with the error forbidden: label_spam_read is forbidden"
     assert line in told(fake)
 
 
@@ -164,7 +166,7 @@ async def test_explain_says_to_whom_an_event_was_pushed_and_why_not_to_others(au
         "connection 3 listens to inbox_ids agent@agentmail.to, and this is of b@agentmail.to; "
         "connection 4 listens to inbox_ids agent@agentmail.to and pod_ids pod, and this is of b@agentmail.to, "
         "the pod default",
-        "message.received.spam in agent@agentmail.to 'Hello' from Jane <jane@example.com>: pushed to nobody; "
+        "message.received.spam in agent@agentmail.to 'Hello' from Jane <jane@example.com>: pushed to no connection; "
         "connection 1 has no event_types, and message.received.spam must be requested; "
         "connection 2 listens to event_types message.bounced, message.opened; "
         "connection 3 has no event_types, and message.received.spam must be requested; "
@@ -173,7 +175,7 @@ async def test_explain_says_to_whom_an_event_was_pushed_and_why_not_to_others(au
         "connection 2 listens to event_types message.bounced, message.opened; "
         "connection 3 listens to inbox_ids agent@agentmail.to, and this is of no inbox; "
         "connection 4 listens to inbox_ids agent@agentmail.to and pod_ids pod, and this is of no inbox",
-        "a frame that is no JSON object: pushed to connection 1, connection 2, connection 3, connection 4",
+        "a frame that is not a JSON object: pushed to connection 1, connection 2, connection 3, connection 4",
     ]
 
 
@@ -201,8 +203,8 @@ async def test_explain_shows_what_repeats_once_with_a_count(autojump_clock: Mock
         await fake.deliver(inbox_id=INBOX)
     await fake.deliver(inbox_id=INBOX, subject="Bye")
     first, last = told(fake)
-    assert first.endswith("pushed to nobody (3 times in 4.000 s)")
-    assert last.endswith("pushed to nobody")
+    assert first.endswith("pushed to no connection (3 times in 4.000 s)")
+    assert last.endswith("pushed to no connection")
 
 
 async def test_explain_shows_what_a_test_does_to_connections_and_mail(autojump_clock: MockClock) -> None:
@@ -226,21 +228,21 @@ async def test_explain_shows_what_a_test_does_to_connections_and_mail(autojump_c
         await fake.deliver(inbox_id=INBOX)
         mail_told = f"message.received in {INBOX} 'Hello' from Jane <jane@example.com>"
         assert [line for line in told(fake) if not line.startswith("GET")][2:] == [
-            "'{\"a\": 1}' as it is: pushed to connection 1",
+            "raw frame '{\"a\": 1}': pushed to connection 1",
             "the bytes b'\\x89\\x00': sent to connection 1",
-            "1000 bytes a second from now on",
-            "as fast as it goes from now on",
+            "WebSockets send 1000 bytes per second from now on",
+            "WebSockets send without a limit from now on",
             f"message.received in {INBOX} from Jane <jane@example.com>: pushed to connection 1",
             f"the mail {mail.message.message_id} in {INBOX}: labels received, unread, x",
             f"the mail {mail.message.message_id} in {INBOX}: deleted",
-            f"{mail_told}: met by swallow_pushes()",
+            f"{mail_told}: fault swallow_pushes()",
             f"{mail_told}: pushed to connection 1 (2 times in 0.000 s)",
-            f"{mail_told}: met by duplicate_pushes()",
-            f"{mail_told}: met by delay_pushes(5)",
-            f"{mail_told}: met by reorder_pushes(2)",
+            f"{mail_told}: fault duplicate_pushes()",
+            f"{mail_told}: fault delay_pushes(5)",
+            f"{mail_told}: fault reorder_pushes(2)",
             "connection 1: silent from now on",
-            f"{mail_told}: pushed to connection 1, which is silent (2 times in 0.000 s)",
-            f"{mail_told}: met by reorder_pushes(2)",
+            f"{mail_told}: pushed to connection 1 (silent) (2 times in 0.000 s)",
+            f"{mail_told}: fault reorder_pushes(2)",
         ]
 
 
@@ -294,7 +296,7 @@ async def test_explain_shows_the_recipients_of_a_mail(autojump_clock: MockClock)
     fake = FakeAgentMail()
     await fake.mail.send(inbox_id=INBOX, to=["jane@example.com", "nobody@agentmail.to"])
     assert told(fake) == [
-        f"message.sent in {INBOX} to jane@example.com, nobody@agentmail.to: pushed to nobody",
-        f"message.delivered in {INBOX} to jane@example.com: pushed to nobody",
-        f"message.bounced in {INBOX} to nobody@agentmail.to: pushed to nobody",
+        f"message.sent in {INBOX} to jane@example.com, nobody@agentmail.to: pushed to no connection",
+        f"message.delivered in {INBOX} to jane@example.com: pushed to no connection",
+        f"message.bounced in {INBOX} to nobody@agentmail.to: pushed to no connection",
     ]

@@ -52,7 +52,7 @@ async def test_a_fault_is_one_method_from_which_everything_else_follows(autojump
         event = await events.receive()
         assert isinstance(event, UnknownEvent)
         assert event.raw.endswith("}?")
-    assert "met by shout_pushes('?', loudness=1)" in fake.explain()
+    assert "fault shout_pushes('?', loudness=1)" in fake.explain()
     assert fake.explain().endswith("still to come: shout_pushes('?'), times=2")
 
     entry = table_of(NewFault)["shout_pushes"]
@@ -69,7 +69,7 @@ async def test_a_fault_is_one_method_from_which_everything_else_follows(autojump
     shown = " ".join(CliRunner().invoke(command(entry), ["--help"]).stdout.split())
     assert "MARK Push the next event shouted." in shown
     assert "--loudness INTEGER RANGE How loud. [default: 3]" in shown
-    assert '--times N How often; "all": from now on. [default: 1]' in shown
+    assert '--times N How many times, or "all" until the faults are cleared. [default: 1]' in shown
 
 
 def test_a_fault_has_one_name_everywhere() -> None:
@@ -99,7 +99,7 @@ def test_editors_and_help_show_the_parameters() -> None:
     signature = inspect.signature(Faults.reject_handshakes)
     assert list(signature.parameters) == ["self", "status", "headers", "body", "retry_after", "times"]
     assert signature.return_annotation is None
-    assert (Faults.reject_handshakes.__doc__ or "").startswith("Answer the next request for a WebSocket")
+    assert (Faults.reject_handshakes.__doc__ or "").startswith("Answer the next WebSocket handshake")
 
 
 VALUES: dict[str, Any] = {"code": 4000, "name": "forbidden", "message": "no"}

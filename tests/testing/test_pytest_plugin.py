@@ -123,7 +123,7 @@ def test_a_failure_report_says_which_connections_got_an_event_and_why_others_did
             "*- AgentMail (fake) -*",
             "*connection 1: open",
             '*connection 1: {"type":"subscribed","inbox_ids":*agent@agentmail.to*}',
-            "*message.received in other@agentmail.to 'Hello' from Jane <jane@example.com>: pushed to nobody; "
+            "*message.received in other@agentmail.to 'Hello' from Jane <jane@example.com>: pushed to no connection; "
             "connection 1 listens to inbox_ids agent@agentmail.to, and this is of other@agentmail.to",
             "*connection 1: cut by the client",
         ]

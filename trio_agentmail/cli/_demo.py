@@ -17,16 +17,16 @@ __all__ = ["demo_command"]
 @click.command("demo")
 @click.option("--crash", is_flag=True, help="Kill and restart a process that has a journal.")
 def demo_command(crash: bool) -> None:
-    """Break the connection to an AgentMail on this machine, and show what happens.
+    """Break the connection to a local AgentMail, and show that no mail is lost.
 
-    The demo needs no API key and no network. It serves an AgentMail of its own on 127.0.0.1, opens a real stream to it,
-    and breaks the connection in several ways while mail is delivered. It takes about fifteen seconds. The exit status
-    is 0 if this package kept all its promises, and 1 otherwise.
+    The demo needs no API key and no network. It serves a fake AgentMail on 127.0.0.1, opens a real stream to it, and
+    breaks the connection in several ways while mail is delivered. It takes about fifteen seconds. The exit status is 0
+    if this package kept all its promises, and 1 otherwise.
 
-    With --crash, the stream is in a process of its own, with a journal in a temporary file. That process is killed
+    With --crash, the stream runs in a process of its own, with a journal in a temporary file. That process is killed
     several times while mail keeps arriving, and one of the mails kills every process that handles it.
 
-    A demo that Ctrl-C interrupts has shown nothing; the exit status is then 130.
+    If Ctrl-C interrupts the demo, it has shown nothing, and the exit status is 130.
     """
     try:
         all_kept = run(partial(crash_demo if crash else outage_demo, Output()))

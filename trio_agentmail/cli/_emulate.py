@@ -1,4 +1,4 @@
-"""`trio-agentmail emulate`: an AgentMail on this machine, for programs in development and their tests."""
+"""The command `trio-agentmail emulate`: a local AgentMail, for developing and testing programs."""
 
 import errno
 import ipaddress
@@ -25,19 +25,19 @@ from ._signals import stop_signals
 __all__ = ["DEFAULT_EMULATOR", "emulate", "emulate_command"]
 
 HTTP_PORT, WEBSOCKET_PORT = 8490, 8491
-"""The default ports: not registered for anything, and below the range of outgoing connections."""
+"""The default ports. They are not registered, and are below the range for outgoing connections."""
 
 DEFAULT_EMULATOR = f"http://127.0.0.1:{HTTP_PORT}"
 
 OPEN = """
-Whoever reaches this machine can read and send the mail in it, unencrypted.
+Anyone who can reach this machine can read and send mail here, unencrypted.
 """
 
 LIMIT = 300
-"""The maximum of characters in a line."""
+"""Maximum number of characters in a line."""
 
 MAX_WAITING = 1000
-"""The maximum of lines that wait for a terminal that is paused. Further lines are left out."""
+"""Maximum number of lines that wait while the terminal is paused. Further lines are dropped."""
 
 
 def _address(_context: click.Context, _option: click.Parameter, host: str) -> str:
@@ -57,14 +57,14 @@ def _hosts(_context: click.Context, _option: click.Parameter, names: tuple[str, 
 
 def _no_empty(_context: click.Context, _option: click.Parameter, items: tuple[str, ...]) -> tuple[str, ...]:
     if not all(items):
-        raise click.BadParameter("an empty text is no name")
+        raise click.BadParameter("it must not be empty")
     return items
 
 
 def _inboxes(_context: click.Context, _option: click.Parameter, items: tuple[str, ...]) -> list[tuple[str, str | None]]:
     inboxes = [item.partition("=") for item in items]
     if not all(inbox_id for inbox_id, _, _ in inboxes):
-        raise click.BadParameter("an empty text is no inbox")
+        raise click.BadParameter("an inbox must not be empty")
     return [(check_inbox(inbox_id), pod_id or None) for inbox_id, _, pod_id in inboxes]
 
 
@@ -84,7 +84,7 @@ def _known(context: click.Context, option: click.Parameter, permissions: tuple[s
     default=HTTP_PORT,
     show_default=True,
     metavar="PORT",
-    help="The port of the REST API; 0: any that is free.",
+    help="The port of the REST API, or 0 for any free port.",
 )
 @click.option(
     "--websocket-port",
@@ -92,7 +92,7 @@ def _known(context: click.Context, option: click.Parameter, permissions: tuple[s
     default=WEBSOCKET_PORT,
     show_default=True,
     metavar="PORT",
-    help="The port of the WebSocket; 0: any that is free.",
+    help="The port of the WebSocket, or 0 for any free port.",
 )
 @click.option(
     "--host",
@@ -100,8 +100,8 @@ def _known(context: click.Context, option: click.Parameter, permissions: tuple[s
     show_default=True,
     callback=_address,
     metavar="ADDRESS",
-    help="The IP address to listen on; :: is IPv6 only. With any other than the default, whoever reaches this machine "
-    "can read and send the mail in it, unencrypted; trigger, fault and reset work from this machine only.",
+    help="The IP address to listen on; :: is IPv6 only. With another address than the default, anyone who can reach "
+    "this machine can read and send mail here, unencrypted. trigger, fault and reset only work on this machine.",
 )
 @click.option(
     "--allow-host",
@@ -109,7 +109,7 @@ def _known(context: click.Context, option: click.Parameter, permissions: tuple[s
     metavar="NAME",
     multiple=True,
     callback=_hosts,
-    help="A name or address that is accepted as the header Host, like the name of a container. May be repeated. "
+    help="A name or address to accept in the Host header, such as the name of a container. May be repeated. "
     "[default: localhost, loopback addresses, and the address that clients connect to]",
 )
 @click.option(
@@ -126,7 +126,7 @@ def _known(context: click.Context, option: click.Parameter, permissions: tuple[s
     metavar="PERMISSION",
     multiple=True,
     callback=_known,
-    help="Give the keys this permission only, for example message_read. May be repeated. [default: all permissions]",
+    help="Give the keys only this permission, for example message_read. May be repeated. [default: all permissions]",
 )
 @click.option(
     "--inbox",
@@ -134,7 +134,7 @@ def _known(context: click.Context, option: click.Parameter, permissions: tuple[s
     metavar="INBOX[=POD]",
     multiple=True,
     callback=_inboxes,
-    help="An inbox that exists in the beginning, in the pod `default` or in another. May be repeated.",
+    help="An inbox to start with, in the given pod or in the pod `default`. May be repeated.",
 )
 @click.option(
     "--pod",
@@ -142,11 +142,9 @@ def _known(context: click.Context, option: click.Parameter, permissions: tuple[s
     metavar="POD",
     multiple=True,
     callback=_no_empty,
-    help="A pod that exists in the beginning. May be repeated.",
+    help="A pod to start with. May be repeated.",
 )
-@click.option(
-    "--json", "as_json", is_flag=True, help="Write one line, a JSON object with the addresses, and nothing else."
-)
+@click.option("--json", "as_json", is_flag=True, help="Write only a line with a JSON object of the URLs.")
 def emulate_command(
     http_port: int,
     websocket_port: int,
@@ -158,16 +156,16 @@ def emulate_command(
     pods: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Serve an AgentMail of your own: its WebSocket and its REST API, on ports of this machine.
+    """Serve an emulator of AgentMail on local ports: its WebSocket and its REST API.
 
-    It needs no API key and no network. This package, the official SDKs and curl can talk to it. `trigger` makes mail
-    come or anything else happen, `fault` makes something go wrong, and `reset` begins anew. All mail is in memory, and
-    gone when it ends.
+    The emulator needs no API key and no network. This package, the official SDKs and curl can connect to it. `trigger`
+    makes mail arrive or causes any other event, `fault` causes a failure, and `reset` restores the initial state. Mail
+    is kept in memory until the emulator ends.
 
-    Ctrl-C or SIGTERM ends it, with status 0. The status is 1 when a port is in use.
+    Ctrl-C or SIGTERM ends the emulator, with status 0. The status is 1 if a port is in use.
     """
     if http_port == websocket_port != 0:
-        raise click.UsageError("--http-port and --websocket-port are two different ports")
+        raise click.UsageError("--http-port and --websocket-port must be different")
     log = None if as_json else Log()
     emulator = Emulator(
         silence if log is None else log.tell,
@@ -181,7 +179,7 @@ def emulate_command(
     except OutputClosed:
         return
     except OSError as exc:
-        advice = "; --http-port and --websocket-port choose other ports, and 0 any that is free"
+        advice = "; choose other ports with --http-port and --websocket-port, or 0 for any free port"
         ports = exc.errno in (errno.EADDRINUSE, errno.EACCES)
         raise click.ClickException(printable(exc.strerror or str(exc), 200) + (advice if ports else "")) from None
 
@@ -198,11 +196,11 @@ async def emulate(
     """Serve until SIGINT or SIGTERM comes.
 
     Args:
-        log: The lines to print; `None`: one line of JSON, and nothing else.
+        log: The lines to print, or `None` to print a line of JSON only.
 
     Raises:
         OutputClosed: The reader of the output has gone.
-        OSError: A port is not free.
+        OSError: A port is in use.
     """
     async with (
         stop_signals(),
@@ -219,22 +217,22 @@ async def emulate(
 
 
 class Log:
-    """The lines to print, one for everything that happens. Adding one never waits."""
+    """The lines to print, one for each thing that happens. Adding a line never waits."""
 
     def __init__(self) -> None:
         self._put, self._lines = trio.open_memory_channel[Text](MAX_WAITING)
-        self._left_out = 0
+        self._dropped = 0
 
     def tell(self, text: str) -> None:
         """Add a line about something that has just happened."""
-        if self._left_out:
-            text = f"({self._left_out} lines before this are left out) {text}"
+        if self._dropped:
+            text = f"({self._dropped} lines before this one were dropped) {text}"
         line = Text.assemble((f"{datetime.now():%H:%M:%S}", "dim"), "  ", printable(text, LIMIT))
         try:
             self._put.send_nowait(line)
-            self._left_out = 0
+            self._dropped = 0
         except trio.WouldBlock:
-            self._left_out += 1
+            self._dropped += 1
 
     async def print_to(self, output: Output) -> None:
         async for line in self._lines:
@@ -246,13 +244,13 @@ def silence(_text: str) -> None:
 
 
 def greeting(environment: AgentMailEnvironment, api_keys: Sequence[str], *, is_open: bool) -> str:
-    """Return the text that says how programs reach the emulator, and which commands there are."""
+    """Return instructions for connecting to the emulator and for its commands."""
     http, websockets = environment.http, environment.websockets
     key = api_keys[0] if api_keys else "am_any"
     both = f'AgentMailEnvironment(http="{http}", websockets="{websockets}")'
     where = "" if http == DEFAULT_EMULATOR else f"export AGENTMAIL_EMULATOR={http}\n  "
     return f"""\
-An AgentMail of your own, in memory:
+An emulator of AgentMail, in memory:
 
   REST API   {http}
   WebSocket  {websockets}

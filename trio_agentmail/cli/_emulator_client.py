@@ -1,4 +1,4 @@
-"""Commands to an emulator that runs, and `trio-agentmail reset`."""
+"""Sending commands to a running emulator, and `trio-agentmail reset`."""
 
 import json
 from typing import Any
@@ -14,7 +14,7 @@ from ._emulate import DEFAULT_EMULATOR
 __all__ = ["emulator_option", "reset_command", "send_command"]
 
 TIMEOUT = 15.0
-"""Seconds. A cut waits five for a client that does not read."""
+"""The time-out of a command, in seconds. Cutting connections may take five, for clients that do not read."""
 
 emulator_option = click.option(
     "--emulator",
@@ -22,7 +22,7 @@ emulator_option = click.option(
     envvar="AGENTMAIL_EMULATOR",
     default=DEFAULT_EMULATOR,
     show_default=f"$AGENTMAIL_EMULATOR or {DEFAULT_EMULATOR}",
-    help="The address of the emulator's REST API.",
+    help="The URL of the emulator's REST API.",
 )
 
 
@@ -39,27 +39,27 @@ def send_command(emulator: str, method: str, path: str, fields: dict[str, Any] |
         with httpx2.Client(trust_env=False, timeout=TIMEOUT) as client:
             response = client.request(method, url, content=None if fields is None else json.dumps(fields))
     except (httpx2.InvalidURL, httpx2.UnsupportedProtocol):
-        raise click.ClickException(f"{shown} is no URL; write one like {DEFAULT_EMULATOR}") from None
+        raise click.ClickException(f"{shown} is not a URL; write one like {DEFAULT_EMULATOR}") from None
     except httpx2.HTTPError as exc:
         raise click.ClickException(
-            f"there is no emulator at {shown} ({printable(str(exc), 200)}): `trio-agentmail emulate` starts one, and "
-            "--emulator or $AGENTMAIL_EMULATOR says where it is"
+            f"there is no emulator at {shown} ({printable(str(exc), 200)}): start one with `trio-agentmail emulate`, "
+            "or set --emulator or $AGENTMAIL_EMULATOR to its URL"
         ) from None
     if response.headers.get("Server") != SERVER:
-        raise click.ClickException(f"what answers at {shown} is no emulator (status {response.status_code})")
+        raise click.ClickException(f"the server at {shown} is not an emulator (status {response.status_code})")
     answer: dict[str, Any] = response.json()
     if response.is_error:
-        raise click.ClickException(f"the emulator refuses: {printable(str(answer.get('message')), 1000)}")
+        raise click.ClickException(f"the emulator refused: {printable(str(answer.get('message')), 1000)}")
     return answer
 
 
 @click.command("reset")
 @emulator_option
 def reset_command(emulator: str) -> None:
-    """Have a running emulator begin anew, for example before each test of a suite.
+    """Restore the initial state of a running emulator, for example before each test of a suite.
 
-    All mail is removed, and so are all inboxes and pods except those that it was started with. WebSockets are cut,
-    faults end, and what was sent under an Idempotency-Key is forgotten.
+    This removes all mail, and all inboxes and pods except those that the emulator was started with. It also cuts all
+    WebSockets, clears all faults, and forgets all Idempotency-Keys.
     """
     send_command(emulator, "POST", "reset")
-    click.echo("reset: everything is as it was in the beginning")
+    click.echo("reset: back to the initial state")

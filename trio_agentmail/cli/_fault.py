@@ -1,6 +1,6 @@
-"""`trio-agentmail fault`: make something go wrong at an emulator that runs.
+"""The commands `trio-agentmail fault …`, which cause failures at a running emulator.
 
-Each command is made from an entry of the table of faults: its name, its help, and its parameters.
+Each command is made from an entry of the table of faults, with its name, help and parameters.
 """
 
 import math
@@ -24,7 +24,7 @@ __all__ = ["command", "fault_commands"]
 
 
 class FaultGroup(Group):
-    """A group that takes names with hyphens as well: `reject-handshakes`."""
+    """A group that also accepts names with hyphens: `reject-handshakes`."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         return super().get_command(ctx, cmd_name.replace("-", "_"))
@@ -32,10 +32,11 @@ class FaultGroup(Group):
 
 @click.group("fault", cls=FaultGroup)
 def fault_commands() -> None:
-    """Make something go wrong at a running emulator.
+    """Cause a failure at a running emulator.
 
-    A fault is for the WebSockets that are open now, or for the next connection, event or request; for more of them with
-    --times, and until `fault clear` with --times all. `outage` and `chaos` last until `fault clear`, or for --seconds.
+    A fault applies to the open WebSockets, or to the next connection, event or request. It applies to several of them
+    with --times N, and to all until `fault clear` with --times all. `outage` and `chaos` last until `fault clear`, or
+    for --seconds.
     """
 
 
@@ -43,7 +44,7 @@ def _times(_context: click.Context, _option: click.Parameter, value: str) -> int
     if value == "all":
         return value
     if not (value.isascii() and value.isdigit() and Repetitions().accepts(int(value))):
-        raise click.BadParameter(f"write {Repetitions()} for all that follow")
+        raise click.BadParameter(f"write {Repetitions()}")
     return int(value)
 
 
@@ -152,6 +153,6 @@ for _entry in REMOTE_FAULTS.values():
 @fault_commands.command("clear")
 @emulator_option
 def clear_command(emulator: str) -> None:
-    """Clear all faults: end an outage and chaos, and push what `reorder_pushes` keeps back."""
+    """Clear all faults: end an outage and chaos, and push the events that `reorder_pushes` keeps back."""
     send_command(emulator, "DELETE", "faults")
-    click.echo("cleared: no faults from now on")
+    click.echo("all faults are cleared")

@@ -30,7 +30,7 @@ def journal_commands() -> None:
     """Inspect and resolve the dead letters of a journal.
 
     A dead letter is an event that was given up after too many delivery attempts. FILE is the path given to
-    SQLiteJournal, and ID the number that `list` shows.
+    SQLiteJournal. ID is the number that `list` shows.
     """
 
 
@@ -40,8 +40,8 @@ def journal_commands() -> None:
 def list_command(path: str, as_json: bool) -> None:
     """List the dead letters. The agent may be running.
 
-    With --json, each line is an object with `id`, `died_at`, `attempts`, `error`, `origin`, and `event`, which is the
-    object that `listen --json` writes. Nothing else is printed.
+    With --json, each line is an object with `id`, `died_at`, `attempts`, `error`, `origin`, and `event`. The latter is
+    the object that `listen --json` writes. Nothing else is printed.
     """
     with _explained():
         pending, dead = read_journal(_real(path))
@@ -60,9 +60,9 @@ def list_command(path: str, as_json: bool) -> None:
 @FILE
 @ID
 def show_command(path: str, id: int) -> None:
-    """Show one dead letter, with its text as received. The agent may be running.
+    """Show a dead letter, with its text as received. The agent may be running.
 
-    Characters that cannot be printed are shown as escapes.
+    Unprintable characters are shown as escapes.
     """
     with _explained():
         row = _found(path, id)

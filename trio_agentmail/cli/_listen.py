@@ -33,7 +33,7 @@ async def listen(
     enter_timeout: float = 30.0,
     backend: Backend | None = None,
 ) -> None:
-    """Print events until SIGINT or SIGTERM. A second signal does not wait for the closing handshake.
+    """Print events until SIGINT or SIGTERM. A second signal skips the closing handshake.
 
     Args:
         journal: Each event is acknowledged after its line has been written.
@@ -53,7 +53,7 @@ async def listen(
             backend=backend,
         ) as events,
     ):
-        # The first signal cancels the loop alone. The block of the stream then ends normally, with a close frame.
+        # The first signal cancels only the loop. The block of the stream then ends normally, with a close frame.
         with trio.CancelScope() as reading:
             scopes.append(reading)
             async for event in events:
@@ -83,5 +83,5 @@ def explain(failure: Exception) -> str:
         case SubscriptionRejectedError():
             advice = "check --inbox, --pod, --event-type and the permissions of the API key"
         case ssl.SSLCertVerificationError():
-            advice = "the server's certificate cannot be verified; check the clock, and for a proxy in between"
+            advice = "the server's certificate cannot be verified; check the clock, and whether a proxy intercepts TLS"
     return printable(f"{advice}: {failure}" if advice else str(failure), 1000)

@@ -1,4 +1,4 @@
-"""The command `trio-agentmail listen`: its options, and what they mean."""
+"""The command `trio-agentmail listen`: its options, and the settings that they stand for."""
 
 import os
 import warnings
@@ -45,7 +45,7 @@ def _url(_context: click.Context, option: click.Parameter, url: str | None) -> s
 def _server(
     environment: str | None, websocket_url: str | None, http_url: str | None
 ) -> tuple[AgentMailEnvironment, Recovery | None]:
-    """Return the server to talk to, and whether to recover from it. The API key goes to no host but those given."""
+    """Return the server, and the settings of recovery. The API key is sent to the given hosts only."""
     if websocket_url is None:
         if http_url is not None:
             raise click.UsageError("--http-url needs --websocket-url")
@@ -53,7 +53,7 @@ def _server(
     if environment is not None:
         raise click.UsageError("--environment and --websocket-url exclude each other")
     if http_url is None:
-        # Without recovery there are no requests, so this URL is never used. It names the same host all the same.
+        # Without recovery there are no requests, so this URL is not used. It has the same host to be safe.
         return AgentMailEnvironment(http=f"http{websocket_url.removeprefix('ws')}", websockets=websocket_url), None
     return AgentMailEnvironment(http=http_url, websockets=websocket_url), Recovery()
 
@@ -129,15 +129,15 @@ def listen_command(
     not yet written. If the program is killed just after writing a line, that line may be written again. One program at
     a time can use the file, and always with the same options.
 
-    With --json, the field `type` is "event", "subscribed" or "error" in AgentMail's own objects, "disconnected" where
-    the connection was lost, "caught_up" where recovery has looked for missed mail, "recovery_failed" where it could
-    not, and "unknown" around anything that this program does not know. The field `origin` is "live" for pushed events,
+    With --json, the field `type` is "event", "subscribed" or "error" in AgentMail's own objects, "disconnected" when
+    the connection was lost, "caught_up" when recovery has looked for missed mail, "recovery_failed" when it could not,
+    and "unknown" for anything that this program does not know. The field `origin` is "live" for pushed events,
     "recovered" for missed mail that was found, and "redelivered" for events from the journal.
 
     Each failed attempt to connect is logged on standard error, with the reason and the delay until the next one.
 
-    Ctrl-C or SIGTERM closes the connection, and the exit status is 0; the same holds when the reader of the output goes
-    away. The status is 1 when AgentMail cannot be reached or refuses, and 2 when the options are invalid.
+    Ctrl-C or SIGTERM closes the connection, and the exit status is 0, as it is when the reader of the output goes away.
+    The status is 1 if AgentMail cannot be reached or refuses the connection, and 2 if the options are invalid.
     """
     server, recovery = _server(environment, websocket_url, http_url)
     if not os.environ.get("AGENTMAIL_API_KEY"):

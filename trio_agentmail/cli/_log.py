@@ -1,4 +1,4 @@
-"""The package's log on standard error."""
+"""Writing the package's log to standard error."""
 
 import logging
 from collections.abc import Iterator
@@ -30,10 +30,10 @@ def log_on_stderr(*, verbose: bool) -> Iterator[None]:
 
 
 class WarningsAndFailedAttempts(logging.Filter):
-    """Lets through warnings, and the record "waiting … for the next attempt" after an attempt that failed.
+    """A filter that passes warnings, and the record "waiting … for the next attempt" after a failed attempt.
 
-    The stream logs the same record after the loss of a subscription, which is filtered out: `listen` prints that loss
-    as an event.
+    The stream also logs this record after the loss of a subscription. The filter drops it then, since `listen` prints
+    the loss as an event.
     """
 
     def __init__(self) -> None:

@@ -20,10 +20,10 @@ class OutputClosed(Exception):
 class Output:
     """Standard output.
 
-    When the reader pauses, like a pager or a terminal after Ctrl-S, a write blocks, and with it the whole event loop,
-    heartbeat and Ctrl-C included. Waiting until poll() reports "writable" is not enough: a terminal does so when it has
-    room for one byte, and a longer write then blocks. Making the file non-blocking would do so for the shell as well,
-    which shares it. So each write is done in a thread, which is abandoned on cancellation.
+    A write blocks while the reader pauses, for example a pager, or a terminal after Ctrl-S. It would block the whole
+    event loop, including the heartbeat and Ctrl-C. Waiting until poll() reports "writable" does not help: a terminal
+    reports this when it has room for one byte, and a longer write then blocks. A non-blocking file would affect the
+    shell, which shares it. So each write runs in a thread, which is abandoned on cancellation.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class Output:
             self._fd = None  # not a real file: replaced by a test, or closed
 
     async def print(self, line: Text) -> None:
-        """Write a line, on a terminal in colour.
+        """Write a line, in colour on a terminal.
 
         On a terminal, a line that is too long for one row continues with an indent, so that a long subject cannot look
         like a line of its own.
@@ -71,10 +71,10 @@ class Output:
 
 
 def _write(fd: int, data: memoryview) -> memoryview:
-    """Write, and return what is left, which is empty unless another program made the file non-blocking.
+    """Write data, and return the rest, which is empty unless another program made the file non-blocking.
 
-    A write that was abandoned ends with the call that blocks. Its file may have been closed by then, and its number may
-    be that of another file.
+    An abandoned write stops after the system call that blocks. By then, the file may be closed, and its descriptor may
+    belong to another file.
     """
     try:
         while data:

@@ -15,7 +15,7 @@ NO_LIMIT = 10_000
 
 
 class Group(click.Group):
-    """A group whose help shows the full first sentence of each command. Click's cuts it to fit one row."""
+    """A group whose help shows the full first sentence of each command. By default, click shortens it to one row."""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -33,7 +33,7 @@ class EventTypeChoice(click.Choice[str]):
 
 
 def complete_event_type(_context: click.Context, _parameter: click.Parameter, beginning: str) -> list[CompletionItem]:
-    """Return the event types that begin like this."""
+    """Return the event types with this beginning."""
     return [CompletionItem(event_type) for event_type in EVENT_TYPES if event_type.startswith(beginning)]
 
 

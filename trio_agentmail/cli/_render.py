@@ -1,8 +1,8 @@
-"""Events as lines of text or JSON that cannot control the terminal, whatever the sender of a mail has written.
+"""Rendering events as lines of text or JSON, safely for the terminal.
 
-In lines for people, every piece of text from outside goes through `printable`, which removes control characters,
-invisible characters and those that change the writing direction. It reaches rich as `Text`, which has no markup. In
-JSON for programs, everything except printable ASCII is escaped.
+A mail may contain text that is meant to control the terminal. In lines for people, `printable` removes control
+characters, invisible characters and those that change the writing direction from all text from outside, and rich gets
+the result as `Text`, which has no markup. In JSON for programs, everything except printable ASCII is escaped.
 """
 
 import json
@@ -41,17 +41,17 @@ from trio_agentmail.events import (
 __all__ = ["dumps", "event_json", "event_line"]
 
 LIMIT = 100
-"""Maximum number of characters shown of one piece of text."""
+"""Maximum number of characters shown of a piece of text."""
 
 SHOWN = ("title", "subject", "name", "reason", "start", "message_id")
-"""Fields of a payload that are shown if its event type has no line of its own, as with calendar events."""
+"""The payload fields that are shown for event types without a case of their own, such as calendar events."""
 
 
 def event_line(event: Event, at: datetime) -> Text:
     """Return a line for people, without a line end. An origin other than `"live"` follows the event type.
 
     Args:
-        at: The time of arrival, to be shown. A mail's own time is chosen by its sender.
+        at: The time of arrival, which the line shows. A mail's own time is not shown, since its sender chooses it.
     """
     kind, style, pieces = _describe(event)
     line = Text.assemble((f"{at:%H:%M:%S}", "dim"), "  ", (printable(kind, LIMIT), style))
@@ -114,7 +114,7 @@ def _describe(event: Event) -> tuple[str, str, Sequence[str | None]]:
 
 
 def _to(recipients: Sequence[str | Recipient]) -> str | None:
-    # A line shows only a few of what may be a million recipients.
+    # There may be a million recipients, and a line shows only a few.
     shown = recipients[: LIMIT + 1]
     addresses = [item.address or "" if isinstance(item, Recipient) else item for item in shown]
     return f"to {', '.join(addresses)}" if addresses else None
@@ -128,15 +128,15 @@ def _since(time: datetime) -> str:
 def event_json(event: Event) -> str:
     """Return a JSON object on one line, without a line end, in printable ASCII.
 
-    `type` says how to read it. `"event"`, `"subscribed"` and `"error"` are AgentMail's own objects, complete, with
-    `type` and `event_type` in today's spelling, and `origin` added to events. `"disconnected"`, `"caught_up"` and
-    `"recovery_failed"` are made here, with the fields of their classes. `"unknown"` has a `reason`, and AgentMail's
-    object in `payload` or its text in `raw`.
+    The field `type` determines the others. Objects with `"event"`, `"subscribed"` and `"error"` are AgentMail's own,
+    complete, with the current names in `type` and `event_type`, and events have an additional `origin`. Objects with
+    `"disconnected"`, `"caught_up"` and `"recovery_failed"` have the fields of the classes. An object with `"unknown"`
+    has a `reason`, and AgentMail's object in `payload` or its text in `raw`.
     """
     try:
         return dumps(_json_object(event))
     except (ValueError, RecursionError) as exc:
-        # Valid JSON that Python's json cannot write, for example a thousand nested lists.
+        # Python's json cannot write some valid JSON, for example a thousand nested lists.
         return dumps(_unknown(event, type(exc).__name__) | {"raw": getattr(event, "raw", "")})
 
 

@@ -20,7 +20,7 @@ def run(main: Callable[[], Coroutine[Any, Any, T]]) -> T | None:
     """Run an async function, and return its result, or `None` if the reader of the output has gone.
 
     Raises:
-        ClickException: AgentMail cannot be reached or refuses, or a system call has failed.
+        ClickException: AgentMail cannot be reached or refuses the connection, or a system call has failed.
     """
     try:
         return trio.run(main)

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as cancellation, in place of a KeyboardInterrupt at an arbitrary point."""
+"""Turning SIGINT and SIGTERM into cancellation, instead of a KeyboardInterrupt at an arbitrary point."""
 
 import signal
 from collections.abc import AsyncIterator
@@ -12,10 +12,10 @@ __all__ = ["Interrupted", "interruptible", "stop_signals"]
 
 
 class Interrupted(Exception):
-    """SIGINT or SIGTERM came.
+    """SIGINT or SIGTERM was received.
 
     Attributes:
-        status: The exit status that a shell expects then: 128 plus the signal number.
+        status: The exit status that shells expect: 128 plus the signal number.
     """
 
     def __init__(self, signum: int) -> None:
@@ -27,8 +27,8 @@ class Interrupted(Exception):
 async def stop_signals() -> AsyncIterator[list[trio.CancelScope]]:
     """Yield a list of cancel scopes. Each SIGINT or SIGTERM removes the last one and cancels it.
 
-    The list starts with the scope of the whole block. Append an inner scope to let the first signal cancel that alone,
-    so that the rest of the block can clean up until a second signal comes.
+    The list starts with the scope of the whole block. If an inner scope is appended, the first signal cancels only that
+    scope, and the rest of the block can clean up until a second signal comes.
     """
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals, trio.CancelScope() as block:
         scopes = [block]

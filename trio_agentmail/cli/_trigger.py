@@ -1,4 +1,4 @@
-"""`trio-agentmail trigger`: make something happen at an emulator that runs."""
+"""The command `trio-agentmail trigger`, which causes events at a running emulator."""
 
 import base64
 import json
@@ -21,7 +21,7 @@ def _fields_by_event_type() -> str:
     by_fields: dict[tuple[str, ...], list[str]] = {}
     for event_type, fields in FIELDS.items():
         by_fields.setdefault(fields, []).append(event_type)
-    lines = ["\b", "Besides --inbox, each takes:"]
+    lines = ["\b", "Options of each event type, besides --inbox:"]
     for fields, event_types in by_fields.items():
         lines += [*event_types, "    " + " ".join("--" + field.replace("_", "-") for field in fields)]
     return "\n".join(lines)
@@ -38,8 +38,8 @@ def _inbox(_context: click.Context, _option: click.Parameter, inbox_id: str | No
 
 @click.command("trigger", epilog=_fields_by_event_type())
 @click.argument("event_type", metavar="EVENT_TYPE", type=EventTypeChoice(EVENT_TYPES))
-@click.option("--inbox", "inbox_id", metavar="INBOX", callback=_inbox, help="The inbox in which it happens.")
-@click.option("--from", "from_", metavar="ADDRESS", help="The sender of a mail that is received.")
+@click.option("--inbox", "inbox_id", metavar="INBOX", callback=_inbox, help="The inbox of the event.")
+@click.option("--from", "from_", metavar="ADDRESS", help="The sender of a received mail.")
 @click.option("--to", multiple=True, metavar="ADDRESS", help="A recipient. May be repeated.")
 @click.option("--subject", help="The subject of the mail.")
 @click.option("--text", help="The text of the mail.")
@@ -54,15 +54,15 @@ def _inbox(_context: click.Context, _option: click.Parameter, inbox_id: str | No
 @click.option(
     "--eml",
     type=click.Path(exists=True, dir_okay=False, allow_dash=True),
-    help="A whole mail, as it crosses the Internet; -: read it from standard input. It goes to the inboxes in its To, "
-    "Cc or Bcc, unless --inbox is given.",
+    help="A file with a complete mail, or - for standard input. The mail goes to the inboxes in its To, Cc or Bcc, "
+    "unless --inbox is given.",
 )
-@click.option("--message-id", metavar="ID", help="The mail to which it happens, or the id of the new one.")
+@click.option("--message-id", metavar="ID", help="The id of the mail to which the event happens, or of the new mail.")
 @click.option("--thread-id", metavar="ID", help="The thread of the mail.")
 @click.option("--reason", help="Why a mail was rejected.")
 @click.option("--title", help="The title of a calendar event.")
 @click.option("--domain", help="The domain that is verified.")
-@click.option("--json", "as_json", is_flag=True, help="Print the answer as it is, a JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print the answer as a JSON object.")
 @emulator_option
 def trigger_command(
     emulator: str,
@@ -75,10 +75,10 @@ def trigger_command(
     eml: str | None,
     **fields: str | None,
 ) -> None:
-    """Make something happen at a running emulator: mail is received or sent, bounces, is held, is released, …
+    """Cause an event at a running emulator: mail is received or sent, bounces, is held, is released, …
 
-    EVENT_TYPE is the type of the event that is pushed, for example message.received. Mail that is received or sent is
-    kept, and the REST API has it. What is not given has a sensible default.
+    EVENT_TYPE is the type of the event to push, for example message.received. The emulator keeps mail that is received
+    or sent, and its REST API lists it. Options that are not given have sensible defaults.
     """
     body: dict[str, Any] = {
         "event_type": event_type,
@@ -100,4 +100,4 @@ def trigger_command(
     ids = [f"{name}={printable(answer[name], 300)}" for name in ("event_id", "message_id") if answer.get(name)]
     click.echo("  ".join([event_type, *ids, f"pushed to {answer['receivers']}"]))
     if not answer["receivers"]:
-        click.echo("nobody listens for it: no subscription matches, or a fault keeps it back", err=True)
+        click.echo("no connection received it: no subscription matches, or a fault keeps it back", err=True)

@@ -1,6 +1,6 @@
-"""An AgentMail in memory, to test what you build on this package.
+"""An AgentMail in memory, for testing code that is built on this package.
 
-Real WebSocket frames, no network, and on Trio's mock clock no waiting either:
+It speaks real WebSocket frames, but uses no network. On Trio's mock clock, tests do not wait either:
 
     from trio_agentmail.testing import FakeAgentMail
 
@@ -12,17 +12,17 @@ Real WebSocket frames, no network, and on Trio's mock clock no waiting either:
             event = await anext(events)
             ...
 
-Everything that can go wrong can be asked for:
+A test can cause failures of the server and of the network:
 
     fake.faults.reject_handshakes(503, times=2)
     await fake.drop_connections()
 
-Mail is kept, and the REST API lists it:
+The fake keeps the mail that is delivered to it, and its REST API lists it:
 
     async with httpx2.AsyncClient(transport=fake.http_transport(), base_url="https://api.agentmail.to/v0") as client:
         ...
 
-For clients in other processes or languages, the same fake listens on ports of this machine:
+For clients in other processes or languages, the same fake can listen on local ports:
 
     async with fake.serve() as environment:
         ...  # environment.websockets is ws://127.0.0.1:<port>, environment.http is http://127.0.0.1:<another>

@@ -1,4 +1,4 @@
-"""Checks of arguments of faults and of what is sent. Each raises at once, and not later in a task of the fake."""
+"""Checks of arguments. They raise in the call of the test, before a task of the fake uses the value."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ def check_seconds(name: str, value: float, *, or_forever: bool = False) -> None:
         or_forever: Whether `math.inf` is valid.
 
     Raises:
-        TypeError: The value is no number.
+        TypeError: The value is not a number.
         ValueError: The value is negative, infinite or too large.
     """
     if not isinstance(value, int | float) or isinstance(value, bool):
@@ -40,7 +40,7 @@ def check_whole(name: str, value: int, low: int, high: float = math.inf) -> None
     """Check a whole number.
 
     Raises:
-        TypeError: The value is no whole number.
+        TypeError: The value is not a whole number.
         ValueError: The value is less than `low` or greater than `high`.
     """
     if not isinstance(value, int) or isinstance(value, bool):
@@ -55,13 +55,13 @@ def check_response(
     """Check an HTTP response, and return its headers as pairs of names and values.
 
     Raises:
-        TypeError: The status is no whole number, the headers are neither a mapping nor pairs, or the body is not bytes.
-        ValueError: The response is invalid in HTTP.
+        TypeError: The status is not an integer, the headers are neither a mapping nor pairs, or the body is not bytes.
+        ValueError: The response is not valid HTTP.
     """
     check_whole("status", status, 200, 999)
     check_bytes("body", body)
     pairs = _pairs(headers)
-    # The server that will send it uses h11, too, and would raise the same, but later.
+    # The server that will send the response uses h11, which would raise the same error later.
     server = h11.Connection(h11.SERVER)
     server.receive_data(b"GET / HTTP/1.1\r\nHost: fake\r\n\r\n")
     server.next_event()
@@ -71,7 +71,7 @@ def check_response(
         server.send(h11.Data(data=body))
         server.send(h11.EndOfMessage())
     except (h11.LocalProtocolError, UnicodeEncodeError) as exc:
-        raise ValueError(f"HTTP has no response with this status, headers and body: {exc}") from None
+        raise ValueError(f"this status, headers and body are not a valid HTTP response: {exc}") from None
     return pairs
 
 
@@ -79,7 +79,7 @@ def check_close(code: int, reason: str) -> None:
     """Check the code and the reason of a close frame.
 
     Raises:
-        TypeError: The code is no whole number, or the reason is no string.
+        TypeError: The code is not a whole number, or the reason is not a string.
         ValueError: A close frame cannot carry them.
     """
     check_whole("code", code, 0, 2**16 - 1)

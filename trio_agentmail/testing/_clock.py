@@ -1,4 +1,4 @@
-"""The time of day at the fake."""
+"""The clock of the fake."""
 
 import time
 from datetime import UTC, datetime
@@ -16,10 +16,10 @@ def is_on_mock_clock() -> bool:
 
 
 class FakeClock:
-    """The time of day. On a mock clock it passes as that does, beginning with the time at which this object was made.
+    """The time of day. On Trio's mock clock, it starts at the real time and then advances with the mock clock.
 
     Attributes:
-        created: That time, aware, without a fraction of a second.
+        created: The time at which this object was made: aware, in whole seconds.
     """
 
     def __init__(self) -> None:
@@ -31,5 +31,5 @@ class FakeClock:
         return self._epoch + trio.current_time() if is_on_mock_clock() else time.time()
 
     def now(self) -> datetime:
-        """Return the time as AgentMail writes it: aware, with milliseconds."""
+        """Return the time with the precision of AgentMail: aware, in whole milliseconds."""
         return to_milliseconds(datetime.fromtimestamp(self.time(), UTC))

@@ -24,7 +24,7 @@ from trio_agentmail.events import (
 
 __all__ = ["encode_event", "encode_part"]
 
-# AgentMail does not send how an event arrived.
+# The client sets these fields; AgentMail does not send them.
 _NOT_ON_THE_WIRE = {"_raw", "origin", "attempt"}
 
 EVENTS = get_args(Event)
@@ -62,7 +62,7 @@ def encode_part(part: Message | ThreadItem | Attachment, *, without: Collection[
 
 @cache
 def _names(cls: type[attrs.AttrsInstance]) -> tuple[tuple[str, str], ...]:
-    """Return the names of the fields that the wire has, each with its name there."""
+    """Return the names of the fields that AgentMail sends, each with its name on the wire."""
     return tuple(
         (field.name, wire_name(field.name)) for field in attrs.fields(cls) if field.name not in _NOT_ON_THE_WIRE
     )
@@ -79,10 +79,10 @@ def _fields(part: attrs.AttrsInstance) -> dict[str, Any]:
 
 
 def _wire_value(value: Any, name: str | None = None) -> Any:
-    """Convert a value to what `json` can write.
+    """Convert a value to one that `json` can write.
 
     Args:
-        name: The field of the value; `None` for an item inside a field's value.
+        name: The field that has the value; `None` for an item inside a field's value.
     """
     if isinstance(value, datetime):
         if value.tzinfo is None:

@@ -1,6 +1,6 @@
-"""`FakeAgentMail`: the parts of the fake, put together.
+"""`FakeAgentMail`: the public interface of the fake, and the assembly of its parts.
 
-Most of this module is the signatures and docstrings of the interface, which is why it is a long one.
+This module is long because of the signatures and docstrings of the interface.
 """
 
 import ssl
@@ -39,27 +39,28 @@ T = TypeVar("T")
 
 
 class FakeAgentMail:
-    """An AgentMail in memory: pass it as `backend=`, or `serve()` it on a port of this machine.
+    """An AgentMail in memory: pass it as `backend=`, or `serve()` it on local ports.
 
-    It has neither a start nor an end: its tasks live inside the connections that it serves. A bug in it comes out of
-    the block that has the connection open, as itself.
+    It needs no start and no shutdown, since its tasks live inside the connections that it serves. If it has a bug, the
+    block that has the connection open raises the exception unchanged.
 
-    It keeps the mail that is delivered to it, and its REST API lists it: see `http_transport()`.
+    It keeps the mail that is delivered to it, and its REST API lists that mail: see `http_transport()`.
 
     Args:
-        api_keys: The API keys that it knows; `None`: it accepts any. A mapping gives the permissions of each key.
-        permissions: The permissions of other keys, for example `{"message_read", "label_spam_read"}`; `None`: all. A
-            key without any permission gets a 403 when it asks for a WebSocket.
+        api_keys: The known API keys, or a mapping of them to their permissions. `None` means that any key is accepted.
+        permissions: The permissions of keys for which `api_keys` gives none, for example `{"message_read",
+            "label_spam_read"}`. `None` means all. A key without any permission gets a 403 when it requests a WebSocket.
 
     Raises:
-        TypeError: `api_keys` or `permissions` is a string instead of a collection of them. Assigning to the attributes
-            raises the same.
+        TypeError: `api_keys` or `permissions` is a string and not a collection of strings.
         ValueError: AgentMail has no such permission.
 
+        Assigning to the attributes of these names raises the same exceptions.
+
     Attributes:
-        mail: The inboxes and the mail in them, to look at and to change.
-        faults: What can go wrong.
-        record: What clients have done.
+        mail: The inboxes and their mail: reading and changing them.
+        faults: The faults that a test can cause.
+        record: The requests, frames and closes of clients.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class FakeAgentMail:
         api_keys: Collection[str] | Mapping[str, Collection[str] | None] | None = None,
         permissions: Collection[str] | None = None,
     ) -> None:
-        # The parts are put together here. Each knows only those that are made before it.
+        # Each part knows only parts that are made before it.
         self._clock = FakeClock()
         self._agentmail = AgentMail(keys=KeyRing(api_keys, permissions), now=self._clock.created)
         pending = PendingFaults()
@@ -81,13 +82,13 @@ class FakeAgentMail:
         )
         self.mail = Mailboxes(self._agentmail, self._connections, self._log, self._clock)
         self.faults = Faults(pending, self._connections, self._log)
-        # The pytest plug-in, if it is loaded, shows what happened here if the test fails.
+        # If the pytest plug-in is loaded, its report of a failed test includes `explain()`.
         if (plugin := sys.modules.get("trio_agentmail._pytest_plugin")) is not None:
             plugin.made.append(self)
 
     @property
     def api_keys(self) -> ApiKeys:
-        """The API keys that it knows. It may be changed, for the handshakes and requests to come."""
+        """The known API keys. A change affects later handshakes and requests."""
         return self._agentmail.keys.api_keys
 
     @api_keys.setter
@@ -96,8 +97,7 @@ class FakeAgentMail:
 
     @property
     def permissions(self) -> Collection[str] | None:
-        """The permissions of keys that have none of their own. It may be changed, for the subscriptions and requests to
-        come."""
+        """The permissions of keys without any in `api_keys`. A change affects later subscriptions and requests."""
         return self._agentmail.keys.permissions
 
     @permissions.setter
@@ -108,7 +108,7 @@ class FakeAgentMail:
 
     @property
     def api_key(self) -> str:
-        """The API key of callers that give none while `$AGENTMAIL_API_KEY` is not set: one that is known, if any is."""
+        """The default API key of streams if `$AGENTMAIL_API_KEY` is not set: a known key, if there is any."""
         return next(iter(self.api_keys or ()), "am_fake_key")
 
     def open_websocket(
@@ -119,32 +119,34 @@ class FakeAgentMail:
         max_message_size: int,
         ssl_context: ssl.SSLContext | None,
     ) -> AbstractAsyncContextManager[WebSocket]:
-        """Open a WebSocket to this fake, in memory, whatever the host in the URL."""
+        """Open a WebSocket to this fake, in memory. The host in the URL does not matter."""
         return self._websockets.open_websocket(url, headers=headers, max_message_size=max_message_size)
 
     def http_transport(self, ssl_context: ssl.SSLContext | None = None) -> FakeTransport:
-        """Return a transport to the REST API, in memory, whatever the host in the URL.
+        """Return an in-memory transport to the REST API, for an `AsyncClient` of httpx2 or httpx under Trio.
 
-        It is for an `AsyncClient` of httpx2 or of httpx, under Trio.
+        The host in the URL of a request does not matter.
         """
         return FakeTransport(self._rest.respond)
 
     def now(self) -> float:
-        """Return the time of day here, in seconds since the Unix epoch. On a mock clock it passes as that does."""
+        """Return the fake's time, in seconds since the Unix epoch. On a mock clock, it advances with that clock."""
         return self._clock.time()
 
     async def run_sync(self, function: Callable[[], T]) -> T:
-        """Call a function that waits for a disk: in a thread, except on a mock clock, which waits for none."""
+        """Call a function that blocks on disk I/O: in a thread, or directly on a mock clock, which ignores threads."""
         if is_on_mock_clock():
             await trio.lowlevel.checkpoint()
             return function()
         return await trio.to_thread.run_sync(function)
 
-    # Where it is found
+    # How clients reach the fake
 
     @contextmanager
     def installed(self) -> Iterator[Self]:
-        """For the block, streams in this process that are given no `backend` come here, and need no API key.
+        """Have streams without a `backend` connect to this fake within the block.
+
+        This applies to all streams of the process. They need no API key.
 
         Raises:
             RuntimeError: Another fake is installed already.
@@ -162,25 +164,25 @@ class FakeAgentMail:
         host: str = "127.0.0.1",
         allow_hosts: Collection[str] = (),
     ) -> AsyncIterator[AgentMailEnvironment]:
-        """Listen on 127.0.0.1 for the block, at whose end the remaining connections are cut.
+        """Listen on 127.0.0.1 within the block. The end of the block cuts the remaining connections.
 
         Args:
-            port: The port of the WebSocket. `0`: any that is free.
-            ssl_context: Speak TLS, with this server-side context. Its certificate must be for `localhost`.
-            http_port: The port of the REST API. `0`: any that is free.
-            host: The IP address to listen on, instead of 127.0.0.1. `0.0.0.0` and `::` are all addresses of this
-                machine; then the loopback address is yielded.
-            allow_hosts: Names and addresses that are accepted as the header `Host`, besides `localhost`, loopback
-                addresses and the address that the client has connected to. Other requests, and those of web pages from
-                elsewhere, are answered with 403.
+            port: The port of the WebSocket. `0` means any free port.
+            ssl_context: A server-side context for TLS, with a certificate for `localhost`. By default, TLS is not used.
+            http_port: The port of the REST API. `0` means any free port.
+            host: The IP address to listen on. `0.0.0.0` and `::` mean all addresses of this machine, and the URLs
+                then contain the loopback address.
+            allow_hosts: Names and addresses that are accepted in the `Host` header, besides `localhost`, loopback
+                addresses and the address that the client has connected to. Requests with other names, and requests from
+                web pages on other hosts, get a 403.
 
         Yields:
-            Where a client finds it.
+            The URLs of both ports.
 
         Raises:
             TypeError: `allow_hosts` is not a collection of strings.
             ValueError: One of them is neither a name nor an IP address.
-            OSError: A port is not free, or the address is not one of this machine.
+            OSError: A port is in use, or this machine does not have the address.
         """
         async with serve_on_ports(
             Services(self._websockets.serve_tcp, self._rest.respond, self._log.note),
@@ -245,50 +247,49 @@ class FakeAgentMail:
         held: bool = False,
         body_in_push: bool = True,
     ) -> MessageReceivedEvent | tuple[MessageReceivedEvent, ...]:
-        """Receive a mail: it is kept, and pushed to the connections whose subscription it matches.
+        """Have a mail arrive. The fake keeps it, and pushes it to the connections whose subscription it matches.
 
         Args:
-            mail: A whole mail as RFC 5322 has it: an `email.message.EmailMessage`, or the bytes of an `.eml` file. It
-                goes to every inbox that its To, Cc, Bcc or Delivered-To names, without its Bcc. It is in the thread of
-                the mail that its In-Reply-To or References names. Besides a mail, only `inbox_id`, `event_type`, `held`
-                and `body_in_push` can be given. `None`: the other arguments describe the mail.
-            inbox_id: With a `mail`: the one inbox that it goes to, whatever its headers say.
-            to: `None`: the inbox.
-            event_type: `"message.received"`, or one of its variants, like `"message.received.spam"`.
-            message_id: `None`, here and below: a new one. The id of a mail in the inbox: this mail replaces that one,
-                in its thread. If the inbox itself has sent that one, the mail has the labels of both.
-            thread_id: That of other mails of the inbox: this mail joins their thread.
-            timestamp: The mail's own time, aware. `None`: now.
+            mail: A complete mail in the format of RFC 5322: an `email.message.EmailMessage`, or the bytes of an `.eml`
+                file. It goes to every inbox in its To, Cc, Bcc or Delivered-To, without its Bcc. It joins the thread of
+                the mail that its In-Reply-To or References names. Only `inbox_id`, `event_type`, `held` and
+                `body_in_push` can be combined with it. By default, the other arguments describe the mail.
+            inbox_id: The inbox. A `mail` goes to this inbox alone, and the recipients in its headers do not matter.
+            to: The recipients. `None` means the inbox.
+            event_type: `"message.received"`, or one of its variants, such as `"message.received.spam"`.
+            message_id: The Message-ID; `None`, here and below, for a new one. If the inbox has a mail of this id, the
+                new mail replaces it, in its thread. If the inbox itself has sent that mail, the new one has the labels
+                of both.
+            thread_id: The thread that the mail joins.
+            timestamp: The mail's own time, aware. `None` means now.
             attachments: Files, each a dict like `{"filename": "a.pdf", "content": b"…", "content_type":
-                "application/pdf"}`, with `"content_disposition": "inline"` and a `content_id` for what the HTML shows.
-                They are in the event, and the REST API has their content.
-            held: Agent Armor holds the mail until `mail.release`: it has the label `agent-armor-held`, and a
-                `message.security.review` is pushed.
-            body_in_push: Whether text and HTML are pushed as well as kept. AgentMail does not push large ones.
+                "application/pdf"}`. For a picture in the HTML, add `"content_disposition": "inline"` and a
+                `content_id`. The event lists the files, and the REST API has their content.
+            held: Whether Agent Armor holds the mail until `mail.release`. A held mail has the label
+                `agent-armor-held`, and a `message.security.review` is pushed instead of it.
+            body_in_push: Whether the pushed event contains text and HTML. AgentMail does not push large ones.
 
         Returns:
-            The event as it was pushed, or as it would be if the mail were not held. For a `mail`, one for each inbox.
-            `attrs.evolve` and `emit` can push what cannot be given here.
+            The event as it was pushed, or as it would be if the mail were not held. For a `mail`, a tuple with one
+            event for each inbox. To push an event with other fields, use `attrs.evolve` and `emit`.
 
         Raises:
             TypeError: The timestamp has no offset; neither a mail nor an inbox is given; or an argument has a wrong
-                type, or cannot be given with a `mail`.
-            ValueError: The thread belongs to another inbox; the mail is for none of the existing inboxes; or there is
-                no such event_type.
+                type, or cannot be combined with a `mail`.
+            ValueError: The thread belongs to another inbox; no existing inbox is a recipient of the mail; or the event
+                type does not exist.
         """
         now = self._clock.now()
         if mail is not None:
             others = (from_, subject, text, html, to, message_id, thread_id, event_id, timestamp)
             if others != (SENDER, SUBJECT, TEXT, None, None, None, None, None, None) or attachments:
-                raise TypeError(
-                    "with a mail, deliver() takes inbox_id, event_type, held and body_in_push: the mail says the rest"
-                )
+                raise TypeError("with a mail, deliver() only takes inbox_id, event_type, held and body_in_push")
             whole = self._agentmail.deliver_raw(
                 mail, inbox_id=inbox_id, event_type=event_type, held=held, body_in_push=body_in_push, now=now
             )
             return await push(whole, self._connections)
         if inbox_id is None:
-            raise TypeError("deliver() takes an inbox_id, or a mail that is addressed to one")
+            raise TypeError("deliver() needs an inbox_id, or a mail that is addressed to an inbox")
         outcome = self._agentmail.deliver(
             inbox_id=inbox_id,
             from_=from_,
@@ -309,9 +310,10 @@ class FakeAgentMail:
         return await push(outcome, self._connections)
 
     async def emit(self, event: Event) -> None:
-        """Push any event to the connections whose subscription it matches. A mail in it is not kept: see `deliver`.
+        """Push any event to the connections whose subscription it matches.
 
-        Pushing never waits for a client. On each connection everything comes in the order in which it was pushed.
+        Unlike `deliver`, this does not keep the mail in an event. Pushing never waits for a client. Each connection
+        sends everything in the order in which it was pushed.
 
         Raises:
             TypeError: The event has no wire form, like `Disconnected`.
@@ -320,20 +322,20 @@ class FakeAgentMail:
         await trio.lowlevel.checkpoint()
 
     async def send_raw(self, frame: str | bytes) -> None:
-        """Push a frame as it is, text or binary, to every subscribed connection, whatever its filters.
+        """Push a text or binary frame unchanged to every subscribed connection. Filters do not apply.
 
         Raises:
-            TypeError: It is neither str nor bytes.
-            ValueError: It cannot be sent as UTF-8.
+            TypeError: The frame is neither str nor bytes.
+            ValueError: The frame cannot be encoded as UTF-8.
         """
         await self._connections.send_raw(frame)
 
     async def drop_connections(self, code: int | None = None, reason: str = "") -> None:
-        """End all connections, after what was pushed to them.
+        """End all connections, once they have sent what was pushed to them.
 
         Args:
-            code: `None`: cut them without a close frame, as `faults.drop_connections()` does. Otherwise send a close
-                frame with this code, as `faults.close_connections(code, reason)` does.
+            code: The code of the close frame, as for `faults.close_connections(code, reason)`. With `None`, connections
+                are cut without a close frame, as by `faults.drop_connections()`.
             reason: The reason in the close frame.
         """
         if code is None:
@@ -344,72 +346,72 @@ class FakeAgentMail:
     def chaos(
         self, seed: int, *, every: float = 60.0, faults: Collection[str] | None = None
     ) -> AbstractAsyncContextManager[list[tuple[float, str]]]:
-        """For the block, have faults strike now and then. See `faults.chaos`."""
+        """Cause random faults within the block. See `faults.chaos`."""
         return self.faults.chaos(seed, every=every, faults=faults)
 
-    # What happens
+    # Observing
 
     @property
     def connected(self) -> int:
-        """How many WebSockets are open now, silent ones included."""
+        """The number of WebSockets that are open now, including silent ones."""
         return self._connections.open
 
     @property
     def subscribed(self) -> int:
-        """How many WebSockets with a confirmed subscription are open now, silent ones included."""
+        """The number of open WebSockets with a confirmed subscription, including silent ones."""
         return self._connections.subscribed
 
     async def wait_connected(self, n: int = 1, within: float = 60.0) -> None:
-        """Wait until `connected` is at least `n`. For an `n` of 0, wait until every connection has ended.
+        """Wait until `connected` is at least `n`. If `n` is 0, wait until every connection has ended.
 
-        Otherwise as `wait_for`.
+        `wait_for` describes `within` and what is raised.
         """
         await self._log.wait_for(
             lambda: self.connected >= n if n else not self._connections,
             within,
-            lambda _: f"{self.connected} WebSockets are open, and were to be {n}",
+            lambda _: f"{self.connected} WebSockets are open instead of {n}",
         )
 
     async def wait_subscribed(self, n: int = 1, within: float = 60.0) -> None:
         """Wait until `subscribed` is at least `n`.
 
-        Otherwise as `wait_for`.
+        `wait_for` describes `within` and what is raised.
         """
         await self._log.wait_for(
             lambda: self.subscribed >= n,
             within,
-            lambda _: f"{self.subscribed} WebSockets are subscribed, and were to be {n}",
+            lambda _: f"{self.subscribed} WebSockets are subscribed instead of {n}",
         )
 
     async def wait_for(self, condition: Callable[[], T], within: float = 60.0) -> T:
         """Wait until a condition holds.
 
-        It is checked whenever something has happened here, whenever no task has anything to do, and now and then. For
+        The condition is checked after each change at the fake, when all tasks are blocked, and from time to time. For
         example `await fake.wait_for(lambda: fake.mail.messages("agent@agentmail.to", "sent"))`.
 
         Args:
-            condition: A function, not an async one, whose result is true when the condition holds.
-            within: Seconds, by Trio's clock; `math.inf`: as long as it takes.
+            condition: A synchronous function that returns a true value when the condition holds.
+            within: The maximum time to wait, in seconds of Trio's clock; `math.inf` for no limit.
 
         Returns:
-            What the condition returned.
+            The result of the condition.
 
         Raises:
-            AssertionError: It did not hold in time. The message contains the text of `explain`.
+            AssertionError: The condition did not hold in time. The message contains the text of `explain`.
             TypeError: The condition is an async function.
         """
         return await self._log.wait_for(condition, within)
 
     def explain(self) -> str:
-        """Describe what has happened here lately.
+        """Describe what has recently happened at the fake.
 
-        That is who connected and subscribed to what; what was pushed, to whom, and why not to others; what was
-        requested; and which faults have not struck.
+        The text shows connections and subscriptions; pushes, with the reason for each connection that did not get
+        them; REST requests; and the faults that are still to come.
         """
         return self._log.explain()
 
     async def _retire(self) -> None:
-        """End all connections, for good, and be silent about what happens from then on."""
+        """End all connections, refuse new ones, and stop calling the log's `on_note`."""
         self._websockets.is_retired = True
         await self._connections.cut()
         await self.wait_connected(0)

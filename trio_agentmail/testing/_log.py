@@ -1,4 +1,4 @@
-"""The log of a fake: what has happened, in words, and waiting for something to happen."""
+"""The log of a fake: a history in words, and waiting for a condition."""
 
 import inspect
 from collections import deque
@@ -17,18 +17,18 @@ T = TypeVar("T")
 
 CHECK_EVERY = 0.1
 CHECK_EVERY_PART = 0.01
-"""How long to wait before a condition is checked again while nothing happens at the fake: this many seconds, or this
-fraction of the time waited so far, if that is longer. On a mock clock a day may pass, and each check takes a
+"""The interval between checks of a condition while nothing happens at the fake: this number of seconds, or this
+fraction of the time waited so far if that is longer. A test on a mock clock may wait a day, and each check takes a
 millisecond.
 """
 
 MAX_ENTRIES = 1000
-"""How many of the last entries are kept."""
+"""Maximum number of entries that are kept, the latest ones."""
 
 
 @attrs.define(kw_only=True)
 class LogEntry:
-    """Something that has happened, and how often in a row."""
+    """Something that has happened, once or several times in a row."""
 
     at: float
     text: str
@@ -42,10 +42,10 @@ class LogEntry:
 
 
 class Log:
-    """What has happened at a fake.
+    """The history of a fake.
 
     Args:
-        still_to_come: Describes the faults that have not struck.
+        still_to_come: Returns descriptions of the faults that are still to come.
 
     Attributes:
         on_note: Called with the text of each note, which may come from a client.
@@ -60,7 +60,7 @@ class Log:
         self._changed = trio.Event()
 
     def note(self, text: str) -> None:
-        """Add an entry, and wake up those who wait. Outside of a Trio run there is no time, and this does nothing."""
+        """Add an entry, and notify the tasks that wait. Outside of a Trio run, which has no clock, do nothing."""
         if not trio.lowlevel.in_trio_run():
             return
         now = trio.current_time()
@@ -73,7 +73,7 @@ class Log:
         self.on_note(text)
 
     def notify(self) -> None:
-        """Wake up those who wait for a condition."""
+        """Wake up the tasks that wait for a condition, so that they check it again."""
         self._changed.set()
         self._changed = trio.Event()
         self.on_change()
@@ -84,10 +84,10 @@ class Log:
             start = self._entries[0].at
             lines = [f"{entry.at - start:10.3f} s  {entry}" for entry in self._entries]
         else:
-            lines = ["nothing has happened here: nobody connected, nothing was delivered, nothing requested"]
+            lines = ["nothing has happened here: no connection, no mail, no request"]
         if left := self._still_to_come():
             lines.append(f"still to come: {', '.join(left)}")
-        # A mail may contain lone surrogates, which not every report can show.
+        # A mail may contain lone surrogates, which not every output can encode.
         return "\n".join(lines).encode("utf-8", "backslashreplace").decode("utf-8")
 
     async def wait_for(
@@ -99,7 +99,7 @@ class Log:
         """See `FakeAgentMail.wait_for`.
 
         Args:
-            instead: Describes the result that is not true, for the error message.
+            instead: Describes the last result of the condition, for the error message.
         """
         await trio.lowlevel.checkpoint()
         began = trio.current_time()
@@ -117,9 +117,9 @@ class Log:
         return result
 
     async def _check_when_idle(self, condition: Callable[[], object]) -> None:
-        """Check a condition once, when no task has anything to do.
+        """Check a condition once, when all tasks are blocked.
 
-        Not again and again: on a mock clock no time passes while a task waits for that.
+        It must not do so in a loop: a mock clock does not advance while a task waits for all tasks to block.
         """
         await wait_all_tasks_blocked()
         if _result(condition):
@@ -130,5 +130,5 @@ def _result(condition: Callable[[], T]) -> T:
     result = condition()
     if inspect.iscoroutine(result):
         result.close()  # or Python would warn that it was never awaited
-        raise TypeError("the condition is an async function: wait_for() takes one that returns its answer at once")
+        raise TypeError("the condition is an async function: wait_for() takes a synchronous one")
     return result

@@ -1,4 +1,4 @@
-"""The mail of a fake, to look at and to change."""
+"""Reading and changing the mail of a fake."""
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 async def push(outcome: Outcome[T], connections: Connections) -> T:
-    """Push the events of an operation, and return its value."""
+    """Push the events of an operation, and return its result."""
     for event in outcome.events:
         connections.push_event(event)
         await trio.lowlevel.checkpoint()
@@ -42,15 +42,15 @@ class Mailboxes:
     def add_inbox(self, inbox_id: str, *, pod_id: str | None = None) -> None:
         """Create an inbox, or move one to another pod.
 
-        This is not necessary for an inbox to which mail is delivered, or that a subscription names.
+        Delivering mail to an inbox creates it as well, and so does a subscription that names it.
 
         Args:
-            pod_id: `None`: a new inbox is in the pod `default`.
+            pod_id: The pod. If it is `None`, a new inbox is in the pod `default`, and an existing one is not moved.
         """
         self._agentmail.add_inbox(inbox_id, pod_id=pod_id, now=self._clock.now())
 
     def messages(self, inbox_id: str, *labels: str) -> tuple[Message, ...]:
-        """Return the messages in an inbox, the newest last. They are complete, and include what listings leave out.
+        """Return the messages in an inbox, newest last: complete, and including those that listings leave out.
 
         Args:
             labels: Only messages with all of these labels, for example `"sent"`.
@@ -72,14 +72,13 @@ class Mailboxes:
     ) -> MessageSentEvent:
         """Send a mail from an inbox, as the REST API does.
 
-        The mail is kept, and `message.sent` is pushed. It arrives in those recipients that are inboxes here. To any
-        other address it counts as delivered, except to an address at AgentMail that does not exist: from there it
-        bounces.
+        The fake keeps the mail, and pushes `message.sent`. Recipients that are inboxes of the fake receive the mail.
+        For other recipients, it counts as delivered, except that it bounces from nonexistent addresses at AgentMail.
 
         The arguments are those of `FakeAgentMail.deliver`.
 
         Returns:
-            The `message.sent`, which is the first of the events.
+            The `message.sent`.
         """
         outcome = self._agentmail.send(
             inbox_id=inbox_id,
@@ -98,14 +97,14 @@ class Mailboxes:
     async def release(self, inbox_id: str, message_id: str) -> MessageReceivedEvent:
         """Release a held mail, as a reviewer does.
 
-        It comes as received, with its old times, and a `message.security.override` follows.
+        A `message.received` is pushed, with the original times of the mail, and then a `message.security.override`.
 
         Returns:
             The `message.received` as it was pushed.
 
         Raises:
             KeyError: There is no such mail.
-            ValueError: It is not held.
+            ValueError: The mail is not held.
         """
         return await push(self._agentmail.release(inbox_id, message_id, now=self._clock.now()), self._connections)
 
@@ -132,10 +131,11 @@ class Mailboxes:
         await trio.lowlevel.checkpoint()
 
     def index_after(self, seconds: float | None) -> None:
-        """Have mail appear in listings and in its thread this long after its arrival. By its id it is found at once.
+        """Delay the appearance of mail in listings and in its thread. A request by its id finds it at once.
 
         Args:
-            seconds: `None` or 0: at once. Mail that has arrived before then appears as well.
+            seconds: The delay after the arrival of a mail, including mail that has already arrived. `None` and 0 mean
+                no delay.
         """
         if seconds is not None:
             check_seconds("seconds", seconds)

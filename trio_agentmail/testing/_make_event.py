@@ -1,4 +1,4 @@
-"""Makes any event from sensible defaults and the fields that a test cares about."""
+"""Making any event from defaults and the fields that a test cares about."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -232,4 +232,4 @@ SAMPLES: dict[Any, Callable[[object], dict[str, Any]]] = {
     Domain: _domain,
     CalendarEvent: _calendar_event,
 }
-"""More fields that make a payload look real. Each entry takes the class of the event."""
+"""Functions that return further fields of a payload, so that it looks real. Each takes the class of the event."""

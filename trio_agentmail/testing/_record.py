@@ -1,4 +1,4 @@
-"""What clients have done at a fake."""
+"""The record of what clients have done at a fake."""
 
 import attrs
 
@@ -12,17 +12,17 @@ __all__ = ["Record"]
 
 @attrs.define
 class Record:
-    """What clients have done at a `FakeAgentMail`, each list in order.
+    """The record of what clients have done at a `FakeAgentMail`. Each list is in order of time.
 
     Attributes:
-        attempts: How many connections for a WebSocket were attempted, successful or not.
-        handshakes: Every request for a WebSocket that was read, granted or not.
-        frames: Every message that a client has sent, valid or not.
+        attempts: The number of attempts to connect for a WebSocket, successful or not.
+        handshakes: Every request for a WebSocket that was read, accepted or not.
+        frames: Every WebSocket message from a client, valid or not.
         subscriptions: Every valid `subscribe` frame, confirmed or not.
-        close_codes: For every WebSocket that neither `drop_connections` nor a fault ended, once it has ended: the code
-            of the client's close frame, or `None` if the client went without one.
-        pings: The time of each ping of a client, in seconds by Trio's clock. A ping on a connection that is silent or
-            being closed is not seen.
+        close_codes: The code of the client's close frame, or `None` if there was none, for every WebSocket that has
+            ended, except those that `drop_connections` or a fault ended.
+        pings: The time of each ping from a client, in seconds of Trio's clock. Pings on a connection that is silent or
+            being closed are not recorded.
         requests: Every request to the REST API that was read.
     """
 
@@ -36,7 +36,7 @@ class Record:
 
 
 def forget_all_but_the_last(record: Record, number: int) -> None:
-    """Keep the last entries of each list."""
+    """Remove all but the last `number` entries of each list."""
     for entries in (
         record.handshakes,
         record.frames,

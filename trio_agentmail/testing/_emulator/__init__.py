@@ -1,4 +1,4 @@
-"""The fake as a program: `trio-agentmail emulate`, and the commands that its control API takes.
+"""The program `trio-agentmail emulate`: a fake on ports, and the control API with its commands.
 
-Begin with `emulator.py` and `server.py`.
+Start reading with `emulator.py` and `server.py`.
 """

@@ -1,4 +1,4 @@
-"""Faults that last longer than the command that begins them, like an outage."""
+"""Faults that outlast the command that starts them, such as an outage."""
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -19,9 +19,9 @@ class Block:
 
 
 class Blocks:
-    """The blocks of faults that are in force, each entered and left by a task of its own.
+    """The active faults that are context managers. A task of its own enters and leaves each of them.
 
-    A block ends when its time is over, by `end`, and at the end of the block of `tasks`.
+    A fault ends when its time is over, when `end` is called, or when the block of `tasks` ends.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class Blocks:
 
     @asynccontextmanager
     async def tasks(self) -> AsyncIterator[None]:
-        """For the block, faults can begin. An exception of one is a bug, and comes out of the block as itself."""
+        """Let faults begin within the block. If one raises, which is a bug, the block raises the same exception."""
         async with fake_tasks() as spawn:
             self._spawn = spawn
             yield
@@ -42,7 +42,7 @@ class Blocks:
         """Enter a block, and leave it after some seconds.
 
         Args:
-            name: The name of the fault, which is not in force.
+            name: The name of the fault, which must not be active.
         """
         assert self._spawn is not None, "the emulator is not being served"
         entry = self._blocks[name] = Block()
@@ -50,7 +50,7 @@ class Blocks:
         await entry.begun.wait()
 
     async def end(self) -> None:
-        """Leave all blocks."""
+        """Leave all blocks, and return when they have been left."""
         blocks = list(self._blocks.values())
         for block in blocks:
             block.scope.cancel()

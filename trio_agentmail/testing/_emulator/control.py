@@ -1,12 +1,12 @@
-"""The control API of the emulator: HTTP under a path that AgentMail does not have, for programs of this machine only.
+"""The control API of the emulator: HTTP under a path that AgentMail does not use. Only local programs may use it.
 
-    GET    /_emulator          how many clients are connected and subscribed
-    POST   /_emulator/trigger  {"event_type": "message.received", "inbox_id": …, …}: see `trigger`
-    POST   /_emulator/faults   {"fault": "drop_connections", …}: see `faults`
+    GET    /_emulator          return the numbers of open WebSockets and of subscribed ones
+    POST   /_emulator/trigger  {"event_type": "message.received", "inbox_id": …, …}: see `trigger.py`
+    POST   /_emulator/faults   {"fault": "drop_connections", …}: see `faults.py`
     DELETE /_emulator/faults   clear all faults
-    POST   /_emulator/reset    begin anew; the body is empty
+    POST   /_emulator/reset    start over; the body is empty
 
-An invalid command is answered with a status and a `message`.
+The response to an invalid command has an error status and a `message`.
 """
 
 import ipaddress
@@ -28,7 +28,7 @@ __all__ = ["CONTROL_PATH", "SERVER", "answer_command"]
 CONTROL_PATH = "/_emulator"
 
 SERVER = "trio-agentmail emulate"
-"""The header `Server` of every response, by which a client knows that an emulator has answered."""
+"""The `Server` header of every response, by which a client recognizes an emulator."""
 
 
 async def answer_command(emulator: Emulator, request: httpx2.Request) -> httpx2.Response:
@@ -44,15 +44,15 @@ async def answer_command(emulator: Emulator, request: httpx2.Request) -> httpx2.
 
 
 async def _dispatch(emulator: Emulator, request: httpx2.Request) -> dict[str, Any]:
-    # A web page that is served from this machine may use the REST API, but not this one.
+    # Web pages served from this machine may use the REST API, but not the control API.
     is_from_page = "Origin" in request.headers or request.headers.get("Sec-Fetch-Site", "none") != "none"
     if not _is_loopback(request.extensions["server_address"]) or is_from_page:
         raise InvalidCommand(403, "the emulator takes commands from programs on its own machine only")
-    method = request.method.replace("HEAD", "GET")  # the body is not sent
+    method = request.method.replace("HEAD", "GET")  # the server omits the body of a response to HEAD
     path = request.url.path.removeprefix(CONTROL_PATH)
     if (method, path) in (("GET", ""), ("GET", "/")):
         return {"connected": emulator.fake.connected, "subscribed": emulator.fake.subscribed}
-    # One after the other: clearing the faults has to end an outage that is just beginning.
+    # Commands run one at a time, so that clearing the faults also ends an outage that is just beginning.
     async with emulator.commands:
         match method, path:
             case "POST", "/trigger":
@@ -66,7 +66,7 @@ async def _dispatch(emulator: Emulator, request: httpx2.Request) -> dict[str, An
                 return {}
             case "POST", "/reset":
                 if request.content and _fields(request.content):
-                    raise InvalidCommand(400, "reset takes nothing, and needs no body")
+                    raise InvalidCommand(400, "reset takes no fields, and needs no body")
                 await emulator.reset()
                 return {}
     raise InvalidCommand(404, f"the emulator has no {method} {CONTROL_PATH}{path}")
@@ -93,5 +93,5 @@ def _fields(body: bytes) -> dict[str, Any]:
     fields = parse_object(body)
     if fields is None:
         raise InvalidCommand(400, "the body is not a JSON object in UTF-8")
-    # A field that is null is not given.
+    # A null field counts as missing.
     return {name: value for name, value in fields.items() if value is not None}

@@ -1,4 +1,4 @@
-"""The emulator: a `FakeAgentMail` that can be replaced by a new one."""
+"""The emulator: a `FakeAgentMail` that a reset replaces with a new one."""
 
 from collections.abc import Callable, Collection
 from functools import partial
@@ -13,24 +13,24 @@ from .blocks import Blocks
 __all__ = ["Emulator"]
 
 MAX_REMEMBERED = 100
-"""How many entries each list of the record keeps. An emulator may run for weeks, and requests may be large."""
+"""Maximum number of entries in each list of the record. An emulator may run for weeks, and requests may be large."""
 
 
 class Emulator:
     """The state of the program that serves a `FakeAgentMail`: see `serve`.
 
     Args:
-        tell: Called with a line of text for everything that happens. Parts of it may come from a client.
-        api_keys: The API keys that it knows; `None`: it accepts any.
-        permissions: The permissions of the keys; `None`: all of them.
-        inboxes: The inboxes that exist in the beginning, each with its pod; `None`: the pod `default`.
-        pods: The pods that exist in the beginning.
+        tell: Called with a line of text for each thing that happens. Parts of the text may come from a client.
+        api_keys: The known API keys. `None` means that any key is accepted.
+        permissions: The permissions of the keys. `None` means all.
+        inboxes: The initial inboxes, each with its pod. `None` means the pod `default`.
+        pods: The initial pods.
 
     Attributes:
-        fake: What is served. A reset replaces it.
-        tell: As given.
-        commands: The lock of the command that is carried out.
-        blocks: The faults that last longer than the command that began them.
+        fake: The fake that is served. A reset replaces it.
+        tell: The argument of that name.
+        commands: A lock that a command holds while it runs.
+        blocks: The faults that outlast the command that starts them.
     """
 
     def __init__(
@@ -49,17 +49,17 @@ class Emulator:
         self.fake = self._new_fake()
 
     async def reset(self) -> None:
-        """Begin anew: replace the fake, and cut the connections of the old one.
+        """Replace the fake with a new one, and cut the connections of the old one.
 
-        A client that comes in the meantime is served by the new one.
+        The new fake serves clients that connect in the meantime.
         """
         await self.blocks.end()
         old, self.fake = self.fake, self._new_fake()
         await old._retire()
-        self.note("reset: everything is as it was in the beginning")
+        self.note("reset: back to the initial state")
 
     def note(self, text: str) -> None:
-        """Add an entry to the log of the present fake."""
+        """Add an entry to the log of the current fake."""
         self.fake._log.note(text)
 
 
@@ -70,7 +70,7 @@ def new_fake(
     inboxes: Collection[tuple[str, str | None]],
     pods: Collection[str],
 ) -> FakeAgentMail:
-    """Make a fake with what exists in the beginning. `Emulator` describes the arguments."""
+    """Make a fake with the initial inboxes and pods. `Emulator` describes the arguments."""
     fake = FakeAgentMail(api_keys=api_keys, permissions=permissions)
     fake._log.on_note = tell
     fake._log.on_change = partial(forget_all_but_the_last, fake.record, MAX_REMEMBERED)

@@ -1,4 +1,4 @@
-"""The command that asks for a fault, by its name in the table of faults."""
+"""The command that starts or queues a fault, by its name in the table of faults."""
 
 import math
 import re
@@ -15,18 +15,18 @@ from .invalid import InvalidCommand
 __all__ = ["REMOTE_FAULTS", "fault"]
 
 REMOTE_FAULTS: Mapping[str, Entry] = {name: entry for name, entry in FAULTS.items() if entry.parameters is not None}
-"""The faults that a command can ask for: those whose required arguments can be written in JSON."""
+"""The faults that the command accepts: those whose required arguments can be written in JSON."""
 
 
 async def fault(emulator: Emulator, fields: Mapping[str, Any]) -> None:
-    """Have something go wrong.
+    """Start or queue a fault.
 
     Args:
-        fields: The name of the fault as `fault`, and its arguments.
+        fields: The name of the fault in the field `fault`, and its arguments in the other fields.
 
     Raises:
-        InvalidCommand: There is no such fault, an argument is missing or invalid, or the fault is in force already and
-            can be so only once.
+        InvalidCommand: There is no such fault, an argument is missing or invalid, or the fault is active already and
+            can be active only once.
     """
     arguments = dict(fields)
     name = arguments.pop("fault", None)
@@ -36,7 +36,7 @@ async def fault(emulator: Emulator, fields: Mapping[str, Any]) -> None:
     required = [parameter for parameter in entry.parameters if entry.parameters[parameter].is_required]
     for argument in dict.fromkeys((*required, *arguments)):
         if argument not in entry.parameters:
-            raise InvalidCommand(400, f"the fault {entry.name} takes no {_printable(argument)}")
+            raise InvalidCommand(400, f"the fault {entry.name} has no argument {_printable(argument)}")
         kind = entry.parameters[argument].argument
         if not kind.accepts(arguments.get(argument)):
             raise InvalidCommand(400, f"{argument} is {kind}")
@@ -45,7 +45,7 @@ async def fault(emulator: Emulator, fields: Mapping[str, Any]) -> None:
     seconds = arguments.pop("seconds", math.inf) if entry.kind is Kind.BLOCK else math.inf
     if entry.kind is Kind.BLOCK and entry.name in emulator.blocks:
         raise InvalidCommand(
-            409, f"the fault {entry.name} is in force already, until its time is over or faults are cleared"
+            409, f"the fault {entry.name} is active already; it ends when its time is over or the faults are cleared"
         )
     result = getattr(emulator.fake.faults, entry.name)(**arguments)
     if entry.kind is Kind.BLOCK:

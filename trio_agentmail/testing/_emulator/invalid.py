@@ -1,10 +1,10 @@
-"""What is wrong with a command to the emulator."""
+"""The exception for an invalid command to the emulator."""
 
 __all__ = ["InvalidCommand"]
 
 
 class InvalidCommand(Exception):
-    """A command is answered with an HTTP status and a message, and changes nothing."""
+    """A command is invalid. It changes nothing, and the response has this HTTP status and message."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(status, message)

@@ -31,9 +31,10 @@ async def serve(
     host: str = "127.0.0.1",
     allow_hosts: Collection[str] = (),
 ) -> AsyncIterator[AgentMailEnvironment]:
-    """See `FakeAgentMail.serve`. Faults end with the block.
+    """Serve an emulator within the block, as `FakeAgentMail.serve` does. Faults end with the block.
 
-    A bug in the fake is logged, and ends one request or connection. In a test it comes out.
+    An exception in the fake, which is a bug, is logged and ends one request or connection. In a test, the fake raises
+    it out of the block.
     """
     services = Services(partial(_serve_websocket, emulator), partial(respond, emulator), emulator.note, _serve_requests)
     async with (
@@ -53,7 +54,7 @@ async def respond(emulator: Emulator, request: httpx2.Request) -> httpx2.Respons
         return await emulator.fake._rest.respond(request)
     except Exception:
         logger.exception("a bug in the emulator: %s %s", request.method, request.url.path)
-        message = "a bug in the emulator, which has logged it"
+        message = "there is a bug in the emulator; its log has the traceback"
         return httpx2.Response(500, json={"name": "InternalServerError", "message": message})
 
 

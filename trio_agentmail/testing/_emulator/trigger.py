@@ -1,4 +1,4 @@
-"""The command that makes something happen: the events that it knows, and the fields that each takes."""
+"""The command that triggers an event: the event types that it knows, and the fields that each takes."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -35,7 +35,7 @@ PAYLOAD_FIELDS = {
     "message_id": "message_id",
     "thread_id": "thread_id",
 }
-"""The fields that an event type takes if its payload has the field of the given name."""
+"""Fields of the command, with the payload field that each sets. An event type takes those that its payload has."""
 
 
 def _payload_fields(event_type: str) -> Mapping[str, Any]:
@@ -51,8 +51,8 @@ def _fields_of(event_type: str) -> tuple[str, ...]:
 FIELDS: Mapping[str, tuple[str, ...]] = {event_type: _fields_of(event_type) for event_type in KNOWN_TYPES}
 """The fields that each event type takes besides the inbox.
 
-`eml` is a whole mail, as RFC 5322 has it, in Base64. It goes to the inboxes that it is addressed to, unless one is
-given, and no other field goes with it. `attachments` is the field of the REST API.
+`eml` is a complete mail in the format of RFC 5322, in Base64. It goes to the inboxes that it is addressed to, or to
+`inbox_id` if that is given. No other field can be combined with it. `attachments` has the format of the REST API.
 """
 
 EVENT_TYPES = tuple(FIELDS)
@@ -64,17 +64,17 @@ LABELS = {
     "message.rejected": "rejected",
     "message.opened": "opened",
 }
-"""The label that a mail gets by an event. (Source: AgentMail's documentation of labels.)"""
+"""The label that a mail gets when an event happens to it. (Source: AgentMail's documentation of labels.)"""
 
 
 async def trigger(fake: FakeAgentMail, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Make something happen.
+    """Trigger an event.
 
     Args:
-        fields: `event_type`, `inbox_id`, and those in `FIELDS`. Fields that are not given have a default.
+        fields: `event_type`, `inbox_id`, and the fields in `FIELDS`, which have defaults.
 
     Returns:
-        The ids of what came of it, and as `receivers` the number of connections to which something was pushed.
+        The ids of the event and the mail, and as `receivers` the number of connections to which something was pushed.
 
     Raises:
         InvalidCommand: There is no such event type, or a field is missing or invalid.
@@ -112,12 +112,12 @@ def _check(event_type: str, name: str, value: Any) -> None:
     ):
         return
     if not isinstance(value, str):
-        raise InvalidCommand(400, f"{name} is a text" + (", or a list of texts" if name == "to" else ""))
+        raise InvalidCommand(400, f"{name} is a string" + (", or a list of strings" if name == "to" else ""))
 
 
 async def _deliver_eml(fake: FakeAgentMail, event_type: str, given: Mapping[str, Any]) -> dict[str, Any]:
     if given.keys() - {"eml", "inbox_id"}:
-        raise ValueError("a whole mail says everything itself: with eml, only inbox_id can be given")
+        raise ValueError("eml is a complete mail: only inbox_id can be given with it")
     mail = base64.b64decode(given["eml"], validate=True)
     held = event_type == "message.security.review"
     events = await fake.deliver(
@@ -144,7 +144,7 @@ async def _happen(fake: FakeAgentMail, event_type: str, given: dict[str, Any]) -
             return {"message_id": held.message.message_id}
         case "message.security.override":
             if "message_id" not in given:
-                raise ValueError("message.security.override needs the message_id of a mail that is held")
+                raise ValueError("message.security.override needs the message_id of a held mail")
             released = await fake.mail.release(inbox_id, given["message_id"])
             return {"message_id": released.message.message_id}
         case _ if event_type.startswith("message.received"):

@@ -1,1 +1,1 @@
-"""The faults that a test can ask for. `table.py` has all of them; to add one, add a method there."""
+"""The faults that a test can cause. `table.py` has all of them; to add one, add a method there."""

@@ -1,8 +1,8 @@
-"""How the arguments of faults are given from outside of Python: over the control API and on the command line.
+"""Descriptions of the arguments of faults, for the control API and the command line.
 
-Each class describes one kind of argument as data: what it accepts, and what it is called. A parameter of a fault has
-one as `Annotated` metadata. The control API asks `accepts`; the command line makes an argument or an option of it. A
-parameter without one can be given in Python only.
+Each class describes one kind of argument: the values that it accepts, and its texts. A parameter of a fault has an
+instance as `Annotated` metadata. The control API calls its `accepts`, and the command line makes a click parameter from
+it. A parameter without such metadata can be given in Python only.
 """
 
 import math
@@ -25,7 +25,7 @@ __all__ = [
     "Whole",
 ]
 
-# RFC 6455, 7.4: the codes that a close frame may carry.
+# RFC 6455, 7.4: the codes that a close frame may contain.
 CLOSE_CODES = frozenset({1000, 1001, 1002, 1003, *range(1007, 1015), *range(3000, 5000)})
 
 MAX_TIMES = 10**6
@@ -90,12 +90,12 @@ class Text:
         return isinstance(value, str) and len(value.encode()) <= self.max_bytes
 
     def __str__(self) -> str:
-        return "a text" if self.max_bytes == math.inf else f"a text of at most {self.max_bytes} bytes"
+        return "a string" if self.max_bytes == math.inf else f"a string of at most {self.max_bytes} bytes"
 
 
 @attrs.frozen
 class CloseCode:
-    """A code that a close frame may carry."""
+    """A code that a close frame may contain."""
 
     help: str = "The close code."
 
@@ -108,9 +108,9 @@ class CloseCode:
 
 @attrs.frozen
 class Repetitions:
-    """How often a fault strikes. The control API and the command line say `"all"` for what is `None` in Python."""
+    """The number of times that a fault happens. The control API and the command line write `None` as `"all"`."""
 
-    help: str = 'How often; "all": from now on.'
+    help: str = 'How many times, or "all" until the faults are cleared.'
 
     def accepts(self, value: Any) -> bool:
         return value == "all" or (isinstance(value, int) and _is_number(value, 1, MAX_TIMES))
@@ -121,9 +121,9 @@ class Repetitions:
 
 @attrs.frozen
 class Seed:
-    """The seed of a random generator. The command line draws one if none is given."""
+    """The seed of a random generator. By default, the command line draws one."""
 
-    help: str = "The same seed gives the same faults at the same times. [default: one is drawn, and printed]"
+    help: str = "The same seed gives the same faults at the same times. [default: random, and printed]"
     low: int = 0
     high: int = 10**18
 
@@ -136,17 +136,18 @@ class Seed:
 
 @attrs.frozen
 class FaultNames:
-    """Some of the faults that chaos draws from.
+    """A list of faults for chaos to draw from.
 
     Args:
-        names: Returns their names. A function, since the table of faults is made after its entries.
+        names: Returns the names of all faults that chaos can draw. It is a function because the table of faults does
+            not exist yet when its entries are made.
     """
 
     names: Callable[[], Collection[str]]
 
     @property
     def help(self) -> str:
-        return f"Only some of {', '.join(self.names())}. [default: all of them]"
+        return f"Draw from these faults only: {', '.join(self.names())}. [default: all]"
 
     def accepts(self, value: Any) -> bool:
         names = self.names()
@@ -159,6 +160,6 @@ class FaultNames:
 
 
 Times: TypeAlias = Annotated[int | None, Repetitions()]
-"""How many connections, pushes or requests a fault is for; `None`: all that follow, until the faults are cleared."""
+"""The number of connections, pushes or requests that a fault applies to. `None` means all, until `clear()`."""
 
 Seconds: TypeAlias = Annotated[float, Number("a number of seconds", 0, MAX_SECONDS)]

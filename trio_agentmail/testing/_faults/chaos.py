@@ -1,4 +1,4 @@
-"""Chaos: faults of all kinds, mixed over time as a seed decides."""
+"""Chaos: random faults at random times, drawn from a seed."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from random import Random
@@ -18,18 +18,18 @@ async def strike(
     spawn: Spawn,
     happened: list[tuple[float, str]],
 ) -> None:
-    """Have faults strike until cancelled, with exponentially distributed times between them.
+    """Cause random faults until cancelled. The intervals between them are exponentially distributed.
 
     Args:
-        every: The mean of these times, in seconds.
+        every: The mean interval, in seconds.
         names: The faults to draw from.
-        one: Has the fault of a name strike, with a random generator for its arguments.
-        happened: The time of each fault, in seconds since the beginning, and its name are added to it.
+        one: Causes the fault of this name, with arguments from this random generator.
+        happened: A list to which the time of each fault, in seconds since the start, and its name are appended.
     """
     began, at = trio.current_time(), 0.0
     while True:
-        # Each fault gets a generator of its own. If they shared this one, what comes later would depend on how much
-        # the faults have drawn so far.
+        # Each fault gets a random generator of its own. With a shared one, the later faults would depend on how many
+        # numbers the earlier ones had drawn.
         at += draw.expovariate(1 / every)
         name, seed = draw.choice(names), draw.getrandbits(64)
         await trio.sleep_until(began + at)

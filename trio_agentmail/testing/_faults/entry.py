@@ -1,8 +1,7 @@
-"""The entries of the table of faults: what is known of a fault besides what it does.
+"""The entries of the table of faults, and the decorators that make them from methods.
 
-A fault is a method of `Faults`, decorated here. The decorator reads everything else from the method: its name, the
-first paragraph of its docstring, and its parameters, with the metadata by which they can be given from outside of
-Python.
+A fault is a decorated method of `Faults`. Its entry consists of the arguments of the decorator, the name of the method,
+the first paragraph of its docstring, and its parameters with their `Annotated` metadata.
 """
 
 import inspect
@@ -23,18 +22,18 @@ __all__ = ["Entry", "Kind", "Parameter", "immediate", "queued", "short", "table_
 P = ParamSpec("P")
 F = TypeVar("F", bound=Callable[..., Any])
 
-SECONDS = Number("a number of seconds", 0, MAX_SECONDS, "How long. [default: until `fault clear`]")
-"""How long a fault of the kind `BLOCK` lasts: a parameter that it has outside of Python only."""
+SECONDS = Number("a number of seconds", 0, MAX_SECONDS, "The duration. [default: until `fault clear`]")
+"""The duration of a fault of the kind `BLOCK`: a parameter of the control API and the command line only."""
 
 SHOWN = 40
-"""The maximum of characters that are shown of an argument."""
+"""Maximum number of characters shown of an argument."""
 
 
 class Kind(Enum):
-    """What a fault is for."""
+    """What a fault applies to."""
 
-    PRESENT = "the WebSockets that are open"
-    CONNECTION = "the next connection for a WebSocket"
+    PRESENT = "the open WebSockets"
+    CONNECTION = "the next WebSocket connection"
     PUSH = "the next event"
     REQUEST = "the next REST request"
     STATE = "everything, until the faults are cleared"
@@ -43,10 +42,10 @@ class Kind(Enum):
 
 @attrs.frozen
 class Parameter:
-    """A parameter of a fault that can be given from outside of Python.
+    """A parameter of a fault in the control API and on the command line.
 
     Attributes:
-        default: The default; `inspect.Parameter.empty`: the parameter is required.
+        default: The default, or `inspect.Parameter.empty` if the parameter is required.
     """
 
     argument: Argument
@@ -58,8 +57,8 @@ class Parameter:
 
 
 Strike = Callable[[Any, Random], Any]
-"""A function, async or not, by which chaos has a fault strike. It is called with the `Faults`, and with a random
-generator from which it draws the arguments."""
+"""A function, async or not, that causes a fault with random arguments. Chaos calls it with the `Faults` and a random
+generator."""
 
 
 @attrs.frozen
@@ -67,10 +66,11 @@ class Entry:
     """A fault.
 
     Attributes:
-        name: The name of the method, by which it is known everywhere.
-        help: The first paragraph of its docstring.
-        parameters: Those that can be given from outside of Python; `None`: it has a required one that cannot.
-        chaos: How chaos has it strike; `None`: chaos leaves it out.
+        name: The name of the method, which is also the name in the control API, the command line and chaos.
+        help: The first paragraph of the method's docstring.
+        parameters: The parameters in the control API and on the command line, or `None` if the fault can be caused in
+            Python only.
+        chaos: The function with which chaos causes the fault, or `None` if chaos does not draw it.
     """
 
     name: str
@@ -81,7 +81,7 @@ class Entry:
 
 
 def immediate(kind: Kind, *, chaos: Strike | None = None) -> Callable[[F], F]:
-    """Make a method that acts at once an entry of the table."""
+    """Return a decorator for a fault that takes effect at once."""
 
     def decorate(method: F) -> F:
         method.__fault__ = kind, chaos  # type: ignore[attr-defined]
@@ -93,9 +93,9 @@ def immediate(kind: Kind, *, chaos: Strike | None = None) -> Callable[[F], F]:
 def queued(
     kind: Kind, *, chaos: Strike | None = None
 ) -> Callable[[Callable[P, ConnectionFault | PushFault | RequestFault]], Callable[P, None]]:
-    """Make a method that returns the hooks of a fault an entry of the table. A call of it adds the fault to its queue.
+    """Return a decorator for a fault that waits in a queue. The decorated method returns its hooks.
 
-    The method's parameter `times` says how often the fault strikes.
+    A call then adds the fault to the queue of its kind, for as many times as the parameter `times` says.
     """
 
     def decorate(method: Callable[P, ConnectionFault | PushFault | RequestFault]) -> Callable[P, None]:
@@ -117,7 +117,7 @@ def queued(
 
 
 def _shown(signature: inspect.Signature, arguments: Mapping[str, Any]) -> str:
-    """Write a call's arguments as the test did, but for those that are as by default."""
+    """Format the arguments of a call, without those that have their default values."""
     shown = []
     for name, parameter in signature.parameters.items():
         value, is_required = arguments[name], parameter.default is inspect.Parameter.empty
@@ -131,13 +131,13 @@ def _shown(signature: inspect.Signature, arguments: Mapping[str, Any]) -> str:
 
 
 def short(value: object) -> str:
-    """Write a value in a few characters, and a function as its name."""
+    """Return a short repr of a value, or the name of a function."""
     text = getattr(value, "__name__", type(value).__name__) if callable(value) else repr(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 def table_of(faults: type) -> Mapping[str, Entry]:
-    """Return the entries of a class by their names, in the order of its methods."""
+    """Return the entries of a class of faults by their names, in the order of its methods."""
     return {
         name: _entry(name, member, *member.__fault__)
         for name, member in vars(faults).items()

@@ -1,22 +1,22 @@
 """The table of faults.
 
-Each fault is a method of `Faults`. Everything else follows from it, with its name: chaos, the control API of the
-emulator, the command `trio-agentmail fault` with its help and completion, the texts of `explain`, and the lists in the
-documentation, which a test compares with this table. So a new fault is one method here, and nothing elsewhere in the
-package:
+Each fault is a method of `Faults`. Chaos, the control API of the emulator, the command `trio-agentmail fault` with its
+help and completion, and the texts of `explain` are all derived from these methods. A test compares the lists in the
+documentation with this table. To add a fault, add a method here, and change nothing else in the package:
 
     @queued(Kind.PUSH, chaos=lambda faults, draw: faults.repeat_letters(draw.randint(1, 3)))
     def repeat_letters(self, letters: Annotated[int, Whole("a number", 1, 1000)], times: Times = 1) -> PushFault:
         \"""Push the next event with each letter repeated.\"""
         return PushFault(on_push=lambda text, push_now: push_now(text, …))
 
-- The decorator says what the fault is for, and how chaos has it strike, if chaos does.
-- A parameter with `Annotated` metadata can be given over the control API and on the command line as well. If a required
-  parameter has none, the fault is for Python only.
-- The method of a `queued` fault checks its arguments and returns the hooks that the wire calls: see `_wire/hooks.py`.
-  An `immediate` one acts at once.
+- The decorator says what the fault applies to. Its argument `chaos` is a function that causes the fault with random
+  arguments; without it, chaos does not draw this fault.
+- A parameter with `Annotated` metadata exists in the control API and on the command line, too. If a required parameter
+  has none, the fault can be caused in Python only.
+- The method of a `queued` fault checks its arguments and returns hooks, which the modules in `_wire` call: see
+  `_wire/hooks.py`. The method of an `immediate` fault causes it.
 
-This module is longer than others so that the table is in one place.
+This module is long because it keeps the whole table in one place.
 """
 
 import errno
@@ -65,13 +65,13 @@ CLOSE_CODES_OF_CHAOS = (1000, 1001, 1008, 1011, 1012, 1013, 4000)
 STATUSES_OF_CHAOS = (408, 429, 500, 502, 503)
 
 MAX_CLOSE_REASON = 123
-"""Bytes: a control frame has at most 125, and the code takes two."""
+"""Maximum number of bytes. A control frame has at most 125, of which the code takes two."""
 
 CloseReason: TypeAlias = Annotated[str, Text("The reason in the close frame.", MAX_CLOSE_REASON)]
 RetryAfter: TypeAlias = Annotated[
-    int | None, Whole("a number of seconds", 0, 10**6, "The seconds in the response's Retry-After.")
+    int | None, Whole("a number of seconds", 0, 10**6, "The Retry-After header of the response, in seconds.")
 ]
-Path: TypeAlias = Annotated[str | None, Text("Only requests whose path contains this.")]
+Path: TypeAlias = Annotated[str | None, Text("Only requests whose path contains this string.")]
 Headers: TypeAlias = Mapping[str, str] | Sequence[tuple[str, str]]
 Answer: TypeAlias = Callable[[httpx2.Request], httpx2.Response | Awaitable[httpx2.Response]]
 
@@ -87,7 +87,7 @@ async def hang(_: httpx2.Request) -> NoAnswer:
 def failing(error: Exception) -> ConnectionFault:
     async def fail() -> NoReturn:
         await trio.lowlevel.checkpoint()
-        raise error.with_traceback(None)  # or it would grow by each connection that it fails
+        raise error.with_traceback(None)  # otherwise its traceback would grow with each connection
 
     return ConnectionFault(on_connecting=fail)
 
@@ -125,12 +125,11 @@ async def outage_for_a_while(faults: "Faults", draw: Random) -> None:
 
 
 class Faults:
-    """What can go wrong, each a method: `fake.faults.reject_handshakes(503)`.
+    """The faults that a test can cause, each with a method: `fake.faults.reject_handshakes(503)`.
 
-    A fault of connections, pushes or requests is asked for before what it is for. Each new connection, push or request
-    takes the next fault of its kind, in the order in which the test asked for them. `times` says how many of them the
-    fault is for; `None`: all that follow, until `clear()`. An argument that makes no sense is a TypeError or a
-    ValueError at once.
+    Faults of connections, pushes and requests wait in queues. Each new connection, push or request takes the next fault
+    from its queue. `times` is the number of connections, pushes or requests that a fault applies to; `None` means all
+    until `clear()`. The methods raise TypeError or ValueError at once for invalid arguments.
     """
 
     def __init__(self, pending_faults: PendingFaults, connections: Connections, log: Log) -> None:
@@ -139,10 +138,10 @@ class Faults:
         self._log = log
 
     def clear(self) -> None:
-        """End all faults that are still to come, `slow_down` and `delay_pongs`.
+        """Remove all faults that are still to come, and end `slow_down` and `delay_pongs`.
 
-        What `reorder_pushes` keeps back is pushed now, and what `delay_pushes` keeps back comes when it is due. A
-        silent connection stays silent.
+        Events that `reorder_pushes` keeps back are pushed now. Events that `delay_pushes` delays are pushed when they
+        are due. A silent connection stays silent.
         """
         self._pending.connections.clear()
         for fault in self._pending.pushes.clear():
@@ -151,13 +150,13 @@ class Faults:
         self.slow_down(None)
         self.delay_pongs(0)
 
-    # The WebSockets that are open
+    # Open WebSockets
 
     @immediate(Kind.PRESENT, chaos=lambda faults, _: faults.drop_connections())
     async def drop_connections(self) -> None:
-        """Cut the WebSockets that are open, without a close frame.
+        """Cut the open WebSockets without a close frame.
 
-        On return they have ended. A client has five seconds to take what was pushed to it before.
+        This returns when the connections have ended. A client has five seconds to read what was pushed to it before.
         """
         await self._connections.cut()
 
@@ -165,19 +164,19 @@ class Faults:
         Kind.PRESENT, chaos=lambda faults, draw: faults.close_connections(draw.choice(CLOSE_CODES_OF_CHAOS), "chaos")
     )
     async def close_connections(self, code: Annotated[int, CloseCode()] = 1001, reason: CloseReason = "") -> None:
-        """Close the WebSockets that are open with a code.
+        """Close the open WebSockets with a close frame.
 
-        On return the close frame is on its way, after what was pushed before. A client that does not answer it within
-        five seconds is cut.
+        The close frame follows what was pushed before, and this does not wait for it. A connection is cut if the client
+        does not answer the close frame within five seconds.
         """
         check_close(code, reason)
         await self._connections.close(code, reason)
 
     @immediate(Kind.PRESENT, chaos=lambda faults, _: faults.silence_connections())
     def silence_connections(self) -> None:
-        """Leave the WebSockets that are open half-open: they neither read nor write any more.
+        """Make the open WebSockets silent: the fake stops reading and writing, and does not close them.
 
-        Nothing comes on them: no event, no pong, no close frame.
+        They no longer send events, pongs or close frames.
         """
         for connection in self._connections:
             connection.fall_silent()
@@ -185,11 +184,11 @@ class Faults:
 
     @immediate(Kind.PRESENT, chaos=lambda faults, _: faults.send_bytes())
     async def send_bytes(self, data: bytes = GARBAGE) -> None:
-        """Send bytes that are not a frame on the WebSockets that are open, after what was pushed before.
+        """Send bytes that are not a WebSocket frame on the open WebSockets, after what was pushed before.
 
         Args:
-            data: Other bytes: a frame, like the ping `b"\\x89\\x00"`, or a part of one. What is sent after a part
-                follows it immediately, whatever it is.
+            data: The bytes. They may also be a frame, such as the ping `b"\\x89\\x00"`, or a part of a frame. The next
+                frame follows a part immediately.
         """
         check_bytes("data", data)
         for connection in self._connections:
@@ -197,22 +196,21 @@ class Faults:
         self._log.note(f"the bytes {data[:20]!r}: sent to {self._connections}")
         await trio.lowlevel.checkpoint()
 
-    # Connections to come
+    # Future connections
 
     @queued(Kind.CONNECTION, chaos=lambda faults, draw: faults.refuse_connections(draw.randint(1, 5)))
     def refuse_connections(self, times: Times = 1) -> ConnectionFault:
-        """Refuse the next connection for a WebSocket: `ConnectionRefusedError`.
+        """Refuse the next WebSocket connection with a `ConnectionRefusedError`.
 
-        On a port it is accepted, and reset at once.
+        On a port, the connection is accepted and reset at once.
         """
         return refused()
 
     @queued(Kind.CONNECTION)
     def fail_connections(self, error: Exception, times: Times = 1) -> ConnectionFault:
-        """Fail the next connection for a WebSocket with an exception, for example `socket.gaierror(-2, "unknown
-        name")`.
+        """Fail the next WebSocket connection with an exception, for example `socket.gaierror(-2, "unknown name")`.
 
-        On a port it is accepted, and reset at once.
+        On a port, the connection is accepted and reset at once.
         """
         if not isinstance(error, Exception):
             raise TypeError(f"error is an exception, not {error!r}")
@@ -220,23 +218,23 @@ class Faults:
 
     @queued(Kind.CONNECTION)
     def delay_connections(self, seconds: Seconds, times: Times = 1) -> ConnectionFault:
-        """Make the next connection for a WebSocket take this long.
+        """Delay the next WebSocket connection by this many seconds.
 
         Args:
-            seconds: `math.inf`: it is never made.
+            seconds: The delay. With `math.inf`, the connection is never made.
         """
         check_seconds("seconds", seconds, or_forever=True)
         return ConnectionFault(on_connecting=partial(trio.sleep, seconds))
 
     @queued(Kind.CONNECTION)
     def answer_connections(self, data: bytes, times: Times = 1) -> ConnectionFault:
-        """Send these bytes on the next connection for a WebSocket, and hang up, as a server of another protocol."""
+        """Send these bytes on the next WebSocket connection, and close it, like a server of another protocol."""
         check_bytes("data", data)
         return ConnectionFault(on_stream=lambda stream: stream.send_all(data))
 
     @queued(Kind.CONNECTION, chaos=lambda faults, _: faults.hang_handshakes())
     def hang_handshakes(self, times: Times = 1) -> ConnectionFault:
-        """Never answer the next request for a WebSocket."""
+        """Never answer the next WebSocket handshake."""
         return ConnectionFault(on_handshake=trio.sleep_forever)
 
     @queued(
@@ -256,12 +254,12 @@ class Faults:
         retry_after: RetryAfter = None,
         times: Times = 1,
     ) -> ConnectionFault:
-        """Answer the next request for a WebSocket with an HTTP status.
+        """Answer the next WebSocket handshake with an HTTP status.
 
         Args:
             status: From 200 to 999.
-            body: `None`: the JSON of AgentMail's errors, from 400 on.
-            retry_after: Seconds, for a header `Retry-After`.
+            body: The body. By default, AgentMail's JSON for an error if the status is 400 or more.
+            retry_after: The `Retry-After` header, in seconds.
         """
         pairs = response_headers(status, headers, body, retry_after)
         rejection = Rejection(status, pairs, error_body(status) if body is None else body)
@@ -273,7 +271,7 @@ class Faults:
 
     @queued(Kind.CONNECTION, chaos=lambda faults, _: faults.withhold_confirmations())
     def withhold_confirmations(self, times: Times = 1) -> ConnectionFault:
-        """Never confirm the next connection's subscriptions, and push nothing to it."""
+        """Never confirm the subscriptions of the next connection, and push nothing to it."""
 
         async def withhold(_: Connection, confirm: Callable[[], None]) -> None:
             pass
@@ -287,7 +285,7 @@ class Faults:
         message: Annotated[str, Text("The message of the error.")],
         times: Times = 1,
     ) -> ConnectionFault:
-        """Answer the next connection's subscriptions with an `error` frame."""
+        """Answer the subscriptions of the next connection with an `error` frame."""
         check_text("name", name, or_none=False)
         check_text("message", message, or_none=False)
 
@@ -300,7 +298,7 @@ class Faults:
     def close_instead_of_confirming(
         self, code: Annotated[int, CloseCode()], reason: CloseReason = "", times: Times = 1
     ) -> ConnectionFault:
-        """Answer the next connection's subscriptions with a close frame."""
+        """Answer the subscriptions of the next connection with a close frame."""
         check_close(code, reason)
 
         async def close(connection: Connection, confirm: Callable[[], None]) -> None:
@@ -310,7 +308,7 @@ class Faults:
 
     @queued(Kind.CONNECTION)
     def push_before_confirming(self, *events_or_frames: Event | str | bytes, times: Times = 1) -> ConnectionFault:
-        """Push these events, or frames as they are, on the next connection before its subscriptions are confirmed.
+        """Push these events or raw frames on the next connection, before its subscriptions are confirmed.
 
         Raises:
             TypeError: An event has no wire form.
@@ -326,7 +324,7 @@ class Faults:
 
     @queued(Kind.CONNECTION, chaos=lambda faults, draw: faults.drop_after_confirming(draw.randint(1, 3)))
     def drop_after_confirming(self, times: Times = 1) -> ConnectionFault:
-        """Cut the next connection as soon as its subscription is confirmed."""
+        """Cut the next connection as soon as its subscription has been confirmed."""
 
         async def drop(connection: Connection, confirm: Callable[[], None]) -> None:
             confirm()
@@ -334,28 +332,28 @@ class Faults:
 
         return ConnectionFault(on_subscription=drop)
 
-    # Pushes to come
+    # Future pushes
 
     @queued(Kind.PUSH, chaos=lambda faults, draw: faults.swallow_pushes(draw.randint(1, 3)))
     def swallow_pushes(self, times: Times = 1) -> PushFault:
-        """Do not push the next event; the REST API has the mail all the same."""
+        """Do not push the next event. The REST API still has the mail."""
         return PushFault(on_push=lambda text, push_now: None)
 
     @queued(Kind.PUSH, chaos=lambda faults, _: faults.corrupt_pushes())
     def corrupt_pushes(self, times: Times = 1) -> PushFault:
-        """Push only the first half of the next event's text, which is not JSON."""
+        """Push only the first half of the next event's text, which is invalid JSON."""
         return PushFault(on_push=lambda text, push_now: push_now(text, text[: len(text) // 2]))
 
     @queued(Kind.PUSH, chaos=lambda faults, draw: faults.duplicate_pushes(draw.randint(1, 3)))
     def duplicate_pushes(
         self,
         times: Times = 1,
-        copies: Annotated[int, Whole("a number", 1, 1000, "How often it is pushed again.")] = 1,
+        copies: Annotated[int, Whole("a number", 1, 1000, "The number of additional pushes.")] = 1,
     ) -> PushFault:
         """Push the next event more than once.
 
         Args:
-            copies: How often it is pushed again.
+            copies: The number of additional pushes.
         """
         check_whole("copies", copies, 1)
 
@@ -369,7 +367,7 @@ class Faults:
     def delay_pushes(self, seconds: Seconds, times: Times = 1) -> PushFault:
         """Push the next event this many seconds later, to the connections that are open then.
 
-        Events that come after it overtake it.
+        Later events overtake it.
         """
         check_seconds("seconds", seconds)
 
@@ -378,14 +376,14 @@ class Faults:
             push_now(text)
 
         def begin_to_wait(text: str, push_now: PushNow) -> None:
-            # Not in the nursery of a connection, which may have ended by then.
+            # Not in the nursery of a connection, since the connection may end before the delay does.
             trio.lowlevel.spawn_system_task(push_later, text, push_now)
 
         return PushFault(on_push=begin_to_wait)
 
     @queued(Kind.PUSH, chaos=lambda faults, draw: faults.reorder_pushes(draw.randint(2, 4)))
     def reorder_pushes(self, times: Annotated[int, Whole("a number", 2, 1000)]) -> PushFault:
-        """Keep back this many events, and then push the last one first."""
+        """Keep back the next events until there are this many, and then push them in reverse order."""
         check_whole("times", times, 1)
         kept_back: list[str] = []
 
@@ -400,7 +398,7 @@ class Faults:
 
         return PushFault(on_push=keep_back, on_clear=push_kept_back)
 
-    # Requests to come
+    # Future requests
 
     @queued(
         Kind.REQUEST,
@@ -420,9 +418,9 @@ class Faults:
 
         Args:
             status: From 200 to 999.
-            body: `None`: the JSON of AgentMail's errors, from 400 on.
-            retry_after: Seconds, for a header `Retry-After`.
-            path: Only requests whose path, without its percent-encoding, contains this.
+            body: The body. By default, AgentMail's JSON for an error if the status is 400 or more.
+            retry_after: The `Retry-After` header, in seconds.
+            path: A string that the decoded path of the request must contain.
         """
         all_headers = httpx2.Headers(response_headers(status, headers, body, retry_after))
         content = error_body(status) if body is None else body
@@ -436,18 +434,19 @@ class Faults:
 
     @queued(Kind.REQUEST)
     def answer_requests(self, answer: Answer, times: Times = 1, path: Path = None) -> RequestFault:
-        """Answer the next REST request by a function.
+        """Answer the next REST request with the response that a function returns.
 
         Args:
-            answer: A function, async or not, that takes the `httpx2.Request`, read to its end, and returns an
-                `httpx2.Response`. An async one may take its time. In memory the client gets what it raises, and a
-                client of httpx gets an `httpx2.RequestError` as the error of that name of httpx. On a port such an
-                error resets the connection. The fake adds a `Date` if the response has none.
-            path: Only requests whose path, without its percent-encoding, contains this.
+            answer: A function, async or not, that takes the `httpx2.Request`, whose body has been read, and returns an
+                `httpx2.Response`. An async function may block. In memory, the client gets the exceptions of the
+                function; for a client of httpx, an `httpx2.RequestError` becomes the httpx exception of the same name.
+                On a port, an `httpx2.RequestError` resets the connection. The fake adds a `Date` header if the response
+                has none.
+            path: A string that the decoded path of the request must contain.
 
         Raises:
-            TypeError: `answer` is not a function. If it returns something else than an `httpx2.Response`, the request
-                ends with a TypeError.
+            TypeError: `answer` is not a function. The request raises a TypeError if the function returns anything but a
+                response.
         """
         if not callable(answer):
             raise TypeError(f"answer is a function of an httpx2.Request, not {answer!r}")
@@ -470,16 +469,16 @@ class Faults:
         """Never answer the next REST request.
 
         Args:
-            path: Only requests whose path, without its percent-encoding, contains this.
+            path: A string that the decoded path of the request must contain.
         """
         return request_fault(hang, path)
 
     @queued(Kind.REQUEST, chaos=lambda faults, draw: faults.break_requests(draw.randint(1, 3)))
     def break_requests(self, times: Times = 1, path: Path = None) -> RequestFault:
-        """Read the next REST request, and reset its connection: a `ReadError`.
+        """Read the next REST request, and reset its connection: the client gets a `ReadError`.
 
         Args:
-            path: Only requests whose path, without its percent-encoding, contains this.
+            path: A string that the decoded path of the request must contain.
         """
         return request_fault(reset, path)
 
@@ -487,32 +486,32 @@ class Faults:
 
     @immediate(Kind.STATE, chaos=slow_down_for_a_while)
     def slow_down(
-        self, bytes_per_second: Annotated[float | None, Whole("a number of bytes in a second", 1, 10**9)]
+        self, bytes_per_second: Annotated[float | None, Whole("a number of bytes per second", 1, 10**9)]
     ) -> None:
         """Limit the rate at which each WebSocket sends, until the faults are cleared.
 
         Args:
-            bytes_per_second: `None`: no limit.
+            bytes_per_second: The rate, or `None` for no limit.
 
         Raises:
-            ValueError: It is infinite, or not more than 0.
+            ValueError: The rate is infinite, or not more than 0.
         """
         if bytes_per_second is not None and not 0 < bytes_per_second < math.inf:
             raise ValueError(f"bytes_per_second is more than 0, or None, not {bytes_per_second!r}")
         if bytes_per_second != self._pending.bytes_per_second:
             slow = bytes_per_second is not None
-            rate = f"{bytes_per_second:g} bytes a second" if slow else "as fast as it goes"
-            self._log.note(f"{rate} from now on")
+            rate = f"{bytes_per_second:g} bytes per second" if slow else "without a limit"
+            self._log.note(f"WebSockets send {rate} from now on")
         self._pending.bytes_per_second = bytes_per_second
 
     @immediate(Kind.STATE)
     def delay_pongs(self, seconds: Seconds) -> None:
         """Answer pings this many seconds late, until the faults are cleared.
 
-        Events are pushed meanwhile as usual.
+        Events are still pushed at once.
 
         Args:
-            seconds: `math.inf`: pings are never answered; 0: at once, as by default.
+            seconds: The delay. 0 means that pings are answered at once, and `math.inf` that they are never answered.
         """
         check_seconds("seconds", seconds, or_forever=True)
         self._pending.pong_delay = seconds
@@ -520,9 +519,9 @@ class Faults:
     @immediate(Kind.BLOCK, chaos=outage_for_a_while)
     @asynccontextmanager
     async def outage(self) -> AsyncIterator[None]:
-        """Take AgentMail away for a while: WebSockets are cut, new ones refused, and REST requests broken off.
+        """Make AgentMail unreachable: open WebSockets are cut, new ones are refused, and REST requests are reset.
 
-        Mail that comes meanwhile is kept, and not pushed.
+        The outage lasts as long as the block. Mail that arrives during it is kept, but not pushed.
         """
         refuse = attrs.evolve(refused(), asked_for="outage()")
         break_off = RequestFault(on_request=reset, asked_for="outage()")
@@ -543,21 +542,20 @@ class Faults:
         every: Annotated[float, Number("a number of seconds", 0.01, 10**6, "The mean time between two faults.")] = 60.0,
         faults: Annotated[Collection[str] | None, FaultNames(lambda: CHAOS)] = None,
     ) -> AsyncIterator[list[tuple[float, str]]]:
-        """Have faults strike now and then, as a seed decides.
+        """Cause random faults at random times, drawn from a seed.
 
-        At the end of the block all faults are cleared.
+        All faults are cleared at the end of the block.
 
         Args:
-            seed: Which faults strike, and when, is drawn from it. The same seed gives the same faults at the same
-                times.
-            every: Seconds between two faults, in the mean.
-            faults: The names of the faults to draw from; `None`: all that chaos has.
+            seed: The seed. The same seed gives the same faults at the same times.
+            every: The mean time between two faults, in seconds.
+            faults: The names of the faults to draw from. `None` means all that support chaos.
 
         Yields:
-            The faults that have struck so far, each as the seconds since the beginning of the block and its name.
+            The list of the faults so far: the time of each, in seconds since the beginning of the block, and its name.
 
         Raises:
-            ValueError: Chaos has no such fault, or `every` is not more than 0.
+            ValueError: Chaos does not support one of the faults, or `every` is not more than 0.
         """
         if isinstance(faults, str):
             faults = {faults}
@@ -583,7 +581,7 @@ class Faults:
         if inspect.isawaitable(struck):
             await struck
         if FAULTS[name].kind is Kind.CONNECTION:
-            await self.drop_connections()  # or the next connection might not come for long
+            await self.drop_connections()  # otherwise the next connection might be hours away
 
 
 FAULTS = table_of(Faults)
@@ -592,4 +590,4 @@ FAULTS = table_of(Faults)
 CHAOS: dict[str, Callable[[Any, Random], Any]] = {
     name: entry.chaos for name, entry in FAULTS.items() if entry.chaos is not None
 }
-"""The faults that chaos draws from, and how it has each strike."""
+"""The faults that chaos draws from, each with the function that causes it."""

@@ -1,5 +1,5 @@
-"""How clients reach the fake: WebSockets and HTTP, in memory and on ports.
+"""The network side of the fake: WebSockets and HTTP, in memory and on ports.
 
-`websockets.py` and `http.py` are the two services; `ports.py` has both listen on a port. `hooks.py` has the faults that
-they take for each connection, push and request.
+`websockets.py` and `http.py` are the two services, and `ports.py` serves them on TCP ports. `hooks.py` defines the
+faults that they apply to each connection, push and request.
 """

@@ -1,9 +1,10 @@
 """One connection: the server's end of a WebSocket over any Trio stream.
 
-trio-websocket can wait for a client for ever: for the handshake or the close frame of one that has gone, or that never
-answers. So a connection ends when its reader task ends, however that comes, and this module closes the stream.
-Everything that the server sends goes through one queue, which a task of the connection works off. So pushing neither
-waits for the client nor fails because it is just leaving, and a close comes after what was pushed before it.
+trio-websocket can wait for ever for the handshake or the close frame of a client that has gone or never answers. To
+avoid this, the end of the reader task ends the connection, and this module closes the stream.
+
+A single task sends everything, from a queue. Therefore, pushing does not wait for the client and does not fail while
+the client leaves, and a close frame follows everything that was pushed before it.
 """
 
 import math
@@ -25,11 +26,11 @@ from .tasks import Spawn, fake_tasks
 __all__ = ["Connection", "cut"]
 
 CLOSE_TIMEOUT = 5.0
-"""Seconds that a client has to answer our close frame, or to take what was pushed before a cut."""
+"""Seconds that a client has to answer our close frame, or to read what was pushed before a cut."""
 
 
 async def cut(connections: Iterable["Connection"]) -> None:
-    """End connections without a close frame. Clients have `CLOSE_TIMEOUT` to take what was pushed before."""
+    """End connections without a close frame. Clients have `CLOSE_TIMEOUT` to read what was pushed before."""
     connections = list(connections)
     await trio.lowlevel.checkpoint()
     for connection in connections:
@@ -42,19 +43,19 @@ async def cut(connections: Iterable["Connection"]) -> None:
 
 
 class Connection:
-    """A stream on which the fake is the server. `run` is its life; the other methods are called meanwhile.
+    """The server's end of one connection. `run` serves it, and the other methods may be called while `run` runs.
 
     Args:
-        stream: Several tasks may call its `send_all` at the same time.
-        on_ping: Called for each ping of the client with the time of its arrival, by Trio's clock. Returns after how
-            many seconds it is answered.
+        stream: A stream whose `send_all` several tasks may call at the same time.
+        on_ping: Called for each ping from the client, with its time of arrival by Trio's clock. Returns the delay of
+            the pong, in seconds.
 
     Attributes:
-        number: The connections are numbered in the order in which they began, from 1.
+        number: The number of the connection, counting from 1.
         key: The API key of the client.
         subscription: The client's subscription, once it is confirmed.
-        permissions: The permissions of its key when it subscribed; `None`: all of them.
-        is_silent: Whether it neither reads nor writes any more, once it has written what was pushed before.
+        permissions: The permissions that its key had when it subscribed. `None` means all.
+        is_silent: Whether `fall_silent` has been called.
     """
 
     def __init__(self, stream: trio.abc.Stream, number: int, on_ping: Callable[[float], float]) -> None:
@@ -78,7 +79,7 @@ class Connection:
 
     @property
     def is_open(self) -> bool:
-        """Whether it is a WebSocket that has not ended yet, as far as the server knows."""
+        """Whether the WebSocket has been opened and has not ended yet, as far as the server knows."""
         return (
             self._websocket is not None
             and self._websocket.closed is None
@@ -92,7 +93,7 @@ class Connection:
 
     @property
     def ended_by_client(self) -> bool:
-        """Whether it became a WebSocket, and the fake did not drop it."""
+        """Whether the WebSocket was opened and the fake has not ended it."""
         return self._websocket is not None and not self._dropped
 
     @property
@@ -103,20 +104,20 @@ class Connection:
 
     @property
     def end(self) -> str:
-        """How it ended, for the log."""
+        """A description of how the connection ended, for the log."""
         if self._websocket is None:
-            return "at its end before it was open"
+            return "ended before the handshake was complete"
         if self._dropped:
             return "ended by the fake"
         return "cut by the client" if self.close_code is None else f"closed by the client with {self.close_code}"
 
     async def run(self, talk: Callable[[trio_websocket.WebSocketRequest], Awaitable[None]]) -> None:
-        """Have `talk` answer the handshake, and end when it returns or the client has gone."""
+        """Serve the connection until `talk` returns or the client has gone. `talk` answers the handshake."""
         try:
             with self._alive:
                 async with fake_tasks() as spawn:
                     spawn(self._work_off_steps)
-                    # With a queue in trio-websocket, the messages in it would be lost when the reader ends.
+                    # If trio-websocket had a message queue, the messages in it would be lost when the reader ends.
                     request = await trio_websocket.wrap_server_stream(
                         cast(trio.Nursery, SimpleNamespace(start_soon=partial(spawn, self._read))),
                         PongStream(self._stream, partial(self._pong, spawn), lambda: self._websocket is not None),
@@ -126,13 +127,13 @@ class Connection:
                         await talk(request)
         finally:
             self._ended.set()
-            # Shielded, so that a Cancelled does not replace the exception that is passing. Closing by force does
+            # The shield prevents a Cancelled from replacing an exception that is propagating. A forceful close does
             # not block.
             with trio.CancelScope(shield=True):
                 await trio.aclose_forcefully(self._stream)
 
     async def accept(self, request: trio_websocket.WebSocketRequest) -> None:
-        """Grant the request for a WebSocket."""
+        """Accept the handshake."""
         self._websocket = await request.accept()
 
     async def receive(self) -> str | bytes:
@@ -141,28 +142,28 @@ class Connection:
         try:
             return await self._websocket.get_message()
         except trio_websocket.ConnectionClosed:
-            await trio.sleep_forever()  # until the end of the reader, or of the closing handshake
+            await trio.sleep_forever()  # cancelled by the end of the reader or of the closing handshake
 
     def push(self, frame: str | bytes) -> None:
-        """Send a message after what was pushed before."""
+        """Queue a WebSocket message."""
         self._put_step.send_nowait(partial(self._send, frame))
 
     def send_bytes(self, data: bytes) -> None:
-        """Write bytes as they are, after what was pushed before."""
+        """Queue raw bytes."""
         self._put_step.send_nowait(partial(self._send_bytes, data))
 
     def fall_silent(self) -> None:
-        """Write what was pushed before, then stop reading and writing, and leave the stream open."""
+        """Send what was pushed before, then stop reading and writing. The stream stays open."""
         self.is_silent = True
         self._put_step.send_nowait(self._fall_silent)
 
     def close(self, code: int, reason: str) -> None:
-        """Send a close frame after what was pushed before. End when it is answered, or after `CLOSE_TIMEOUT`."""
+        """Send a close frame after what was pushed before. The answer ends the connection, or `CLOSE_TIMEOUT`."""
         self._dropped = True
         self._put_step.send_nowait(partial(self._close, code, reason))
 
     def begin_to_cut(self) -> None:
-        """End without a close frame, after what was pushed before."""
+        """End without a close frame, after sending what was pushed before."""
         self._dropped = True
         self._put_step.send_nowait(self._cut)
 
@@ -177,9 +178,9 @@ class Connection:
             try:
                 await reader()
             except (trio_websocket.ConnectionClosed, ProtocolError):
-                # A ping that crosses our close frame makes trio-websocket raise. Closing the stream now, with bytes
-                # unread, would make TCP reset the connection, and the client could lose what is still on its way.
-                # So wait for the client to hang up.
+                # trio-websocket raises if a ping crosses our close frame. If we closed the stream now, with unread
+                # bytes, TCP would reset the connection, and the client could lose data that is in transit. So wait
+                # for the client to hang up.
                 with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                     while await self._stream.receive_some():
                         pass

@@ -1,4 +1,4 @@
-"""The connections that there are now, and what is pushed on them."""
+"""The current connections, and pushing to them."""
 
 import json
 from collections.abc import Iterator
@@ -20,11 +20,11 @@ __all__ = ["Connections"]
 
 
 class Connections:
-    """The connections that there are now, in the order in which they began.
+    """The current connections, oldest first.
 
     Args:
         agentmail: Decides which subscriptions an event matches.
-        faults: Those of pushes are taken from here.
+        faults: The source of the faults of pushes.
     """
 
     def __init__(self, agentmail: AgentMail, faults: PendingFaults, log: Log) -> None:
@@ -51,16 +51,16 @@ class Connections:
 
     @property
     def open(self) -> int:
-        """How many are WebSockets."""
+        """The number of open WebSockets."""
         return sum(connection.is_open for connection in self._connections)
 
     @property
     def subscribed(self) -> int:
-        """How many have a confirmed subscription."""
+        """The number of open WebSockets with a confirmed subscription."""
         return sum(connection.is_subscribed for connection in self._connections)
 
     def push_event(self, event: Event) -> None:
-        """Push an event to the connections whose subscription it matches, unless a fault does otherwise.
+        """Push an event to the connections whose subscription it matches, or let a fault do something else with it.
 
         Raises:
             TypeError: The event has no wire form.
@@ -71,15 +71,15 @@ class Connections:
             self.push(text)
         else:
             fault.on_push(text, self.push)
-            self._log.note(f"{describe(json.loads(text))}: met by {fault}")
+            self._log.note(f"{describe(json.loads(text))}: fault {fault}")
 
     def push(self, text: str, sent: str | None = None) -> None:
         """Push an event to the connections whose subscription it matches.
 
         Args:
-            sent: The text that goes out; `None`: that of the event.
+            sent: The text to send instead of the event's own.
         """
-        # Not orjson, which refuses lone surrogates: an event may have one.
+        # orjson refuses lone surrogates, which an event may contain.
         frame = json.loads(text)
         receivers: list[Connection] = []
         others = []
@@ -97,7 +97,7 @@ class Connections:
 
     @contextmanager
     def counting(self) -> Iterator[set[Connection]]:
-        """Yield the set of connections to which an event is pushed in the block."""
+        """Yield a set that collects the connections to which events are pushed within the block."""
         self._receivers = receivers = set[Connection]()
         try:
             yield receivers
@@ -105,19 +105,19 @@ class Connections:
             self._receivers = None
 
     async def send_raw(self, frame: str | bytes) -> None:
-        """See `FakeAgentMail.send_raw`."""
+        """Push a raw frame: see `FakeAgentMail.send_raw`."""
         if not isinstance(frame, str | bytes):
-            raise TypeError(f"frame is str or bytes, not {type(frame).__name__}: see json.dumps")
+            raise TypeError(f"frame is str or bytes, not {type(frame).__name__}: json.dumps() makes a str")
         if isinstance(frame, str) and has_lone_surrogate(frame):
             raise ValueError("frame has a lone surrogate, which no WebSocket can carry as text")
         receivers = [connection for connection in self._connections if connection.is_subscribed]
         for connection in receivers:
             connection.push(frame)
-        self._log.note(f"{frame[:60]!r} as it is: pushed to {_names(receivers)}")
+        self._log.note(f"raw frame {frame[:60]!r}: pushed to {_names(receivers)}")
         await trio.lowlevel.checkpoint()
 
     async def cut(self) -> None:
-        """End all connections without a close frame, and wait for that."""
+        """End all connections without a close frame, and return when they have ended."""
         await cut(self._connections)
         self._log.notify()
 
@@ -130,4 +130,4 @@ class Connections:
 
 
 def _names(connections: list[Connection]) -> str:
-    return ", ".join(f"{one}, which is silent" if one.is_silent else f"{one}" for one in connections) or "nobody"
+    return ", ".join(f"{one} (silent)" if one.is_silent else f"{one}" for one in connections) or "no connection"

@@ -1,9 +1,9 @@
-"""Which requests on a port are let in: those of programs, and not those of web pages from elsewhere.
+"""The protection of the ports from web pages on other hosts.
 
-A browser sends requests to this machine for any page that asks it to. It does not let the page read the response, but
-by then the request has been carried out. It lets the page read a WebSocket, and if the page's own name resolves to
-127.0.0.1 (DNS rebinding), everything. But a browser also sends where a page is from (`Origin`, `Sec-Fetch-Site`), and
-the name by which it looks for this server (`Host`).
+Any web page can make the browser send requests to this machine. The browser does not let the page read the response,
+but by then the request has been carried out. The page can use a WebSocket fully, and if its own name resolves to
+127.0.0.1 (DNS rebinding), it can read everything. However, a browser also sends the origin of the page (`Origin`,
+`Sec-Fetch-Site`) and the host name in the URL (`Host`). This module checks these headers.
 """
 
 import ipaddress
@@ -25,11 +25,12 @@ HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^][:@/?#\\%\s]+)(:[0-9]{0,5})?"
 ORIGIN = re.compile(rf"https?://{HOST.pattern}", re.IGNORECASE)
 
 OF_NO_PAGE_ELSEWHERE = ("none", "same-origin", "same-site")
-"""The values of `Sec-Fetch-Site` for a request that a user, or a page of this very site, has made."""
+"""The values of `Sec-Fetch-Site` for a request by the user or by a page of the same site."""
 
 
 def check_hosts(names: Collection[str]) -> None:
-    """
+    """Check host names, as given to `allow_hosts`.
+
     Raises:
         TypeError: The names are not a collection of strings.
         ValueError: A name is neither a host name nor an IP address, for example because it has a port.
@@ -38,16 +39,16 @@ def check_hosts(names: Collection[str]) -> None:
     for name in names:
         match = HOST.fullmatch(name)
         if _address(name) is None and (match is None or match[2] is not None):
-            raise ValueError(f"a name that is allowed is a host's or an IP address, without a port, not {name!r}")
+            raise ValueError(f"allow_hosts takes host names and IP addresses without a port, not {name!r}")
 
 
 @attrs.frozen
 class Door:
-    """The check of requests by their heads.
+    """The check of the headers of requests.
 
     Attributes:
-        address: Our address that the client connected to. It may be the `Host` of a request.
-        names: Further names and addresses that may be.
+        address: The local address that the client connected to, which is accepted as `Host`.
+        names: Further names and addresses that are accepted as `Host`.
     """
 
     address: str
@@ -62,13 +63,13 @@ class Door:
         ):  # the form for a proxy, where this takes precedence over the header
             hosts.append(target.partition("://")[2].partition("/")[0])
         if not hosts or not all(map(self._is_ours, hosts)):
-            asked = " and ".join(map(repr, hosts)) or "nobody"
-            return _refusal(f"it is for the host {asked}; --allow-host or serve(allow_hosts=...) allows another name")
+            asked = " and ".join(map(repr, hosts)) or "''"
+            return _refusal(f"the request is for the host {asked}; to allow it, use --allow-host or allow_hosts")
         if origins := _values(head, b"origin"):
             if len(origins) > 1 or not _is_loopback_origin(origins[0]):
-                return _refusal(f"it is from a page of {' and '.join(map(repr, origins))}")
+                return _refusal(f"the request is from a page of {' and '.join(map(repr, origins))}")
         elif not all(site in OF_NO_PAGE_ELSEWHERE for site in _values(head, b"sec-fetch-site")):
-            return _refusal("it is from a page of another site")
+            return _refusal("the request is from a page of another site")
         return None
 
     def _is_ours(self, host: str) -> bool:
@@ -80,7 +81,9 @@ class Door:
 
 
 def _refusal(why: str) -> Refusal:
-    return Refusal(403, "forbidden", f"this AgentMail is for programs of its own machine: {printable(why, 500)}")
+    return Refusal(
+        403, "forbidden", f"this fake AgentMail only serves programs on its own machine: {printable(why, 500)}"
+    )
 
 
 def _values(head: h11.Request, name: bytes) -> list[str]:
@@ -112,9 +115,9 @@ def _is_loopback_origin(origin: str) -> bool:
 
 
 class DoorStream(trio.abc.Stream):
-    """The stream below a WebSocket, which passes on what comes once a whole request has come and is let in.
+    """The stream below a WebSocket. It checks the first request before it passes any data on.
 
-    A request that is refused, and what is not HTTP, is answered here. Then the stream is at its end.
+    If the request is refused or is not HTTP, this stream sends the response, and then reports its end to the reader.
 
     Args:
         refuse: Returns why a request is refused, or `None` if it is not.

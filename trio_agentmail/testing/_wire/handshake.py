@@ -1,4 +1,4 @@
-"""The request for a WebSocket."""
+"""The handshake of a WebSocket, as recorded, and AgentMail's answer to it."""
 
 from collections.abc import Mapping
 from urllib.parse import parse_qs
@@ -16,16 +16,16 @@ __all__ = ["Handshake", "Rejection", "read_handshake", "rejection"]
 
 @attrs.define(kw_only=True)
 class Handshake:
-    """The request with which a client asked for a WebSocket.
+    """A client's HTTP request for a WebSocket.
 
     Attributes:
         path: The path, without the query.
-        query: The query; `""` if there was none. Not in the repr: the API key may be in it.
-        headers: The headers, without `Host`. Names are in lower case, and the last of repeated ones counts. Not in the
-            repr: the API key is in them.
+        query: The query, or `""`. It is not in the repr, since it may contain the API key.
+        headers: The headers without `Host`, with names in lower case. The last of repeated headers counts. They are not
+            in the repr, since they may contain the API key.
         at: The time of its arrival, by Trio's clock.
-        status: The HTTP status of the answer, 101 if the request was granted; `None`: it has not been answered.
-        key: The API key; `""` if there was none. Not in the repr.
+        status: The HTTP status of the response, 101 if the request was accepted, or `None` before the response.
+        key: The API key, or `""`. It is not in the repr.
     """
 
     path: str
@@ -38,7 +38,7 @@ class Handshake:
 
 @attrs.frozen
 class Rejection:
-    """The HTTP response to a handshake that is not granted."""
+    """The HTTP response that rejects a handshake."""
 
     status: int
     headers: tuple[tuple[str, str], ...] = ()
@@ -53,7 +53,7 @@ def read_handshake(request: trio_websocket.WebSocketRequest) -> Handshake:
 
 
 def rejection(handshake: Handshake, keys: KeyRing) -> Rejection | None:
-    """Return AgentMail's rejection of a handshake, or `None` if it is granted."""
+    """Return AgentMail's rejection of a handshake, or `None` if the handshake is accepted."""
     refusal: Refusal | None = not_found() if handshake.path != "/v0" else keys.websocket_refusal(handshake.key)
     if refusal is None:
         return None

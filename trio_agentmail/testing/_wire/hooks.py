@@ -1,7 +1,7 @@
-"""The faults that a test has asked for and that have not struck yet, and the hooks by which they strike.
+"""Queues of pending faults, and the hooks that faults consist of.
 
-A fault is data with hooks. The wire takes one for each connection, push or request, and calls its hooks in place of
-what it would do otherwise; it knows no fault by name.
+For each connection, push or request, the modules of this package take a fault from its queue and call its hooks instead
+of their normal behaviour. They know the hooks only, and no fault by name.
 """
 
 from collections.abc import Awaitable, Callable, Iterator
@@ -26,22 +26,22 @@ class PushNow(Protocol):
         """Push an event to the connections whose subscription it matches.
 
         Args:
-            sent: The text that goes out; `None`: that of the event.
+            sent: The text to send instead of the event's own.
         """
 
 
 @attrs.frozen(kw_only=True)
 class ConnectionFault:
-    """A fault of one connection for a WebSocket. Where a hook is `None`, nothing goes wrong.
+    """A fault of one WebSocket connection. Where a hook is `None`, the connection behaves normally.
 
     Attributes:
-        on_connecting: Called before there is a connection. It may take its time. What it raises is what the client gets
-            in memory; on a port the connection is reset.
-        on_stream: Called with the server's end, in place of reading a request from it.
-        on_handshake: Called when the request for a WebSocket has been read. Returns the rejection.
-        on_subscription: Called for each valid subscription, in place of confirming it, with the connection and a
-            function that does.
-        asked_for: The call by which the test asked for it.
+        on_connecting: Called before the connection is made. It may block. If it raises, an in-memory client gets the
+            exception; on a port, the connection is reset.
+        on_stream: Called with the server's end of the stream, instead of reading a request from it.
+        on_handshake: Called when the handshake has been read. Returns the rejection.
+        on_subscription: Called for each valid subscription, instead of confirming it, with the connection and a
+            function that confirms it.
+        asked_for: The call with which the test caused it, as text.
     """
 
     on_connecting: Callable[[], Awaitable[None]] | None = None
@@ -59,9 +59,9 @@ class PushFault:
     """A fault of one push.
 
     Attributes:
-        on_push: Called with the event's text, and with a function that pushes it, in place of the push.
-        on_clear: Called when the faults are cleared before it has struck as often as it was to.
-        asked_for: The call by which the test asked for it.
+        on_push: Called instead of the push, with the event's text and a function that pushes it.
+        on_clear: Called with that function when the faults are cleared and this one is still in the queue.
+        asked_for: The call with which the test caused it, as text.
     """
 
     on_push: Callable[[str, PushNow], None]
@@ -77,10 +77,10 @@ class RequestFault:
     """A fault of one request to the REST API.
 
     Attributes:
-        on_request: Called with the request, read to its end. Returns the response, or how there comes none. What it
-            raises is what the client gets in memory; on a port, an `httpx2.RequestError` resets the connection.
-        path: A part of the path of the requests that it is for; `None`: any.
-        asked_for: The call by which the test asked for it.
+        on_request: Called with the request, whose body has been read. Returns the response, or a `NoAnswer`. If it
+            raises, an in-memory client gets the exception; on a port, an `httpx2.RequestError` resets the connection.
+        path: A string that the path of a request must contain. `None` means that the fault applies to all requests.
+        asked_for: The call with which the test caused it, as text.
     """
 
     on_request: Callable[[httpx2.Request], Awaitable[httpx2.Response | NoAnswer]]
@@ -95,7 +95,7 @@ F = TypeVar("F", bound=ConnectionFault | PushFault | RequestFault)
 
 
 class FaultQueue(Generic[F]):
-    """Faults of one kind, in the order in which the test asked for them."""
+    """The pending faults of one kind, in the order in which the test added them."""
 
     def __init__(self) -> None:
         self._faults: list[tuple[F, int | None]] = []
@@ -105,10 +105,11 @@ class FaultQueue(Generic[F]):
         """Append a fault.
 
         Args:
-            times: How often it strikes; `None`: until `clear`.
+            times: The number of times that `take` returns it. `None` means every time until `clear`.
 
         Raises:
-            TypeError, ValueError: `times` is not a whole number, or less than 1.
+            TypeError: `times` is not a whole number.
+            ValueError: `times` is less than 1.
         """
         if times is not None:
             check_whole("times", times, 1)
@@ -129,7 +130,7 @@ class FaultQueue(Generic[F]):
 
     @contextmanager
     def override(self, fault: F) -> Iterator[None]:
-        """For the block, `take` returns this fault, and the queue stays as it is."""
+        """Have `take` return this fault within the block. The queue does not change."""
         self._overriding.append(fault)
         try:
             yield
@@ -141,7 +142,7 @@ class FaultQueue(Generic[F]):
         return bool(self._overriding)
 
     def left(self) -> list[str]:
-        """Describe the faults that have not struck."""
+        """Return a description of each fault in the queue."""
         return [f"{fault}" if times == 1 else f"{fault}, times={times}" for fault, times in self._faults]
 
     def clear(self) -> list[F]:
@@ -153,11 +154,11 @@ class FaultQueue(Generic[F]):
 
 @attrs.define
 class PendingFaults:
-    """The faults to come, of all kinds.
+    """The pending faults of all kinds, and the faults that are states.
 
     Attributes:
-        bytes_per_second: How fast the connections send; `None`: without a limit.
-        pong_delay: Seconds between a ping and its pong.
+        bytes_per_second: The rate at which each WebSocket sends. `None` means no limit.
+        pong_delay: The delay of pongs, in seconds.
     """
 
     connections: FaultQueue[ConnectionFault] = attrs.field(factory=FaultQueue)
@@ -177,5 +178,5 @@ class PendingFaults:
                 self.requests.add(fault, times)
 
     def left(self) -> list[str]:
-        """Describe the faults that have not struck."""
+        """Return a description of each pending fault."""
         return [*self.connections.left(), *self.pushes.left(), *self.requests.left()]

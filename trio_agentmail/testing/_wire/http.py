@@ -1,4 +1,4 @@
-"""The REST API of the fake: what becomes of a request, in memory or on a port."""
+"""The REST API of the fake: recording, faults and responses, in memory and on a port."""
 
 from collections.abc import Callable
 from email.utils import formatdate
@@ -20,15 +20,15 @@ from .request import Request
 __all__ = ["RestApi"]
 
 SHOWN = 120
-"""How many bytes of a request's body are in the log."""
+"""Maximum number of bytes of a request's body in the log."""
 
 
 class RestApi:
-    """Answer requests to the REST API.
+    """The REST API.
 
     Args:
-        agentmail: Answers those that meet no fault.
-        faults: Those of requests are taken from here.
+        agentmail: Answers the requests to which no fault applies.
+        faults: The source of the faults of requests.
         push: Called for each event that a request causes.
     """
 
@@ -49,9 +49,9 @@ class RestApi:
         self._push = push
 
     async def respond(self, request: httpx2.Request) -> httpx2.Response | NoAnswer:
-        """Return the response to a request that has been read to its end, or how there comes none.
+        """Return the response to a request whose body has been read, or a `NoAnswer`.
 
-        The response to a HEAD has a body. Whoever sends it leaves that out.
+        The response to a HEAD request has a body, which the caller must not send.
         """
         await trio.lowlevel.checkpoint()
         recorded = self._add(request)
@@ -71,14 +71,14 @@ class RestApi:
             response = answer
         response.headers.setdefault("Date", formatdate(self._clock.time(), usegmt=True))
         recorded.status = response.status_code
-        # Not `response.text`, which decodes by whatever charset the response names.
+        # `response.text` would use the charset that the response names, which may be wrong.
         is_shown = response.is_error and response.is_stream_consumed
         complaint = f" {response.content[:200].decode('utf-8', 'backslashreplace')}" if is_shown else ""
         self._log.note(f"{asked}: {response.status_code}{complaint}{by}")
         return response
 
     def answer(self, request: httpx2.Request) -> httpx2.Response:
-        """Return AgentMail's response to a request, whatever faults there are."""
+        """Return AgentMail's response to a request, without faults."""
         raw_path, _, query = request.url.raw_path.decode("ascii").partition("?")
         answer = self._agentmail.answer(
             RestRequest(
@@ -111,6 +111,6 @@ class RestApi:
 
 
 def _asked(request: httpx2.Request) -> str:
-    """Describe a request, with its body: that says what is to change."""
+    """Describe a request, including the beginning of its body."""
     body = request.content[:SHOWN].decode("utf-8", "backslashreplace")
     return f"{request.method} {request.url.path}{' ' if body else ''}{body}"

@@ -1,8 +1,8 @@
 """HTTP/1.1 on a port, for the REST API of the fake.
 
-It stands on h11, which wsproto brings along, and not on an ASGI server. Hypercorn 0.18 shields its sending from
-cancellation, so that a client that has stopped reading would keep `serve()` from ending. And an ASGI application can
-neither reset a connection nor wait for the client to give up, as faults do.
+It uses h11, a dependency of wsproto, and not an ASGI server. Hypercorn 0.18 shields its sends from cancellation, so a
+client that has stopped reading would prevent `serve()` from ending. Also, an ASGI application cannot reset a connection
+or wait for the client to give up, as some faults do.
 """
 
 import socket
@@ -22,7 +22,7 @@ __all__ = ["HttpConnection", "NoAnswer", "Refuse", "Respond", "reset", "with_tls
 
 
 class NoAnswer(Enum):
-    """How a request comes to no response."""
+    """The ways in which a request gets no response."""
 
     HANG = auto()
     """The connection stays open until the client gives up."""
@@ -32,18 +32,18 @@ class NoAnswer(Enum):
 
 
 Respond = Callable[[httpx2.Request], Awaitable[httpx2.Response | NoAnswer]]
-"""Answers a request that has been read to its end."""
+"""A function that answers a request whose body has been read."""
 
 Refuse = Callable[[h11.Request], Refusal | None]
-"""Returns why a request is refused, or `None` if it is not."""
+"""A function that returns the refusal of a request, or `None` if the request is accepted."""
 
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
-"""A value for SO_LINGER with which closing the socket resets the connection."""
+"""The value of SO_LINGER that makes closing the socket reset the connection."""
 
 RECEIVE_SIZE = 2**16
 
 MAX_BODY = 64 * 2**20
-"""The maximum of bytes in a request's body. A command with a mail in it may be larger than what AgentMail takes."""
+"""Maximum size of a request's body, in bytes. A command with a mail may be larger than AgentMail's limit."""
 
 
 async def reset(stream: trio.SocketStream) -> None:
@@ -53,14 +53,14 @@ async def reset(stream: trio.SocketStream) -> None:
 
 
 def with_tls(stream: trio.SocketStream, ssl_context: ssl.SSLContext | None) -> trio.abc.Stream:
-    """Return the server's end of a connection, with TLS if there is a context for it."""
+    """Return the server's end of a connection, with TLS if an SSL context is given."""
     return (
         stream if ssl_context is None else trio.SSLStream(stream, ssl_context, server_side=True, https_compatible=True)
     )
 
 
 def _announced(head: h11.Request) -> int:
-    """Return the `Content-Length` of a request, or 0. h11 has checked that it is a number."""
+    """Return the `Content-Length` of a request, or 0. h11 has already checked that it is a number."""
     return max((int(value) for name, value in head.headers if name == b"content-length"), default=0)
 
 
@@ -69,7 +69,7 @@ def _too_large() -> Refusal:
 
 
 class HttpConnection:
-    """A TCP connection on which requests are answered, one after the other, until the client has gone.
+    """The server's end of a TCP connection. It answers requests one at a time until the client has gone.
 
     Args:
         refuse: Called with the head of each request.
@@ -95,7 +95,7 @@ class HttpConnection:
                 except httpx2.RequestError:
                     await reset(self._socket_stream)
         finally:
-            # Shielded, so that a Cancelled does not replace an exception. It does not block.
+            # The shield prevents a Cancelled from replacing an exception. A forceful close does not block.
             with trio.CancelScope(shield=True):
                 await trio.aclose_forcefully(self._stream)
 
@@ -122,10 +122,10 @@ class HttpConnection:
             await self._send_last(refused.status, refused)
 
     async def _receive_request(self) -> httpx2.Request | None:
-        """Return the next request, read to its end, or `None` if the client has gone."""
+        """Return the next request with its body, or `None` if the client has gone."""
         head: h11.Request | None = None
         refusal: Refusal | None = None
-        self._method = ""  # if what comes next is no request, the answer has a body
+        self._method = ""  # the response to invalid data has a body
         body = bytearray()
         while True:
             event = self._http.next_event()
@@ -155,7 +155,7 @@ class HttpConnection:
                     self._url(head),
                     headers=list(head.headers),
                     content=bytes(body),
-                    # Our address that the client connected to. Its own could not be had if it has just gone.
+                    # The local address. The address of the client is unavailable once it has gone.
                     extensions={"server_address": self._socket_stream.socket.getsockname()[0]},
                 )
             else:
@@ -164,9 +164,9 @@ class HttpConnection:
     def _url(self, head: h11.Request) -> httpx2.URL:
         target = head.target.decode("ascii")
         if not target.startswith("/"):
-            url = httpx2.URL(target)  # RFC 9112, 3.2.2: the form that a client sends to a proxy
+            url = httpx2.URL(target)  # RFC 9112, 3.2.2: the absolute form, which clients send to proxies
             if url.scheme not in ("http", "https"):
-                raise httpx2.InvalidURL(f"{target!r} is no address")
+                raise httpx2.InvalidURL(f"{target!r} is not an HTTP URL")
             return url
         host = httpx2.Headers(list(head.headers))["Host"]
         return httpx2.URL(f"{self._scheme}://{host}{target}")
@@ -179,7 +179,7 @@ class HttpConnection:
         data = self._http.send(head) or b""
         if self._method != "HEAD":
             assert isinstance(response.stream, httpx2.AsyncByteStream)
-            async for content in response.stream:  # not `response.content`, which is decoded
+            async for content in response.stream:  # `response.content` would be decoded
                 data += self._http.send(h11.Data(data=content)) or b""
         data += self._http.send(h11.EndOfMessage()) or b""
         await self._stream.send_all(data)

@@ -1,4 +1,4 @@
-"""Take the pongs out of what trio-websocket sends."""
+"""A stream that intercepts the pongs of trio-websocket, to record pings and delay pongs."""
 
 from collections.abc import Awaitable, Callable
 
@@ -11,17 +11,17 @@ PONG = b"\x8a"
 
 
 class PongStream(trio.abc.Stream):
-    """The stream below trio-websocket. Pongs go to a function instead of the stream.
+    """The stream below trio-websocket. It passes pongs to a function instead of the stream.
 
-    trio-websocket answers pings by itself and tells nobody. But it answers in the task that reads, before that task
-    reads on, and it sends each frame by one `send_all`, for which it acquires a lock. So this stream sees each pong,
-    and knows which read brought the ping. Delaying a pong here would block the lock, and no event could be sent
-    meanwhile.
+    trio-websocket answers pings itself, and has no hook for them. However, it sends each frame with a single
+    `send_all`, and the task that reads sends the pong before it reads again. So this stream sees each pong, and the
+    time of the last read is the time of the ping. The function delays pongs in another task: trio-websocket holds a
+    lock during `send_all`, so a delay here would delay all events.
 
     Args:
-        pong: Called with each pong, and with the time at which its ping came, by Trio's clock. It sends the pong, now
-            or later.
-        is_websocket: Returns whether frames are sent yet. The body of a rejection may begin with any byte.
+        pong: Called with each pong and the arrival time of its ping, by Trio's clock. It sends the pong, now or later.
+        is_websocket: Returns whether the handshake is complete. Before that, the body of a rejection may begin with any
+            byte.
     """
 
     def __init__(

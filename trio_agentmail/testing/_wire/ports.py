@@ -1,4 +1,4 @@
-"""The fake on ports of this machine, one for WebSockets and one for the REST API."""
+"""The fake on local TCP ports, one for WebSockets and one for the REST API."""
 
 import errno
 import ssl
@@ -24,13 +24,13 @@ TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 
 @attrs.frozen
 class Services:
-    """What is served. An exception from one of these functions comes out of `serve_on_ports`.
+    """The functions that serve clients. If one raises, the block of `serve_on_ports` raises the same exception.
 
     Attributes:
-        serve_websocket: Serves a client that has connected to the port of the WebSocket: see `WebSockets.serve_tcp`.
+        serve_websocket: Serves a connection to the WebSocket's port: see `WebSockets.serve_tcp`.
         respond: Answers a request to the REST API.
         note: Adds an entry to the log.
-        serve_requests: Serves a connection to the port of the REST API.
+        serve_requests: Serves a connection to the REST API's port.
     """
 
     serve_websocket: Callable[[trio.SocketStream, Callable[[], trio.abc.Stream]], Awaitable[None]]
@@ -49,7 +49,7 @@ async def serve_on_ports(
     host: str,
     allow_hosts: Collection[str],
 ) -> AsyncIterator[AgentMailEnvironment]:
-    """Serve for the block. `FakeAgentMail.serve` describes the arguments, and what is raised."""
+    """Serve within the block. `FakeAgentMail.serve` describes the arguments and the exceptions."""
     check_hosts(allow_hosts)
 
     async def accept_websockets() -> None:
@@ -77,9 +77,9 @@ async def serve_on_ports(
 
 
 async def accept_from(listener: trio.SocketListener) -> trio.SocketStream:
-    """Accept a connection, once this process may open another file.
+    """Accept a connection. If the process has too many open files, wait until it can open another one.
 
-    `trio.serve_listeners` would wait as well, but lose what a handler raises when it is cancelled at the same time.
+    `trio.serve_listeners` waits as well, but loses the exception of a handler if it is cancelled at the same time.
     """
     while True:
         try:
@@ -95,7 +95,7 @@ def _guarded(stream: trio.SocketStream, ssl_context: ssl.SSLContext | None, refu
 
 
 def _refuse(stream: trio.SocketStream, allow_hosts: Collection[str], note: Callable[[str], None]) -> Refuse:
-    """Return a function that returns why a request on a connection is refused, and notes it."""
+    """Return a function that checks the requests on a connection, and logs refusals."""
     door = Door(stream.socket.getsockname()[0], allow_hosts)
 
     def refuse(head: h11.Request) -> Refusal | None:
@@ -116,6 +116,6 @@ async def _listener(host: str, port: int) -> trio.SocketListener:
 
 
 def _name_in_url(host: str) -> str:
-    """Return the name by which a client on this machine reaches an address that we listen on."""
+    """Return the host for URLs with which clients on this machine reach an address that we listen on."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"[{host}]" if ":" in host else host

@@ -1,4 +1,4 @@
-"""A request to the REST API, as it is recorded."""
+"""A recorded request to the REST API."""
 
 from collections.abc import Mapping
 
@@ -13,11 +13,11 @@ class Request:
 
     Attributes:
         path: The path, without the query and without percent-encoding.
-        query: The query; `""` if there was none.
-        status: The status of the answer; `None`: it has not been answered.
+        query: The query, or `""`.
+        status: The status of the response, or `None` if there is none, or not yet.
         at: The time of its arrival, by Trio's clock.
-        headers: The headers, whose names are found in any case. Not in the repr: the API key is in them.
-        body: The body, for example for `json.loads`. Not in the repr.
+        headers: The headers, with case-insensitive names. They are not in the repr, since they contain the API key.
+        body: The body, for example for `json.loads`. It is not in the repr.
     """
 
     method: str

@@ -1,4 +1,4 @@
-"""A slow network."""
+"""A stream that simulates a slow network."""
 
 from collections.abc import Callable
 
@@ -7,11 +7,11 @@ import trio
 __all__ = ["SlowStream"]
 
 STEP = 0.1
-"""Seconds between two portions of the data."""
+"""Seconds between two portions of data."""
 
 
 class SlowStream(trio.abc.Stream):
-    """A stream that limits the rate at which it sends. Several tasks may send at the same time, and take turns.
+    """A stream that limits its sending rate. Several tasks may call `send_all` at the same time, and take turns.
 
     Args:
         bytes_per_second: Called before each portion. Returns the rate, or `None` for no limit.

@@ -1,4 +1,4 @@
-"""The frames on a WebSocket: what a client may send, and what it is answered."""
+"""The frames on a WebSocket: parsing those of clients, and making those of the server."""
 
 import warnings
 from collections.abc import Collection
@@ -17,7 +17,7 @@ FILTERS = ("inbox_ids", "pod_ids", "event_types")
 
 
 class InvalidFrame(Exception):
-    """A client's frame is answered with an `error` frame of this name and message."""
+    """A client's frame is invalid, and the answer is an `error` frame of this name and message."""
 
     def __init__(self, name: str, message: str) -> None:
         super().__init__(name, message)
@@ -26,13 +26,13 @@ class InvalidFrame(Exception):
 
 
 def parse_subscribe(data: str | bytes, permissions: Collection[str] | None) -> Subscribe:
-    """Read a client's frame.
+    """Parse a client's frame.
 
     Args:
-        permissions: The permissions of the client's key; `None`: all of them.
+        permissions: The permissions of the client's key. `None` means all.
 
     Raises:
-        InvalidFrame: It is not a valid subscription, or the key lacks a permission for it.
+        InvalidFrame: The frame is not a valid subscription, or the key lacks a permission for it.
     """
     frame = parse_object(data if isinstance(data, bytes) else data.encode())
     if frame is None or frame.get("type") != "subscribe":
@@ -52,7 +52,7 @@ def parse_subscribe(data: str | bytes, permissions: Collection[str] | None) -> S
 
 
 def subscribed_frame(subscribe: Subscribe) -> str:
-    """Return the frame that confirms a subscription. It repeats the filters that were given."""
+    """Return the frame that confirms a subscription. It repeats the given filters."""
     filters = attrs.asdict(subscribe, filter=lambda _, value: value is not None)
     return orjson.dumps({"type": "subscribed"} | filters).decode()
 
@@ -62,9 +62,9 @@ def error_frame(name: str, message: str) -> str:
 
 
 def describe(frame: Any) -> str:
-    """Describe a frame that is pushed, for the log."""
+    """Describe a pushed frame for the log."""
     if not isinstance(frame, dict):
-        return "a frame that is no JSON object"
+        return "a frame that is not a JSON object"
     words = [str(frame.get("event_type") or frame.get("type"))]
     for part in (frame, *(value for value in frame.values() if isinstance(value, dict))):
         if "inbox_id" in part and len(words) == 1:
@@ -72,7 +72,7 @@ def describe(frame: Any) -> str:
         if "from" in part:
             words += [repr(part["subject"])] if "subject" in part else []
             words.append(f"from {part['from']}")
-        if isinstance(part.get("recipients"), list) and "senders" not in part:  # with senders, it is the thread
+        if isinstance(part.get("recipients"), list) and "senders" not in part:  # a part with senders is the thread
             words.append(f"to {', '.join(str(_address(recipient)) for recipient in part['recipients'])}")
     return " ".join(words)
 

@@ -17,11 +17,11 @@ Spawn = Callable[..., None]
 
 @asynccontextmanager
 async def fake_tasks() -> AsyncIterator[Spawn]:
-    """Yield a function that starts tasks of the fake, which are cancelled when the block ends.
+    """Yield a function that starts tasks of the fake. The end of the block cancels them.
 
-    What a task raises is a bug in the fake, or in what a test has put into it. It comes out of the block as itself,
-    whatever the block raises because its server is suddenly gone. If several exceptions compete, one that is not an
-    `Exception`, like KeyboardInterrupt, wins, and otherwise the first.
+    An exception in a task is a bug in the fake or in a function of the test. The block then raises this exception
+    unchanged, and not the one that the body raises because its server has gone. Of several exceptions, the block raises
+    one that is not an `Exception`, such as KeyboardInterrupt, and otherwise the first.
     """
     errors: list[BaseException] = []
 
@@ -30,7 +30,7 @@ async def fake_tasks() -> AsyncIterator[Spawn]:
             await async_fn(*args)
         except BaseException as exc:
             if isinstance(exc, trio.Cancelled | BaseExceptionGroup) and not isinstance(exc, Exception):
-                raise  # only Trio knows to which scope a Cancelled belongs, and what is in such a group
+                raise  # Trio must handle it: only Trio knows to which scope a Cancelled belongs
             errors.append(exc)
             nursery.cancel_scope.cancel()
 

@@ -1,9 +1,9 @@
-"""The REST API of the fake in memory, for clients of httpx2 and of httpx.
+"""The transport to the in-memory REST API, for clients of httpx2 and of httpx.
 
-The kit itself works with the requests, responses and errors of httpx2. A client only takes those of its own library: it
-asserts that a body is one of its library's streams, and the code around it catches its library's errors. Clients of
-httpx are common, since the official SDK is given one. For them, requests, responses and errors are converted. httpx is
-never imported here: a client of httpx has imported it.
+The fake uses the requests, responses and exceptions of httpx2. A client needs those of its own library: it asserts that
+a body is a stream of its library, and its callers catch exceptions of its library. Clients of httpx are common because
+the official SDK uses one. For them, this module converts requests, responses and exceptions. It never imports httpx,
+since a client of httpx has already done so.
 """
 
 import functools
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import httpx
 
     class AnyTransport(httpx2.AsyncBaseTransport, httpx.AsyncBaseTransport):
-        """What a client of either library takes, as far as a type checker can tell."""
+        """A transport that clients of both libraries accept, for type checkers."""
 
         @overload
         async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response: ...
@@ -34,15 +34,15 @@ else:
 
 __all__ = ["FakeTransport"]
 
-ABOUT_PACKING = (b"content-encoding", b"content-length", b"transfer-encoding")
-"""Headers that are no longer true of a body that has been unpacked."""
+ENCODING_HEADERS = (b"content-encoding", b"content-length", b"transfer-encoding")
+"""Headers that no longer apply to a body that has been decoded."""
 
 
 class FakeTransport(AnyTransport):
-    """A transport whose requests are answered in memory.
+    """A transport that answers requests in memory.
 
-    For a type checker, it is a transport of httpx2 and of httpx. At runtime it is a subclass of httpx2's alone; neither
-    library checks the class of a transport.
+    For a type checker, it is a transport of httpx2 and of httpx. At runtime, it is a subclass of httpx2's class only,
+    since neither library checks the class of a transport.
 
     Args:
         respond: Answers a request of httpx2.
@@ -70,19 +70,19 @@ class FakeTransport(AnyTransport):
             return _without_body(response) if request.method == "HEAD" else response
         if response is NoAnswer.RESET:
             raise httpx2.ReadError("connection reset by FakeAgentMail", request=request)
-        # The transport is what keeps a client's time-outs.
+        # Time-outs are the job of the transport.
         seconds = request.extensions.get("timeout", {}).get("read")
         await trio.sleep(math.inf if seconds is None else seconds)
         raise httpx2.ReadTimeout("no answer from FakeAgentMail", request=request)
 
 
 def _without_body(response: httpx2.Response) -> httpx2.Response:
-    """Return the answer to a HEAD: its headers say how long the body would be."""
+    """Return the response to a HEAD request, whose headers describe the body that a GET would return."""
     return httpx2.Response(response.status_code, headers=response.headers, extensions=response.extensions)
 
 
 def _library_of(request: object) -> Any:
-    """Return the module httpx, to which a request of it belongs.
+    """Return the module httpx if it made this request.
 
     Raises:
         TypeError: The request is of another library.
@@ -104,12 +104,12 @@ def _as_httpx2(request: Any) -> httpx2.Request:
 
 
 def _response_of(library: Any, response: httpx2.Response, request: object) -> Any:
-    """Return the response as one of another library. Its body keeps its packing, unless it has been read."""
+    """Convert a response to another library. Its body keeps its content encoding, unless it has already been read."""
     headers = response.headers.raw
     if isinstance(response.stream, httpx2.ByteStream):
         stream = library.ByteStream(b"".join(response.stream))
-    elif response.is_stream_consumed:  # for example, the answer of another server that a test passes on
-        headers = [(name, value) for name, value in headers if name.lower() not in ABOUT_PACKING]
+    elif response.is_stream_consumed:  # for example, a test passes on the response of another server
+        headers = [(name, value) for name, value in headers if name.lower() not in ENCODING_HEADERS]
         stream = library.ByteStream(response.content)
     else:
         stream = _stream_class(library)(response.stream, request)
@@ -118,7 +118,7 @@ def _response_of(library: Any, response: httpx2.Response, request: object) -> An
 
 @functools.cache
 def _stream_class(library: Any) -> Any:
-    """Return the class for bodies that come in pieces; a client asserts that it is a stream of its own library."""
+    """Return the class of streaming bodies, a subclass of the library's stream class, as its client asserts."""
 
     class Body(library.AsyncByteStream):  # type: ignore[misc]  # the base is known when it runs
         def __init__(self, stream: httpx2.AsyncByteStream, request: object) -> None:
@@ -139,7 +139,7 @@ def _stream_class(library: Any) -> Any:
 
 @contextmanager
 def _errors_of(library: Any, request: object) -> Iterator[None]:
-    """Raise errors of httpx2 as the errors of the same name that another library has."""
+    """Convert exceptions of httpx2 to the exceptions of the same name in another library."""
     try:
         yield
     except httpx2.RequestError as exc:

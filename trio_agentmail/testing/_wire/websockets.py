@@ -1,4 +1,4 @@
-"""The WebSockets of the fake: how each begins, what its client says, and how it ends."""
+"""The WebSocket service of the fake: handshakes, subscriptions and the end of connections."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -32,16 +32,16 @@ NO_FAULT = ConnectionFault()
 
 
 class WebSockets:
-    """Serve WebSockets.
+    """The WebSocket service.
 
     Args:
         agentmail: Decides which handshakes and subscriptions are valid.
-        connections: Has every connection from its beginning to its end.
-        faults: Those of connections are taken from here.
-        record: Handshakes, frames, subscriptions, pings and close codes are added to it.
+        connections: The collection to which each connection belongs while it lasts.
+        faults: The source of the faults of connections.
+        record: The record of handshakes, frames, subscriptions, pings and close codes.
 
     Attributes:
-        is_retired: Whether connections that are being made come to nothing.
+        is_retired: Whether new connections are closed at once.
     """
 
     def __init__(
@@ -61,14 +61,14 @@ class WebSockets:
         self._clock = clock
         self.is_retired = False
         self._numbers = count(1)
-        # The client's and the server's end of a connection in memory. Tests of this package replace it.
+        # Returns the client's and the server's end of an in-memory connection. Tests of this package replace it.
         self.stream_pair: Callable[[], tuple[trio.abc.Stream, trio.abc.Stream]] = memory_stream_pair
 
     @asynccontextmanager
     async def open_websocket(
         self, url: str, *, headers: Sequence[tuple[str, str]], max_message_size: int
     ) -> AsyncIterator[WebSocket]:
-        """Open a WebSocket in memory, whatever the host in the URL."""
+        """Open a WebSocket in memory. The host in the URL does not matter."""
         fault = self.next_fault()
         if fault.on_connecting is not None:
             await fault.on_connecting()
@@ -87,24 +87,24 @@ class WebSockets:
                 yield websocket
 
     def next_fault(self) -> ConnectionFault:
-        """Count an attempt to connect, and return its fault, which may be one that does nothing."""
+        """Count an attempt to connect, and return its fault, or `NO_FAULT`."""
         self._record.attempts += 1
         fault = self._faults.connections.take() or NO_FAULT
         if fault.on_connecting is not None or fault.on_stream is not None:
-            self._log.note(f"a connection: met by {fault}")
+            self._log.note(f"a connection: fault {fault}")
         return fault
 
     async def serve_tcp(self, stream: trio.SocketStream, wrap: Callable[[], trio.abc.Stream]) -> None:
         """Serve a client that has connected to a port.
 
         Args:
-            wrap: Returns the stream to read from and to write to, which stands on the given one.
+            wrap: Returns a stream that wraps the given one, for all reading and writing.
         """
         fault = self.next_fault()
         if fault.on_connecting is not None:
             try:
                 await fault.on_connecting()
-            except Exception:  # noqa: BLE001  whatever the test wants the client to get
+            except Exception:  # noqa: BLE001  a fault may raise any exception
                 await reset(stream)
                 return
         await self.serve(wrap(), fault)
@@ -116,7 +116,7 @@ class WebSockets:
             stream: The server's end.
             fault: From `next_fault`. Its `on_connecting` has been called.
         """
-        # An outage may have begun while the connection was made.
+        # An outage may have begun while the connection was being made.
         if self._faults.connections.is_overridden or self.is_retired:
             await trio.aclose_forcefully(stream)
             return
@@ -146,7 +146,7 @@ class WebSockets:
         if fault.on_handshake is None:
             refusal = rejection(handshake, self._agentmail.keys)
         else:
-            self._log.note(f"{connection}: the handshake is met by {fault}")
+            self._log.note(f"{connection}, handshake: fault {fault}")
             refusal = await fault.on_handshake()
         handshake.status = 101 if refusal is None else refusal.status
         if refusal is not None:
@@ -165,7 +165,7 @@ class WebSockets:
         try:
             subscribe = parse_subscribe(data, permissions)
         except InvalidFrame as exc:
-            self._log.note(f"{connection}: what it sent is answered with the error {exc.name}: {exc.message}")
+            self._log.note(f"{connection}: an invalid frame is answered with the error {exc.name}: {exc.message}")
             connection.push(error_frame(exc.name, exc.message))
             return
         self._record.subscriptions.append(subscribe)
@@ -182,11 +182,11 @@ class WebSockets:
         if fault.on_subscription is None:
             confirm()
         else:
-            self._log.note(f"{connection}: the subscription is met by {fault}")
+            self._log.note(f"{connection}, subscription: fault {fault}")
             await fault.on_subscription(connection, confirm)
 
     def take_ping(self, came: float) -> float:
-        """Record a ping, and return after how many seconds it is answered."""
+        """Record a ping, and return the delay of its pong in seconds."""
         self._record.pings.append(came)
         self._log.notify()
         return self._faults.pong_delay
