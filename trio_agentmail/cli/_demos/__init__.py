@@ -1,5 +1,5 @@
 """The demos: `trio-agentmail demo` breaks connections, `trio-agentmail demo --crash` kills processes.
 
-Each plays a story (`outages`, `crashes`), keeps a record of what it did and what it observed, and judges that record at
-the end (`outages_verdict`, `crashes_verdict`).
+Each runs a script of failures (`outages`, `crashes`), records what it does and what it observes, and judges this record
+at the end (`outages_verdict`, `crashes_verdict`).
 """

@@ -1,8 +1,8 @@
 """The agent that `trio-agentmail demo --crash` kills.
 
 Run as `python -m trio_agentmail.cli._demos.crash_agent WEBSOCKETS HTTP JOURNAL`. It reports each step as a line on
-standard output. The demo knows every line that was written, even if the process is killed right after it. The agent
-leaves when its standard input ends, so it does not outlive the demo.
+standard output. The demo reads every line that was written, even if the process is killed right after it. The agent
+exits when its standard input is closed, so it does not outlive the demo.
 """
 
 import logging
@@ -27,12 +27,12 @@ INBOX = "agent@demo.example"
 POISON = "Poison"
 """The subject of a mail that kills the process that handles it, like a mail that crashes a parser."""
 STUCK = "Stuck"
-"""The subject of a mail after which the agent waits for ever: it has handled the mail and not acknowledged it."""
+"""The subject of a mail that the agent handles and does not acknowledge: it waits for ever instead."""
 MAX_ATTEMPTS = 3
 DIED = 70
-"""The exit status of a process that the poisonous mail has killed."""
+"""The exit status of a process that the poisonous mail kills."""
 HANDLING = 0.005
-"""Seconds that handling a mail takes."""
+"""The time to handle a mail, in seconds."""
 
 
 def report(line: str) -> None:
@@ -47,7 +47,7 @@ async def main(websockets: str, http: str, path: str, *, stdin: int = 0, backend
     async with trio.open_nursery() as nursery:
 
         async def wait_for_eof() -> None:
-            # A thread, which may be abandoned, works with any kind of file and on any platform.
+            # Reading in a thread works for any kind of file and on any platform.
             await trio.to_thread.run_sync(os.read, stdin, 1, abandon_on_cancel=True)
             handling.cancel()
 

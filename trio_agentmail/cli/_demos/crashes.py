@@ -1,10 +1,10 @@
 """`trio-agentmail demo --crash`: an agent with a journal is killed and restarted while mail keeps arriving.
 
-The server is a fake AgentMail in this process. The agent (`crash_agent`) is a process of its own; what it reports goes
+The server is a fake AgentMail in this process. The agent (`crash_agent`) runs in a process of its own. Its reports go
 into a `CrashRecord`, which `crashes_verdict` judges at the end, together with the contents of the journal.
 
-The story advances by what the agent reports and by the number of mails, not by time, so that it takes longer on a slow
-machine but ends in the same way.
+The reports and the number of mails, not the time, decide when the story continues. On a slow machine it takes longer,
+but its result is the same.
 """
 
 import random
@@ -36,20 +36,20 @@ __all__ = ["crash_demo"]
 
 MAIL_INTERVAL = 0.05
 CALM = 15
-"""About how many mails each process handles undisturbed."""
+"""The approximate number of mails that each process handles undisturbed."""
 DOWN = 10
-"""How many mails arrive while no agent runs."""
+"""The number of mails that arrive while no agent runs."""
 TIME_LIMIT = 300.0
-"""Seconds. The demo usually takes fifteen; the limit ends one that hangs, not one that is slow."""
+"""The time limit in seconds, for a demo that hangs. A demo usually takes fifteen seconds."""
 
 
 async def crash_demo(output: Output) -> bool:
     """Run the demo on loopback ports, and return whether all promises were kept.
 
     Raises:
-        Interrupted: SIGINT or SIGTERM came before the end, so that the demo has shown nothing.
+        Interrupted: SIGINT or SIGTERM came before the end. The demo has shown nothing.
         OutputClosed: The reader of the output has gone.
-        OSError: A port or a process cannot be had.
+        OSError: A port cannot be opened, or a process cannot be started.
     """
     fake = FakeAgentMail(api_keys=[API_KEY])
     with TemporaryDirectory(prefix="trio-agentmail-demo-") as directory:
@@ -79,7 +79,7 @@ async def _perform(output: Output, fake: FakeAgentMail, environment: AgentMailEn
 
 
 class DiedUnexpectedly(Exception):
-    """The agent's process has ended at a point of the story where it should be running."""
+    """The agent's process has ended while it should be running."""
 
 
 class Story:
@@ -130,16 +130,16 @@ class Story:
                 await self._calm()
                 sending.cancel()
                 await self._until(lambda: not self.record.lost - {self.record.poisonous})
-                self._timeline.note("demo", "no more mail; the agent is told to leave")
+                self._timeline.note("demo", "no more mail; the agent is asked to exit")
                 assert agent.stdin is not None
                 await agent.stdin.aclose()
                 self.record.status = await agent.wait()
             self.record.finished = True
 
     def read_journal(self) -> None:
-        """Record what is left in the journal when no agent runs any more."""
+        """Record the contents of the journal after the last agent has ended."""
         if not self._path.exists():
-            return  # the time limit was reached before the first agent made it
+            return  # the time limit came before the first agent created the journal
         self.record.pending, letters = read_journal(self._path)
         for letter in letters:
             event = restored(letter.text, origin=letter.origin, attempt=letter.attempts)
@@ -172,12 +172,12 @@ class Story:
 
     @asynccontextmanager
     async def _life(self) -> AsyncIterator[trio.Process]:
-        """Run an agent until the block, or a mail, has ended it."""
+        """Run an agent process, which the block or a mail ends."""
         self._lives += 1
         name = f"life {self._lives}"
         self._reports = []
         self._has_ended = False
-        # In a session of its own, so that Ctrl-C reaches this process alone, which then ends the agent.
+        # The agent runs in a session of its own, so that Ctrl-C only reaches this process, which then ends the agent.
         process = await trio.lowlevel.open_process(
             [
                 sys.executable,
@@ -195,7 +195,7 @@ class Story:
         assert process.stdout is not None
         try:
             async with process.stdin, process.stdout:
-                self._timeline.note(name, f"the agent starts, with its journal: process {process.pid}")
+                self._timeline.note(name, f"the agent starts with its journal: process {process.pid}")
                 async with background_nursery() as nursery:
                     nursery.start_soon(self._read_reports, process.stdout, name)
                     yield process

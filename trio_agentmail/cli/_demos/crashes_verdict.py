@@ -1,4 +1,4 @@
-"""The record of `trio-agentmail demo --crash`, and whether it shows that all promises were kept."""
+"""The record of `trio-agentmail demo --crash`, and the check of its promises."""
 
 import attrs
 
@@ -21,10 +21,10 @@ class CrashRecord:
         twice: The mails that were handled again and had not been acknowledged.
         after_ack: The mails that were handled again although they had been acknowledged.
         acked: The acknowledged mails.
-        poisoned: How many delivery attempts the poisonous mail had.
-        kills: How many processes were killed, by the demo or by the poisonous mail.
+        poisoned: The number of delivery attempts of the poisonous mail.
+        kills: The number of processes that the demo or the poisonous mail killed.
         dead: The dead letters in the journal at the end.
-        pending: How many unacknowledged events are in the journal at the end.
+        pending: The number of unacknowledged events in the journal at the end.
         status: The exit status of the last process, which was not killed.
         goodbye: The close code of the last connection.
         finished: Whether the story ended within the time limit.

@@ -1,4 +1,4 @@
-"""The demos number their mail: 1, 2, 3, …"""
+"""The numbers that the demos give their mail: 1, 2, 3, …"""
 
 from trio_agentmail.events import MessageReceivedEvent
 
@@ -16,7 +16,7 @@ def mail_number(event: MessageReceivedEvent) -> int:
 
 
 def ranges(numbers: list[int]) -> str:
-    """Return numbers as text for people: `1 to 3, 7`."""
+    """Format numbers as ranges: `1 to 3, 7`."""
     runs: list[list[int]] = []
     for number in sorted(numbers):
         if runs and number == runs[-1][-1] + 1:

@@ -1,6 +1,6 @@
 """`trio-agentmail demo`: a real stream to a fake AgentMail on this machine, broken while mail keeps arriving.
 
-No mail is lost: recovery finds what was not pushed through the REST API of the same fake.
+No mail is lost: recovery finds mail that was not pushed, through the REST API of the same fake.
 
 One task sends mail, one receives the events of the stream, and the story breaks the connection. All three write into an
 `OutageRecord`, which `outages_verdict` judges at the end.
@@ -40,18 +40,18 @@ MAIL_INTERVAL = 0.06
 CALM = 0.7
 """Seconds of undisturbed mail after each step of the story."""
 SETTLE = 10.0
-"""Seconds that a slow machine may take at the end for mail that is still missing."""
+"""The maximum time to wait at the end for missing mail, in seconds, for slow machines."""
 TIME_LIMIT = 120.0
-"""Seconds. The demo usually takes fifteen; the limit ends one that hangs, not one that is slow."""
+"""The time limit in seconds, for a demo that hangs. A demo usually takes fifteen seconds."""
 
 SWEEP_INTERVAL = 1.5
 SWALLOWED = 3
-"""How many mails are not pushed, on a healthy connection."""
+"""The number of mails that are not pushed on a healthy connection."""
 
 PING_INTERVAL = 0.7
 PING_TIMEOUT = 2.0
 RETRY_AFTER = 1
-"""Seconds, in the answers to a WebSocket handshake and to a REST request."""
+"""The `Retry-After` of the responses to a WebSocket handshake and to a REST request, in seconds."""
 MAX_MESSAGE_SIZE = 50_000
 
 
@@ -59,9 +59,9 @@ async def outage_demo(output: Output) -> bool:
     """Run the demo on loopback ports, and return whether all promises were kept.
 
     Raises:
-        Interrupted: SIGINT or SIGTERM came before the end, so that the demo has shown nothing.
+        Interrupted: SIGINT or SIGTERM came before the end. The demo has shown nothing.
         OutputClosed: The reader of the output has gone.
-        OSError: A port cannot be had.
+        OSError: A port cannot be opened.
     """
     fake = FakeAgentMail(api_keys=[API_KEY])
     async with interruptible(), fake.serve() as environment:
@@ -276,7 +276,8 @@ class Story:
 
     async def _hold_a_mail(self) -> None:
         self._timeline.note(
-            "demo", f"mail {len(self.record.sent) + 1} is held for review: the API lists it and does not hand it out"
+            "demo",
+            f"mail {len(self.record.sent) + 1} is held for review: the API lists it without its content",
         )
         self._to_hold = 1
         await self._calm()

@@ -1,4 +1,4 @@
-"""The record of `trio-agentmail demo`, and whether it shows that all promises were kept."""
+"""The record of `trio-agentmail demo`, and the check of its promises."""
 
 from itertools import pairwise
 
@@ -16,13 +16,13 @@ class OutageRecord:
     """What the demo did, and what it observed.
 
     Attributes:
-        sent: For each mail number, whether the mail can have been pushed. It cannot have been if there was no
-            subscription when the mail arrived, if its push was swallowed, or if it was held.
+        sent: For each mail number, whether the mail can have been pushed. It cannot if there was no subscription at its
+            arrival, if its push was swallowed, or if the mail was held.
         seen: The events from the stream, in order.
         released: For each mail that was held, the number of events seen when it was released.
-        broken_with: For each connection that the demo broke, the code that the stream has to report.
-        replacements: How many times the subscription was replaced.
-        oddities: How many frames with unknown or invalid content were pushed.
+        broken_with: For each connection that the demo broke, the code that the stream should report.
+        replacements: The number of times that the subscription was replaced.
+        oddities: The number of frames with unknown or invalid content that were pushed.
         patient: For each `Retry-After`, whether the stream respected it.
         goodbye: The close code of the last connection.
         finished: Whether the story ended within the time limit.
@@ -65,13 +65,13 @@ class OutageRecord:
 
     @property
     def reconnected(self) -> int:
-        """How many losses were followed by a `Subscribed` before the next pushed event."""
+        """The number of losses with a `Subscribed` before the next pushed event."""
         pushed = [event for event in self.seen if not isinstance(event, MessageReceivedEvent) or event.origin == "live"]
         return sum(isinstance(a, Disconnected) and isinstance(b, Subscribed) for a, b in pairwise(pushed))
 
     @property
     def caught_up(self) -> int:
-        """How many gaps were closed before the next one began."""
+        """The number of gaps that were closed before the next one began."""
         kinds = [type(event) for event in self.seen if isinstance(event, Disconnected | CaughtUp)]
         return sum(a is Disconnected and b is CaughtUp for a, b in pairwise(kinds))
 

@@ -1,4 +1,4 @@
-"""What the demos print: a line for each thing that the demo did or observed."""
+"""The output of the demos: a line for each thing that the demo did or observed."""
 
 import math
 
@@ -25,10 +25,10 @@ STYLES = {
 
 
 class Timeline:
-    """The lines of a demo. Adding a line never waits; a task of its own prints them.
+    """The lines of a demo. Adding a line never waits, since a separate task prints the lines.
 
     Args:
-        done: The verb for pushed mail.
+        done: The verb for mail that was pushed, such as "delivered".
     """
 
     def __init__(self, done: str = "delivered") -> None:
@@ -38,10 +38,10 @@ class Timeline:
         self._mails: dict[str, list[int]] = {}
 
     def note(self, who: str, what: str) -> None:
-        """Add a line, after one for the mail since the last note.
+        """Add a line, preceded by lines for the mail that was received since the last note.
 
         Args:
-            who: A key of `STYLES`, perhaps with a number behind it.
+            who: A key of `STYLES`, which a number may follow.
         """
         mails, self._mails = self._mails, {}
         for origin, numbers in mails.items():
@@ -50,7 +50,7 @@ class Timeline:
         self._line(who, what)
 
     def mail(self, number: int, origin: str) -> None:
-        """Add a received mail. The next note prints it together with its neighbours."""
+        """Add a received mail. The next note prints all mail since the last one as ranges."""
         self._mails.setdefault(origin, []).append(number)
 
     def _line(self, who: str, what: str) -> None:
