@@ -16,7 +16,7 @@ from trio_agentmail.errors import printable
 from trio_agentmail.testing._agentmail.permissions import check_permissions
 from trio_agentmail.testing._emulator.emulator import Emulator
 from trio_agentmail.testing._emulator.server import serve
-from trio_agentmail.testing._wire.door import check_hosts
+from trio_agentmail.testing._wire.access import check_hosts
 
 from ._output import Output, OutputClosed
 from ._parameters import check_inbox

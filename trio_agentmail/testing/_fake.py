@@ -58,9 +58,9 @@ class FakeAgentMail:
         Assigning to the attributes of these names raises the same exceptions.
 
     Attributes:
-        mail: The inboxes and their mail: reading and changing them.
+        mail: Access to the inboxes and their mail.
         faults: The faults that a test can cause.
-        record: The requests, frames and closes of clients.
+        record: The record of what clients have done.
     """
 
     def __init__(

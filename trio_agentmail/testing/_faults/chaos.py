@@ -7,10 +7,10 @@ import trio
 
 from trio_agentmail.testing._wire.tasks import Spawn
 
-__all__ = ["strike"]
+__all__ = ["cause_faults"]
 
 
-async def strike(
+async def cause_faults(
     draw: Random,
     every: float,
     names: Sequence[str],

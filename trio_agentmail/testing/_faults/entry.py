@@ -56,7 +56,7 @@ class Parameter:
         return self.default is inspect.Parameter.empty
 
 
-Strike = Callable[[Any, Random], Any]
+Cause = Callable[[Any, Random], Any]
 """A function, async or not, that causes a fault with random arguments. Chaos calls it with the `Faults` and a random
 generator."""
 
@@ -77,10 +77,10 @@ class Entry:
     kind: Kind
     help: str
     parameters: Mapping[str, Parameter] | None
-    chaos: Strike | None
+    chaos: Cause | None
 
 
-def immediate(kind: Kind, *, chaos: Strike | None = None) -> Callable[[F], F]:
+def immediate(kind: Kind, *, chaos: Cause | None = None) -> Callable[[F], F]:
     """Return a decorator for a fault that takes effect at once."""
 
     def decorate(method: F) -> F:
@@ -91,7 +91,7 @@ def immediate(kind: Kind, *, chaos: Strike | None = None) -> Callable[[F], F]:
 
 
 def queued(
-    kind: Kind, *, chaos: Strike | None = None
+    kind: Kind, *, chaos: Cause | None = None
 ) -> Callable[[Callable[P, ConnectionFault | PushFault | RequestFault]], Callable[P, None]]:
     """Return a decorator for a fault that waits in a queue. The decorated method returns its hooks.
 
@@ -145,7 +145,7 @@ def table_of(faults: type) -> Mapping[str, Entry]:
     }
 
 
-def _entry(name: str, method: Callable[..., Any], kind: Kind, chaos: Strike | None) -> Entry:
+def _entry(name: str, method: Callable[..., Any], kind: Kind, chaos: Cause | None) -> Entry:
     first, _, _ = (inspect.getdoc(method) or "").partition("\n\n")
     parameters: dict[str, Parameter] = {}
     for parameter in inspect.signature(method).parameters.values():

@@ -53,7 +53,7 @@ from trio_agentmail.testing._wire.subscriptions import error_frame
 from trio_agentmail.testing._wire.tasks import fake_tasks
 
 from .arguments import CloseCode, FaultNames, Number, Seconds, Seed, Text, Times, Whole
-from .chaos import strike
+from .chaos import cause_faults
 from .entry import Kind, immediate, queued, short, table_of
 
 __all__ = ["CHAOS", "FAULTS", "GARBAGE", "Faults"]
@@ -166,7 +166,7 @@ class Faults:
     async def close_connections(self, code: Annotated[int, CloseCode()] = 1001, reason: CloseReason = "") -> None:
         """Close the open WebSockets with a close frame.
 
-        The close frame follows what was pushed before, and this does not wait for it. A connection is cut if the client
+        This returns when the close frame is queued, after what was pushed before. A connection is cut if the client
         does not answer the close frame within five seconds.
         """
         check_close(code, reason)
@@ -569,17 +569,17 @@ class Faults:
         self._log.note(f"chaos begins, with the seed {seed}")
         try:
             async with fake_tasks() as spawn:
-                spawn(strike, Random(seed), every, names, self._strike, spawn, happened)
+                spawn(cause_faults, Random(seed), every, names, self._cause, spawn, happened)
                 yield happened
         finally:
             self.clear()
             self._log.note("chaos ends")
 
-    async def _strike(self, name: str, draw: Random) -> None:
+    async def _cause(self, name: str, draw: Random) -> None:
         self._log.note(f"chaos: {name}")
-        struck = CHAOS[name](self, draw)
-        if inspect.isawaitable(struck):
-            await struck
+        result = CHAOS[name](self, draw)
+        if inspect.isawaitable(result):
+            await result
         if FAULTS[name].kind is Kind.CONNECTION:
             await self.drop_connections()  # otherwise the next connection might be hours away
 

@@ -13,7 +13,7 @@ import trio
 from trio_agentmail._settings import AgentMailEnvironment
 from trio_agentmail.testing._agentmail.refusals import Refusal
 
-from .door import Door, DoorStream, check_hosts
+from .access import AccessCheck, CheckedStream, check_hosts
 from .http_server import HttpConnection, Refuse, Respond, with_tls
 from .tasks import fake_tasks
 
@@ -90,16 +90,16 @@ async def accept_from(listener: trio.SocketListener) -> trio.SocketStream:
         await trio.sleep(0.1)
 
 
-def _guarded(stream: trio.SocketStream, ssl_context: ssl.SSLContext | None, refuse: Refuse) -> DoorStream:
-    return DoorStream(with_tls(stream, ssl_context), refuse)
+def _guarded(stream: trio.SocketStream, ssl_context: ssl.SSLContext | None, refuse: Refuse) -> CheckedStream:
+    return CheckedStream(with_tls(stream, ssl_context), refuse)
 
 
 def _refuse(stream: trio.SocketStream, allow_hosts: Collection[str], note: Callable[[str], None]) -> Refuse:
     """Return a function that checks the requests on a connection, and logs refusals."""
-    door = Door(stream.socket.getsockname()[0], allow_hosts)
+    check = AccessCheck(stream.socket.getsockname()[0], allow_hosts)
 
     def refuse(head: h11.Request) -> Refusal | None:
-        refusal = door.refusal(head)
+        refusal = check.refusal(head)
         if refusal is not None:
             note(f"a request is answered with {refusal.status}: {refusal.answer['message']}")
         return refusal

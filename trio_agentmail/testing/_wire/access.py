@@ -19,12 +19,12 @@ from trio_agentmail.errors import printable
 from trio_agentmail.testing._agentmail.refusals import Refusal, not_http
 from trio_agentmail.testing._checks import check_texts
 
-__all__ = ["Door", "DoorStream", "check_hosts"]
+__all__ = ["AccessCheck", "CheckedStream", "check_hosts"]
 
 HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^][:@/?#\\%\s]+)(:[0-9]{0,5})?")
 ORIGIN = re.compile(rf"https?://{HOST.pattern}", re.IGNORECASE)
 
-OF_NO_PAGE_ELSEWHERE = ("none", "same-origin", "same-site")
+ALLOWED_FETCH_SITES = ("none", "same-origin", "same-site")
 """The values of `Sec-Fetch-Site` for a request by the user or by a page of the same site."""
 
 
@@ -43,7 +43,7 @@ def check_hosts(names: Collection[str]) -> None:
 
 
 @attrs.frozen
-class Door:
+class AccessCheck:
     """The check of the headers of requests.
 
     Attributes:
@@ -58,9 +58,8 @@ class Door:
         """Return why a request is refused, or `None` if it is not."""
         hosts = _values(head, b"host")
         target = head.target.decode("ascii", "replace")
-        if (
-            not target.startswith("/") and "://" in target
-        ):  # the form for a proxy, where this takes precedence over the header
+        if not target.startswith("/") and "://" in target:
+            # RFC 9112, 3.2.2: the absolute form, whose host takes precedence over the header.
             hosts.append(target.partition("://")[2].partition("/")[0])
         if not hosts or not all(map(self._is_ours, hosts)):
             asked = " and ".join(map(repr, hosts)) or "''"
@@ -68,7 +67,7 @@ class Door:
         if origins := _values(head, b"origin"):
             if len(origins) > 1 or not _is_loopback_origin(origins[0]):
                 return _refusal(f"the request is from a page of {' and '.join(map(repr, origins))}")
-        elif not all(site in OF_NO_PAGE_ELSEWHERE for site in _values(head, b"sec-fetch-site")):
+        elif not all(site in ALLOWED_FETCH_SITES for site in _values(head, b"sec-fetch-site")):
             return _refusal("the request is from a page of another site")
         return None
 
@@ -114,7 +113,7 @@ def _is_loopback_origin(origin: str) -> bool:
     return match is not None and _is_loopback(_plain(match["name"]))
 
 
-class DoorStream(trio.abc.Stream):
+class CheckedStream(trio.abc.Stream):
     """The stream below a WebSocket. It checks the first request before it passes any data on.
 
     If the request is refused or is not HTTP, this stream sends the response, and then reports its end to the reader.

@@ -17,7 +17,7 @@ from trio_agentmail import Subscribed
 from trio_agentmail.testing import FakeAgentMail
 from trio_agentmail.testing._emulator.emulator import Emulator
 from trio_agentmail.testing._emulator.server import serve
-from trio_agentmail.testing._wire.door import Door
+from trio_agentmail.testing._wire.access import AccessCheck
 
 INBOX = "agent@agentmail.to"
 
@@ -93,17 +93,17 @@ def head(headers: list[tuple[str, str]], target: str = "/v0/inboxes", version: s
     return h11.Request(method="GET", target=target, headers=encoded, http_version=version)
 
 
-DOOR = Door("192.0.2.7", ["agentmail", "2001:db8::7"])
+CHECK = AccessCheck("192.0.2.7", ["agentmail", "2001:db8::7"])
 
 
 @pytest.mark.parametrize("headers", LET_IN, ids=str)
 def test_programs_of_this_machine_and_pages_of_its_own_are_let_in(headers: dict[str, str]) -> None:
-    assert DOOR.refusal(head(list(headers.items()))) is None
+    assert CHECK.refusal(head(list(headers.items()))) is None
 
 
 @pytest.mark.parametrize("headers", KEPT_OUT, ids=str)
 def test_names_that_are_not_ours_and_pages_from_elsewhere_are_kept_out(headers: dict[str, str]) -> None:
-    refusal = DOOR.refusal(head(list(headers.items())))
+    refusal = CHECK.refusal(head(list(headers.items())))
     assert refusal is not None
     assert refusal.status == 403
     assert refusal.answer["message"].isprintable()
@@ -113,7 +113,7 @@ def test_names_that_are_not_ours_and_pages_from_elsewhere_are_kept_out(headers: 
 def test_of_two_headers_the_good_one_does_not_hide_the_bad_one(name: str) -> None:
     good, bad = {"Origin": ("http://localhost", "http://evil.example"), "Sec-Fetch-Site": ("none", "cross-site")}[name]
     for pair in ((good, bad), (bad, good)):
-        assert DOOR.refusal(head([("Host", "localhost"), *((name, value) for value in pair)])) is not None
+        assert CHECK.refusal(head([("Host", "localhost"), *((name, value) for value in pair)])) is not None
 
 
 @pytest.mark.parametrize(
@@ -128,11 +128,11 @@ def test_of_two_headers_the_good_one_does_not_hide_the_bad_one(name: str) -> Non
     ],
 )
 def test_who_asks_as_one_asks_a_proxy_is_judged_by_that_name_too(target: str, is_let_in: bool) -> None:
-    assert (DOOR.refusal(head([("Host", "localhost")], target)) is None) is is_let_in
+    assert (CHECK.refusal(head([("Host", "localhost")], target)) is None) is is_let_in
 
 
 def test_an_ipv4_address_in_ipv6_is_itself() -> None:
-    assert Door("::ffff:192.0.2.7").refusal(head([("Host", "192.0.2.7")])) is None
+    assert AccessCheck("::ffff:192.0.2.7").refusal(head([("Host", "192.0.2.7")])) is None
 
 
 @pytest.mark.parametrize(
