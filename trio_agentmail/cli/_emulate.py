@@ -156,7 +156,7 @@ def emulate_command(
     pods: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Serve an emulator of AgentMail on local ports: its WebSocket and its REST API.
+    """Run an emulator of AgentMail, with its WebSocket and its REST API on local ports.
 
     The emulator needs no API key and no network. This package, the official SDKs and curl can connect to it. `trigger`
     makes mail arrive or causes any other event, `fault` causes a failure, and `reset` restores the initial state. Mail

@@ -54,8 +54,8 @@ def _inbox(_context: click.Context, _option: click.Parameter, inbox_id: str | No
 @click.option(
     "--eml",
     type=click.Path(exists=True, dir_okay=False, allow_dash=True),
-    help="A file with a complete mail, or - for standard input. The mail goes to the inboxes in its To, Cc or Bcc, "
-    "unless --inbox is given.",
+    help="A file with a complete mail, or - for standard input. The mail goes to the inboxes in its To, Cc, Bcc or "
+    "Delivered-To, unless --inbox is given.",
 )
 @click.option("--message-id", metavar="ID", help="The id of the mail to which the event happens, or of the new mail.")
 @click.option("--thread-id", metavar="ID", help="The thread of the mail.")

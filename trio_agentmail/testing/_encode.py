@@ -1,4 +1,4 @@
-"""Encodes events as AgentMail sends them, for servers in tests."""
+"""Encoding events as AgentMail sends them, for servers in tests."""
 
 import json
 from collections.abc import Collection, Mapping

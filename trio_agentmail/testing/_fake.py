@@ -53,9 +53,8 @@ class FakeAgentMail:
 
     Raises:
         TypeError: `api_keys` or `permissions` is a string and not a collection of strings.
-        ValueError: AgentMail has no such permission.
-
-        Assigning to the attributes of these names raises the same exceptions.
+        ValueError: AgentMail has no such permission. Assigning to `api_keys` or `permissions` raises the same
+            exceptions.
 
     Attributes:
         mail: Access to the inboxes and their mail.
@@ -253,7 +252,7 @@ class FakeAgentMail:
             mail: A complete mail in the format of RFC 5322: an `email.message.EmailMessage`, or the bytes of an `.eml`
                 file. It goes to every inbox in its To, Cc, Bcc or Delivered-To, without its Bcc. It joins the thread of
                 the mail that its In-Reply-To or References names. Only `inbox_id`, `event_type`, `held` and
-                `body_in_push` can be combined with it. By default, the other arguments describe the mail.
+                `body_in_push` can be combined with it. If it is `None`, the other arguments describe the mail.
             inbox_id: The inbox. A `mail` goes to this inbox alone, and the recipients in its headers do not matter.
             to: The recipients. `None` means the inbox.
             event_type: `"message.received"`, or one of its variants, such as `"message.received.spam"`.

@@ -79,7 +79,7 @@ class Log:
         self.on_change()
 
     def explain(self) -> str:
-        """See `FakeAgentMail.explain`."""
+        """Describe the history: see `FakeAgentMail.explain`."""
         if self._entries:
             start = self._entries[0].at
             lines = [f"{entry.at - start:10.3f} s  {entry}" for entry in self._entries]
@@ -96,7 +96,7 @@ class Log:
         within: float,
         instead: Callable[[T], str] = lambda result: f"the condition is {repr(result)[:200]}",
     ) -> T:
-        """See `FakeAgentMail.wait_for`.
+        """Wait until a condition holds: see `FakeAgentMail.wait_for`.
 
         Args:
             instead: Describes the last result of the condition, for the error message.

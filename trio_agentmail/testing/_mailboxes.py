@@ -42,7 +42,7 @@ class Mailboxes:
     def add_inbox(self, inbox_id: str, *, pod_id: str | None = None) -> None:
         """Create an inbox, or move one to another pod.
 
-        Delivering mail to an inbox creates it as well, and so does a subscription that names it.
+        `deliver(inbox_id=…)` creates the inbox as well, and so does a subscription that names it.
 
         Args:
             pod_id: The pod. If it is `None`, a new inbox is in the pod `default`, and an existing one is not moved.
@@ -111,7 +111,7 @@ class Mailboxes:
     async def label(
         self, inbox_id: str, message_id: str, *, add: Collection[str] = (), remove: Collection[str] = ()
     ) -> None:
-        """Change the labels of a mail, which are in lower case. AgentMail has no event for that.
+        """Change the labels of a mail. They are kept in lower case. AgentMail has no event for this change.
 
         Raises:
             KeyError: There is no such mail.
@@ -121,7 +121,7 @@ class Mailboxes:
         await trio.lowlevel.checkpoint()
 
     async def delete(self, inbox_id: str, message_id: str) -> None:
-        """Delete a mail. AgentMail has no event for that.
+        """Delete a mail. AgentMail has no event for this change.
 
         Raises:
             KeyError: There is no such mail.

@@ -336,7 +336,7 @@ class Faults:
 
     @queued(Kind.PUSH, chaos=lambda faults, draw: faults.swallow_pushes(draw.randint(1, 3)))
     def swallow_pushes(self, times: Times = 1) -> PushFault:
-        """Do not push the next event. The REST API still has the mail."""
+        """Do not push the next event; the REST API still has its mail."""
         return PushFault(on_push=lambda text, push_now: None)
 
     @queued(Kind.PUSH, chaos=lambda faults, _: faults.corrupt_pushes())

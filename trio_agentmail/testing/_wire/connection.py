@@ -158,7 +158,7 @@ class Connection:
         self._put_step.send_nowait(self._fall_silent)
 
     def close(self, code: int, reason: str) -> None:
-        """Send a close frame after what was pushed before. The answer ends the connection, or `CLOSE_TIMEOUT`."""
+        """Send a close frame after what was pushed before. The client has `CLOSE_TIMEOUT` to answer it."""
         self._dropped = True
         self._put_step.send_nowait(partial(self._close, code, reason))
 

@@ -30,7 +30,7 @@ async def fake_tasks() -> AsyncIterator[Spawn]:
             await async_fn(*args)
         except BaseException as exc:
             if isinstance(exc, trio.Cancelled | BaseExceptionGroup) and not isinstance(exc, Exception):
-                raise  # Trio must handle it: only Trio knows to which scope a Cancelled belongs
+                raise  # Trio must handle these: only Trio knows to which scope each Cancelled belongs
             errors.append(exc)
             nursery.cancel_scope.cancel()
 
