@@ -72,7 +72,7 @@ async def test_a_mail_can_be_delivered_to_an_inbox_that_it_does_not_name(autojum
 
 
 async def test_deliver_without_a_mail_or_an_inbox_is_an_error() -> None:
-    with pytest.raises(TypeError, match="takes an inbox_id"):
+    with pytest.raises(TypeError, match="needs an inbox_id"):
         await FakeAgentMail().deliver()  # type: ignore[call-overload]
 
 
