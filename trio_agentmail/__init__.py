@@ -58,7 +58,7 @@ else:
     def __getattr__(name: str) -> object:
         from importlib import import_module
 
-        if name in ("errors", "events"):
+        if name in ("errors", "events", "journal"):
             return import_module(f".{name}", __name__)
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -67,7 +67,7 @@ else:
         return value
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__, "errors", "events"})
+        return sorted({*globals(), *__all__, "errors", "events", "journal"})
 
 
 _MODULES = (

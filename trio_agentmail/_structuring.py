@@ -179,7 +179,9 @@ def _tuple_hook(type_: Any) -> Hook:
         if isinstance(value, list):
             for item in value:
                 if type(item) is dict:
-                    items.append(without_fields if has_no_field(item) else structure(item))
+                    structured = without_fields if has_no_field(item) else structure(item)
+                    if structured is not None:  # None: it lacks a required field
+                        items.append(structured)
                 elif strings and type(item) is str:
                     items.append(item)
         return tuple(items)

@@ -1,10 +1,13 @@
 """The commands `emulate`, `trigger`, `fault` and `reset`, as processes and in this one."""
 
 import base64
+import gc
 import json
 import re
 import signal
 import socket
+import sys
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -928,6 +931,33 @@ async def test_what_a_fault_keeps_back_is_forgotten_by_a_reset(autojump_clock: M
         await trio.sleep(3600)
         assert (await next_mail(events)).message.subject == "new"
         assert events.statistics().current_buffer_used == 0
+
+
+async def test_a_delayed_push_does_not_keep_the_mail_of_a_fake_that_was_reset(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    monkeypatch.delitem(sys.modules, "trio_agentmail._pytest_plugin")  # it keeps the last fakes, for reports
+    emulator = Emulator(_emulate.silence)
+    emulator.fake.faults.delay_pushes(10**6)
+    await emulator.fake.deliver(inbox_id=INBOX)
+    old = weakref.ref(emulator.fake._agentmail)
+    assert old() is not None
+    await emulator.reset()
+    await wait_all_tasks_blocked()
+    gc.collect()
+    assert old() is None
+
+
+async def test_a_reset_closes_a_connection_to_a_port_that_a_fault_delays() -> None:
+    emulator = Emulator(_emulate.silence)
+    fake = emulator.fake
+    fake.faults.delay_connections(10**6)
+    async with fake.serve() as environment:
+        port = int(environment.websockets.rpartition(":")[2])
+        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+            await fake.wait_for(lambda: fake.record.attempts)
+            await emulator.reset()
+            assert await stream.receive_some() == b""
 
 
 async def test_who_comes_in_the_middle_of_a_reset_is_served_by_the_new_fake(autojump_clock: MockClock) -> None:

@@ -81,7 +81,7 @@ def test_the_root_hands_out_the_names_of_its_modules_and_no_others() -> None:
     root = fresh_copy("trio_agentmail")
     assert set(root.__all__) & vars(root).keys() == {"__version__"}
     assert set(root.__all__) <= set(dir(root))
-    for name in {*root.__all__, "errors", "events"} - {"__version__"}:
+    for name in {*root.__all__, "errors", "events", "journal"} - {"__version__"}:
         assert getattr(root, name) is getattr(trio_agentmail, name)
     assert set(root.__all__) <= vars(root).keys()
     with pytest.raises(AttributeError, match="module 'trio_agentmail' has no attribute 'SqliteJournal'"):

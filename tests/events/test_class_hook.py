@@ -21,6 +21,19 @@ def test_the_function_of_every_class_can_be_generated(cls: Any) -> None:
     assert callable(hook_of(cls))
 
 
+def test_an_item_that_lacks_a_required_field_is_left_out() -> None:
+    @attrs.frozen(kw_only=True)
+    class Named:
+        name: str
+
+    @attrs.frozen(kw_only=True)
+    class Whole:
+        parts: tuple[Named, ...] = ()
+
+    structure = hook_of(Whole)
+    assert structure({"parts": [{}, {"name": "a"}, {"name": ""}, {"other": 1}]}) == Whole(parts=(Named(name="a"),))
+
+
 # Defaults
 
 

@@ -411,7 +411,7 @@ class FakeAgentMail:
 
     async def _retire(self) -> None:
         """End all connections, refuse new ones, and stop calling the log's `on_note`."""
-        self._websockets.is_retired = True
+        self._websockets.retire()
         await self._connections.cut()
         await self.wait_connected(0)
         self._log.on_note = lambda _: None

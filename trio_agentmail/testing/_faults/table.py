@@ -371,9 +371,14 @@ class Faults:
         """
         check_seconds("seconds", seconds)
 
+        retired = self._pending.retired
+
         async def push_later(text: str, push_now: PushNow) -> None:
-            await trio.sleep(seconds)
-            push_now(text)
+            # This task keeps the fake alive, so it must end with a fake that has been replaced.
+            with trio.move_on_after(seconds) as delay:
+                await retired.wait()
+            if delay.cancelled_caught:
+                push_now(text)
 
         def begin_to_wait(text: str, push_now: PushNow) -> None:
             # Not in the nursery of a connection, since the connection may end before the delay does.

@@ -159,6 +159,7 @@ class PendingFaults:
     Attributes:
         bytes_per_second: The rate at which each WebSocket sends. `None` means no limit.
         pong_delay: The delay of pongs, in seconds.
+        retired: Set when the fake has been replaced by another one. Delayed pushes end then.
     """
 
     connections: FaultQueue[ConnectionFault] = attrs.field(factory=FaultQueue)
@@ -166,6 +167,7 @@ class PendingFaults:
     requests: FaultQueue[RequestFault] = attrs.field(factory=FaultQueue)
     bytes_per_second: float | None = None
     pong_delay: float = 0.0
+    retired: trio.Event = attrs.field(factory=trio.Event)
 
     def add(self, fault: ConnectionFault | PushFault | RequestFault, times: int | None) -> None:
         """Append a fault to the queue of its kind: see `FaultQueue.add`."""

@@ -39,9 +39,6 @@ class WebSockets:
         connections: The collection to which each connection belongs while it lasts.
         faults: The source of the faults of connections.
         record: The record of handshakes, frames, subscriptions, pings and close codes.
-
-    Attributes:
-        is_retired: Whether new connections are closed at once.
     """
 
     def __init__(
@@ -59,7 +56,7 @@ class WebSockets:
         self._record = record
         self._log = log
         self._clock = clock
-        self.is_retired = False
+        self._connecting: set[trio.CancelScope] = set()
         self._numbers = count(1)
         # Returns the client's and the server's end of an in-memory connection. Tests of this package replace it.
         self.stream_pair: Callable[[], tuple[trio.abc.Stream, trio.abc.Stream]] = memory_stream_pair
@@ -102,12 +99,23 @@ class WebSockets:
         """
         fault = self.next_fault()
         if fault.on_connecting is not None:
+            scope = trio.CancelScope()
+            self._connecting.add(scope)
             try:
-                await fault.on_connecting()
+                with scope:
+                    await fault.on_connecting()
             except Exception:  # noqa: BLE001  a fault may raise any exception
                 await reset(stream)
                 return
+            finally:
+                self._connecting.remove(scope)
         await self.serve(wrap(), fault)
+
+    def retire(self) -> None:
+        """Close new connections at once, and those that a fault delays."""
+        self._faults.retired.set()
+        for scope in self._connecting:
+            scope.cancel()
 
     async def serve(self, stream: trio.abc.Stream, fault: ConnectionFault) -> None:
         """Serve a client until the connection ends.
@@ -117,7 +125,7 @@ class WebSockets:
             fault: From `next_fault`. Its `on_connecting` has been called.
         """
         # An outage may have begun while the connection was being made.
-        if self._faults.connections.is_overridden or self.is_retired:
+        if self._faults.connections.is_overridden or self._faults.retired.is_set():
             await trio.aclose_forcefully(stream)
             return
         if fault.on_stream is not None:
