@@ -90,7 +90,7 @@ def test_a_raw_mail_causes_an_announcement_for_each_inbox_that_it_names(agentmai
     assert [event.message.inbox_id for event in outcome.value] == [INBOX, OTHER]
 
 
-def test_a_held_mail_causes_a_review_and_its_release_the_announcement_and_an_override(agentmail: AgentMail) -> None:
+def test_a_held_mail_causes_a_review_and_its_release_causes_two_events(agentmail: AgentMail) -> None:
     held = agentmail.deliver(inbox_id=INBOX, held=True, now=NOW)
     [review] = held.events
     assert isinstance(review, MessageSecurityReviewEvent)

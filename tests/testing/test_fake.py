@@ -316,7 +316,7 @@ async def test_a_key_that_may_not_read_messages_does_not_hear_of_them(
         assert (await subscribe(websocket, event_types=event_types))["type"] == "subscribed"
 
 
-async def test_calendar_events_require_a_permission_or_are_left_out_of_a_plain_subscription(
+async def test_calendar_events_require_a_permission_or_are_left_out_by_default(
     autojump_clock: MockClock,
 ) -> None:
     fake = FakeAgentMail(permissions={"message_read"})

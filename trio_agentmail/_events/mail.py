@@ -1,4 +1,7 @@
-"""Received mail, the delivery status of sent mail, and the events about both."""
+"""Received mail, the delivery status of sent mail, and the events about both.
+
+This module is longer than others because most of it is the fields of a mail.
+"""
 
 from collections.abc import Mapping
 from datetime import datetime

@@ -1,4 +1,7 @@
-"""`AgentMail`: an organization at AgentMail, with its mail and the REST API."""
+"""`AgentMail`: an organization at AgentMail, with its mail and the REST API.
+
+This module is longer than others because most of it is signatures and docstrings.
+"""
 
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta

@@ -8,6 +8,8 @@ mail always stays one part.
 The time of the parser grows with the square of the length of a header, and it parses a header again at each access. So
 each header is parsed once, addresses are parsed one by one, and headers that exceed the limits below are plain text,
 without addresses, encoded words and parameters.
+
+This module is longer than others so that all departures from the standard library are in one place.
 """
 
 import codecs
