@@ -136,13 +136,12 @@ class Outbox(Channel):
             while True:
                 while self._backlog:
                     size = size_of(self._backlog[0])
-                    if not self._has_room(size):
-                        await self._wait_for_room(size)
-                        if self.is_wanted():
-                            continue  # the first event may be another one now
-                    # The backlog gives up the event first, because the channel counts it once send() is called.
-                    await self._channel.send(self._backlog.popleft())
-                    self._note_sent(size)
+                    if self._has_room(size) or not self.is_wanted():
+                        # The backlog gives up the event first, because the channel counts it once send() is called.
+                        await self._channel.send(self._backlog.popleft())
+                        self._note_sent(size)
+                    else:
+                        await self._wait_for_room(size)  # the first event may be another one after that
                 if self._is_complete:
                     break
                 self._backlog_empty.set()
