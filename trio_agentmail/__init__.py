@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from . import journal as journal
     from ._backend import Backend, WebSocket
     from ._codec import decode_event
     from ._journal.protocol import Journal

@@ -86,6 +86,7 @@ def test_all_lists_every_public_name_and_no_other() -> None:
     assert len(trio_agentmail.__all__) == len(set(trio_agentmail.__all__))
     named = {name for name in dir(trio_agentmail) if not name.startswith(("_", "@"))}  # pytest adds names with an @
     public = named - {"TYPE_CHECKING"}
+    assert inspect.ismodule(trio_agentmail.journal)  # imported here, if nothing else has imported it
     modules = {name.rpartition(".")[2] for name in sys.modules if name.startswith("trio_agentmail.")}
     assert public - modules == set(trio_agentmail.__all__) - {"__version__"}
 
