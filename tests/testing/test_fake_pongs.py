@@ -48,7 +48,7 @@ async def test_pongs_come_late_and_events_at_once(autojump_clock: MockClock) -> 
         assert session.statistics().connections == 1
 
 
-async def test_pongs_that_never_come_cost_a_connection_and_clear_faults_brings_them_back(
+async def test_pongs_that_never_come_cost_a_connection_until_the_faults_are_cleared(
     autojump_clock: MockClock,
 ) -> None:
     fake = FakeAgentMail()

@@ -28,7 +28,7 @@ from ._mailboxes import Mailboxes, push
 from ._record import Record
 from ._wire.connections import Connections
 from ._wire.hooks import PendingFaults
-from ._wire.http import RestApi
+from ._wire.http import RestService
 from ._wire.ports import Services, serve_on_ports
 from ._wire.transport import FakeTransport
 from ._wire.websockets import WebSockets
@@ -76,7 +76,7 @@ class FakeAgentMail:
         self.record = Record()
         self._connections = Connections(self._agentmail, pending, self._log)
         self._websockets = WebSockets(self._agentmail, self._connections, pending, self.record, self._log, self._clock)
-        self._rest = RestApi(
+        self._rest = RestService(
             self._agentmail, pending, self.record, self._log, self._clock, self._connections.push_event
         )
         self.mail = Mailboxes(self._agentmail, self._connections, self._log, self._clock)

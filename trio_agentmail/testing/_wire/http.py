@@ -1,4 +1,4 @@
-"""The REST API of the fake: recording, faults and responses, in memory and on a port."""
+"""The REST service of the fake: records requests, applies faults and returns responses, in memory and on a port."""
 
 from collections.abc import Callable
 from email.utils import formatdate
@@ -17,14 +17,14 @@ from .hooks import PendingFaults
 from .http_server import NoAnswer
 from .request import Request
 
-__all__ = ["RestApi"]
+__all__ = ["RestService"]
 
 SHOWN = 120
 """Maximum number of bytes of a request's body in the log."""
 
 
-class RestApi:
-    """The REST API.
+class RestService:
+    """The REST service.
 
     Args:
         agentmail: Answers the requests to which no fault applies.
