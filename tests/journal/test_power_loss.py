@@ -17,6 +17,7 @@ import sys
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import BinaryIO
 
 import attrs
 import pytest
@@ -141,12 +142,13 @@ def cuts(copied: int, frames: int, size: int, source: random.Random) -> list[int
     return sorted({cut for cut in kinds if first <= cut <= size or not copied} | {size})
 
 
-def read_lines(lines: bytes, told: Confirmed) -> None:
-    """Read the child's output; the last line may be incomplete."""
-    for line in lines.decode().splitlines(keepends=True):
-        if line.endswith("\n"):
-            what, number = line.split()
-            getattr(told, what).add(int(number))
+def read_lines(output: BinaryIO, told: Confirmed) -> None:
+    """Read what the child has printed since the last call. An incomplete last line is left for the next call."""
+    lines, _, incomplete = output.read().rpartition(b"\n")
+    output.seek(-len(incomplete), os.SEEK_CUR)
+    for line in lines.decode().splitlines():
+        what, number = line.split()
+        getattr(told, what).add(int(number))
 
 
 def commits(log: bytes, frames: int) -> int:
@@ -173,7 +175,7 @@ def test_wherever_a_power_failure_cuts_the_log_a_prefix_of_the_commits_remains(t
                 time.sleep(0.5 + source.random() / 2)  # a real process needs real time
                 here = tmp_path / f"copy {number}"
                 copied, frames = copy_while_stopped(child.pid, path, here)
-                read_lines(output.read(), told)
+                read_lines(output, told)
                 cut_everywhere(here, copied, frames, told, source)
                 os.kill(child.pid, signal.SIGCONT)
         finally:
