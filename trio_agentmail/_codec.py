@@ -9,9 +9,9 @@ import orjson
 
 from ._class_hook import Hook
 from ._event_types import CLASSES, payload_field
+from ._printable import printable
 from ._settings import Subscribe
 from ._structuring import hook_of, optional_datetime, optional_text
-from .errors import printable
 from .events import ErrorEvent, Event, MessageReceivedEvent, Subscribed, ThreadItem, UnknownEvent
 
 __all__ = [

@@ -12,8 +12,8 @@ import trio.abc
 from wsproto.utilities import generate_accept_token
 
 from ._proxy import Proxy, ProxyCredentialsError, authority
-from ._why import describe
-from .errors import AgentMailError, ConnectionLostError, refusal
+from ._why import describe, refusal
+from .errors import AgentMailError, ConnectionLostError
 
 __all__ = ["ask_for_tunnel", "refused_by_proxy", "shake_hands"]
 

@@ -5,8 +5,8 @@ import math
 
 import trio
 
+from ._printable import printable
 from ._why import describe
-from .errors import printable
 
 __all__ = ["OutageTracker"]
 

@@ -1,20 +1,27 @@
-"""Messages that explain why a connection failed. Trio and TLS hide the reason in the causes of an exception."""
+"""Exceptions and messages that explain why a connection or a request failed.
+
+Trio and TLS hide the reason in the causes of an exception.
+"""
 
 import os
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import trio
 
+from .errors import ApiError, AuthenticationError, PermissionDeniedError
+
 __all__ = [
     "CANCELLED",
+    "MAX_BODY",
     "PROXY_HINT",
     "awaited",
     "causes_of",
     "connect_error",
     "describe",
+    "refusal",
     "tls_error",
     "waiting_for",
 ]
@@ -23,6 +30,9 @@ PROXY_HINT = "; if only a proxy can resolve it, set $HTTPS_PROXY or pass proxy=â
 
 CANCELLED = (trio.Cancelled, BaseExceptionGroup)
 """The exceptions of a cancelled block. Groups occur as well, because Trio opens TCP connections in a nursery."""
+
+MAX_BODY = 2**16
+"""Maximum length of an `ApiError`'s body, in characters, and maximum number of bytes to read from the response."""
 
 NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"})
 """OpenSSL's reasons for received bytes that are not TLS."""
@@ -96,6 +106,12 @@ def tls_error(failure: BaseException, where: str) -> ssl.SSLError:
     else:
         text = describe(cause) if isinstance(cause, ssl.SSLError) else _reason(cause)
     return ssl.SSLError(1, f"cannot establish TLS with {where}: {text}")
+
+
+def refusal(status_code: int, headers: Mapping[str, str], body: str) -> ApiError:
+    """Return the exception for an HTTP error status."""
+    error = {401: AuthenticationError, 403: PermissionDeniedError}.get(status_code, ApiError)
+    return error(status_code, headers, body[:MAX_BODY])
 
 
 @contextmanager

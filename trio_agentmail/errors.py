@@ -7,6 +7,8 @@ cannot be verified raises `ssl.SSLCertVerificationError`, and using a session th
 
 from collections.abc import Mapping
 
+from ._printable import printable
+
 __all__ = [
     "AgentMailError",
     "AnswerTooLargeError",
@@ -21,8 +23,6 @@ __all__ = [
     "RequestFailedError",
     "RequestTooLargeError",
     "SubscriptionRejectedError",
-    "printable",
-    "refusal",
 ]
 
 
@@ -59,16 +59,6 @@ class AuthenticationError(ApiError):
 
 class PermissionDeniedError(ApiError):
     """HTTP 403: AgentMail accepts the API key, but the key lacks the permission for this request."""
-
-
-MAX_BODY = 2**16
-"""Maximum length of an `ApiError`'s body, in characters, and maximum number of bytes to read from the response."""
-
-
-def refusal(status_code: int, headers: Mapping[str, str], body: str) -> ApiError:
-    """Return the exception for an HTTP error status."""
-    error = {401: AuthenticationError, 403: PermissionDeniedError}.get(status_code, ApiError)
-    return error(status_code, headers, body[:MAX_BODY])
 
 
 class SubscriptionRejectedError(AgentMailError):
@@ -147,13 +137,3 @@ class JournalInUseError(JournalError):
 
 class JournalMismatchError(JournalError):
     """The journal belongs to another environment or subscription, or the event belongs to another journal."""
-
-
-def printable(text: str, limit: int) -> str:
-    """Return untrusted text as one line without control characters, which is safe to show on a terminal.
-
-    Args:
-        limit: Maximum length in characters. Longer text is cut and ends with an ellipsis.
-    """
-    shown = "".join(c if c.isprintable() else " " for c in text[: limit + 1])
-    return " ".join(shown.split()) if len(text) <= limit else " ".join(shown[:limit].split()) + "…"

@@ -115,7 +115,15 @@ def test_event_type_lists_exactly_the_types_that_have_a_class() -> None:
 
 
 def test_errors_end_in_error() -> None:
-    assert [name for name in errors.__all__ if name[0].isupper() and not name.endswith("Error")] == []
+    assert [name for name in errors.__all__ if not name.endswith("Error")] == []
+
+
+def test_the_errors_module_exports_exactly_the_exceptions() -> None:
+    exceptions = [
+        name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)
+    ]
+    assert errors.__all__ == sorted(exceptions)
+    assert all(issubclass(getattr(errors, name), errors.AgentMailError) for name in errors.__all__)
 
 
 def test_importing_the_public_names_imports_nothing_unneeded() -> None:

@@ -4,7 +4,7 @@ import attrs
 
 from trio_agentmail._codec import as_unknown, decode_event
 from trio_agentmail._events.base import ServerEvent
-from trio_agentmail.errors import printable
+from trio_agentmail._printable import printable
 from trio_agentmail.events import Event, Subscribed, UnknownEvent
 
 from .protocol import KeptIdentity

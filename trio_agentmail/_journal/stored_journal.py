@@ -12,8 +12,9 @@ import attrs
 import trio
 
 from trio_agentmail._nursery import background_nursery
+from trio_agentmail._printable import printable
 from trio_agentmail._trio_run import TrioRun
-from trio_agentmail.errors import JournalError, printable
+from trio_agentmail.errors import JournalError
 from trio_agentmail.events import Event, Notice
 
 from .entry import Entry, restored

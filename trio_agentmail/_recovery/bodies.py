@@ -5,7 +5,8 @@ import logging
 import trio
 
 from trio_agentmail._codec import with_message
-from trio_agentmail.errors import ApiError, RequestFailedError, printable
+from trio_agentmail._printable import printable
+from trio_agentmail.errors import ApiError, RequestFailedError
 from trio_agentmail.events import MessageReceivedEvent
 
 from .rest import Rest, segment

@@ -18,14 +18,8 @@ from trio_agentmail._api_key import ApiKey
 from trio_agentmail._clock import ServerClock
 from trio_agentmail._codec import parse_object
 from trio_agentmail._reconnect import http_date
-from trio_agentmail.errors import (
-    MAX_BODY,
-    AnswerTooLargeError,
-    ApiError,
-    RequestFailedError,
-    RequestTooLargeError,
-    refusal,
-)
+from trio_agentmail._why import MAX_BODY, refusal
+from trio_agentmail.errors import AnswerTooLargeError, ApiError, RequestFailedError, RequestTooLargeError
 
 __all__ = ["NETWORK_ERRORS", "exchange"]
 

@@ -9,7 +9,8 @@ from trio_agentmail._channel import size_of
 from trio_agentmail._codec import recovered_event
 from trio_agentmail._delivered import Delivered
 from trio_agentmail._identity import RECOVERED
-from trio_agentmail.errors import AnswerTooLargeError, ApiError, RequestFailedError, RequestTooLargeError, printable
+from trio_agentmail._printable import printable
+from trio_agentmail.errors import AnswerTooLargeError, ApiError, RequestFailedError, RequestTooLargeError
 from trio_agentmail.events import Event, Message, MessageReceivedEvent, ThreadItem
 
 from .in_order import Room

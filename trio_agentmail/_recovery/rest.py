@@ -15,6 +15,7 @@ from trio_agentmail._api_key import ApiKey
 from trio_agentmail._backend import Backend
 from trio_agentmail._clock import ServerClock
 from trio_agentmail._codec import encode_object
+from trio_agentmail._printable import printable
 from trio_agentmail._reconnect import Verdict, ceilings, full_jitter, retry_after, verdict
 from trio_agentmail._settings import ReconnectPolicy, Settings
 from trio_agentmail.errors import (
@@ -23,7 +24,6 @@ from trio_agentmail.errors import (
     AuthenticationError,
     RequestFailedError,
     RequestTooLargeError,
-    printable,
 )
 
 if TYPE_CHECKING:

@@ -13,9 +13,10 @@ from trio_agentmail._clock import ServerClock
 from trio_agentmail._delivered import Delivered
 from trio_agentmail._journaled_outbox import JournaledOutbox
 from trio_agentmail._outbox import Outbox
+from trio_agentmail._printable import printable
 from trio_agentmail._settings import Recovery
 from trio_agentmail._unwritten import Unwritten
-from trio_agentmail.errors import AgentMailError, ApiError, RequestFailedError, printable
+from trio_agentmail.errors import AgentMailError, ApiError, RequestFailedError
 from trio_agentmail.events import CaughtUp, Event, MessageReceivedEvent, RecoveryFailed
 
 from .progress import Progress

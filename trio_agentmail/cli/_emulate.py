@@ -11,8 +11,8 @@ import click
 import trio
 from rich.text import Text
 
+from trio_agentmail._printable import printable
 from trio_agentmail._settings import AgentMailEnvironment
-from trio_agentmail.errors import printable
 from trio_agentmail.testing._agentmail.permissions import check_permissions
 from trio_agentmail.testing._emulator.emulator import Emulator
 from trio_agentmail.testing._emulator.server import serve

@@ -6,7 +6,7 @@ from typing import Any
 import click
 import httpx2
 
-from trio_agentmail.errors import printable
+from trio_agentmail._printable import printable
 from trio_agentmail.testing._emulator.control import CONTROL_PATH, SERVER
 
 from ._emulate import DEFAULT_EMULATOR

@@ -12,7 +12,8 @@ import click
 from trio_agentmail._journal.entry import restored
 from trio_agentmail._journal.sqlite_store import SQLiteStore, read_journal
 from trio_agentmail._journal.store import DeadRecord, Drop, Requeue
-from trio_agentmail.errors import JournalError, JournalInUseError, printable
+from trio_agentmail._printable import printable
+from trio_agentmail.errors import JournalError, JournalInUseError
 from trio_agentmail.events import Event
 
 from ._parameters import Group

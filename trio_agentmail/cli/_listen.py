@@ -7,9 +7,10 @@ import trio
 
 from trio_agentmail._backend import Backend
 from trio_agentmail._journal.sqlite_journal import SQLiteJournal
+from trio_agentmail._printable import printable
 from trio_agentmail._settings import AgentMailEnvironment, Recovery, Subscribe
 from trio_agentmail._stream import open_agentmail_stream
-from trio_agentmail.errors import AuthenticationError, PermissionDeniedError, SubscriptionRejectedError, printable
+from trio_agentmail.errors import AuthenticationError, PermissionDeniedError, SubscriptionRejectedError
 from trio_agentmail.events import Event
 
 from ._output import Output

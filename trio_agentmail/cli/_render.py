@@ -15,7 +15,7 @@ import attrs
 from rich.text import Text
 
 from trio_agentmail._event_types import payload_field
-from trio_agentmail.errors import printable
+from trio_agentmail._printable import printable
 from trio_agentmail.events import (
     CaughtUp,
     Disconnected,

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from trio_agentmail.errors import printable
+from trio_agentmail._printable import printable
 from trio_agentmail.testing._emulator.trigger import EVENT_TYPES, FIELDS
 
 from ._emulator_client import emulator_option, send_command

@@ -5,8 +5,8 @@ import math
 import trio
 from rich.text import Text
 
+from trio_agentmail._printable import printable
 from trio_agentmail.cli._output import Output
-from trio_agentmail.errors import printable
 
 from .mail_numbers import ranges
 

@@ -15,7 +15,7 @@ import h11
 import orjson
 import trio
 
-from trio_agentmail.errors import printable
+from trio_agentmail._printable import printable
 from trio_agentmail.testing._agentmail.refusals import Refusal, not_http
 from trio_agentmail.testing._checks import check_texts
 
