@@ -1,11 +1,14 @@
 """The files around the package agree with each other: metadata, CI, pre-commit and the docs for contributors."""
 
+import pkgutil
 import re
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+import trio_agentmail
 
 ROOT = Path(__file__).parents[2]
 
@@ -66,3 +69,14 @@ def test_the_contributing_guide_lists_each_test_directory_and_each_seed() -> Non
     }
     assert seeds
     assert [name for name in seeds if f"`{name}`" not in guide] == []
+
+
+def test_the_contributing_guide_lists_the_modules_of_the_public_interface() -> None:
+    sentence = re.search(
+        r"^.*The public interface consists of the names that (.*) export,", read("CONTRIBUTING.md"), re.M
+    )
+    assert sentence is not None
+    modules = {module.name for module in pkgutil.iter_modules(trio_agentmail.__path__) if module.name[0] != "_"}
+    modules.remove("cli")  # its interface is the command line
+    public = ["trio_agentmail", *(f"trio_agentmail.{name}" for name in modules)]
+    assert sorted(re.findall("`(.*?)`", sentence[1])) == sorted(public)
