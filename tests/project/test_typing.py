@@ -4,17 +4,30 @@ import inspect
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
+from types import FunctionType
+from typing import Any, get_args, get_type_hints
 
 import attrs
+import httpx2
 import pytest
 from mypy import api as mypy
 
 import trio_agentmail
-from trio_agentmail import EventType, UnknownEvent, decode_event, errors, events, open_agentmail_stream
+from trio_agentmail import (
+    EventType,
+    UnknownEvent,
+    decode_event,
+    errors,
+    events,
+    journal,
+    open_agentmail_stream,
+    testing,
+)
 from trio_agentmail._codec import decoded_classes
-from trio_agentmail.testing import encode_event, make_event
+from trio_agentmail._supervisor import Supervisor
+from trio_agentmail.testing import FakeAgentMail, encode_event, make_event
 from trio_agentmail.testing._make_event import EVENT_TYPES
 
 ROOT = Path(__file__).parents[2]
@@ -124,6 +137,60 @@ def test_the_errors_module_exports_exactly_the_exceptions() -> None:
     ]
     assert errors.__all__ == sorted(exceptions)
     assert all(issubclass(getattr(errors, name), errors.AgentMailError) for name in errors.__all__)
+
+
+# Type hints at run time
+
+
+def functions_of(cls: type) -> Iterator[tuple[str, FunctionType]]:
+    """Yield the public methods, the accessors of public properties and the `__init__` of a class, with their names."""
+    for base in cls.__mro__:
+        if not base.__module__.startswith("trio_agentmail"):
+            continue
+        for name, member in vars(base).items():
+            if name.startswith("_") and name != "__init__":
+                continue
+            member = getattr(member, "__func__", member)  # of a static or class method
+            accessors = [member.fget, member.fset] if isinstance(member, property) else [member]
+            yield from ((f"{base.__name__}.{name}", each) for each in accessors if isinstance(each, FunctionType))
+
+
+def annotated() -> dict[str, list[Any]]:
+    """Return the public classes, methods and functions by their names, with those of the parts of a fake."""
+    modules = (trio_agentmail, events, errors, journal, testing)
+    public = {getattr(module, name) for module in modules for name in module.__all__ if name != "__version__"}
+    parts = {type(part) for part in (FakeAgentMail().mail, FakeAgentMail().faults, FakeAgentMail().record)}
+    found: dict[str, list[Any]] = {}
+    for each in public | parts:
+        if isinstance(each, type):
+            found.setdefault(each.__name__, []).append(each)
+            for name, function in functions_of(each):
+                found.setdefault(name, []).append(function)
+        elif isinstance(each, FunctionType):
+            found.setdefault(each.__name__, []).append(each)
+    return found
+
+
+# The modules of these names are imported for the first stream, so that importing the public names stays cheap. A caller
+# of `get_type_hints` has to pass the names.
+LAZY: dict[str, dict[str, Any]] = {
+    "Backend.http_transport": {"httpx2": httpx2},
+    "AgentMailSession.__init__": {"Supervisor": Supervisor},
+}
+
+
+@pytest.mark.parametrize("name", sorted(annotated().keys() - LAZY))
+def test_the_type_hints_of_every_public_class_and_function_can_be_resolved(name: str) -> None:
+    for each in annotated()[name]:
+        get_type_hints(each)
+
+
+@pytest.mark.parametrize("name", LAZY)
+def test_the_type_hints_that_need_a_lazy_import_can_be_resolved_with_it(name: str) -> None:
+    [function] = annotated()[name]
+    with pytest.raises(NameError, match=f"name '{next(iter(LAZY[name]))}' is not defined"):
+        get_type_hints(function)
+    get_type_hints(function, localns=LAZY[name])
 
 
 def test_importing_the_public_names_imports_nothing_unneeded() -> None:
