@@ -92,6 +92,31 @@ async def test_a_request_arrives_as_the_client_has_made_it(library: Any, autojum
     assert request.extensions["timeout"] == sent.extensions["timeout"]
 
 
+async def test_an_upload_in_pieces_arrives_whole_and_with_its_own_headers_only(
+    library: Any, autojump_clock: MockClock
+) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"hel"
+        yield b"lo"
+
+    seen: list[httpx2.Request] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        seen.append(request)
+        return httpx2.Response(200)
+
+    fake = FakeAgentMail()
+    fake.faults.answer_requests(answer, times=2)
+    async with library.AsyncClient(transport=fake.http_transport(), base_url=BASE_URL) as client:
+        sent = [client.build_request("POST", "/inboxes", content=content) for content in (pieces(), b"")]
+        for request in sent:
+            await client.send(request)
+    assert [request.content for request in seen] == [b"hello", b""]
+    assert [request.headers.raw for request in seen] == [request.headers.raw for request in sent]
+    assert seen[0].headers["Transfer-Encoding"] == "chunked"
+    assert [recorded.body for recorded in fake.record.requests] == [b"hello", b""]
+
+
 async def test_a_response_has_the_status_headers_and_extensions_it_was_given(
     library: Any, autojump_clock: MockClock
 ) -> None:

@@ -94,13 +94,23 @@ def _library_of(request: object) -> Any:
 
 
 def _as_httpx2(request: Any) -> httpx2.Request:
-    return httpx2.Request(
+    """Convert a request whose body has been read."""
+    converted = httpx2.Request(
         request.method,
-        str(request.url),
+        _url(str(request.url)),
         headers=request.headers.raw,
-        content=request.content,
+        # With `content`, httpx2 would look for headers to add. The request has all of its headers.
+        stream=httpx2.ByteStream(request.content),
         extensions=request.extensions,
     )
+    converted.read()
+    return converted
+
+
+@functools.lru_cache(maxsize=256)
+def _url(url: str) -> httpx2.URL:
+    """Parse a URL. This takes longer than the rest of the conversion, and tests repeat requests."""
+    return httpx2.URL(url)
 
 
 def _response_of(library: Any, response: httpx2.Response, request: object) -> Any:
