@@ -16,6 +16,7 @@ Since `__init__` does not run, the function calls converters and default factori
 class that relies on anything else that `__init__` does. A test generates the function of every class of this package.
 """
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
@@ -29,6 +30,19 @@ raises."""
 
 _EXACT: dict[Any, str] = {str: "str", str | None: "str", int | None: "int", bool | None: "bool"}
 """The field types whose values need no conversion, and the exact type of such a value. (A bool is also an int.)"""
+
+_FROZEN_SETATTR = attrs.make_class("_Frozen", (), frozen=True).__setattr__
+"""The `__setattr__` of all frozen attrs classes."""
+
+
+class _Generating(threading.local):
+    """The classes whose functions this thread is generating, each for a field of the one before it."""
+
+    def __init__(self) -> None:
+        self.classes: list[Any] = []
+
+
+_generating = _Generating()
 
 
 def class_hook(cls: Any, hook_of: Callable[[Any], Hook], given: tuple[str, ...]) -> Hook:
@@ -44,11 +58,19 @@ def class_hook(cls: Any, hook_of: Callable[[Any], Hook], given: tuple[str, ...])
             in this order, after the two of cattrs.
 
     Raises:
-        TypeError: The class has a validator, an `__attrs_post_init__` or something else that needs its `__init__`; or
-            `hook_of` raised it.
+        TypeError: The class has a validator, an `__attrs_post_init__` or something else that needs its `__init__`; it
+            contains itself; or `hook_of` raised it.
     """
     for problem in _problems(cls):
         raise TypeError(f"{cls.__qualname__} cannot be decoded: {problem}")
+    _generating.classes.append(cls)
+    try:
+        return _generate(cls, hook_of, given)
+    finally:
+        _generating.classes.pop()
+
+
+def _generate(cls: Any, hook_of: Callable[[Any], Hook], given: tuple[str, ...]) -> Hook:
     fields: dict[str, Any] = attrs.fields_dict(cls)
     parameters = [name for name in given if name in fields]
     names: dict[str, Any] = {"cls": cls, "twin": _twin(cls)}
@@ -87,12 +109,17 @@ def class_hook(cls: Any, hook_of: Callable[[Any], Hook], given: tuple[str, ...])
 
 
 def _problems(cls: Any) -> Iterator[str]:
-    """Yield the features of the class that only its `__init__` supports."""
+    """Yield the features of the class that only its `__init__` supports, and whether it contains itself."""
+    if cls in _generating.classes:
+        yield "it contains itself"
     for name in ("__attrs_pre_init__", "__attrs_post_init__"):
         if hasattr(cls, name):
             yield f"its {name} would not be called"
     if hasattr(cls, "__attrs_init__") or cls.__new__ is not object.__new__:
         yield "its own __init__ or __new__ would not be called"
+    by_attrs = vars(cls).get("__attrs_own_setattr__", False)  # for `on_setattr`, which does not apply to `__init__`
+    if cls.__setattr__ not in (object.__setattr__, _FROZEN_SETATTR) and not by_attrs:
+        yield "its own __setattr__ would not be called"
     if hasattr(cls, "_attrs_cached_hash"):
         yield "the cache of its hash would not be set up"
     if "__dict__" in dir(cls):

@@ -47,7 +47,12 @@ def _optional_int(value: Any, _: Any = None) -> int | None:
 
 
 def _optional_float(value: Any, _: Any = None) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value)
+    except OverflowError:  # an integer that is larger than any float
+        return None
 
 
 def _optional_bool(value: Any, _: Any = None) -> bool | None:

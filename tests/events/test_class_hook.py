@@ -82,12 +82,28 @@ def test_a_value_of_the_wrong_type_is_none_or_empty_and_does_not_become_the_defa
 
 
 @pytest.mark.parametrize(
-    ("value", "read"), [(0.25, 0.25), (2, 2.0), (True, None), ("0.25", None), ([], None)], ids=repr
+    ("value", "read"), [(0.25, 0.25), (2, 2.0), (10**308, 1e308), (True, None), ("0.25", None), ([], None)], ids=repr
 )
 def test_a_float_is_read_as_one(value: Any, read: float | None) -> None:
     found = hook_of(WithDefaults)({"ratio": value}).ratio
     assert found == read
     assert found is None or type(found) is float
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400)], ids=["10**400", "-10**400"])
+def test_an_integer_beyond_the_range_of_a_float_is_none(value: int) -> None:
+    assert hook_of(WithDefaults)({"ratio": value}).ratio is None
+
+
+@attrs.define(kw_only=True)
+class NotFrozen:
+    upper: str = attrs.field(default="a", converter=_upper)
+    text: str = attrs.field(default="", on_setattr=attrs.setters.frozen)
+
+
+def test_what_attrs_does_when_an_attribute_is_set_does_not_apply_to_a_new_instance() -> None:
+    assert NotFrozen.__setattr__ is not object.__setattr__
+    assert hook_of(NotFrozen)({"upper": "b", "text": "c"}) == NotFrozen(upper="b", text="c")
 
 
 # Refusals
@@ -128,6 +144,25 @@ class WithNew:
         return super().__new__(cls)
 
 
+@attrs.define(kw_only=True)
+class WithSetattr:
+    text: str = ""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value.upper())
+
+
+@attrs.define(kw_only=True)
+class WithInheritedSetattr(WithSetattr):
+    other: str = ""
+
+
+class WithSetattrOfAPlainSubclass(NotFrozen):
+    __slots__ = ()
+
+    def __setattr__(self, name: str, value: Any) -> None: ...
+
+
 @attrs.frozen(kw_only=True, cache_hash=True)
 class WithCachedHash:
     text: str = ""
@@ -162,6 +197,9 @@ class WithDefaultOfSelf:
         (WithPreInit, "its __attrs_pre_init__ would not be called"),
         (WithOwnInit, "its own __init__ or __new__ would not be called"),
         (WithNew, "its own __init__ or __new__ would not be called"),
+        (WithSetattr, "its own __setattr__ would not be called"),
+        (WithInheritedSetattr, "its own __setattr__ would not be called"),
+        (WithSetattrOfAPlainSubclass, "its own __setattr__ would not be called"),
         (WithCachedHash, "the cache of its hash would not be set up"),
         (WithoutSlots, "it is not slotted"),
         (WithoutInitOfAField, "text has init=False"),
@@ -173,6 +211,41 @@ def test_a_class_that_needs_its_init_is_refused(cls: type, reason: str) -> None:
     with pytest.raises(TypeError) as refused:
         hook_of(cls)
     assert str(refused.value) == f"{cls.__qualname__} cannot be decoded: {reason}"
+
+
+@attrs.frozen(kw_only=True)
+class Tree:
+    branches: "tuple[Tree, ...]" = ()
+
+
+@attrs.frozen(kw_only=True)
+class Chicken:
+    egg: "Egg | None" = None
+
+
+@attrs.frozen(kw_only=True)
+class Egg:
+    chicken: Chicken | None = None
+
+
+attrs.resolve_types(Tree)
+attrs.resolve_types(Chicken)
+
+
+@pytest.mark.parametrize(
+    ("cls", "way"),
+    [
+        (Tree, ["the field branches of Tree"]),
+        (Chicken, ["the field chicken of Egg", "the field egg of Chicken"]),
+        (Egg, ["the field egg of Chicken", "the field chicken of Egg"]),
+    ],
+)
+def test_a_class_that_contains_itself_is_refused(cls: type, way: list[str]) -> None:
+    for _ in range(2):  # the refusal leaves nothing behind
+        with pytest.raises(TypeError) as refused:
+            hook_of(cls)
+        assert str(refused.value) == f"{cls.__qualname__} cannot be decoded: it contains itself"
+        assert refused.value.__notes__ == [f"for {step}" for step in way]
 
 
 def with_type(type_: Any, **arguments: Any) -> Any:
