@@ -228,8 +228,11 @@ class ControlledSource(Source):
     def state(self) -> Any:
         return []
 
-    def restore(self, state: Any) -> None:
+    def check(self, state: Any) -> None:
         assert state == []
+
+    def restore(self, state: Any) -> None:
+        self.check(state)
 
     def install(self, world: "World") -> None:
         """Replace the recoverer's source by this one."""

@@ -10,7 +10,7 @@ import trio
 
 from trio_agentmail._clock import ServerClock
 from trio_agentmail._delivered import Delivered
-from trio_agentmail.errors import ApiError, PermissionDeniedError, RequestFailedError
+from trio_agentmail.errors import ApiError, JournalError, PermissionDeniedError, RequestFailedError
 from trio_agentmail.events import Event, MessageReceivedEvent, MessageSecurityReviewEvent
 
 from .held import HeldMail
@@ -63,6 +63,14 @@ class MailListing:
     def state(self) -> Any:
         """See `Source`."""
         return list(self._mails.held)
+
+    def check(self, state: Any) -> None:
+        """See `Source`."""
+        for held in state if isinstance(state, list) else [None]:
+            match held:
+                case [str(), str()]:
+                    continue
+            raise JournalError("the journal is damaged: its list of held mail cannot be read")
 
     def restore(self, state: Any) -> None:
         """See `Source`."""

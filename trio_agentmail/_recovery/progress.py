@@ -8,10 +8,14 @@ import attrs
 
 from trio_agentmail._codec import encode_object, parse_object
 from trio_agentmail._settings import Subscribe
+from trio_agentmail.errors import JournalError
 
 from .source import Scan, Target, recovered_types, targets_of
 
 __all__ = ["Progress", "decode_progress", "encode_progress", "follow"]
+
+LONGEST = 1e12
+"""Maximum distance of a stored time from the epoch, in seconds: 30,000 years."""
 
 
 @attrs.define(eq=False)
@@ -69,8 +73,11 @@ class Progress:
         self._change_times(moved)
 
     def clamp(self, now: float) -> None:
-        """Move times in the future to `now`. They were written when a clock was wrong."""
-        self._change_times(lambda at: at if at == math.inf else min(at, now))
+        """Move times in the future to `now`, and times before the epoch to the epoch.
+
+        Times in the future were written when a clock was wrong.
+        """
+        self._change_times(lambda at: at if at == math.inf else min(max(at, 0.0), now))
 
     def _change_times(self, change: Callable[[float], float]) -> None:
         self.wanted = {event_type: change(at) for event_type, at in self.wanted.items()}
@@ -126,22 +133,39 @@ def encode_progress(
 
 
 def decode_progress(kept: bytes) -> tuple[dict[Target, Progress], bool, Any] | None:
-    """Return the progress, `clock_is_known` and `source` of an earlier run, or `None` if `kept` is empty.
+    """Return the progress, `clock_is_known` and `source` of an earlier run. The time since that run is a gap.
 
-    The time since that run is a gap.
+    Returns `None`, as in a new journal, if `kept` is empty or not a JSON object.
+
+    Raises:
+        JournalError: `kept` is an object of another shape. To start anew would lose the gap silently.
     """
     state = parse_object(kept)
     if state is None:
         return None
-    progress = {}
-    for its in state["targets"]:
-        target = Target(inbox_id=its["inbox_id"], pod_id=its["pod_id"])
-        missing_since = its["missing_since"]
-        gap_scan, sweep = (_decode_scan(target, its["wanted"], its[name]) for name in ("look", "sweep"))
-        progress[target] = Progress(
-            its["wanted"], missing_since, its["swept_until"], gap=missing_since, gap_scan=gap_scan, sweep=sweep
-        )
-    return progress, state["clock_is_known"], state["source"]
+    match state:
+        case {"targets": list() as targets, "clock_is_known": bool() as clock_is_known, "source": source}:
+            return dict(map(_decode_target, targets)), clock_is_known, source
+    raise _damaged()
+
+
+def _decode_target(kept: Any) -> tuple[Target, Progress]:
+    match kept:
+        case {
+            "inbox_id": str() | None as inbox_id,
+            "pod_id": str() | None as pod_id,
+            "wanted": dict() as wanted,
+            "missing_since": missing_since,
+            "swept_until": swept_until,
+            "look": look,
+            "sweep": sweep,
+        } if all(map(_is_time, (missing_since, swept_until, *wanted.values()))):
+            target = Target(inbox_id=inbox_id, pod_id=pod_id)
+            gap_scan, sweep_scan = (_decode_scan(target, wanted, scan) for scan in (look, sweep))
+            return target, Progress(
+                wanted, missing_since, swept_until, gap=missing_since, gap_scan=gap_scan, sweep=sweep_scan
+            )
+    raise _damaged()
 
 
 def _encode_scan(scan: Scan | None) -> list[float | None] | None:
@@ -150,8 +174,21 @@ def _encode_scan(scan: Scan | None) -> list[float | None] | None:
     return [scan.after, scan.began, None if scan.since == math.inf else scan.since, scan.position]
 
 
-def _decode_scan(target: Target, wanted: Mapping[str, float], kept: list[Any] | None) -> Scan | None:
-    if kept is None:
-        return None
-    after, began, since, position = kept
-    return Scan(target, wanted, after, began, math.inf if since is None else since, position)
+def _decode_scan(target: Target, wanted: Mapping[str, float], kept: Any) -> Scan | None:
+    match kept:
+        case None:
+            return None
+        case [after, began, since, position] if all(
+            map(_is_time, (after, began, 0.0 if since is None else since, position))
+        ):
+            return Scan(target, wanted, after, began, math.inf if since is None else since, position)
+    raise _damaged()
+
+
+def _is_time(value: Any) -> bool:
+    """Return whether a JSON value is a number of seconds since the epoch."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LONGEST
+
+
+def _damaged() -> JournalError:
+    return JournalError("the journal is damaged: its record of how far recovery has scanned cannot be read")

@@ -59,6 +59,9 @@ class Recoverer:
         unread_for: A function that returns for how many seconds the oldest push may have been waiting to be read.
         unwritten: The mail that waits for room in the journal.
 
+    Raises:
+        JournalError: `kept` cannot be read.
+
     Attributes:
         note: To be called with each pushed event.
     """
@@ -87,6 +90,8 @@ class Recoverer:
         self._rest = Rest(backend, settings, api_key, clock)
         self._state = RecoveryState(recovery, clock, delivered, outbox, self._rest, renew, unread_for, unwritten)
         self._source: Source = MailListing(self._rest, clock, delivered, self._state.put)
+        if self._kept is not None:
+            self._source.check(self._kept[2])
         self._state.source = self._source
         self.note = self._source.note
         rate = Rate(recovery.sweep_rate)
