@@ -125,6 +125,21 @@ async def test_every_fault_can_be_asked_for_by_a_command(name: str) -> None:
             assert isinstance(await events.receive(), Subscribed)
 
 
+def test_the_number_of_copies_has_one_limit_in_python_in_the_control_api_and_in_commands() -> None:
+    entry = REMOTE_FAULTS["duplicate_pushes"]
+    assert entry.parameters is not None
+    argument = entry.parameters["copies"].argument
+    assert (argument.accepts(1000), argument.accepts(1001)) == (True, False)
+    refused = CliRunner().invoke(command(entry), ["--copies", "1001"])
+    assert refused.exit_code == 2
+    assert "1001 is not in the range 1<=x<=1000" in refused.stderr
+    fake = FakeAgentMail()
+    with pytest.raises(ValueError, match="copies is 1 to 1000, not 1001"):
+        fake.faults.duplicate_pushes(copies=1001)
+    fake.faults.duplicate_pushes(copies=1000)
+    assert fake.explain().endswith("still to come: duplicate_pushes(copies=1000)")
+
+
 async def test_a_retry_after_can_be_given_without_headers(autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
     fake.faults.reject_handshakes(503, retry_after=7)

@@ -67,6 +67,9 @@ STATUSES_OF_CHAOS = (408, 429, 500, 502, 503)
 MAX_CLOSE_REASON = 123
 """Maximum number of bytes. A control frame has at most 125, of which the code takes two."""
 
+COPIES = Whole("a number", 1, 1000, "The number of additional pushes.")
+"""They are pushed at once, without waiting for the client, so there is a limit in Python as well."""
+
 CloseReason: TypeAlias = Annotated[str, Text("The reason in the close frame.", MAX_CLOSE_REASON)]
 RetryAfter: TypeAlias = Annotated[
     int | None, Whole("a number of seconds", 0, 10**6, "The Retry-After header of the response, in seconds.")
@@ -345,17 +348,13 @@ class Faults:
         return PushFault(on_push=lambda text, push_now: push_now(text, text[: len(text) // 2]))
 
     @queued(Kind.PUSH, chaos=lambda faults, draw: faults.duplicate_pushes(draw.randint(1, 3)))
-    def duplicate_pushes(
-        self,
-        times: Times = 1,
-        copies: Annotated[int, Whole("a number", 1, 1000, "The number of additional pushes.")] = 1,
-    ) -> PushFault:
+    def duplicate_pushes(self, times: Times = 1, copies: Annotated[int, COPIES] = 1) -> PushFault:
         """Push the next event more than once.
 
         Args:
-            copies: The number of additional pushes.
+            copies: The number of additional pushes, at most 1,000.
         """
-        check_whole("copies", copies, 1)
+        check_whole("copies", copies, COPIES.low, COPIES.high)
 
         def push_again(text: str, push_now: PushNow) -> None:
             for _ in range(1 + copies):
