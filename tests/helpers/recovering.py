@@ -228,11 +228,8 @@ class ControlledSource(Source):
     def state(self) -> Any:
         return []
 
-    def check(self, state: Any) -> None:
-        assert state == []
-
     def restore(self, state: Any) -> None:
-        self.check(state)
+        assert state == []
 
     def install(self, world: "World") -> None:
         """Replace the recoverer's source by this one."""

@@ -133,6 +133,20 @@ async def test_what_a_subscription_adds_is_kept_before_recovery_has_begun(autoju
         assert b["wanted"]["message.received"] == pytest.approx(trio.current_time() + EPOCH)
 
 
+async def test_held_mail_is_kept_when_the_subscription_changes_before_recovery_has_begun(
+    autojump_clock: MockClock,
+) -> None:
+    async with recovering() as world:
+        world.recoverer.note(MessageSecurityReviewEvent(message=MessageSecurity(inbox_id="a", message_id="h")))
+        world.subscribed()
+        await world.until(100)
+        kept = world.journal.state
+    recoverer = World({}, Recovery(), kept).recoverer
+    recoverer.note(MessageSecurityReviewEvent(message=MessageSecurity(inbox_id="a", message_id="i")))
+    state = await recoverer.extended(Subscribe(inbox_ids=["a", "b"]), world.clock.moment())
+    assert json.loads(state)["source"] == [["a", "h"], ["a", "i"]]
+
+
 async def test_a_sweep_resumes_at_its_position_in_the_next_run(autojump_clock: MockClock) -> None:
     mails = [mail(f"{date}", date) for date in range(-100, 0)]
     recovery = Recovery(sweep_rate=60)  # 15 at once, and one a second

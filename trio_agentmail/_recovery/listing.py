@@ -64,18 +64,14 @@ class MailListing:
         """See `Source`."""
         return list(self._mails.held)
 
-    def check(self, state: Any) -> None:
+    def restore(self, state: Any) -> None:
         """See `Source`."""
         for held in state if isinstance(state, list) else [None]:
             match held:
-                case [str(), str()]:
-                    continue
-            raise JournalError("the journal is damaged: its list of held mail cannot be read")
-
-    def restore(self, state: Any) -> None:
-        """See `Source`."""
-        for inbox_id, message_id in state:
-            self._mails.hold(inbox_id, message_id)
+                case [str() as inbox_id, str() as message_id]:
+                    self._mails.hold(inbox_id, message_id)
+                case _:
+                    raise JournalError("the journal is damaged: its list of held mail cannot be read")
 
     async def scan(
         self, scan: Scan, counts: Counts, *, pages: float = math.inf, pace: Pace = trio.lowlevel.checkpoint

@@ -91,7 +91,7 @@ class Recoverer:
         self._state = RecoveryState(recovery, clock, delivered, outbox, self._rest, renew, unread_for, unwritten)
         self._source: Source = MailListing(self._rest, clock, delivered, self._state.put)
         if self._kept is not None:
-            self._source.check(self._kept[2])
+            self._source.restore(self._kept[2])
         self._state.source = self._source
         self.note = self._source.note
         rate = Rate(recovery.sweep_rate)
@@ -253,7 +253,7 @@ class Recoverer:
         for its in self.progress.values():
             its.shift(self._clock.ahead, since)
         if self._kept is not None:
-            earlier, clock_was_known, source = self._kept
+            earlier, clock_was_known, _ = self._kept
             for target, its in earlier.items():
                 if target in self.progress:
                     if not clock_was_known:
@@ -267,7 +267,6 @@ class Recoverer:
                     its.gap = min(its.gap, self.progress[target].gap)
                     its.has_failed = self.progress[target].has_failed
                     self.progress[target] = its
-            self._source.restore(source)
         else:
             for its in self.progress.values():
                 if since is not None and since in its.wanted.values():  # the stream begins at Recovery.since

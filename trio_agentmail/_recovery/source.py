@@ -125,12 +125,9 @@ class Source(Protocol):
     def state(self) -> Any:
         """Return the state that the next run needs, as a JSON value."""
 
-    def check(self, state: Any) -> None:
-        """Check the state of an earlier run before it is needed.
+    def restore(self, state: Any) -> None:
+        """Restore the state that `state` returned in an earlier run.
 
         Raises:
             JournalError: `state` did not return it.
         """
-
-    def restore(self, state: Any) -> None:
-        """Restore the state that `state` returned in an earlier run."""
