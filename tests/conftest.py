@@ -4,6 +4,7 @@ import os
 
 import pytest
 from hypothesis import HealthCheck, settings
+from trio.testing import MockClock
 
 # So that a failed assertion of a helper shows its values.
 pytest.register_assert_rewrite("tests.helpers")
@@ -16,6 +17,12 @@ settings.load_profile("any machine")
 for name in list(os.environ):
     if name.lower().endswith("_proxy"):
         del os.environ[name]
+
+
+@pytest.fixture
+def adjustable_clock() -> MockClock:
+    """A clock that goes on in real time, and that a test can move forward. See `tests/helpers/time_outs.py`."""
+    return MockClock(rate=1.0)
 
 
 @pytest.fixture

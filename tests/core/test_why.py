@@ -5,7 +5,7 @@ import logging
 import os
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -25,6 +25,7 @@ from tests.helpers.servers import (
     reserved_port,
     serve,
 )
+from tests.helpers.time_outs import ENTER_TIMEOUT, OPEN_TIMEOUT, failure_to_enter
 from trio_agentmail import AgentMailEnvironment, ConnectionFailedError, ReconnectPolicy, open_agentmail_session
 from trio_agentmail._backend import WebSocket
 from trio_agentmail._network import NetworkBackend
@@ -33,25 +34,19 @@ from trio_agentmail._why import connect_error, describe, tls_error
 HOST = "ws.agentmail.example"
 
 
-async def failure_to_enter(where: AgentMailEnvironment, **settings: Any) -> ConnectionFailedError:
-    with pytest.raises(ConnectionFailedError) as caught:
-        async with open_stream(where, **settings):
-            pytest.fail("entered")
-    return caught.value
-
-
 # Over real sockets
 
 
 @pytest.mark.parametrize("scheme", ["ws", "wss"])
 async def test_the_error_for_a_refused_connection_names_host_and_port(
-    scheme: str, caplog: pytest.LogCaptureFixture
+    scheme: str, caplog: pytest.LogCaptureFixture, adjustable_clock: MockClock
 ) -> None:
     caplog.set_level(logging.INFO, logger="trio_agentmail")
     with reserved_port() as port:
-        failure = await failure_to_enter(environment(port, scheme=scheme), enter_timeout=1.0)
+        stream = open_stream(environment(port, scheme=scheme), enter_timeout=ENTER_TIMEOUT)
+        failure = await failure_to_enter(stream, adjustable_clock, lambda: "for the next attempt" in caplog.text)
     said = f"connection refused: 127.0.0.1 port {port}"
-    assert str(failure) == f"not subscribed within enter_timeout (1.0 s): {said}"
+    assert str(failure) == f"not subscribed within enter_timeout (7.0 s): {said}"
     assert isinstance(failure.__cause__, ConnectionRefusedError)
     assert failure.__cause__.errno == errno.ECONNREFUSED
     assert f"for the next attempt: ConnectionRefusedError: {said}" in caplog.text
@@ -109,28 +104,47 @@ async def test_a_server_that_resets_during_the_handshake_is_named_with_the_reaso
     assert "reset by peer" in str(failure)
 
 
-async def test_a_server_that_does_not_answer_the_handshake_is_named() -> None:
-    async with serve(Peer.wait_for_hang_up) as server:
-        failure = await failure_to_enter(server.environment, open_timeout=0.3, enter_timeout=1.0)
+async def test_a_server_that_does_not_answer_the_handshake_is_named(adjustable_clock: MockClock) -> None:
+    async def handle(peer: Peer) -> None:
+        await peer.read_request()
+        if peer.number == 1:
+            adjustable_clock.jump(OPEN_TIMEOUT)
+        await peer.wait_for_hang_up()
+
+    async with serve(handle) as server:
+        stream = open_stream(server, open_timeout=OPEN_TIMEOUT, enter_timeout=ENTER_TIMEOUT)
+        failure = await failure_to_enter(stream, adjustable_clock, lambda: server.connections > 1)
     assert str(failure).endswith(
-        f"did not open within open_timeout (0.3 s): it was still waiting for 127.0.0.1 port {server.port} "
+        f"did not open within open_timeout (4.0 s): it was still waiting for 127.0.0.1 port {server.port} "
         "to answer the handshake"
     )
 
 
-async def test_a_first_attempt_that_outlasts_enter_timeout_says_what_it_waited_for() -> None:
-    async def handle(peer: Peer) -> None:
+async def test_a_first_attempt_that_outlasts_enter_timeout_says_what_it_waited_for(
+    adjustable_clock: MockClock,
+) -> None:
+    async def does_not_answer(peer: Peer) -> None:
+        await peer.read_request()
+        adjustable_clock.jump(ENTER_TIMEOUT)
+        await peer.wait_for_hang_up()
+
+    async def does_not_confirm(peer: Peer) -> None:
         await peer.accept()
+        await peer.read_subscription()
+        adjustable_clock.jump(ENTER_TIMEOUT)
         await peer.stay()
 
-    async with serve(Peer.wait_for_hang_up) as server:
-        failure = await failure_to_enter(server.environment, open_timeout=NEVER, enter_timeout=0.5)
-    assert str(failure).endswith(
-        f"the first attempt was still waiting for 127.0.0.1 port {server.port} to answer the handshake"
-    )
-    async with serve(handle) as server:
-        failure = await failure_to_enter(server.environment, open_timeout=NEVER, enter_timeout=0.5)
-    assert str(failure).endswith("the first attempt was still waiting for the confirmation")
+    async def failure(handle: Callable[[Peer], Awaitable[None]]) -> tuple[str, int]:
+        async with serve(handle) as server:
+            with pytest.raises(ConnectionFailedError) as caught:
+                async with open_stream(server, open_timeout=NEVER, enter_timeout=ENTER_TIMEOUT):
+                    pytest.fail("entered")
+        return str(caught.value), server.port
+
+    said, port = await failure(does_not_answer)
+    assert said.endswith(f"the first attempt was still waiting for 127.0.0.1 port {port} to answer the handshake")
+    said, _ = await failure(does_not_confirm)
+    assert said.endswith("the first attempt was still waiting for the confirmation")
 
 
 async def ask(url: str) -> Exception:
@@ -178,8 +192,10 @@ class Speechless(FakeBackend):
 
 
 async def test_the_reason_is_never_empty(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
-    failure = await failure_to_enter(AgentMailEnvironment.PROD, backend=Speechless())
-    assert str(failure).endswith(": what TLS said")
+    with pytest.raises(ConnectionFailedError) as caught:
+        async with open_stream(AgentMailEnvironment.PROD, backend=Speechless()):
+            pytest.fail("entered")
+    assert str(caught.value).endswith(": what TLS said")
     assert [line for line in caplog.text.splitlines() if line.rstrip().endswith(":")] == []
     assert describe(trio.BrokenResourceError()) == "BrokenResourceError"
 

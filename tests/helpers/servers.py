@@ -344,26 +344,32 @@ class Proxy:
     server: Server
     swallowing: set[int] = attrs.field(factory=set)
     """The numbers of the connections whose bytes it drops."""
-    pause: float = 0.0
-    """Seconds to wait after each thousand bytes from the server."""
+    swallowed: trio.Event = attrs.field(factory=trio.Event)
+    """Set when it has dropped bytes."""
+    pause: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
+    """Called after each thousand bytes from the server."""
 
 
 @asynccontextmanager
 async def proxy_to(target: Server) -> AsyncIterator[Proxy]:
     async def handle(peer: Peer) -> None:
+        async def pass_on(data: bytes | bytearray, target: trio.abc.SendStream) -> None:
+            if peer.number in proxy.swallowing:
+                proxy.swallowed.set()
+            else:
+                await target.send_all(data)
+
         async def forward() -> None:
             with suppress(trio.BrokenResourceError):
                 while data := await peer.stream.receive_some():
-                    if peer.number not in proxy.swallowing:
-                        await onward.send_all(data)
+                    await pass_on(data, onward)
             await end()
 
         async def forward_back() -> None:
             with suppress(trio.BrokenResourceError):
                 while data := await onward.receive_some(1000):
-                    if peer.number not in proxy.swallowing:
-                        await peer.stream.send_all(data)
-                    await trio.sleep(proxy.pause)
+                    await pass_on(data, peer.stream)
+                    await proxy.pause()
             await end()
 
         async def end() -> None:

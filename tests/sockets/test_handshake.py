@@ -1,13 +1,16 @@
 """Failures over real TCP before a connection is confirmed."""
 
+import logging
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.helpers.servers import (
     NEVER,
+    PATIENCE,
     SUBSCRIBED,
     TEXT,
     Peer,
@@ -20,6 +23,7 @@ from tests.helpers.servers import (
     serve,
     story,
 )
+from tests.helpers.time_outs import ENTER_TIMEOUT, OPEN_TIMEOUT, failure_to_enter, jump_when_idle
 from trio_agentmail import (
     ApiError,
     AuthenticationError,
@@ -227,12 +231,9 @@ NOTICED_BY_THE_TIME_OUT = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("misbehave", "open_timeout"),
-    [(misbehave, NEVER) for misbehave in NOTICED_AT_ONCE] + [(misbehave, 0.4) for misbehave in NOTICED_BY_THE_TIME_OUT],
-    ids=lambda value: getattr(value, "__name__", None),
-)
-async def test_transient_failures_on_entering_are_not_seen(misbehave: Misbehaviour, open_timeout: float) -> None:
+async def fails_once_on_entering(misbehave: Misbehaviour, open_timeout: float) -> None:
+    """Check that a failure of the first attempt is not seen in the stream."""
+
     async def handle(peer: Peer) -> None:
         if peer.number == 1:
             await misbehave(peer)
@@ -248,6 +249,22 @@ async def test_transient_failures_on_entering_are_not_seen(misbehave: Misbehavio
     assert server.connections == 2
 
 
+@pytest.mark.parametrize("misbehave", NOTICED_AT_ONCE, ids=lambda misbehave: misbehave.__name__)
+async def test_transient_failures_on_entering_are_not_seen(misbehave: Misbehaviour) -> None:
+    await fails_once_on_entering(misbehave, NEVER)
+
+
+@pytest.mark.parametrize("misbehave", NOTICED_BY_THE_TIME_OUT, ids=lambda misbehave: misbehave.__name__)
+async def test_attempts_that_time_out_on_entering_are_not_seen(
+    misbehave: Misbehaviour, adjustable_clock: MockClock
+) -> None:
+    async def hang(peer: Peer) -> None:
+        async with jump_when_idle(adjustable_clock, OPEN_TIMEOUT):
+            await misbehave(peer)
+
+    await fails_once_on_entering(hang, OPEN_TIMEOUT)
+
+
 @pytest.mark.parametrize(
     "misbehave",
     [
@@ -257,29 +274,31 @@ async def test_transient_failures_on_entering_are_not_seen(misbehave: Misbehavio
     ],
     ids=lambda misbehave: misbehave.__name__,
 )
-async def test_transient_failures_beyond_enter_timeout_are_raised_with_their_cause(misbehave: Misbehaviour) -> None:
-    async with serve(misbehave) as server:
-        with pytest.raises(ConnectionFailedError, match="enter_timeout") as caught:
-            async with open_stream(
-                server,
-                open_timeout=0.1,
-                enter_timeout=0.4,
-                reconnect=ReconnectPolicy(initial_delay=0.05, max_delay=0.05),
-            ):
-                pytest.fail("entered")
-    assert isinstance(caught.value.__cause__, ConnectionLostError)
-    assert str(caught.value).endswith(f": {caught.value.__cause__}")
+async def test_transient_failures_beyond_enter_timeout_are_raised_with_their_cause(
+    misbehave: Misbehaviour, adjustable_clock: MockClock
+) -> None:
+    async def handle(peer: Peer) -> None:
+        async with jump_when_idle(adjustable_clock, OPEN_TIMEOUT if peer.number == 1 else 0):
+            await misbehave(peer)
+
+    async with serve(handle) as server:
+        stream = open_stream(server, open_timeout=OPEN_TIMEOUT, enter_timeout=ENTER_TIMEOUT)
+        failure = await failure_to_enter(stream, adjustable_clock, lambda: server.connections > 1)
+    assert isinstance(failure.__cause__, ConnectionLostError)
+    assert "enter_timeout" in str(failure)
+    assert str(failure).endswith(f": {failure.__cause__}")
     assert server.connections > 1
 
 
-async def test_every_attempt_that_failed_is_cut() -> None:
+async def test_every_attempt_that_failed_is_cut(adjustable_clock: MockClock) -> None:
     async def handle(peer: Peer) -> None:
         await peer.accept()
+        adjustable_clock.jump(OPEN_TIMEOUT)
         await peer.stay()  # it does not confirm
 
     async with serve(handle) as server:
         with pytest.raises(ConnectionFailedError):
-            async with open_stream(server, open_timeout=0.1, enter_timeout=0.3):
+            async with open_stream(server, open_timeout=OPEN_TIMEOUT, enter_timeout=ENTER_TIMEOUT):
                 pytest.fail("entered")
         assert server.connections > 1
         for _ in range(server.connections):
@@ -321,20 +340,29 @@ async def test_leaving_a_server_that_never_answers_needs_no_time_out() -> None:
 # The address
 
 
-async def test_a_host_that_does_not_exist_is_transient() -> None:
-    with trio.fail_after(10):
-        with pytest.raises(ConnectionFailedError) as caught:
-            async with open_stream(environment(80, host="does-not-exist.invalid"), enter_timeout=0.5):
-                pytest.fail("entered")
-    assert isinstance(caught.value.__cause__, socket.gaierror)
+@pytest.fixture
+def attempts_failed(caplog: pytest.LogCaptureFixture) -> Callable[[], bool]:
+    """A function that returns whether several attempts have failed, according to the log. No server counts them."""
+    caplog.set_level(logging.INFO, logger="trio_agentmail")
+    return lambda: caplog.text.count("for the next attempt") > 1
 
 
-async def test_a_port_that_refuses_connections_is_transient() -> None:
-    with trio.fail_after(10), reserved_port() as port:
-        with pytest.raises(ConnectionFailedError) as caught:
-            async with open_stream(environment(port), enter_timeout=0.2):
-                pytest.fail("entered")
-    assert isinstance(caught.value.__cause__, OSError)
+async def test_a_host_that_does_not_exist_is_transient(
+    adjustable_clock: MockClock, attempts_failed: Callable[[], bool]
+) -> None:
+    with trio.fail_after(PATIENCE):
+        stream = open_stream(environment(80, host="does-not-exist.invalid"), enter_timeout=ENTER_TIMEOUT)
+        failure = await failure_to_enter(stream, adjustable_clock, attempts_failed)
+    assert isinstance(failure.__cause__, socket.gaierror)
+
+
+async def test_a_port_that_refuses_connections_is_transient(
+    adjustable_clock: MockClock, attempts_failed: Callable[[], bool]
+) -> None:
+    with trio.fail_after(PATIENCE), reserved_port() as port:
+        stream = open_stream(environment(port), enter_timeout=ENTER_TIMEOUT)
+        failure = await failure_to_enter(stream, adjustable_clock, attempts_failed)
+    assert isinstance(failure.__cause__, OSError)
 
 
 async def test_a_port_that_opens_later_is_found() -> None:
@@ -382,13 +410,14 @@ def full_port() -> Iterator[int]:
                 client.close()
 
 
-async def test_a_connection_that_never_comes_about_is_given_up(full_port: int) -> None:
-    with trio.fail_after(10):
-        with pytest.raises(ConnectionFailedError) as caught:
-            async with open_stream(environment(full_port), open_timeout=0.3, enter_timeout=0.8):
-                pytest.fail("entered")
-    text = f"did not open within open_timeout (0.3 s): it was still connecting to 127.0.0.1 port {full_port}"
-    assert text in str(caught.value.__cause__)
+async def test_a_connection_that_never_comes_about_is_given_up(
+    full_port: int, adjustable_clock: MockClock, attempts_failed: Callable[[], bool]
+) -> None:
+    with trio.fail_after(PATIENCE):
+        stream = open_stream(environment(full_port), open_timeout=0.1, enter_timeout=ENTER_TIMEOUT)
+        failure = await failure_to_enter(stream, adjustable_clock, attempts_failed)
+    text = f"did not open within open_timeout (0.1 s): it was still connecting to 127.0.0.1 port {full_port}"
+    assert text in str(failure.__cause__)
 
 
 # Fatal failures
@@ -560,7 +589,7 @@ async def test_an_answer_may_be_preceded_by_hints() -> None:
         await peer.stay()
 
     async with serve(handle) as server:
-        async with open_stream(server, enter_timeout=0.5) as events:
+        async with open_stream(server, open_timeout=NEVER) as events:
             assert await story(events, 1) == ["subscribed"]
     assert server.connections == 1
 
@@ -569,7 +598,7 @@ async def test_a_refusal_is_one_though_its_body_is_cut_off_by_a_reset() -> None:
     async def handle(peer: Peer) -> None:
         await peer.read_request()
         await peer.send(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 100\r\n\r\nunkn")
-        await trio.sleep(0.05)
+        await wait_all_tasks_blocked(0.01)  # an RST may take with it what has not been read
         peer.reset()
 
     async with serve(handle) as server:

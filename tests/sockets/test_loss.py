@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
+from trio.testing import MockClock
 from websockets.trio.server import ServerConnection
 
 from tests.helpers.servers import (
@@ -31,6 +32,7 @@ from tests.helpers.servers import (
     websockets_server,
     word,
 )
+from tests.helpers.time_outs import OPEN_TIMEOUT
 from trio_agentmail import ApiError, AuthenticationError, ConnectionFailedError, Disconnected, ReconnectPolicy
 
 LIMIT = 2**16
@@ -273,17 +275,19 @@ async def test_an_oversized_frame_is_reported_to_the_server() -> None:
 # Silence
 
 
-async def test_a_half_open_connection_is_noticed_by_its_silence() -> None:
+async def test_a_half_open_connection_is_noticed_by_its_silence(adjustable_clock: MockClock) -> None:
     async def handle(websocket: ServerConnection, number: int) -> None:
         await websocket.send(mail(f"m{number}"))
         await stay(websocket)
 
     async with websockets_server(handle) as server:
         async with proxy_to(server) as proxy:
-            async with open_stream(proxy.server, ping_interval=0.2, ping_timeout=0.3) as events:
+            async with open_stream(proxy.server, ping_interval=0.05, ping_timeout=4) as events:
                 assert await story(events, 2) == ["subscribed", "m1"]
                 proxy.swallowing.add(1)
-                with trio.fail_after(3):  # the two make 0.5 s
+                await proxy.swallowed.wait()  # a ping or its pong
+                adjustable_clock.jump(4)
+                with trio.fail_after(3):
                     lost = await events.receive()
                 assert isinstance(lost, Disconnected)
                 assert lost.code == 1006
@@ -292,30 +296,34 @@ async def test_a_half_open_connection_is_noticed_by_its_silence() -> None:
     assert server.connections == 2
 
 
-async def test_a_server_that_reads_and_answers_no_ping_is_given_up() -> None:
+async def test_a_server_that_reads_and_answers_no_ping_is_given_up(adjustable_clock: MockClock) -> None:
     async def handle(peer: Peer) -> None:
         await peer.confirm()
         if peer.number == 1:
+            assert (await peer.receive()).opcode is PING
+            adjustable_clock.jump(4)
             while True:
                 await peer.receive()
         await peer.stay()
 
     async with serve(handle) as server:
-        async with open_stream(server, ping_interval=0.1, ping_timeout=0.2) as events:
+        async with open_stream(server, ping_interval=0.1, ping_timeout=4) as events:
             assert await story(events, 3) == ["subscribed", "disconnected 1006", "subscribed"]
             assert server.connections == 2
 
 
-async def test_a_frame_that_stops_half_way_is_silence() -> None:
+async def test_a_frame_that_stops_half_way_is_silence(adjustable_clock: MockClock) -> None:
     async def handle(peer: Peer) -> None:
         await peer.confirm()
         if peer.number == 1:
             await peer.send(frame(TEXT, mail("torn"))[:20])
+            assert (await peer.receive()).opcode is PING
+            adjustable_clock.jump(4)
             await trio.sleep_forever()
         await peer.stay()
 
     async with serve(handle) as server:
-        async with open_stream(server, ping_interval=0.1, ping_timeout=0.2) as events:
+        async with open_stream(server, ping_interval=0.1, ping_timeout=4) as events:
             assert await story(events, 3) == ["subscribed", "disconnected 1006", "subscribed"]
 
 
@@ -376,9 +384,9 @@ async def test_a_server_that_confirms_and_then_drops_is_not_hammered(drop: Calla
 
     # Full jitter: ten delays, with ceilings of 0.1, 0.2, 0.4, … seconds, take 0.8 s or less in one of 10¹⁰ runs.
     policy = ReconnectPolicy(initial_delay=0.1, max_delay=100.0)
-    told = []
     async with serve(handle) as server:
         async with open_stream(server, reconnect=policy, max_message_size=LIMIT) as events:
+            told = await story(events, 2)
             with trio.move_on_after(0.8):
                 async for event in events:
                     told.append(word(event))
@@ -387,7 +395,7 @@ async def test_a_server_that_confirms_and_then_drops_is_not_hammered(drop: Calla
     assert len(set(told[1::2])) == 1
 
 
-async def test_failures_of_the_next_connections_are_not_seen_in_the_stream() -> None:
+async def test_failures_of_the_next_connections_are_not_seen_in_the_stream(adjustable_clock: MockClock) -> None:
     async def handle(peer: Peer) -> None:
         match peer.number:
             case 1:
@@ -408,13 +416,14 @@ async def test_failures_of_the_next_connections_are_not_seen_in_the_stream() -> 
                 await peer.read_request()
                 await peer.send(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")
             case 7:
+                adjustable_clock.jump(OPEN_TIMEOUT)
                 await trio.sleep_forever()
             case _:
                 await peer.confirm()
                 await peer.stay()
 
     async with serve(handle) as server:
-        async with open_stream(server, open_timeout=0.5) as events:
+        async with open_stream(server, open_timeout=OPEN_TIMEOUT) as events:
             assert await story(events, 3) == ["subscribed", "disconnected 1006", "subscribed"]
         assert await server.goodbye() == 1000
     assert server.connections == 8
@@ -477,14 +486,16 @@ async def test_a_key_that_is_refused_for_longer_than_the_grace_ends_the_block() 
     assert server.connections > 2
 
 
-async def test_an_outage_that_lasts_too_long_ends_the_block() -> None:
+async def test_an_outage_that_lasts_too_long_ends_the_block(adjustable_clock: MockClock) -> None:
     async def handle(peer: Peer) -> None:
         if peer.number == 1:
             await peer.confirm()
         else:
             peer.reset()
+        if peer.number == 4:
+            adjustable_clock.jump(5)
 
-    policy = ReconnectPolicy(initial_delay=0.05, max_delay=0.05, give_up_after=0.3)
+    policy = ReconnectPolicy(initial_delay=0.01, max_delay=0.05, give_up_after=5)
     async with serve(handle) as server:
         with pytest.raises(ConnectionFailedError, match="give_up_after"):
             async with open_stream(server, reconnect=policy) as events:

@@ -8,11 +8,13 @@ import ssl
 import traceback
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import httpx2
 import pytest
 import trio
+from trio.testing import MockClock
 from websockets.trio.server import ServerConnection
 
 from tests.helpers.proxies import (
@@ -42,6 +44,7 @@ from tests.helpers.servers import (
     websockets_server,
 )
 from tests.helpers.steps import Interruption
+from tests.helpers.time_outs import ENTER_TIMEOUT, OPEN_TIMEOUT, failure_to_enter, jump_when_idle, pass_time
 from trio_agentmail import (
     AgentMailEnvironment,
     AgentMailSession,
@@ -187,7 +190,9 @@ async def test_each_host_is_excepted_for_itself(certificates: Certificates, monk
     assert "proxy=" in event.reason
 
 
-async def test_any_byte_through_two_layers_of_tls_is_a_sign_of_life(certificates: Certificates) -> None:
+async def test_any_byte_through_two_layers_of_tls_is_a_sign_of_life(
+    certificates: Certificates, adjustable_clock: MockClock
+) -> None:
     slow = trio.Event()
 
     async def handle(websocket: ServerConnection, number: int) -> None:
@@ -202,14 +207,16 @@ async def test_any_byte_through_two_layers_of_tls_is_a_sign_of_life(certificates
                     ENCRYPTED,
                     proxy=f"https://127.0.0.1:{network.server.port}",
                     ssl_context=certificates.client,
-                    ping_interval=0.1,
-                    ping_timeout=0.6,
+                    ping_interval=0.5,
+                    ping_timeout=4,
                 ) as events:
                     assert await story(events, 1) == ["subscribed"]
-                    network.pause = 0.15
+                    began = trio.current_time()
+                    network.pause = partial(pass_time, adjustable_clock, 1.0)
                     slow.set()
                     assert await story(events, 1) == ["slow"]
-                    network.pause = 0.0
+                    assert trio.current_time() - began > 0.5 + 4
+                    network.pause = trio.lowlevel.checkpoint
     assert server.connections == 1
 
 
@@ -384,14 +391,13 @@ async def test_credentials_that_are_refused_on_entering_raise_at_once() -> None:
     assert BASIC[6:] not in said
 
 
-async def test_other_failures_of_a_proxy_on_entering_raise_after_enter_timeout() -> None:
+async def test_other_failures_of_a_proxy_on_entering_raise_after_enter_timeout(adjustable_clock: MockClock) -> None:
     async with connect_proxy({}, status("403 Forbidden")) as proxy:
-        with pytest.raises(ConnectionFailedError) as caught:
-            async with open_stream(PLAIN, proxy=proxy.url(CREDENTIALS), enter_timeout=1.0):
-                pytest.fail("entered")
-    assert str(caught.value).startswith(f"not subscribed within enter_timeout (1.0 s): the proxy {proxy.name} did")
+        stream = open_stream(PLAIN, proxy=proxy.url(CREDENTIALS), enter_timeout=ENTER_TIMEOUT)
+        failure = await failure_to_enter(stream, adjustable_clock, lambda: proxy.server.connections > 1)
+    assert str(failure).startswith(f"not subscribed within enter_timeout (7.0 s): the proxy {proxy.name} did")
     assert proxy.server.connections > 1
-    assert SECRET not in everything_said(caught.value)
+    assert SECRET not in everything_said(failure)
 
 
 async def hangs(peer: Peer) -> bool:
@@ -412,19 +418,29 @@ async def trickles(peer: Peer) -> bool:
 
 
 @pytest.mark.parametrize("answer", [hangs, hangs_in_the_middle, trickles])
-async def test_a_proxy_that_hangs_is_given_up_after_the_open_timeout(answer: Answer) -> None:
-    async with connect_proxy({}, answer) as proxy:
+async def test_a_proxy_that_hangs_is_given_up_after_the_open_timeout(
+    answer: Answer, adjustable_clock: MockClock
+) -> None:
+    async def hang(peer: Peer) -> bool:
+        async with jump_when_idle(adjustable_clock, OPEN_TIMEOUT):
+            return await answer(peer)
+
+    async with connect_proxy({}, hang) as proxy:
         with pytest.raises(ConnectionFailedError) as caught:
-            async with open_stream(PLAIN, proxy=proxy.url(), open_timeout=0.3, enter_timeout=1.0):
+            async with open_stream(PLAIN, proxy=proxy.url(), open_timeout=OPEN_TIMEOUT, enter_timeout=ENTER_TIMEOUT):
                 pytest.fail("entered")
-    assert f"open_timeout (0.3 s): it was still waiting for the proxy {proxy.name} to connect" in str(caught.value)
+    assert f"open_timeout (4.0 s): it was still waiting for the proxy {proxy.name} to connect" in str(caught.value)
     assert proxy.server.connections > 1
 
 
-async def test_a_proxy_that_hangs_within_the_enter_timeout_is_named() -> None:
-    async with connect_proxy({}, hangs) as proxy:
+async def test_a_proxy_that_hangs_within_the_enter_timeout_is_named(adjustable_clock: MockClock) -> None:
+    async def hang(peer: Peer) -> bool:
+        adjustable_clock.jump(ENTER_TIMEOUT)
+        return await hangs(peer)
+
+    async with connect_proxy({}, hang) as proxy:
         with pytest.raises(ConnectionFailedError) as caught:
-            async with open_stream(PLAIN, proxy=proxy.url(), open_timeout=NEVER, enter_timeout=0.5):
+            async with open_stream(PLAIN, proxy=proxy.url(), open_timeout=NEVER, enter_timeout=ENTER_TIMEOUT):
                 pytest.fail("entered")
     assert f"the first attempt was still waiting for the proxy {proxy.name} to connect to {WS}" in str(caught.value)
 
@@ -457,15 +473,20 @@ async def test_a_proxy_that_does_not_speak_tls_is_named(certificates: Certificat
     )
 
 
-async def test_a_proxy_whose_tls_hangs_is_named(certificates: Certificates) -> None:
-    async with serve(Peer.wait_for_hang_up) as proxy:
+async def test_a_proxy_whose_tls_hangs_is_named(certificates: Certificates, adjustable_clock: MockClock) -> None:
+    async def handle(peer: Peer) -> None:
+        await peer.stream.receive_some()
+        adjustable_clock.jump(OPEN_TIMEOUT)
+        await peer.wait_for_hang_up()
+
+    async with serve(handle) as proxy:
         with pytest.raises(ConnectionFailedError) as caught:
             async with open_stream(
                 PLAIN,
                 proxy=f"https://127.0.0.1:{proxy.port}",
                 ssl_context=certificates.client,
-                open_timeout=0.3,
-                enter_timeout=1.0,
+                open_timeout=OPEN_TIMEOUT,
+                enter_timeout=ENTER_TIMEOUT,
             ):
                 pytest.fail("entered")
     assert f"still setting up TLS with the proxy 127.0.0.1:{proxy.port}" in str(caught.value)

@@ -1,14 +1,15 @@
 """The stream over real TCP, from a server of the `websockets` package and from one that places frames by hand."""
 
 import os
+import select
 import threading
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext, suppress
 from itertools import count
 
 import pytest
 import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
 from websockets.frames import Close
 from websockets.sync.server import ServerConnection as SyncServerConnection
 from websockets.sync.server import serve as serve_in_this_thread
@@ -20,6 +21,7 @@ from tests.helpers.servers import (
     CONTINUATION,
     KEY,
     NEVER,
+    PATIENCE,
     PING,
     PONG,
     SUBSCRIBED,
@@ -36,6 +38,7 @@ from tests.helpers.servers import (
     websockets_server,
 )
 from tests.helpers.streams import open_agentmail_session, open_agentmail_stream
+from tests.helpers.time_outs import pass_time
 from trio_agentmail import (
     ErrorEvent,
     Event,
@@ -234,14 +237,15 @@ async def test_events_that_come_before_the_confirmation_come_after_it_in_the_str
 # Liveness
 
 
-async def test_an_idle_connection_is_kept_by_pings_in_both_directions() -> None:
+async def test_an_idle_connection_is_kept_by_pings_in_both_directions(adjustable_clock: MockClock) -> None:
     async def handle(websocket: ServerConnection, number: int) -> None:
-        await trio.sleep(0.9)
+        for _ in range(8):  # twice what a silence may last
+            await pass_time(adjustable_clock, 1.0)
         await websocket.send(mail("m1"))
         await stay(websocket)
 
-    async with websockets_server(handle, ping_interval=0.1, ping_timeout=0.5) as server:
-        async with open_stream(server, ping_interval=0.05, ping_timeout=0.5) as events:
+    async with websockets_server(handle, ping_interval=0.5, ping_timeout=3.5) as server:
+        async with open_stream(server, ping_interval=0.4, ping_timeout=3.5) as events:
             assert await story(events, 2) == ["subscribed", "m1"]
         assert await server.goodbye() == 1000
     assert server.connections == 1
@@ -264,20 +268,23 @@ async def test_after_a_silence_a_ping_goes_out() -> None:
 
 
 async def test_a_consumer_that_blocks_the_event_loop_is_not_taken_for_a_dead_server(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, adjustable_clock: MockClock
 ) -> None:
     # The server is in a thread of its own, so that it answers while the event loop stands still. After each ping the
-    # loop stands still for longer than the pong may take: the pong and the end of its time wake us together.
+    # loop stands still until the pong has come and its time is over, so that both wake us together.
     send_all = WatchedStream.send_all
     pings = 0
     enough = trio.Event()
 
     async def send_and_block(self: WatchedStream, data: bytes) -> None:
         nonlocal pings
+        before = self.last_heard
         await send_all(self, data)
-        if data[0] == 0x80 | PING:
+        if data[0] == 0x80 | PING and self.last_heard == before:  # the pong has not been read while this was sent
             pings += 1
-            time.sleep(0.1)
+            assert isinstance(self._stream, trio.SocketStream)
+            assert select.select([self._stream.socket.fileno()], [], [], PATIENCE)[0]
+            adjustable_clock.jump(1)
             if pings == 8:
                 enough.set()
 
@@ -292,12 +299,12 @@ async def test_a_consumer_that_blocks_the_event_loop_is_not_taken_for_a_dead_ser
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            with trio.fail_after(15):
+            with trio.fail_after(PATIENCE):
                 async with open_agentmail_stream(
                     api_key=KEY,
                     environment=environment(server.socket.getsockname()[1]),
                     ping_interval=0.05,
-                    ping_timeout=0.05,
+                    ping_timeout=1,
                 ) as events:
                     assert await story(events, 1) == ["subscribed"]
                     await enough.wait()
@@ -308,17 +315,19 @@ async def test_a_consumer_that_blocks_the_event_loop_is_not_taken_for_a_dead_ser
             thread.join()
 
 
-async def test_a_frame_that_trickles_in_for_longer_than_the_ping_timeout_is_not_silence() -> None:
+async def test_a_frame_that_trickles_in_for_longer_than_the_ping_timeout_is_not_silence(
+    adjustable_clock: MockClock,
+) -> None:
     async def handle(peer: Peer) -> None:
         await peer.confirm()
         data = frame(TEXT, mail("slow", text="x" * 7_000))
         for start in range(0, len(data), 1000):  # and it answers no ping
-            await trio.sleep(0.15)
+            await pass_time(adjustable_clock, 1.0)
             await peer.send(data[start : start + 1000])
         await peer.stay()
 
     async with serve(handle) as server:
-        async with open_stream(server, ping_interval=0.1, ping_timeout=0.6) as events:
+        async with open_stream(server, ping_interval=0.5, ping_timeout=4) as events:
             assert await story(events, 2) == ["subscribed", "slow"]
     assert server.connections == 1
 
@@ -326,7 +335,7 @@ async def test_a_frame_that_trickles_in_for_longer_than_the_ping_timeout_is_not_
 # Back-pressure
 
 
-async def test_a_stalled_consumer_stops_the_server_and_loses_nothing() -> None:
+async def test_a_stalled_consumer_stops_the_server_and_loses_nothing(adjustable_clock: MockClock) -> None:
     padding = "x" * 2**16
     names = [f"m{n}" for n in range(640)]  # 40 MiB
     sent = 0
@@ -339,13 +348,12 @@ async def test_a_stalled_consumer_stops_the_server_and_loses_nothing() -> None:
         await stay(websocket)
 
     async with websockets_server(handle) as server:
-        async with open_stream(server, buffer_size=4, ping_interval=0.1, ping_timeout=0.4) as events:
-            before = -1
-            while not sent or before < sent:  # until the server is blocked
-                before = sent
-                await trio.sleep(0.3)
+        async with open_stream(server, buffer_size=4, ping_interval=0.5, ping_timeout=2) as events:
+            await wait_all_tasks_blocked(0.1)  # until the server is blocked
+            before = sent
             assert 4 < sent < 320
-            await trio.sleep(1.0)  # twice what a silence may last
+            for _ in range(10):  # twice what a silence may last
+                await pass_time(adjustable_clock, 0.5)
             assert sent == before
             assert await story(events, 641) == ["subscribed", *names]
         assert await server.goodbye() == 1000
@@ -588,7 +596,7 @@ async def test_a_server_without_pongs_cannot_keep_the_old_subscription_in_force(
         assert set(kinds[1:-2]) == {"old"}
 
 
-async def test_a_replaced_idle_connection_delivers_everything_before_its_pong() -> None:
+async def test_a_replaced_idle_connection_delivers_everything_before_its_pong(adjustable_clock: MockClock) -> None:
     async def handle(peer: Peer) -> None:
         await peer.confirm()
         if peer.number == 1:
@@ -603,10 +611,8 @@ async def test_a_replaced_idle_connection_delivers_everything_before_its_pong() 
         await peer.stay()
 
     async with serve(handle) as server:
-        async with open_agentmail_session(
-            api_key=KEY, environment=environment(server.port), ping_timeout=0.4
-        ) as session:
-            await trio.sleep(0.6)  # idle for longer than a pong may take
+        async with open_agentmail_session(api_key=KEY, environment=environment(server.port), ping_timeout=4) as session:
+            await pass_time(adjustable_clock, 6)  # idle for longer than a pong may take
             await session.subscribe(Subscribe(inbox_ids=["a"]))
             expected = ["subscribed", "old 1", "old 2", "old 3", "subscribed", "new"]
             assert await story(session.events, 6) == expected

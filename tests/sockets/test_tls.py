@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import trio
 import trustme
+from trio.testing import MockClock
 from websockets.trio.server import ServerConnection
 
 from tests.helpers.servers import (
@@ -27,6 +28,7 @@ from tests.helpers.servers import (
     story,
     websockets_server,
 )
+from tests.helpers.time_outs import ENTER_TIMEOUT, OPEN_TIMEOUT, failure_to_enter, pass_time
 from trio_agentmail import ConnectionFailedError, Event, MessageReceivedEvent, ReconnectPolicy
 from trio_agentmail.errors import ConnectionLostError
 
@@ -189,7 +191,9 @@ async def test_a_certificate_that_is_bad_for_a_while_is_survived(
 # Failures of TLS
 
 
-async def test_a_server_without_tls_is_transient_and_does_not_get_the_key(authority: Authority) -> None:
+async def test_a_server_without_tls_is_transient_and_does_not_get_the_key(
+    authority: Authority, adjustable_clock: MockClock
+) -> None:
     received = bytearray()
 
     async def handle(peer: Peer) -> None:
@@ -198,26 +202,27 @@ async def test_a_server_without_tls_is_transient_and_does_not_get_the_key(author
         while data := await peer.stream.receive_some():
             received.extend(data)
 
-    policy = ReconnectPolicy(initial_delay=0.05, max_delay=0.05)
     async with serve(handle) as server:
-        with pytest.raises(ConnectionFailedError) as caught:
-            async with open_tls_stream(server, authority, enter_timeout=0.4, reconnect=policy):
-                pytest.fail("entered")
-    assert isinstance(caught.value.__cause__, ssl.SSLError)
-    assert str(caught.value.__cause__).startswith(
+        stream = open_tls_stream(server, authority, enter_timeout=ENTER_TIMEOUT)
+        failure = await failure_to_enter(stream, adjustable_clock, lambda: server.connections > 1)
+    assert isinstance(failure.__cause__, ssl.SSLError)
+    assert str(failure.__cause__).startswith(
         f"cannot establish TLS with 127.0.0.1 port {server.port}: "
         "the server there does not speak TLS ([SSL: WRONG_VERSION_NUMBER]"
     )
     assert server.connections > 1
+    assert received
     assert KEY.encode() not in received
 
 
-async def test_a_plain_connection_to_a_tls_server_is_transient(authority: Authority) -> None:
+async def test_a_plain_connection_to_a_tls_server_is_transient(
+    authority: Authority, adjustable_clock: MockClock
+) -> None:
     async with serve(partial(confirm_over_tls, authority.good)) as server:
-        with pytest.raises(ConnectionFailedError) as caught:
-            async with open_stream(server, enter_timeout=0.3):
-                pytest.fail("entered")
-    assert isinstance(caught.value.__cause__, ConnectionLostError)
+        stream = open_stream(server, enter_timeout=ENTER_TIMEOUT)
+        failure = await failure_to_enter(stream, adjustable_clock, lambda: server.connections > 1)
+    assert isinstance(failure.__cause__, ConnectionLostError)
+    assert "handshake" in str(failure)
     assert server.connections > 1
 
 
@@ -297,12 +302,17 @@ async def test_a_missing_client_certificate_is_reported_although_tls_1_3_says_so
     assert "CERTIFICATE_REQUIRED" in failure.reason
 
 
-async def test_a_tls_handshake_that_hangs_is_given_up(authority: Authority) -> None:
-    async with serve(Peer.wait_for_hang_up) as server:
+async def test_a_tls_handshake_that_hangs_is_given_up(authority: Authority, adjustable_clock: MockClock) -> None:
+    async def handle(peer: Peer) -> None:
+        await peer.stream.receive_some()
+        adjustable_clock.jump(OPEN_TIMEOUT)
+        await peer.wait_for_hang_up()
+
+    async with serve(handle) as server:
         with pytest.raises(ConnectionFailedError) as caught:
-            async with open_tls_stream(server, authority, open_timeout=0.3, enter_timeout=1.0):
+            async with open_tls_stream(server, authority, open_timeout=OPEN_TIMEOUT, enter_timeout=ENTER_TIMEOUT):
                 pytest.fail("entered")
-    text = f"did not open within open_timeout (0.3 s): it was still setting up TLS with 127.0.0.1 port {server.port}"
+    text = f"did not open within open_timeout (4.0 s): it was still setting up TLS with 127.0.0.1 port {server.port}"
     assert text in str(caught.value.__cause__)
     assert server.connections > 1
 
@@ -336,23 +346,27 @@ async def test_a_connection_that_ends_without_close_notify_is_made_again(
     assert server.connections == 2
 
 
-async def test_a_half_open_connection_over_tls_is_noticed_by_its_silence(authority: Authority) -> None:
+async def test_a_half_open_connection_over_tls_is_noticed_by_its_silence(
+    authority: Authority, adjustable_clock: MockClock
+) -> None:
     async def handle(websocket: ServerConnection, number: int) -> None:
         await websocket.send(mail(f"m{number}"))
         await stay(websocket)
 
     async with websockets_server(handle, ssl=authority.good) as server:
         async with proxy_to(server) as proxy:
-            async with open_tls_stream(proxy.server, authority, ping_interval=0.2, ping_timeout=0.3) as events:
+            async with open_tls_stream(proxy.server, authority, ping_interval=0.05, ping_timeout=4) as events:
                 assert await story(events, 2) == ["subscribed", "m1"]
                 proxy.swallowing.add(1)
-                with trio.fail_after(3):  # the two make 0.5 s
+                await proxy.swallowed.wait()  # a ping or its pong
+                adjustable_clock.jump(4)
+                with trio.fail_after(3):
                     assert await story(events, 3) == ["disconnected 1006", "subscribed", "m2"]
     assert server.connections == 2
 
 
 async def test_a_tls_record_that_trickles_in_beyond_the_ping_timeout_is_not_silence(
-    authority: Authority,
+    authority: Authority, adjustable_clock: MockClock
 ) -> None:
     slow = trio.Event()
 
@@ -363,10 +377,12 @@ async def test_a_tls_record_that_trickles_in_beyond_the_ping_timeout_is_not_sile
 
     async with websockets_server(handle, ssl=authority.good) as server:
         async with proxy_to(server) as proxy:
-            async with open_tls_stream(proxy.server, authority, ping_interval=0.1, ping_timeout=0.6) as events:
+            async with open_tls_stream(proxy.server, authority, ping_interval=0.5, ping_timeout=4) as events:
                 assert await story(events, 1) == ["subscribed"]
-                proxy.pause = 0.15
+                began = trio.current_time()
+                proxy.pause = partial(pass_time, adjustable_clock, 1.0)
                 slow.set()
                 assert await story(events, 1) == ["slow"]
-                proxy.pause = 0.0
+                assert trio.current_time() - began > 0.5 + 4
+                proxy.pause = trio.lowlevel.checkpoint
     assert server.connections == 1
