@@ -121,6 +121,7 @@ async def test_a_second_call_waits_for_the_same_and_after_the_end_nothing_happen
     assert fake.record.close_codes == [1000]
 
 
+@pytest.mark.usefixtures("no_jitter")
 @pytest.mark.parametrize("state", ["waiting", "connecting"])
 async def test_during_an_outage_no_attempt_is_made_any_more(state: str, autojump_clock: MockClock) -> None:
     fake = FakeAgentMail()
