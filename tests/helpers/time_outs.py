@@ -13,6 +13,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from tests.helpers.servers import Peer
 from trio_agentmail import ConnectionFailedError
 from trio_agentmail._nursery import background_nursery
 
@@ -43,6 +44,13 @@ async def failure_to_enter(
             async with stream:
                 pytest.fail("entered")
     return caught.value
+
+
+async def never_answers(clock: MockClock, peer: Peer) -> None:
+    """Read once, let `OPEN_TIMEOUT` pass, and answer nothing. A handler for `serve`."""
+    await peer.stream.receive_some()
+    clock.jump(OPEN_TIMEOUT)
+    await peer.wait_for_hang_up()
 
 
 async def pass_time(clock: MockClock, seconds: float) -> None:

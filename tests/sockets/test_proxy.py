@@ -44,7 +44,14 @@ from tests.helpers.servers import (
     websockets_server,
 )
 from tests.helpers.steps import Interruption
-from tests.helpers.time_outs import ENTER_TIMEOUT, OPEN_TIMEOUT, failure_to_enter, jump_when_idle, pass_time
+from tests.helpers.time_outs import (
+    ENTER_TIMEOUT,
+    OPEN_TIMEOUT,
+    failure_to_enter,
+    jump_when_idle,
+    never_answers,
+    pass_time,
+)
 from trio_agentmail import (
     AgentMailEnvironment,
     AgentMailSession,
@@ -474,12 +481,7 @@ async def test_a_proxy_that_does_not_speak_tls_is_named(certificates: Certificat
 
 
 async def test_a_proxy_whose_tls_hangs_is_named(certificates: Certificates, adjustable_clock: MockClock) -> None:
-    async def handle(peer: Peer) -> None:
-        await peer.stream.receive_some()
-        adjustable_clock.jump(OPEN_TIMEOUT)
-        await peer.wait_for_hang_up()
-
-    async with serve(handle) as proxy:
+    async with serve(partial(never_answers, adjustable_clock)) as proxy:
         with pytest.raises(ConnectionFailedError) as caught:
             async with open_stream(
                 PLAIN,
@@ -489,7 +491,8 @@ async def test_a_proxy_whose_tls_hangs_is_named(certificates: Certificates, adju
                 enter_timeout=ENTER_TIMEOUT,
             ):
                 pytest.fail("entered")
-    assert f"still setting up TLS with the proxy 127.0.0.1:{proxy.port}" in str(caught.value)
+    text = f"open_timeout (4.0 s): it was still setting up TLS with the proxy 127.0.0.1:{proxy.port}"
+    assert text in str(caught.value)
 
 
 @pytest.mark.parametrize("untrusted", ["proxy", "agentmail"])

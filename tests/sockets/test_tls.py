@@ -28,7 +28,7 @@ from tests.helpers.servers import (
     story,
     websockets_server,
 )
-from tests.helpers.time_outs import ENTER_TIMEOUT, OPEN_TIMEOUT, failure_to_enter, pass_time
+from tests.helpers.time_outs import ENTER_TIMEOUT, OPEN_TIMEOUT, failure_to_enter, never_answers, pass_time
 from trio_agentmail import ConnectionFailedError, Event, MessageReceivedEvent, ReconnectPolicy
 from trio_agentmail.errors import ConnectionLostError
 
@@ -303,12 +303,7 @@ async def test_a_missing_client_certificate_is_reported_although_tls_1_3_says_so
 
 
 async def test_a_tls_handshake_that_hangs_is_given_up(authority: Authority, adjustable_clock: MockClock) -> None:
-    async def handle(peer: Peer) -> None:
-        await peer.stream.receive_some()
-        adjustable_clock.jump(OPEN_TIMEOUT)
-        await peer.wait_for_hang_up()
-
-    async with serve(handle) as server:
+    async with serve(partial(never_answers, adjustable_clock)) as server:
         with pytest.raises(ConnectionFailedError) as caught:
             async with open_tls_stream(server, authority, open_timeout=OPEN_TIMEOUT, enter_timeout=ENTER_TIMEOUT):
                 pytest.fail("entered")
